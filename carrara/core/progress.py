@@ -1,0 +1,64 @@
+"""A progress bar with an ETA, on a terminal only, to standard error; anywhere else silence.
+
+`CARRARA_PROGRESS=0` silences it, `CARRARA_PROGRESS=1` shows it anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def shown() -> bool:
+    """Return whether progress is shown here."""
+    wish = os.environ.get("CARRARA_PROGRESS", "")
+    return wish == "1" if wish in {"0", "1"} else sys.stderr.isatty()
+
+
+@contextmanager
+def progress(title: str, total: float | None) -> Iterator[Callable[..., None]]:
+    """Give `advance(amount=1, note="")`, which moves a bar of `total` units and shows a short note beside it."""
+    if not shown():
+        yield lambda amount=1, note="": None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(amount: float = 1, note: str = "") -> None:
+            bar.update(task, advance=amount, **({"note": note} if note else {}))
+
+        yield advance
+
+
+def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items, moving a bar by one for each."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with progress(title, total) as advance:
+        for item in items:
+            yield item
+            advance()

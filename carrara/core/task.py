@@ -1,0 +1,55 @@
+"""A task: which question is asked of which recordings, and how an answer is judged. Data only.
+
+The kind of answer (`carrara/bench/answers`) knows the loss, the decoding and the scores; the protocol knows the probe
+and the search; so an encoder and a task meet in code and need no file for the pair.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from carrara.core.settings import Settings
+
+Level = Literal["acoustic", "score", "performance", "high-level"]
+
+
+class Task(Settings):
+    """One row of a benchmark.
+
+    Attributes:
+        version: raised whenever a score could change.
+        dataset: name on the shelf of datasets.
+        split: name of one of the dataset's splits.
+        answer: name of the kind of answer: one-of, any-of, numbers, events.
+        label: key of `Clip.labels` that holds the truth.
+        labels: the classes, tags, dimensions or kinds of event, in the order of the probe's outputs.
+        window_seconds: length of the windows that the encoder hears; none: the whole clip at once. For answers given
+            frame by frame: length of the training excerpts (evaluation hears whole clips).
+        aggregate: how a clip of several windows becomes one answer. `embedding`: its windows' embeddings are averaged
+            before the probe; `logit`: each window is an example, and its logits are averaged at evaluation.
+        scores: the metrics that make the row's score; the row's cell is their mean.
+        also: further metrics that are recorded.
+        watch: the validation metric that chooses the epoch, the layer and the learning rate.
+        level: place in the taxonomy of the thesis (section 3.2).
+        max_epochs, plateau_patience, stop_patience: training of the probe (benchmark.md, section 1.0).
+        name: filled in by the shelf.
+    """
+
+    version: int
+    dataset: str
+    split: str
+    answer: str
+    label: str
+    labels: tuple[str, ...]
+    scores: tuple[str, ...]
+    watch: str
+    level: Level
+    also: tuple[str, ...] = ()
+    window_seconds: float | None = Field(default=None, gt=0)
+    aggregate: Literal["embedding", "logit"] = "embedding"
+    max_epochs: int = Field(default=100, ge=1)
+    plateau_patience: int = Field(default=5, ge=0)
+    stop_patience: int = Field(default=20, ge=1)
+    name: str = ""

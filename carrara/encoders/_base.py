@@ -1,0 +1,98 @@
+"""The promise of every encoder: samples in, one row of features a layer out.
+
+Letters: B batch, T samples, F frames, L layers counted with row 0, D width, C channels of the convolutional front end.
+
+Row 0 is the input to layer 1, row i the output of layer i. The convolutional features, which Music2Vec's authors found
+best for key detection (poster 000), are a named extra, "cnn".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from carrara.core.settings import Settings
+
+
+class Card(Settings):
+    """What is known of an encoder without running it.
+
+    Attributes:
+        name: name on the shelf, or of the folder it was loaded from.
+        sample_rate: of the samples it hears, in Hz.
+        frame_rate: of the features it gives, in Hz; none when it answers once for a whole clip.
+        layers: number of layers; `forward` gives one row more.
+        width: features a frame.
+        cnn_width: width of the extra "cnn"; none where there is none.
+        window_seconds: longest stretch that it should hear at once; none: any length.
+        parameters: number of weights.
+        license: of the weights, as the authors state it.
+        commercial_use: whether that licence allows it; none when unknown.
+        trained_on: names of the datasets.
+        paper: citation or address.
+        files: official files by name, each with its SHA-256 where known.
+        code: raised whenever the output for the same weights changes.
+        weights: identity of the weights.
+    """
+
+    name: str
+    sample_rate: int = Field(gt=0)
+    frame_rate: float | None
+    layers: int = Field(ge=0)
+    width: int = Field(ge=1)
+    cnn_width: int | None = None
+    window_seconds: float | None = None
+    parameters: int = 0
+    license: str = ""
+    commercial_use: bool | None = None
+    trained_on: tuple[str, ...] = ()
+    paper: str = ""
+    files: dict[str, str] = Field(default_factory=dict)
+    code: int = 1
+    weights: str = ""
+
+
+class Encoder(nn.Module):
+    """Base of all encoders; a subclass gives `settings`, `card` and `forward`."""
+
+    card: Card
+    settings: Settings
+
+    def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the features of every layer, `[batch, layers + 1, frames, width]`.
+
+        Args:
+            samples_BT: float32 mono samples, nominal ±1, at `card.sample_rate`.
+            lengths_B: how many samples of each row are sound; the rest is padding, which changes nothing: the valid
+                frames equal those of the clip alone, and the frames after them are zero.
+        """
+        raise NotImplementedError
+
+    def frames(self, samples: int) -> int:
+        """Return how many frames `forward` gives for that many samples (at least 1)."""
+        raise NotImplementedError
+
+    def cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the extra "cnn", `[batch, frames, cnn_width]`; zero after each clip's own frames."""
+        raise NotImplementedError(f"{self.card.name} has no convolutional front end")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a file of the shelf defines as `ENCODER`: one network shape and its published variants.
+
+    Attributes:
+        settings: kind of settings that the network is built from.
+        network: (settings, card, seed) → the encoder with random weights drawn from a generator of that seed.
+        variants: card and settings by the variant's name; the same names as the file's literal `VARIANTS`.
+        trained: whether weights must be had from somewhere; false for those that need none (statistics, noise).
+    """
+
+    settings: type[Settings]
+    network: Callable[[Any, Card, int], Encoder]
+    variants: Mapping[str, tuple[Card, Settings]]
+    trained: bool = True

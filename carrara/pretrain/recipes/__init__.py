@@ -1,0 +1,5 @@
+"""Pre-training runs: one public file = one published family, which defines `RECIPE`; its ablations are variants."""
+
+from carrara.core.registry import Shelf
+
+SHELF = Shelf("recipe", "carrara.pretrain.recipes", "RECIPE")
