@@ -1,0 +1,1 @@
+"""Files to samples: decoding, resampling, windows. No torch."""

@@ -1,0 +1,1 @@
+"""The words every room shares: names, records, settings, homes, errors. No torch."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -49,14 +49,16 @@ def progress(title: str, total: float | None) -> Iterator[Callable[..., None]]:
         task = bar.add_task(title, total=total, note="")
 
         def advance(amount: float = 1, note: str = "") -> None:
-            bar.update(task, advance=amount, **({"note": note} if note else {}))
+            bar.update(task, advance=amount)
+            if note:
+                bar.update(task, note=note)
 
         yield advance
 
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
     """Yield the items, moving a bar by one for each."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress(title, total) as advance:
         for item in items:

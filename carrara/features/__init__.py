@@ -1,0 +1,1 @@
+"""Windows in, layer features out, each computed once."""

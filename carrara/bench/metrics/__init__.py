@@ -1,0 +1,1 @@
+"""Measures: one file a measure, pure functions of arrays."""

@@ -1,0 +1,1 @@
+"""The rows of Pebble, the embedded suite."""

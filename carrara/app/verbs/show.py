@@ -1,0 +1,95 @@
+"""`carrara show`: the card, paragraph, licence and citation of one thing, and a dataset's clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def show(
+    name: Annotated[
+        str, typer.Argument(help="Anything `carrara ls` shows; SHELF:NAME where two share a name (data:pebble).")
+    ],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the datasets, for --clips. [env: CARRARA_DATA]")
+    ] = None,
+    clips: Annotated[bool, typer.Option("--clips", help="List a dataset's clips: ids, splits, labels.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell all about one thing.
+
+    - `carrara show mert-v1-95m`
+    - `carrara show pebble/key --json`
+    - `carrara show data:pebble --clips --json`
+    """
+    from carrara.app.shelves import find
+
+    word, entry = find(f"data:{name}" if clips and ":" not in name else name)
+    if clips:
+        _clips(entry.name, data_dir, as_json)
+        return
+    card: dict[str, Any] = {"name": entry.name, "shelf": word, "text": entry.text, **_details(word, entry.name)}
+    if as_json:
+        typer.echo(json.dumps(card, ensure_ascii=False, indent=1))
+        return
+    typer.echo(f"{entry.name}  ({word})\n\n{entry.text}\n")
+    for key, value in _lines(_details(word, entry.name)):
+        typer.echo(f"{key:<28} {value}")
+
+
+def _details(word: str, name: str) -> dict[str, Any]:
+    from carrara.app.shelves import SHELVES
+    from carrara.bench.suites import SUITES
+
+    if word == "suites":
+        return {"version": SUITES[name].version, "tasks": list(SUITES[name].tasks)}
+    thing = SHELVES[word].get(name)
+    if word == "encoders":
+        card, settings = thing.variants[name]
+        return {"card": card.model_dump(mode="json"), "settings": settings.model_dump(mode="json")}
+    if word == "data":
+        keys = ("license", "commercial_use", "citation", "source", "golden")
+        return {key: getattr(thing, key) for key in keys}
+    if word == "tasks":
+        return thing.model_copy(update={"name": name}).model_dump(mode="json")
+    if word == "recipes":
+        return {"settings": thing.variants[name].model_dump(mode="json"), "scales": list(thing.scales)}
+    return {}
+
+
+def _clips(name: str, data_dir: Path | None, as_json: bool) -> None:
+    from carrara.data import SHELF
+
+    dataset = SHELF.get(name)
+    root = dataset.root(data_dir)
+    sides = dataset.splits(root)
+    rows = [
+        {
+            "id": clip.id,
+            "split": {split: of[clip.id] for split, of in sides.items() if clip.id in of},
+            "group": clip.group,
+            "labels": clip.labels,
+            "start": clip.start,
+            "duration": clip.duration,
+            "present": clip.path.is_file(),
+        }
+        for clip in dataset.index(root)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False, default=str))
+        return
+    for row in rows:
+        split = " ".join(f"{key}={value}" for key, value in row["split"].items())
+        typer.echo(f"{row['id']}\t{split}\t{'' if row['present'] else 'missing'}")
+
+
+def _lines(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _lines(value, f"{prefix}{key}.")
+        elif value not in (None, "", [], {}):
+            yield prefix + key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
