@@ -11,9 +11,7 @@ import typer
 def ls(
     shelf: Annotated[
         str | None,
-        typer.Argument(
-            help="encoders, tasks, data, targets, recipes, protocols or suites; none: all, counted."
-        ),
+        typer.Argument(help="encoders, tasks, data, targets, recipes, protocols or suites; none: all, counted."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of names and summaries.")] = False,
 ) -> None:

@@ -1,0 +1,80 @@
+"""One class of several: key, genre, pitch, instrument, singer, technique.
+
+Cross-entropy; the answer is the class of the highest logit. A truth and an answer are places in the task's labels.
+Metrics: `accuracy`, and for keys `key_weighted` and `key_weighted_2017`.
+
+Letters: P probes, B examples of a batch, K classes, U scored units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carrara.bench.answers._base import Answer, Frames
+from carrara.bench.metrics.accuracy import accuracy
+from carrara.bench.metrics.key import key_weighted, key_weighted_2017
+from carrara.core.clip import Clip
+from carrara.core.errors import DataError
+from carrara.core.task import Task
+
+
+def truths(task: Task, clips: Sequence[Clip]) -> list[int]:
+    """Return the place of each clip's class among the task's labels.
+
+    Raises:
+        DataError: a clip has no such label, or a class that the task does not know.
+    """
+    places = {label: place for place, label in enumerate(task.labels)}
+    found = []
+    for clip in clips:
+        name = str(clip.labels.get(task.label))
+        if name not in places:
+            raise DataError(f"clip {clip.id!r}: its {task.label} is {name!r}, which task {task.name!r} does not know")
+        found.append(places[name])
+    return found
+
+
+def targets(task: Task, state: None, truths: Sequence[int], frames: Frames | None) -> np.ndarray:
+    """Return the class numbers, `[U]`."""
+    return np.asarray(truths, dtype=np.int64)
+
+
+def loss(logits_PBK: Tensor, targets_B: Tensor) -> Tensor:
+    """Return each probe's mean cross-entropy, `[P]`."""
+    place_PB1 = targets_B.expand(len(logits_PBK), -1)[..., None]
+    return -torch.log_softmax(logits_PBK, -1).gather(2, place_PB1).mean((1, 2))
+
+
+def decode(task: Task, state: None, logits_PUK: Tensor, frames: Frames | None) -> list[list[int]]:
+    """Return for each probe the class of every unit's highest logit."""
+    return logits_PUK.argmax(-1).tolist()
+
+
+def metrics(task: Task, truths: Sequence[int], answers: Sequence[int]) -> dict[str, float]:
+    """Return the metrics that the task names."""
+    named = {*task.scores, *task.also, task.watch}
+    truth_U, answer_U = np.asarray(truths), np.asarray(answers)
+    values = {}
+    if "accuracy" in named:
+        values["accuracy"] = accuracy(truth_U, answer_U)
+    if "key_weighted" in named:
+        values["key_weighted"] = key_weighted(truth_U, answer_U, task.labels)
+    if "key_weighted_2017" in named:
+        values["key_weighted_2017"] = key_weighted_2017(truth_U, answer_U, task.labels)
+    return values
+
+
+ANSWER = Answer(
+    frames=False,
+    outputs=lambda task: len(task.labels),
+    truths=truths,
+    fit=lambda task, truths: None,
+    targets=targets,
+    loss=loss,
+    decode=decode,
+    metrics=metrics,
+)

@@ -1,0 +1,21 @@
+"""Pebble genre: which of 12 genre templates a song was written from, by accuracy.
+
+The counterpart of GTZAN in MARBLE (benchmark.md 1.4), with its patiences.
+"""
+
+from carrara.core.task import Task
+from carrara.data._pebble.labels import GENRES
+
+TASK = Task(
+    version=1,
+    dataset="pebble",
+    split="songs",
+    answer="one-of",
+    label="genre",
+    labels=GENRES,
+    scores=("accuracy",),
+    watch="accuracy",
+    level="high-level",
+    plateau_patience=6,
+    stop_patience=20,
+)

@@ -1,0 +1,21 @@
+"""Pebble genre tags: the genres a song draws on, one or two, by ROC-AUC and average precision.
+
+The counterpart of MTG-Jamendo's genre row in MARBLE (benchmark.md 1.3).
+"""
+
+from carrara.core.task import Task
+from carrara.data._pebble.labels import GENRES
+
+TASK = Task(
+    version=1,
+    dataset="pebble",
+    split="songs",
+    answer="any-of",
+    label="genres",
+    labels=GENRES,
+    scores=("roc_auc", "average_precision"),
+    watch="roc_auc",
+    level="high-level",
+    plateau_patience=3,
+    stop_patience=10,
+)

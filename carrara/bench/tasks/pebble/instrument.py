@@ -1,0 +1,22 @@
+"""Pebble instrument: which of NSynth's 11 families a single note's preset belongs to, by accuracy.
+
+The counterpart of NSynth's instrument row in MARBLE (benchmark.md 1.7); presets do not straddle the splits.
+"""
+
+from carrara.core.task import Task
+from carrara.data._pebble.labels import FAMILIES
+
+TASK = Task(
+    version=1,
+    dataset="pebble",
+    split="notes",
+    answer="one-of",
+    label="family",
+    labels=FAMILIES,
+    scores=("accuracy",),
+    watch="accuracy",
+    level="acoustic",
+    max_epochs=50,
+    plateau_patience=3,
+    stop_patience=10,
+)

@@ -1,0 +1,21 @@
+"""Pebble instrument tags: the instruments that play in a song, by ROC-AUC and average precision.
+
+The counterpart of MTG-Jamendo's instrument row in MARBLE (benchmark.md 1.3).
+"""
+
+from carrara.core.task import Task
+from carrara.data._pebble.labels import INSTRUMENTS
+
+TASK = Task(
+    version=1,
+    dataset="pebble",
+    split="songs",
+    answer="any-of",
+    label="instruments",
+    labels=INSTRUMENTS,
+    scores=("roc_auc", "average_precision"),
+    watch="roc_auc",
+    level="acoustic",
+    plateau_patience=3,
+    stop_patience=10,
+)

@@ -1,0 +1,23 @@
+"""Pebble key: which of the 24 major and minor keys a song is in, by mir_eval's weighted score.
+
+The counterpart of GiantSteps in MARBLE (benchmark.md 1.1), with its patiences. Every song is written in one key, so
+the truth is the score's own. Songs do not straddle the splits.
+"""
+
+from carrara.core.task import Task
+from carrara.data._pebble.labels import KEYS
+
+TASK = Task(
+    version=1,
+    dataset="pebble",
+    split="songs",
+    answer="one-of",
+    label="key",
+    labels=KEYS,
+    scores=("key_weighted",),
+    also=("accuracy", "key_weighted_2017"),
+    watch="key_weighted",
+    level="high-level",
+    plateau_patience=5,
+    stop_patience=20,
+)

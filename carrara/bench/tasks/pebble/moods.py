@@ -1,0 +1,21 @@
+"""Pebble mood tags: the moods a song was written in, by ROC-AUC and average precision.
+
+The counterpart of MTG-Jamendo's mood and theme row in MARBLE (benchmark.md 1.3).
+"""
+
+from carrara.core.task import Task
+from carrara.data._pebble.labels import MOODS
+
+TASK = Task(
+    version=1,
+    dataset="pebble",
+    split="songs",
+    answer="any-of",
+    label="moods",
+    labels=MOODS,
+    scores=("roc_auc", "average_precision"),
+    watch="roc_auc",
+    level="high-level",
+    plateau_patience=3,
+    stop_patience=10,
+)

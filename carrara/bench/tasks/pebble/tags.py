@@ -1,0 +1,22 @@
+"""Pebble tags: all 50 tags that a listener might give a song, by ROC-AUC and average precision.
+
+The counterpart of MagnaTagATune in MARBLE (benchmark.md 1.2): genre, instruments and mood together with plain words
+on speed, mode, swing and loudness.
+"""
+
+from carrara.core.task import Task
+from carrara.data._pebble.labels import TAGS
+
+TASK = Task(
+    version=1,
+    dataset="pebble",
+    split="songs",
+    answer="any-of",
+    label="tags",
+    labels=TAGS,
+    scores=("roc_auc", "average_precision"),
+    watch="roc_auc",
+    level="high-level",
+    plateau_patience=3,
+    stop_patience=10,
+)

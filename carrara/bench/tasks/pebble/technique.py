@@ -1,0 +1,21 @@
+"""Pebble technique: which of VocalSet's 10 vocal techniques is sung, by accuracy.
+
+The counterpart of VocalSet's technique row in MARBLE (benchmark.md 1.8); no singer is on two sides of the split.
+"""
+
+from carrara.core.task import Task
+from carrara.data._pebble.labels import TECHNIQUES
+
+TASK = Task(
+    version=1,
+    dataset="pebble",
+    split="technique",
+    answer="one-of",
+    label="technique",
+    labels=TECHNIQUES,
+    scores=("accuracy",),
+    watch="accuracy",
+    level="performance",
+    plateau_patience=5,
+    stop_patience=10,
+)
