@@ -8,19 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "pyarrow", "soundfile", "av", "soxr", "symusic"}
-    "torch",
-    "numpy",
-    "scipy",
-    "sklearn",
-    "matplotlib",
-    "pyarrow",
-    "soundfile",
-    "av",
-    "soxr",
-    "symusic",
-    "mir_eval",
-}
+HEAVY = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "pyarrow", "soundfile", "av", "soxr", "mir_eval"}
 
 
 def loaded_by(code):

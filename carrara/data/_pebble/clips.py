@@ -6,8 +6,9 @@ and any clip can be made again by itself. Sides follow the number, three train t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ _SINGER_SIDES: dict[Split, tuple[str, ...]] = {
 _STEM_LEVELS_DB = {"vocals": -19.0, "drums": -21.0, "bass": -22.0, "other": -23.0}
 _TAKES = len(SINGERS) * len(TECHNIQUES)
 
-Sounds = Mapping[str, np.ndarray]
+Fresh = Callable[[], np.random.Generator]
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def piece(collection: str, number: int) -> Piece:
     makers = {"songs": _song, "notes": _note, "voices": _voice, "stems": _stems, "unlabelled": _unlabelled}
     if collection not in makers:
         raise UsageError(f"pebble has no collection {collection!r}: it has {', '.join(COLLECTIONS)}")
-    rng = np.random.default_rng([VERSION, COLLECTIONS.index(collection), number])
-    return makers[collection](f"{collection}-{number:05d}", number, rng)
+    seeds = [VERSION, COLLECTIONS.index(collection), number]
+    # The performance has draws of its own, begun anew at each call, so that a piece sounds the same however often.
+    fresh = partial(np.random.default_rng, [*seeds, 1])
+    return makers[collection](f"{collection}-{number:05d}", number, np.random.default_rng(seeds), fresh)
 
 
 def pcm(wave: np.ndarray) -> np.ndarray:
@@ -76,31 +79,33 @@ def pcm(wave: np.ndarray) -> np.ndarray:
     return np.round(np.clip(wave, -1, 1) * 32767).astype(np.int16)
 
 
-def _song(id: str, number: int, rng: np.random.Generator) -> Piece:
+def _song(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
     side = _ROUND[number % 6]
     song = compose(number, side, SONG_SECONDS, rng)
     files = (f"audio/songs/{id}.flac",)
-    return Piece(id, SONG_SECONDS, {"songs": side}, {"songs": id}, song.labels, files, lambda: [pcm(render(song, rng))])
+    return Piece(
+        id, SONG_SECONDS, {"songs": side}, {"songs": id}, song.labels, files, lambda: [pcm(render(song, fresh()))]
+    )
 
 
-def _unlabelled(id: str, number: int, rng: np.random.Generator) -> Piece:
+def _unlabelled(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
     song = compose(number, "train", UNLABELLED_SECONDS, rng)
     files = (f"audio/unlabelled/{id}.flac",)
     name = "unlabelled"
-    return Piece(id, UNLABELLED_SECONDS, {name: "train"}, {name: id}, {}, files, lambda: [pcm(render(song, rng))])
+    return Piece(id, UNLABELLED_SECONDS, {name: "train"}, {name: id}, {}, files, lambda: [pcm(render(song, fresh()))])
 
 
-def _note(id: str, number: int, rng: np.random.Generator) -> Piece:
+def _note(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
     side = _ROUND[number // len(notes.FAMILIES) % 6]
     family, preset, pitch = notes.draw(number, side, rng)
     labels = {"pitch": pitch, "family": family}
     files = (f"audio/notes/{id}.flac",)
     group = f"preset-{preset:03d}"
-    sound = lambda: [pcm(notes.play(preset, pitch, rng))]  # noqa: E731
+    sound = lambda: [pcm(notes.play(preset, pitch, fresh()))]  # noqa: E731
     return Piece(id, notes.SECONDS, {"notes": side}, {"notes": group}, labels, files, sound)
 
 
-def _voice(id: str, number: int, rng: np.random.Generator) -> Piece:
+def _voice(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
     """Return take `number // 120` of a singer and a technique; the two splits part singers, and recordings."""
     take, place = divmod(number, _TAKES)
     name, technique = SINGERS[place // len(TECHNIQUES)], TECHNIQUES[place % len(TECHNIQUES)]
@@ -110,6 +115,7 @@ def _voice(id: str, number: int, rng: np.random.Generator) -> Piece:
     }
 
     def sound() -> list[np.ndarray]:
+        rng = fresh()
         sung = voice.sing(name, technique, voice.exercise(name, technique, VOICE_SECONDS, rng), VOICE_SECONDS, rng)
         return [pcm(limited(level(in_room(sung, rng), -20 + float(rng.normal(0, 2)))))]
 
@@ -124,14 +130,14 @@ def in_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return wave + np.float32(rng.uniform(0, 0.2)) * wet
 
 
-def _stems(id: str, number: int, rng: np.random.Generator) -> Piece:
+def _stems(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
     side = _ROUND[number % 6]
     song = compose(number, side, STEM_SECONDS, rng, vocal=True)
     name = str(rng.choice(_SINGER_SIDES[side]))
     folder = f"audio/stems/{id}"
     files = tuple(f"{folder}/{stem}.flac" for stem in ("mixture", *STEMS))
     labels = {stem: f"{stem}.flac" for stem in STEMS}
-    return Piece(id, STEM_SECONDS, {"stems": side}, {"stems": id}, labels, files, lambda: _mixed(song, name, rng))
+    return Piece(id, STEM_SECONDS, {"stems": side}, {"stems": id}, labels, files, lambda: _mixed(song, name, fresh()))
 
 
 def _mixed(song: Song, name: str, rng: np.random.Generator) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ from scipy.signal import fftconvolve
 from carrara.core.clip import Split
 from carrara.data._pebble import soundfont
 from carrara.data._pebble.labels import FAMILIES, PITCHES
-from carrara.data._pebble.render import level, limited, room
+from carrara.data._pebble.render import level, limited, room, without_offset
 from carrara.data._pebble.soundfont import RATE
 
 SECONDS = 1.75
@@ -53,6 +53,7 @@ def play(preset: int, pitch: int, rng: np.random.Generator) -> np.ndarray:
     start = round(float(rng.uniform(0.0, 0.15)) * RATE)
     wave = wave[: len(out) - start]
     out[start : start + len(wave)] = wave
+    out = without_offset(out)
     wet = fftconvolve(out, room(int(rng.integers(0, 4))))[: len(out)].astype(np.float32)
     mixed = out + np.float32(rng.uniform(0.0, 0.25)) * wet
     return limited(level(mixed, -20 + 6 * float(np.log2(velocity / 90)) + float(rng.normal(0, 1.5))))

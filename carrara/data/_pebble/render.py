@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import butter, fftconvolve, sosfilt
+from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
 from carrara.data._pebble import soundfont
 from carrara.data._pebble.compose import Part, Song
@@ -39,7 +39,12 @@ def play(part: Part, duration: float) -> np.ndarray:
         wave = wave[max(-start, 0) : len(out) - start]
         begin = max(start, 0)
         out[begin : begin + len(wave)] += wave * fine
-    return out
+    return without_offset(out)
+
+
+def without_offset(wave: np.ndarray) -> np.ndarray:
+    """Return the wave without what lies below 19 Hz; some samples of the soundfont are not centred on zero."""
+    return lfilter([1, -1], [1, -0.995], wave).astype(np.float32)
 
 
 def level(wave: np.ndarray, decibels: float) -> np.ndarray:

@@ -208,11 +208,11 @@ def regions(bank: int, program: int) -> tuple[Region, ...]:
 
 @lru_cache(maxsize=512)
 def _smoothed(start: int, end: int, loop: tuple[int, int] | None, step: int) -> np.ndarray:
-    """Return a sample as float32 without its offset, low-passed so as not to alias played 2**(step/2) times faster."""
+    """Return a sample as float32, its loop centred, low-passed so as not to alias played 2**(step/2) times faster."""
     raw = _tables()["smpl"]
     samples = raw[start : end + 4].astype(np.float32) / 32768
-    first, last = loop or (start, end)
-    samples -= np.float32(raw[first:last].mean() / 32768)
+    if loop:
+        samples -= np.float32(raw[loop[0] : loop[1]].mean() / 32768)
     if step <= 0:
         return samples
     spectrum = np.fft.rfft(samples, 2 ** int(np.ceil(np.log2(len(samples) + 256))))

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def _shared_out(root: Path, chunks: list[list[tuple[str, int]]], known: dict[str
             yield _rendered(root, chunk, known)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context, initializer=_deaf)
+    pool = ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context, initializer=_follow_parent)
     try:
         waiting: list[Future[list[Entry]]] = []
         for chunk in chunks:
@@ -144,9 +145,17 @@ def _shared_out(root: Path, chunks: list[list[tuple[str, int]]], known: dict[str
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _deaf() -> None:
-    """Let Ctrl-C reach the parent alone; it stops the pool, whose processes finish the clips in hand."""
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, which lets the clips in hand be finished, and end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _rendered(root: Path, chunk: list[tuple[str, int]], known: dict[str, list[int]]) -> list[Entry]:

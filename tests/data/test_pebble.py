@@ -1,0 +1,185 @@
+"""Pebble on disk: the layout, splits, vocabularies, determinism and resumption that the benchmark leans on."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import soundfile
+
+from carrara.core.errors import DataError, UsageError
+from carrara.data import SHELF
+from carrara.data._pebble import labels
+from carrara.data._pebble.clips import COLLECTIONS, piece
+from carrara.data._pebble.notes import PRESETS, presets
+from carrara.data._pebble.sizes import SIZES, sides
+from carrara.data._pebble.suite import write
+from carrara.data.pebble import DATASET
+
+
+def test_it_stands_on_the_shelf_alone():
+    assert [name for name in SHELF.names() if "pebble" in name] == ["pebble"]
+    assert SHELF.get("pebble") is DATASET
+
+
+def test_the_root_is_the_folder_of_a_size(tmp_path):
+    assert DATASET.root(tmp_path) == tmp_path / "pebble" / "demo"
+    assert DATASET.root(tmp_path / "pebble", "small") == tmp_path / "pebble" / "small"
+    assert DATASET.root(tmp_path / "pebble" / "full") == tmp_path / "pebble" / "full"
+    with pytest.raises(UsageError, match="'demo'"):
+        DATASET.root(tmp_path, "dem")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """Every clip of the demo size as composed, none rendered."""
+    return [piece(collection, n) for collection, many in SIZES["demo"].items() for n in range(many)]
+
+
+def test_the_demo_has_the_counts_that_golden_says(demo):
+    found = defaultdict(Counter)
+    for made in demo:
+        for split, side in made.sides.items():
+            found[split][side] += 1
+    wanted = {split: +Counter(row) for split, row in DATASET.golden.items()}
+    assert found == wanted
+    assert DATASET.golden["songs"] == {"train": 300, "valid": 100, "test": 200}
+    assert sides("small")["singer"] == {"train": 1200, "valid": 400, "test": 800}
+    assert DATASET.golden_at(DATASET.root(size="full")) == sides("full")
+
+
+def test_the_check_finds_everything_and_no_leak(pebble_root):
+    found = DATASET.check(pebble_root)
+    assert found.found == 136 and not found.missing and not found.unreadable and not found.leaks
+
+
+@pytest.mark.parametrize("split", ["songs", "notes", "technique", "singer", "stems", "unlabelled"])
+def test_no_group_straddles_a_split(pebble_root, split):
+    stands = defaultdict(set)
+    for clip in DATASET.clips(pebble_root, split):
+        stands[clip.group].add(clip.split)
+    assert stands and None not in stands
+    assert all(len(where) == 1 for where in stands.values())
+
+
+def test_each_split_keeps_apart_what_it_should(pebble_root):
+    assert {c.group for c in DATASET.clips(pebble_root, "technique")} == {"f1", "f2", "f3", "f4"}
+    assert {c.split for c in DATASET.clips(pebble_root, "singer") if c.labels["singer"] == "f1"} == {
+        "train", "valid", "test",
+    }  # fmt: skip
+    for family in PRESETS:
+        apart = [set(presets(family, side)) for side in ("train", "valid", "test")]
+        assert all(apart) and not (apart[0] & apart[1] or apart[0] & apart[2] or apart[1] & apart[2])
+
+
+def test_labels_are_of_the_vocabularies(pebble_root):
+    for clip in DATASET.clips(pebble_root, "songs"):
+        told = clip.labels
+        assert told["key"] in labels.KEYS and told["genre"] in labels.GENRES and told["genre"] == told["genres"][0]
+        assert set(told["instruments"]) <= set(labels.INSTRUMENTS) and set(told["moods"]) <= set(labels.MOODS)
+        assert set(told["tags"]) <= set(labels.TAGS) and len(set(told["tags"])) == len(told["tags"])
+        assert 1 <= told["valence"] <= 9 and 1 <= told["arousal"] <= 9
+        assert ("drums" in told["tags"]) != ("no drums" in told["tags"])
+        beats = np.array(told["beats"])
+        assert (np.diff(beats) > 0.2).all() and beats[0] >= 0 and beats[-1] < clip.duration
+        assert set(told["downbeats"]) <= set(told["beats"])
+        assert 60 / np.median(np.diff(beats)) == pytest.approx(told["tempo"], rel=0.03)
+    for clip in DATASET.clips(pebble_root, "notes"):
+        assert clip.labels["family"] in labels.FAMILIES and clip.labels["pitch"] in labels.PITCHES
+    for clip in DATASET.clips(pebble_root, "singer"):
+        assert clip.labels["singer"] in labels.SINGERS and clip.labels["technique"] in labels.TECHNIQUES
+    assert all(not clip.labels for clip in DATASET.clips(pebble_root, "unlabelled"))
+
+
+def test_classes_are_even_over_the_demo(demo):
+    told = [made.labels for made in demo if "songs" in made.sides]
+    genres, keys = Counter(x["genre"] for x in told), Counter(x["key"] for x in told)
+    tags = Counter(tag for x in told for tag in x["tags"])
+    assert set(genres.values()) == {50} and set(genres) == set(labels.GENRES)
+    assert set(keys) == set(labels.KEYS) and min(keys.values()) >= 10 and max(keys.values()) <= 45
+    assert set(tags) == set(labels.TAGS) and min(tags.values()) >= 25
+
+
+def test_files_have_their_lengths(pebble_root, heard):
+    for name in DATASET.splits(pebble_root):
+        for clip in DATASET.clips(pebble_root, name)[:4]:
+            samples = heard(clip.path)
+            assert len(samples) == round(clip.duration * 24000)
+            assert 0.02 < np.abs(samples).max() < 1
+            assert abs(samples.mean()) < 2e-3
+
+
+def test_the_mixture_is_the_sum_of_its_stems(pebble_root):
+    for clip in DATASET.clips(pebble_root, "stems"):
+        mixture, _ = soundfile.read(clip.path, dtype="int16")
+        stems = [soundfile.read(clip.path.parent / clip.labels[stem], dtype="int16")[0] for stem in labels.STEMS]
+        assert np.array_equal(mixture, np.sum(stems, axis=0))
+        assert all(np.abs(stem.astype(int)).max() > 300 for stem in stems)
+
+
+def digests(root):
+    return {f.relative_to(root).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in root.rglob("*.flac")}
+
+
+def test_another_process_renders_the_same_bytes(pebble_root, tmp_path):
+    code = (
+        "import sys, pathlib; from carrara.data._pebble.suite import write;"
+        "write(pathlib.Path(sys.argv[1]), 'demo', {'songs': 3, 'notes': 3, 'voices': 3, 'stems': 1}, processes=1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    again, first = digests(tmp_path), digests(pebble_root)
+    assert len(again) == 3 * 3 + 5
+    assert again == {name: first[name] for name in again}
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_neither_order_nor_repetition_changes_a_clip(collection):
+    made = piece(collection, 5)
+    first = made.sound()
+    piece("songs", 17).sound()
+    for again in (made.sound(), piece(collection, 5).sound()):
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_several_processes_make_the_same_suite_and_one_stopped_goes_on(pebble_root, tmp_path):
+    few = {"notes": 33, "voices": 8}
+    write(tmp_path, "demo", few, processes=2)
+    first = digests(pebble_root)
+    assert digests(tmp_path) == {name: first[name] for name in digests(tmp_path)}
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    cut, gone, *rest = sorted((tmp_path / "audio").rglob("*.flac"))
+    times = {file: file.stat().st_mtime_ns for file in rest}
+    cut.write_bytes(cut.read_bytes()[:2000])
+    gone.unlink()
+    # As after a kill: neither the index nor the identity was written.
+    (tmp_path / "index.jsonl").unlink()
+    (tmp_path / "meta.json").write_text(json.dumps({k: v for k, v in meta.items() if k != "identity"}))
+    with pytest.raises(DataError, match="carrara get pebble"):
+        DATASET.index(tmp_path)
+    write(tmp_path, "demo", few, processes=1)
+    assert digests(tmp_path) == {name: first[name] for name in digests(tmp_path)} and cut.is_file() and gone.is_file()
+    assert {file: file.stat().st_mtime_ns for file in rest} == times
+    assert json.loads((tmp_path / "meta.json").read_text()) == meta
+    # And with a finished index: a file cut short is seen by its length.
+    cut.write_bytes(cut.read_bytes()[:-10])
+    write(tmp_path, "demo", few, processes=1)
+    assert digests(tmp_path)[cut.relative_to(tmp_path).as_posix()] == first[cut.relative_to(tmp_path).as_posix()]
+    assert {file: file.stat().st_mtime_ns for file in rest} == times
+
+
+def test_another_version_and_a_missing_suite_are_refused(tmp_path):
+    with pytest.raises(DataError, match="carrara get pebble"):
+        DATASET.clips(tmp_path, "songs")
+    (tmp_path / "meta.json").write_text('{"version": -1, "identity": ""}')
+    with pytest.raises(DataError, match="another version"):
+        DATASET.index(tmp_path)
+    with pytest.raises(DataError, match="another version"):
+        write(tmp_path, "demo", {"notes": 1})
+    (tmp_path / "meta.json").write_text("{")
+    with pytest.raises(DataError, match="meta.json"):
+        DATASET.index(tmp_path)
+    assert os.listdir(tmp_path) == ["meta.json"]
