@@ -32,6 +32,8 @@ SHORT_HOPS, SHORT_TAPS = 3, 256
 # A Hann kernel is below 1e-5 of its peak this many of its own cycles (rate / length) away from its centre.
 LOBES = 32
 PLANS_KEPT = 8
+# More clips at once fall out of a CPU's cache (measured: 1.4 times slower in eights than in twos).
+CLIPS_AT_ONCE_ON_CPU = 2
 FOLDS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
@@ -145,11 +147,18 @@ class CQT(nn.Module):
 
     def _block(self, block_BN: Tensor, frames: int) -> Tensor:
         """Return the circular transform of blocks of `frames` hops, `[B, D, M]`, in the long kernels' bins."""
+        plan = self._plan(frames, block_BN.device)
+        if block_BN.device.type != "cpu":
+            return self._folded(block_BN, frames, plan)
+        return torch.cat([self._folded(clips_BN, frames, plan) for clips_BN in block_BN.split(CLIPS_AT_ONCE_ON_CPU)])
+
+    def _folded(self, block_BN: Tensor, frames: int, plan: list[Stretch]) -> Tensor:
+        """Return the same of a few blocks: each kernel's stretch of the spectrum folded to the frame rate."""
         spectrum_BK = torch.fft.rfft(block_BN)
         # Kernels near 0 Hz reach into negative frequencies, which are the mirror of the positive ones.
         spectrum_BK = torch.cat([spectrum_BK[:, 1 : frames + 1].flip(-1).conj(), spectrum_BK], dim=-1)
         parts = []
-        for stretch in self._plan(frames, block_BN.device):
+        for stretch in plan:
             folds = stretch.response_MRD.shape[1]
             bands_BMRD = spectrum_BK.unfold(-1, folds * frames, 1)[:, stretch.starts_M].unflatten(-1, (folds, frames))
             folded_BMD = (bands_BMRD * stretch.response_MRD).sum(dim=2)

@@ -63,8 +63,6 @@ def target(cqt_BFM: Tensor, form: Form, statistics: Statistics | None = None) ->
     if form != "standardised":
         raise UsageError(f"there is no CQT target {form!r}; use magnitude, log or standardised")
     if statistics is None:
-        raise UsageError(
-            "the CQT target 'standardised' needs each bin's statistics over the corpus; collect them"
-        )
+        raise UsageError("the CQT target 'standardised' needs each bin's statistics over the corpus; collect them")
     deviation_M = statistics.deviation_M.to(cqt_BFM.device).clamp(min=LEAST_DEVIATION)
     return (cqt_BFM - statistics.mean_M.to(cqt_BFM.device)) / deviation_M

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from carrara.core.errors import UsageError, near
 
-FRAMES_AT_ONCE = 4096
+# Samples of frames that are transformed at once: on a CPU what stays in its cache (measured: twice the speed of one
+# block of 4096 frames), elsewhere what keeps the device busy.
+CPU_BLOCK, DEVICE_BLOCK = 2**18, 2**25
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,10 @@ class Spectrum(nn.Module):
             return torch.cat([power if bank_KM is None else power @ bank_KM for power in blocks], dim=1)
 
     def blocks(self, samples_BT: Tensor) -> Iterator[Tensor]:
-        """Yield the power of successive blocks of frames, `[B, ≤ FRAMES_AT_ONCE, K]`, so that memory stays flat."""
-        for frames_BFW in frames(samples_BT.float(), self.framing).split(FRAMES_AT_ONCE, dim=1):
+        """Yield the power of successive blocks of frames, `[B, some F, K]`, so that memory stays flat."""
+        limit = CPU_BLOCK if samples_BT.device.type == "cpu" else DEVICE_BLOCK
+        count = max(limit // (max(len(samples_BT), 1) * self.framing.window), 1)
+        for frames_BFW in frames(samples_BT.float(), self.framing).split(count, dim=1):
             spectrum_BFK = torch.fft.rfft(self._prepared(frames_BFW) * self.window_W, n=self.framing.size)
             yield torch.view_as_real(spectrum_BFK).square().sum(dim=-1)
 

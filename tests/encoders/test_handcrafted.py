@@ -1,0 +1,108 @@
+"""The hand-crafted statistics against numpy and librosa, and what they do with odd clips and with batches."""
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import torch
+
+from carrara.encoders import handcrafted
+from carrara.encoders.handcrafted import ENCODER, VARIANTS, moments
+
+AUDIO = Path(__file__).parents[3] / "shared" / "fixtures" / "audio"
+
+
+def encoder(name):
+    card, settings = ENCODER.variants[name]
+    return ENCODER.network(settings, card, 0)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    if not AUDIO.exists():
+        pytest.skip("the recordings beside the repository are not here")
+    return librosa.load(AUDIO / "country.00000.wav", sr=22_050, duration=6.0)[0]
+
+
+def moments_of(features):
+    """The recipe in numpy, on features with time along the second axis."""
+    parts = []
+    for order in range(3):
+        steps = np.diff(features, n=order, axis=1)
+        parts += [steps.mean(axis=1), steps.std(axis=1)]
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("frames", [3, 4, 50])
+def test_moments_are_those_of_numpy(frames):
+    features = np.random.default_rng(frames).standard_normal((7, frames))
+    np.testing.assert_allclose(moments(torch.from_numpy(features.T)).numpy(), moments_of(features), atol=1e-12)
+
+
+@pytest.mark.parametrize("frames, known", [(1, 1), (2, 3)])
+def test_moments_that_do_not_exist_are_zero(frames, known):
+    rows = moments(1 + torch.rand(frames, 4, generator=torch.Generator().manual_seed(0))).view(6, 4)
+    assert rows[0].all()
+    assert not rows[known:].any()
+
+
+def test_mfcc_statistics_are_those_of_librosa_with_reflecting_edges(clip):
+    loudest = clip / np.abs(clip).max()
+    power = librosa.feature.melspectrogram(y=loudest, sr=22_050, pad_mode="reflect")
+    expected = moments_of(librosa.feature.mfcc(S=librosa.power_to_db(power), n_mfcc=20))
+    ours = encoder("mfcc")(torch.from_numpy(clip)[None])
+    assert ours.shape == (1, 1, 1, 120)
+    np.testing.assert_allclose(ours.flatten().numpy(), expected, atol=2e-3)
+
+
+def test_chroma_statistics_are_near_those_of_librosa(clip):
+    power = np.abs(librosa.stft(clip, pad_mode="reflect"))
+    tuning = librosa.estimate_tuning(S=power, sr=22_050, bins_per_octave=36)
+    reflected = np.abs(librosa.cqt(clip, n_bins=252, bins_per_octave=36, tuning=tuning, pad_mode="reflect"))
+    expected = moments_of(librosa.feature.chroma_cqt(C=reflected, bins_per_octave=36))
+    ours = encoder("chroma")(torch.from_numpy(clip)[None])
+    assert ours.shape == (1, 1, 1, 72)
+    # librosa 0.11 has kernels 1 % longer than 0.8 and resamples between octaves.
+    np.testing.assert_allclose(ours.flatten().numpy(), expected, atol=0.01)
+
+
+def test_both_stand_side_by_side(clip):
+    samples = torch.from_numpy(clip[:44_100])[None]
+    apart = torch.cat([encoder("chroma")(samples), encoder("mfcc")(samples)], dim=-1)
+    assert torch.equal(encoder("chroma-mfcc")(samples), apart)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gain_does_not_matter(name, clip):
+    network, samples = encoder(name), torch.from_numpy(clip[:44_100])[None]
+    torch.testing.assert_close(network(0.01 * samples), network(samples), atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("level, samples", [(0.0, 22_050), (1.0, 1), (0.1, 5000), (0.0, 1)])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_odd_clips_stay_finite(name, level, samples):
+    assert torch.isfinite(encoder(name)(torch.full((1, samples), level))).all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_unequal_clips_in_a_batch_give_what_each_alone_gives(name, clip):
+    network = encoder(name)
+    lengths = torch.tensor([30_000, 66_150, 700])
+    batch = torch.full((3, 66_150), 7.0)
+    for row, length in enumerate(lengths):
+        batch[row, :length] = torch.from_numpy(clip[1000 * row : 1000 * row + length])
+    together = network(batch, lengths)
+    for row, length in enumerate(lengths):
+        assert torch.equal(together[row], network(batch[row : row + 1, :length])[0])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_cards(name):
+    network = encoder(name)
+    card = network.card
+    assert (card.name, card.layers, card.frame_rate, card.sample_rate) == (name, 0, None, 22_050)
+    assert card.width == {"chroma": 72, "mfcc": 120, "chroma-mfcc": 192}[name]
+    assert network.frames(1_000_000) == network.frames(1) == 1
+    assert not ENCODER.trained
+    assert set(ENCODER.variants) == set(handcrafted.VARIANTS)
