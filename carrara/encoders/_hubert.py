@@ -1,11 +1,11 @@
 """The network of HuBERT, MERT, data2vec-audio and Music2Vec: convolutions, projection, positions, Transformer.
 
-One network; the published ones are settings of it (see mert.py, musichubert.py, music2vec.py). Attribute names give the
-bare keys of Hugging Face's `HubertModel` and `Data2VecAudioModel`, so their weights load without a map, and with equal
-weights every layer is equal.
+One network; the published ones are settings of it (see mert.py, musichubert.py, music2vec.py). Attribute names give
+the bare keys of Hugging Face's `HubertModel` and `Data2VecAudioModel`, so their weights load without a map, and with
+equal weights every layer is equal.
 
-Row 0 is the input to layer 1 (post-LN: after the stack's norm), row i the output of layer i; "cnn" is the output of the
-convolutions before any norm. Feature penalties are taken on the latter, as in HuBERT.
+Row 0 is the input to layer 1 (post-LN: after the stack's norm), row i the output of layer i; "cnn" is the output of
+the convolutions before any norm. Feature penalties are taken on the latter, as in HuBERT.
 
 With padding "masked" a clip gives in a batch what it gives alone. Padding "original" lets the published architecture
 leak: group norm over the padding, and the biases of data2vec's positions.
@@ -16,7 +16,7 @@ Letters: B batch, T samples, F frames, L layers counted with row 0, D width, C c
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -96,7 +96,7 @@ class HubertSettings(Settings):
         return math.prod(self.conv_strides)
 
 
-def describe(name: str, settings: HubertSettings, **known: object) -> Card:
+def describe(name: str, settings: HubertSettings, **known: Any) -> Card:
     """Return a card with everything that follows from the settings filled in, and what else is known."""
     return Card(
         name=name,
@@ -105,7 +105,7 @@ def describe(name: str, settings: HubertSettings, **known: object) -> Card:
         layers=settings.layers,
         width=settings.width,
         cnn_width=settings.conv_channels,
-        **known,  # type: ignore[arg-type]
+        **known,
     )
 
 

@@ -116,9 +116,10 @@ def fold(cqt_BFM: Tensor, bins_per_octave: int, chroma: int = 12, lowest: float 
         return loudest_to_one(cqt_BFM.float() @ weights_MC)
 
 
-@lru_cache(maxsize=16)
+# A tuning is one of 100 hundredths of a bin; building a transform costs as much as a clip of 2 s (measured).
+@lru_cache(maxsize=100)
 def tuned(sample_rate: int, hop: int, tuning: float, device: torch.device) -> CQT:
-    """Return the CQT of seven octaves from C1 in 36 bins, shifted by parts of a bin; the last few tunings are kept."""
+    """Return the CQT of seven octaves from C1 in 36 bins, shifted by parts of a bin; every tuning is kept."""
     lowest = C1 * 2.0 ** (tuning / 36)
     return CQT(sample_rate, hop, bins=252, bins_per_octave=36, lowest=lowest, padding="reflect").to(device)
 

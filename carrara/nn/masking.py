@@ -1,11 +1,11 @@
-"""Which frames a student does not see: spans of frames, drawn anew for every clip and epoch and the same on any machine.
+"""Which frames a student does not see: spans drawn anew for every clip and epoch, the same on any machine.
 
-As in wav2vec 2.0 and HuBERT (fairseq's definition): a clip of n frames gets floor(p·n/span + u) spans, u uniform in [0, 1),
-at least `minimum`; their starts are drawn without replacement from [0, n − span); they may overlap. So p is not the masked
-fraction: about 1 − (1 − p/span)^span of the frames are masked, .58 for MERT's p = .8 and span 5.
+As in wav2vec 2.0 and HuBERT (fairseq's definition): a clip of n frames gets floor(p·n/span + u) spans, u uniform in
+[0, 1), at least `minimum`; their starts are drawn without replacement from [0, n − span); they may overlap. So p is
+not the masked fraction: about 1 − (1 − p/span)^span of the frames are masked, .58 for MERT's p = .8 and span 5.
 
-The published code seeds nothing, so its masks never come again; here the generator is made from (seed, epoch, item). Its
-trimming of every clip to the smallest count in the batch, which punches holes in spans, is `same_masks`.
+The published code seeds nothing, so its masks never come again; here the generator is made from (seed, epoch, item).
+Its trimming of every clip to the smallest count in the batch, which punches holes in spans, is `same_masks`.
 
 Letters: B batch, F frames.
 """

@@ -1,0 +1,90 @@
+"""MERT: HuBERT's network taught music by an acoustic teacher and a constant-Q teacher.
+
+Li et al. 2024, "MERT: Acoustic Music Understanding Model with Large-Scale Self-supervised Training" (ICLR, arXiv
+2306.00107). v0: 16 kHz, k-means of log-mel (300) and chroma (200), 1,000 h; v0-public: the same on 910 h of
+music4all. v1: 24 kHz, so 75 frames a second from the same convolutions; eight EnCodec books of 1024; 95M heard 5-s
+crops, 330M 160,000 hours in 5.12-s crops. Hours of v1-95M differ between the sources (1k, 17k, 20k).
+
+The 330M model is pre-LN; its last row is taken after the stack's norm (`final_norm`). Its attention relaxation is not
+needed to run it. MERT-v0's dropouts are inferred from v1. Training took raw waveforms; MARBLE standardises clips for
+all but the 330M, which hardly matters behind a group norm, so none is standardised here.
+
+The official files are pickles at huggingface.co/m-a-p/MERT-v0 and so on. `mert-tiny` is ours: the same network, small
+enough to pre-train on a laptop; nobody publishes weights for it.
+"""
+
+from __future__ import annotations
+
+from carrara.encoders._base import Family
+from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe
+
+VARIANTS = {
+    "mert-v0": "MERT v0, 95M, 16 kHz: k-means of log-mel and chroma plus CQT, 1,000 h",
+    "mert-v0-public": "MERT v0, 95M, 16 kHz, taught on the public music4all alone (910 h)",
+    "mert-v1-95m": "MERT v1, 95M, 24 kHz: eight EnCodec books plus CQT",
+    "mert-v1-330m": "MERT v1, 315M, 24 kHz, pre-LN, 160,000 h",
+    "mert-tiny": "MERT's network made small, 16 kHz, for laptops and the demo; weights are yours to train",
+}
+
+PAPER = "Li et al. 2024, MERT, ICLR, https://arxiv.org/abs/2306.00107"
+
+
+class MertSettings(HubertSettings):
+    """Settings of a MERT; the defaults are v0's."""
+
+
+BASE_V1 = MertSettings(sample_rate=24000)
+LARGE_V1 = MertSettings(
+    sample_rate=24000,
+    width=1024,
+    layers=24,
+    heads=16,
+    feed_forward=4096,
+    norm_placement="pre",
+    conv_gradient=1.0,
+    dropout=0.0,
+    attention_dropout=0.0,
+    input_dropout=0.0,
+    layerdrop=0.0,
+)
+TINY = MertSettings(conv_channels=64, width=128, layers=4, heads=4, feed_forward=512)
+
+
+def _published(name: str, settings: MertSettings, hub: str, parameters: int, trained_on: tuple[str, ...] = ()):
+    card = describe(
+        name,
+        settings,
+        window_seconds=30.0,
+        parameters=parameters,
+        license="CC-BY-NC-4.0",
+        commercial_use=False,
+        trained_on=trained_on,
+        paper=PAPER,
+        files={f"{hub}/pytorch_model.bin": ""},
+    )
+    return card, settings
+
+
+ENCODER = Family(
+    settings=MertSettings,
+    network=HubertEncoder,
+    variants={
+        "mert-v0": _published("mert-v0", MertSettings(), "m-a-p/MERT-v0", 94_371_712),
+        "mert-v0-public": _published(
+            "mert-v0-public", MertSettings(), "m-a-p/MERT-v0-public", 94_371_712, ("music4all",)
+        ),
+        "mert-v1-95m": _published("mert-v1-95m", BASE_V1, "m-a-p/MERT-v1-95M", 94_371_712),
+        "mert-v1-330m": _published("mert-v1-330m", LARGE_V1, "m-a-p/MERT-v1-330M", 315_428_992),
+        "mert-tiny": (
+            describe(
+                "mert-tiny",
+                TINY,
+                window_seconds=30.0,
+                parameters=999_552,
+                license="no published weights",
+                paper=PAPER,
+            ),
+            TINY,
+        ),
+    },
+)

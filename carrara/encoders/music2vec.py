@@ -1,0 +1,84 @@
+"""Music2Vec and data2vec-audio: a student that guesses its own average's features of the frames it does not see.
+
+Baevski et al. 2022, "data2vec" (ICML, arXiv 2202.03555); Li et al. 2022, "MAP-Music2Vec" (arXiv 2212.02508). 16 kHz,
+standardised waveforms, layer norm after every convolution, five positional convolutions of kernel 19, post-LN, 12
+layers of 768. data2vec-audio-base learnt from 960 h of LibriSpeech, Music2Vec from 1,000 h of music in 30-s (or 5-s)
+crops. Music2Vec's authors found the convolutions' output, the extra "cnn", best for key detection.
+
+`music2vec-tiny` is ours: the same network, small enough to pre-train on a laptop.
+"""
+
+from __future__ import annotations
+
+from carrara.encoders._base import Family
+from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe
+
+VARIANTS = {
+    "music2vec-v1": "Music2Vec, 93M, 16 kHz: data2vec taught music, 1,000 h",
+    "data2vec-audio-base": "data2vec-audio taught speech (LibriSpeech), 93M, 16 kHz, for comparison",
+    "music2vec-tiny": "Music2Vec's network made small, 16 kHz, for laptops; weights are yours to train",
+}
+
+DATA2VEC = "Baevski et al. 2022, data2vec, ICML, https://arxiv.org/abs/2202.03555"
+MUSIC2VEC = "Li et al. 2022, MAP-Music2Vec, https://arxiv.org/abs/2212.02508"
+
+
+class Music2vecSettings(HubertSettings):
+    """Settings of a data2vec-shaped network; the defaults are the base size's."""
+
+    conv_norm: str = "layer"  # type: ignore[assignment]
+    conv_gradient: float = 1.0
+    input_dropout: float = 0.0
+    positions: str = "data2vec"  # type: ignore[assignment]
+    position_kernel: int = 19
+    position_depth: int = 5
+    standardise: bool = True
+
+
+BASE = Music2vecSettings()
+TINY = Music2vecSettings(conv_channels=64, width=128, layers=4, heads=4, feed_forward=512)
+
+ENCODER = Family(
+    settings=Music2vecSettings,
+    network=HubertEncoder,
+    variants={
+        "music2vec-v1": (
+            describe(
+                "music2vec-v1",
+                BASE,
+                window_seconds=30.0,
+                parameters=93_164_288,
+                license="CC-BY-NC-4.0",
+                commercial_use=False,
+                paper=MUSIC2VEC,
+                files={"m-a-p/music2vec-v1/pytorch_model.bin": ""},
+            ),
+            BASE,
+        ),
+        "data2vec-audio-base": (
+            describe(
+                "data2vec-audio-base",
+                BASE,
+                window_seconds=30.0,
+                parameters=93_164_288,
+                license="Apache-2.0",
+                commercial_use=True,
+                trained_on=("librispeech",),
+                paper=DATA2VEC,
+                files={"facebook/data2vec-audio-base/pytorch_model.bin": ""},
+            ),
+            BASE,
+        ),
+        "music2vec-tiny": (
+            describe(
+                "music2vec-tiny",
+                TINY,
+                window_seconds=30.0,
+                parameters=966_912,
+                license="no published weights",
+                paper=MUSIC2VEC,
+            ),
+            TINY,
+        ),
+    },
+)

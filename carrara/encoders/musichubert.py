@@ -1,0 +1,75 @@
+"""HuBERT, and the same taught music: a student that guesses the cluster of the frames it does not see.
+
+Hsu et al. 2021, "HuBERT" (IEEE/ACM TASLP 29, arXiv 2106.07447); Ma et al. 2023, "On the Effectiveness of Speech
+Self-supervised Learning for Music" (ISMIR, arXiv 2307.05161) for MusicHuBERT. Both: 16 kHz, group norm, post-LN, 12
+layers of 768. Speech HuBERT-base learnt from 960 h of LibriSpeech, clusters of MFCC (100) and then of its own layer
+(500); MusicHuBERT from 1,000 h of music. MusicHuBERT's weights were never published. HuBERT-base is kept for
+comparison.
+
+`musichubert-tiny` is ours: the same network, small enough to pre-train on a laptop.
+"""
+
+from __future__ import annotations
+
+from carrara.encoders._base import Family
+from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe
+
+VARIANTS = {
+    "musichubert-base": "HuBERT-base taught music, 95M, 16 kHz; no weights are published",
+    "hubert-base": "HuBERT-base taught speech (LibriSpeech), 95M, 16 kHz, for comparison",
+    "musichubert-tiny": "HuBERT's network made small, 16 kHz, for laptops; weights are yours to train",
+}
+
+HUBERT = "Hsu et al. 2021, HuBERT, IEEE/ACM TASLP 29, https://arxiv.org/abs/2106.07447"
+MUSIC = "Ma et al. 2023, On the Effectiveness of Speech SSL for Music, ISMIR, https://arxiv.org/abs/2307.05161"
+
+
+class MusicHubertSettings(HubertSettings):
+    """Settings of a HuBERT; the defaults are the base size's."""
+
+
+BASE = MusicHubertSettings()
+TINY = MusicHubertSettings(conv_channels=64, width=128, layers=4, heads=4, feed_forward=512)
+
+ENCODER = Family(
+    settings=MusicHubertSettings,
+    network=HubertEncoder,
+    variants={
+        "musichubert-base": (
+            describe(
+                "musichubert-base",
+                BASE,
+                window_seconds=30.0,
+                parameters=94_371_712,
+                license="no published weights",
+                paper=MUSIC,
+            ),
+            BASE,
+        ),
+        "hubert-base": (
+            describe(
+                "hubert-base",
+                BASE,
+                window_seconds=30.0,
+                parameters=94_371_712,
+                license="Apache-2.0",
+                commercial_use=True,
+                trained_on=("librispeech",),
+                paper=HUBERT,
+                files={"facebook/hubert-base-ls960/pytorch_model.bin": ""},
+            ),
+            BASE,
+        ),
+        "musichubert-tiny": (
+            describe(
+                "musichubert-tiny",
+                TINY,
+                window_seconds=30.0,
+                parameters=999_552,
+                license="no published weights",
+                paper=HUBERT,
+            ),
+            TINY,
+        ),
+    },
+)

@@ -1,0 +1,160 @@
+"""The convolutional front end of HuBERT-shaped networks: waveform in, one vector every 320 samples out.
+
+Seven 1-D convolutions without padding (Baevski et al. 2020, wav2vec 2.0, section 2; Hsu et al. 2021, HuBERT), exact
+GELU after each. Norm mode "group": only layer 0 is normalised, every channel over time (HuBERT-base, all MERT). Norm
+mode "layer": every layer, every frame over channels (data2vec, Music2Vec). Norms are computed in float32 under
+autocast.
+
+Group norm couples a whole clip, so zeros appended to fill a batch change what the clip itself gives (36 % with random
+weights). Padding "masked" takes the statistics over each clip's own frames only, so that a clip gives in a batch what
+it gives alone; "original" is what the published code does.
+
+Letters: B batch, T samples, F frames, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Padding = Literal["masked", "original"]
+ConvNorm = Literal["group", "layer"]
+Count = TypeVar("Count", int, Tensor)
+
+EPS = 1e-5
+
+
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Return how many samples one frame sees: 400 for the published stack."""
+    field = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides)):
+        field = (field - 1) * stride + kernel
+    return field
+
+
+def frame_count(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Count:
+    """Return how many frames that many samples give, at least 1: shorter input is padded to one receptive field."""
+    field = receptive_field(kernels, strides)
+    count = samples.clamp(min=field) if isinstance(samples, Tensor) else max(samples, field)
+    for kernel, stride in zip(kernels, strides):
+        count = (count - kernel) // stride + 1
+    return count
+
+
+def inside(lengths_B: Tensor, size: int, device: torch.device) -> Tensor:
+    """Return which of `size` places belong to each clip, bool `[batch, size]`."""
+    return torch.arange(size, device=device) < lengths_B.to(device)[:, None]
+
+
+def standardise(samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    """Return each clip with mean 0 and variance 1 over its own samples (plus 1e-7 under the root); zero after them."""
+    if lengths_B is None:
+        centred_BT = samples_BT - samples_BT.mean(1, keepdim=True)
+        return centred_BT * torch.rsqrt(centred_BT.square().mean(1, keepdim=True) + 1e-7)
+    mine_BT = inside(lengths_B, samples_BT.shape[1], samples_BT.device)
+    count_B1 = mine_BT.sum(1, keepdim=True).clamp(min=1)
+    mean_B1 = samples_BT.masked_fill(~mine_BT, 0).sum(1, keepdim=True) / count_B1
+    centred_BT = (samples_BT - mean_B1).masked_fill(~mine_BT, 0)
+    return centred_BT * torch.rsqrt(centred_BT.square().sum(1, keepdim=True) / count_B1 + 1e-7)
+
+
+class ConvLayer(nn.Module):
+    """One convolution, its norm where it has one, and GELU."""
+
+    def __init__(self, conv: nn.Conv1d, norm: ConvNorm | None):
+        super().__init__()
+        self.conv = conv
+        channels = conv.out_channels
+        if norm == "group":
+            self.layer_norm: nn.Module | None = nn.GroupNorm(channels, channels, eps=EPS)
+        elif norm == "layer":
+            self.layer_norm = nn.LayerNorm(channels, eps=EPS)
+        else:
+            self.layer_norm = None
+
+    def forward(self, x_BCF: Tensor, counts_B: Tensor | None) -> Tensor:
+        """Return `[batch, channels, frames]`; group norm looks at the first `counts_B` frames of each clip only."""
+        x_BCF = self.conv(x_BCF)
+        if isinstance(self.layer_norm, nn.GroupNorm):
+            x_BCF = _norm_over_time(x_BCF, self.layer_norm, counts_B)
+        elif isinstance(self.layer_norm, nn.LayerNorm):
+            x_BCF = _norm_over_channels(x_BCF, self.layer_norm)
+        return functional.gelu(x_BCF)
+
+
+class ConvFront(nn.Module):
+    """The stack of convolutions; attribute names give the keys of Hugging Face's `feature_extractor`."""
+
+    def __init__(
+        self, channels: int, kernels: Sequence[int], strides: Sequence[int], norm: ConvNorm, bias: bool = False
+    ):
+        super().__init__()
+        self.kernels, self.strides = tuple(kernels), tuple(strides)
+        self.conv_layers = nn.ModuleList(
+            ConvLayer(
+                nn.Conv1d(1 if i == 0 else channels, channels, kernel, stride, bias=bias),
+                norm if norm == "layer" or i == 0 else None,
+            )
+            for i, (kernel, stride) in enumerate(zip(kernels, strides))
+        )
+
+    def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None, padding: Padding = "masked") -> Tensor:
+        """Return the features, `[batch, frames, channels]`; zero after each clip's own frames.
+
+        Args:
+            samples_BT: waveform; shorter than one receptive field it is padded with zeros to one.
+            lengths_B: samples of each clip that are sound; none: all of them.
+            padding: whether group norm leaves out the padding ("masked") or not ("original").
+        """
+        x_BT = samples_BT
+        if lengths_B is not None:
+            lengths_B = lengths_B.to(x_BT.device)
+            x_BT = x_BT.masked_fill(~inside(lengths_B, x_BT.shape[1], x_BT.device), 0)
+        field = receptive_field(self.kernels, self.strides)
+        if x_BT.shape[1] < field:
+            x_BT = functional.pad(x_BT, (0, field - x_BT.shape[1]))
+        counts_B = None
+        if lengths_B is not None and padding == "masked":
+            counts_B = frame_count(lengths_B.clamp(min=field), self.kernels[:1], self.strides[:1])
+        x_BCF = x_BT[:, None]
+        for layer in self.conv_layers:
+            x_BCF = layer(x_BCF, counts_B)
+        x_BFC = x_BCF.mT
+        if lengths_B is None:
+            return x_BFC
+        frames_B = frame_count(lengths_B, self.kernels, self.strides)
+        return x_BFC.masked_fill(~inside(frames_B, x_BFC.shape[1], x_BFC.device)[..., None], 0)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw Kaiming-normal weights; biases are zero, norms the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.GroupNorm | nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+
+
+def _norm_over_channels(x_BCF: Tensor, norm: nn.LayerNorm) -> Tensor:
+    weight_C, bias_C = norm.weight.float(), norm.bias.float()
+    return functional.layer_norm(x_BCF.mT.float(), norm.normalized_shape, weight_C, bias_C, norm.eps).mT.to(x_BCF.dtype)
+
+
+def _norm_over_time(x_BCF: Tensor, norm: nn.GroupNorm, counts_B: Tensor | None) -> Tensor:
+    weight_C, bias_C = norm.weight.float(), norm.bias.float()
+    if counts_B is None:
+        return functional.group_norm(x_BCF.float(), norm.num_groups, weight_C, bias_C, norm.eps).to(x_BCF.dtype)
+    # Clip by clip: a masked mean and variance of the whole batch would pass over its largest tensor five times more.
+    clips = [
+        functional.group_norm(x_1CF[..., :count].float(), norm.num_groups, weight_C, bias_C, norm.eps)
+        for x_1CF, count in zip(x_BCF.split(1), counts_B.tolist())
+    ]
+    frames = x_BCF.shape[2]
+    return torch.cat([functional.pad(x_1CF, (0, frames - x_1CF.shape[2])) for x_1CF in clips]).to(x_BCF.dtype)

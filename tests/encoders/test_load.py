@@ -1,0 +1,192 @@
+"""From a name to an encoder and back: shelf names, folders, random weights, and what is said when it cannot be."""
+
+import json
+
+import pytest
+import torch
+
+from carrara.core.errors import StoreError, UsageError, WeightsError
+from carrara.encoders._hubert import HubertEncoder, HubertSettings
+from carrara.encoders._load import build, load, save_pretrained
+from carrara.nn.weights import read_tensors, save_tensors, tensors_identity
+
+CHANGES = {"layers": 2, "width": 32, "feed_forward": 32, "conv_channels": 16}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    encoder = build("mert-tiny", seed=5, changes=CHANGES).eval()
+    save_pretrained(encoder, tmp_path / "my-mert")
+    return encoder, tmp_path / "my-mert"
+
+
+def samples():
+    return 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mert-tiny", "musichubert-tiny", "music2vec-tiny"])
+def test_a_saved_encoder_comes_back_the_same(tmp_path, name):
+    encoder = build(name, seed=1, changes=CHANGES).eval()
+    save_pretrained(encoder, tmp_path / "mine")
+    back = load(tmp_path / "mine")
+    assert not back.training and type(back.settings) is type(encoder.settings)
+    assert back.settings == encoder.settings
+    assert back.card == encoder.card.model_copy(update={"name": "mine"})
+    assert torch.equal(back(samples()), encoder(samples()))
+    assert all(parameter.requires_grad for parameter in back.parameters())
+
+
+def test_the_folder_holds_three_files_that_say_what_it_is(saved):
+    encoder, folder = saved
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["carrara"] == 1 and config["encoder"] == "mert"
+    assert config["settings"]["layers"] == 2
+    assert config["card"]["weights"] == tensors_identity(read_tensors(folder / "model.safetensors"))
+    assert config["card"]["parameters"] == sum(p.numel() for p in encoder.parameters())
+    assert (folder / "README.md").read_text().startswith("---\n")
+    save_pretrained(encoder, folder, readme="# Mine\n")
+    assert (folder / "README.md").read_text() == "# Mine\n"
+
+
+def test_weights_that_changed_after_saving_are_in_the_saved_identity(saved):
+    encoder, folder = saved
+    with torch.no_grad():
+        encoder.masked_spec_embed.add_(1)
+    save_pretrained(encoder, folder)
+    assert load(folder).card.weights != encoder.card.weights
+
+
+def test_random_weights_follow_the_seed():
+    one, same, other = (load(f"mert-tiny:random{suffix}") for suffix in ("", "-0", "-7"))
+    assert one.card.name == "mert-tiny:random" and other.card.name == "mert-tiny:random-7"
+    assert one.card.weights == same.card.weights == tensors_identity(one.state_dict())
+    assert one.card.weights != other.card.weights
+    assert not one.training
+
+
+def test_random_weights_of_a_folder_have_its_shape_and_other_weights(saved):
+    encoder, folder = saved
+    random = load(f"{folder}:random-5")
+    assert random.settings == encoder.settings and random.card.name == "my-mert:random-5"
+    assert random.card.weights == encoder.card.weights
+    assert load(f"{folder}:random").card.weights != encoder.card.weights
+
+
+def test_a_trained_encoder_without_weights_says_what_to_give():
+    with pytest.raises(UsageError, match="mert-v1-95m:random") as caught:
+        load("mert-v1-95m")
+    assert "\n" not in str(caught.value) and "folder" in str(caught.value)
+
+
+def test_changed_settings_are_checked():
+    with pytest.raises(UsageError, match="'layer'.*'layers'"):
+        build("mert-tiny", changes={"layer": 3})
+    with pytest.raises(UsageError, match="mert-tiny"):
+        build("mert-tiny", changes={"width": 30})
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [("mert-tinny", "'mert-tiny'"), ("./nowhere", "no such folder"), ("mert-tinny:random", "'mert-tiny'")],
+)
+def test_an_unknown_name_is_told_with_the_near_ones(spec, said):
+    with pytest.raises(UsageError, match=said):
+        load(spec)
+
+
+def test_a_hub_id_without_the_hub_is_told_in_one_line(no_hub):
+    with pytest.raises(UsageError, match="org/nothing.*hub") as caught:
+        load("org/nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_fetches_only_data_files(monkeypatch, saved):
+    folder = saved[1]
+    asked = {}
+
+    def snapshot(repository, allow_patterns):
+        asked[repository] = allow_patterns
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert load("org/model").card.name == "org/model"
+    assert asked == {"org/model": ["*.json", "*.safetensors", "README.md"]}
+
+
+def rewrite(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda config: config["settings"].update(widht=3), "'settings.widht'|'widht'.*'width'"),
+        (lambda config: config["settings"].update(width="wide"), "width"),
+        (lambda config: config.update(cart=1), "'cart'.*'card'"),
+        (lambda config: config.update(encoder="mart"), "'mart'.*'mert'"),
+        (lambda config: config.update(carrara=99), "99"),
+        (lambda config: config.pop("card"), "'card'"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_told(saved, change, said):
+    rewrite(saved[1], change)
+    with pytest.raises(UsageError, match=said) as caught:
+        load(saved[1])
+    assert "config.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_cut_short_swapped_or_of_another_network_are_told(saved):
+    encoder, folder = saved
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="model.safetensors"):
+        load(folder)
+    save_tensors({name: tensor + 1 for name, tensor in encoder.state_dict().items()}, path)
+    with pytest.raises(WeightsError, match="not the weights that config.json"):
+        load(folder)
+    save_tensors(build("mert-tiny").state_dict(), path)
+    with pytest.raises(WeightsError, match="another shape"):
+        load(folder)
+    path.unlink()
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "data2vec-audio"])
+def test_official_files_are_sent_to_import(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "hidden_size": 768}))
+    with pytest.raises(UsageError, match=f"{kind}.*carrara import"):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_config_and_a_file_are_told(tmp_path):
+    with pytest.raises(UsageError, match="holds no config.json"):
+        load(tmp_path)
+    (tmp_path / "w.safetensors").touch()
+    with pytest.raises(UsageError, match="give the folder"):
+        load(tmp_path / "w.safetensors")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write"):
+        save_pretrained(build("mert-tiny", changes=CHANGES), tmp_path / "file" / "mine")
+
+
+def test_an_encoder_of_no_family_cannot_be_saved(tmp_path):
+    tiny = build("mert-tiny", changes=CHANGES)
+    settings = HubertSettings(**tiny.settings.model_dump())
+    with pytest.raises(UsageError, match="HubertSettings"):
+        save_pretrained(HubertEncoder(settings, tiny.card), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
