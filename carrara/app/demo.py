@@ -1,8 +1,8 @@
 """The demo: every step of the house in one run, each of which resumes.
 
-Pebble is rendered; a small MERT-v0 is pre-trained on its unlabelled part; the constrained protocol asks Pebble's rows of
-four systems: that model, the same network at random initialisation, hand-crafted chroma and MFCC statistics, and noise
-that hears nothing; the board is printed and a self-contained report written.
+Pebble is rendered; a small MERT-v0 is pre-trained on its unlabelled part; the constrained protocol asks Pebble's rows
+of four systems: that model, the same network at random initialisation, hand-crafted chroma and MFCC statistics, and
+noise that hears nothing; the board is printed and a self-contained report written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def run(output: Path, data_dir: Path | None, steps: int | None) -> None:
     typer.echo(f"\n{report} holds the plots; this run took {minutes:.1f} minutes. On your own music, try:", err=True)
     typer.echo(f"  carrara embed ~/Music -e {model} -o music.parquet          # features of your recordings", err=True)
     typer.echo(f"  carrara pretrain {RECIPE} --scale {SCALE} --corpus ~/Music -o my-mert  # train on them", err=True)
-    typer.echo(f"  carrara bench my-mert --suite pebble -o {output / 'results'} && carrara board {output / 'results'}", err=True)
+    results = output / "results"
+    typer.echo(f"  carrara bench my-mert --suite pebble -o {results} && carrara board {results}", err=True)
 
 
 def _render(data_dir: Path | None) -> Path:
@@ -99,7 +100,8 @@ def _example(root: Path) -> dict[str, Any]:
 
 
 def _board(records: list[Record]) -> None:
-    from carrara.bench.board import board, table
+    from carrara.bench.board import board
+    from carrara.bench.board_text import table
 
     table(board(records))
 

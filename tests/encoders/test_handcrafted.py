@@ -69,7 +69,7 @@ def test_chroma_statistics_are_near_those_of_librosa(clip):
 
 def test_both_stand_side_by_side(clip):
     samples = torch.from_numpy(clip[:44_100])[None]
-    apart = torch.cat([encoder("chroma")(samples), encoder("mfcc")(samples)], dim=-1)
+    apart = torch.cat([encoder("chroma")(samples), 0.01 * encoder("mfcc")(samples)], dim=-1)
     assert torch.equal(encoder("chroma-mfcc")(samples), apart)
 
 

@@ -27,6 +27,12 @@ def encoders():
     return {name: build(name).eval() for name in RUNNABLE}
 
 
+@pytest.fixture
+def inference():
+    with torch.inference_mode():
+        yield
+
+
 def noise(seconds, rate, seed=0):
     return 0.1 * torch.randn(1, int(seconds * rate), generator=torch.Generator().manual_seed(seed))
 
@@ -49,7 +55,7 @@ def test_variants_are_those_the_file_names(name):
     }
 
 
-@torch.inference_mode()
+@pytest.mark.usefixtures("inference")
 @pytest.mark.parametrize("name", RUNNABLE)
 class TestOutput:
     def test_shape_and_frame_rate_are_as_declared(self, encoders, name):

@@ -42,7 +42,8 @@ def bench(
     """
     from carrara.app.shelves import chosen_tasks
     from carrara.bench.run import bench as measure
-    from carrara.encoders._load import load, pick_device
+    from carrara.encoders._load import load
+    from carrara.nn.device import pick_device
 
     names = chosen_tasks(suite, tasks)
     place = pick_device(device)

@@ -1,0 +1,256 @@
+"""The board: from records to ranked systems, a pure function of a folder of records (style.md 4.5).
+
+A board is of one family of rows under one protocol; Pebble's scores stand in no table with MARBLE's. Scores are in
+percent, R² too. A row of the benchmark counts once however many metrics it has: its cell is their mean, and a system's
+average the plain mean of its cells (benchmark.md 2.4). What is missing is missing, never zero: only systems with every
+row have an average and a rank; beside it stands the average over the rows that all have. A partial record is shown,
+marked, and counts in neither. Records of one row that answer different questions (another version, other clips) are
+not compared: the newest question stays, a note names what is left out.
+
+Intervals: a record has one a metric. A cell's is the mean of its metrics' bounds, which is exact for metrics that move
+together and too wide otherwise, never too narrow. An average's has the cells' half widths added in quadrature, as if
+rows were independent; rows asked of the same clips are not quite. Systems share a rank where each one's average lies
+inside the other's interval, seen from the best of those who share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from carrara.bench.suites import SUITES
+from carrara.core.errors import UsageError, near
+from carrara.core.record import Record
+
+PERCENT = 100.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """A value in percent with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        """Return whether a value lies in the interval."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system on one row: the cell's own span, each metric's, and what must be marked."""
+
+    span: Span
+    scores: dict[str, Span]
+    record: Record
+    trained: bool
+    partial: bool
+
+
+@dataclass(frozen=True)
+class System:
+    """One line of the board.
+
+    Attributes:
+        name: the encoder's name; with the start of its weights' hash where two share a name.
+        cells: by task, whichever there are.
+        average: over all tasks of the board; none unless all are there and whole.
+        common: over the tasks that every system of the board has; none where there is none.
+        rank: among the systems with an average, from 1; those that cannot be told apart share it.
+    """
+
+    name: str
+    cells: dict[str, Cell]
+    average: Span | None = None
+    common: Span | None = None
+    rank: int | None = None
+
+    def whole(self) -> set[str]:
+        """Return the tasks with a cell that is not partial."""
+        return {task for task, cell in self.cells.items() if not cell.partial}
+
+
+@dataclass(frozen=True)
+class Board:
+    """Systems of one family of rows and one protocol, best first.
+
+    Attributes:
+        family: name of the suite that the rows are from, or of their dataset.
+        tasks: the rows, in the suite's order; `common` those that every system has.
+        better: by task, which way is better: higher or lower.
+        notes: what a reader must know, a sentence each.
+    """
+
+    family: str
+    protocol: str
+    tasks: tuple[str, ...]
+    common: tuple[str, ...]
+    better: Mapping[str, str]
+    systems: tuple[System, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Return what the scores are: `Pebble scores, constrained protocol`."""
+        return f"{self.family[:1].upper()}{self.family[1:]} scores, {self.protocol} protocol"
+
+
+def boards(records: Iterable[Record], suite: str | None = None) -> list[Board]:
+    """Return a board for every family of rows and protocol among the records, in the order of their names.
+
+    With a suite, only its rows, and all of them: a system must have each to be ranked. Without one, the rows of a board
+    are those that any of its systems has.
+
+    Raises:
+        UsageError: there is no such suite.
+    """
+    if suite is not None and suite not in SUITES:
+        raise UsageError(f"there is no suite {suite!r}.{near(suite, SUITES)} `carrara ls suites` shows every suite.")
+    grouped: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if suite is None or record.task.name in SUITES[suite].tasks:
+            grouped.setdefault((suite or family(record), record.protocol.name), []).append(record)
+    return [_board(*key, found, suite) for key, found in sorted(grouped.items())]
+
+
+def board(records: Iterable[Record], suite: str | None = None) -> Board:
+    """Return the one board of the records.
+
+    Raises:
+        UsageError: there are no records, or those of several families or protocols.
+    """
+    found = boards(records, suite)
+    if len(found) != 1:
+        several = "; ".join(one.title for one in found) or "no records"
+        raise UsageError(f"one board needs records of one family and one protocol, not {several}; name a suite")
+    return found[0]
+
+
+def family(record: Record) -> str:
+    """Return the name of the suite that a record's row is from, or else of its dataset."""
+    return next((suite.name for suite in SUITES.values() if record.task.name in suite.tasks), record.data.name)
+
+
+def _board(name: str, protocol: str, records: list[Record], suite: str | None) -> Board:
+    kept, left = _comparable(records)
+    order = SUITES[name].tasks if name in SUITES else ()
+    present = {record.task.name for record in kept}
+    named = [task for task in order if suite is not None or task in present]
+    tasks = (*named, *sorted(present - set(named)))
+    better = {record.task.name: record.scores[record.task.task["scores"][0]].better for record in kept}
+    averaged = [task for task in tasks if better.get(task, "higher") == "higher"]
+    systems = _systems(kept)
+    whole = [system.whole() for system in systems]
+    common = tuple(task for task in averaged if all(task in have for have in whole))
+    ranked = _ranked([_averaged(system, averaged, common) for system in systems])
+    return Board(name, protocol, tasks, common, better, tuple(ranked), tuple(_notes(ranked, averaged, tasks, left)))
+
+
+def _comparable(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Return the records that answer the newest question asked under their task's name, and the others."""
+    newest: dict[str, Record] = {}
+    for record in sorted(records, key=lambda one: (not one.partial, one.task.version, one.run.date)):
+        newest[record.task.name] = record
+    kept: list[Record] = []
+    left: list[Record] = []
+    for record in records:
+        asked = newest[record.task.name].task
+        # A partial record was asked of fewer clips: never the same question, but marked and not ranked.
+        same = record.task.version == asked.version and (record.partial or record.task.fingerprint == asked.fingerprint)
+        (kept if same else left).append(record)
+    return kept, left
+
+
+def _systems(records: list[Record]) -> list[System]:
+    cells: dict[tuple[str, str], dict[str, Cell]] = {}
+    for record in records:
+        cells.setdefault((record.encoder.name, record.encoder.weights), {})[record.task.name] = _cell(record)
+    names = [name for name, _ in cells]
+    return [
+        System(name if names.count(name) == 1 else f"{name}@{weights[:8]}", found)
+        for (name, weights), found in cells.items()
+    ]
+
+
+def _cell(record: Record) -> Cell:
+    scores = {
+        name: Span(PERCENT * score.value, PERCENT * score.low, PERCENT * score.high)
+        for name, score in record.scores.items()
+    }
+    own = [scores[name] for name in record.task.task["scores"]]
+    low, high = (sum(getattr(span, end) for span in own) / len(own) for end in ("low", "high"))
+    # A part of a dataset is written after a stroke: pebble/unlabelled.
+    trained = any(name.partition("/")[0] == record.data.name for name in record.encoder.trained_on)
+    return Cell(Span(PERCENT * record.cell(), low, high), scores, record, trained, record.partial)
+
+
+def _averaged(system: System, tasks: Sequence[str], common: Sequence[str]) -> System:
+    complete = bool(tasks) and system.whole() >= set(tasks)
+    return replace(
+        system,
+        average=mean([system.cells[task].span for task in tasks]) if complete else None,
+        common=mean([system.cells[task].span for task in common]) if common else None,
+    )
+
+
+def mean(spans: Sequence[Span]) -> Span:
+    """Return the mean of independent values; their half widths, each way, add in quadrature."""
+    value = sum(span.value for span in spans) / len(spans)
+    down = math.hypot(*(span.value - span.low for span in spans)) / len(spans)
+    up = math.hypot(*(span.high - span.value for span in spans)) / len(spans)
+    return Span(value, value - down, value + up)
+
+
+def _ranked(systems: Sequence[System]) -> list[System]:
+    """Return the systems, best first, those with an average ranked before all others."""
+
+    def key(system: System) -> tuple[bool, float, str]:
+        span = system.average or system.common
+        return system.average is None, -span.value if span else math.inf, system.name
+
+    found: list[System] = []
+    leader, rank = None, 0
+    for place, system in enumerate(sorted(systems, key=key), start=1):
+        span = system.average
+        if span is not None and not (leader and leader.holds(span.value) and span.holds(leader.value)):
+            leader, rank = span, place
+        found.append(replace(system, rank=None if span is None else rank))
+    return found
+
+
+def borda(systems: Sequence[System], tasks: Sequence[str]) -> dict[str, float]:
+    """Return each system's Borda count: over the rows, how many others it is above; a tie counts half."""
+    points = dict.fromkeys((system.name for system in systems), 0.0)
+    for task in tasks:
+        for one in systems:
+            mine = one.cells[task].span.value
+            others = [other.cells[task].span.value for other in systems if other is not one]
+            points[one.name] += sum(mine > value for value in others) + sum(mine == value for value in others) / 2
+    return points
+
+
+def _notes(ranked: list[System], averaged: Sequence[str], tasks: Sequence[str], left: list[Record]) -> list[str]:
+    notes = ["Scores in percent (R² too) with 95 % intervals over the test clips; a shared rank: not to be told apart."]
+    complete = [system for system in ranked if system.average]
+    points = borda(complete, averaged)
+    by_points = sorted(complete, key=lambda system: -points[system.name])
+    if [points[system.name] for system in complete] != [points[system.name] for system in by_points]:
+        notes.append(f"By Borda's count over the rows the order is {', '.join(system.name for system in by_points)}.")
+    cells = [cell for system in ranked for cell in system.cells.values()]
+    if any(cell.trained for cell in cells):
+        notes.append("† trained on this dataset, with its labels or without; the model's card says how.")
+    if any(cell.partial for cell in cells):
+        notes.append("* a partial record: fewer clips than the task has; it counts in no average.")
+    if len(complete) < len(ranked):
+        notes.append(f"– no record. Only systems with all {len(averaged)} rows have a rank and an average over them.")
+    if len(averaged) < len(tasks):
+        notes.append(f"Lower is better for {', '.join(sorted(set(tasks) - set(averaged)))}: in no average.")
+    for record in left:
+        notes.append(
+            f"Left out: {record.encoder.name} on {record.task.name}@{record.task.version} of {record.run.date}, which "
+            "was asked of another version of the task or of other clips; `carrara bench` measures it again."
+        )
+    return notes

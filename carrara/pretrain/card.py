@@ -1,0 +1,61 @@
+"""The model card of a run: how the encoder was made, from what, how far it got, and how to use it."""
+
+from __future__ import annotations
+
+import json
+
+from carrara.pretrain.journal import NAME, read
+from carrara.pretrain.loop import Run
+
+
+def readme(run: Run) -> str:
+    """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads."""
+    card, corpus, recipe = run.model.encoder.card, run.stream.corpus, run.recipe
+    lines = read(run.folder / NAME)
+    last = lines[-1] if lines else {}
+    rows = [f"| {key} | {value:.4g} |" for key, value in last.items() if isinstance(value, int | float)]
+    targets = [f"- `{name}`: `{settings.model_dump_json()}`" for name, settings in recipe.targets.items()]
+    return "\n".join(
+        [
+            "---",
+            "library_name: carrara",
+            "tags: [audio, music, self-supervised]",
+            "---",
+            "",
+            f"# {card.name}",
+            "",
+            f"Pre-trained by Carrara on {len(corpus.items)} files ({corpus.seconds / 3600:.2f} hours) without labels: "
+            f"{run.step} of {recipe.steps} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s "
+            f"({run.step * recipe.batch * recipe.crop_seconds / 3600:.2f} hours heard), "
+            f"{card.parameters:,} parameters, {run.seconds:.0f} s on {run.device.type}.",
+            "",
+            "```python",
+            "import carrara",
+            "",
+            f"encoder = carrara.load({card.name!r})",
+            f"layers = encoder(samples)  # float32 [batch, samples] at {card.sample_rate} Hz "
+            f"-> [batch, {card.layers + 1}, frames, {card.width}]",
+            "```",
+            "",
+            f"Network: `{recipe.encoder}` with the settings in `config.json`. Corpus: SHA-256 of names and lengths",
+            f"`{corpus.identity()}`; {corpus.short} files were shorter than a crop, {len(corpus.unreadable)} could not",
+            "be opened. The whole recipe is in `run.json`, every number over time in `journal.jsonl`.",
+            "",
+            "## What was predicted",
+            "",
+            *targets,
+            "",
+            "## The journal's last line",
+            "",
+            "| | |",
+            "|---|---|",
+            *rows,
+            "",
+            "## Settings",
+            "",
+            "```json",
+            json.dumps(recipe.model_dump(mode="json"), indent=1),
+            "```",
+            "",
+        ]
+    )

@@ -1,0 +1,144 @@
+"""Cluster numbers of hand-made features by k-means, one label set: what HuBERT, MusicHuBERT and MERT-v0 predict.
+
+HuBERT (Hsu et al. 2021) starts from 39 MFCC; MERT-v0 (thesis, section 5.2) from 300 clusters of log-mel with 229 bands
+and 200 clusters of chroma with 264 bins, two independent clusterings that give 60,000 joint classes at linear cost.
+
+- `mfcc-39`, `mfcc-60`: Kaldi cepstra with slopes, at half the student's hop and every second frame, as HuBERT's.
+- `log-mel-229`: natural logarithm of 229 Slaney bands above 30 Hz, FFT of 2048 (no source states MERT's FFT).
+- `chroma-264`: MERT's authors' chroma from an FFT of 512, window 400 as was meant, tuning 440 Hz.
+- `chroma-cqt`: 36 pitch classes folded from a CQT of seven octaves, which tells bass notes apart. Ours, and better.
+
+The papers standardise nothing, so loudness dominates the distances of log-mel and MFCC; `standardise` divides each
+dimension by its deviation over the corpus instead. Labels are found on the crop that the student hears, before
+anything is done to it. Up to a gigabyte of features is clustered by full Lloyd passes, more by a pass of mini-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from carrara.core.errors import DataError
+from carrara.nn.chroma import ChromaSTFT, fold
+from carrara.nn.cqt import CQT
+from carrara.nn.framing import preset
+from carrara.nn.mel import Bands, MelSpectrogram
+from carrara.nn.mfcc import KaldiMFCC
+from carrara.nn.quantize import assign, gathered, k_means_plus_plus, lloyd, mini_batch
+from carrara.pretrain.targets._base import Grid, Target, TargetSettings, on_grid
+
+MEMORY_BYTES = 2**30
+SAMPLE_POINTS = 20_000
+FOLDED_BINS = 36
+
+
+class ClustersSettings(TargetSettings):
+    """Which features are clustered and how.
+
+    Attributes:
+        feature: see the head of the file.
+        k: number of clusters.
+        standardise: bring each dimension to mean 0 and deviation 1 over the corpus first.
+        iterations: most Lloyd passes.
+    """
+
+    target: Literal["clusters"] = "clusters"
+    feature: Literal["mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt"] = "log-mel-229"
+    k: int = Field(default=300, ge=2)
+    standardise: bool = False
+    iterations: int = Field(default=100, ge=1)
+
+
+class Clusters(Target):
+    """One label set: the nearest centroid of each frame's features."""
+
+    kind = ClustersSettings
+    settings: ClustersSettings
+    mean_D: Tensor
+    scale_D: Tensor
+    centroids_KD: Tensor
+
+    def __init__(self, settings: ClustersSettings, grid: Grid) -> None:
+        super().__init__(settings, grid)
+        self.books = (settings.k,)
+        self.transform = _transform(settings.feature, grid)
+        width = self._raw(torch.zeros(1, grid.sample_rate // 4), 1).shape[-1]
+        self.register_buffer("mean_D", torch.zeros(width))
+        self.register_buffer("scale_D", torch.ones(width))
+        self.register_buffer("centroids_KD", torch.zeros(settings.k, width))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor], seed: int) -> dict[str, Any]:
+        """Cluster the features of the crops; see the base class."""
+        chunks = (self._raw(samples_BT, None).flatten(0, 1) for samples_BT in batches)
+        first, rest = gathered(chunks, MEMORY_BYTES // (4 * len(self.mean_D)))
+        if not first:
+            raise DataError("there is no crop to cluster; give a corpus with readable audio in it")
+        held_ND = torch.cat(first)
+        if self.settings.standardise:
+            self.mean_D = held_ND.mean(dim=0)
+            # A band that never sounds has no deviation to divide by.
+            self.scale_D = held_ND.std(dim=0, correction=0).clamp(min=1e-5).reciprocal()
+        generator = torch.Generator().manual_seed(seed)
+        drawn_N = torch.randperm(len(held_ND), generator=generator)[: max(SAMPLE_POINTS, 2 * self.settings.k)]
+        start_KD = k_means_plus_plus(self._scaled(held_ND[drawn_N]), self.settings.k, generator)
+        following = next(rest, None)
+        if following is None:
+            result = lloyd([self._scaled(held_ND)], start_KD, self.settings.iterations)
+        else:
+            parts = chain(held_ND.split(len(first[0])), [following], rest)
+            result = mini_batch((self._scaled(part_ND) for part_ND in parts), start_KD)
+        self.centroids_KD = result.centroids_KD
+        return result.report()
+
+    @torch.no_grad()
+    def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
+        """Return the codes, int64 `[B, F, 1]`; see the base class."""
+        features_BFD = self._raw(samples_BT, frames)
+        codes_N = assign(self._scaled(features_BFD.flatten(0, 1)), self.centroids_KD)
+        return codes_N.view(*features_BFD.shape[:2], 1)
+
+    def _raw(self, samples_BT: Tensor, frames: int | None) -> Tensor:
+        if isinstance(self.transform, KaldiMFCC):
+            return self._cepstra(samples_BT, frames)
+        return on_grid(self.transform, samples_BT, self.grid, frames)
+
+    def _cepstra(self, samples_BT: Tensor, frames: int | None) -> Tensor:
+        # Kaldi's frame i starts at its hop; half a window is between that and its middle.
+        late = self.grid.centre - self.grid.sample_rate * 25 // 1000 // 2
+        placed_BT = nn.functional.pad(samples_BT, (-late, 0))
+        return self.transform(placed_BT)[:, ::2][:, :frames]
+
+    def _scaled(self, features_ND: Tensor) -> Tensor:
+        return (features_ND - self.mean_D) * self.scale_D if self.settings.standardise else features_ND
+
+
+class _FoldedCQT(nn.Module):
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.cqt = CQT(grid.sample_rate, grid.hop, bins=7 * FOLDED_BINS, bins_per_octave=FOLDED_BINS)
+
+    def forward(self, samples_BT: Tensor) -> Tensor:
+        return fold(self.cqt(samples_BT), FOLDED_BINS, FOLDED_BINS)
+
+
+def _transform(feature: str, grid: Grid) -> nn.Module:
+    rate, hop = grid.sample_rate, grid.hop
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "mfcc-39": lambda: KaldiMFCC(rate, 13, hop // 2),
+        "mfcc-60": lambda: KaldiMFCC(rate, 20, hop // 2),
+        "log-mel-229": lambda: MelSpectrogram(
+            rate, preset("librosa", window=2048, hop=hop), Bands(229, low=30.0, high=min(8000.0, rate / 2)), "ln"
+        ),
+        "chroma-264": lambda: ChromaSTFT(rate, 264, preset("librosa", window=400, hop=hop, size=512)),
+        "chroma-cqt": lambda: _FoldedCQT(grid),
+    }
+    return makers[feature]()
+
+
+TARGET = Clusters

@@ -1,0 +1,64 @@
+"""Short synthetic corpora and micro networks for the tests of pre-training."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from carrara.pretrain.recipes._base import resolve
+
+RATE = 16_000
+MICRO = {
+    "network.conv_channels": 16,
+    "network.width": 32,
+    "network.layers": 2,
+    "network.heads": 2,
+    "network.feed_forward": 64,
+    "network.position_groups": 4,
+    "network.dropout": 0.1,
+    "targets.log-mel.k": 8,
+    "targets.log-mel.share": 1.0,
+    "targets.chroma.k": 6,
+    "targets.chroma.share": 1.0,
+    "targets.cqt.bins": 84,
+    "targets.cqt.bins_per_octave": 12,
+    "crop_seconds": 1.0,
+    "batch": 4,
+    "steps": 12,
+    "checkpoint_every": 4,
+    "journal_every": 2,
+}
+
+
+def tune(seconds, seed):
+    """Return tones of random pitch, a quarter of a second each, with clicks and a little noise."""
+    rng = np.random.default_rng(seed)
+    quarter = RATE // 4
+    time = np.arange(quarter) / RATE
+    notes = []
+    for _ in range(int(np.ceil(4 * seconds))):
+        pitch = 110.0 * 2 ** (rng.integers(36) / 12)
+        note = sum(np.sin(2 * np.pi * pitch * h * time) / h for h in range(1, 5)) * np.exp(-4 * time)
+        notes.append(0.2 * rng.uniform(0.3, 1) * note)
+    return (np.concatenate(notes) + 0.003 * rng.normal(size=quarter * len(notes)))[: int(seconds * RATE)]
+
+
+@pytest.fixture(scope="session")
+def melody():
+    """(seconds, seed) → samples at 16 kHz."""
+    return tune
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A folder of ten readable files of two to four seconds."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(10):
+        (folder / f"{number % 3}").mkdir(exist_ok=True)
+        soundfile.write(folder / f"{number % 3}" / f"{number}.flac", tune(2 + number / 5, number), RATE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro():
+    """MERT-v0's tiny scale, smaller still."""
+    return resolve("mert-v0", "tiny", MICRO)

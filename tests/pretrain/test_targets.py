@@ -1,0 +1,153 @@
+"""Targets stand on the student's frames, have the published shapes, and come back from a file as they were."""
+
+from functools import partial
+
+import librosa
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+
+from carrara.core.errors import DataError, UsageError
+from carrara.encoders._load import build
+from carrara.pretrain.targets import SHELF
+from carrara.pretrain.targets._base import Grid, on_grid
+
+GRIDS = [Grid(16_000, 320, 200), Grid(24_000, 320, 200)]
+FEATURES = ["mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt"]
+clusters, cqt = SHELF.get("clusters"), SHELF.get("cqt")
+
+
+def crops(rate, seconds=2.0, count=4):
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(count, int(rate * seconds), generator=generator)
+
+
+def responses(target, rate):
+    """Return how strongly each frame answers a click, for clicks on the centres of the student's frames 40 and 81."""
+    found = {}
+    for frame in (40, 81):
+        samples = torch.zeros(1, 2 * rate)
+        samples[0, 320 * frame + 200] = 0.5
+        raw = target._raw if isinstance(target, clusters) else target._magnitudes
+        if isinstance(target, clusters) and target.settings.feature == "chroma-cqt":
+            # A frame's loudest class counts as 1 however faint it is, so the CQT before that is looked at.
+            raw = partial(on_grid, target.transform.cqt, grid=target.grid)
+        silent = raw(torch.zeros_like(samples), frames=None)
+        found[frame] = (raw(samples, frames=None) - silent)[0].abs().sum(-1)
+    return found
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=["50 Hz", "75 Hz"])
+@pytest.mark.parametrize("feature", [*FEATURES, "cqt"])
+def test_a_click_shows_at_the_students_frame(feature, grid):
+    if feature == "cqt":
+        target = cqt(cqt.kind(bins=84, bins_per_octave=12), grid)
+    else:
+        target = clusters(clusters.kind(feature=feature, k=4), grid)
+    for frame, response in responses(target, grid.sample_rate).items():
+        heard = response > 1e-3 * response.max()
+        places = torch.arange(len(response))[heard].double()
+        # What answers lies evenly around the frame, whose centre is within a sample of the click.
+        assert abs(float(places.mean()) - frame) <= 0.5
+        assert response[frame] >= 0.3 * response.max()
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=["50 Hz", "75 Hz"])
+@pytest.mark.parametrize("feature", FEATURES)
+def test_there_is_a_label_for_every_frame_of_the_network(feature, grid):
+    target = clusters(clusters.kind(feature=feature, k=4), grid)
+    frames = build("mert-tiny", 0).frames(grid.sample_rate * 2)
+    codes = target.labels(crops(grid.sample_rate), frames)
+    assert codes.dtype == torch.int64
+    assert codes.shape[0] == 4
+    assert codes.shape[2] == 1
+    # Kaldi's 25 ms are longer than 400 samples at 24 kHz, so a frame can be missing at the end.
+    assert frames - 1 <= codes.shape[1] <= frames
+    if grid.sample_rate == 16_000:
+        assert codes.shape[1] == frames
+
+
+def test_log_mel_and_chroma_are_librosas_on_shifted_frames():
+    samples = crops(16_000, count=1)
+    padded = np.pad(samples[0].numpy(), (120, 0))
+    mel = librosa.feature.melspectrogram(
+        y=padded, sr=16_000, n_fft=2048, hop_length=320, n_mels=229, fmin=30, fmax=8000, pad_mode="constant"
+    )
+    chroma = librosa.feature.chroma_stft(
+        y=padded, sr=16_000, n_fft=512, win_length=400, hop_length=320, n_chroma=264, tuning=0, pad_mode="constant"
+    )
+    for feature, expected in (("log-mel-229", np.log(np.maximum(mel, 1e-10))), ("chroma-264", chroma)):
+        found = clusters(clusters.kind(feature=feature, k=2), GRIDS[0])._raw(samples, 99)[0].numpy()
+        np.testing.assert_allclose(found, expected.T[1:100], atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_codes_are_the_nearest_of_scikit_learns_centroids(standardise):
+    samples = crops(16_000)
+    target = clusters(clusters.kind(feature="mfcc-39", k=5, standardise=standardise, iterations=300), GRIDS[0])
+    report = target.fit(samples.split(1), 0)
+    raw = target._raw(samples, None).flatten(0, 1).numpy()
+    points = (raw - raw.mean(0)) / raw.std(0) if standardise else raw
+    theirs = KMeans(5, init=target.centroids_KD.numpy(), n_init=1, max_iter=1).fit(points)
+    assert report["inertia"] == pytest.approx(theirs.inertia_ / len(points), rel=1e-3)
+    agree = (target.labels(samples, 99).flatten().numpy() == theirs.labels_).mean()
+    assert agree > 0.97
+    assert report["points"] == len(points)
+
+
+def test_the_same_seed_gives_the_same_codes():
+    samples = crops(16_000)
+    made = [clusters(clusters.kind(k=6), GRIDS[0]) for _ in range(2)]
+    for target in made:
+        target.fit([samples], 5)
+    assert torch.equal(made[0].labels(samples, 99), made[1].labels(samples, 99))
+
+
+def test_a_large_corpus_is_clustered_as_a_stream(monkeypatch):
+    monkeypatch.setattr("carrara.pretrain.targets.clusters.MEMORY_BYTES", 100 * 229 * 4)
+    samples = crops(16_000, count=12)
+    target = clusters(clusters.kind(k=6), GRIDS[0])
+    report = target.fit(samples.split(1), 0)
+    assert report["passes"] == 1
+    assert report["points"] == 12 * 100
+
+
+def test_more_clusters_than_frames_and_an_empty_stream_are_refused():
+    target = clusters(clusters.kind(k=500), GRIDS[0])
+    with pytest.raises(UsageError, match="500 clusters cannot be had from 100 frames"):
+        target.fit([crops(16_000, count=1)], 0)
+    with pytest.raises(DataError, match="no crop to cluster"):
+        target.fit([], 0)
+
+
+@pytest.mark.parametrize("form", ["magnitude", "log", "standardised"])
+def test_cqt_values_are_librosas_in_their_form(form):
+    samples = crops(16_000, count=2)
+    target = cqt(cqt.kind(bins=48, bins_per_octave=12, form=form), GRIDS[0])
+    target.fit([samples], 0)
+    padded = np.pad(samples.numpy(), ((0, 0), (120, 0)))
+    # Ours is scaled by the root of the kernels' lengths, librosa's `scale=True`.
+    theirs = np.abs(librosa.cqt(padded, sr=16_000, hop_length=320, fmin=32.7, n_bins=48, pad_mode="constant"))
+    theirs = theirs.transpose(0, 2, 1)[:, 1:101]
+    if form == "log":
+        theirs = np.log1p(100 * theirs)
+    if form == "standardised":
+        theirs = (theirs - theirs.mean((0, 1))) / theirs.std((0, 1))
+    found = target.labels(samples, 100).numpy()
+    assert np.corrcoef(found.ravel(), theirs.ravel())[0, 1] > 0.99
+    np.testing.assert_allclose(target.mean_M.numpy(), found.mean((0, 1)), atol=1e-4)
+
+
+def test_a_cqt_above_half_the_rate_is_refused():
+    with pytest.raises(UsageError):
+        cqt(cqt.kind(bins=120, bins_per_octave=12), GRIDS[0])
+
+
+def test_a_fitted_target_comes_back_as_it_was():
+    samples = crops(16_000)
+    settings = clusters.kind(k=6, standardise=True)
+    target, again = clusters(settings, GRIDS[0]), clusters(settings, GRIDS[0])
+    target.fit([samples], 0)
+    again.load_state_dict(target.state_dict())
+    assert torch.equal(target.labels(samples, 99), again.labels(samples, 99))
