@@ -43,6 +43,7 @@ def report(
     journal: Path | str | None = None,
     example: Mapping[str, Any] | None = None,
     title: str = "Carrara report",
+    suite: str | None = None,
 ) -> str:
     """Return the report as HTML.
 
@@ -51,10 +52,14 @@ def report(
         journal: JSON lines of a pre-training run, one object a logged step; a file that is not there counts as none.
         example: a clip to show: `samples` (mono), `sample_rate` (Hz), `labels` by name, and `name`.
         title: of the page.
+        suite: only this suite's rows, and all of them.
+
+    Raises:
+        UsageError: there is no such suite.
     """
     import jinja2
 
-    found = boards(records)
+    found = boards(records, suite)
     lines = _journal(Path(journal)) if journal else []
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -6,11 +6,11 @@ sings. Five collections give all fourteen kinds of row of MARBLE; their splits a
 singer or recording as the real datasets' are. Pebble's scores are Pebble's: no table mixes them with MARBLE's.
 
 Named splits and labels: `songs` (9.5 s: key, tempo, beats, downbeats, genre, genres, instruments, moods, tags, valence,
-arousal), `notes` (1.75 s: pitch, family), `technique` and `singer` (2.5 s: singer, technique), `stems` (8 s: vocals,
-drums, bass, other: files beside the mixture), `unlabelled` (30 s, all train, none). Train / valid / test are 3:1:2:
-songs 300/100/200, notes 330/110/220, voices 300/100/200, stems 18/6/12 and 40 minutes unlabelled in `demo`; four times
-that (unlabelled 7.5 times: 5 h) in `small`; twenty times (unlabelled 50 times: 33 h) in `full`. A smaller size is the
-beginning of a larger one, clip for clip.
+arousal), `beats` (every fifth of the songs), `notes` (1.75 s: pitch, family), `technique` and `singer` (2.5 s: singer,
+technique), `stems` (8 s: vocals, drums, bass, other: files beside the mixture), `unlabelled` (30 s, all train, none).
+Train / valid / test are 3:1:2: songs 300/100/200, notes 330/110/220, voices 300/100/200, stems 18/6/12 and 40 minutes
+unlabelled in `demo`; four times that (unlabelled 7.5 times: 5 h) in `small`; twenty times (unlabelled 50 times: 33 h)
+in `full`. A smaller size is the beginning of a larger one, clip for clip.
 
 A clip depends on Pebble's version, its collection and its number alone. Rendered again on one machine it is the same to
 the bit; elsewhere, where a processor rounds sines otherwise, to 2 steps of the 16 bits. The songs are generated and
@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from carrara.core.clip import Clip, Split
 from carrara.data._base import Dataset
-from carrara.data._pebble.sizes import SIZES, counts, sides
+from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, counts, sides
 
 
 class Pebble(Dataset):
@@ -78,6 +78,7 @@ class Pebble(Dataset):
         for entry in read(root):
             for name, side in entry["sides"].items():
                 found[name][entry["id"]] = side
+        found["beats"] = dict(list(found["songs"].items())[::BEATS_EVERY])
         return found
 
     def clips(self, root: Path, split: str) -> list[Clip]:
@@ -85,7 +86,8 @@ class Pebble(Dataset):
         from carrara.data._pebble.suite import read
 
         groups = {entry["id"]: entry["groups"] for entry in read(root)}
-        return [replace(clip, group=groups[clip.id][split]) for clip in super().clips(root, split)]
+        kept_apart = "songs" if split == "beats" else split
+        return [replace(clip, group=groups[clip.id][kept_apart]) for clip in super().clips(root, split)]
 
     def get(self, root: Path, size: str | None = None) -> None:
         """Render a size below `root`; stopped anywhere, it goes on from there; what is whole is kept.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from carrara.core.errors import AudioError
 
 T = TypeVar("T")
 Source = Callable[[], Iterable[T]]
+Items = Generator[tuple[int, T | AudioError | None], None, None]
 _PAUSE = 0.1  # seconds after which a thread that waits for room looks whether anyone still reads
 
 
@@ -27,7 +28,7 @@ class _End:
         self.problem = problem
 
 
-def ahead(sources: Iterable[Source[T]], workers: int, depth: int) -> Iterator[tuple[int, T | AudioError | None]]:
+def ahead(sources: Iterable[Source[T]], workers: int, depth: int) -> Items[T]:
     """Yield `(place of the source, item)` in order; after each source's items comes none, or the error that ended it.
 
     Raises:

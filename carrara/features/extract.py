@@ -2,52 +2,43 @@
 
 What is in the store already is not heard again; what cannot be decoded is named and the rest go on. A store's key is
 made of everything that could change its content (style.md 4.4): the encoder with its settings, weights and code number,
-decoder and resampler, window, pooling, half precision; an item's key is the content of its file with start and duration.
+decoders and resampler, windows, pooling, precision; an item's key is its file's content with start and duration.
 
-Letters: B windows of a batch, T samples, L rows of layers, F frames, D width.
+Letters: T samples, R rows, D width.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import version
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import torch
-from pydantic import Field
 
-from carrara.audio.decode import load
-from carrara.audio.resample import RESAMPLER
-from carrara.audio.window import windows
+from carrara.audio.decode import VERSIONS, load
+from carrara.audio.window import stitched, windows
 from carrara.core.clip import Clip
-from carrara.core.errors import AudioError
+from carrara.core.errors import AudioError, DataError
 from carrara.core.home import features_home
 from carrara.core.identity import identity
 from carrara.core.progress import progress
-from carrara.core.settings import Settings
 from carrara.encoders._base import Encoder
+from carrara.features.ahead import Source, ahead
 from carrara.features.contents import Contents
-from carrara.features.pool import pool
+from carrara.features.encode import CNN, Plan, Rows, Window, encoded, precision
 from carrara.features.store import Place, Store, Writer
+from carrara.features.view import Grid, View, grid
 
-FORMAT = 1
-AHEAD = 32
-BATCH_SECONDS = 60.0
-
-
-class View(Settings):
-    """How clips are heard and what is kept: windows (s; none: the whole clip), and each window's mean or all frames."""
-
-    window_seconds: float | None = Field(default=None, gt=0)
-    hop_seconds: float | None = Field(default=None, gt=0)
-    pool: Literal["mean", "frames"] = "mean"
-    cnn: bool = False
+FORMAT = 2  # raised whenever the same key would hold other rows
+DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -55,11 +46,11 @@ class Features:
     """The features of some clips, on disk.
 
     Attributes:
-        store: the open store.
+        store: where they are.
         rows: each clip's rows (its windows, or its frames) in every layer; empty for a clip that is missing.
         missing: reason by id of each clip that could not be heard.
-        frame_rate: frames a second, Hz; none for an encoder that answers once a clip.
-        seconds: what decoding (in threads) and encoding took in this call.
+        frame_rate: frames a second, Hz; none for an encoder that answers once for a window.
+        seconds: what "decode" (all threads together) and "encode" took in this call.
     """
 
     store: Store
@@ -68,9 +59,9 @@ class Features:
     frame_rate: float | None
     seconds: dict[str, float]
 
-    @cached_property
+    @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the rows of layers: "0" to "L", and "cnn" where it was asked for."""
+        """Names of the layers: "0" to "L", and "cnn" where it was asked for."""
         return tuple(self.store.widths)
 
     def layer(self, name: str) -> np.ndarray:
@@ -88,172 +79,172 @@ def extract(
     """Return the features of clips, hearing those that the store does not hold yet.
 
     Args:
-        home: folder of the stores; none: `$CARRARA_HOME/features`.
-        threads: of decoding ahead of the model.
+        encoder: who hears; it is put on the device, and hears in evaluation mode.
+        clips: what is heard; clips of the same sound share their rows.
+        view: how.
+        home: folder of everything that can be made again; none: `$CARRARA_HOME`.
+        device: where the encoder runs.
+        threads: that decode ahead of it.
 
     Raises:
-        StoreError: the store cannot be written or is being written by another process.
+        DataError: the encoder gives features that are not finite; what was heard before is kept.
+        StoreError: the store cannot be written, is damaged, or is being written by another process.
     """
-    home = Path(home) if home else features_home()
-    store = _open(encoder, view, home)
-    contents = Contents(home / "contents.json")
-    keys, missing = _keys(clips, contents)
-    wanted = {key: clip for key, clip in zip(keys, clips) if key and key not in store.places}
+    view = view if encoder.card.cnn_width else view.model_copy(update={"cnn": False})
+    folder = Path(home) / "features" if home else features_home()
+    store = _store(encoder, view, folder, device)
+    keys, missing = _keys(clips, home, threads)
     seconds = {"decode": 0.0, "encode": 0.0}
-    if wanted:
+    if any(key is not None and key not in store.places for key in keys):
         with store.writing() as writer:
-            wanted = {key: clip for key, clip in wanted.items() if key not in store.places}
-            ears = _Ears(encoder.to(device), view, torch.device(device), seconds)
-            broken = _hear(ears, wanted, writer, threads)
+            wanted = {key: clip for key, clip in zip(keys, clips) if key is not None and key not in store.places}
+            training = encoder.training
+            encoder.to(device).eval()
+            broken = _hear(encoder, wanted, view, Plan(device, view.pool, view.cnn), writer, threads, seconds)
+            encoder.train(training)
         missing |= {clip.id: broken[key] for key, clip in zip(keys, clips) if key in broken}
-    nowhere = Place(0, 0)
-    places = [store.places.get(key or "", nowhere) for key in keys]
+    places = [store.places.get(key or "", Place(0, 0)) for key in keys]
     rows = [slice(place.offset, place.offset + place.rows) for place in places]
     return Features(store, rows, missing, encoder.card.frame_rate, seconds)
 
 
-def _open(encoder: Encoder, view: View, home: Path) -> Store:
-    card = encoder.card
+def weights_identity(encoder: Encoder) -> str:
+    """Return the identity of an encoder's weights: as its card says, else the SHA-256 of its tensors."""
+    if encoder.card.weights:
+        return encoder.card.weights
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _store(encoder: Encoder, view: View, folder: Path, device: str) -> Store:
+    card, cut = encoder.card, grid(encoder, view)
     widths = {str(row): card.width for row in range(card.layers + 1)}
     if view.cnn and card.cnn_width:
-        widths["cnn"] = card.cnn_width
+        widths[CNN] = card.cnn_width
     meta = {
         "format": FORMAT,
         "encoder": card.name,
-        "weights": card.weights,
+        "weights": weights_identity(encoder),
         "code": card.code,
         "settings": encoder.settings.model_dump(mode="json"),
         "sample_rate": card.sample_rate,
-        "decoders": {name: version(name) for name in ("soundfile", "av")},
-        "resampler": RESAMPLER,
-        "view": view.model_dump(mode="json"),
+        "decoders": VERSIONS,
+        "window": cut.window,
+        "hop": cut.hop,
+        "least": cut.least,
+        "padding": "none",
+        "pool": view.pool,
+        "computed": precision(device),
         "dtype": "float16",
     }
-    plain = "".join(char if char.isalnum() or char in "-_." else "_" for char in card.name)
-    return Store(home / plain / identity({**meta, "widths": widths})[:16], widths, meta)
+    return Store(folder / plain(card.name) / identity({**meta, "widths": widths})[:16], widths, meta)
 
 
-def _keys(clips: Sequence[Clip], contents: Contents) -> tuple[list[str | None], dict[str, str]]:
-    keys: list[str | None] = []
-    missing = {}
-    for clip in clips:
+def plain(name: str) -> str:
+    """Return an encoder's name as the name of a folder."""
+    return "".join(char if char.isalnum() or char in "-_." else "_" for char in name).lstrip(".") or "_"
+
+
+def _keys(clips: Sequence[Clip], home: Path | None, threads: int) -> tuple[list[str | None], dict[str, str]]:
+    """Return the key of each clip (none where its file cannot be read), and why by id."""
+    contents = Contents(home)
+
+    def known(path: Path) -> str | AudioError:
         try:
-            content = contents.of(clip.path)
-        except OSError as problem:
-            missing[clip.id] = f"{clip.path}: {problem.strerror or problem}"
+            return contents.identity(path)
+        except AudioError as problem:
+            return problem
+
+    paths = sorted({Path(clip.path) for clip in clips})
+    with ThreadPoolExecutor(threads) as workers:
+        found = dict(zip(paths, workers.map(known, paths)))
+    contents.close()
+    keys: list[str | None] = []
+    missing: dict[str, str] = {}
+    for clip in clips:
+        content = found[Path(clip.path)]
+        if isinstance(content, AudioError):
+            missing[clip.id] = str(content)
             keys.append(None)
-            continue
-        keys.append(f"{content}@{clip.start:g}+{'end' if clip.duration is None else f'{clip.duration:g}'}")
-    contents.save()
+        else:
+            keys.append(f"{content}:{float(clip.start)!r}:{clip.duration and float(clip.duration)!r}")
     return keys, missing
 
 
-@dataclass
-class _Ears:
-    encoder: Encoder
-    view: View
-    device: torch.device
-    seconds: dict[str, float]
-
-    def decode(self, clip: Clip) -> np.ndarray:
-        began = time.perf_counter()
-        samples = load(clip.path, self.encoder.card.sample_rate, clip.start, clip.duration)
-        self.seconds["decode"] += time.perf_counter() - began
-        return samples
-
-    def cut(self, samples: np.ndarray) -> list[np.ndarray]:
-        rate = self.encoder.card.sample_rate
-        window = self.view.window_seconds and round(self.view.window_seconds * rate)
-        hop = self.view.hop_seconds and round(self.view.hop_seconds * rate)
-        return [samples[int(low) : int(low) + int(size)] for low, size in windows(len(samples), window, hop)]
-
-    @torch.inference_mode()
-    def hear(self, windows: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Return the kept features of each window, `[rows, width]` by layer."""
-        began = time.perf_counter()
-        lengths_B = torch.tensor([len(window) for window in windows])
-        samples_BT = torch.zeros(len(windows), int(lengths_B.max()))
-        for row, window in zip(samples_BT, windows):
-            row[: len(window)] = torch.from_numpy(window)
-        samples_BT, lengths_B = samples_BT.to(self.device), lengths_B.to(self.device)
-        half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            layers_BLFD = self.encoder(samples_BT, lengths_B)
-            cnn_BFC = self.encoder.cnn(samples_BT, lengths_B) if self._cnn else None
-        found = []
-        for row, window in enumerate(windows):
-            frames = self.encoder.frames(len(window))
-            kept_LRD = pool(layers_BLFD[row, :, :frames], self.view.pool).cpu().numpy()
-            named = {str(layer): kept_RD for layer, kept_RD in enumerate(kept_LRD)}
-            if cnn_BFC is not None:
-                named["cnn"] = pool(cnn_BFC[row : row + 1, :frames], self.view.pool)[0].cpu().numpy()
-            found.append(named)
-        self.seconds["encode"] += time.perf_counter() - began
-        return found
-
-    @property
-    def _cnn(self) -> bool:
-        return self.view.cnn and self.encoder.card.cnn_width is not None
-
-
-def _hear(ears: _Ears, wanted: Mapping[str, Clip], writer: Writer, threads: int) -> dict[str, str]:
+def _hear(
+    encoder: Encoder,
+    wanted: Mapping[str, Clip],
+    view: View,
+    plan: Plan,
+    writer: Writer,
+    threads: int,
+    seconds: dict[str, float],
+) -> dict[str, str]:
     """Write the features of the wanted clips and return the reason by key of those that cannot be heard."""
+    cut = grid(encoder, view)
+    order = _by_length(wanted)
+    sources: list[Source[tuple[int, np.ndarray]]] = [
+        partial(_decoded, wanted[key], cut, encoder.card.sample_rate, seconds) for key in order
+    ]
     broken: dict[str, str] = {}
-    training = ears.encoder.training
-    ears.encoder.eval()
-    with progress(f"hearing with {ears.encoder.card.name}", len(wanted)) as advance:
-        batch: list[tuple[str, list[np.ndarray]]] = []
-        for key, samples in _decoded(ears, wanted, threads):
-            if isinstance(samples, AudioError):
-                broken[key] = str(samples)
-                advance()
-                continue
-            batch.append((key, ears.cut(samples)))
-            if _size(batch) >= BATCH_SECONDS * ears.encoder.card.sample_rate:
-                _commit(ears, batch, writer)
-                advance(len(batch))
-                batch = []
-        if batch:
-            _commit(ears, batch, writer)
-            advance(len(batch))
-    ears.encoder.train(training)
+    began = time.perf_counter()
+    # Closed by name: after an error the threads that decode must end before Python can.
+    title = f"hearing with {encoder.card.name}"
+    with progress(title, len(order)) as advance, closing(ahead(sources, threads, DEPTH)) as items:
+        rows = encoded(encoder, arriving(items), plan)
+        for place, group in groupby(rows, key=lambda pair: pair[0].place):
+            problem = _item(encoder, wanted[order[place]].path, group, plan, writer)
+            if problem:
+                writer.abandon()
+                broken[order[place]] = problem
+            else:
+                writer.commit(order[place])
+            advance()
+    seconds["encode"] += time.perf_counter() - began
     return broken
 
 
-def _decoded(ears: _Ears, wanted: Mapping[str, Clip], threads: int) -> Iterator[tuple[str, np.ndarray | AudioError]]:
-    """Yield samples in order of the keys, decoding a bounded number of clips ahead."""
-    with ThreadPoolExecutor(threads) as pool_of_threads:
-        waiting: list[tuple[str, Future[np.ndarray]]] = []
-        for key, clip in wanted.items():
-            waiting.append((key, pool_of_threads.submit(ears.decode, clip)))
-            if len(waiting) >= AHEAD:
-                yield _taken(waiting.pop(0))
-        while waiting:
-            yield _taken(waiting.pop(0))
+def _item(encoder: Encoder, path: Path, group: Iterable[tuple[Window, Rows]], plan: Plan, writer: Writer) -> str | None:
+    """Append one recording's rows, and return the reason if it could not be heard."""
+    problem: list[str] = []
+
+    def sounding() -> Iterator[tuple[int, Rows]]:
+        rate = encoder.card.frame_rate if plan.pool == "frames" else None
+        for place, (window, rows) in enumerate(group):
+            if window.problem:
+                problem.append(window.problem)
+            elif rows:
+                yield (place if rate is None else round(window.start * rate / encoder.card.sample_rate)), rows
+
+    for _, rows in stitched(sounding()):
+        if not all(np.isfinite(matrix_RD).all() for matrix_RD in rows.values()):
+            raise DataError(f"{path}: the features that {encoder.card.name} gives of it are not finite")
+        if not problem:
+            writer.append(rows)
+    return problem[0] if problem else None
 
 
-def _taken(pair: tuple[str, Future[np.ndarray]]) -> tuple[str, np.ndarray | AudioError]:
-    try:
-        return pair[0], pair[1].result()
-    except AudioError as problem:
-        return pair[0], problem
+def arriving(items: Iterable[tuple[int, Any]]) -> Iterator[Window]:
+    """Yield what `ahead` gives of sources of (start, samples) as windows."""
+    for place, item in items:
+        if item is None or isinstance(item, AudioError):
+            yield Window(place, 0, None, None if item is None else str(item))
+        else:
+            yield Window(place, *item)
 
 
-def _size(batch: list[tuple[str, list[np.ndarray]]]) -> int:
-    """Return the samples that the windows fill once the shorter are padded to the longest."""
-    lengths = [len(window) for _, cut in batch for window in cut]
-    return len(lengths) * max(lengths)
+def _decoded(clip: Clip, cut: Grid, rate: int, seconds: dict[str, float]) -> Iterator[tuple[int, np.ndarray]]:
+    began = time.perf_counter()
+    samples_T = load(clip.path, rate, clip.start, clip.duration)
+    seconds["decode"] += time.perf_counter() - began
+    for start, length in windows(len(samples_T), cut.window, cut.hop, cut.least):
+        yield start, samples_T[start : start + length]
 
 
-def _commit(ears: _Ears, batch: list[tuple[str, list[np.ndarray]]], writer: Writer) -> None:
-    """Hear the windows of some clips in batches of bounded size, and write clip by clip."""
-    flat = [window for _, cut in batch for window in cut]
-    heard: list[dict[str, np.ndarray]] = []
-    most = max(1, int(BATCH_SECONDS * ears.encoder.card.sample_rate // max(len(window) for window in flat)))
-    for low in range(0, len(flat), most):
-        heard += ears.hear(flat[low : low + most])
-    place = 0
-    for key, cut in batch:
-        parts = heard[place : place + len(cut)]
-        place += len(cut)
-        writer.add(key, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+def _by_length(wanted: Mapping[str, Clip]) -> list[str]:
+    """Return the keys with clips of one length together, so that batches need little padding."""
+    lengths = {key: -1.0 if clip.duration is None else float(clip.duration) for key, clip in wanted.items()}
+    return [key for key, _ in sorted(lengths.items(), key=itemgetter(1), reverse=True)]

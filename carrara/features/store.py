@@ -1,9 +1,11 @@
 """The feature store: one folder a key, one file a layer, each item's rows written once and readable while it grows.
 
-A folder `<home>/<encoder>/<key>/` holds `meta.json` (all that the key is made of), one append-only file a layer (half
-precision, rows of one width, so that one layer is memory-mapped alone) and `items.jsonl`, the log of what is committed:
-an item's rows go to the layers first, its line to the log last. After kill -9 the log says what is whole; a torn line is
-dropped and the layers are cut back to it, so no row is lost or doubled. One writer at a time, any number of readers.
+A folder `<home>/<encoder>/<key>/` holds `meta.json` (all that the key is made of), one append-only file a layer
+(little-endian half precision, rows of one width, so that one layer is memory-mapped alone) and `items.jsonl`, the log
+of what is whole: an item's rows go to the layers first, its line to the log last. Whatever a killed writer left behind
+the last whole line is cut off by the next one: no row is lost or doubled. One writer at a time, any number of readers.
+
+Letters: R rows, D width.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +23,11 @@ import numpy as np
 
 from carrara.core.errors import StoreError
 from carrara.core.files import write_text
-from carrara.core.identity import identity
 
 HALF = np.dtype("<f2")
 LARGEST = float(np.finfo(HALF).max)
 META, LOG, LOCK = "meta.json", "items.jsonl", "lock"
+CURE = "`carrara cache clean` removes it, and it is made again"
 
 
 class Place(NamedTuple):
@@ -35,33 +38,64 @@ class Place(NamedTuple):
 
 
 class Store:
-    """One open folder of features."""
+    """One folder of features, open for reading.
+
+    Attributes:
+        folder: where it stands.
+        widths: features a row, by layer.
+        places: where each committed item stands.
+        rows: how many rows are committed.
+    """
 
     def __init__(self, folder: Path, widths: Mapping[str, int], meta: Mapping[str, Any]) -> None:
+        """Open a store, or make an empty one.
+
+        Raises:
+            StoreError: it was made with other settings, is damaged, or cannot be written.
+        """
         self.folder, self.widths = Path(folder), dict(widths)
-        self.meta = {**meta, "widths": self.widths}
+        self.meta: dict[str, Any] = {**meta, "widths": self.widths}
         self.places: dict[str, Place] = {}
+        self.rows = 0
         self._agree()
         self.refresh()
 
-    def refresh(self) -> None:
-        """Read the log again: what other processes committed since is there."""
-        self.places = {}
-        for line in _lines(self.folder / LOG):
-            item = json.loads(line)
-            self.places[item["key"]] = Place(item["offset"], item["rows"])
-
     def layer(self, name: str) -> np.ndarray:
-        """Return all committed rows of a layer, `[rows, width]`, memory-mapped half precision."""
+        """Return all committed rows of a layer, `[R, D]`, memory-mapped half precision."""
         rows, width = self.rows, self.widths[name]
         if not rows:
             return np.zeros((0, width), HALF)
-        return np.memmap(self._file(name), HALF, "r", shape=(rows, width))
+        return np.memmap(self.path(name), HALF, "r", shape=(rows, width))
 
-    @property
-    def rows(self) -> int:
-        """Rows that are committed."""
-        return max((place.offset + place.rows for place in self.places.values()), default=0)
+    def path(self, name: str) -> Path:
+        """Return the file of a layer."""
+        return self.folder / f"layer-{name}.f16"
+
+    def refresh(self) -> int:
+        """Read the log again, with what others committed since, and return how many of its bytes are whole.
+
+        Raises:
+            StoreError: a line before the last is not what this program writes.
+        """
+        log = self.folder / LOG
+        text = log.read_bytes() if log.exists() else b""
+        there = min((self._rows_there(name) for name in self.widths), default=0)
+        places: dict[str, Place] = {}
+        rows = whole = 0
+        for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
+            try:
+                item = json.loads(line)
+                key, place = item["key"], Place(item["offset"], item["rows"])
+            except (ValueError, KeyError, TypeError):
+                raise StoreError(f"{log}: damaged after item {len(places)}; {CURE}") from None
+            if place.offset != rows or key in places:
+                raise StoreError(f"{log}: item {len(places) + 1} does not follow the one before; {CURE}")
+            if rows + place.rows > there:
+                break  # a machine that lost power kept the line but not the rows
+            places[key] = place
+            rows, whole = rows + place.rows, whole + len(line)
+        self.places, self.rows = places, rows
+        return whole
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
@@ -70,90 +104,133 @@ class Store:
         Raises:
             StoreError: another process is writing, or the folder cannot be written.
         """
-        with _written(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / LOCK, "a")  # noqa: SIM115
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreError(f"{self.folder}: another process is writing here; wait for it") from None
-            with _written(self.folder):
-                self._mend()
+        with held(self.folder / LOCK):
+            with _writable(self.folder):
+                whole = self.refresh()
+                (self.folder / LOG).touch()
+                os.truncate(self.folder / LOG, whole)
                 writer = Writer(self)
-            with writer:
+            try:
                 yield writer
+            finally:
+                writer.close()
 
-    def _mend(self) -> None:
-        lines = _lines(self.folder / LOG)
-        write_text(self.folder / LOG, "".join(line + "\n" for line in lines))
-        self.refresh()
-        for name, width in self.widths.items():
-            with open(self._file(name), "ab") as file:
-                file.truncate(self.rows * width * HALF.itemsize)
+    def _rows_there(self, name: str) -> int:
+        path = self.path(name)
+        return path.stat().st_size // (self.widths[name] * HALF.itemsize) if path.exists() else 0
 
     def _agree(self) -> None:
         path = self.folder / META
         if not path.exists():
-            with _written(self.folder):
-                write_text(path, json.dumps(self.meta, indent=1, ensure_ascii=False))
+            write_text(path, json.dumps(self.meta, indent=1, ensure_ascii=False) + "\n")
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
-            raise StoreError(f"{path}: cannot be read ({problem}); `carrara cache clean` removes the store") from None
-        if identity(found) != identity(self.meta):
-            differing = sorted(key for key in {*found, *self.meta} if found.get(key) != self.meta.get(key))
+            raise StoreError(f"{path}: cannot be read ({problem}); {CURE}") from None
+        wanted = json.loads(json.dumps(self.meta))
+        differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        if differing:
+            key = differing[0]
             raise StoreError(
-                f"{self.folder}: made with other {', '.join(differing)}; remove it with `carrara cache clean`"
+                f"{self.folder}: made with other settings: {', '.join(differing)} "
+                f"({key} was {found.get(key)!r}, is {wanted.get(key)!r}); {CURE}"
             )
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"layer-{name}.f16"
 
 
 class Writer:
-    """Appends items to a store."""
+    """Appends rows to a store's layers, and commits them as items."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
-        self.files = {name: open(store._file(name), "ab") for name in store.widths}
-        self.log = open(store.folder / LOG, "a", encoding="utf-8")
+        self._store = store
+        self._pending = 0
+        self._files: dict[str, FileIO] = {}
+        for name in store.widths:
+            self._files[name] = FileIO(store.path(name), "a")
+        self._log = FileIO(store.folder / LOG, "a")
+        self.abandon()
 
-    def __enter__(self) -> Writer:
-        return self
+    def append(self, layers: Mapping[str, np.ndarray]) -> None:
+        """Add rows `[R, D]` of every layer to the item that is under way.
 
-    def __exit__(self, *_: object) -> None:
-        for file in (*self.files.values(), self.log):
-            file.close()
-
-    def add(self, key: str, layers: Mapping[str, np.ndarray]) -> None:
-        """Commit an item: its rows `[rows, width]` of every layer.
+        Values that half precision cannot hold become its largest.
 
         Raises:
-            StoreError: the disk is full or the folder cannot be written; the store is as it was.
+            StoreError: the disk is full or the folder cannot be written; the item is abandoned, the store as it was.
         """
-        store = self.store
-        offset, rows = store.rows, len(next(iter(layers.values())))
-        with _written(store.folder):
-            for name, file in self.files.items():
-                file.write(np.clip(layers[name], -LARGEST, LARGEST).astype(HALF).tobytes())
-                file.flush()
-            self.log.write(json.dumps({"key": key, "offset": offset, "rows": rows}) + "\n")
-            self.log.flush()
-        store.places[key] = Place(offset, rows)
+        with self._undone():
+            for name, file in self._files.items():
+                _write(file, np.clip(layers[name], -LARGEST, LARGEST).astype(HALF).tobytes())
+        self._pending += len(next(iter(layers.values())))
+
+    def commit(self, key: str) -> None:
+        """Make the rows added since the last commit an item.
+
+        Raises:
+            StoreError: as `append`.
+        """
+        place = Place(self._store.rows, self._pending)
+        line = json.dumps({"key": key, "offset": place.offset, "rows": place.rows}) + "\n"
+        size = os.fstat(self._log.fileno()).st_size
+        with self._undone(size):
+            _write(self._log, line.encode())
+        self._store.places[key] = place
+        self._store.rows += place.rows
+        self._pending = 0
+
+    def abandon(self) -> None:
+        """Drop the rows added since the last commit."""
+        rows = self._store.rows
+        for name, file in self._files.items():
+            file.truncate(rows * self._store.widths[name] * HALF.itemsize)
+        self._pending = 0
+
+    def close(self) -> None:
+        """Drop what is not committed, bring the rest to the disk and close."""
+        self.abandon()
+        for file in (*self._files.values(), self._log):
+            os.fsync(file.fileno())
+            file.close()
+
+    @contextmanager
+    def _undone(self, log_size: int | None = None) -> Iterator[None]:
+        try:
+            with _writable(self._store.folder):
+                yield
+        except StoreError:
+            self.abandon()
+            if log_size is not None:
+                self._log.truncate(log_size)
+            raise
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()
+def _write(file: FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 @contextmanager
-def _written(folder: Path) -> Iterator[None]:
+def held(lock: Path) -> Iterator[None]:
+    """Be the only one who writes in the folder of this lock file.
+
+    Raises:
+        StoreError: another process is writing there, or the folder cannot be written.
+    """
+    with _writable(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "a")  # noqa: SIM115
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{lock.parent}: another process is writing here; wait until it is done") from None
+        yield
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise StoreError(f"{folder}: cannot write here ({os.strerror(problem.errno or 5)})") from None
+        raise StoreError(f"{folder}: cannot write here ({problem.strerror or problem})") from None

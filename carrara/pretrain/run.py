@@ -6,6 +6,7 @@ resolved recipe and the corpus), `targets/` (fitted once), `journal.jsonl`, `tra
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import warnings
@@ -20,7 +21,7 @@ from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.files import write_text
 from carrara.core.progress import progress
 from carrara.core.settings import paths, replace
-from carrara.encoders._hubert import HubertEncoder
+from carrara.encoders._hubert import HubertEncoder, describe
 from carrara.encoders._load import build, save_pretrained
 from carrara.nn.device import pick_device
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors
@@ -78,7 +79,7 @@ def pretrain(
     crop = _crop(full, encoder, grid)
     found = find([Path(path) for path in given], grid.sample_rate, crop)
     _prepare(folder, full, found, resume)
-    stream = Stream(found, crop, grid.hop, full.batch, full.seed)
+    stream = Stream(found, crop, grid.hop, full.batch, full.seed, full.level)
     targets = {name: target.to(place) for name, target in _targets(folder, full, grid, stream, place).items()}
     sanity.check(targets, _some(stream, place), encoder.frames(crop))
     model = MaskedPrediction(encoder, targets, full.objective, full.seed).to(place)
@@ -101,8 +102,8 @@ def _encoder(recipe: Recipe, name: str) -> HubertEncoder:
         raise UsageError(
             f"encoder {recipe.encoder!r} has no frames to mask; take one of HuBERT's shape, such as mert-v0"
         )
-    nothing: dict[str, Any] = {"license": "", "commercial_use": None, "trained_on": (), "files": {}}
-    encoder.card = encoder.card.model_copy(update={"name": name, **nothing})
+    known = {"window_seconds": encoder.card.window_seconds, "parameters": encoder.card.parameters}
+    encoder.card = describe(name, encoder.settings, paper=encoder.card.paper, **known)
     return encoder
 
 
@@ -199,7 +200,7 @@ def _fit(name: str, target: Target, stream: Stream, seed: int) -> dict[str, Any]
     """Fit a target on random crops of its share of the corpus, and return its report."""
     share = target.settings.share
     crops = math.ceil(share * stream.corpus.seconds * stream.corpus.sample_rate / stream.crop)
-    drawn = Stream(stream.corpus, stream.crop, stream.stride, FITTING_CROPS, seed)
+    drawn = dataclasses.replace(stream, batch=FITTING_CROPS, seed=seed)
     steps = math.ceil(crops / FITTING_CROPS)
     place = next(iter(target.buffers())).device
     with progress(f"fitting target {name}", steps) as advance:

@@ -142,13 +142,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stream:
-    """Batches of crops of `crop` samples, whose starts are multiples of `stride`."""
+    """Batches of crops of `crop` samples, whose starts are multiples of `stride`.
+
+    `level` is the root mean square that each crop is brought to; none: as recorded.
+    """
 
     corpus: Corpus
     crop: int
     stride: int
     batch: int
     seed: int
+    level: float | None = None
 
     def at(self, step: int) -> Batch:
         """Return the batch of a step, whatever was read before; it is empty where not one of its files can be read."""
@@ -190,6 +194,10 @@ class Stream:
         samples_T = load(path, rate, start / rate, self.crop / rate + SLACK_SECONDS)[: self.crop]
         if len(samples_T) < self.crop:
             raise AudioError(f"{path}: ends {len(samples_T) / rate:.2f} s after second {start / rate:.2f}; cut short")
+        if self.level is not None:
+            # What lies 60 dB below the level is noise or silence, and is raised by no more than that.
+            loudness = max(float(np.sqrt(np.mean(np.square(samples_T, dtype=np.float64)))), self.level / 1000)
+            samples_T = samples_T * np.float32(self.level / loudness)
         return np.ascontiguousarray(samples_T, dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""A whole run: it ends as an encoder, learns what it should, goes on bit for bit after SIGKILL, and refuses mixtures."""
+"""A whole run: it ends as an encoder, learns, goes on bit for bit after SIGKILL, and refuses mixtures."""
 
 import json
 import os

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from carrara.bench.board import Board
+    from carrara.core.record import Record
 
 FORMATS = {".md": "markdown", ".json": "json", ".html": "html"}
 
@@ -50,16 +51,16 @@ def board(
     if not found:
         raise UsageError(f"--suite {suite}: none of these records is of its rows")
     if output is not None:
-        write_text(output, _text(chosen, found))
+        write_text(output, _text(chosen, found, records, suite))
         typer.echo(f"wrote {output}", err=True)
     elif chosen == "table":
         for one in found:
             table(one)
     else:
-        typer.echo(_text(chosen, found), nl=False)
+        typer.echo(_text(chosen, found, records, suite), nl=False)
 
 
-def _text(form: str, found: list[Board]) -> str:
+def _text(form: str, found: list[Board], records: list[Record], suite: str | None) -> str:
     from carrara.bench.board_text import markdown, table_text, values
 
     if form == "json":
@@ -69,5 +70,5 @@ def _text(form: str, found: list[Board]) -> str:
     if form == "html":
         from carrara.bench.report import report
 
-        return report([cell.record for one in found for system in one.systems for cell in system.cells.values()])
+        return report(records, suite=suite)
     return "\n".join(table_text(one) for one in found)

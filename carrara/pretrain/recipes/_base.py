@@ -83,6 +83,8 @@ class Recipe(Settings):
         network: that encoder's settings; its own where nothing is given.
         targets: what is predicted, by a name of one's own.
         crop_seconds: length of a crop; starts lie on multiples of the network's stride.
+        level: root mean square that each crop is brought to, for student and targets alike; none: as recorded, as
+            published. The student's group norm does not hear the gain, so it cannot know a target that depends on it.
         batch: crops a step.
         steps: of the whole run.
         precision: of the matrix products; float32 anywhere, bfloat16 for GPUs that have it.
@@ -96,6 +98,7 @@ class Recipe(Settings):
     objective: ObjectiveSettings = ObjectiveSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     crop_seconds: float = Field(default=5.0, gt=0)
+    level: float | None = Field(default=None, gt=0)
     batch: int = Field(default=8, ge=1)
     steps: int = Field(default=1000, ge=1)
     seed: int = Field(default=1337, ge=0)

@@ -1,7 +1,8 @@
 """Pebble beats: the times of a song's beats, by F-measure within 70 ms, and within 20 ms beside it.
 
-The counterpart of GTZAN-Rhythm in MARBLE (benchmark.md 1.5): answers frame by frame, trained on 10-s excerpts and
-scored on whole songs. The thesis says 20 ms and the code that made its numbers 70 (section 0); both are recorded.
+The counterpart of GTZAN-Rhythm in MARBLE (benchmark.md 1.5): answers frame by frame, scored on whole songs. The thesis
+says 20 ms and the code that made its numbers 70 (section 0); both are recorded. A fifth of the songs take part, cut
+into excerpts of 1 s for training (10 s in MARBLE), and patience is short: frames are many, and a laptop must get there.
 """
 
 from carrara.core.task import Task
@@ -9,15 +10,16 @@ from carrara.core.task import Task
 TASK = Task(
     version=1,
     dataset="pebble",
-    split="songs",
+    split="beats",
     answer="events",
     label="beats",
     labels=("beat",),
-    window_seconds=10.0,
+    window_seconds=1.0,
     scores=("beat_f_70ms",),
     also=("beat_f_20ms",),
     watch="beat_f_70ms",
     level="high-level",
-    plateau_patience=6,
-    stop_patience=20,
+    plateau_patience=3,
+    stop_patience=6,
+    max_epochs=30,
 )

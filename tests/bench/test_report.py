@@ -1,0 +1,183 @@
+"""The report: one page that parses, holds every system and score, fetches nothing, and runs nothing from a name."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from carrara.bench.plots import best_by_layer, grouped
+from carrara.bench.report import report, shown, write_report
+from carrara.core.errors import StoreError
+from carrara.core.record import GridPoint, Record
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+HOSTILE = "<script>alert(1)</script>\"'&$x_1^2$"
+
+
+def record(system, task, score, layers=("0", "1", "2", "weighted-sum", "cnn"), command="carrara demo"):
+    return Record.model_validate(
+        {
+            "task": {
+                "name": task,
+                "version": 1,
+                "fingerprint": "f" * 64,
+                "task": {"scores": ["accuracy"], "watch": "accuracy"},
+            },
+            "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 300, "valid": 61, "test": 120}},
+            "encoder": {"name": system, "weights": "ab" * 32, "code": 1, "parameters": 1234567, "license": "MIT"},
+            "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "on": "valid"},
+            "grid": [
+                {"layer": layer, "learning_rate": rate, "valid": score, "epoch": 3, "epochs": 9}
+                for layer in layers
+                for rate in (0.001, 0.01)
+            ],
+            "scores": {"accuracy": {"value": score, "low": score - 0.04, "high": score + 0.03, "unit": "clip", "n": 9}},
+            "run": {
+                "seed": 7,
+                "device": "cpu",
+                "seconds": {"features": 2.5, "probes": 11.25},
+                "versions": {"torch": "2.13.0"},
+                "git": "c0ffee",
+                "date": "2026-11-21",
+                "command": command,
+            },
+        }
+    )
+
+
+RECORDS = [
+    record("mert-tiny", "pebble/key", 0.617),
+    record("mert-tiny", "pebble/genre", 0.533),
+    record("chroma", "pebble/key", 0.381, layers=("0",)),
+    record("noise", "pebble/genre", -1.5),
+]
+
+
+class Page(HTMLParser):
+    """What a page holds: whether its elements nest, its attributes, its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    journal = folder / "journal.jsonl"
+    lines = [
+        {"step": step, "loss": 3 - step / 9, "loss/chroma": 2.0, "accuracy/chroma": 0.1 * step, "cqt_error": 0.5,
+         "cqt_error_of_mean": 1.0, "learning_rate": 1e-3, "seconds": 60.0 * step, "note": "text", "skipped": 0}
+        for step in range(1, 6)
+    ]  # fmt: skip
+    journal.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 6, "lo')
+    labels = {"key": "A minor", "tempo": 97.53125, "beats": [0.1 * beat for beat in range(20)], "downbeats": [0.0, 1.0]}
+    samples = np.sin(np.arange(48_000) / 9).astype(np.float32)
+    example = {"samples": samples, "sample_rate": 24_000, "labels": labels, "name": "song-12"}
+    path = write_report(folder / "out" / "report.html", RECORDS, journal, example, title="A report")
+    return path.read_text(encoding="utf-8")
+
+
+def test_it_parses_and_holds_every_system_and_score(full):
+    page = Page(full)
+    words = " ".join(page.words)
+    for expected in ("A report", "Pebble scores, constrained protocol", "mert-tiny", "chroma", "noise"):
+        assert expected in words
+    for score in ("61.7", "53.3", "38.1", "-150.0", "57.7 to 64.7"):
+        assert score in words.replace("  ", " ")
+    for fact in ("1,234,567", "22.5", "ab" * 32, "torch 2.13.0", "carrara demo", "c0ffee", "300 / 61 / 120"):
+        assert fact in words
+    for fact in ("song-12", "A minor", "97.531", "20 in all", "5.0 minutes"):
+        assert fact in words
+    assert page.tags.count("svg") == 4
+    assert "scope" in {name for _, name, _ in page.attributes}
+
+
+def test_it_fetches_and_runs_nothing(full):
+    page = Page(full)
+    assert "://" not in full
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    places = [value for _, name, value in page.attributes if name in {"src", "href"}]
+    assert places
+    assert all(value.startswith(("#", "data:image/")) for value in places)
+    for target in re.findall(r"url\((.*?)\)", full):
+        assert target.startswith("#")
+
+
+def test_the_plots_references_meet_one_element_each(full):
+    named = re.findall(r' id="([^"]+)"', full)
+    assert len(named) == len(set(named))
+    wanted = set(re.findall(r'href="#([^"]+)"', full)) | set(re.findall(r"url\(#([^)]+)\)", full))
+    assert wanted <= set(named)
+
+
+def test_hostile_names_are_text():
+    found = report([record(HOSTILE, "pebble/key", 0.5, command=HOSTILE)], title=HOSTILE,
+                   example={"samples": np.zeros(10), "sample_rate": 8000, "labels": {HOSTILE: HOSTILE}})  # fmt: skip
+    page = Page(found)
+    assert "script" not in page.tags
+    assert "<script" not in found
+    assert any(HOSTILE in words for words in page.words)
+
+
+def test_little_is_enough(tmp_path):
+    Page(report([RECORDS[0]], journal=tmp_path / "none.jsonl"))
+    page = report([])
+    Page(page)
+    assert "Pre-training" not in page
+    (tmp_path / "one.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    Page(report(RECORDS, journal=tmp_path / "one.jsonl"))
+
+
+def test_it_is_written_whole_or_not_at_all(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        write_report(tmp_path / "file" / "report.html", RECORDS)
+
+
+def test_the_best_of_each_layer():
+    grid = [
+        GridPoint(layer=layer, learning_rate=rate, valid=valid, epoch=1, epochs=2)
+        for layer, rate, valid in (("1", 0.1, 0.2), ("1", 0.2, 0.4), ("0", 0.1, 0.3), ("1", 0.3, float("nan")))
+    ]
+    assert best_by_layer(grid) == {"1": 0.4, "0": 0.3}
+
+
+def test_a_journals_keys_are_grouped():
+    keys = ["loss", "loss/a", "cqt_error", "accuracy/a", "loss/b", "cqt_error_of_mean", "accuracy/b", "loss"]
+    assert grouped(keys) == {
+        "loss": ["loss", "loss/a", "loss/b"],
+        "cqt_error": ["cqt_error", "cqt_error_of_mean"],
+        "accuracy": ["accuracy/a", "accuracy/b"],
+    }
+
+
+def test_labels_are_shown_short():
+    assert shown(0.5) == "0.5"
+    assert shown({"valence": 0.12345, "arousal": -1.0}) == "valence 0.123, arousal -1"
+    assert shown(["a"] * 13).endswith("… (13 in all)")
+    assert shown(("pop", "calm")) == "pop, calm"
