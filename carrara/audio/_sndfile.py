@@ -36,7 +36,8 @@ def header(path: Path) -> Header:
     """
     with _opened(path) as file:
         frames: int | None = file.frames if file.frames < UNKNOWN_FRAMES else None
-        exact = frames is not None and (file.format != "MP3" or _counted(path))
+        # An Ogg is as long as its last page says: where pages were lost, longer than the sound, in files that play.
+        exact = frames is not None and file.format != "OGG" and (file.format != "MP3" or _counted(path))
         if (corrected := _CORRECTED.search(file.extra_info)) and frames:
             claimed, there = (int(group) for group in corrected.groups())
             if there < claimed < UNSET_SIZE:

@@ -121,9 +121,11 @@ def test_broken_files_are_named_and_the_rest_go_on(tmp_path, plain, clips):
 def test_features_that_are_not_finite_are_not_kept(tmp_path, plain, clips):
     sounds = clips(1.0, 1.0)
     for factor in (torch.nan, torch.inf):
-        broken = type(
-            "Broken", (plain,), {"forward": lambda self, *given, factor=factor: plain.forward(self, *given) * factor}
-        )
+
+        class Broken(plain):
+            def forward(self, samples_BT, lengths_B=None, factor=factor):
+                return super().forward(samples_BT, lengths_B) * factor
+
         with pytest.raises(DataError, match=rf"wav: the features that broken-{factor} gives of it are not finite"):
             extract(Broken(name=f"broken-{factor}"), sounds, View(), home=tmp_path)
     loud = extract(plain(scale=1e6), sounds, View(), home=tmp_path)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from carrara.features.parquet import Written
 
 
 def embed(
@@ -43,8 +47,6 @@ def embed(
     Columns: path, start, duration (s), layer, embedding. A file that cannot be heard is named with its reason, the rest
     go on, and the exit code is 1. The same command goes on where it was stopped, and hears only what is new.
     """
-    import time
-
     from carrara.core.settings import read
     from carrara.encoders._load import load
     from carrara.features.embed import How, sound_files
@@ -56,6 +58,12 @@ def embed(
     files = sound_files(paths)
     place = pick_device(device)
     written = write_embeddings(load(encoder, place), files, output, how, place, batch_size)
+    _tell(written, output, time.perf_counter() - began, as_json)
+    if written.failed:
+        raise typer.Exit(1)
+
+
+def _tell(written: Written, output: Path, seconds: float, as_json: bool) -> None:
     for reason in written.failed.values():
         typer.echo(f"carrara embed: {reason}", err=True)
     done = written.heard + written.kept
@@ -67,15 +75,12 @@ def embed(
             "heard": written.heard,
             "kept": written.kept,
             "failed": written.failed,
-            "seconds": round(time.perf_counter() - began, 3),
+            "seconds": round(seconds, 3),
         }
         typer.echo(json.dumps(summary, ensure_ascii=False))
     elif done:
         typer.echo(f"{output}\t{written.rows} rows of {done} files")
     typer.echo(
-        f"{written.heard} files heard, {written.kept} there already, {len(written.failed)} failed, "
-        f"{time.perf_counter() - began:.1f} s",
+        f"{written.heard} files heard, {written.kept} there already, {len(written.failed)} failed, {seconds:.1f} s",
         err=True,
     )
-    if written.failed:
-        raise typer.Exit(1)
