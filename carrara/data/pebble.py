@@ -1,4 +1,4 @@
-"""Pebble: a suite that composes its own music, so every label is known; for demos, tests and small honest studies.
+"""Pebble: a suite that composes its own music, so every label is known; for demos, tests and small studies.
 
 Twelve genre templates write songs in functional harmony (melody, accompaniment, bass, drums with fills, swing, tempo
 that wanders, rooms), a sampler plays them on the General-MIDI soundfont that pretty_midi carries, and a formant voice

@@ -6,9 +6,9 @@ meta device) to check their cards; those small enough to run are run.
 
 import pytest
 import torch
-from carrara.encoders._load import build
 
 from carrara.encoders import SHELF
+from carrara.encoders._load import build
 
 SMALL = 5_000_000
 NAMES = SHELF.names()

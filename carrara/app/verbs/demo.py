@@ -22,7 +22,7 @@ def demo(
     """Render Pebble, pre-train a small MERT, measure four systems, print the board, write a report. Offline.
 
     - `carrara demo`
-    - `carrara demo -o /tmp/first-look --steps 200`
+    - `carrara demo -o first-look --steps 200`
     - `carrara demo --data-dir ~/music-data`
 
     Stopped half-way, the same command goes on where it stopped; run again, it only prints the board.

@@ -1,4 +1,4 @@
-"""MARBLE's constrained track: a small probe on frozen features, its layer and learning rate chosen on validation.
+"""MARBLE's constrained track: a small probe on frozen features, layer and learning rate chosen on validation.
 
 Yuan et al. 2023 (arXiv 2306.10548, section 4; benchmark.md 2.1 to 2.3): one hidden layer of 512 units, dropout 0.2,
 batches of 64, Adam, the rate halved on a plateau of the watched validation score and training stopped early; every
