@@ -10,7 +10,8 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ RUN, TRAINING, TARGET_FOLDER = "run.json", "training", "targets"
 # These say how a run is watched, not what it makes, so a resumed run may have others.
 FREE = ("checkpoint_every", "journal_every")
 FITTING_CROPS, CHECKED_CROPS = 32, 8
+SMALL = 5_000_000
 
 
 def pretrain(
@@ -89,10 +91,27 @@ def pretrain(
     run = Run(folder, full, model, optimiser, targets, stream, journal, place, step, seconds)
     try:
         if step < full.steps:
-            train(run, _save)
+            with _threads(encoder, place):
+                train(run, _save)
     finally:
         journal.close()
     return folder
+
+
+@contextmanager
+def _threads(encoder: HubertEncoder, device: torch.device) -> Iterator[None]:
+    """Train a small network on one thread of a CPU.
+
+    Its steps are too short to share: two threads gain a third on a quiet machine, and wait for each other up to thirty
+    times as long on a busy one.
+    """
+    before = torch.get_num_threads()
+    if device.type == "cpu" and encoder.card.parameters < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _encoder(recipe: Recipe, name: str) -> HubertEncoder:

@@ -19,11 +19,12 @@ NETWORK = {
     "targets.cqt.bins": 84,
     "targets.cqt.bins_per_octave": 12,
     "objective.final_width": 32,
-    "optimiser.learning_rate": 4e-3,
+    "masking.probability": 0.8,
+    "optimiser.learning_rate": 5e-3,
     "crop_seconds": 1.0,
     "batch": 8,
-    "steps": 250,
-    "checkpoint_every": 250,
+    "steps": 200,
+    "checkpoint_every": 200,
     "journal_every": 10,
 }
 
