@@ -1,11 +1,11 @@
 """What every file of every shelf keeps: it imports, defines its one name, and says what it is."""
 
 import pytest
-from carrara.bench.suites import SUITES
 
 from carrara.app.shelves import SHELVES
 from carrara.bench.answers import SHELF as ANSWERS
 from carrara.bench.answers._base import Answer
+from carrara.bench.suites import SUITES
 from carrara.bench.tasks import SHELF as TASKS
 from carrara.bench.tasks import task
 from carrara.core.task import Task
