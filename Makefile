@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/carrara demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
