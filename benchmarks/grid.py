@@ -76,7 +76,7 @@ def plain(question: Question, specs: list[ProbeSpec], device: str) -> float:
     total = 0.0
     for spec in specs:
         mixed = len(spec.sources) if len(spec.sources) > 1 else 0
-        probe = initial_probe(spec, ProbeShape(WIDTH, 512, CLASSES, 0.2, mixed), 0).to(device)
+        probe = initial_probe(spec, ProbeShape(WIDTH, 512, CLASSES, 0.2, mixed)).to(device)
         adam = torch.optim.Adam(probe.parameters(), lr=spec.learning_rate)
         heard, watched = (_features(examples, spec, device) for examples in (question.train, question.valid))
         target = torch.from_numpy(question.train.targets_R).to(device)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-
-from carrara.bench import protocols, tasks
+from carrara.bench import heads, protocols, tasks
 from carrara.bench.suites import SUITES
 from carrara.core.errors import UsageError, near
 from carrara.core.registry import Entry, Shelf
@@ -19,6 +17,7 @@ SHELVES: dict[str, Shelf] = {
     "targets": targets.SHELF,
     "recipes": recipes.SHELF,
     "protocols": protocols.SHELF,
+    "heads": heads.SHELF,
 }
 WORDS = (*SHELVES, "suites")
 
@@ -50,22 +49,3 @@ def find(name: str) -> tuple[str, Entry]:
             return word, entries(word)[wanted]
     known = [entry for word in words for entry in entries(word)]
     raise UsageError(f"there is nothing called {name!r}.{near(wanted, known)} `carrara ls` shows what there is.")
-
-
-def chosen_tasks(suite: str | None, patterns: list[str] | None) -> list[str]:
-    """Return the names of the tasks of a suite, or of those that match the patterns; the suite pebble if neither.
-
-    Raises:
-        UsageError: no such suite, or a pattern that matches no task.
-    """
-    if not patterns:
-        wanted = suite or "pebble"
-        if wanted not in SUITES:
-            raise UsageError(f"there is no suite {wanted!r}.{near(wanted, SUITES)} The suites: {', '.join(SUITES)}.")
-        return list(SUITES[wanted].tasks)
-    known = SHELVES["tasks"].names()
-    names: list[str] = []
-    for pattern in (part.strip() for text in patterns for part in text.split(",") if part.strip()):
-        matches = fnmatch.filter(known, pattern.replace("_", "-"))
-        names += [name for name in matches or [SHELVES["tasks"].entry(pattern).name] if name not in names]
-    return names

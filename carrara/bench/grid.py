@@ -7,7 +7,8 @@ traffic, and 84 probes' state (590 MB) would fall out of the caches; so there a 
 layer, which share the fetched rows and the draws, and its probes take a block of steps one after the other with their
 state in cache, on as many threads as PyTorch may use, each computing alone (no barriers between small products).
 
-Every probe gets what it would get alone, to float tolerance. Probes that have stopped leave their stack.
+Every probe gets what it would get alone, to float tolerance. Probes that have stopped leave their stack. Probes of
+several seeds share the pass over the store but not the draws, so each seed has stacks of its own.
 
 Letters: P probes, N parameters of a probe, R rows, B rows of a batch, D features, K outputs.
 """
@@ -46,7 +47,6 @@ class GridSettings:
     max_epochs: int = 100
     plateau_patience: int = 5
     stop_patience: int = 20
-    seed: int = 1234
     device: str = "cpu"
 
 
@@ -113,7 +113,7 @@ class _Run:
     def __init__(self, question: Question, specs: list[ProbeSpec], shape: ProbeShape, settings: GridSettings) -> None:
         self.question, self.shape, self.settings = question, shape, settings
         self.device = torch.device(settings.device)
-        self.stack = Stack(specs, shape, settings.seed, self.device)
+        self.stack = Stack(specs, shape, self.device)
         self.rows = list(range(len(specs)))
         self.specs = specs
         self.courses = [
@@ -160,7 +160,7 @@ class _Run:
         room = BLOCK_BYTES // (4 * self.shape.width * len(sources))
         batch_rows = _batch_rows(self.device)
         cutting = Cutting(settings.batch, batch_rows, max(room, batch_rows))
-        dropout = Dropout(settings.hidden, settings.dropout, settings.seed)
+        dropout = Dropout(settings.hidden, settings.dropout, self.specs[0].seed)
         total_P = torch.zeros(len(self.rows), device=self.device)
         counted = 0.0
         for block in blocks(train, self.epochs, cutting, dropout, self.device):
@@ -227,14 +227,14 @@ def _sources(specs: list[ProbeSpec]) -> tuple[str, ...]:
 def _groups(
     examples: Examples, specs: list[ProbeSpec], settings: GridSettings
 ) -> list[tuple[ProbeShape, list[ProbeSpec]]]:
-    """Return the stacks: one a kind of input on a GPU; on a CPU one a layer, or less where there are many threads."""
+    """Return the stacks: one a seed and kind of input on a GPU; on a CPU one a layer, or less with many threads."""
     threads = 0 if _together(torch.device(settings.device)) else torch.get_num_threads()
-    grouped: dict[tuple[ProbeShape, tuple[str, ...]], list[ProbeSpec]] = defaultdict(list)
+    grouped: dict[tuple[ProbeShape, int, tuple[str, ...]], list[ProbeSpec]] = defaultdict(list)
     for spec in specs:
         several = len(spec.sources) if len(spec.sources) > 1 else 0
         width = examples.width(spec.sources[0])
         shape = ProbeShape(width, settings.hidden, settings.outputs, settings.dropout, several)
-        grouped[shape, spec.sources if threads or several else ()].append(spec)
+        grouped[shape, spec.seed, spec.sources if threads or several else ()].append(spec)
     size = max(1, len(specs) // (4 * threads)) if threads else len(specs)
     cut = [(key[0], group[low : low + size]) for key, group in grouped.items() for low in range(0, len(group), size)]
     # The mixing stacks cost the most; starting with them keeps the threads busy to the end.

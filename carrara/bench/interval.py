@@ -3,9 +3,10 @@
 A unit is what was scored once: a clip, a track, a note; never a window of one, whose neighbours are no new evidence. R²
 and the two tag measures are computed for all draws from each unit's count in each draw; a tag that a draw leaves
 without a positive or a negative is skipped in that draw's mean. Another metric that equals the mean of its units' own
-values is resampled as that mean; whatever is left is asked again for each draw.
+values is resampled as that mean; whatever is left is asked again for each draw. Several seeds of the training are
+resampled too, so that an interval says how far another run on other recordings may lie.
 
-Letters: U scored units, G draws.
+Letters: U scored units, G draws, S seeds.
 """
 
 from __future__ import annotations
@@ -28,10 +29,35 @@ LOW, HIGH = 2.5, 97.5
 
 
 def intervals(
-    task: Task, answer: Answer, truths: Sequence[Any], answers: Sequence[Any], seed: int, draws: int = DRAWS
+    task: Task, answer: Answer, truths: Sequence[Any], answers_S: Sequence[Sequence[Any]], seed: int, draws: int = DRAWS
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval of each metric that the task names; that of a metric no draw could compute is NaN."""
+    """Return the 95 % interval of each metric that the task names; that of a metric no draw could compute is NaN.
+
+    Args:
+        task: what was asked.
+        answer: its kind of answer.
+        truths: one a unit.
+        answers_S: for each seed of the training one a unit; the metric is the mean over the seeds.
+        seed: of the draws.
+        draws: how many.
+
+    A draw takes units with replacement, the same for all seeds, and of several seeds as many with replacement.
+    """
     counts_GU = resampled_counts(len(truths), seed, draws)
+    by_seed = [resampled(task, answer, truths, answers, counts_GU) for answers in answers_S]
+    seeds = len(by_seed)
+    picks_GS = np.random.default_rng([seed, seeds]).integers(0, seeds, (draws, seeds))
+    found = {}
+    for name in by_seed[0]:
+        value_SG = np.stack([values[name] for values in by_seed])
+        found[name] = percentiles(np.take_along_axis(value_SG.T, picks_GS, 1).mean(1))
+    return found
+
+
+def resampled(
+    task: Task, answer: Answer, truths: Sequence[Any], answers: Sequence[Any], counts_GU: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return each metric's value in each draw, `[G]`; a draw holds unit u `counts_GU[g, u]` times."""
     value = answer.metrics(task, truths, answers)
     draws_by_name: dict[str, np.ndarray] = {}
     left: list[str] = []
@@ -44,7 +70,7 @@ def intervals(
     draws_by_name |= _from_units(left, value, task, answer, (truths, answers), counts_GU)
     left = [name for name in left if name not in draws_by_name]
     draws_by_name |= _from_scratch(left, task, answer, (truths, answers), counts_GU)
-    return {name: percentiles(draws_by_name[name]) for name in value}
+    return {name: draws_by_name[name] for name in value}
 
 
 def resampled_counts(units: int, seed: int, draws: int = DRAWS) -> np.ndarray:

@@ -23,11 +23,15 @@ from carrara.bench.draws import initial_generator
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """One point of the search: the layer's name, the layers that are added (one: that layer alone), a learning rate."""
+    """One point of the search: the layer's name, the layers that are added (one: that layer alone), a learning rate.
+
+    The seed gives the initial weights, the order of the examples and the dropped units.
+    """
 
     layer: str
     sources: tuple[str, ...]
     learning_rate: float
+    seed: int = 1234
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,9 @@ class Probe(nn.Module):
         return F.linear(hidden_BH, self.outer_weight, self.outer_bias)
 
 
-def initial_probe(spec: ProbeSpec, shape: ProbeShape, seed: int) -> Probe:
+def initial_probe(spec: ProbeSpec, shape: ProbeShape) -> Probe:
     """Return the probe of a point of the search as it is before training."""
-    return Probe(shape, initial_generator(seed, spec.layer, spec.learning_rate))
+    return Probe(shape, initial_generator(spec.seed, spec.layer, spec.learning_rate))
 
 
 def _uniform(size: tuple[int, ...], fan_in: int, generator: torch.Generator) -> nn.Parameter:

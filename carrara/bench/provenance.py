@@ -35,10 +35,11 @@ def fingerprint(task: Task, index: str) -> str:
     return identity([task.model_dump(mode="json", exclude={"name"}), index, VERSIONS])
 
 
-def run_part(seed: int, device: str, seconds: dict[str, float]) -> RunPart:
+def run_part(seeds: Sequence[int], device: str, seconds: dict[str, float]) -> RunPart:
     """Return what a run took, with the state of this machine's software."""
     return RunPart(
-        seed=seed,
+        seed=seeds[0],
+        seeds=tuple(seeds),
         device=device,
         seconds={phase: round(value, 3) for phase, value in seconds.items()},
         versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},

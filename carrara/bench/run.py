@@ -1,30 +1,31 @@
 """The measuring of one encoder: task after task through features, protocol and intervals to a record each.
 
 Every record is written as soon as it is made, so a run that was stopped goes on where it left off: a task whose record
-has the same fingerprint is done. The test clips' truths and answers stand beside the record as Parquet (columns id,
-truth, answer; the last two as JSON), so that a new metric needs no new run.
+has the same fingerprint is done. The test clips' truths and answers stand beside the record
+(`carrara/bench/predictions.py`), so that a new metric needs no new run.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from carrara.bench import answers, protocols, tasks
 from carrara.bench.answers._base import Answer
-from carrara.bench.inputs import Library, Prepared
+from carrara.bench.inputs import Library, Material
 from carrara.bench.interval import intervals
-from carrara.bench.protocols._base import Outcome, Protocol
+from carrara.bench.predictions import predictions_path, write_predictions
+from carrara.bench.protocols._base import Inputs, Outcome, Protocol
 from carrara.bench.provenance import fingerprint, index_identity, run_part
 from carrara.core.clip import SPLITS
-from carrara.core.errors import DataError
-from carrara.core.files import whole
+from carrara.core.errors import AudioError, CarraraError, DataError, UsageError
 from carrara.core.record import (
     DataPart,
     EncoderPart,
@@ -36,11 +37,33 @@ from carrara.core.record import (
     record_path,
     write_record,
 )
+from carrara.core.settings import replace
 from carrara.core.task import Task
 from carrara.data._base import Dataset
 from carrara.encoders._base import Encoder
 
 Overwrite = Literal["never", "missing", "always"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How records are made.
+
+    Attributes:
+        protocol: name of the rules.
+        settings: what the protocol lets a person set (`head=lstm`), by dotted path.
+        seeds: of the draws; several ride in one pass, and the intervals cover both seeds and clips.
+        deform: deformations that the chosen probe's test sound is spoilt by, one at a time.
+        overwrite: measure again `never`, when there is no record of this very question (`missing`), or `always`.
+        wall_hours: a task that takes longer is marked; a week in MARBLE (benchmark.md 2.5).
+    """
+
+    protocol: str = "constrained"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (1234,)
+    deform: tuple[str, ...] = ()
+    overwrite: Overwrite = "missing"
+    wall_hours: float = 168.0
 
 
 def bench(
@@ -49,12 +72,12 @@ def bench(
     data_dir: Path | str | None = None,
     results: Path | str = "results",
     *,
+    rules: Rules | None = None,
     device: str = "cpu",
-    overwrite: Overwrite = "missing",
     limit: int | None = None,
-    seed: int = 1234,
-    protocol: str = "constrained",
+    partial: bool = False,
     datasets: Mapping[str, Dataset] | None = None,
+    on_problem: Callable[[Task, CarraraError], None] | None = None,
 ) -> list[Record]:
     """Measure an encoder on tasks and return a record a task, also written below `results`.
 
@@ -63,39 +86,38 @@ def bench(
         tasks: names on the shelf, or tasks.
         data_dir: folder of the datasets; none: where `$CARRARA_DATA` says.
         results: folder of the records.
+        rules: how; none: the constrained protocol with one seed.
         device: where the encoder and the probes run.
-        overwrite: measure again `never`, when there is no record of this very question (`missing`), or `always`.
         limit: use so many clips a side at most; the records call themselves partial.
-        seed: of the probes' draws and of the intervals'.
-        protocol: name of the rules.
+        partial: measure even if clips are missing; the records then call themselves partial.
         datasets: datasets by name that take the place of the shelf's.
+        on_problem: told of a task that failed, and the others go on; none: the first failure is raised.
 
     A task whose answers are given frame by frame has no record for an encoder that answers once a clip; a line on
     standard error says so.
 
     Raises:
-        UsageError: no such encoder, task or protocol.
-        DataError: a dataset that is not there or a side with too few clips.
+        UsageError: no such encoder, task, protocol, setting or deformation.
+        DataError: a dataset that is not there or of which clips are missing, or a side with too few.
         StoreError: a record that cannot be read or written.
     """
+    rules = rules or Rules()
     heard = _loaded(encoder, device)
-    library = Library(heard, Path(data_dir) if data_dir else None, device, limit, datasets or {})
-    rules = protocols.SHELF.get(protocol)
+    library = Library(heard, Path(data_dir) if data_dir else None, device, limit, partial, datasets or {})
     found = []
-    for name in tasks:
-        task = _task(name)
+    for task in [_task(name) for name in tasks]:
         answer = answers.SHELF.get(task.answer)
         if answer.frames and heard.card.frame_rate is None:
             print(f"{task.name}: {heard.card.name} answers once a clip, not frame by frame; no record", file=sys.stderr)
             continue
-        standing = _standing(library, rules, task, Path(results), overwrite)
-        found.append(standing or _measure(library, rules, task, answer, Path(results), seed))
+        try:
+            standing = _standing(library, rules, task, Path(results))
+            found.append(standing or _measure(library, rules, task, answer, Path(results)))
+        except DataError as problem:
+            if on_problem is None:
+                raise
+            on_problem(task, problem)
     return found
-
-
-def predictions_path(record: Record, results: Path) -> Path:
-    """Return where the test clips' truths and answers of a record stand."""
-    return record.path(results).with_suffix(".predictions.parquet")
 
 
 def _loaded(encoder: Encoder | str, device: str) -> Encoder:
@@ -110,31 +132,71 @@ def _task(task: str | Task) -> Task:
     return tasks.task(task) if isinstance(task, str) else task
 
 
-def _standing(library: Library, rules: Protocol, task: Task, results: Path, overwrite: Overwrite) -> Record | None:
+def _standing(library: Library, rules: Rules, task: Task, results: Path) -> Record | None:
     """Return the record that makes a new measurement needless, if there is one."""
-    card = library.encoder.card
-    path = record_path(results, card.name, card.weights, rules.name, task.name, task.version)
-    if overwrite == "always" or not path.is_file():
+    card, protocol = library.encoder.card, protocols.SHELF.get(rules.protocol)
+    path = record_path(results, card.name, card.weights, folder_name(rules), task.name, task.version)
+    if rules.overwrite == "always" or not path.is_file():
         return None
     record = read_record(path)
     # A run over a few clips never takes the place of a whole one unless that is asked for.
-    if overwrite == "never" or (library.limit is not None and not record.partial):
+    if rules.overwrite == "never" or (library.limit is not None and not record.partial):
         return record
-    clips = library.clips(task)
-    found_since = any(clip.path.is_file() for clip in clips if clip.id in record.data.missing)
-    same = record.task.fingerprint == fingerprint(task, index_identity(clips))
-    return record if same and not found_since and record.protocol.version == rules.version else None
+    found_since = bool(set(record.data.missing) - library.absent(task) - _unheard(record, library, task))
+    same = (
+        record.task.fingerprint == fingerprint(task, index_identity(library.clips(task)))
+        and record.protocol.version == protocol.version
+        and set(rules.seeds) <= {record.run.seed, *record.run.seeds}
+        and set(rules.deform) <= set(record.deformed)
+    )
+    return record if same and not found_since else None
 
 
-def _measure(library: Library, rules: Protocol, task: Task, answer: Answer, results: Path, seed: int) -> Record:
-    prepared = library.sides(task, answer)
-    outcome = rules.run(task, answer, prepared.sides, seed, library.device)
+def _unheard(record: Record, library: Library, task: Task) -> set[str]:
+    """Return the clips that are there but could not be decoded when the record was made, as far as still so."""
+    from carrara.audio.decode import probe
+
+    broken = set()
+    for clip in library.clips(task):
+        if clip.id in record.data.missing and clip.path.is_file():
+            try:
+                probe(clip.path)
+            except AudioError:
+                broken.add(clip.id)
+    return broken
+
+
+def folder_name(rules: Rules) -> str:
+    """Return the protocol's name as records carry it: with what a person has set, `semi-constrained:head=lstm`."""
+    changed = ",".join(f"{path}={value}" for path, value in sorted(rules.settings.items()))
+    return f"{rules.protocol}:{changed}" if changed else rules.protocol
+
+
+def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results: Path) -> Record:
+    protocol = protocols.SHELF.get(rules.protocol)
+    material = library.material(task, answer)
     began = time.perf_counter()
-    scores = _scores(task, answer, outcome, seed)
-    seconds = {**prepared.seconds, **outcome.seconds, "intervals": time.perf_counter() - began}
+    outcome = protocol.run(
+        Inputs(
+            task=task,
+            answer=answer,
+            encoder=library.encoder,
+            clips={side: material.of(side) for side in SPLITS},
+            sides=material.sides,
+            frame_sides=partial(material.sides, frames=True),
+            seeds=rules.seeds,
+            device=library.device,
+            settings=_settings(protocol, rules),
+        )
+    )
+    answered = time.perf_counter()
+    scores = _scores(task, answer, outcome.truths, outcome.answers, rules.seeds[0])
+    seconds = {**material.seconds, **outcome.seconds, "intervals": time.perf_counter() - answered}
+    took = time.perf_counter() - began
+    deformed = _deformed(material, rules, outcome)
     index = index_identity(library.clips(task))
     card = library.encoder.card
-    sides = Counter(clip.split for clip in prepared.clips)
+    sides = Counter(clip.split for clip in material.clips)
     record = Record(
         task=TaskPart(
             name=task.name,
@@ -146,7 +208,7 @@ def _measure(library: Library, rules: Protocol, task: Task, answer: Answer, resu
             name=task.dataset,
             index=index,
             n={side: sides[side] for side in SPLITS},
-            missing=tuple(prepared.missing),
+            missing=tuple(material.missing),
         ),
         encoder=EncoderPart(
             name=card.name,
@@ -157,53 +219,67 @@ def _measure(library: Library, rules: Protocol, task: Task, answer: Answer, resu
             license=card.license,
         ),
         protocol=ProtocolPart(
-            name=rules.name,
-            version=rules.version,
+            name=folder_name(rules),
+            version=protocol.version,
             tried=outcome.tried,
-            chosen=outcome.chosen,
+            chosen=outcome.chosen[0],
             on=f"valid {task.watch}",
+            chosen_by_seed=outcome.chosen if len(outcome.chosen) > 1 else (),
         ),
         grid=outcome.grid,
         scores=scores,
-        run=run_part(seed, library.device, seconds),
-        partial=library.limit is not None or bool(prepared.missing),
+        run=run_part(rules.seeds, library.device, seconds),
+        partial=library.limit is not None or bool(material.missing),
+        over_wall=took > 3600 * rules.wall_hours,
+        deformed=deformed,
     )
-    _write_predictions(predictions_path(record, results), prepared, outcome)
+    write_predictions(
+        predictions_path(record, results), [clip.id for clip in material.of("test")], outcome, rules.seeds
+    )
     write_record(record, results)
     return record
 
 
-def _scores(task: Task, answer: Answer, outcome: Outcome, seed: int) -> dict[str, Score]:
-    values = answer.metrics(task, outcome.truths, outcome.answers)
-    spans = intervals(task, answer, outcome.truths, outcome.answers, seed)
+def _settings(protocol: Protocol, rules: Rules) -> Any:
+    if protocol.settings is None:
+        if rules.settings:
+            raise UsageError(f"--set: the protocol {protocol.name} has nothing to set")
+        return None
+    return replace(protocol.settings(), rules.settings)
+
+
+def _deformed(material: Material, rules: Rules, outcome: Outcome) -> dict[str, dict[str, Score]]:
+    if rules.deform and outcome.read is None:
+        raise UsageError(f"--deform: the protocol {rules.protocol} cannot be asked about spoilt sound")
+    found = {}
+    for deform in rules.deform:
+        side = material.spoilt(deform)
+        given = outcome.read(side) if outcome.read else []
+        found[deform] = _scores(material.task, material.answer, side.truths, given, rules.seeds[0])
+    return found
+
+
+def _scores(
+    task: Task, answer: Answer, truths: Sequence[Any], answers_S: Sequence[Sequence[Any]], seed: int
+) -> dict[str, Score]:
+    by_seed = [answer.metrics(task, truths, given) for given in answers_S]
+    spans = intervals(task, answer, truths, answers_S, seed)
     scores = {}
     for name in dict.fromkeys((*task.scores, *task.also, task.watch)):
-        low, high = spans[name]
-        if not all(map(math.isfinite, (values[name], low, high))):
+        values = [one[name] for one in by_seed]
+        value, (low, high) = sum(values) / len(values), spans[name]
+        if not all(map(math.isfinite, (value, low, high))):
             raise DataError(
-                f"task {task.name!r}: {name} has no value on these {len(outcome.truths)} test clips, "
+                f"task {task.name!r}: {name} has no value on these {len(truths)} test clips, "
                 "whose truths do not vary; more clips are needed"
             )
         scores[name] = Score(
-            value=values[name], low=low, high=high, unit=answer.unit, n=len(outcome.truths), better="higher"
+            value=value,
+            low=low,
+            high=high,
+            unit=answer.unit,
+            n=len(truths),
+            scale=answer.scale,
+            by_seed=tuple(values) if len(values) > 1 else (),
         )
     return scores
-
-
-def _write_predictions(path: Path, prepared: Prepared, outcome: Outcome) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.table(
-        {
-            "id": prepared.test_ids(),
-            "truth": [json.dumps(truth, default=_plain) for truth in outcome.truths],
-            "answer": [json.dumps(given, default=_plain) for given in outcome.answers],
-        }
-    )
-    with whole(path) as draft:
-        pq.write_table(table, draft)
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else vars(value)

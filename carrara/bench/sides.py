@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from carrara.bench.answers._base import Answer, Frames, State, Truth
+from carrara.bench.ensemble import MEAN, RULES, joined
 from carrara.bench.examples import Examples
 from carrara.core.progress import track
 from carrara.core.task import Task
@@ -68,16 +68,36 @@ def to_learn(task: Task, answer: Answer, state: State, side: Side) -> Examples:
     return Examples(side.layers, np.concatenate(rows), np.array(counts), np.concatenate(wanted))
 
 
-def answers(task: Task, answer: Answer, state: State, side: Side, logits_PRK: Tensor) -> list[list[Any]]:
-    """Return each probe's answer for each clip; the logits of a clip's several windows are averaged."""
+def answers(
+    task: Task, answer: Answer, state: State, side: Side, logits_PRK: Tensor, rule: str = MEAN
+) -> list[list[Any]]:
+    """Return each probe's answer for each clip; the logits of a clip's several windows are joined by the rule."""
     counts = [len(rows) for rows in side.rows_U]
     parts = logits_PRK.split(counts, dim=1)
     frames = side.frames()
-    if frames is not None:
+    if frames is not None or task.aggregate == "window":
         return answer.decode(task, state, list(parts), frames)
     if max(counts) > 1:
-        logits_PRK = torch.stack([part.mean(1) for part in parts], dim=1)
+        logits_PRK = joined(parts, rule)
     return answer.decode(task, state, logits_PRK, None)
+
+
+def rules(task: Task, side: Side) -> tuple[str, ...]:
+    """Return the rules that validation may choose from to join a clip's windows."""
+    several = task.aggregate == "ensemble" and max(len(rows) for rows in side.rows_U) > 1
+    return tuple(RULES) if several else (MEAN,)
+
+
+def watched(task: Task, answer: Answer, state: State, side: Side, logits_PRK: Tensor) -> list[tuple[float, str]]:
+    """Return each probe's watched score on a side, by the best rule, and that rule (the first of equals)."""
+    watching = task.model_copy(update={"scores": (task.watch,), "also": ()})
+    best: list[tuple[float, str]] = []
+    for rule in rules(task, side):
+        given = answers(task, answer, state, side, logits_PRK, rule)
+        found = [(answer.metrics(watching, side.truths, one)[task.watch], rule) for one in given]
+        # NaN compares false, so a rule without a score never takes a place.
+        best = [new if new[0] > old[0] else old for old, new in zip(best, found)] if best else found
+    return best
 
 
 def averaged(layers: Mapping[str, Any], rows_U: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

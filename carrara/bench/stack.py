@@ -65,10 +65,10 @@ class Stack:
         value_PN: parameters.
     """
 
-    def __init__(self, specs: list[ProbeSpec], shape: ProbeShape, seed: int, device: torch.device) -> None:
+    def __init__(self, specs: list[ProbeSpec], shape: ProbeShape, device: torch.device) -> None:
         self.shape = shape
         self.specs = list(specs)
-        start = [parameters_to_vector(initial_probe(spec, shape, seed).parameters()).detach() for spec in specs]
+        start = [parameters_to_vector(initial_probe(spec, shape).parameters()).detach() for spec in specs]
         self.value_PN = torch.stack(start).to(device)
         self.gradient_PN, self.first_PN, self.second_PN = (torch.zeros_like(self.value_PN) for _ in range(3))
         self.steps_P = list(torch.zeros(len(specs), device=device))

@@ -29,6 +29,10 @@ class DataError(CarraraError):
     """A dataset on disk that is not what its layout says."""
 
 
+class AbsentError(DataError):
+    """A dataset of which nothing is on this machine."""
+
+
 class WeightsError(CarraraError):
     """A weights file that is cut short, of another network, or unsafe to open."""
 

@@ -21,7 +21,10 @@ SCHEMA = 1
 
 
 class Score(Settings):
-    """A metric's value on the test split with its 95 % interval, over `n` scored units (track, clip, note)."""
+    """A metric's value on the test split with its 95 % interval, over `n` scored units (track, clip, note).
+
+    Of several seeds the value is the mean and `by_seed` has each. A ratio is shown in percent, a level in dB as it is.
+    """
 
     value: float
     low: float
@@ -29,6 +32,8 @@ class Score(Settings):
     unit: str
     n: int
     better: Literal["higher", "lower"] = "higher"
+    scale: Literal["ratio", "dB"] = "ratio"
+    by_seed: tuple[float, ...] = ()
 
 
 class GridPoint(Settings):
@@ -39,6 +44,7 @@ class GridPoint(Settings):
     valid: float
     epoch: int
     epochs: int
+    seed: int | None = None
 
 
 class TaskPart(Settings):
@@ -71,19 +77,21 @@ class EncoderPart(Settings):
 
 
 class ProtocolPart(Settings):
-    """Which rules: how many probes were tried, which one validation chose, and by which score."""
+    """Which rules: how many probes were tried, which one validation chose (for the first seed), and by which score."""
 
     name: str
     version: int
     tried: int
     chosen: dict[str, Any]
     on: str
+    chosen_by_seed: tuple[dict[str, Any], ...] = ()
 
 
 class RunPart(Settings):
-    """What it took: seed, device, seconds a phase, versions, source state, date (ISO, UTC) and the command."""
+    """What it took: seeds, device, seconds a phase, versions, source state, date (ISO, UTC) and the command."""
 
     seed: int
+    seeds: tuple[int, ...] = ()
     device: str
     seconds: dict[str, float]
     versions: dict[str, str]
@@ -93,7 +101,11 @@ class RunPart(Settings):
 
 
 class Record(Settings):
-    """One score and all it took."""
+    """One score and all it took.
+
+    `deformed` has, by deformation, the chosen probe's scores on test sound that was spoilt so; `over_wall` marks a task
+    that took longer than the computational wall allows.
+    """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     task: TaskPart
@@ -104,6 +116,8 @@ class Record(Settings):
     scores: dict[str, Score]
     run: RunPart
     partial: bool = False
+    over_wall: bool = False
+    deformed: dict[str, dict[str, Score]] = Field(default_factory=dict)
 
     def cell(self) -> float:
         """Return the row's score: the mean of the task's own metrics (benchmark.md, section 2.4)."""

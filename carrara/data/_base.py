@@ -3,59 +3,49 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from carrara.core.clip import SPLITS, Clip, Split
-from carrara.core.errors import AudioError, UsageError, near
+from carrara.core.clip import Clip, Split
+from carrara.core.download import Remote, download
+from carrara.core.errors import UsageError, near
 from carrara.core.home import data_home
-from carrara.core.settings import Settings
 
-
-class Leak(Settings):
-    """A group (song, singer, artist) that stands on two sides of a split."""
-
-    split: str
-    group: str
-    sides: tuple[str, ...]
-
-
-class Check(Settings):
-    """What is on disk, compared with what should be.
-
-    Attributes:
-        ok: nothing is missing, unreadable, leaking or other than the golden counts.
-        found: clips whose sound file is there.
-        missing: ids of clips whose sound file is not.
-        unreadable: path and reason of files that do not decode.
-        counts: clips a split, by split name.
-        differing: counts that differ from the golden ones, as lines.
-        leaks: groups on two sides of a split.
-    """
-
-    ok: bool
-    found: int
-    missing: tuple[str, ...]
-    unreadable: dict[str, str]
-    counts: dict[str, dict[str, int]]
-    differing: tuple[str, ...]
-    leaks: tuple[Leak, ...]
+if TYPE_CHECKING:
+    from carrara.data._check import Check
 
 
 class Dataset(ABC):
     """One dataset in its distributed layout.
 
     A file of the shelf defines one subclass and an instance of it called `DATASET`.
+
+    Attributes:
+        name: name on the shelf.
+        title: what people call it, with the number of its clips where that tells variants apart.
+        license: of the sound and of the annotations, as their authors state it.
+        commercial_use: whether that licence allows it; none when unknown.
+        citation: whom to cite.
+        source: where it is distributed.
+        remotes: files that a program may download, below the root.
+        steps: what a person does by hand to get the rest; empty where `remotes` is all.
+        golden: clips a side, by split name.
+        known_leaks: by split name, groups that its authors' own split has on two sides; none where not named.
+        seconds: length of every sound file, at least and at most; none where lengths vary freely.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     license: ClassVar[str]
     commercial_use: ClassVar[bool | None]
     citation: ClassVar[str]
     source: ClassVar[str]
+    remotes: ClassVar[tuple[Remote, ...]] = ()
+    steps: ClassVar[str] = ""
     golden: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    known_leaks: ClassVar[Mapping[str, int]] = {}
+    seconds: ClassVar[tuple[float, float] | None] = None
 
     @abstractmethod
     def index(self, root: Path) -> list[Clip]:
@@ -69,18 +59,34 @@ class Dataset(ABC):
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
         """Return for each named split the side of each clip's id; an id left out belongs to no side."""
 
-    def get(self, root: Path, size: str | None = None) -> None:
-        """Put the dataset below `root`, or say exactly how to.
+    def get(self, root: Path, size: str | None = None) -> str:
+        """Download below `root` what may be downloaded, and return the steps that are left for a person.
+
+        What is there whole already is kept, and what was begun goes on. Only datasets that come in sizes take one.
 
         Raises:
-            UsageError: it cannot be downloaded; the message gives the steps.
+            UsageError: a size was given to a dataset that has none.
+            DataError: a download failed or is not the file that was pinned.
+            StoreError: the folder cannot be written.
         """
-        raise UsageError(f"{self.name} cannot be downloaded by a program: {self.source}")
+        if size is not None:
+            raise UsageError(f"{self.name} does not come in sizes; leave --size out")
+        for remote in self.remotes:
+            download(remote, Path(root))
+        return self.steps
 
     def root(self, data_dir: Path | None = None) -> Path:
         """Return the folder of this dataset: below `data_dir`, or `data_dir` itself if it is named so."""
         base = Path(data_dir) if data_dir else data_home()
         return base if base.name == self.name else base / self.name
+
+    def paths(self, clip: Clip) -> tuple[Path, ...]:
+        """Return all sound files that a clip needs."""
+        return (clip.path,)
+
+    def expected_seconds(self, clip: Clip) -> tuple[float, float] | None:
+        """Return the least and the greatest length that a clip's file may have; none: any."""
+        return self.seconds
 
     def clips(self, root: Path, split: str) -> list[Clip]:
         """Return the clips of a named split, each with its side, in the order of the index.
@@ -99,50 +105,17 @@ class Dataset(ABC):
         """Return the counts that a folder should hold; the golden ones unless the dataset comes in sizes."""
         return self.golden
 
+    def called(self, split: str, left: int, whole: int) -> str:
+        """Return what a score may be called on a copy with `left` of the `whole` clips of a split."""
+        if left == whole:
+            return f"{self.title}, {split} split"
+        return (
+            f"{self.title}, {split} split, partial ({left} of {whole} clips): not to be compared with published "
+            "scores; `carrara bench --partial` measures on it, and the record says so"
+        )
+
     def check(self, root: Path) -> Check:
         """Compare the disk with the annotations and the golden counts; every file is opened."""
-        from carrara.audio.decode import probe
+        from carrara.data._check import check
 
-        clips = self.index(root)
-        missing = tuple(clip.id for clip in clips if not clip.path.is_file())
-        unreadable: dict[str, str] = {}
-        for path in sorted({clip.path for clip in clips if clip.path.is_file()}):
-            try:
-                probe(path)
-            except AudioError as problem:
-                unreadable[str(path)] = str(problem)
-        splits = self.splits(root)
-        counts = {name: _count(sides) for name, sides in splits.items()}
-        differing = tuple(
-            f"{name}/{side}: {counts.get(name, {}).get(side, 0)} clips, should be {golden}"
-            for name, sides in self.golden_at(root).items()
-            for side, golden in sides.items()
-            if counts.get(name, {}).get(side, 0) != golden
-        )
-        leaks = tuple(leak for name in splits for leak in _leaks(name, self.clips(root, name)))
-        return Check(
-            ok=not (missing or unreadable or differing or leaks),
-            found=len(clips) - len(missing),
-            missing=missing,
-            unreadable=unreadable,
-            counts=counts,
-            differing=differing,
-            leaks=leaks,
-        )
-
-
-def _count(sides: Mapping[str, Split]) -> dict[str, int]:
-    counts = Counter(sides.values())
-    return {side: counts[side] for side in SPLITS}
-
-
-def _leaks(name: str, clips: list[Clip]) -> list[Leak]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        if clip.group is not None and clip.split is not None:
-            found[clip.group].add(clip.split)
-    return [
-        Leak(split=name, group=group, sides=tuple(sorted(sides)))
-        for group, sides in sorted(found.items())
-        if len(sides) > 1
-    ]
+        return check(self, Path(root))

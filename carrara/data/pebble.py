@@ -27,6 +27,7 @@ from typing import ClassVar
 
 from carrara.core.clip import Clip, Split
 from carrara.data._base import Dataset
+from carrara.data._pebble.labels import STEMS
 from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, counts, sides
 
 
@@ -34,6 +35,7 @@ class Pebble(Dataset):
     """The embedded suite; `root` is the folder of one size, `<data>/pebble/<size>`."""
 
     name = "pebble"
+    title = "Pebble"
     license = "CC0-1.0 (generated here; played on TimGM6mb.sf2, GPL, as carried by pretty_midi)"
     commercial_use = True
     citation = "Pebble, the embedded suite of Carrara"
@@ -70,6 +72,11 @@ class Pebble(Dataset):
             for entry in read(root)
         ]
 
+    def paths(self, clip: Clip) -> tuple[Path, ...]:
+        """Return the mixture's file, and the stems' where a clip has them."""
+        stems = (clip.path.parent / clip.labels[name] for name in STEMS if name in clip.labels)
+        return (clip.path, *stems)
+
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
         """Return the side of each clip for each named split; see the base class."""
         from carrara.data._pebble.suite import read
@@ -89,7 +96,7 @@ class Pebble(Dataset):
         kept_apart = "songs" if split == "beats" else split
         return [replace(clip, group=groups[clip.id][kept_apart]) for clip in super().clips(root, split)]
 
-    def get(self, root: Path, size: str | None = None) -> None:
+    def get(self, root: Path, size: str | None = None) -> str:
         """Render a size below `root`; stopped anywhere, it goes on from there; what is whole is kept.
 
         Raises:
@@ -99,6 +106,7 @@ class Pebble(Dataset):
         from carrara.data._pebble.suite import write
 
         write(Path(root), size or (root.name if root.name in SIZES else "demo"))
+        return ""
 
 
 DATASET = Pebble()

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 from carrara.audio.decode import VERSIONS, load
+from carrara.audio.deform import VERSION as DEFORMATIONS
+from carrara.audio.deform import deformed
 from carrara.audio.window import stitched, windows
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
@@ -137,6 +139,7 @@ def _store(encoder: Encoder, view: View, folder: Path, device: str) -> Store:
         "least": cut.least,
         "padding": "none",
         "pool": view.pool,
+        **({"deform": view.deform, "deformations": DEFORMATIONS} if view.deform else {}),
         "computed": precision(device),
         "dtype": "float16",
     }
@@ -187,7 +190,7 @@ def _hear(
     cut = grid(encoder, view)
     order = _by_length(wanted)
     sources: list[Source[tuple[int, np.ndarray]]] = [
-        partial(_decoded, wanted[key], cut, encoder.card.sample_rate, seconds) for key in order
+        partial(_decoded, wanted[key], cut, encoder.card.sample_rate, view.deform, seconds) for key in order
     ]
     broken: dict[str, str] = {}
     began = time.perf_counter()
@@ -236,9 +239,13 @@ def arriving(items: Iterable[tuple[int, Any]]) -> Iterator[Window]:
             yield Window(place, *item)
 
 
-def _decoded(clip: Clip, cut: Grid, rate: int, seconds: dict[str, float]) -> Iterator[tuple[int, np.ndarray]]:
+def _decoded(
+    clip: Clip, cut: Grid, rate: int, deform: str, seconds: dict[str, float]
+) -> Iterator[tuple[int, np.ndarray]]:
     began = time.perf_counter()
     samples_T = load(clip.path, rate, clip.start, clip.duration)
+    if deform:
+        samples_T = deformed(samples_T, rate, deform)
     seconds["decode"] += time.perf_counter() - began
     for start, length in windows(len(samples_T), cut.window, cut.hop, cut.least):
         yield start, samples_T[start : start + length]

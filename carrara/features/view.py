@@ -7,6 +7,7 @@ that overlap and begin on that grid, and each gives the frames that lie deeper i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -24,14 +25,18 @@ class View(Settings):
     Attributes:
         window_seconds: length of a window; none: the whole clip, up to what the encoder should hear at once.
         hop_seconds: from one window to the next; none: a window, or for frames a little less, so that windows overlap.
+        tail: `keep` a last window shorter than the others if it is long enough, or `drop` it; frames are always kept.
         pool: a row is a window's mean, or a frame.
         cnn: whether the extra "cnn" is kept too, where the encoder has one.
+        deform: how the sound is spoilt before it is heard (`carrara.audio.deform`); empty: not at all.
     """
 
     window_seconds: float | None = Field(default=None, gt=0)
     hop_seconds: float | None = Field(default=None, gt=0)
+    tail: Literal["keep", "drop"] = "keep"
     pool: Pool = "mean"
     cnn: bool = False
+    deform: str = ""
 
     @model_validator(mode="after")
     def _frames_overlap(self) -> View:
@@ -57,7 +62,8 @@ def grid(encoder: Encoder, view: View) -> Grid:
     window = None if seconds is None else max(round(seconds * rate), 1)
     hop = None if view.hop_seconds is None else max(round(view.hop_seconds * rate), 1)
     if view.pool == "mean" or window is None or frame_rate is None:
-        return Grid(window, hop, min(round(LEAST_SECONDS * rate), (window or rate) // 2))
+        least = min(round(LEAST_SECONDS * rate), (window or rate) // 2)
+        return Grid(window, hop, window if window and view.tail == "drop" else least)
     stride = rate / frame_rate
     hop = hop or window - min(round(OVERLAP_SECONDS * rate), window // 4)
     return Grid(window, max(round(int(hop / stride) * stride), 1), 1)

@@ -31,7 +31,7 @@ def train_plainly(question: Question, spec: ProbeSpec, settings: GridSettings) -
     train, valid = question.train, question.valid
     several = len(spec.sources) if len(spec.sources) > 1 else 0
     shape = ProbeShape(train.width(spec.sources[0]), settings.hidden, settings.outputs, settings.dropout, several)
-    probe = initial_probe(spec, shape, settings.seed)
+    probe = initial_probe(spec, shape)
     adam = torch.optim.Adam(probe.parameters(), lr=spec.learning_rate)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         adam, mode="max", factor=0.5, patience=settings.plateau_patience
@@ -41,11 +41,11 @@ def train_plainly(question: Question, spec: ProbeSpec, settings: GridSettings) -
     starts = np.concatenate(([0], np.cumsum(train.counts_N)))
     found = Plain([], [], [], -np.inf, -1, torch.empty(0))
     for epoch in range(settings.max_epochs):
-        visits = order(settings.seed, epoch, len(train.counts_N))
+        visits = order(spec.seed, epoch, len(train.counts_N))
         losses = []
         for step, low in enumerate(range(0, len(visits), settings.batch)):
             rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in visits[low : low + settings.batch]])
-            generator = dropout_generator(settings.seed, epoch, step)
+            generator = dropout_generator(spec.seed, epoch, step)
             mask = torch.from_numpy(kept(generator, len(rows), settings.hidden, settings.dropout))
             logits = probe(heard[..., rows, :], mask)
             loss = question.loss(logits[None], torch.from_numpy(train.targets_R[rows]))[0]

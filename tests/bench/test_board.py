@@ -9,7 +9,8 @@ import math
 import pytest
 from rich.console import Console
 
-from carrara.bench.board import Span, board, boards, borda, mean
+from carrara.bench.board import Span, board, boards, mean
+from carrara.bench.board_notes import borda
 from carrara.bench.board_picture import board_picture
 from carrara.bench.board_text import markdown, table, table_text, values
 from carrara.bench.suites import SUITES
@@ -119,7 +120,7 @@ def test_families_and_protocols_never_share_a_table():
     records = [*FULL, record("good", "gtzan/genre", 0.7), record("good", "pebble/key", 0.9, protocol__name="linear")]
     found = boards(records)
     assert [one.title for one in found] == [
-        "Gtzan scores, constrained protocol",
+        "MARBLE-14 scores, constrained protocol",
         "Pebble scores, constrained protocol",
         "Pebble scores, linear protocol",
     ]
@@ -173,7 +174,9 @@ def test_lower_is_better_says_so_and_is_in_no_average():
 def test_values_are_the_agreed_json():
     listed = json.loads(json.dumps(values([board(FULL)])))
     assert [row["system"] for row in listed] == ["good", "poor", "part"]
-    assert all(set(row) == {"system", "protocol", "rows", "average"} for row in listed)
+    assert all({"system", "protocol", "rows", "average"} <= set(row) for row in listed)
+    assert [row["rank"] for row in listed] == [1, 2, None]
+    assert not any(row["published"] or row["levels"] for row in listed)
     assert listed[2]["average"] is None
     assert listed[0]["rows"]["pebble/tags"]["m1"] == {
         "value": pytest.approx(50),

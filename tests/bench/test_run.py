@@ -12,8 +12,10 @@ import soundfile
 import torch
 
 from carrara.bench.answers import any_of, one_of
+from carrara.bench.ensemble import RULES
+from carrara.bench.predictions import predictions_path, read_predictions
 from carrara.bench.protocols import constrained
-from carrara.bench.run import bench, predictions_path
+from carrara.bench.run import Rules, bench
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.record import read_record
@@ -56,7 +58,7 @@ class Tones(Dataset):
     """Tones of three pitches, some of them noisy."""
 
     name = "tones"
-    license = citation = source = ""
+    title = license = citation = source = ""
     commercial_use = None
 
     def __init__(self, folder: Path) -> None:
@@ -97,8 +99,16 @@ def ask(tones, tmp_path, monkeypatch):
     monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-3, 1e-2))
     monkeypatch.setattr(constrained, "HIDDEN", 16)
 
-    def measure(*tasks, encoder=None, **options):
-        return bench(encoder or Bands(), tasks, results=tmp_path / "results", datasets={"tones": tones}, **options)
+    def measure(*tasks, encoder=None, limit=None, partial=False, **rules):
+        return bench(
+            encoder or Bands(),
+            tasks,
+            results=tmp_path / "results",
+            rules=Rules(**rules),
+            limit=limit,
+            partial=partial,
+            datasets={"tones": tones},
+        )
 
     return measure
 
@@ -185,23 +195,27 @@ def test_windows_become_one_clip_by_embedding_or_by_logit(ask):
 
 def test_nothing_that_chooses_reads_the_test_side(ask, monkeypatch):
     order = []
-    truths, read, choose = one_of.ANSWER.truths, constrained.read_test, constrained.choose
+    truths, choose, metrics = one_of.ANSWER.truths, constrained.choose, one_of.ANSWER.metrics
 
     def watched_truths(task, clips):
         order.append("truths " + "/".join(sorted({clip.split for clip in clips})))
         return truths(task, clips)
 
-    def watched(name, function):
-        return lambda *given: order.append(name) or function(*given)
+    def watched_metrics(task, truths, answers):
+        order.append(f"scored {len(truths)}")
+        return metrics(task, truths, answers)
 
     object.__setattr__(one_of.ANSWER, "truths", watched_truths)
-    monkeypatch.setattr(constrained, "choose", watched("choose", choose))
-    monkeypatch.setattr(constrained, "read_test", watched("read", read))
+    object.__setattr__(one_of.ANSWER, "metrics", watched_metrics)
+    monkeypatch.setattr(constrained, "choose", lambda *given: order.append("choose") or choose(*given))
     try:
         ask(task())
     finally:
         object.__setattr__(one_of.ANSWER, "truths", truths)
-    assert order == ["truths train", "truths valid", "choose", "truths test", "read"]
+        object.__setattr__(one_of.ANSWER, "metrics", metrics)
+    chosen = order.index("choose")
+    assert {"truths train", "truths valid", f"scored {SIDES['valid']}"} == set(order[:chosen])
+    assert order[chosen + 1 :].index("truths test") < order[chosen + 1 :].index(f"scored {SIDES['test']}")
 
 
 def test_the_choice_is_the_same_whatever_the_test_labels_say(ask, tones, monkeypatch):
@@ -220,14 +234,20 @@ def test_the_choice_is_the_same_whatever_the_test_labels_say(ask, tones, monkeyp
     assert second.scores != first.scores
 
 
-def test_a_missing_clip_makes_the_record_partial_until_it_is_there(ask, tones):
+def test_a_missing_clip_is_accepted_knowingly_and_makes_the_record_partial_until_it_is_there(ask, tones):
     gone = tones.folder / "40.wav"
     kept = gone.read_bytes()
     gone.unlink()
     try:
-        record = ask(task())[0]
+        with pytest.raises(DataError, match=r"tone-40.* --partial"):
+            ask(task())
+        record = ask(task(), partial=True)[0]
         assert record.data.missing == ("tone-40",) and record.partial and record.data.n["test"] == 17
-        assert ask(task())[0] == record
+        assert ask(task(), partial=True)[0] == record
+        gone.write_bytes(b"RIFF")
+        with pytest.raises(DataError, match=r"cannot be heard.*40\.wav"):
+            ask(task(), overwrite="always")
+        assert ask(task(), partial=True)[0].data.missing == ("tone-40",)
     finally:
         gone.write_bytes(kept)
     assert not ask(task())[0].partial
@@ -257,3 +277,59 @@ def test_a_tag_that_no_test_clip_varies_in_is_named(ask):
     with pytest.warns(UserWarning, match="1 of 5 tags .* 18 scored clips .*: never"):
         ask(rare)
     assert any_of.left_out(rare, [np.zeros(5)] * 2) == list(rare.labels)
+
+
+def test_several_seeds_ride_in_one_pass_and_the_interval_covers_them(ask, monkeypatch, tmp_path):
+    passes = []
+    train = constrained.train_grid
+    monkeypatch.setattr(constrained, "train_grid", lambda *given: passes.append(len(given[1])) or train(*given))
+    noisy = TAGS.model_copy(update={"labels": ("noisy", "low"), "name": "tones/two", "max_epochs": 3})
+    alone = {seed: ask(noisy, seeds=(seed,), overwrite="always")[0] for seed in (1, 2, 3)}
+    together = ask(noisy, seeds=(1, 2, 3), overwrite="always")[0]
+    assert passes == [6, 6, 6, 18] and together.protocol.tried == 18
+    for place, (seed, record) in enumerate(alone.items()):
+        for name, score in together.scores.items():
+            assert score.by_seed[place] == pytest.approx(record.scores[name].value, abs=1e-6)
+        own = {(p.layer, p.learning_rate): p.valid for p in together.grid if p.seed == seed}
+        assert own == pytest.approx({(p.layer, p.learning_rate): p.valid for p in record.grid}, abs=1e-5)
+    assert together.protocol.chosen_by_seed == tuple(record.protocol.chosen for record in alone.values())
+    for score in together.scores.values():
+        assert score.value == pytest.approx(np.mean(score.by_seed))
+    assert set(read_predictions(predictions_path(together, tmp_path / "results"))) == {1, 2, 3}
+    assert ask(noisy, seeds=(2,))[0] == together, "a seed that was measured is not measured again"
+
+
+def test_spoilt_sound_is_read_by_the_same_probe(ask):
+    record = ask(task(), deform=("gain:-1db", "noise:-20db"))[0]
+    assert list(record.deformed) == ["gain:-1db", "noise:-20db"]
+    clean = record.scores["accuracy"].value
+    assert record.deformed["gain:-1db"]["accuracy"].value == pytest.approx(clean, abs=0.12)
+    assert record.deformed["noise:-20db"]["accuracy"].value < clean - 0.2
+    assert ask(task(), deform=("gain:-1db",))[0] == record
+
+
+def test_windows_that_answer_for_themselves_are_scored_two_ways(ask):
+    cut = task(
+        window_seconds=0.3,
+        tail="drop",
+        aggregate="window",
+        scores=("accuracy_windows",),
+        also=("accuracy_recordings",),
+        watch="accuracy_windows",
+        name="tones/windows",
+    )
+    record = ask(cut)[0]
+    assert record.scores["accuracy_windows"].n == record.scores["accuracy_recordings"].n == 18
+    assert record.scores["accuracy_windows"].value > 0.8
+
+
+def test_the_way_to_join_windows_is_chosen_on_validation(ask):
+    cut = task(window_seconds=0.25, aggregate="ensemble", name="tones/ensemble")
+    record = ask(cut)[0]
+    assert record.protocol.chosen["windows"] in RULES
+    assert record.scores["accuracy"].value > 0.8
+
+
+def test_a_task_past_the_wall_is_marked(ask):
+    assert not ask(task())[0].over_wall
+    assert ask(task(), wall_hours=0.0, overwrite="always")[0].over_wall

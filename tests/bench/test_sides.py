@@ -83,7 +83,7 @@ def test_averaged_windows():
 def test_the_search_has_the_published_size():
     assert LEARNING_RATES == (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
     for states, points in ((13, 84), (25, 156), (1, 6)):
-        specs = search(tuple(str(layer) for layer in range(states)))
+        specs = search(tuple(str(layer) for layer in range(states)), (0,))
         assert len(specs) == len(set(specs)) == points
     extra = search(("0", "1", "cnn"))
     assert {spec.layer for spec in extra} == {"0", "1", "cnn", "weighted-sum"}

@@ -14,7 +14,7 @@ def made(mixed):
     shape = ProbeShape(width=7, hidden=11, outputs=3, dropout=0.3, mixed=mixed)
     sources = tuple("abcd"[: mixed or 1])
     specs = [ProbeSpec("x", sources, rate) for rate in (1e-3, 1e-2, 3e-1)]
-    return shape, specs, Stack(specs, shape, 3, torch.device("cpu"))
+    return shape, specs, Stack(specs, shape, torch.device("cpu"))
 
 
 def mean_square(logits_PBK, targets_B):
@@ -24,7 +24,7 @@ def mean_square(logits_PBK, targets_B):
 def test_many_steps_equal_autograd_and_torch_adam():
     for mixed in (0, 4):
         shape, specs, stack = made(mixed)
-        probes = [initial_probe(spec, shape, 3) for spec in specs]
+        probes = [initial_probe(spec, shape) for spec in specs]
         adams = [torch.optim.Adam(probe.parameters(), lr=spec.learning_rate) for probe, spec in zip(probes, specs)]
         draw = torch.Generator().manual_seed(0)
         for _ in range(25):
@@ -53,16 +53,16 @@ def test_evaluation_equals_the_module():
         heard = torch.randn(*([mixed] if mixed else []), 5, 7, generator=torch.Generator().manual_seed(1))
         found = logits(stack.value_PN, shape, heard if mixed else heard.expand(3, -1, -1))
         with torch.no_grad():
-            expected = torch.stack([initial_probe(spec, shape, 3)(heard) for spec in specs])
+            expected = torch.stack([initial_probe(spec, shape)(heard) for spec in specs])
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_initial_weights_have_the_spread_of_a_linear_layer_and_differ_between_points():
     shape = ProbeShape(width=400, hidden=300, outputs=5, dropout=0.2)
-    one, other = (initial_probe(ProbeSpec("1", ("1",), rate), shape, 0) for rate in (1e-3, 1e-2))
+    one, other = (initial_probe(ProbeSpec("1", ("1",), rate), shape) for rate in (1e-3, 1e-2))
     reference = torch.nn.Linear(400, 300)
     assert torch.isclose(one.inner_weight.std(), reference.weight.std(), rtol=0.02)
     assert one.inner_weight.abs().max() <= reference.weight.abs().max() * 1.01
     assert not torch.equal(one.inner_weight, other.inner_weight)
-    again = initial_probe(ProbeSpec("1", ("1",), 1e-3), shape, 0)
+    again = initial_probe(ProbeSpec("1", ("1",), 1e-3), shape)
     assert torch.equal(one.inner_weight, again.inner_weight)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from carrara.core.errors import CarraraError
+    from carrara.core.record import Record
+    from carrara.core.task import Task
+
+WHAT, HOW = "What is measured", "How it is measured"
 
 
 def bench(
@@ -15,52 +22,138 @@ def bench(
         typer.Argument(help="Shelf names, folders or hub ids; NAME:random is the same network with random weights."),
     ],
     suite: Annotated[
-        str | None, typer.Option(help="A named list of tasks (`carrara ls suites`); pebble when nothing is asked for.")
+        str | None,
+        typer.Option(
+            help="A named list of tasks (`carrara ls suites`); pebble when nothing is asked for.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option("--tasks", "-t", help="Task names, with commas or repeated; patterns such as 'pebble/*'."),
+        typer.Option(
+            "--tasks",
+            "--task",
+            "-t",
+            help="Task names, with commas or repeated; patterns such as 'pebble/*'; files of your own (.toml, .py).",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the records.")] = Path("results"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", "--data", help="Folder of the datasets. [env: CARRARA_DATA]", rich_help_panel=WHAT),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Use so many clips a side at most; marks the records as partial.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial", help="Measure even if clips are missing; marks the records as partial.", rich_help_panel=WHAT
+        ),
+    ] = False,
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help="Rules (`carrara ls protocols`).", rich_help_panel=HOW)
+    ] = "constrained",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change a setting of the protocol, such as mode=lora or head=lstm.", rich_help_panel=HOW
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many seeds ride in one pass; intervals cover them.", rich_help_panel=HOW)
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="The first seed of the draws.", rich_help_panel=HOW)] = 1234,
+    deform: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also read the chosen probe on spoilt test sound: noise:20db, gain:-6db, mp3:32k, pitch:+1, clip, "
+            "reverb; with commas or repeated.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=HOW)] = "auto",
+    wall_hours: Annotated[
+        float, typer.Option(min=0, help="Mark a task that takes longer; a week in MARBLE.", rich_help_panel=HOW)
+    ] = 168.0,
     overwrite: Annotated[
         Literal["never", "missing", "always"],
         typer.Option(help="Measure again: never, when there is no record of this very task, always."),
     ] = "missing",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use so many clips a side at most; marks the records as partial.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the probes' draws.")] = 1234,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the records.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list.")] = False,
 ) -> None:
     """Measure representations: extract, train the whole probe grid, choose on validation, test once.
 
     - `carrara bench chroma-mfcc noise --suite pebble`
-    - `carrara bench carrara-demo/mert carrara-demo/mert:random -t pebble/key -o results`
-    - `carrara bench mert-tiny:random -t 'pebble/*' --limit 50 --json`
+    - `carrara bench carrara-demo/mert --suite marble-14 --data /data --limit 200`
+    - `carrara bench chroma-mfcc -t pebble/key --seeds 5 --deform noise:20db,mp3:32k`
+
+    A row whose dataset is not there is named, and the others go on.
     """
-    from carrara.app.shelves import chosen_tasks
+    from carrara.app.chosen_tasks import chosen_tasks
+    from carrara.audio.deform import read as read_deformation
+    from carrara.bench.run import Rules
     from carrara.bench.run import bench as measure
+    from carrara.core.settings import assignments
     from carrara.encoders._load import load
     from carrara.nn.device import pick_device
 
-    names = chosen_tasks(suite, tasks)
+    chosen, datasets = chosen_tasks(suite, tasks)
+    spoilt = tuple(part.strip() for text in deform or () for part in text.split(",") if part.strip())
+    for one in spoilt:
+        read_deformation(one)
+    rules = Rules(
+        protocol=protocol,
+        settings=assignments(changes or ()),
+        seeds=tuple(range(seed, seed + seeds)),
+        deform=spoilt,
+        overwrite=overwrite,
+        wall_hours=wall_hours,
+    )
     place = pick_device(device)
-    records = []
+    records: list[Record] = []
+    failed: dict[str, CarraraError] = {}
+
+    def problem(task: Task, error: CarraraError) -> None:
+        failed[task.name] = error
+        typer.echo(f"no record of {task.name}: {error}", err=True)
+
     for spec in encoders:
-        encoder = load(spec, place)
         records += measure(
-            encoder, names, data_dir=data_dir, results=output, device=place, overwrite=overwrite, limit=limit, seed=seed
+            load(spec, place),
+            chosen,
+            data_dir=data_dir,
+            results=output,
+            rules=rules,
+            device=place,
+            limit=limit,
+            partial=partial,
+            datasets=datasets,
+            on_problem=problem,
         )
+    _tell(records, failed, output, as_json)
+
+
+def _tell(records: list[Record], failed: dict[str, CarraraError], output: Path, as_json: bool) -> None:
+    """Print the records; exit 1 where a row that is there failed, or nothing was measured."""
+    from carrara.core.errors import AbsentError
+
     if as_json:
         typer.echo(
             json.dumps([record.model_dump(mode="json", by_alias=True) for record in records], ensure_ascii=False)
         )
-        return
-    for record in records:
-        scores = "  ".join(
-            f"{name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in record.scores.items()
-        )
-        typer.echo(f"{record.encoder.name}\t{record.task.name}\t{scores}")
-    typer.echo(f"{len(records)} records in {output}; `carrara board {output}` ranks them", err=True)
+    else:
+        for record in records:
+            for deform, scores in {"": record.scores, **record.deformed}.items():
+                text = "  ".join(
+                    f"{name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()
+                )
+                typer.echo("\t".join([record.encoder.name, record.task.name, *([deform] if deform else []), text]))
+    names = f"; no record of {', '.join(failed)} (-t {','.join(failed)} asks for them alone)" if failed else ""
+    typer.echo(f"{len(records)} records in {output}; `carrara board {output}` ranks them{names}", err=True)
+    if not records or not all(isinstance(error, AbsentError) for error in failed.values()):
+        raise typer.Exit(1)

@@ -18,6 +18,10 @@ def show(
         Path | None, typer.Option(help="Folder of the datasets, for --clips. [env: CARRARA_DATA]")
     ] = None,
     clips: Annotated[bool, typer.Option("--clips", help="List a dataset's clips: ids, splits, labels.")] = False,
+    split: Annotated[
+        str | None,
+        typer.Option(help="With --clips: the sides of this split; by default of the first that has the clip."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell all about one thing.
@@ -30,7 +34,7 @@ def show(
 
     word, entry = find(f"data:{name}" if clips and ":" not in name else name)
     if clips:
-        _clips(entry.name, data_dir, as_json)
+        _clips(entry.name, data_dir, split, as_json)
         return
     card: dict[str, Any] = {"name": entry.name, "shelf": word, "text": entry.text, **_details(word, entry.name)}
     if as_json:
@@ -52,8 +56,9 @@ def _details(word: str, name: str) -> dict[str, Any]:
         card, settings = thing.variants[name]
         return {"card": card.model_dump(mode="json"), "settings": settings.model_dump(mode="json")}
     if word == "data":
-        keys = ("license", "commercial_use", "citation", "source", "golden")
-        return {key: getattr(thing, key) for key in keys}
+        keys = ("title", "license", "commercial_use", "citation", "source", "golden", "known_leaks", "steps")
+        remotes = [vars(remote) for remote in thing.remotes]
+        return {**{key: getattr(thing, key) for key in keys}, "remotes": remotes}
     if word == "tasks":
         return thing.model_copy(update={"name": name}).model_dump(mode="json")
     if word == "recipes":
@@ -61,30 +66,36 @@ def _details(word: str, name: str) -> dict[str, Any]:
     return {}
 
 
-def _clips(name: str, data_dir: Path | None, as_json: bool) -> None:
+def _clips(name: str, data_dir: Path | None, split: str | None, as_json: bool) -> None:
+    from carrara.core.errors import UsageError, near
     from carrara.data import SHELF
 
     dataset = SHELF.get(name)
     root = dataset.root(data_dir)
-    sides = dataset.splits(root)
-    rows = [
-        {
-            "id": clip.id,
-            "split": {split: of[clip.id] for split, of in sides.items() if clip.id in of},
-            "group": clip.group,
-            "labels": clip.labels,
-            "start": clip.start,
-            "duration": clip.duration,
-            "present": clip.path.is_file(),
-        }
-        for clip in dataset.index(root)
-    ]
+    splits = dataset.splits(root)
+    if split is not None and split not in splits:
+        raise UsageError(f"--split: {name} has no split {split!r}.{near(split, splits)}")
+    rows = []
+    for clip in dataset.index(root):
+        sides = {named: of[clip.id] for named, of in splits.items() if clip.id in of}
+        rows.append(
+            {
+                "id": clip.id,
+                "split": sides.get(split) if split else next(iter(sides.values()), None),
+                "splits": sides,
+                "group": clip.group,
+                "labels": clip.labels,
+                "start": clip.start,
+                "duration": clip.duration,
+                "present": all(path.is_file() for path in dataset.paths(clip)),
+            }
+        )
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, default=str))
         return
     for row in rows:
-        split = " ".join(f"{key}={value}" for key, value in row["split"].items())
-        typer.echo(f"{row['id']}\t{split}\t{'' if row['present'] else 'missing'}")
+        all_sides = " ".join(f"{named}={side}" for named, side in row["splits"].items())
+        typer.echo(f"{row['id']}\t{all_sides}\t{'' if row['present'] else 'missing'}")
 
 
 def _lines(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

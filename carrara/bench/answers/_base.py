@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from carrara.core.clip import Clip
 from carrara.core.task import Task
+
+if TYPE_CHECKING:
+    from carrara.bench.protocols._base import Inputs, Outcome
 
 Truth = Any  # what one clip's annotators said, in the form that the metrics take
 State = Any  # what a kind of answer learns from the training truths (a regression's mean and deviation), or none
@@ -40,10 +43,14 @@ class Answer:
         loss: (logits [P, B, K], targets [B, …]) → [P], each probe's own mean over the batch; for answers given frame
             by frame B counts frames, and frames whose target is NaN (padding) do not count.
         decode: (task, state, logits, frames or none) → for each probe a list with one answer a unit. Logits are
-            [P, U, K], or for answers given frame by frame a list of U tensors [P, F_u, K].
+            [P, U, K], or for answers given frame by frame a list of U tensors [P, F_u, K]; where each window answers
+            for itself (`Task.aggregate`), such a list of the windows' logits.
         metrics: (task, truths, answers) → value by name, for whichever metrics the task names in `scores`, `also` and
             `watch`; one entry a unit in truths and answers.
         unit: what one scored unit is called in a record: clip, track, note.
+        run: for answers that no probe over rows can give (stems): the constrained track's own training, inputs →
+            outcome; none for all others.
+        scale: what the metrics are: ratios (shown in percent) or levels in dB.
     """
 
     frames: bool
@@ -55,3 +62,5 @@ class Answer:
     decode: Callable[[Task, State, Any, Frames | None], list[list[Any]]]
     metrics: Callable[[Task, Sequence[Truth], Sequence[Any]], dict[str, float]]
     unit: str = "clip"
+    run: Callable[[Inputs], Outcome] | None = None
+    scale: Literal["ratio", "dB"] = "ratio"

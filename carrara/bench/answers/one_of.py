@@ -1,14 +1,18 @@
 """One class of several: key, genre, pitch, instrument, singer, technique.
 
 Cross-entropy; the answer is the class of the highest logit. A truth and an answer are places in the task's labels.
-Metrics: `accuracy`, and for keys `key_weighted` and `key_weighted_2017`.
+Metrics: `accuracy`, and for keys `key_weighted` and `key_weighted_2017`. Where each window answers for itself, the
+answer is the list of a recording's windows' classes, and the metrics are `accuracy_windows`, over all windows (so that
+long recordings weigh more, as MARBLE scores VocalSet), and `accuracy_recordings`, by majority vote (ties: the first
+class).
 
-Letters: P probes, B examples of a batch, K classes, U scored units.
+Letters: P probes, B examples of a batch, K classes, U scored units, R windows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,14 +53,19 @@ def loss(logits_PBK: Tensor, targets_B: Tensor) -> Tensor:
     return -torch.log_softmax(logits_PBK, -1).gather(2, place_PB1).mean((1, 2))
 
 
-def decode(task: Task, state: None, logits_PUK: Tensor, frames: Frames | None) -> list[list[int]]:
-    """Return for each probe the class of every unit's highest logit."""
-    return logits_PUK.argmax(-1).tolist()
+def decode(task: Task, state: None, logits: Tensor | list[Tensor], frames: Frames | None) -> list[list[Any]]:
+    """Return for each probe the class of every unit's highest logit; of every window's where they come in lists."""
+    if isinstance(logits, Tensor):
+        return logits.argmax(-1).tolist()
+    by_unit = [part_PWK.argmax(-1).tolist() for part_PWK in logits]
+    return [list(units) for units in zip(*by_unit)]
 
 
-def metrics(task: Task, truths: Sequence[int], answers: Sequence[int]) -> dict[str, float]:
+def metrics(task: Task, truths: Sequence[int], answers: Sequence[Any]) -> dict[str, float]:
     """Return the metrics that the task names."""
     named = {*task.scores, *task.also, task.watch}
+    if task.aggregate == "window":
+        return {name: value for name, value in _of_windows(truths, answers).items() if name in named}
     truth_U, answer_U = np.asarray(truths), np.asarray(answers)
     values = {}
     if "accuracy" in named:
@@ -66,6 +75,15 @@ def metrics(task: Task, truths: Sequence[int], answers: Sequence[int]) -> dict[s
     if "key_weighted_2017" in named:
         values["key_weighted_2017"] = key_weighted_2017(truth_U, answer_U, task.labels)
     return values
+
+
+def _of_windows(truths: Sequence[int], answers: Sequence[Sequence[int]]) -> dict[str, float]:
+    truth_R = np.repeat(truths, [len(windows) for windows in answers])
+    voted_U = np.array([np.bincount(windows).argmax() for windows in answers])
+    return {
+        "accuracy_windows": accuracy(truth_R, np.concatenate([np.asarray(windows) for windows in answers])),
+        "accuracy_recordings": accuracy(np.asarray(truths), voted_U),
+    }
 
 
 ANSWER = Answer(

@@ -1,20 +1,23 @@
-"""What every protocol promises: to choose without the test side, and to read that once."""
+"""What every protocol promises: from a task and an encoder to one answer a test clip, the test side read once, last."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from carrara.bench.answers._base import Answer
 from carrara.bench.sides import Side
+from carrara.core.clip import Clip
 from carrara.core.record import GridPoint
+from carrara.core.settings import Settings
 from carrara.core.task import Task
+from carrara.encoders._base import Encoder
 
 
 @dataclass(frozen=True)
 class Sides:
-    """The data of a task. The test side is a door that is opened once, after the choice."""
+    """The features of a task. The test side is a door that is opened once, after the choice."""
 
     train: Side
     valid: Side
@@ -22,29 +25,60 @@ class Sides:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What a protocol is given.
+
+    Attributes:
+        task, answer: the question and its kind.
+        encoder: who is asked, in evaluation mode, on the device; only what copies it may train it.
+        clips: the clips of each side that can be heard.
+        sides: features of these clips, extracted when first asked for: a row a window, or a frame where the answer
+            asks for frames.
+        frame_sides: features of these clips, a row a frame, whatever the answer.
+        seeds: of the draws; each is a whole run of the rules.
+        device: where encoder and probes run.
+        settings: what the protocol lets a person set, or none where there is nothing.
+    """
+
+    task: Task
+    answer: Answer
+    encoder: Encoder
+    clips: Mapping[str, Sequence[Clip]]
+    sides: Callable[[], Sides]
+    frame_sides: Callable[[], Sides]
+    seeds: tuple[int, ...]
+    device: str
+    settings: Any = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a protocol found.
 
     Attributes:
-        tried: how many probes were trained.
+        tried: how many probes were trained, over all seeds.
         grid: those that reached a finite validation score.
-        chosen: which of them validation chose.
-        truths, answers: one a test clip.
+        chosen: for each seed, which of them validation chose.
+        truths: one a test clip.
+        answers: for each seed one a test clip.
         seconds: wall time by phase.
+        read: (another test side) → for each seed one answer a clip by the chosen probe; none where it cannot be asked.
     """
 
     tried: int
     grid: tuple[GridPoint, ...]
-    chosen: dict[str, Any]
+    chosen: tuple[dict[str, Any], ...]
     truths: Sequence[Any]
-    answers: Sequence[Any]
+    answers: Sequence[Sequence[Any]]
     seconds: dict[str, float] = field(default_factory=dict)
+    read: Callable[[Side], list[list[Any]]] | None = None
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A set of rules: its name, its version, and `run`: (task, answer, sides, seed, device) → outcome."""
+    """A set of rules: name, version, `run`: inputs → outcome, and the kind of settings that a person may change."""
 
     name: str
     version: int
-    run: Callable[[Task, Answer, Sides, int, str], Outcome]
+    run: Callable[[Inputs], Outcome]
+    settings: type[Settings] | None = None

@@ -3,7 +3,7 @@
 Yuan et al. 2023 (arXiv 2306.10548, section 4; benchmark.md 2.1 to 2.3): one hidden layer of 512 units, dropout 0.2,
 batches of 64, Adam, the rate halved on a plateau of the watched validation score and training stopped early; every
 layer and their learned weighted sum × six learning rates; the best epoch of the best probe by that score. Then the test
-side is read, once, by `read_test`; nothing that chooses may call it.
+side is read, once, after the choice.
 
 The weighted sum adds every row, 0 to L, as the thesis says (v1's code leaves row 0 out). The convolutional features
 "cnn", where the encoder has them, are tried as a layer but are no part of the sum. An encoder of a single row has no
@@ -15,13 +15,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from torch import Tensor
-
 from carrara.bench.answers._base import Answer, State
 from carrara.bench.grid import GridSettings, Question, Trained, answer_rows, train_grid
 from carrara.bench.probe import ProbeSpec
-from carrara.bench.protocols._base import Outcome, Protocol, Sides
-from carrara.bench.sides import Side, answers, to_learn
+from carrara.bench.protocols._base import Inputs, Outcome, Protocol, Sides
+from carrara.bench.sides import Side, answers, to_learn, watched
 from carrara.core.errors import DataError
 from carrara.core.record import GridPoint
 from carrara.core.task import Task
@@ -32,36 +30,16 @@ SUM = "weighted-sum"
 EXTRAS = ("cnn",)
 
 
-def run(task: Task, answer: Answer, sides: Sides, seed: int, device: str) -> Outcome:
+def run(inputs: Inputs) -> Outcome:
     """Return what the rules find for one task.
 
     Raises:
         DataError: no probe reached a finite validation score.
     """
-    began = time.perf_counter()
-    state = answer.fit(task, sides.train.truths)
-    trained = train(task, answer, state, (sides.train, sides.valid), settings(task, answer, seed, device))
-    chosen = choose(task, trained)
-    probed = time.perf_counter()
-    test = sides.test()
-    answered = read_test(task, answer, state, test, chosen)
-    return Outcome(
-        tried=len(trained),
-        grid=tuple(_point(one) for one in trained if one.best_N is not None),
-        chosen={
-            "layer": chosen.spec.layer,
-            "learning_rate": chosen.spec.learning_rate,
-            "epoch": chosen.course.best_epoch,
-        },
-        truths=test.truths,
-        answers=answered,
-        seconds={"probe": probed - began, "test": time.perf_counter() - probed},
-    )
-
-
-def settings(task: Task, answer: Answer, seed: int, device: str) -> GridSettings:
-    """Return how this track trains the probes of a task."""
-    return GridSettings(
+    if inputs.answer.run is not None:
+        return inputs.answer.run(inputs)
+    task, answer = inputs.task, inputs.answer
+    how = GridSettings(
         outputs=answer.outputs(task),
         hidden=HIDDEN,
         dropout=DROPOUT,
@@ -69,31 +47,70 @@ def settings(task: Task, answer: Answer, seed: int, device: str) -> GridSettings
         max_epochs=task.max_epochs,
         plateau_patience=task.plateau_patience,
         stop_patience=task.stop_patience,
-        seed=seed,
-        device=device,
+        device=inputs.device,
+    )
+    sides = inputs.sides()
+    return searched(inputs, sides, search(tuple(sides.train.layers), inputs.seeds), how)
+
+
+def searched(inputs: Inputs, sides: Sides, specs: list[ProbeSpec], how: GridSettings) -> Outcome:
+    """Return what a search over these probes finds: trained at once, chosen on validation, read on test once.
+
+    Raises:
+        DataError: no probe reached a finite validation score.
+    """
+    began = time.perf_counter()
+    task, answer = inputs.task, inputs.answer
+    state = answer.fit(task, sides.train.truths)
+    trained = train(task, answer, state, sides, specs, how)
+    chosen = [choose(task, [one for one in trained if one.spec.seed == seed]) for seed in inputs.seeds]
+    joining = [
+        watched(task, answer, state, sides.valid, answer_rows(one, sides.valid.to_answer())[None])[0][1]
+        for one in chosen
+    ]
+    probed = time.perf_counter()
+
+    def read(side: Side) -> list[list[Any]]:
+        rows = side.to_answer()
+        return [
+            answers(task, answer, state, side, answer_rows(one, rows)[None], rule)[0]
+            for one, rule in zip(chosen, joining)
+        ]
+
+    test = sides.test()
+    return Outcome(
+        tried=len(trained),
+        grid=tuple(_point(one) for one in trained if one.best_N is not None),
+        chosen=tuple(_choice(one, rule, task) for one, rule in zip(chosen, joining)),
+        truths=test.truths,
+        answers=read(test),
+        seconds={"probe": probed - began, "test": time.perf_counter() - probed},
+        read=read,
     )
 
 
-def search(layers: tuple[str, ...]) -> list[ProbeSpec]:
-    """Return every point of the search over these layers."""
+def search(layers: tuple[str, ...], seeds: tuple[int, ...]) -> list[ProbeSpec]:
+    """Return every point of the search over these layers, for every seed."""
     summed = tuple(name for name in layers if name not in EXTRAS)
     heard: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in layers]
     if len(summed) > 1:
         heard.append((SUM, summed))
-    return [ProbeSpec(name, sources, rate) for name, sources in heard for rate in LEARNING_RATES]
+    return [
+        ProbeSpec(name, sources, rate, seed) for seed in seeds for name, sources in heard for rate in LEARNING_RATES
+    ]
 
 
-def train(task: Task, answer: Answer, state: State, learn: tuple[Side, Side], how: GridSettings) -> list[Trained]:
-    """Return all probes of the search, trained on the first side and watched on the second."""
-    train_side, valid_side = learn
-    watching = task.model_copy(update={"scores": (task.watch,), "also": ()})
-
-    def score(logits_PRK: Tensor) -> list[float]:
-        given = answers(task, answer, state, valid_side, logits_PRK)
-        return [answer.metrics(watching, valid_side.truths, one)[task.watch] for one in given]
-
-    question = Question(to_learn(task, answer, state, train_side), valid_side.to_answer(), answer.loss, score)
-    return train_grid(question, search(tuple(train_side.layers)), how)
+def train(
+    task: Task, answer: Answer, state: State, sides: Sides, specs: list[ProbeSpec], how: GridSettings
+) -> list[Trained]:
+    """Return all probes of the search, trained on the training side and watched on the validation side."""
+    question = Question(
+        to_learn(task, answer, state, sides.train),
+        sides.valid.to_answer(),
+        answer.loss,
+        lambda logits_PRK: [score for score, _ in watched(task, answer, state, sides.valid, logits_PRK)],
+    )
+    return train_grid(question, specs, how)
 
 
 def choose(task: Task, trained: list[Trained]) -> Trained:
@@ -111,9 +128,10 @@ def choose(task: Task, trained: list[Trained]) -> Trained:
     return max(finite, key=lambda one: one.course.best)
 
 
-def read_test(task: Task, answer: Answer, state: State, test: Side, chosen: Trained) -> list[Any]:
-    """Return the chosen probe's answer for each test clip."""
-    return answers(task, answer, state, test, answer_rows(chosen, test.to_answer())[None])[0]
+def _choice(trained: Trained, rule: str, task: Task) -> dict[str, Any]:
+    spec, course = trained.spec, trained.course
+    joined = {"windows": rule} if task.aggregate == "ensemble" else {}
+    return {"layer": spec.layer, "learning_rate": spec.learning_rate, "epoch": course.best_epoch, **joined}
 
 
 def _point(trained: Trained) -> GridPoint:
@@ -124,6 +142,7 @@ def _point(trained: Trained) -> GridPoint:
         valid=course.best,
         epoch=course.best_epoch,
         epochs=len(course.scores),
+        seed=trained.spec.seed,
     )
 
 

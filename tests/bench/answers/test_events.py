@@ -107,7 +107,7 @@ def test_intervals_are_those_of_resampled_tracks():
     draw = np.random.default_rng(0)
     truths = [np.arange(draw.uniform(0, 0.5), 12, 0.5) for _ in range(30)]
     answers = [one + draw.choice([0.0, 0.25]) for one in truths]
-    spans = intervals(TASK, ANSWER, truths, answers, seed=0, draws=300)
+    spans = intervals(TASK, ANSWER, truths, [answers], seed=0, draws=300)
     value = ANSWER.metrics(TASK, truths, answers)
     share = value["beat_f_70ms"]
     for name in value:

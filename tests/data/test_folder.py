@@ -1,0 +1,121 @@
+"""One's own folder: what is written in CSV and JSON lines is what stands in the index, and mistakes are named."""
+
+import csv
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carrara.core.errors import DataError, UsageError
+from carrara.data.folder import DATASET, Folder
+
+WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp"), exclude_characters=";"), min_size=1).filter(
+    lambda word: word == word.strip() and word.splitlines() == [word]
+)
+
+
+def written(tmp_path, text, name="labels.csv"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_csv_gives_clips_sides_groups_and_labels(tmp_path):
+    root = written(
+        tmp_path,
+        "path,split,group,start,duration,mood,tags[],valence\n"
+        "a.wav,train,ann,,,calm,piano;slow,0.5\n"
+        'b.wav,valid,bob,1.5,2,"wild, loud",,\n'
+        "b.wav,,bob,4,,calm,drums,1\n\n",
+    )
+    first, second, third = DATASET.index(root)
+    assert (first.id, first.path, first.start, first.duration, first.group) == ("a.wav", root / "a.wav", 0, None, "ann")
+    assert first.labels == {"mood": "calm", "tags": ["piano", "slow"], "valence": "0.5"}
+    assert (second.start, second.duration) == (1.5, 2.0) and second.labels == {"mood": "wild, loud", "tags": []}
+    assert third.id != second.id
+    assert DATASET.splits(root) == {"given": {first.id: "train", second.id: "valid"}}
+
+
+def test_json_lines_keep_their_types(tmp_path):
+    row = {"path": "x.flac", "id": "x", "beats": [0.5, 1.0], "emotion": {"valence": 2}}
+    root = written(tmp_path, "\n" + json.dumps(row) + "\n", "labels.jsonl")
+    (clip,) = DATASET.index(root)
+    assert clip.id == "x" and clip.labels == {"beats": [0.5, 1.0], "emotion": {"valence": 2}}
+
+
+def test_without_sides_the_groups_hash_gives_them(tmp_path):
+    lines = [f"{number}.wav,{number % 40}" for number in range(400)]
+    root = written(tmp_path, "path,group\n" + "\n".join(lines))
+    sides = DATASET.splits(root)["hashed"]
+    for clip in DATASET.index(root):
+        tenth = int(hashlib.sha1(clip.group.encode()).hexdigest(), 16) % 10
+        assert sides[clip.id] == [*["train"] * 7, "valid", "test", "test"][tenth]
+    assert not DATASET.check(root).leaks
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(WORDS, st.lists(WORDS, max_size=3)), min_size=1, max_size=5, unique_by=lambda row: row[0]))
+def test_whatever_the_csv_module_writes_is_read_back(tmp_path_factory, rows):
+    root = tmp_path_factory.mktemp("folder")
+    with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "tags[]"])
+        writer.writerows([path, ";".join(tags)] for path, tags in rows)
+    assert [(clip.id, clip.labels["tags"]) for clip in DATASET.index(root)] == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("path,split\na.wav,trian\n", "line 2: split 'trian'.*'train'"),
+        ("file,split\na.wav,train\n", "line 1: .*path"),
+        ("path,x,x\na.wav,1,2\n", "line 1"),
+        ("path,mood\na.wav\n", "line 2: 1 values for 2 columns"),
+        ("path,start\na.wav,soon\n", "line 2: start 'soon'"),
+        ("path,duration\na.wav,0\n", "line 2: duration"),
+        ("path\na.wav\na.wav\n", "line 3: a second clip"),
+        ("path,mood\n,calm\n", "line 2: no path"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path, text, says):
+    with pytest.raises(DataError, match=says):
+        DATASET.index(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(("text", "says"), [('{"path": 1}', "line 1: no path"), ("[1]", "object"), ("{", "not JSON")])
+def test_a_mistake_in_json_lines_is_named(tmp_path, text, says):
+    with pytest.raises(DataError, match=says):
+        DATASET.index(written(tmp_path, text, "labels.jsonl"))
+
+
+def test_no_labels_and_no_folder_say_what_to_do(tmp_path):
+    with pytest.raises(DataError, match=r"labels\.csv nor labels\.jsonl"):
+        DATASET.index(tmp_path)
+    with pytest.raises(UsageError, match="--data-dir"):
+        DATASET.root(None)
+    assert Folder(tmp_path).root(None) == tmp_path
+
+
+def test_the_check_names_what_is_wrong(tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("a", "b", "c", "stray"):
+        soundfile.write(tmp_path / f"{name}.wav", draw.standard_normal(800) * 0.1, 8000)
+    (tmp_path / "twin.wav").write_bytes((tmp_path / "a.wav").read_bytes())
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    written(
+        tmp_path,
+        "path,split,group\na.wav,train,one\nb.wav,test,one\nc.wav,valid,two\ntwin.wav,test,three\n"
+        "gone.wav,train,four\nbroken.wav,train,five\n",
+    )
+    found = DATASET.check(tmp_path)
+    assert not found.ok and found.found == 5
+    assert found.missing == ("gone.wav",) and list(found.unreadable) == [str(tmp_path / "broken.wav")]
+    assert found.extra == (str(tmp_path / "stray.wav"),) and found.duplicates == (("a.wav", "twin.wav"),)
+    assert {(leak.group, leak.sides) for leak in found.leaks} == {
+        ("one", ("test", "train")),
+        ("a.wav = twin.wav", ("test", "train")),
+    }
+    assert "partial (4 of 6" in found.called["given"]

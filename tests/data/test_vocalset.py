@@ -1,0 +1,178 @@
+"""VocalSet in both layouts: the folders decide, the splits keep apart what they should, and faults are told."""
+
+from collections import Counter, defaultdict
+from hashlib import sha1
+
+import numpy as np
+import pytest
+import soundfile
+
+from carrara.bench.answers.one_of import truths
+from carrara.bench.tasks.vocalset.singer import TASK as SINGER
+from carrara.bench.tasks.vocalset.technique import TASK as TECHNIQUE
+from carrara.core.errors import DataError
+from carrara.data.vocalset import DATASET, singer_side, technique_side
+
+FOLDERS = {
+    **{f"female{number}": f"f{number}" for number in range(1, 10)},
+    **{f"male{number}": f"m{number}" for number in range(1, 12)},
+}
+TEN = ("belt", "breathy", "inhaled", "lip_trill", "spoken", "straight", "trill", "trillo", "vibrato", "vocal_fry")
+MADE = (
+    "arpeggios/belt/{}_arpeggios_belt_c_a.wav",
+    "scales/fast_forte/{}_scales_c_fast_forte_a.wav",
+    "long_tones/vibrato/{}_long_vibrato_e.wav",
+)
+
+
+def sound(path, seed, seconds=0.02):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * 44100)), 44100, "PCM_16")
+
+
+def build(root, tree="FULL"):
+    for number, (folder, singer) in enumerate(FOLDERS.items()):
+        for at, name in enumerate(MADE):
+            sound(root / tree / folder / name.format(singer), seed=10 * number + at)
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("data") / "vocalset")
+
+
+@pytest.mark.parametrize(
+    "tree", ["FULL", ".", "VocalSet11/FULL", "data_by_singer", "VocalSet1-2/data_by_singer", "VocalSet/FULL"]
+)
+def test_every_layout_met_gives_the_same_ids(tmp_path, root, tree):
+    found = DATASET.index(build(tmp_path, tree))
+    assert [clip.id for clip in found] == [clip.id for clip in DATASET.index(root)]
+    assert all(clip.path.is_relative_to(tmp_path / tree) for clip in found)
+
+
+def test_ids_are_sorted_and_their_parts_are_the_labels(root):
+    found = DATASET.index(root)
+    assert [clip.id for clip in found] == sorted(clip.id for clip in found) and len(found) == 60
+    assert "m10/arpeggios/belt/m10_arpeggios_belt_c_a" in {clip.id for clip in found}
+    for clip in found:
+        singer, context, technique, stem = clip.id.split("/")
+        assert clip.labels == {"singer": singer, "technique": technique, "context": context}
+        assert clip.path.stem == stem and clip.duration is None
+
+
+def test_m1_m10_and_m11_are_three_singers(root):
+    by_singer = defaultdict(set)
+    for clip in DATASET.index(root):
+        by_singer[clip.labels["singer"]].add(clip.path.parts[-4])
+    assert by_singer == {singer: {folder} for folder, singer in FOLDERS.items()}
+    assert [technique_side(singer) for singer in ("m1", "m10", "m11")] == ["train", "test", "valid"]
+    numbers = truths(SINGER, [clip for clip in DATASET.index(root) if clip.labels["technique"] == "belt"])
+    assert sorted(numbers) == list(range(20))
+
+
+def test_three_copies_of_one_sound_are_read_once(tmp_path):
+    root = tmp_path / "vocalset"
+    for tree in ("data_by_singer", "data_by_technique", "data_by_vowel"):
+        build(root, tree)
+    found = DATASET.check(root)
+    assert found.ok and found.found == 60 and not found.duplicates and len(found.extra) == 120
+
+
+def test_the_folder_names_the_singer_whatever_the_file_is_called(tmp_path):
+    root = build(tmp_path)
+    at = root / "FULL" / "female2"
+    sound(at / "arpeggios" / "lip_trill" / "lip_trill_arps.wav", 900)
+    sound(at / "excerpts" / "vibrato" / "caro_vibrato.WAV", 901)
+    sound(at / "scales" / "vibrato" / "m3_scales_vibrato_a.wav", 902)
+    sound(at / "scales" / "vibrato" / "f2_scales_vibrato_a(1).wav", 903)
+    sound(at / "scales" / "vibrato" / "._f2_scales_vibrato_a.wav", 904)
+    sound(at / "scales" / "stray.wav", 905)
+    sound(root / "FULL" / "female10" / "scales" / "vibrato" / "f10_scales_vibrato_a.wav", 906)
+    sound(root / "__MACOSX" / "FULL" / "female1" / "scales" / "vibrato" / "f1_scales_vibrato_a.wav", 907)
+    (at / "scales" / "vibrato" / "notes.txt").write_text("not a recording")
+    found = {clip.id for clip in DATASET.index(root)} - {clip.id for clip in DATASET.index(build(tmp_path / "other"))}
+    assert found == {
+        "f2/arpeggios/lip_trill/lip_trill_arps",
+        "f2/excerpts/vibrato/caro_vibrato",
+        "f2/scales/vibrato/m3_scales_vibrato_a",
+    }
+
+
+def test_techniques_are_parted_by_singer_nine_six_and_five(root):
+    sides, groups = defaultdict(set), defaultdict(set)
+    for clip in DATASET.clips(root, "technique"):
+        assert clip.labels["technique"] in TEN and clip.group == clip.labels["singer"]
+        sides[clip.split].add(clip.group)
+        groups[clip.group].add(clip.split)
+    assert {side: len(singers) for side, singers in sides.items()} == {"train": 9, "valid": 6, "test": 5}
+    assert sides["test"] == {"f2", "f8", "m3", "m5", "m10"}
+    assert all(len(where) == 1 for where in groups.values())
+    assert all({singer[0] for singer in singers} == {"f", "m"} for singers in sides.values())
+
+
+def test_other_techniques_are_indexed_and_take_part_for_singers_alone(root):
+    fast = {clip.id for clip in DATASET.index(root) if clip.labels["technique"] == "fast_forte"}
+    splits = DATASET.splits(root)
+    assert len(fast) == 20 and not fast & set(splits["technique"]) and fast <= set(splits["singer"])
+    assert len(splits["technique"]) == 40 and len(splits["singer"]) == 60
+
+
+def test_a_recording_goes_by_the_sha_1_of_its_id(root):
+    for clip in DATASET.clips(root, "singer"):
+        remainder = 0
+        for digit in sha1(clip.id.encode("utf-8")).digest():
+            remainder = (256 * remainder + digit) % 25
+        assert clip.split == ("train" if remainder < 12 else "valid" if remainder < 20 else "test")
+        assert clip.group == clip.id
+
+
+def test_recordings_are_parted_twelve_eight_five():
+    many = Counter(singer_side(f"m11/scales/slow_piano/m11_scales_{n}_é") for n in range(25_000))
+    assert all(abs(many[side] - share) < 400 for side, share in (("train", 12_000), ("valid", 8_000), ("test", 5_000)))
+
+
+def test_the_tasks_ask_for_marbles_classes(root):
+    assert TECHNIQUE.labels == TEN and SINGER.labels == tuple(FOLDERS.values())
+    clips = DATASET.clips(root, "technique")
+    assert truths(TECHNIQUE, clips) == [TEN.index(clip.path.parts[-2]) for clip in clips]
+    for task in (SINGER, TECHNIQUE):
+        assert round(task.window_seconds * 44100) == 132_000
+
+
+def test_twenty_singers_pass_and_the_score_is_called_our_own(root):
+    found = DATASET.check(root)
+    assert found.ok and found.found == 60 and not found.leaks and not found.extra
+    assert "not MARBLE's unpublished lists" in found.called["singer"]
+    assert found.called["technique"].startswith("VocalSet, technique split; by Carrara's")
+
+
+def test_missing_singers_are_told(tmp_path):
+    for folder in ("female1", "male10"):
+        sound(tmp_path / "FULL" / folder / "scales" / "belt" / "a.wav", len(folder))
+    found = DATASET.check(tmp_path)
+    assert not found.ok and found.found == 2
+    (line,) = found.differing
+    assert line.startswith("singers: 2, should be 20; not there: f2, f3,") and line.endswith("m8, m9, m11")
+    assert all(words.endswith("; 2 of 20 singers") for words in found.called.values())
+
+
+def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
+    root = build(tmp_path)
+    broken = root / "FULL" / "male4" / MADE[0].format("m4")
+    broken.write_bytes(b"RIFF")
+    twice = root / "FULL" / "male4" / MADE[2].format("m4")
+    twice.write_bytes((root / "FULL" / "female2" / MADE[2].format("f2")).read_bytes())
+    found = DATASET.check(root)
+    assert not found.ok and list(found.unreadable) == [str(broken)]
+    assert found.duplicates == (("f2/long_tones/vibrato/f2_long_vibrato_e", "m4/long_tones/vibrato/m4_long_vibrato_e"),)
+    assert ("technique", ("test", "train")) in [(leak.split, leak.sides) for leak in found.leaks]
+    assert "partial (59 of 60 clips)" in found.called["singer"]
+
+
+def test_no_recordings_at_all_are_told(tmp_path):
+    for inside in (None, "FULL/female1/scales/belt", "FULL/soprano1/scales/belt"):
+        if inside:
+            (tmp_path / inside).mkdir(parents=True)
+        with pytest.raises(DataError, match=r"FULL: no recordings .*`carrara get vocalset`"):
+            DATASET.index(tmp_path)
