@@ -81,7 +81,7 @@ def _measure(model: Path, data_dir: Path | None, results: Path) -> list[Record]:
 
 
 def _report(records: list[Record], root: Path, model: Path, output: Path) -> Path:
-    from carrara.bench.report import write_report
+    from carrara.bench.report.page import write_report
 
     _say(4, "writing the report")
     return write_report(
@@ -98,8 +98,8 @@ def _example(root: Path) -> dict[str, Any]:
 
 
 def _board(records: list[Record]) -> None:
-    from carrara.bench.board import board
-    from carrara.bench.board_text import table
+    from carrara.bench.board.ranking import board
+    from carrara.bench.board.text import table
 
     table(board(records))
 

@@ -193,31 +193,10 @@ def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results
     scores = _scores(task, answer, outcome.truths, outcome.answers, rules.seeds[0])
     seconds = {**material.seconds, **outcome.seconds, "intervals": time.perf_counter() - answered}
     took = time.perf_counter() - began
-    deformed = _deformed(material, rules, outcome)
-    index = index_identity(library.clips(task))
-    card = library.encoder.card
-    sides = Counter(clip.split for clip in material.clips)
     record = Record(
-        task=TaskPart(
-            name=task.name,
-            version=task.version,
-            fingerprint=fingerprint(task, index),
-            task=task.model_dump(mode="json"),
-        ),
-        data=DataPart(
-            name=task.dataset,
-            index=index,
-            n={side: sides[side] for side in SPLITS},
-            missing=tuple(material.missing),
-        ),
-        encoder=EncoderPart(
-            name=card.name,
-            weights=card.weights,
-            code=card.code,
-            parameters=card.parameters,
-            trained_on=card.trained_on,
-            license=card.license,
-        ),
+        task=_task_part(task, library),
+        data=_data_part(task, library, material),
+        encoder=_encoder_part(library.encoder),
         protocol=ProtocolPart(
             name=folder_name(rules),
             version=protocol.version,
@@ -231,13 +210,43 @@ def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results
         run=run_part(rules.seeds, library.device, seconds),
         partial=library.limit is not None or bool(material.missing),
         over_wall=took > 3600 * rules.wall_hours,
-        deformed=deformed,
+        deformed=_deformed(material, rules, outcome),
     )
-    write_predictions(
-        predictions_path(record, results), [clip.id for clip in material.of("test")], outcome, rules.seeds
-    )
+    ids = [clip.id for clip in material.of("test")]
+    write_predictions(predictions_path(record, results), ids, outcome, rules.seeds)
     write_record(record, results)
     return record
+
+
+def _task_part(task: Task, library: Library) -> TaskPart:
+    return TaskPart(
+        name=task.name,
+        version=task.version,
+        fingerprint=fingerprint(task, index_identity(library.clips(task))),
+        task=task.model_dump(mode="json"),
+    )
+
+
+def _data_part(task: Task, library: Library, material: Material) -> DataPart:
+    sides = Counter(clip.split for clip in material.clips)
+    return DataPart(
+        name=task.dataset,
+        index=index_identity(library.clips(task)),
+        n={side: sides[side] for side in SPLITS},
+        missing=tuple(material.missing),
+    )
+
+
+def _encoder_part(encoder: Encoder) -> EncoderPart:
+    card = encoder.card
+    return EncoderPart(
+        name=card.name,
+        weights=card.weights,
+        code=card.code,
+        parameters=card.parameters,
+        trained_on=card.trained_on,
+        license=card.license,
+    )
 
 
 def _settings(protocol: Protocol, rules: Rules) -> Any:

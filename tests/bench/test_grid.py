@@ -81,6 +81,13 @@ def test_every_probe_equals_itself_trained_alone(manner, plainly):
     assert len(lengths) > 2, "probes should stop at different epochs, or shrinking is not tested"
 
 
+def test_linear_probes_equal_themselves_trained_alone(manner, plainly):
+    settings = GridSettings(
+        CLASSES, hidden=0, dropout=0.0, batch=16, max_epochs=14, plateau_patience=1, stop_patience=3
+    )
+    compare(asked(made(1, 90), made(2, 50)), settings, plainly)
+
+
 def test_examples_of_many_rows_are_cut_into_batches_and_add_up(manner, plainly, monkeypatch):
     monkeypatch.setattr(grid, "CPU_BATCH_ROWS", 37)
     monkeypatch.setattr(grid, "GPU_BATCH_ROWS", 41)

@@ -3,146 +3,25 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 import torch
 
 from carrara.bench.answers import any_of, one_of
-from carrara.bench.ensemble import RULES
-from carrara.bench.predictions import predictions_path, read_predictions
+from carrara.bench.predictions import predictions_path
 from carrara.bench.protocols import constrained
-from carrara.bench.run import Rules, bench
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.record import read_record
-from carrara.core.settings import Settings
-from carrara.core.task import Task
-from carrara.data._base import Dataset
-from carrara.encoders._base import Card, Encoder
 
-RATE = 2000
-PITCHES = {"low": 125.0, "middle": 250.0, "high": 500.0}
 SIDES = {"train": 24, "valid": 12, "test": 18}
 
 
-class Bands(Encoder):
-    """Row 0: levels of eight bands, row 1: the same squashed; ten frames a second."""
-
-    def __init__(self, frame_rate: float | None = 10.0) -> None:
-        super().__init__()
-        self.settings = Settings()
-        self.card = Card(
-            name="bands", sample_rate=RATE, frame_rate=frame_rate, layers=1, width=8, weights="b" * 64, parameters=0
-        )
-
-    def frames(self, samples: int) -> int:
-        return max(1, samples // 200)
-
-    def forward(self, samples_BT, lengths_B=None):
-        frames = self.frames(samples_BT.shape[1])
-        padded = torch.nn.functional.pad(samples_BT, (0, max(0, 200 * frames - samples_BT.shape[1])))
-        spectrum = torch.fft.rfft(padded[:, : 200 * frames].unflatten(1, (frames, 200))).abs()[..., 4:100]
-        levels = torch.log1p(spectrum.unflatten(-1, (8, 12)).mean(-1))
-        layers = torch.stack((levels, levels.tanh()), dim=1)
-        if lengths_B is not None:
-            for row, length in enumerate(lengths_B.tolist()):
-                layers[row, :, self.frames(int(length)) :] = 0
-        return layers
-
-
-class Tones(Dataset):
-    """Tones of three pitches, some of them noisy."""
-
-    name = "tones"
-    title = license = citation = source = ""
-    commercial_use = None
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def root(self, data_dir=None):
-        return self.folder
-
-    def index(self, root):
-        names = list(PITCHES)
-        clips = []
-        for number in range(sum(SIDES.values())):
-            name, noisy = names[number % 3], number % 2 == 1
-            labels = {"pitch": name, "tags": [name, *(["noisy"] if noisy else [])], "height": float(number % 3)}
-            clips.append(Clip(f"tone-{number:02}", root / f"{number}.wav", labels=labels))
-        return clips
-
-    def splits(self, root):
-        sides = [side for side, count in SIDES.items() for _ in range(count)]
-        return {"all": {clip.id: side for clip, side in zip(self.index(root), sides)}, "none": {"tone-00": "train"}}
-
-
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tones")
-    for number, clip in enumerate(Tones(folder).index(folder)):
-        draw = np.random.default_rng(number)
-        time = np.arange(RATE) / RATE
-        sound = 0.3 * np.sin(2 * np.pi * PITCHES[clip.labels["pitch"]] * time)
-        sound += (0.2 if "noisy" in clip.labels["tags"] else 0.01) * draw.standard_normal(RATE)
-        soundfile.write(clip.path, sound.clip(-1, 1).astype(np.float32), RATE)
-    return Tones(folder)
-
-
-@pytest.fixture
-def ask(tones, tmp_path, monkeypatch):
-    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-3, 1e-2))
-    monkeypatch.setattr(constrained, "HIDDEN", 16)
-
-    def measure(*tasks, encoder=None, limit=None, partial=False, **rules):
-        return bench(
-            encoder or Bands(),
-            tasks,
-            results=tmp_path / "results",
-            rules=Rules(**rules),
-            limit=limit,
-            partial=partial,
-            datasets={"tones": tones},
-        )
-
-    return measure
-
-
-def task(answer="one-of", **changes):
-    values = {
-        "version": 1,
-        "dataset": "tones",
-        "split": "all",
-        "answer": answer,
-        "label": "pitch",
-        "labels": tuple(PITCHES),
-        "scores": ("accuracy",),
-        "watch": "accuracy",
-        "level": "score",
-        "max_epochs": 40,
-        "name": "tones/pitch",
-    }
-    return Task(**values | changes)
-
-
-TAGS = task(
-    "any-of",
-    label="tags",
-    labels=(*PITCHES, "noisy"),
-    scores=("roc_auc", "average_precision"),
-    watch="roc_auc",
-    name="tones/tags",
-)
-
-
-def test_a_record_of_each_kind_stands_at_its_place_with_its_predictions(ask, tmp_path):
+def test_a_record_of_each_kind_stands_at_its_place_with_its_predictions(ask, tmp_path, task, tags):
     height = task("numbers", label="height", labels=("height",), scores=("r2_height",), watch="r2", name="tones/height")
-    records = ask(task(also=("accuracy",)), TAGS, height)
+    records = ask(task(also=("accuracy",)), tags, height)
     assert [record.task.name for record in records] == ["tones/pitch", "tones/tags", "tones/height"]
     for record in records:
         path = record.path(tmp_path / "results")
@@ -166,7 +45,7 @@ def test_a_record_of_each_kind_stands_at_its_place_with_its_predictions(ask, tmp
     assert right == pytest.approx(pitch.scores["accuracy"].value)
 
 
-def test_the_same_question_is_asked_once(ask, monkeypatch):
+def test_the_same_question_is_asked_once(ask, monkeypatch, task):
     runs = []
     train = constrained.train_grid
     monkeypatch.setattr(constrained, "train_grid", lambda *given: runs.append(1) or train(*given))
@@ -178,7 +57,7 @@ def test_the_same_question_is_asked_once(ask, monkeypatch):
     assert ask(changed)[0].task.fingerprint != first[0].task.fingerprint and len(runs) == 3
 
 
-def test_a_run_over_few_clips_is_partial_and_spares_a_whole_record(ask):
+def test_a_run_over_few_clips_is_partial_and_spares_a_whole_record(ask, task):
     few = ask(task(), limit=6)[0]
     assert few.partial and few.data.n == {"train": 6, "valid": 6, "test": 6}
     complete = ask(task())[0]
@@ -186,14 +65,14 @@ def test_a_run_over_few_clips_is_partial_and_spares_a_whole_record(ask):
     assert ask(task(), limit=6)[0] == complete
 
 
-def test_windows_become_one_clip_by_embedding_or_by_logit(ask):
+def test_windows_become_one_clip_by_embedding_or_by_logit(ask, task):
     for aggregate in ("embedding", "logit"):
         cut = task(window_seconds=0.5, aggregate=aggregate, name=f"tones/{aggregate}")
         record = ask(cut)[0]
         assert record.scores["accuracy"].value > 0.8 and record.scores["accuracy"].n == 18
 
 
-def test_nothing_that_chooses_reads_the_test_side(ask, monkeypatch):
+def test_nothing_that_chooses_reads_the_test_side(ask, monkeypatch, task):
     order = []
     truths, choose, metrics = one_of.ANSWER.truths, constrained.choose, one_of.ANSWER.metrics
 
@@ -218,9 +97,9 @@ def test_nothing_that_chooses_reads_the_test_side(ask, monkeypatch):
     assert order[chosen + 1 :].index("truths test") < order[chosen + 1 :].index(f"scored {SIDES['test']}")
 
 
-def test_the_choice_is_the_same_whatever_the_test_labels_say(ask, tones, monkeypatch):
+def test_the_choice_is_the_same_whatever_the_test_labels_say(ask, tones, monkeypatch, task):
     first = ask(task())[0]
-    clips = Tones.clips
+    clips = type(tones).clips
 
     def lying(self, root, split):
         return [
@@ -228,13 +107,13 @@ def test_the_choice_is_the_same_whatever_the_test_labels_say(ask, tones, monkeyp
             for clip in clips(self, root, split)
         ]
 
-    monkeypatch.setattr(Tones, "clips", lying)
+    monkeypatch.setattr(type(tones), "clips", lying)
     second = ask(task())[0]
     assert second.grid == first.grid and second.protocol.chosen == first.protocol.chosen
     assert second.scores != first.scores
 
 
-def test_a_missing_clip_is_accepted_knowingly_and_makes_the_record_partial_until_it_is_there(ask, tones):
+def test_a_missing_clip_is_accepted_knowingly_and_makes_the_record_partial_until_it_is_there(ask, tones, task):
     gone = tones.folder / "40.wav"
     kept = gone.read_bytes()
     gone.unlink()
@@ -253,11 +132,11 @@ def test_a_missing_clip_is_accepted_knowingly_and_makes_the_record_partial_until
     assert not ask(task())[0].partial
 
 
-def test_too_few_clips_and_features_that_are_not_finite_say_so(ask):
+def test_too_few_clips_and_features_that_are_not_finite_say_so(ask, task, bands):
     with pytest.raises(DataError, match=r"the train side of tones/none has too few clips \(1"):
         ask(task(split="none"))
 
-    class Broken(Bands):
+    class Broken(bands):
         def forward(self, samples_BT, lengths_B=None):
             return super().forward(samples_BT, lengths_B) * torch.nan
 
@@ -265,71 +144,15 @@ def test_too_few_clips_and_features_that_are_not_finite_say_so(ask):
         ask(task(), encoder=Broken())
 
 
-def test_an_encoder_without_frames_has_no_record_of_a_row_of_events(ask, capsys, tmp_path):
+def test_an_encoder_without_frames_has_no_record_of_a_row_of_events(ask, capsys, tmp_path, task, bands):
     beats = task("events", labels=("beat",), scores=("beat_f_70ms",), watch="beat_f_70ms", name="tones/beats")
-    assert ask(beats, encoder=Bands(frame_rate=None)) == []
+    assert ask(beats, encoder=bands(frame_rate=None)) == []
     assert "tones/beats: bands answers once a clip" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 
-def test_a_tag_that_no_test_clip_varies_in_is_named(ask):
-    rare = TAGS.model_copy(update={"labels": (*TAGS.labels, "never"), "name": "tones/rare"})
+def test_a_tag_that_no_test_clip_varies_in_is_named(ask, tags):
+    rare = tags.model_copy(update={"labels": (*tags.labels, "never"), "name": "tones/rare"})
     with pytest.warns(UserWarning, match="1 of 5 tags .* 18 scored clips .*: never"):
         ask(rare)
     assert any_of.left_out(rare, [np.zeros(5)] * 2) == list(rare.labels)
-
-
-def test_several_seeds_ride_in_one_pass_and_the_interval_covers_them(ask, monkeypatch, tmp_path):
-    passes = []
-    train = constrained.train_grid
-    monkeypatch.setattr(constrained, "train_grid", lambda *given: passes.append(len(given[1])) or train(*given))
-    noisy = TAGS.model_copy(update={"labels": ("noisy", "low"), "name": "tones/two", "max_epochs": 3})
-    alone = {seed: ask(noisy, seeds=(seed,), overwrite="always")[0] for seed in (1, 2, 3)}
-    together = ask(noisy, seeds=(1, 2, 3), overwrite="always")[0]
-    assert passes == [6, 6, 6, 18] and together.protocol.tried == 18
-    for place, (seed, record) in enumerate(alone.items()):
-        for name, score in together.scores.items():
-            assert score.by_seed[place] == pytest.approx(record.scores[name].value, abs=1e-6)
-        own = {(p.layer, p.learning_rate): p.valid for p in together.grid if p.seed == seed}
-        assert own == pytest.approx({(p.layer, p.learning_rate): p.valid for p in record.grid}, abs=1e-5)
-    assert together.protocol.chosen_by_seed == tuple(record.protocol.chosen for record in alone.values())
-    for score in together.scores.values():
-        assert score.value == pytest.approx(np.mean(score.by_seed))
-    assert set(read_predictions(predictions_path(together, tmp_path / "results"))) == {1, 2, 3}
-    assert ask(noisy, seeds=(2,))[0] == together, "a seed that was measured is not measured again"
-
-
-def test_spoilt_sound_is_read_by_the_same_probe(ask):
-    record = ask(task(), deform=("gain:-1db", "noise:-20db"))[0]
-    assert list(record.deformed) == ["gain:-1db", "noise:-20db"]
-    clean = record.scores["accuracy"].value
-    assert record.deformed["gain:-1db"]["accuracy"].value == pytest.approx(clean, abs=0.12)
-    assert record.deformed["noise:-20db"]["accuracy"].value < clean - 0.2
-    assert ask(task(), deform=("gain:-1db",))[0] == record
-
-
-def test_windows_that_answer_for_themselves_are_scored_two_ways(ask):
-    cut = task(
-        window_seconds=0.3,
-        tail="drop",
-        aggregate="window",
-        scores=("accuracy_windows",),
-        also=("accuracy_recordings",),
-        watch="accuracy_windows",
-        name="tones/windows",
-    )
-    record = ask(cut)[0]
-    assert record.scores["accuracy_windows"].n == record.scores["accuracy_recordings"].n == 18
-    assert record.scores["accuracy_windows"].value > 0.8
-
-
-def test_the_way_to_join_windows_is_chosen_on_validation(ask):
-    cut = task(window_seconds=0.25, aggregate="ensemble", name="tones/ensemble")
-    record = ask(cut)[0]
-    assert record.protocol.chosen["windows"] in RULES
-    assert record.scores["accuracy"].value > 0.8
-
-
-def test_a_task_past_the_wall_is_marked(ask):
-    assert not ask(task())[0].over_wall
-    assert ask(task(), wall_hours=0.0, overwrite="always")[0].over_wall

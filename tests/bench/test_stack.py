@@ -9,9 +9,11 @@ from torch.nn.utils import parameters_to_vector
 from carrara.bench.probe import ProbeShape, ProbeSpec, initial_probe
 from carrara.bench.stack import Batch, Stack, logits
 
+KINDS = [(mixed, hidden) for hidden in (11, 0) for mixed in (0, 4)]
 
-def made(mixed):
-    shape = ProbeShape(width=7, hidden=11, outputs=3, dropout=0.3, mixed=mixed)
+
+def made(mixed, hidden):
+    shape = ProbeShape(width=7, hidden=hidden, outputs=3, dropout=0.3 if hidden else 0.0, mixed=mixed)
     sources = tuple("abcd"[: mixed or 1])
     specs = [ProbeSpec("x", sources, rate) for rate in (1e-3, 1e-2, 3e-1)]
     return shape, specs, Stack(specs, shape, torch.device("cpu"))
@@ -22,15 +24,15 @@ def mean_square(logits_PBK, targets_B):
 
 
 def test_many_steps_equal_autograd_and_torch_adam():
-    for mixed in (0, 4):
-        shape, specs, stack = made(mixed)
+    for mixed, hidden in KINDS:
+        shape, specs, stack = made(mixed, hidden)
         probes = [initial_probe(spec, shape) for spec in specs]
         adams = [torch.optim.Adam(probe.parameters(), lr=spec.learning_rate) for probe, spec in zip(probes, specs)]
         draw = torch.Generator().manual_seed(0)
         for _ in range(25):
             heard = torch.randn(*([mixed] if mixed else []), 9, 7, generator=draw)
             target_BK = torch.randn(9, 3, generator=draw)
-            kept_BH = torch.rand(9, 11, generator=draw) >= 0.3
+            kept_BH = torch.rand(9, hidden, generator=draw) >= 0.3
             for low, high in ((0, 5), (5, 9)):
                 part = slice(low, high)
                 batch = Batch(
@@ -48,8 +50,8 @@ def test_many_steps_equal_autograd_and_torch_adam():
 
 
 def test_evaluation_equals_the_module():
-    for mixed in (0, 4):
-        shape, specs, stack = made(mixed)
+    for mixed, hidden in KINDS:
+        shape, specs, stack = made(mixed, hidden)
         heard = torch.randn(*([mixed] if mixed else []), 5, 7, generator=torch.Generator().manual_seed(1))
         found = logits(stack.value_PN, shape, heard if mixed else heard.expand(3, -1, -1))
         with torch.no_grad():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from carrara.bench.run import Rules
     from carrara.core.errors import CarraraError
     from carrara.core.record import Record
     from carrara.core.task import Task
@@ -16,75 +18,90 @@ if TYPE_CHECKING:
 WHAT, HOW = "What is measured", "How it is measured"
 
 
+Encoders = Annotated[
+    list[str],
+    typer.Argument(help="Shelf names, folders or hub ids; NAME:random is the same network with random weights."),
+]
+Suite = Annotated[
+    str | None,
+    typer.Option(
+        help="A named list of tasks (`carrara ls suites`); pebble when nothing is asked for.", rich_help_panel=WHAT
+    ),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tasks",
+        "--task",
+        "-t",
+        help="Task names, with commas or repeated; patterns such as 'pebble/*'; files of your own (.toml, .py).",
+        rich_help_panel=WHAT,
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", "--data", help="Folder of the datasets. [env: CARRARA_DATA]", rich_help_panel=WHAT),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Use so many clips a side at most; marks the records as partial.", rich_help_panel=WHAT),
+]
+Partial = Annotated[
+    bool,
+    typer.Option(
+        "--partial", help="Measure even if clips are missing; marks the records as partial.", rich_help_panel=WHAT
+    ),
+]
+ProtocolName = Annotated[
+    str, typer.Option("--protocol", "-p", help="Rules (`carrara ls protocols`).", rich_help_panel=HOW)
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change a setting of the protocol, such as mode=lora or head=lstm.", rich_help_panel=HOW
+    ),
+]
+Seeds = Annotated[
+    int, typer.Option(min=1, help="How many seeds ride in one pass; intervals cover them.", rich_help_panel=HOW)
+]
+Seed = Annotated[int, typer.Option(help="The first seed of the draws.", rich_help_panel=HOW)]
+Deform = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Also read the chosen probe on spoilt test sound: noise:20db, gain:-6db, mp3:32k, pitch:+1, clip, reverb; "
+        "with commas or repeated.",
+        rich_help_panel=HOW,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=HOW)]
+Wall = Annotated[
+    float, typer.Option(min=0, help="Mark a task that takes longer; a week in MARBLE.", rich_help_panel=HOW)
+]
+Overwrite = Annotated[
+    Literal["never", "missing", "always"],
+    typer.Option(help="Measure again: never, when there is no record of this very task, always."),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the records.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the records as a JSON list.")]
+
+
 def bench(
-    encoders: Annotated[
-        list[str],
-        typer.Argument(help="Shelf names, folders or hub ids; NAME:random is the same network with random weights."),
-    ],
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            help="A named list of tasks (`carrara ls suites`); pebble when nothing is asked for.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tasks",
-            "--task",
-            "-t",
-            help="Task names, with commas or repeated; patterns such as 'pebble/*'; files of your own (.toml, .py).",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", "--data", help="Folder of the datasets. [env: CARRARA_DATA]", rich_help_panel=WHAT),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Use so many clips a side at most; marks the records as partial.", rich_help_panel=WHAT
-        ),
-    ] = None,
-    partial: Annotated[
-        bool,
-        typer.Option(
-            "--partial", help="Measure even if clips are missing; marks the records as partial.", rich_help_panel=WHAT
-        ),
-    ] = False,
-    protocol: Annotated[
-        str, typer.Option("--protocol", "-p", help="Rules (`carrara ls protocols`).", rich_help_panel=HOW)
-    ] = "constrained",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Change a setting of the protocol, such as mode=lora or head=lstm.", rich_help_panel=HOW
-        ),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="How many seeds ride in one pass; intervals cover them.", rich_help_panel=HOW)
-    ] = 1,
-    seed: Annotated[int, typer.Option(help="The first seed of the draws.", rich_help_panel=HOW)] = 1234,
-    deform: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Also read the chosen probe on spoilt test sound: noise:20db, gain:-6db, mp3:32k, pitch:+1, clip, "
-            "reverb; with commas or repeated.",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=HOW)] = "auto",
-    wall_hours: Annotated[
-        float, typer.Option(min=0, help="Mark a task that takes longer; a week in MARBLE.", rich_help_panel=HOW)
-    ] = 168.0,
-    overwrite: Annotated[
-        Literal["never", "missing", "always"],
-        typer.Option(help="Measure again: never, when there is no record of this very task, always."),
-    ] = "missing",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the records.")] = Path("results"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list.")] = False,
+    encoders: Encoders,
+    suite: Suite = None,
+    tasks: Tasks = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    partial: Partial = False,
+    protocol: ProtocolName = "constrained",
+    changes: Changes = None,
+    seeds: Seeds = 1,
+    seed: Seed = 1234,
+    deform: Deform = None,
+    device: Device = "auto",
+    wall_hours: Wall = 168.0,
+    overwrite: Overwrite = "missing",
+    output: Output = Path("results"),
+    as_json: AsJson = False,
 ) -> None:
     """Measure representations: extract, train the whole probe grid, choose on validation, test once.
 
@@ -94,27 +111,42 @@ def bench(
 
     A row whose dataset is not there is named, and the others go on.
     """
-    from carrara.app.chosen_tasks import chosen_tasks
-    from carrara.audio.deform import read as read_deformation
     from carrara.bench.run import Rules
-    from carrara.bench.run import bench as measure
     from carrara.core.settings import assignments
-    from carrara.encoders._load import load
-    from carrara.nn.device import pick_device
 
-    chosen, datasets = chosen_tasks(suite, tasks)
-    spoilt = tuple(part.strip() for text in deform or () for part in text.split(",") if part.strip())
-    for one in spoilt:
-        read_deformation(one)
     rules = Rules(
         protocol=protocol,
         settings=assignments(changes or ()),
         seeds=tuple(range(seed, seed + seeds)),
-        deform=spoilt,
+        deform=_deformations(deform or ()),
         overwrite=overwrite,
         wall_hours=wall_hours,
     )
-    place = pick_device(device)
+    place = {"data_dir": data_dir, "results": output, "limit": limit, "partial": partial}
+    records, failed = _measured(encoders, (suite, tasks), rules, device, place)
+    _tell(records, failed, output, as_json)
+
+
+def _deformations(texts: Sequence[str]) -> tuple[str, ...]:
+    from carrara.audio.deform import read
+
+    found = tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    for one in found:
+        read(one)
+    return found
+
+
+def _measured(
+    encoders: list[str], wanted: tuple[str | None, list[str] | None], rules: Rules, device: str, place: dict[str, Any]
+) -> tuple[list[Record], dict[str, CarraraError]]:
+    """Return the records, and why by task there is none."""
+    from carrara.app.chosen_tasks import chosen_tasks
+    from carrara.bench.run import bench as measure
+    from carrara.encoders._load import load
+    from carrara.nn.device import pick_device
+
+    chosen, datasets = chosen_tasks(*wanted)
+    at = pick_device(device)
     records: list[Record] = []
     failed: dict[str, CarraraError] = {}
 
@@ -123,19 +155,9 @@ def bench(
         typer.echo(f"no record of {task.name}: {error}", err=True)
 
     for spec in encoders:
-        records += measure(
-            load(spec, place),
-            chosen,
-            data_dir=data_dir,
-            results=output,
-            rules=rules,
-            device=place,
-            limit=limit,
-            partial=partial,
-            datasets=datasets,
-            on_problem=problem,
-        )
-    _tell(records, failed, output, as_json)
+        encoder = load(spec, at)
+        records += measure(encoder, chosen, rules=rules, device=at, datasets=datasets, on_problem=problem, **place)
+    return records, failed
 
 
 def _tell(records: list[Record], failed: dict[str, CarraraError], output: Path, as_json: bool) -> None:

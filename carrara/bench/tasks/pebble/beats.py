@@ -19,7 +19,7 @@ TASK = Task(
     also=("beat_f_20ms",),
     watch="beat_f_70ms",
     level="high-level",
-    plateau_patience=3,
-    stop_patience=6,
-    max_epochs=30,
+    plateau_patience=2,
+    stop_patience=4,
+    max_epochs=16,
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from carrara.bench.plots import drawing, svg
+from carrara.bench.report.plots import drawing, svg
 
 WINDOW, HOPS = 4096, 900
 LOWEST, ROWS, RANGE_DB = 55.0, 200, 70.0

@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carrara.bench import plots
-from carrara.bench.board import Board, boards
-from carrara.bench.board_text import ARROWS, marks, rank, shows_common
-from carrara.bench.plot_example import example_plot
+from carrara.bench.board.published import with_published
+from carrara.bench.board.ranking import Board, boards
+from carrara.bench.board.text import MISSING, best, level_names, marks, printed, rank, row_name, shows_common
+from carrara.bench.report import plots
+from carrara.bench.report.deformed import deformations, deformed_plot
+from carrara.bench.report.example import example_plot
 from carrara.core.files import write_text
 from carrara.core.record import Record
 
@@ -44,6 +46,7 @@ def report(
     example: Mapping[str, Any] | None = None,
     title: str = "Carrara report",
     suite: str | None = None,
+    sources: Sequence[str] = (),
 ) -> str:
     """Return the report as HTML.
 
@@ -53,13 +56,14 @@ def report(
         example: a clip to show: `samples` (mono), `sample_rate` (Hz), `labels` by name, and `name`.
         title: of the page.
         suite: only this suite's rows, and all of them.
+        sources: published tables whose systems stand beside MARBLE's rows.
 
     Raises:
-        UsageError: there is no such suite.
+        UsageError: there is no such suite or table, or no board for the published systems.
     """
     import jinja2
 
-    found = boards(records, suite)
+    found = with_published(boards(records, suite), sources) if sources else boards(records, suite)
     lines = _journal(Path(journal)) if journal else []
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -83,28 +87,27 @@ def _section(board: Board) -> dict[str, Any]:
     looks = plots.looks(board.systems)
     return {
         "board": board,
-        "arrows": {task: ARROWS[board.better.get(task, "higher")] for task in board.tasks},
+        "row_name": row_name,
+        "levels": list(zip(board.levels(), level_names(board))),
+        "copied": _copied(board),
         "colours": {name: plots.VARIABLES.get(look["color"], look["color"]) for name, look in looks.items()},
         "rank": rank,
         "marks": marks,
-        "best": _best(board),
+        "best": best(board),
         "shows_common": shows_common(board),
         "scores": plots.score_plot(board),
         "layers": plots.layer_plot(board),
+        "deformed": deformed_plot(board) if deformations(board) else "",
         "costs": _costs(board),
         "provenance": _provenance(board, kept),
     }
 
 
-def _best(board: Board) -> dict[str, str]:
-    """Return the best system of each row, where several have it."""
-    best = {}
-    for task in board.tasks:
-        cells = {system.name: system.cells[task].span.value for system in board.systems if task in system.whole()}
-        if len(cells) > 1:
-            choose = max if board.better.get(task) == "higher" else min
-            best[task] = choose(cells, key=cells.__getitem__)
-    return best
+def _copied(board: Board) -> list[dict[str, str]]:
+    """Return each published system's text by line of the page."""
+    common = ["common"] if shows_common(board) else []
+    lines = ["rank", "average", *common, *board.tasks, *level_names(board)]
+    return [dict(zip(lines, [MISSING, *printed(board, system)])) for system in board.published]
 
 
 def _costs(board: Board) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from carrara.bench.plots import best_by_layer, grouped
-from carrara.bench.report import report, shown, write_report
+from carrara.bench.board.ranking import board
+from carrara.bench.report.deformed import deformations, fall
+from carrara.bench.report.page import report, shown, write_report
+from carrara.bench.report.plots import best_by_layer, grouped
 from carrara.core.errors import StoreError
 from carrara.core.record import GridPoint, Record
 
@@ -164,7 +166,8 @@ def test_the_best_of_each_layer():
         GridPoint(layer=layer, learning_rate=rate, valid=valid, epoch=1, epochs=2)
         for layer, rate, valid in (("1", 0.1, 0.2), ("1", 0.2, 0.4), ("0", 0.1, 0.3), ("1", 0.3, float("nan")))
     ]
-    assert best_by_layer(grid) == {"1": 0.4, "0": 0.3}
+    assert best_by_layer(grid, 1.0) == {"1": 0.4, "0": 0.3}
+    assert best_by_layer(grid) == pytest.approx({"1": 40, "0": 30})
 
 
 def test_a_journals_keys_are_grouped():
@@ -181,3 +184,17 @@ def test_labels_are_shown_short():
     assert shown({"valence": 0.12345, "arousal": -1.0}) == "valence 0.123, arousal -1"
     assert shown(["a"] * 13).endswith("… (13 in all)")
     assert shown(("pop", "calm")) == "pop, calm"
+
+
+def test_the_fall_on_spoilt_sound_is_drawn_over_the_rows_that_were_asked():
+    spoilt = {"noise:10db": {"accuracy": {"value": 0.3, "low": 0.2, "high": 0.4, "unit": "clip", "n": 9}}}
+    key = record("mert-tiny", "pebble/key", 0.6).model_dump(by_alias=True) | {"deformed": spoilt}
+    found = [Record.model_validate(key), record("mert-tiny", "pebble/genre", 0.9), record("chroma", "pebble/key", 0.4)]
+    ranked = board(found)
+    assert deformations(ranked) == ("noise:10db",)
+    clean, fallen, rows = fall(ranked.systems[0], "noise:10db")
+    assert (clean, fallen, rows) == (pytest.approx(60), pytest.approx(30), ("pebble/key",))
+    assert fall(ranked.systems[1], "noise:10db") is None
+    page = report(found)
+    assert "How far it holds on spoilt sound" in page and "noise:10db" in page
+    assert "spoilt sound" not in report(RECORDS)

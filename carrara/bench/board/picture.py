@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carrara.bench.board import Board, Span, System
-from carrara.bench.board_text import MISSING, marks, rank
-from carrara.bench.plots import compared
+from carrara.bench.board.ranking import Board, Span, System
+from carrara.bench.board.text import MISSING, marks, rank
+from carrara.bench.report.plots import compared
 from carrara.core.files import whole
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
 
 INK, SOFT, RULE, PAPER = "#22262b", "#666d76", "#d6d8d4", "#ffffff"
-SIGNS = {"† trained on this dataset": "†", "* partial record": "*"}
+SIGNS = {"† trained on this dataset": "†", "* partial record": "*", "§ over the computational wall": "§"}
 TINT = (0, 114, 178)
 NAME_WIDTH, AVERAGE_WIDTH, CELL_WIDTH, LINE_HEIGHT, HEAD_HEIGHT, INCH = 2.5, 3.4, 1.0, 0.62, 1.15, 0.82
 

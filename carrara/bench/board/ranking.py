@@ -1,11 +1,12 @@
 """The board: from records to ranked systems, a pure function of a folder of records (style.md 4.5).
 
 A board is of one family of rows under one protocol; Pebble's scores stand in no table with MARBLE's. Scores are in
-percent, R² too. A row of the benchmark counts once however many metrics it has: its cell is their mean, and a system's
-average the plain mean of its cells (benchmark.md 2.4). What is missing is missing, never zero: only systems with every
-row have an average and a rank; beside it stands the average over the rows that all have. A partial record is shown,
-marked, and counts in neither. Records of one row that answer different questions (another version, other clips) are
-not compared: the newest question stays, a note names what is left out.
+percent, R² too, separation in dB; an average takes both as they are, as MARBLE's does, and a note says so. A row of the
+benchmark counts once however many metrics it has: its cell is their mean, and a system's average the plain mean of its
+cells (benchmark.md 2.4). What is missing is missing, never zero: only systems with every row have an average and a
+rank; beside it stands the average over the rows that all have. A partial record is shown, marked, and counts in
+neither. Records of one row that answer different questions (another version, other clips) are not compared: the newest
+question stays, a note names what is left out.
 
 Intervals: a record has one a metric. A cell's is the mean of its metrics' bounds, which is exact for metrics that move
 together and too wide otherwise, never too narrow. An average's has the cells' half widths added in quadrature, as if
@@ -17,18 +18,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from carrara.bench.board.levels import complete
+from carrara.bench.board.notes import notes
+from carrara.bench.board.published import Published
 from carrara.bench.suites import SUITES
 from carrara.core.errors import UsageError, near
-from carrara.core.record import Record
+from carrara.core.record import Record, Score
 
 PERCENT = 100.0
 
 
 @dataclass(frozen=True)
 class Span:
-    """A value in percent with its 95 % interval."""
+    """A value in percent, or in dB, with its 95 % interval."""
 
     value: float
     low: float
@@ -48,6 +52,7 @@ class Cell:
     record: Record
     trained: bool
     partial: bool
+    walled: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class System:
         average: over all tasks of the board; none unless all are there and whole.
         common: over the tasks that every system of the board has; none where there is none.
         rank: among the systems with an average, from 1; those that cannot be told apart share it.
+        levels: by level its rows' mean, of the levels of which no row is missing or partial.
     """
 
     name: str
@@ -67,6 +73,7 @@ class System:
     average: Span | None = None
     common: Span | None = None
     rank: int | None = None
+    levels: Mapping[str, Span] = field(default_factory=dict)
 
     def whole(self) -> set[str]:
         """Return the tasks with a cell that is not partial."""
@@ -82,6 +89,8 @@ class Board:
         tasks: the rows, in the suite's order; `common` those that every system has.
         better: by task, which way is better: higher or lower.
         notes: what a reader must know, a sentence each.
+        scales: by task, ratio (shown in percent) or dB.
+        published: systems whose scores others printed; they stand beside the board, outside of its ranks.
     """
 
     family: str
@@ -91,11 +100,23 @@ class Board:
     better: Mapping[str, str]
     systems: tuple[System, ...]
     notes: tuple[str, ...]
+    scales: Mapping[str, str] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
 
     @property
     def title(self) -> str:
         """Return what the scores are: `Pebble scores, constrained protocol`."""
-        return f"{self.family[:1].upper()}{self.family[1:]} scores, {self.protocol} protocol"
+        name = SUITES[self.family].title if self.family in SUITES else f"{self.family[:1].upper()}{self.family[1:]}"
+        return f"{name} scores, {self.protocol} protocol"
+
+    def levels(self) -> dict[str, tuple[str, ...]]:
+        """Return the rows of each level that any of the systems has whole."""
+        whole = [*(system.whole() for system in self.systems), *(set(system.rows) for system in self.published)]
+        return {
+            level: rows
+            for level, rows in complete(self.family, self.tasks).items()
+            if any(set(rows) <= have for have in whole)
+        }
 
 
 def boards(records: Iterable[Record], suite: str | None = None) -> list[Board]:
@@ -140,13 +161,16 @@ def _board(name: str, protocol: str, records: list[Record], suite: str | None) -
     present = {record.task.name for record in kept}
     named = [task for task in order if suite is not None or task in present]
     tasks = (*named, *sorted(present - set(named)))
-    better = {record.task.name: record.scores[record.task.task["scores"][0]].better for record in kept}
+    firsts = {record.task.name: record.scores[record.task.task["scores"][0]] for record in kept}
+    better = {task: score.better for task, score in firsts.items()}
+    scales = {task: score.scale for task, score in firsts.items()}
     averaged = [task for task in tasks if better.get(task, "higher") == "higher"]
     systems = _systems(kept)
     whole = [system.whole() for system in systems]
     common = tuple(task for task in averaged if all(task in have for have in whole))
-    ranked = _ranked([_averaged(system, averaged, common) for system in systems])
-    return Board(name, protocol, tasks, common, better, tuple(ranked), tuple(_notes(ranked, averaged, tasks, left)))
+    ranked = tuple(_ranked([_averaged(system, name, averaged, common) for system in systems]))
+    found = Board(name, protocol, tasks, common, better, ranked, (), scales)
+    return replace(found, notes=tuple(notes(found, averaged, left)))
 
 
 def _comparable(records: list[Record]) -> tuple[list[Record], list[Record]]:
@@ -176,23 +200,30 @@ def _systems(records: list[Record]) -> list[System]:
 
 
 def _cell(record: Record) -> Cell:
-    scores = {
-        name: Span(PERCENT * score.value, PERCENT * score.low, PERCENT * score.high)
-        for name, score in record.scores.items()
-    }
+    scores = {name: _span(score) for name, score in record.scores.items()}
     own = [scores[name] for name in record.task.task["scores"]]
-    low, high = (sum(getattr(span, end) for span in own) / len(own) for end in ("low", "high"))
+    value, low, high = (sum(getattr(span, end) for span in own) / len(own) for end in ("value", "low", "high"))
     # A part of a dataset is written after a stroke: pebble/unlabelled.
     trained = any(name.partition("/")[0] == record.data.name for name in record.encoder.trained_on)
-    return Cell(Span(PERCENT * record.cell(), low, high), scores, record, trained, record.partial)
+    return Cell(Span(value, low, high), scores, record, trained, record.partial, record.over_wall)
 
 
-def _averaged(system: System, tasks: Sequence[str], common: Sequence[str]) -> System:
-    complete = bool(tasks) and system.whole() >= set(tasks)
+def _span(score: Score) -> Span:
+    unit = PERCENT if score.scale == "ratio" else 1.0
+    return Span(unit * score.value, unit * score.low, unit * score.high)
+
+
+def _averaged(system: System, family: str, tasks: Sequence[str], common: Sequence[str]) -> System:
+    whole = system.whole()
+
+    def over(rows: Sequence[str]) -> Span:
+        return mean([system.cells[task].span for task in rows])
+
     return replace(
         system,
-        average=mean([system.cells[task].span for task in tasks]) if complete else None,
-        common=mean([system.cells[task].span for task in common]) if common else None,
+        average=over(tasks) if tasks and whole >= set(tasks) else None,
+        common=over(common) if common else None,
+        levels={level: over(rows) for level, rows in complete(family, whole).items()},
     )
 
 
@@ -219,38 +250,3 @@ def _ranked(systems: Sequence[System]) -> list[System]:
             leader, rank = span, place
         found.append(replace(system, rank=None if span is None else rank))
     return found
-
-
-def borda(systems: Sequence[System], tasks: Sequence[str]) -> dict[str, float]:
-    """Return each system's Borda count: over the rows, how many others it is above; a tie counts half."""
-    points = dict.fromkeys((system.name for system in systems), 0.0)
-    for task in tasks:
-        for one in systems:
-            mine = one.cells[task].span.value
-            others = [other.cells[task].span.value for other in systems if other is not one]
-            points[one.name] += sum(mine > value for value in others) + sum(mine == value for value in others) / 2
-    return points
-
-
-def _notes(ranked: list[System], averaged: Sequence[str], tasks: Sequence[str], left: list[Record]) -> list[str]:
-    notes = ["Scores in percent (R² too) with 95 % intervals over the test clips; a shared rank: not to be told apart."]
-    complete = [system for system in ranked if system.average]
-    points = borda(complete, averaged)
-    by_points = sorted(complete, key=lambda system: -points[system.name])
-    if [points[system.name] for system in complete] != [points[system.name] for system in by_points]:
-        notes.append(f"By Borda's count over the rows the order is {', '.join(system.name for system in by_points)}.")
-    cells = [cell for system in ranked for cell in system.cells.values()]
-    if any(cell.trained for cell in cells):
-        notes.append("† trained on this dataset, with its labels or without; the model's card says how.")
-    if any(cell.partial for cell in cells):
-        notes.append("* a partial record: fewer clips than the task has; it counts in no average.")
-    if len(complete) < len(ranked):
-        notes.append(f"– no record. Only systems with all {len(averaged)} rows have a rank and an average over them.")
-    if len(averaged) < len(tasks):
-        notes.append(f"Lower is better for {', '.join(sorted(set(tasks) - set(averaged)))}: in no average.")
-    for record in left:
-        notes.append(
-            f"Left out: {record.encoder.name} on {record.task.name}@{record.task.version} of {record.run.date}, which "
-            "was asked of another version of the task or of other clips; `carrara bench` measures it again."
-        )
-    return notes

@@ -14,7 +14,7 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from carrara.bench.board import Board, Span, System
+from carrara.bench.board.ranking import PERCENT, Board, Span, System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,10 +115,16 @@ def score_plot(board: Board) -> str:
                     linewidths=[1.8, *[0.6] * (len(rows) - 2)])  # fmt: skip
         left, right = axes.get_xlim()
         axes.set_xlim(max(left, LEFT_EDGE), min(max(right, 60), 101))
-        axes.set_xlabel("score in percent, with its 95 % interval")
+        axes.set_xlabel(f"score in percent{mixed(board)}, with its 95 % interval")
         axes.grid(axis="y", visible=False)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4, columnspacing=1.6)
         return svg(figure, f"{board.title} with intervals")
+
+
+def mixed(board: Board) -> str:
+    """Return what the axis must add where a row of the board is in dB, else nothing."""
+    cells = (cell for system in board.systems for cell in system.cells.values())
+    return ", separation in dB" if any(s.scale == "dB" for c in cells for s in c.record.scores.values()) else ""
 
 
 def compared(board: Board) -> tuple[str, dict[str, Span]]:
@@ -155,9 +161,11 @@ def layer_plot(board: Board) -> str:
         panels = list(figure.subplots(lines, COLUMNS, squeeze=False).flat)
         for axes, task in zip(panels, tasks):
             records = {system.name: system.cells[task].record for system in board.systems if task in system.cells}
-            _draw_layers(axes, {name: best_by_layer(record.grid) for name, record in records.items()}, look)
-            watched = next(iter(records.values())).task.task.get("watch", "valid")
-            axes.set_title(f"{task}: {watched}")
+            one = next(iter(records.values()))
+            level = any(score.scale == "dB" for score in one.scores.values())
+            scale = 1.0 if level else PERCENT
+            _draw_layers(axes, {name: best_by_layer(record.grid, scale) for name, record in records.items()}, look)
+            axes.set_title(f"{task}: {one.task.task.get('watch', 'valid')}{', dB' if level else ''}")
         for axes in panels[len(tasks) :]:
             axes.set_axis_off()
         seen: dict[str, Any] = {}
@@ -168,12 +176,12 @@ def layer_plot(board: Board) -> str:
         return svg(figure, "Validation score by layer")
 
 
-def best_by_layer(grid: Sequence[Any]) -> dict[str, float]:
-    """Return the best validation score of each layer over the learning rates, in the grid's order."""
+def best_by_layer(grid: Sequence[Any], scale: float = PERCENT) -> dict[str, float]:
+    """Return the best validation score of each layer over the learning rates, times the scale, in the grid's order."""
     best: dict[str, float] = {}
     for point in grid:
         if math.isfinite(point.valid):
-            best[point.layer] = max(point.valid, best.get(point.layer, -math.inf))
+            best[point.layer] = max(scale * point.valid, best.get(point.layer, -math.inf))
     return best
 
 
@@ -185,11 +193,12 @@ def _draw_layers(axes: Axes, best: Mapping[str, Mapping[str, float]], look: Mapp
     place = {str(number): float(number) for number in numbers} | {word: last + 1.2 + i for i, word in enumerate(words)}
     for name, found in best.items():
         if len(found) == 1:
-            level = 100 * next(iter(found.values()))
-            axes.axhline(level, linestyle=(0, (4, 2)), color=look[name]["color"], linewidth=1.4, label=name)
+            axes.axhline(
+                next(iter(found.values())), linestyle=(0, (4, 2)), color=look[name]["color"], linewidth=1.4, label=name
+            )
             continue
-        chain = sorted((place[layer], 100 * value) for layer, value in found.items() if layer.isdecimal())
-        apart = [(place[layer], 100 * value) for layer, value in found.items() if not layer.isdecimal()]
+        chain = sorted((place[layer], value) for layer, value in found.items() if layer.isdecimal())
+        apart = [(place[layer], value) for layer, value in found.items() if not layer.isdecimal()]
         axes.plot([x for x, _ in chain], [y for _, y in chain], markersize=4.5, label=name, **look[name])
         hollow: dict[str, Any] = {"linestyle": "", "markersize": 6, "markerfacecolor": "none"}
         axes.plot([x for x, _ in apart], [y for _, y in apart], **hollow, **look[name])

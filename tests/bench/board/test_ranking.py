@@ -9,10 +9,10 @@ import math
 import pytest
 from rich.console import Console
 
-from carrara.bench.board import Span, board, boards, mean
-from carrara.bench.board_notes import borda
-from carrara.bench.board_picture import board_picture
-from carrara.bench.board_text import markdown, table, table_text, values
+from carrara.bench.board.notes import borda
+from carrara.bench.board.picture import board_picture
+from carrara.bench.board.ranking import Span, board, boards, mean
+from carrara.bench.board.text import best, markdown, table, table_text, values
 from carrara.bench.suites import SUITES
 from carrara.core.errors import UsageError
 from carrara.core.record import Record
@@ -215,3 +215,28 @@ def test_the_picture_is_a_picture(tmp_path):
     image = imread(path)
     assert image.shape[1] > image.shape[0] > 100
     assert image[..., :3].std() > 0.02
+
+
+def test_what_took_too_long_is_marked():
+    found = board([record("slow", "pebble/key", 0.5, over_wall=True, partial=True), FULL[0]])
+    assert "50.0 [48.0, 54.0]*§" in table_text(found)
+    assert sum("computational wall" in note for note in found.notes) == 1
+    assert "§" not in table_text(board(FULL))
+
+
+def test_decibels_are_shown_as_they_are_and_said_to_be_mixed():
+    level = record("good", "musdb18/stems", 5.0, 3.0, width=1.0)
+    scores = {name: score.model_copy(update={"scale": "dB"}) for name, score in level.scores.items()}
+    found = board([level.model_copy(update={"scores": scores}), record("good", "gtzan/genre", 0.5)])
+    (one,) = found.systems
+    assert one.cells["musdb18/stems"].span == Span(4, 3, 6)
+    assert one.average.value == pytest.approx((50 + 4) / 2)
+    assert "musdb18/stems (dB) ↑" in table_text(found)
+    assert any("mixes dB with percent" in note for note in found.notes)
+    assert not any("dB" in note for note in board(FULL).notes)
+
+
+def test_equal_bests_are_both_the_best():
+    same = [record(name, "pebble/key", score) for name, score in (("a", 0.5), ("b", 0.5), ("c", 0.4))]
+    assert best(board(same)) == {"pebble/key": {"a", "b"}}
+    assert best(board(same[:1])) == {}

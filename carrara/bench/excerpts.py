@@ -1,0 +1,224 @@
+"""Sound for fine-tuning: the windows that are learned from, decoded anew each epoch, and those that are answered.
+
+To learn from, the windows are the task's. Where a clip's windows become one embedding, an epoch hears one of them,
+drawn at random; else each is an example. Only the stretch that is heard is decoded, in threads ahead of the network.
+Frame by frame, windows begin on the encoder's grid, and what is answered is the whole clip. Windows that are answered
+are cut, batched and encoded as for the feature store, so evaluation is the frozen encoder's.
+
+Letters: N examples, B batch, T samples, F frames, L rows of layers, D width, R rows to answer, K outputs, U clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carrara.audio.decode import header, load
+from carrara.audio.window import stitched, windows
+from carrara.bench.answers._base import Answer, Frames, State
+from carrara.bench.draws import order
+from carrara.bench.tunable import Tunable
+from carrara.core.clip import Clip
+from carrara.core.errors import AudioError, DataError
+from carrara.core.task import Task
+from carrara.encoders._base import Encoder
+from carrara.features.ahead import ahead
+from carrara.features.encode import Plan, Rows, Window, encoded
+from carrara.features.extract import arriving
+from carrara.features.view import Grid, View, grid
+
+WINDOW = 3  # beside ORDER and DROPOUT of carrara.bench.draws
+THREADS, DEPTH = 2, 2
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A window of a clip: place and length in seconds (none: to the end), and what the loss wants of its rows."""
+
+    path: Path
+    start: float
+    duration: float | None
+    target: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows that are heard at once: sound, samples of each, targets, and where the batch stands in its step."""
+
+    samples_BT: Tensor
+    lengths_B: Tensor
+    targets: list[np.ndarray]
+    first: bool
+    last: bool
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How an epoch is cut: windows of a batch, batches of a step; and the seed of its order."""
+
+    batch: int
+    accumulate: int
+    seed: int
+
+    def steps(self, examples: int) -> int:
+        """Return how many steps an epoch over that many examples takes."""
+        return -(-examples // (self.batch * self.accumulate))
+
+
+def excerpts(
+    encoder: Encoder, task: Task, answer: Answer, state: State, clips: Sequence[Clip]
+) -> list[tuple[Excerpt, ...]]:
+    """Return the examples of an epoch, each the windows of which one is heard.
+
+    Raises:
+        DataError: a clip's file cannot be read.
+    """
+    card, cut = encoder.card, learning_grid(encoder, task, answer.frames)
+    lengths = [_samples(clip, card.sample_rate) for clip in clips]
+    rate = card.frame_rate if answer.frames else None
+    grid_of_frames = Frames([encoder.frames(length) for length in lengths], rate) if rate else None
+    targets = answer.targets(task, state, answer.truths(task, clips), grid_of_frames)
+    found: list[tuple[Excerpt, ...]] = []
+    for clip, samples, target in zip(clips, lengths, targets):
+        spans = windows(samples, cut.window, cut.hop, cut.least)
+        own = []
+        for start, length in spans:
+            wanted = target
+            if rate:
+                first = round(start * rate / card.sample_rate)
+                wanted = target[first : first + encoder.frames(length)]
+            whole = len(spans) == 1
+            seconds = clip.duration if whole else length / card.sample_rate
+            own.append(Excerpt(clip.path, clip.start + start / card.sample_rate, seconds, np.asarray(wanted)))
+        if task.aggregate == "embedding" and not answer.frames:
+            found.append(tuple(own))
+        else:
+            found.extend((one,) for one in own)
+    return found
+
+
+def learning_grid(encoder: Encoder, task: Task, frames: bool) -> Grid:
+    """Return the windows that are learned from; frame by frame they begin on the encoder's grid."""
+    cut = grid(encoder, View(window_seconds=task.window_seconds, tail=task.tail, pool="mean"))
+    if not frames or cut.window is None or encoder.card.frame_rate is None:
+        return cut
+    stride = encoder.card.sample_rate / encoder.card.frame_rate
+    hop = max(round(int(cut.window / stride) * stride), 1)
+    return Grid(hop, hop, cut.least)
+
+
+def batches(examples: Sequence[Sequence[Excerpt]], draw: Draw, epoch: int, sample_rate: int) -> Iterator[Batch]:
+    """Yield an epoch's batches in the order that (seed, epoch) give.
+
+    Raises:
+        DataError: a window cannot be decoded.
+    """
+    which = np.random.default_rng([draw.seed, WINDOW, epoch])
+    picks = [
+        examples[place][int(which.integers(len(examples[place])))]
+        for place in order(draw.seed, epoch, len(examples)).tolist()
+    ]
+    step = draw.batch * draw.accumulate
+    cuts = [
+        (
+            picks[low : min(low + draw.batch, begin + step)],
+            low == begin,
+            low + draw.batch >= min(begin + step, len(picks)),
+        )
+        for begin in range(0, len(picks), step)
+        for low in range(begin, min(begin + step, len(picks)), draw.batch)
+    ]
+    sources = [partial(_sounds, heard, sample_rate) for heard, _, _ in cuts]
+    with closing(ahead(sources, THREADS, DEPTH)) as items:
+        for place, item in items:
+            if isinstance(item, AudioError):
+                raise unheard(str(item))
+            if item is not None:
+                heard, first, last = cuts[place]
+                yield _batch(item, [one.target for one in heard], first, last)
+
+
+def logits(model: Tunable, clips: Sequence[Clip], task: Task, device: str) -> tuple[Tensor, list[np.ndarray]]:
+    """Return the logits for clips, `[R, K]` on the CPU, and which of the rows are each clip's.
+
+    A row is a clip's mean embedding, or a window, or a frame, as the task and its answer ask.
+
+    Raises:
+        DataError: a clip cannot be decoded.
+    """
+    model.eval()
+    frames = model.frames
+    view = View(window_seconds=task.window_seconds, tail=task.tail, pool="mean")
+    if frames:
+        view = View(window_seconds=None, pool="frames")
+    cut, card = grid(model.encoder, view), model.encoder.card
+    rate = card.frame_rate / card.sample_rate if frames and card.frame_rate else None
+    sources = [partial(_windows, clip, cut, card.sample_rate) for clip in clips]
+    parts = []
+    with closing(ahead(sources, THREADS, DEPTH)) as items:
+        pairs = encoded(model.encoder, arriving(items), Plan(device, view.pool))
+        for _, group in groupby(pairs, key=lambda pair: pair[0].place):
+            x_LRD = _joined(group, rate)
+            if not frames and task.aggregate == "embedding":
+                x_LRD = x_LRD.mean(1, keepdims=True)
+            with torch.no_grad():
+                parts.append(model.answer(torch.from_numpy(x_LRD).to(device)).cpu())
+    ends = np.cumsum([len(part) for part in parts])
+    return torch.cat(parts), [np.arange(end - len(part), end) for part, end in zip(parts, ends)]
+
+
+def unheard(problem: str) -> DataError:
+    """Return the error of sound that cannot be decoded."""
+    return DataError(f"{problem}; repair the file, or remove it and measure with --partial")
+
+
+def _joined(group: Iterator[tuple[Window, Rows]], rate: float | None) -> np.ndarray:
+    """Return one clip's rows of all layers, `[L, R, D]`; frames of windows that overlap are joined."""
+
+    def sounding() -> Iterator[tuple[int, Rows]]:
+        for place, (window, rows) in enumerate(group):
+            if window.problem:
+                raise unheard(window.problem)
+            if rows:
+                yield place if rate is None else round(window.start * rate), rows
+
+    return np.concatenate([np.stack(list(rows.values())) for _, rows in stitched(sounding())], axis=1)
+
+
+def _samples(clip: Clip, sample_rate: int) -> int:
+    """Return how many samples of a clip there are, from its file's head where that is exact."""
+    try:
+        head = header(clip.path)
+        if head.duration_seconds is None or not head.exact:
+            return len(load(clip.path, sample_rate, clip.start, clip.duration))
+    except AudioError as problem:
+        raise unheard(str(problem)) from None
+    left = head.duration_seconds - clip.start
+    seconds = left if clip.duration is None else min(left, clip.duration)
+    return max(round(seconds * sample_rate), 1)
+
+
+def _sounds(heard: Sequence[Excerpt], sample_rate: int) -> Iterator[list[np.ndarray]]:
+    yield [load(one.path, sample_rate, one.start, one.duration) for one in heard]
+
+
+def _windows(clip: Clip, cut: Grid, sample_rate: int) -> Iterator[tuple[int, np.ndarray]]:
+    samples_T = load(clip.path, sample_rate, clip.start, clip.duration)
+    for start, length in windows(len(samples_T), cut.window, cut.hop, cut.least):
+        yield start, samples_T[start : start + length]
+
+
+def _batch(sounds: list[np.ndarray], targets: list[np.ndarray], first: bool, last: bool) -> Batch:
+    lengths_B = torch.tensor([len(samples_T) for samples_T in sounds])
+    samples_BT = torch.zeros(len(sounds), int(lengths_B.max()))
+    for row_T, samples_T in zip(samples_BT, sounds):
+        row_T[: len(samples_T)] = torch.from_numpy(samples_T)
+    return Batch(samples_BT, lengths_B, targets, first, last)

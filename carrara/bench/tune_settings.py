@@ -1,0 +1,46 @@
+"""What a person may set of fine-tuning, by `--set mode=lora`.
+
+Rank and α of the adapters are MARBLE v2's (benchmark.md, section 4); the other defaults are ours, of the size that is
+usual for encoders of the wav2vec 2.0 kind.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from carrara.core.settings import Settings
+
+
+class TuneSettings(Settings):
+    """How an encoder is fine-tuned.
+
+    Attributes:
+        mode: `full` trains the encoder's own weights, `lora` low-rank adapters beside them.
+        learning_rate: of the probe and of adapters.
+        encoder_learning_rate: of the encoder's last layer.
+        layer_decay: factor on the rate from one layer to the one below it.
+        weight_decay: of AdamW, on matrices and kernels.
+        warmup: share of all steps over which the rates rise.
+        epochs: at most; a task that allows fewer has fewer.
+        batch: windows that are heard at once.
+        accumulate: batches whose gradients are added for one step.
+        checkpointing: compute the inside of layers again for the gradient instead of keeping it.
+        freeze_front: whether the convolutional front end of the wav2vec 2.0 kind stays as it is.
+        lora_rank, lora_alpha: r and α of the adapters.
+    """
+
+    mode: Literal["full", "lora"] = "full"
+    learning_rate: float = Field(default=1e-4, gt=0)
+    encoder_learning_rate: float = Field(default=2e-5, gt=0)
+    layer_decay: float = Field(default=0.9, gt=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    epochs: int = Field(default=50, ge=1)
+    batch: int = Field(default=16, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    checkpointing: bool = False
+    freeze_front: bool = True
+    lora_rank: int = Field(default=8, ge=1)
+    lora_alpha: int = Field(default=16, ge=1)

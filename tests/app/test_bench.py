@@ -1,0 +1,80 @@
+"""`carrara bench` from the command line: rows that are not there are named, the others go on, the exit code says so."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from carrara.app.cli import app
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    root = tmp_path_factory.mktemp("own")
+    (root / "music").mkdir()
+    lines = ["path,split,loud"]
+    for number in range(24):
+        loud = number % 2
+        sound = (0.02 + 0.3 * loud) * np.random.default_rng(number).standard_normal(RATE // 4)
+        soundfile.write(root / "music" / f"{number}.wav", sound.clip(-1, 1), RATE)
+        lines.append(f"{number}.wav,{('train', 'valid', 'test')[number // 2 % 3]},{('no', 'yes')[loud]}")
+    (root / "music" / "labels.csv").write_text("\n".join(lines))
+    path = root / "loud.toml"
+    path.write_text('data = "music"\nanswer = "one-of"\nlabel = "loud"\nmax_epochs = 2\n')
+    return path
+
+
+@pytest.fixture
+def run(task, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CARRARA_DATA", str(tmp_path / "data"))
+
+    def invoke(*words):
+        return CliRunner().invoke(app, ["bench", "noise", "--device", "cpu", "-o", str(tmp_path / "out"), *words])
+
+    return invoke
+
+
+def test_a_row_that_is_not_there_is_named_and_the_others_go_on(run, task):
+    done = run("-t", f"nsynth/pitch,{task}")
+    assert done.exit_code == 0, done.output
+    assert "no record of nsynth/pitch: nsynth is not at" in done.stderr and "carrara get nsynth" in done.stderr
+    assert done.stdout.startswith("noise\tloud\taccuracy ") and "-t nsynth/pitch asks for them alone" in done.stderr
+
+
+def test_no_record_at_all_is_a_failure(run):
+    done = run("-t", "nsynth/pitch")
+    assert done.exit_code == 1 and "0 records" in done.stderr
+
+
+def test_a_row_that_fails_is_named_and_the_exit_code_says_so(run, task, tmp_path):
+    broken = tmp_path / "broken.toml"
+    broken.write_text(task.read_text().replace('"music"', f'"{task.parent / "music"}"') + 'labels = ["yes", "maybe"]\n')
+    done = run("-t", f"{broken},{task}")
+    assert done.exit_code == 1 and "no record of broken: clip" in done.stderr and "noise\tloud" in done.stdout
+
+
+def test_seeds_and_deformations_stand_in_the_record(run, task):
+    done = run("-t", str(task), "--seeds", "2", "--seed", "7", "--deform", "gain:-6db,clip", "--json")
+    assert done.exit_code == 0, done.output
+    (record,) = json.loads(done.stdout)
+    assert record["run"]["seeds"] == [7, 8] and len(record["scores"]["accuracy"]["by_seed"]) == 2
+    assert set(record["deformed"]) == {"gain:-6db", "clip"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--deform", "noize:3"], "there is no deformation 'noize:3'. Did you mean 'noise'"),
+        (["--set", "head=lstm"], "the protocol constrained has nothing to set"),
+        (["--protocol", "constraint"], "there is no protocol 'constraint'. Did you mean 'constrained'"),
+        (["--suite", "marble-41"], "there is no suite 'marble-41'. Did you mean 'marble-14'"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_near_one(run, task, words, says):
+    done = run("-t", str(task), *words)
+    assert done.exit_code == 2 and says in done.stderr
