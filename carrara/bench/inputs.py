@@ -10,6 +10,7 @@ Letters: U clips.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,16 @@ class Library:
         """Return the ids of those whose sound is not there."""
         return self._index(task)[1]
 
+    def lacking(self, task: Task) -> str:
+        """Return what the annotations on disk lack of the whole dataset; empty where they define all its clips."""
+        dataset = self.dataset(task)
+        golden = dataset.golden_at(dataset.root(self.data_dir)).get(task.split, {})
+        found = Counter(clip.split for clip in self.clips(task))
+        off = [
+            f"{found[side]:,} {side} clips, not {number:,}" for side, number in golden.items() if found[side] != number
+        ]
+        return f"the annotations define {', '.join(off)}" if off else ""
+
     def dataset(self, task: Task) -> Dataset:
         """Return the dataset of a task."""
         return self.datasets.get(task.dataset) or DATA.get(task.dataset)
@@ -79,6 +90,8 @@ class Library:
         clips, absent = self._index(task)
         if absent and not self.partial:
             raise incomplete(task, f"the sound of {_some(absent)} of {len(clips)} clips is not there")
+        if (lacking := self.lacking(task)) and not self.partial and self.limit is None:
+            raise incomplete(task, lacking)
         return Material(self, task, answer, [clip for clip in clips if clip.id not in absent], sorted(absent))
 
     def features(self, task: Task, view: View, clips: Sequence[Clip]) -> Features:

@@ -208,7 +208,7 @@ def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results
         grid=outcome.grid,
         scores=scores,
         run=run_part(rules.seeds, library.device, seconds),
-        partial=library.limit is not None or bool(material.missing),
+        partial=library.limit is not None or bool(material.missing or library.lacking(task)),
         over_wall=took > 3600 * rules.wall_hours,
         deformed=_deformed(material, rules, outcome),
     )

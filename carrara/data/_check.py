@@ -98,7 +98,10 @@ def check(dataset: Dataset, root: Path) -> Check:
         counts=counts,
         differing=differing,
         leaks=tuple(leak for found in (*by_group.values(), by_content) for leak in found),
-        called={name: dataset.called(name, _left(sides, faulty), len(sides)) for name, sides in splits.items()},
+        called={
+            name: dataset.called(name, _left(sides, faulty), max(len(sides), sum(golden.get(name, {}).values())))
+            for name, sides in splits.items()
+        },
     )
 
 

@@ -1,0 +1,81 @@
+"""Every row of MARBLE from the command line, on files of its real format, beating chance."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from carrara.app.cli import app
+from carrara.bench.suites import SUITES
+from carrara.encoders._load import build, save_pretrained
+
+# What a probe that hears nothing may reach on these small copies, with room for luck.
+CHANCE = {
+    "giantsteps/key": 0.55,
+    "magnatagatune/tags": 0.6,
+    "mtg-jamendo/top50": 0.6,
+    "mtg-jamendo/genre": 0.6,
+    "mtg-jamendo/instrument": 0.6,
+    "mtg-jamendo/mood-theme": 0.6,
+    "gtzan/genre": 0.55,
+    "emomusic/emotion": 0.2,
+    "nsynth/pitch": 0.5,
+    "nsynth/instrument": 0.5,
+    "vocalset/singer": 0.2,
+    "vocalset/technique": 0.2,
+}
+FRAMES = ("gtzan/beats", "musdb18/stems")
+TINY = {
+    "conv_channels": 32,
+    "conv_kernels": (640, 4, 2),
+    "conv_strides": (80, 2, 2),
+    "norm_placement": "pre",
+    "width": 32,
+    "layers": 1,
+    "heads": 2,
+    "feed_forward": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders") / "tiny"
+    save_pretrained(build("mert-v0", 0, TINY), folder)
+    return folder
+
+
+def run(everything, tmp_path, monkeypatch, *words):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    return CliRunner().invoke(
+        app, ["bench", *words, "--data", str(everything), "-o", str(tmp_path / "out"), "--device", "cpu", "--json"]
+    )
+
+
+def test_one_command_measures_every_row_and_beats_chance(everything, tmp_path, monkeypatch):
+    done = run(everything, tmp_path, monkeypatch, "chroma-mfcc", "--suite", "marble-14", "--partial")
+    assert done.exit_code == 0, done.stderr
+    records = {record["task"]["name"]: record for record in json.loads(done.stdout)}
+    assert set(records) == set(SUITES["marble-14"].tasks) - set(FRAMES)
+    for name in FRAMES:
+        assert f"{name}: chroma-mfcc answers once a clip" in done.stderr
+    for name, record in records.items():
+        names = record["task"]["task"]["scores"]
+        value = sum(record["scores"][score]["value"] for score in names) / len(names)
+        assert value > CHANCE[name], f"{name}: {value}"
+        assert record["partial"] == (not name.startswith("vocalset")), "small copies call themselves partial"
+
+
+def test_beats_beat_an_encoder_that_hears_nothing(everything, tiny, tmp_path, monkeypatch):
+    done = run(everything, tmp_path, monkeypatch, str(tiny), "noise", "-t", "gtzan/beats", "--partial")
+    assert done.exit_code == 0, done.stderr
+    heard, floor = json.loads(done.stdout)
+    assert set(heard["scores"]) == {
+        "beat_f_70ms",
+        "beat_f_20ms",
+        "beat_f_70ms_pooled",
+        "beat_f_20ms_pooled",
+        "beat_f_70ms_trimmed",
+    }
+    assert heard["scores"]["beat_f_70ms"]["value"] > floor["scores"]["beat_f_70ms"]["value"] + 0.2
