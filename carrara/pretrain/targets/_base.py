@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.settings import Settings
+from carrara.encoders._hubert import HubertEncoder
 
 
 class TargetSettings(Settings):
@@ -59,12 +60,14 @@ class Target(nn.Module):
         books: number of classes of each label set; empty where it gives values.
         bins: values a frame; 0 where it gives codes.
         mean_M: of the values over the corpus, what a lazy student would predict; where it gives values.
+        moving: whether it changes while the student learns, so that each checkpoint must hold it.
     """
 
     kind: ClassVar[type[TargetSettings]]
     settings: TargetSettings
     books: tuple[int, ...] = ()
     bins: int = 0
+    moving: ClassVar[bool] = False
     mean_M: Tensor
 
     def __init__(self, settings: Any, grid: Grid) -> None:
@@ -78,6 +81,12 @@ class Target(nn.Module):
             CarraraError: the corpus does not allow it, for example has fewer frames than there are classes.
         """
         raise NotImplementedError
+
+    def begin(self, student: HubertEncoder) -> None:
+        """Meet the student before the first step, or before a run goes on; nothing unless the target needs it."""
+
+    def follow(self, step: int) -> None:
+        """Change with the student after the optimiser's step of that number; nothing unless the target moves."""
 
     def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
         """Return codes, int64 `[B, F, Q]`, or values, float32 `[B, F, M]`; F is `frames`, or fewer if the clip ends."""

@@ -1,0 +1,91 @@
+"""The teacher against data2vec's definition written out: average, decay, targets."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional
+
+from carrara.core.errors import UsageError
+from carrara.encoders._load import build
+from carrara.pretrain.targets._base import Grid
+from carrara.pretrain.targets.teacher import Teacher, TeacherSettings, normalised
+
+SMALL = {"conv_channels": 8, "width": 32, "layers": 3, "heads": 2, "feed_forward": 48, "position_groups": 4}
+
+
+@pytest.fixture
+def student():
+    return build("music2vec-tiny", 3, SMALL)
+
+
+@pytest.fixture
+def teacher(student):
+    made = Teacher(TeacherSettings(top=2), Grid(16000, 320, 199))
+    made.begin(student)
+    return made
+
+
+def sound(seed=0, batch=2):
+    return torch.randn(batch, 8000, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def test_the_decay_rises_in_a_straight_line_and_stays(teacher):
+    for step, decay in ((0, 0.999), (15_000, 0.99945), (30_000, 0.9999), (90_000, 0.9999)):
+        assert teacher.decay_at(step) == pytest.approx(decay, abs=1e-12)
+
+
+def test_the_average_moves_by_one_part_and_copies_the_positions(student, teacher):
+    before = copy.deepcopy(teacher.average.state_dict())
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    teacher.follow(15_000)
+    decay = 0.99945
+    now = student.encoder.state_dict()
+    for name, value in teacher.average.state_dict().items():
+        wanted = now[name] if name.startswith("pos_conv_embed") else decay * before[name] + (1 - decay) * now[name]
+        torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_targets_are_the_normalised_mean_of_the_top_feed_forward_outputs(student, teacher):
+    samples = sound()
+    model = copy.deepcopy(student).eval()
+    x = model.feature_projection(model.front(samples))
+    x = model.encoder.layer_norm(x + model.encoder.pos_conv_embed(x))
+    outputs = []
+    for layer in model.encoder.layers:
+        x = layer.layer_norm(x + layer.attention(x))
+        forward = layer.feed_forward(x)
+        outputs.append(functional.instance_norm(forward.transpose(1, 2)).transpose(1, 2))
+        x = layer.final_layer_norm(x + forward)
+    expected = (outputs[-1] + outputs[-2]) / 2
+    student.train()
+    found = teacher.labels(samples, 20)
+    torch.testing.assert_close(found, expected[:, :20], atol=2e-4, rtol=1e-3)
+    assert found.shape == (2, 20, 32) and found.dtype == torch.float32 and not found.requires_grad
+    torch.testing.assert_close(found, teacher.labels(samples, 20))
+
+
+def test_the_average_is_no_parameter_of_anything_trained_and_is_saved_whole(student, teacher):
+    assert not [parameter for parameter in teacher.parameters() if parameter.requires_grad]
+    assert {name.removeprefix("average.") for name in teacher.state_dict()} == {
+        *student.encoder.state_dict(),
+        "mean_M",
+    }
+    other = Teacher(TeacherSettings(top=2), Grid(16000, 320, 199))
+    other.begin(build("music2vec-tiny", 4, SMALL))
+    other.load_state_dict(teacher.state_dict())
+    other._student[0].load_state_dict(student.state_dict())
+    torch.testing.assert_close(other.labels(sound(), 9), teacher.labels(sound(), 9))
+
+
+def test_a_channel_that_never_varies_teaches_nothing():
+    x = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(0))
+    x[..., 1] = 4.0
+    assert not normalised(x)[..., 1].any() and torch.isfinite(normalised(x[:, :1])).all()
+
+
+def test_more_layers_than_there_are_is_refused(student):
+    with pytest.raises(UsageError, match="top=4, but the network has 3 layers"):
+        Teacher(TeacherSettings(top=4), Grid(16000, 320, 199)).begin(student)
