@@ -71,7 +71,7 @@ class Library:
         """Return what the annotations on disk lack of the whole dataset; empty where they define all its clips."""
         dataset = self.dataset(task)
         golden = dataset.golden_at(dataset.root(self.data_dir)).get(task.split, {})
-        found = Counter(clip.split for clip in self.clips(task))
+        found = Counter(str(clip.split) for clip in self.clips(task))
         off = [
             f"{found[side]:,} {side} clips, not {number:,}" for side, number in golden.items() if found[side] != number
         ]

@@ -101,9 +101,12 @@ class Teacher(Target):
         """Return what the student must give, float32 `[B, F, D]`; see the base class."""
         student, average = self._student[0], self._average()
         heard: list[Tensor] = []
+        last = len(average.layers)
         hooks = [
-            layer.feed_forward.register_forward_hook(lambda module, given, out: heard.append(out))
-            for layer in list(average.layers)[-self.settings.top :]
+            average.get_submodule(f"layers.{number}.feed_forward").register_forward_hook(
+                lambda module, given, out: heard.append(out)
+            )
+            for number in range(last - self.settings.top, last)
         ]
         try:
             with torch.autocast(samples_BT.device.type, enabled=False):
