@@ -53,9 +53,13 @@ def read_predictions(path: Path) -> dict[int, dict[str, tuple[Any, Any]]]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path, columns=["id", "seed", "truth", "answer"]).to_pylist()
+        table = pq.read_table(path)
     except (OSError, pa.ArrowException) as problem:
-        raise StoreError(f"{path}: no predictions to read ({problem}); measure this row again") from None
+        reason = str(problem).partition("\n")[0]
+        raise StoreError(f"{path}: no predictions to read ({reason}); measure this row again") from None
+    if lacking := {"id", "seed", "truth", "answer"} - set(table.column_names):
+        raise StoreError(f"{path}: predictions without {', '.join(sorted(lacking))}; measure this row again")
+    rows = table.to_pylist()
     found: dict[int, dict[str, tuple[Any, Any]]] = {}
     for row in rows:
         found.setdefault(row["seed"], {})[row["id"]] = (json.loads(row["truth"]), json.loads(row["answer"]))

@@ -2,7 +2,8 @@
 
 Linear, ReLU, dropout, Linear; a probe of several layers first adds them, weighted by a learned softmax whose logits
 start from a standard normal, as MARBLE v1 does. Here all layers take part, row 0 too, as the thesis says; v1's code
-drops row 0 from the sum. Initial weights are uniform within 1/√fan-in, PyTorch's own for a linear layer.
+drops row 0 from the sum. Initial weights are uniform within 1/√fan-in, PyTorch's own for a linear layer. A shape of no
+hidden units is the linear probe: the outer layer alone, on the features themselves.
 
 This is the plain path: a probe as anyone would write it. The grid (`carrara.bench.grid`) trains many at once and is
 held equal to this one by a test; `parameters_to_vector` of this module is the order of the grid's flat parameters.
@@ -36,13 +37,18 @@ class ProbeSpec:
 
 @dataclass(frozen=True)
 class ProbeShape:
-    """D, H, K, the share of hidden units that dropout drops, and L (0: the probe hears one layer)."""
+    """D, H (0: no hidden layer), K, the share of hidden units that dropout drops, and L (0: one layer is heard)."""
 
     width: int
     hidden: int
     outputs: int
     dropout: float
     mixed: int = 0
+
+    @property
+    def last(self) -> int:
+        """How many values the outer layer takes: H, or D where there is no hidden layer."""
+        return self.hidden or self.width
 
 
 class Probe(nn.Module):
@@ -51,10 +57,11 @@ class Probe(nn.Module):
     def __init__(self, shape: ProbeShape, generator: torch.Generator) -> None:
         super().__init__()
         self.dropout = shape.dropout
+        self.hidden = shape.hidden
         self.inner_weight = _uniform((shape.hidden, shape.width), shape.width, generator)
         self.inner_bias = _uniform((shape.hidden,), shape.width, generator)
-        self.outer_weight = _uniform((shape.outputs, shape.hidden), shape.hidden, generator)
-        self.outer_bias = _uniform((shape.outputs,), shape.hidden, generator)
+        self.outer_weight = _uniform((shape.outputs, shape.last), shape.last, generator)
+        self.outer_bias = _uniform((shape.outputs,), shape.last, generator)
         self.mix = nn.Parameter(torch.randn(shape.mixed, generator=generator)) if shape.mixed else None
 
     def forward(self, x: Tensor, kept_BH: Tensor | None = None) -> Tensor:
@@ -65,6 +72,8 @@ class Probe(nn.Module):
             kept_BH: which hidden units dropout keeps, in training; none in evaluation, where all stay.
         """
         x_BD = x if self.mix is None else torch.tensordot(self.mix.softmax(0), x, dims=1)
+        if not self.hidden:
+            return F.linear(x_BD, self.outer_weight, self.outer_bias)
         hidden_BH = F.relu(F.linear(x_BD, self.inner_weight, self.inner_bias))
         if kept_BH is not None:
             hidden_BH = hidden_BH * kept_BH / (1 - self.dropout)

@@ -102,6 +102,7 @@ def bench(
         StoreError: a record that cannot be read or written.
     """
     rules = rules or Rules()
+    _acceptable(rules)
     heard = _loaded(encoder, device)
     library = Library(heard, Path(data_dir) if data_dir else None, device, limit, partial, datasets or {})
     found = []
@@ -113,7 +114,7 @@ def bench(
         try:
             standing = _standing(library, rules, task, Path(results))
             found.append(standing or _measure(library, rules, task, answer, Path(results)))
-        except DataError as problem:
+        except (DataError, UsageError) as problem:
             if on_problem is None:
                 raise
             on_problem(task, problem)
@@ -249,6 +250,14 @@ def _encoder_part(encoder: Encoder) -> EncoderPart:
     )
 
 
+def _acceptable(rules: Rules) -> None:
+    """Refuse what no task could be measured under."""
+    protocol = protocols.SHELF.get(rules.protocol)
+    _settings(protocol, rules)
+    if rules.deform and not protocol.deforms:
+        raise UsageError(f"--deform: the protocol {rules.protocol} cannot be asked about spoilt sound")
+
+
 def _settings(protocol: Protocol, rules: Rules) -> Any:
     if protocol.settings is None:
         if rules.settings:
@@ -259,7 +268,7 @@ def _settings(protocol: Protocol, rules: Rules) -> Any:
 
 def _deformed(material: Material, rules: Rules, outcome: Outcome) -> dict[str, dict[str, Score]]:
     if rules.deform and outcome.read is None:
-        raise UsageError(f"--deform: the protocol {rules.protocol} cannot be asked about spoilt sound")
+        raise UsageError(f"--deform: {material.task.name} cannot be asked about spoilt sound")
     found = {}
     for deform in rules.deform:
         side = material.spoilt(deform)

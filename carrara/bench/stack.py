@@ -1,12 +1,12 @@
 """Many probes as one model: parameters, gradients and Adam's moments as rows of one matrix each, stepped together.
 
 The products of a step are batched over the probe axis and write into the gradients directly; the backward pass of the
-two linear layers is written out, and autograd is asked only for the loss's gradient at the logits, which is the
+one or two linear layers is written out, and autograd is asked only for the loss's gradient at the logits, which is the
 answer's business. Adam is PyTorch's fused one (Kingma & Ba 2015), called once for each learning rate in force with the
 rows that use it; so a row is stepped exactly as an optimiser of its own would step it.
 
-Letters: P probes of the stack, N parameters of a probe, B rows of a batch, D features, H hidden units, K outputs, L
-layers that a mixing probe adds.
+Letters: P probes of the stack, N parameters of a probe, B rows of a batch, D features, H hidden units (or what the
+outer layer takes in their place), K outputs, L layers that a mixing probe adds.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ class Weights:
 
 def weights(flat_PN: Tensor, shape: ProbeShape) -> Weights:
     """Return the views of flat parameters, in the order of `Probe`'s own."""
-    d, h, k, mixed = shape.width, shape.hidden, shape.outputs, shape.mixed
-    inner, inner_bias, outer, outer_bias, mix = flat_PN.split((h * d, h, k * h, k, mixed), dim=1)
-    return Weights(inner.unflatten(1, (h, d)), inner_bias, outer.unflatten(1, (k, h)), outer_bias, mix)
+    d, h, k = shape.width, shape.hidden, shape.outputs
+    sizes = (h * d, h, k * shape.last, k, shape.mixed)
+    inner, inner_bias, outer, outer_bias, mix = flat_PN.split(sizes, dim=1)
+    return Weights(inner.unflatten(1, (h, d)), inner_bias, outer.unflatten(1, (k, shape.last)), outer_bias, mix)
 
 
 def logits(flat_PN: Tensor, shape: ProbeShape, x: Tensor) -> Tensor:
     """Return the logits `[P, B, K]` of evaluation for rows `[P, B, D]`, or `[L, B, D]` if the probes mix."""
     own = weights(flat_PN, shape)
-    hidden_PBH = torch.baddbmm(own.inner_bias_PH[:, None], mixed(own, shape, x), own.inner_PHD.transpose(1, 2)).relu_()
+    hidden_PBH = hidden(own, shape, mixed(own, shape, x))
     return torch.baddbmm(own.outer_bias_PK[:, None], hidden_PBH, own.outer_PKH.transpose(1, 2))
 
 
@@ -55,6 +56,13 @@ def mixed(own: Weights, shape: ProbeShape, x: Tensor) -> Tensor:
     if not shape.mixed:
         return x
     return (own.mix_PL.softmax(1) @ x.flatten(1)).unflatten(1, x.shape[1:])
+
+
+def hidden(own: Weights, shape: ProbeShape, x_PBD: Tensor) -> Tensor:
+    """Return what each probe's outer layer takes, `[P, B, H]`: the hidden units, or the features themselves."""
+    if not shape.hidden:
+        return x_PBD
+    return torch.baddbmm(own.inner_bias_PH[:, None], x_PBD, own.inner_PHD.transpose(1, 2)).relu_()
 
 
 class Stack:
@@ -88,20 +96,24 @@ class Stack:
         to = weights(self.gradient_PN[rows], shape)
         beta = 0.0 if batch.first else 1.0
         x_PBD = mixed(own, shape, x)
-        hidden_PBH = torch.baddbmm(own.inner_bias_PH[:, None], x_PBD, own.inner_PHD.transpose(1, 2)).relu_()
-        hidden_PBH.mul_(batch.kept_BH)
+        hidden_PBH = hidden(own, shape, x_PBD)
+        if shape.hidden:
+            hidden_PBH.mul_(batch.kept_BH)
         logits_PBK = torch.baddbmm(own.outer_bias_PK[:, None], hidden_PBH, own.outer_PKH.transpose(1, 2))
         loss_P, slope_PBK = _at_logits(logits_PBK, batch, loss)
         to.outer_PKH.baddbmm_(slope_PBK.transpose(1, 2), hidden_PBH, beta=beta)
         to.outer_bias_PK.mul_(beta).add_(slope_PBK.sum(1))
-        slope_PBH = torch.bmm(slope_PBK, own.outer_PKH).mul_(batch.kept_BH)
-        # A dropped unit's slope is zero already, so a zero in `hidden` can stand for the ReLU's closed side.
-        slope_PBH = torch.ops.aten.threshold_backward(slope_PBH, hidden_PBH, 0.0)
-        to.inner_PHD.baddbmm_(slope_PBH.transpose(1, 2), x_PBD, beta=beta)
-        to.inner_bias_PH.mul_(beta).add_(slope_PBH.sum(1))
+        slope_PBH = torch.bmm(slope_PBK, own.outer_PKH) if shape.hidden or shape.mixed else slope_PBK
+        if shape.hidden:
+            slope_PBH.mul_(batch.kept_BH)
+            # A dropped unit's slope is zero already, so a zero in `hidden` can stand for the ReLU's closed side.
+            slope_PBH = torch.ops.aten.threshold_backward(slope_PBH, hidden_PBH, 0.0)
+            to.inner_PHD.baddbmm_(slope_PBH.transpose(1, 2), x_PBD, beta=beta)
+            to.inner_bias_PH.mul_(beta).add_(slope_PBH.sum(1))
         if shape.mixed:
             share_PL = own.mix_PL.softmax(1)
-            slope_PL = torch.bmm(slope_PBH, own.inner_PHD).flatten(1) @ x.flatten(1).T
+            slope_PBD = torch.bmm(slope_PBH, own.inner_PHD) if shape.hidden else slope_PBH
+            slope_PL = slope_PBD.flatten(1) @ x.flatten(1).T
             to.mix_PL.mul_(beta).add_(share_PL * (slope_PL - (slope_PL * share_PL).sum(1, keepdim=True)))
         return loss_P
 

@@ -90,9 +90,11 @@ class Family:
         network: (settings, card, seed) → the encoder with random weights drawn from a generator of that seed.
         variants: card and settings by the variant's name; the same names as the file's literal `VARIANTS`.
         trained: whether weights must be had from somewhere; false for those that need none (statistics, noise).
+        described: (card, settings) → the card of a network with other settings; none where settings change no size.
     """
 
     settings: type[Settings]
     network: Callable[[Any, Card, int], Encoder]
     variants: Mapping[str, tuple[Card, Settings]]
     trained: bool = True
+    described: Callable[[Card, Any], Card] | None = None

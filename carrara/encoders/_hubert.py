@@ -109,6 +109,12 @@ def describe(name: str, settings: HubertSettings, **known: Any) -> Card:
     )
 
 
+def redescribed(card: Card, settings: HubertSettings) -> Card:
+    """Return a card with everything that follows from other settings."""
+    known = card.model_dump(include={"window_seconds", "license", "commercial_use", "trained_on", "paper", "code"})
+    return describe(card.name, settings, **known)
+
+
 class FeatureProjection(nn.Module):
     """Norm, and a linear map from the convolutions' channels to the Transformer's width."""
 

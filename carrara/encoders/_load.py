@@ -46,6 +46,7 @@ def build(name: str, seed: int = 0, changes: Mapping[str, Any] | None = None) ->
     card, settings = family.variants[SHELF.entry(name).name]
     if changes:
         settings = replace(settings, changes, source=name)
+        card = family.described(card, settings) if family.described else card
     return _identified(family.network(settings, card, seed))
 
 

@@ -16,7 +16,7 @@ enough to pre-train on a laptop; nobody publishes weights for it.
 from __future__ import annotations
 
 from carrara.encoders._base import Family
-from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe
+from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
 
 VARIANTS = {
     "mert-v0": "MERT v0, 95M, 16 kHz: k-means of log-mel and chroma plus CQT, 1,000 h",
@@ -68,6 +68,7 @@ def _published(name: str, settings: MertSettings, hub: str, parameters: int, tra
 ENCODER = Family(
     settings=MertSettings,
     network=HubertEncoder,
+    described=redescribed,
     variants={
         "mert-v0": _published("mert-v0", MertSettings(), "m-a-p/MERT-v0", 94_371_712),
         "mert-v0-public": _published(

@@ -11,7 +11,7 @@ crops. Music2Vec's authors found the convolutions' output, the extra "cnn", best
 from __future__ import annotations
 
 from carrara.encoders._base import Family
-from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe
+from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
 
 VARIANTS = {
     "music2vec-v1": "Music2Vec, 93M, 16 kHz: data2vec taught music, 1,000 h",
@@ -41,6 +41,7 @@ TINY = Music2vecSettings(conv_channels=64, width=128, layers=4, heads=4, feed_fo
 ENCODER = Family(
     settings=Music2vecSettings,
     network=HubertEncoder,
+    described=redescribed,
     variants={
         "music2vec-v1": (
             describe(

@@ -12,7 +12,7 @@ comparison.
 from __future__ import annotations
 
 from carrara.encoders._base import Family
-from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe
+from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
 
 VARIANTS = {
     "musichubert-base": "HuBERT-base taught music, 95M, 16 kHz; no weights are published",
@@ -34,6 +34,7 @@ TINY = MusicHubertSettings(conv_channels=64, width=128, layers=4, heads=4, feed_
 ENCODER = Family(
     settings=MusicHubertSettings,
     network=HubertEncoder,
+    described=redescribed,
     variants={
         "musichubert-base": (
             describe(

@@ -190,3 +190,11 @@ def test_an_encoder_of_no_family_cannot_be_saved(tmp_path):
     with pytest.raises(UsageError, match="HubertSettings"):
         save_pretrained(HubertEncoder(settings, tiny.card), tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+
+
+def test_the_card_follows_changed_settings():
+    changes = {"layers": 2, "width": 64, "heads": 4, "feed_forward": 96, "conv_channels": 16, "sample_rate": 8000}
+    card = build("mert-tiny", 0, changes).card
+    assert (card.layers, card.width, card.cnn_width, card.sample_rate, card.frame_rate) == (2, 64, 16, 8000, 25.0)
+    layers = build("mert-tiny", 0, changes).eval()(torch.zeros(1, 8000))
+    assert layers.shape[1:] == (3, 24, 64)

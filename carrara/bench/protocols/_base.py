@@ -76,9 +76,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A set of rules: name, version, `run`: inputs → outcome, and the kind of settings that a person may change."""
+    """A set of rules.
+
+    Attributes:
+        name: as on the shelf.
+        version: raised whenever a score could change.
+        run: inputs → outcome.
+        settings: the kind of settings that a person may change; none where there is nothing to set.
+        deforms: whether the chosen probe can be asked about spoilt sound (`Outcome.read`).
+    """
 
     name: str
     version: int
     run: Callable[[Inputs], Outcome]
     settings: type[Settings] | None = None
+    deforms: bool = True

@@ -10,13 +10,13 @@ import pytest
 import soundfile
 import torch
 
-from carrara.bench import finetune
 from carrara.bench.answers import SHELF as ANSWERS
 from carrara.bench.answers import one_of
+from carrara.bench.finetune import loop as finetune
+from carrara.bench.finetune.settings import TuneSettings
 from carrara.bench.protocols._base import Inputs
 from carrara.bench.protocols.unconstrained import PROTOCOL
 from carrara.bench.run import Rules, bench
-from carrara.bench.tune_settings import TuneSettings
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.task import Task

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from carrara.bench.draws import dropout_generator, kept
-from carrara.bench.excerpts import Batch
+from carrara.bench.finetune.excerpts import Batch
+from carrara.bench.finetune.model import Tunable
+from carrara.bench.finetune.settings import TuneSettings
 from carrara.bench.plateau import Course, Plateau
-from carrara.bench.tunable import Tunable
-from carrara.bench.tune_settings import TuneSettings
 from carrara.core.errors import DataError, StoreError
 from carrara.core.files import whole
 from carrara.core.progress import progress

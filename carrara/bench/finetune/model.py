@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from carrara.bench.lora import adapt
+from carrara.bench.finetune.lora import adapt
+from carrara.bench.finetune.settings import TuneSettings
 from carrara.bench.probe import ProbeShape, ProbeSpec, initial_probe
-from carrara.bench.tune_settings import TuneSettings
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
 from carrara.nn.conv_front import ConvFront

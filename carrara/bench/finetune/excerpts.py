@@ -25,7 +25,7 @@ from carrara.audio.decode import header, load
 from carrara.audio.window import stitched, windows
 from carrara.bench.answers._base import Answer, Frames, State
 from carrara.bench.draws import order
-from carrara.bench.tunable import Tunable
+from carrara.bench.finetune.model import Tunable
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
@@ -95,8 +95,7 @@ def excerpts(
             if rate:
                 first = round(start * rate / card.sample_rate)
                 wanted = target[first : first + encoder.frames(length)]
-            whole = len(spans) == 1
-            seconds = clip.duration if whole else length / card.sample_rate
+            seconds = clip.duration if spans == [(0, samples)] else length / card.sample_rate
             own.append(Excerpt(clip.path, clip.start + start / card.sample_rate, seconds, np.asarray(wanted)))
         if task.aggregate == "embedding" and not answer.frames:
             found.append(tuple(own))
