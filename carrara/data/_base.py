@@ -62,15 +62,12 @@ class Dataset(ABC):
     def get(self, root: Path, size: str | None = None) -> str:
         """Download below `root` what may be downloaded, and return the steps that are left for a person.
 
-        What is there whole already is kept, and what was begun goes on. Only datasets that come in sizes take one.
+        What is there whole already is kept, and what was begun goes on. Only datasets that come in sizes look at one.
 
         Raises:
-            UsageError: a size was given to a dataset that has none.
             DataError: a download failed or is not the file that was pinned.
             StoreError: the folder cannot be written.
         """
-        if size is not None:
-            raise UsageError(f"{self.name} does not come in sizes; leave --size out")
         for remote in self.remotes:
             download(remote, Path(root))
         return self.steps
@@ -79,6 +76,14 @@ class Dataset(ABC):
         """Return the folder of this dataset: below `data_dir`, or `data_dir` itself if it is named so."""
         base = Path(data_dir) if data_dir else data_home()
         return base if base.name == self.name else base / self.name
+
+    def sized(self, data_dir: Path | None, size: str) -> Path:
+        """Return the folder of one of a dataset's sizes.
+
+        Raises:
+            UsageError: there is no such size, or the dataset does not come in sizes.
+        """
+        raise UsageError(f"{self.name} does not come in sizes; leave --size out")
 
     def paths(self, clip: Clip) -> tuple[Path, ...]:
         """Return all sound files that a clip needs."""

@@ -53,6 +53,10 @@ class Pebble(Dataset):
             return Path(data_dir)
         return super().root(data_dir) / size
 
+    def sized(self, data_dir: Path | None, size: str) -> Path:
+        """Return the folder of a size; see the base class."""
+        return self.root(data_dir, size)
+
     def golden_at(self, root: Path) -> Mapping[str, Mapping[str, int]]:
         """Return the counts that the size below `root` should have; the folder's name is the size."""
         return sides(root.name) if root.name in SIZES else {}

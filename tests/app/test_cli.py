@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from carrara.app.cli import app
 from carrara.app.chosen_tasks import chosen_tasks
+from carrara.app.cli import app
 from carrara.app.shelves import SHELVES, WORDS
 from carrara.core.errors import UsageError
 
