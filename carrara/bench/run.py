@@ -12,18 +12,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from carrara.bench import answers, protocols, tasks
 from carrara.bench.answers._base import Answer
 from carrara.bench.inputs import Library, Material
 from carrara.bench.interval import intervals
 from carrara.bench.predictions import predictions_path, write_predictions
-from carrara.bench.protocols._base import Inputs, Outcome, Protocol
+from carrara.bench.protocols._base import Inputs, Outcome
 from carrara.bench.provenance import fingerprint, index_identity, run_part
+from carrara.bench.rules import Rules
 from carrara.core.clip import SPLITS
 from carrara.core.errors import AudioError, CarraraError, DataError, UsageError
 from carrara.core.record import (
@@ -37,33 +37,9 @@ from carrara.core.record import (
     record_path,
     write_record,
 )
-from carrara.core.settings import replace
 from carrara.core.task import Task
 from carrara.data._base import Dataset
 from carrara.encoders._base import Encoder
-
-Overwrite = Literal["never", "missing", "always"]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How records are made.
-
-    Attributes:
-        protocol: name of the rules.
-        settings: what the protocol lets a person set (`head=lstm`), by dotted path.
-        seeds: of the draws; several ride in one pass, and the intervals cover both seeds and clips.
-        deform: deformations that the chosen probe's test sound is spoilt by, one at a time.
-        overwrite: measure again `never`, when there is no record of this very question (`missing`), or `always`.
-        wall_hours: a task that takes longer is marked; a week in MARBLE (benchmark.md 2.5).
-    """
-
-    protocol: str = "constrained"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (1234,)
-    deform: tuple[str, ...] = ()
-    overwrite: Overwrite = "missing"
-    wall_hours: float = 168.0
 
 
 def bench(
@@ -102,7 +78,7 @@ def bench(
         StoreError: a record that cannot be read or written.
     """
     rules = rules or Rules()
-    _acceptable(rules)
+    rules.check()
     heard = _loaded(encoder, device)
     library = Library(heard, Path(data_dir) if data_dir else None, device, limit, partial, datasets or {})
     found = []
@@ -136,7 +112,7 @@ def _task(task: str | Task) -> Task:
 def _standing(library: Library, rules: Rules, task: Task, results: Path) -> Record | None:
     """Return the record that makes a new measurement needless, if there is one."""
     card, protocol = library.encoder.card, protocols.SHELF.get(rules.protocol)
-    path = record_path(results, card.name, card.weights, folder_name(rules), task.name, task.version)
+    path = record_path(results, card.name, card.weights, rules.name, task.name, task.version)
     if rules.overwrite == "always" or not path.is_file():
         return None
     record = read_record(path)
@@ -167,12 +143,6 @@ def _unheard(record: Record, library: Library, task: Task) -> set[str]:
     return broken
 
 
-def folder_name(rules: Rules) -> str:
-    """Return the protocol's name as records carry it: with what a person has set, `semi-constrained:head=lstm`."""
-    changed = ",".join(f"{path}={value}" for path, value in sorted(rules.settings.items()))
-    return f"{rules.protocol}:{changed}" if changed else rules.protocol
-
-
 def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results: Path) -> Record:
     protocol = protocols.SHELF.get(rules.protocol)
     material = library.material(task, answer)
@@ -187,7 +157,7 @@ def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results
             frame_sides=partial(material.sides, frames=True),
             seeds=rules.seeds,
             device=library.device,
-            settings=_settings(protocol, rules),
+            settings=rules.read(protocol),
         )
     )
     answered = time.perf_counter()
@@ -199,7 +169,7 @@ def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results
         data=_data_part(task, library, material),
         encoder=_encoder_part(library.encoder),
         protocol=ProtocolPart(
-            name=folder_name(rules),
+            name=rules.name,
             version=protocol.version,
             tried=outcome.tried,
             chosen=outcome.chosen[0],
@@ -250,28 +220,12 @@ def _encoder_part(encoder: Encoder) -> EncoderPart:
     )
 
 
-def _acceptable(rules: Rules) -> None:
-    """Refuse what no task could be measured under."""
-    protocol = protocols.SHELF.get(rules.protocol)
-    _settings(protocol, rules)
-    if rules.deform and not protocol.deforms:
-        raise UsageError(f"--deform: the protocol {rules.protocol} cannot be asked about spoilt sound")
-
-
-def _settings(protocol: Protocol, rules: Rules) -> Any:
-    if protocol.settings is None:
-        if rules.settings:
-            raise UsageError(f"--set: the protocol {protocol.name} has nothing to set")
-        return None
-    return replace(protocol.settings(), rules.settings)
-
-
 def _deformed(material: Material, rules: Rules, outcome: Outcome) -> dict[str, dict[str, Score]]:
     if rules.deform and outcome.read is None:
         raise UsageError(f"--deform: {material.task.name} cannot be asked about spoilt sound")
     found = {}
     for deform in rules.deform:
-        side = material.spoilt(deform)
+        side = material.spoilt(deform, outcome.frames)
         given = outcome.read(side) if outcome.read else []
         found[deform] = _scores(material.task, material.answer, side.truths, given, rules.seeds[0])
     return found

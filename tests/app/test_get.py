@@ -22,7 +22,7 @@ def two_files(tmp_path, monkeypatch):
         def get(self, root, size=None):
             return super(Pebble, self).get(root, size)
 
-    monkeypatch.setattr(SHELF, "get", lambda name: Half())
+    monkeypatch.setitem(SHELF._loaded, SHELF.entry("pebble").module, Half())
     return tmp_path
 
 

@@ -15,7 +15,8 @@ from carrara.bench.examples import Examples
 from carrara.bench.grid import GridSettings, Question
 from carrara.bench.probe import ProbeShape, ProbeSpec, initial_probe
 from carrara.bench.protocols import constrained
-from carrara.bench.run import Rules, bench
+from carrara.bench.rules import Rules
+from carrara.bench.run import bench
 from carrara.core.clip import Clip
 from carrara.core.settings import Settings
 from carrara.core.task import Task

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from carrara.bench.run import Rules
+    from carrara.bench.rules import Rules
     from carrara.core.errors import CarraraError
     from carrara.core.record import Record
     from carrara.core.task import Task
@@ -111,29 +110,21 @@ def bench(
 
     A row whose dataset is not there is named, and the others go on.
     """
-    from carrara.bench.run import Rules
+    from carrara.bench.rules import Rules
     from carrara.core.settings import assignments
 
     rules = Rules(
         protocol=protocol,
         settings=assignments(changes or ()),
         seeds=tuple(range(seed, seed + seeds)),
-        deform=_deformations(deform or ()),
+        deform=tuple(part.strip() for text in deform or () for part in text.split(",") if part.strip()),
         overwrite=overwrite,
         wall_hours=wall_hours,
     )
+    rules.check()
     place = {"data_dir": data_dir, "results": output, "limit": limit, "partial": partial}
     records, failed = _measured(encoders, (suite, tasks), rules, device, place)
     _tell(records, failed, output, as_json)
-
-
-def _deformations(texts: Sequence[str]) -> tuple[str, ...]:
-    from carrara.audio.deform import read
-
-    found = tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
-    for one in found:
-        read(one)
-    return found
 
 
 def _measured(

@@ -63,6 +63,7 @@ class Outcome:
         answers: for each seed one a test clip.
         seconds: wall time by phase.
         read: (another test side) → for each seed one answer a clip by the chosen probe; none where it cannot be asked.
+        frames: whether `read` wants a row a frame, whatever the answer.
     """
 
     tried: int
@@ -72,6 +73,7 @@ class Outcome:
     answers: Sequence[Sequence[Any]]
     seconds: dict[str, float] = field(default_factory=dict)
     read: Callable[[Side], list[list[Any]]] | None = None
+    frames: bool = False
 
 
 @dataclass(frozen=True)

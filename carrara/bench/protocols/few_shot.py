@@ -12,7 +12,7 @@ centroids, and the score is how much nearer the first one is; a tag that lacks e
 every row is brought to length 1 first and the nearest has the highest cosine, by `euclidean` the least distance
 (scikit-learn's NearestCentroid). The learned sum of layers is no candidate, since nothing is learned.
 
-Letters: U clips, R rows, D features, K classes or tags, P sets of centroids.
+Letters: U clips, R rows, B rows of a block, D features, K classes or tags.
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ def run(inputs: Inputs) -> Outcome:
         answers=read(test),
         seconds={"head": taught - began, "test": time.perf_counter() - taught},
         read=read,
+        frames=head.frames,
     )
 
 

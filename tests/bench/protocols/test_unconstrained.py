@@ -16,7 +16,8 @@ from carrara.bench.finetune import loop as finetune
 from carrara.bench.finetune.settings import TuneSettings
 from carrara.bench.protocols._base import Inputs
 from carrara.bench.protocols.unconstrained import PROTOCOL
-from carrara.bench.run import Rules, bench
+from carrara.bench.rules import Rules
+from carrara.bench.run import bench
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.task import Task

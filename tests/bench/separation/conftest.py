@@ -1,0 +1,117 @@
+"""Toy songs of a low tone and a high hiss, in stereo, and an encoder that hears band levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from carrara.core.clip import Clip
+from carrara.core.settings import Settings
+from carrara.core.task import Task
+from carrara.data._base import Dataset
+from carrara.encoders._base import Card, Encoder
+
+RATE = 44_100
+SIDES = ("train", "train", "train", "train", "valid", "valid", "test", "test", "test")
+
+
+class Levels(Encoder):
+    """Levels of sixteen bands up to 8 kHz, fifty frames a second."""
+
+    def __init__(self, window_seconds: float | None = None) -> None:
+        super().__init__()
+        self.settings = Settings()
+        self.card = Card(
+            name="levels",
+            sample_rate=16_000,
+            frame_rate=50.0,
+            layers=0,
+            width=16,
+            window_seconds=window_seconds,
+            weights="a" * 64,
+        )
+
+    def frames(self, samples: int) -> int:
+        return max(1, samples // 320)
+
+    def forward(self, samples_BT, lengths_B=None):
+        frames = samples_BT[:, : self.frames(samples_BT.shape[1]) * 320].unflatten(1, (-1, 320))
+        return torch.log(torch.fft.rfft(frames).abs()[..., 1:].unflatten(-1, (16, 10)).mean(-1) + 1e-3)[:, None]
+
+
+class Toys(Dataset):
+    """Songs of two stems, files beside the mixture."""
+
+    name = "toys"
+    title = license = citation = source = ""
+    commercial_use = None
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def root(self, data_dir=None):
+        return self.folder
+
+    def index(self, root):
+        labels = {"tone": "tone.wav", "hiss": "hiss.wav"}
+        return [Clip(f"song-{n}", root / f"{n}" / "mixture.wav", labels=labels) for n in range(len(SIDES))]
+
+    def splits(self, root):
+        return {"all": {clip.id: side for clip, side in zip(self.index(root), SIDES)}}
+
+
+def toy_song(number, seconds):
+    """Return tone and hiss: the tone left of the middle, the hiss right, each on and off on a clock of its own."""
+    rng = np.random.default_rng(number)
+    time = np.arange(round(seconds * RATE)) / RATE
+    on = (np.sin(2 * np.pi * time * rng.uniform(1, 2)) > -0.3).astype(np.float64)
+    tone = 0.2 * on * np.sin(2 * np.pi * rng.uniform(300, 900) * time)
+    white = rng.standard_normal(len(time))
+    hiss = 0.1 * np.roll(on, len(time) // 3) * (white - np.roll(white, 1))
+    return np.stack([tone, 0.5 * tone]), np.stack([0.4 * hiss, hiss])
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toys")
+    for number in range(len(SIDES)):
+        tone, hiss = toy_song(number, 1.3 + 0.1 * number)
+        (folder / f"{number}").mkdir()
+        for name, samples in {"mixture": tone + hiss, "tone": tone, "hiss": hiss}.items():
+            soundfile.write(folder / f"{number}" / f"{name}.wav", samples.T, RATE, "FLOAT")
+    return Toys(folder)
+
+
+@pytest.fixture
+def task():
+    return Task(
+        version=1,
+        dataset="toys",
+        split="all",
+        answer="stems",
+        label="stems",
+        labels=("tone", "hiss"),
+        window_seconds=0.5,
+        examples_per_clip=8,
+        scores=("sdr_tone", "sdr_hiss"),
+        watch="sdr",
+        level="acoustic",
+        max_epochs=6,
+        plateau_patience=2,
+        stop_patience=4,
+        name="toys/stems",
+    )
+
+
+@pytest.fixture
+def levels():
+    return Levels
+
+
+@pytest.fixture
+def sides(toys):
+    """Return the toy clips of each side."""
+    clips = toys.clips(toys.folder, "all")
+    return {side: [clip for clip in clips if clip.split == side] for side in ("train", "valid", "test")}
