@@ -85,7 +85,7 @@ def test_the_search_has_the_published_size():
     for states, points in ((13, 84), (25, 156), (1, 6)):
         specs = search(tuple(str(layer) for layer in range(states)), (0,))
         assert len(specs) == len(set(specs)) == points
-    extra = search(("0", "1", "cnn"))
+    extra = search(("0", "1", "cnn"), (0,))
     assert {spec.layer for spec in extra} == {"0", "1", "cnn", "weighted-sum"}
     assert {spec.sources for spec in extra if spec.layer == "weighted-sum"} == {("0", "1")}
 

@@ -1,0 +1,45 @@
+"""What `--scale tiny` and `small` change in every recipe of HuBERT's shape: network, crops, batch and steps together.
+
+`tiny` is for a CPU and minutes; its reasons are told in mert.py, where it was found. `small` is for one GPU and a day:
+half the width and depth, batches that fit, an eighth of the steps. The rest stays as published.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SMALL: dict[str, Any] = {
+    "network.conv_channels": 256,
+    "network.width": 384,
+    "network.layers": 6,
+    "network.heads": 6,
+    "network.feed_forward": 1536,
+    "batch": 64,
+    "steps": 50_000,
+    "checkpoint_every": 1000,
+}
+TINY: dict[str, Any] = {
+    **{f"network.{name}": 0.0 for name in ("dropout", "attention_dropout", "input_dropout", "layerdrop")},
+    "network.conv_channels": 256,
+    "network.conv_kernels": (640, 4, 2),
+    "network.conv_strides": (80, 2, 2),
+    "network.conv_gradient": 1.0,
+    "network.norm_placement": "pre",
+    "network.width": 128,
+    "network.layers": 4,
+    "network.heads": 4,
+    "network.feed_forward": 512,
+    "masking.probability": 0.5,
+    "objective.final_width": 32,
+    "objective.feature_penalty": 0.1,
+    "objective.unmasked_weight": 1.0,
+    "optimiser.learning_rate": 3e-3,
+    "optimiser.warmup": 0.02,
+    "optimiser.clip": 1.0,
+    "crop_seconds": 1.28,
+    "level": 0.1,
+    "batch": 8,
+    "steps": 1500,
+    "checkpoint_every": 150,
+    "journal_every": 20,
+}
