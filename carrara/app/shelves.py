@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from carrara.app.studies import SHELF as STUDIES
 from carrara.bench import heads, protocols, tasks
 from carrara.bench.suites import SUITES
 from carrara.core.errors import UsageError, near
@@ -18,6 +19,7 @@ SHELVES: dict[str, Shelf] = {
     "recipes": recipes.SHELF,
     "protocols": protocols.SHELF,
     "heads": heads.SHELF,
+    "studies": STUDIES,
 }
 WORDS = (*SHELVES, "suites")
 

@@ -141,8 +141,8 @@ def contrast(
     values, drawn = [], []
     for place, answers_S in enumerate(answers_2S):
         by_seed = [answer.metrics(task, truths, given) for given in answers_S]
-        values.append(float(np.mean([_cell(task, metrics) for metrics in by_seed])))
-        cell_SG = np.stack([_cell(task, resampled(task, answer, truths, given, counts_GU)) for given in answers_S])
+        values.append(float(np.mean([cell(task, metrics) for metrics in by_seed])))
+        cell_SG = np.stack([cell(task, resampled(task, answer, truths, given, counts_GU)) for given in answers_S])
         seeds = len(answers_S)
         picks_GS = np.random.default_rng([seed, seeds, place]).integers(0, seeds, (draws, seeds))
         drawn.append(np.take_along_axis(cell_SG.T, picks_GS, 1).mean(1))
@@ -182,7 +182,8 @@ def judged(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _cell(task: Task, metrics: dict[str, Any]) -> Any:
+def cell(task: Task, metrics: dict[str, Any]) -> Any:
+    """Return the row's score from its metrics, values or draws alike: the mean of the task's own."""
     return sum(metrics[name] for name in task.scores) / len(task.scores)
 
 
@@ -225,16 +226,19 @@ def _row(pair: Pair, results: Path) -> Row | Apart:
     truths_2 = [[next(iter(predictions.values()))[unit][0] for unit in ids] for predictions in given]
     if truths_2[0] != truths_2[1]:
         return Apart(name, protocol, "the truths of some test clips differ")
-    answers_2S = [[[_array(clips[unit][1]) for unit in ids] for clips in predictions.values()] for predictions in given]
+    answers_2S = [
+        [[reloaded(clips[unit][1]) for unit in ids] for clips in predictions.values()] for predictions in given
+    ]
     found = contrast(
-        task, answers.SHELF.get(task.answer), [_array(truth) for truth in truths_2[0]], (answers_2S[0], answers_2S[1])
+        task, answers.SHELF.get(task.answer), [reloaded(truth) for truth in truths_2[0]], (answers_2S[0], answers_2S[1])
     )
     score = one.scores[task.scores[0]]
     partial = one.partial or other.partial
     return Row(name, protocol, _shown(found, score.scale), len(ids), score.scale, score.better, partial)
 
 
-def _array(value: Any) -> Any:
+def reloaded(value: Any) -> Any:
+    """Return a truth or an answer as metrics take it, from how it stands in the predictions."""
     return np.asarray(value) if isinstance(value, list) else value
 
 

@@ -1,0 +1,63 @@
+"""`carrara study`: do a paper's claims hold in miniature?"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="A published table: thesis-4.2, thesis-4.3, thesis-5.3, thesis-5.4.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of models, records and the page.")] = Path(
+        "carrara-study"
+    ),
+    corpus: Annotated[
+        list[Path] | None, typer.Option(help="Sound to learn from; by default Pebble's unlabelled part.")
+    ] = None,
+    lines: Annotated[
+        list[str] | None, typer.Option("--lines", help="Only these lines of the table, with commas or repeated.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="Scale of the recipes.")] = "tiny",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every training, not the recipes'.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Models a line.")] = 3,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Train every line of a published ablation table, measure all on Pebble, and say which claims hold.
+
+    - `carrara study thesis-5.3`
+    - `carrara study thesis-5.3 --lines mfcc,logmel-chroma,untrained --steps 600 --seeds 3`
+    - `carrara study thesis-5.4 --scale small --corpus ~/Music --device cuda`
+
+    Stopped anywhere, the same command goes on. Scores are Pebble's; the published ones stand beside them.
+    """
+    from carrara.app.studies import SHELF
+    from carrara.app.studies._measure import Plan, measured
+    from carrara.app.studies._page import markdown, values, write
+    from carrara.app.studies._verdict import found, verdicts
+    from carrara.core.errors import UsageError, near
+    from carrara.data import SHELF as DATA
+    from carrara.nn.device import pick_device
+
+    asked = SHELF.get(name.replace(".", "-"))
+    labels = tuple(part.strip() for text in lines or () for part in text.split(",") if part.strip())
+    known = [line.label for line in asked.lines]
+    for label in labels:
+        if label not in known:
+            raise UsageError(f"--lines: the study has no line {label!r}.{near(label, known)}")
+    root = DATA.get("pebble").root(data_dir)
+    DATA.get("pebble").get(root)
+    sound = tuple(corpus or [clip.path for clip in DATA.get("pebble").clips(root, "unlabelled")])
+    plan = Plan(sound, output, scale, seeds, steps, labels, data_dir, pick_device(device))
+    results = found(asked, list(measured(asked, plan)), output / "results")
+    judged = verdicts(asked, results)
+    text = markdown(asked, plan, results, judged, shlex.join(["carrara", *sys.argv[1:]]))
+    page = write(plan, asked, text, results)
+    typer.echo(json.dumps(values(asked, plan, results, judged), ensure_ascii=False, indent=1) if as_json else text)
+    typer.echo(f"wrote {page}", err=True)
