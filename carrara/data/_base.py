@@ -31,7 +31,8 @@ class Dataset(ABC):
         remotes: files that a program may download, below the root.
         steps: what a person does by hand to get the rest; empty where `remotes` is all.
         golden: clips a side, by split name.
-        known_leaks: by split name, groups that its authors' own split has on two sides; none where not named.
+        known_leaks: by split name, groups that its authors' own split has on two sides, none if nobody counted them;
+            0 for splits that are not named.
         seconds: length of every sound file, at least and at most; none where lengths vary freely.
     """
 
@@ -44,7 +45,7 @@ class Dataset(ABC):
     remotes: ClassVar[tuple[Remote, ...]] = ()
     steps: ClassVar[str] = ""
     golden: ClassVar[Mapping[str, Mapping[str, int]]] = {}
-    known_leaks: ClassVar[Mapping[str, int]] = {}
+    known_leaks: ClassVar[Mapping[str, int | None]] = {}
     seconds: ClassVar[tuple[float, float] | None] = None
 
     @abstractmethod

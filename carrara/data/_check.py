@@ -84,7 +84,8 @@ def check(dataset: Dataset, root: Path) -> Check:
         if counts.get(name, {}).get(side, 0) != number
     )
     by_group = {name: _leaks(name, dataset.clips(root, name)) for name in splits}
-    strange = [name for name, found in by_group.items() if len(found) != dataset.known_leaks.get(name, 0)]
+    known = {name: dataset.known_leaks.get(name, 0) for name in splits}
+    strange = [name for name, found in by_group.items() if known[name] not in (None, len(found))]
     by_content = [leak for name, sides in splits.items() for leak in _same_sound(name, sides, duplicates)]
     faulty = missing | {clip.id for clip in present if any(str(path) in unreadable for path in dataset.paths(clip))}
     return Check(

@@ -62,7 +62,8 @@ class MUSDB18(Dataset):
     steps = (
         "1. Download musdb18.zip from https://zenodo.org/records/1117372 (or musdb18hq.zip from "
         "https://zenodo.org/records/3338373, larger and quicker to train from).\n"
-        "2. Unpack it into the folder musdb18 of your data folder, so that musdb18/train and musdb18/test hold the songs."
+        "2. Unpack it into the folder musdb18 of your data folder, so that musdb18/train and musdb18/test hold "
+        "the songs."
     )
     golden: ClassVar[Mapping[str, Mapping[str, int]]] = {"official": {"train": 86, "valid": 14, "test": 50}}
 

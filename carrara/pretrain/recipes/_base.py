@@ -6,7 +6,7 @@ numbers of clusters together. `base` is what was published. Both are applied bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -28,15 +28,122 @@ def _target(value: Any) -> Any:
     return read(TARGETS.get(str(value["target"])).kind, value, f"target {value['target']}")
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
 AnyTarget = Annotated[SerializeAsAny[TargetSettings], BeforeValidator(_target)]
 
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
 class MaskingSettings(Settings):
-    """Which frames the student does not see (carrara/nn/masking.py): p, frames a span, fewest spans."""
+    """Which frames the student does not see (carrara/nn/masking.py, carrara/pretrain/masks.py).
+
+    Attributes:
+        probability, span, minimum: p, frames a span, fewest spans.
+        same_masks: trim all crops that are computed together to the smallest count, as fairseq does.
+        keep, other: shares of the masked frames that keep their content, or take another frame's of the clip, in place
+            of the mask vector (MERT's code; 0 in its published configurations).
+        channels, channel_span: p and span of silenced channels (wav2vec 2.0's channel masking).
+        schedule: rows of (share of the steps, probability, span), each in force from that share on.
+    """
 
     probability: float = Field(default=0.8, gt=0, le=1)
     span: int = Field(default=10, ge=1)
     minimum: int = Field(default=2, ge=1)
+    same_masks: bool = False
+    keep: float = Field(default=0.0, ge=0, le=1)
+    other: float = Field(default=0.0, ge=0, le=1)
+    channels: float = Field(default=0.0, ge=0, le=1)
+    channel_span: int = Field(default=10, ge=1)
+    schedule: tuple[tuple[Annotated[float, Field(ge=0)], Share, Annotated[int, Field(ge=1)]], ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> MaskingSettings:
+        if self.keep + self.other > 1:
+            raise ValueError("keep and other are shares of the masked frames; together at most 1")
+        if list(self.schedule) != sorted(self.schedule):
+            raise ValueError("schedule must be in the order of its shares")
+        return self
+
+
+class MixupSettings(Settings):
+    """Other crops' excerpts over what the student hears (carrara/pretrain/mixup.py; pretraining.md 3.5).
+
+    Attributes:
+        probability: that a crop is mixed; 0 for never. MERT: .5.
+        excerpts: most of them on a crop.
+        shortest, longest: of an excerpt, in seconds; MERT-95M .5 and 1, MERT-330M .5 and 1.5.
+        volume: that an excerpt is multiplied by.
+        pool: crops of a batch that are mixed with one another; MERT-95M's 16 are those of a GPU.
+    """
+
+    probability: float = Field(default=0.0, ge=0, le=1)
+    excerpts: int = Field(default=3, ge=1)
+    shortest: float = Field(default=0.5, gt=0)
+    longest: float = Field(default=1.0, gt=0)
+    volume: float = 1.0
+    pool: int = Field(default=16, ge=2)
+
+    @model_validator(mode="after")
+    def _fits(self) -> MixupSettings:
+        if self.shortest > self.longest:
+            raise ValueError("shortest must not be above longest")
+        return self
+
+
+class AugmentSettings(Settings):
+    """Changes to what the student hears that leave pitch and time alone (carrara/pretrain/augment.py); ours.
+
+    Attributes:
+        gain_db: largest gain up or down, drawn evenly in dB.
+        polarity: probability of turning the waveform over.
+        tilt_db: steepest tilt of the spectrum up or down, in dB an octave.
+        noise_db: white noise so many dB below the crop, or up to 20 dB less; none: no noise.
+    """
+
+    gain_db: float = Field(default=0.0, ge=0)
+    polarity: float = Field(default=0.0, ge=0, le=1)
+    tilt_db: float = Field(default=0.0, ge=0)
+    noise_db: float | None = None
+
+
+class LossScaleSettings(Settings):
+    """How the loss scale of float16 goes (carrara/pretrain/precision.py); fairseq's numbers.
+
+    Attributes:
+        initial: at the first step.
+        double_after: steps without overflow; 2^14 over ranks times micro-batches in fairseq, 32 for MERT-330M.
+        smallest: below which the run gives up.
+    """
+
+    initial: float = Field(default=128.0, gt=0)
+    double_after: int = Field(default=2**14, ge=1)
+    smallest: float = Field(default=1e-4, gt=0)
+
+
+class RecoverySettings(Settings):
+    """What happens when a step goes wrong (carrara/pretrain/recovery.py); steps that are not finite are always skipped.
+
+    Attributes:
+        spike_norm, spike_loss: a step whose gradient norm, or loss, is above so many times the median of the last
+            `window` steps taken is skipped; 0 for never.
+        window: steps that the medians are over; nothing is judged before that many.
+        patience: steps skipped one after another at which the run goes back to its last good checkpoint and leaves out
+            the data since; 0 for never.
+        rollbacks: after so many the run gives up.
+        least_target, least_prediction: collapse: the run gives up where the mean deviation of a target's values, or of
+            the student's answers to it, is below; 0 for never. data2vec: .1 and .01.
+        guard_after: steps before collapse is looked for.
+    """
+
+    spike_norm: float = Field(default=0.0, ge=0)
+    spike_loss: float = Field(default=0.0, ge=0)
+    window: int = Field(default=64, ge=1)
+    patience: int = Field(default=0, ge=0)
+    rollbacks: int = Field(default=5, ge=1)
+    least_target: float = Field(default=0.0, ge=0)
+    least_prediction: float = Field(default=0.0, ge=0)
+    guard_after: int = Field(default=5000, ge=0)
 
 
 class ObjectiveSettings(Settings):
@@ -87,7 +194,15 @@ class Recipe(Settings):
             published. The student's group norm does not hear the gain, so it cannot know a target that depends on it.
         batch: crops a step.
         steps: of the whole run.
-        precision: of the matrix products; float32 anywhere, bfloat16 for GPUs that have it.
+        precision: of the matrix products; float32 anywhere, bfloat16 for GPUs that have it, float16 with a loss scale.
+        loss_scale: of float16.
+        mixup, augment: what is done to the student's crops, never to the targets'.
+        recovery: when steps are skipped, and when the run goes back.
+        parts: micro-batches that a batch is computed in, one after another and over all ranks, so that it needs less
+            memory; the gradient is that of the whole. At least one a rank.
+        recompute: whether the layers' activations are computed again in the backward pass instead of being kept.
+        shard: whether weights, gradients and moments are divided among the ranks (FSDP), for large networks.
+        timeout_seconds: after which a rank that does not answer is given up; may be changed when a run is resumed.
         checkpoint_every, journal_every: in steps; may be changed when a run is resumed.
     """
 
@@ -102,7 +217,15 @@ class Recipe(Settings):
     batch: int = Field(default=8, ge=1)
     steps: int = Field(default=1000, ge=1)
     seed: int = Field(default=1337, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
+    loss_scale: LossScaleSettings = LossScaleSettings()
+    mixup: MixupSettings = MixupSettings()
+    augment: AugmentSettings = AugmentSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    parts: int = Field(default=1, ge=1)
+    recompute: bool = False
+    shard: bool = False
+    timeout_seconds: float = Field(default=600.0, gt=0)
     checkpoint_every: int = Field(default=100, ge=1)
     journal_every: int = Field(default=10, ge=1)
 
@@ -138,4 +261,21 @@ def resolve(name: str, scale: str = "base", changes: Mapping[str, Any] | None = 
         raise UsageError(
             f"{name} has no scale {scale!r}.{near(scale, family.scales)} Scales: {', '.join(family.scales)}."
         )
-    return replace(replace(variant, family.scales[scale], f"--scale {scale}"), changes or {})
+    return replace(replace(variant, _scaled(variant, family.scales[scale]), f"--scale {scale}"), changes or {})
+
+
+def times(factor: float) -> Callable[[float], float]:
+    """Return a scale's change that multiplies whatever a variant has."""
+    return lambda value: factor * value
+
+
+def _scaled(variant: Recipe, scale: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes that a scale means for a variant: those of targets that it has, with its own values times."""
+    changes = {}
+    for path, value in scale.items():
+        part, _, rest = path.partition(".")
+        name, _, field_name = rest.partition(".")
+        if part == "targets" and name not in variant.targets:
+            continue
+        changes[path] = value(getattr(variant.targets[name], field_name)) if callable(value) else value
+    return changes

@@ -1,0 +1,23 @@
+"""MagnaTagATune: which of its 50 commonest tags a clip has, by ROC-AUC and average precision.
+
+MARBLE's row (benchmark.md 1.2): 18,706 / 1,825 / 5,329 clips by folder, those without any of the tags too; macro means
+over the tags, average precision step by step. Three clips that do not decode are left out, as in JukeMIR; MARBLE's own
+list has them and stops there (MARBLE#5). 56 of 230 artists are on two sides, which the thesis does not say.
+"""
+
+from carrara.core.task import Task
+from carrara.data.magnatagatune import TOP_50
+
+TASK = Task(
+    version=1,
+    dataset="magnatagatune",
+    split="official",
+    answer="any-of",
+    label="tags",
+    labels=TOP_50,
+    scores=("roc_auc", "average_precision"),
+    watch="roc_auc",
+    level="high-level",
+    plateau_patience=3,
+    stop_patience=10,
+)

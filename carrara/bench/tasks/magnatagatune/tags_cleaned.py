@@ -1,0 +1,22 @@
+"""MagnaTagATune, cleaned: the 50 tags over the clips that have any, by ROC-AUC and average precision.
+
+15,247 / 1,529 / 4,332 clips (benchmark.md 1.2): the variant of Won and others (2020) and mir_ref. Its scores do not
+compare with those of `magnatagatune/tags`, which is MARBLE's.
+"""
+
+from carrara.core.task import Task
+from carrara.data.magnatagatune import TOP_50
+
+TASK = Task(
+    version=1,
+    dataset="magnatagatune",
+    split="cleaned",
+    answer="any-of",
+    label="tags",
+    labels=TOP_50,
+    scores=("roc_auc", "average_precision"),
+    watch="roc_auc",
+    level="high-level",
+    plateau_patience=3,
+    stop_patience=10,
+)
