@@ -11,6 +11,7 @@ import importlib
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ import carrara
 from carrara.app import verbs
 from carrara.core.errors import CarraraError
 
-ORDER = ("demo", "ls", "show", "get", "check", "embed", "bench", "board", "pretrain", "cache")
+ORDER = ("demo", "ls", "show", "get", "check", "embed", "bench", "board", "pretrain", "study", "cache")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,9 +87,15 @@ def _register() -> None:
 _register()
 
 
+def _warned(message: Warning | str, *where: Any, **how: Any) -> None:
+    """Show a warning as one line, without the place in the source that it comes from."""
+    typer.echo(f"carrara: {message}", err=True)
+
+
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     # OpenMP's threads otherwise spin at every barrier; with anything else on the cores, small products then take 30
     # times as long (measured on 2 cores). It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.showwarning = _warned
     app(prog_name="carrara")

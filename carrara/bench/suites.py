@@ -38,6 +38,7 @@ PEBBLE = Suite(
         "pebble/instrument",
         "pebble/singer",
         "pebble/technique",
+        "pebble/stems",
     ),
     "Pebble",
 )

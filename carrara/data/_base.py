@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from carrara.core.clip import Clip, Split
 from carrara.core.download import Remote, download
-from carrara.core.errors import UsageError, near
+from carrara.core.errors import DataError, UsageError, near
 from carrara.core.home import data_home
 
 if TYPE_CHECKING:
@@ -71,7 +71,15 @@ class Dataset(ABC):
         """
         for remote in self.remotes:
             download(remote, Path(root))
-        return self.steps
+        return "" if self._whole(Path(root)) else self.steps
+
+    def _whole(self, root: Path) -> bool:
+        """Return whether every clip that the annotations define is there."""
+        try:
+            clips = self.index(root)
+        except DataError:
+            return False
+        return bool(clips) and all(path.is_file() for clip in clips for path in self.paths(clip))
 
     def root(self, data_dir: Path | None = None) -> Path:
         """Return the folder of this dataset: below `data_dir`, or `data_dir` itself if it is named so."""

@@ -26,6 +26,7 @@ from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.task import Task
 
+NAMED = 6
 MEASURES = {"roc_auc": roc_auc, "average_precision": average_precision}
 
 
@@ -73,10 +74,12 @@ def metrics(task: Task, truths: Sequence[np.ndarray], answers: Sequence[np.ndarr
     A warning names the tags that are left out; Python shows it once, not once a probe.
     """
     if names := left_out(task, truths):
+        shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
         warnings.warn(
             f"{task.name}: {len(names)} of {len(task.labels)} tags have no positive or no negative among "
-            f"{len(truths)} scored clips and are left out of the mean: {', '.join(names)}",
-            stacklevel=2,
+            f"{len(truths)} scored clips and are left out of the mean: {shown}",
+            # Of this line, not of the callers', so that each message is shown once.
+            stacklevel=1,
         )
     named = {*task.scores, *task.also, task.watch}
     return {

@@ -208,7 +208,7 @@ def musdb18(root):
     from carrara.data.musdb18 import VALIDATION
 
     names = {
-        "train": [f"Band {n} - Song" for n in range(3)] + list(VALIDATION[:2]),
+        "train": [f"Band {n} - Song" for n in range(3)] + sorted(VALIDATION)[:2],
         "test": ["Last - One", "Last - Two"],
     }
     for folder, tracks in names.items():

@@ -1,0 +1,18 @@
+"""Write the tasks' fingerprints anew: `python tests/golden/write_fingerprints.py`, after a version was raised."""
+
+import json
+from pathlib import Path
+
+from carrara.bench.provenance import fingerprint
+from carrara.bench.tasks import SHELF, task
+
+GOLDEN = Path(__file__).parent / "fingerprints.json"
+
+
+def current():
+    """Return version and fingerprint of every task on the shelf; the index of its clips is left out."""
+    return {name: [task(name).version, fingerprint(task(name), "")] for name in SHELF.names()}
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(current(), indent=1) + "\n")
