@@ -16,6 +16,7 @@ Letters: B batch, T samples, F frames, L layers counted with row 0, D width, C c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -210,16 +211,23 @@ class HubertEncoder(Encoder):
         return layers_BLFD.masked_fill(~valid_BF[:, None, :, None], 0)
 
     def rows(
-        self, cnn_BFC: Tensor, frame_lengths_B: Tensor | None = None, mask_BF: Tensor | None = None
+        self,
+        cnn_BFC: Tensor,
+        frame_lengths_B: Tensor | None = None,
+        mask_BF: Tensor | None = None,
+        spoil: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Tensor]:
         """Return what `contextualise` does as a list of layers + 1 tensors, not stacked (training needs few of them).
 
-        What stands after each clip's own frames means nothing.
+        What stands after each clip's own frames means nothing. `spoil` changes the projected frames `[B, F, D]` before
+        any is masked.
         """
         settings = self.settings
         frame_lengths_B = _unequal(frame_lengths_B, cnn_BFC.shape[1])
         valid_BF = None if frame_lengths_B is None else inside(frame_lengths_B, cnn_BFC.shape[1], cnn_BFC.device)
         x_BFD = functional.dropout(self.feature_projection(cnn_BFC), settings.input_dropout, self.training)
+        if spoil is not None:
+            x_BFD = spoil(x_BFD)
         if mask_BF is not None:
             x_BFD = torch.where(mask_BF[..., None], self.masked_spec_embed.to(x_BFD.dtype), x_BFD)
         return self.encoder(x_BFD, valid_BF, mask_positions=settings.padding == "masked")

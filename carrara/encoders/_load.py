@@ -21,12 +21,13 @@ from carrara.core.registry import Entry
 from carrara.core.settings import Settings, read, replace
 from carrara.encoders import SHELF
 from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._huggingface import from_folder
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors, tensors_identity
 
 FORMAT = 1
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 KEYS = ("carrara", "encoder", "settings", "card")
-HUB_PATTERNS = ["*.json", "*.safetensors", "README.md"]
+HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model.bin", "README.md"]
 RANDOM = re.compile(r"^(?P<what>.+):random(-(?P<seed>\d+))?$")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -117,10 +118,7 @@ def _find(what: str, seed: int | None, text: str) -> Encoder:
         name = SHELF.entry(what).name
         family: Family = SHELF.get(name)
         if seed is None and family.trained:
-            raise UsageError(
-                f"{name}: its weights are not on this machine; give a folder made by save_pretrained, a hub id "
-                f"org/name, or {name}:random for the same network with random weights"
-            )
+            return _named(_published(name, family), name)
         encoder = build(name, seed or 0)
         return encoder if seed is None else _named(encoder, text)
     folder = Path(what).expanduser()
@@ -138,15 +136,20 @@ def _find(what: str, seed: int | None, text: str) -> Encoder:
 
 
 def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
-    config = _config(folder / CONFIG)
+    config = _read_config(folder / CONFIG)
+    if "carrara" not in config and "model_type" in config:
+        encoder = from_folder(folder, config, name)
+        if seed is None:
+            return encoder
+        return _named(_identified(type(encoder)(encoder.settings, encoder.card, seed)), _random(name, seed))
+    config = _checked(config, folder / CONFIG)
     source = str(folder / CONFIG)
     family = _family(str(config["encoder"]), source)
     settings = read(family.settings, config["settings"], source)
     card = read(Card, config["card"], source)
     stated = card.weights
     if seed is not None:
-        suffix = f":random-{seed}" if seed else ":random"
-        return _identified(family.network(settings, card.model_copy(update={"name": name + suffix}), seed))
+        return _identified(family.network(settings, card.model_copy(update={"name": _random(name, seed)}), seed))
     with torch.device("meta"):
         encoder = family.network(settings, card.model_copy(update={"name": name}), 0)
     weights = folder / WEIGHTS
@@ -160,20 +163,25 @@ def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     return encoder
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _random(name: str, seed: int) -> str:
+    return name + (f":random-{seed}" if seed else ":random")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path.parent}: holds no {CONFIG}; give a folder made by save_pretrained") from None
+        raise UsageError(
+            f"{path.parent}: holds no {CONFIG}; give a folder made by save_pretrained, or official files"
+        ) from None
     except (OSError, ValueError) as problem:
         raise UsageError(f"{path}: cannot be read ({problem})") from None
     if not isinstance(config, dict):
         raise UsageError(f"{path}: is not the config of an encoder")
-    if "carrara" not in config and "model_type" in config:
-        raise UsageError(
-            f"{path.parent}: holds official files of a {config['model_type']!r} model; reading those comes with "
-            "`carrara import`"
-        )
+    return config
+
+
+def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in config:
         if key not in KEYS:
             raise UsageError(f"{path}: unknown key {key!r}.{near(key, KEYS)}")
@@ -197,6 +205,25 @@ def _family_entry(settings: Settings) -> Entry:
         if SHELF.get(entry.name).settings is type(settings):
             return entry
     raise UsageError(f"no family of encoders has settings of the kind {type(settings).__name__}, so it cannot be saved")
+
+
+def _published(name: str, family: Family) -> Encoder:
+    """Return a shelf's encoder from its official repository, in the hub's cache or on the hub."""
+    files = family.variants[name][0].files
+    if not files:
+        raise UsageError(
+            f"{name}: no weights of it are published; give a folder made by save_pretrained, or {name}:random for the "
+            "same network with random weights"
+        )
+    repository = "/".join(next(iter(files)).split("/")[:2])
+    try:
+        folder = _from_hub(repository)
+    except UsageError as problem:
+        raise UsageError(
+            f"{name}: its weights are not on this machine ({problem}); give a folder that holds them, or {name}:random "
+            "for the same network with random weights"
+        ) from None
+    return _from_folder(folder, repository, None)
 
 
 def _from_hub(what: str) -> Path:

@@ -53,6 +53,16 @@ class MultiHeadAttention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
+    @torch.no_grad()
+    def largest_logit(self, x_BFD: Tensor) -> Tensor:
+        """Return the largest |q·k|/√d over these frames in single precision; float16 ends at 65,504."""
+        with torch.autocast(x_BFD.device.type, enabled=False):
+            q_BHFE, k_BHFE = (
+                project(x_BFD.float()).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                for project in (self.q_proj, self.k_proj)
+            )
+            return (q_BHFE @ k_BHFE.mT).abs().max() / math.sqrt(q_BHFE.shape[-1])
+
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
         """Return `[batch, frames, width]`; no frame looks at those where `valid_BF` is false."""
         q_BHFE, k_BHFE, v_BHFE = (

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from carrara.nn.attention import Mode, MultiHeadAttention
 from carrara.nn.positions import Data2vecPositions, HubertPositions
@@ -121,10 +122,16 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positions, norm and layers; attribute names give the keys of Hugging Face's `encoder`."""
+    """Positions, norm and layers; attribute names give the keys of Hugging Face's `encoder`.
+
+    Attributes:
+        recompute: whether, in training, what happens inside a layer is computed again in the backward pass instead of
+            being kept (Chen et al. 2016); the same result in less memory.
+    """
 
     def __init__(self, shape: Shape, positions: HubertPositions | Data2vecPositions):
         super().__init__()
+        self.recompute = False
         self.shape = shape
         self.pos_conv_embed: HubertPositions | Data2vecPositions = positions
         self.layer_norm = nn.LayerNorm(shape.width, eps=EPS)
@@ -148,11 +155,16 @@ class Transformer(nn.Module):
         rows = [x_BFD]
         for layer in self.layers:
             if not (self.training and shape.layerdrop and torch.rand(()).item() < shape.layerdrop):
-                x_BFD = layer(x_BFD, valid_BF)
+                x_BFD = self._through(layer, x_BFD, valid_BF)
             rows.append(x_BFD)
         if shape.norm_placement == "pre" and shape.final_norm:
             rows[-1] = self.layer_norm(x_BFD)
         return rows
+
+    def _through(self, layer: nn.Module, x_BFD: Tensor, valid_BF: Tensor | None) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(layer, x_BFD, valid_BF, use_reentrant=False)
+        return layer(x_BFD, valid_BF)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

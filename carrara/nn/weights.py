@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from carrara.core.errors import WeightsError, near
+from carrara.core.errors import StoreError, WeightsError, near
 from carrara.core.files import whole
 
 NEW_GAIN, NEW_DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
@@ -61,7 +61,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         StoreError: it cannot be written.
     """
     with whole(Path(path)) as draft:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+        except SafetensorError as problem:
+            raise StoreError(f"{path}: cannot write here ({problem})") from None
 
 
 def tensors_identity(tensors: Mapping[str, Tensor]) -> str:

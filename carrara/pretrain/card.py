@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from carrara.pretrain.journal import NAME, read
-from carrara.pretrain.loop import Run
+from carrara.pretrain.state import Run
 
 
 def readme(run: Run) -> str:

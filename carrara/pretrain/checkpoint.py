@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from carrara.core.errors import StoreError
 from carrara.core.files import whole
 from carrara.core.identity import canonical
+from carrara.pretrain.shard import divided
+from carrara.pretrain.shard import whole as whole_tensor
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -36,19 +38,36 @@ class Checkpoint:
 
 
 def save(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the one there becomes the previous one.
+    """Write a checkpoint of a model alone; see `gather` and `write`."""
+    write(folder, gather(model, optimiser, {}), state)
 
-    Raises:
-        StoreError: it cannot be written, for example because the disk is full; the former ones stay as they are.
+
+def gather(model: nn.Module, optimiser: torch.optim.Optimizer, moving: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return all that a checkpoint holds, on the CPU; where weights are divided, all ranks must ask for it.
+
+    Args:
+        model: what is trained.
+        optimiser: whose moments are held.
+        moving: what else changes in training, by name.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for moment, tensor in optimiser.state[parameter].items():
             tensors[f"{moment}.{name}"] = tensor
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for module, other in moving.items():
+        tensors |= {f"moving.{module}.{name}": tensor for name, tensor in other.state_dict().items()}
+    return {name: whole_tensor(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint; the one there becomes the previous one.
+
+    Raises:
+        StoreError: it cannot be written, for example because the disk is full; the former ones stay as they are.
+    """
     with whole(folder / LAST) as draft:
         try:
-            save_file(plain, draft, metadata={"state": canonical(dict(state))})
+            save_file(dict(tensors), draft, metadata={"state": canonical(dict(state))})
         except SafetensorError as problem:
             raise StoreError(f"{folder / LAST}: cannot write here ({problem}); make room and resume") from None
         with open(draft, "rb") as file:
@@ -81,24 +100,42 @@ def load(folder: Path) -> Checkpoint | None:
     return None
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Put weights and moments back, on the devices where the model is.
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    moving: Mapping[str, nn.Module] | None = None,
+) -> None:
+    """Put weights and moments back, on the devices where the model is, and divided as it is.
 
     Raises:
         StoreError: the tensors are of another network.
     """
     tensors = checkpoint.tensors
-    weights = {name.removeprefix("model."): tensors[name] for name in tensors if name.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as problem:
-        reason = " ".join(str(problem).split())[:200]
-        raise StoreError(f"the checkpoint is of another network ({reason}); choose another output folder") from None
+    for prefix, module in {
+        "model.": model,
+        **{f"moving.{name}.": each for name, each in (moving or {}).items()},
+    }.items():
+        wanted = module.state_dict()
+        given = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+        try:
+            module.load_state_dict(
+                {name: divided(value, wanted[name]) if name in wanted else value for name, value in given.items()}
+            )
+        except RuntimeError as problem:
+            reason = " ".join(str(problem).split())[:200]
+            raise StoreError(f"the checkpoint is of another network ({reason}); choose another output folder") from None
+    optimiser.state.clear()
     for name, parameter in model.named_parameters():
         moments = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
         if moments:
             # The count of steps stays on the CPU unless the optimiser is a fused one on a GPU.
             optimiser.state[parameter] = {
-                moment: tensor.to(parameter.device) if parameter.is_cuda or moment != "step" else tensor
-                for moment, tensor in moments.items()
+                moment: _placed(moment, tensor, parameter) for moment, tensor in moments.items()
             }
+
+
+def _placed(moment: str, tensor: Tensor, parameter: Tensor) -> Tensor:
+    if moment != "step":
+        return divided(tensor, parameter)
+    return tensor.to(parameter.device) if parameter.is_cuda else tensor

@@ -1,19 +1,22 @@
 """The journal of a run: one JSON object a line, averaged over the steps since the line before; TensorBoard beside it.
 
 Keys: `step` (done so far), `steps` (that the line averages), `loss` (nats a frame asked for); for each label set
-`loss/NAME`, `accuracy/NAME` of masked frames and `codes/NAME` (classes predicted at least once); for each CQT
-`error/NAME` and `relative/NAME` (error over that of predicting the mean); `penalty`, `gradient_norm`, `clipped` (share
-of steps), `skipped` (steps that were not finite), `missing` (crops that could not be read), `rank/cnn` and `rank/last`
-(effective rank of the features), `learning_rate`, `audio_seconds_per_second`, `seconds` (of the whole run so far).
+`loss/NAME`, `accuracy/NAME` of masked frames, `codes/NAME` (classes predicted at least once), `perplexity/NAME` (of
+what was predicted) and `perplexity_target/NAME`; for each CQT `error/NAME`, `relative/NAME` (error over that of
+predicting the mean) and `deviation/target/NAME`, `deviation/prediction/NAME` (over frames, mean over values);
+`penalty`, `gradient_norm`, `clipped` (share of steps), `skipped` (steps not taken), `missing` (crops that could not be
+read), `rank/cnn`, `rank/0` … `rank/last` (effective rank of the features) and `attention_logit` (the largest),
+`loss_scale` (in float16), `learning_rate`, `audio_seconds_per_second`, `seconds` (of the whole run so far).
 
-Letters: B batch, F frames, D width.
+Between them stand events: `event` (`skipped` or `rolled back`), `step`, and why. Where a run went back, the lines of
+the steps that are undone are taken out, the events stay.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,11 +30,20 @@ from carrara.core.files import write_text
 from carrara.pretrain.objective import Losses
 
 NAME = "journal.jsonl"
-RANK_FRAMES = 1024
+SKIPPED, ROLLED_BACK = "skipped", "rolled back"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a journal; a last line that was cut short is left out."""
+    """Return the measurements of a journal; a last line that was cut short is left out."""
+    return [line for line in _lines(path) if "event" not in line]
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a journal."""
+    return [line for line in _lines(path) if "event" in line]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -44,20 +56,40 @@ def read(path: Path) -> list[dict[str, Any]]:
 class Journal:
     """Appends lines; opened at a step, it first forgets what was written after it."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Open the journal of a run that goes on from a step.
+    def __init__(self, folder: Path, step: int, silent: bool = False) -> None:
+        """Open the journal of a run that goes on from a step; a silent one writes nothing, on ranks but the first.
 
         Raises:
             StoreError: it cannot be written.
         """
-        self.path = folder / NAME
-        kept = [line for line in read(self.path) if line["step"] <= step]
+        self.path, self.silent = folder / NAME, silent
+        self.board: Any = None
+        if not silent:
+            self.go_back(step)
+
+    def go_back(self, step: int) -> None:
+        """Forget what was measured after a step, and the events after it that no roll-back has undone.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if self.silent:
+            return
+        lines = _lines(self.path)
+        undone = [
+            place for place, line in enumerate(lines) if line.get("event") == ROLLED_BACK and line["step"] <= step
+        ]
+        kept = [
+            line
+            for place, line in enumerate(lines)
+            if line["step"] <= step or ("event" in line and place < max(undone, default=-1))
+        ]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.board = None
+        self.close()
         if find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+            self.board = SummaryWriter(self.path.parent / "tensorboard", purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line.
@@ -65,14 +97,20 @@ class Journal:
         Raises:
             StoreError: it cannot be written.
         """
+        if self.silent:
+            return
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as problem:
             raise StoreError(f"{self.path}: cannot write here ({problem.strerror}); make room and resume") from None
-        if self.board:
-            for key, value in line.items():
-                self.board.add_scalar(key, value, line["step"])
+        if not self.board:
+            return
+        if "event" in line:
+            self.board.add_text("events", json.dumps(line), line["step"])
+            return
+        for key, value in line.items():
+            self.board.add_scalar(key, value, line["step"])
 
     def close(self) -> None:
         """Let go of TensorBoard's file."""
@@ -91,49 +129,77 @@ class Tally:
     missing: int = 0
     frames: int = 0
     masked: int = 0
+    clips: int = 0
     audio_seconds: float = 0.0
     norm: float = 0.0
     parts: dict[str, Tensor] = field(default_factory=dict)
     predicted: dict[str, Tensor] = field(default_factory=dict)
+    wanted: dict[str, Tensor] = field(default_factory=dict)
+    spread: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, losses: Losses, norm: float, clip: float) -> None:
+    def took(self, norm: float, clip: float) -> None:
         """Count a step that was taken."""
-        self.frames += losses.frames
-        self.masked += losses.masked
         self.norm += norm
         self.clipped += bool(clip) and norm > clip
-        for name, part in {"loss": losses.total.detach(), **losses.parts}.items():
-            self.parts[name] = self.parts.get(name, 0) + part.double()
-        for name, counts in losses.predicted.items():
-            self.predicted[name] = self.predicted.get(name, 0) + counts
+
+    def add(self, losses: Losses) -> None:
+        """Add what a step found."""
+        self.frames += losses.frames
+        self.masked += losses.masked
+        self.clips += losses.clips
+        whole = {"answers": losses.answers, "penalty": losses.penalty}
+        _add(self.parts, {name: part.double() for name, part in {**whole, **losses.parts}.items()})
+        _add(self.predicted, losses.predicted)
+        _add(self.wanted, losses.wanted)
+        _add(self.spread, losses.spread)
+
+    def on_cpu(self) -> Tally:
+        """Bring the sums to the CPU, and return itself."""
+        for found in (self.parts, self.predicted, self.wanted, self.spread):
+            found.update({name: value.cpu() for name, value in found.items()})
+        return self
 
     def line(self) -> dict[str, float]:
         """Return the averages; those of losses are left out where no step was taken."""
         taken = self.steps - self.skipped
         found: dict[str, float] = {"steps": self.steps, "skipped": self.skipped, "missing": self.missing}
-        if not self.masked:
+        if not self.masked or not taken:
             return found
-        for name, part in self.parts.items():
-            kind, _, what = name.partition("/")
-            if kind == "baseline":
-                found[f"relative/{what}"] = float(self.parts[f"error/{what}"] / part.clamp(min=1e-12))
-            else:
-                count = self.frames if name == "loss" else self.masked
-                found[f"accuracy/{what}" if kind == "correct" else name] = float(part) / count
-        found |= {f"codes/{name}": int((counts > 0).sum()) for name, counts in self.predicted.items()}
+        parts = {name: float(part) for name, part in self.parts.items()}
+        found["loss"] = parts["answers"] / self.frames + parts["penalty"] / self.clips
+        found["penalty"] = parts["penalty"] / self.clips
+        for name, counts in self.predicted.items():
+            asked = max(parts[f"asked/{name}"], 1)
+            found[f"loss/{name}"] = parts[f"loss/{name}"] / asked
+            found[f"accuracy/{name}"] = parts[f"correct/{name}"] / asked
+            found[f"codes/{name}"] = int((counts > 0).sum())
+            found[f"perplexity/{name}"] = _perplexity(counts)
+            found[f"perplexity_target/{name}"] = _perplexity(self.wanted[name])
+        for name in (key.removeprefix("error/") for key in parts if key.startswith("error/")):
+            found[f"error/{name}"] = parts[f"error/{name}"] / self.masked
+            found[f"relative/{name}"] = parts[f"error/{name}"] / max(parts[f"baseline/{name}"], 1e-12)
+        for name, (counts, sums, squares) in self.spread.items():
+            variance = squares / counts - (sums / counts).square()
+            found[f"deviation/{name}"] = float(variance.clamp(min=0).sqrt().mean())
         return found | {"gradient_norm": self.norm / taken, "clipped": self.clipped / taken}
 
 
-def effective_rank(features_BFD: Tensor) -> float:
-    """Return exp of the entropy of the singular values' shares (RankMe, Garrido et al. 2023) of the centred frames.
+def together(tallies: Sequence[Tally]) -> Tally:
+    """Return what all ranks found; what each of them knows of the whole is the first one's."""
+    whole = tallies[0]
+    for tally in tallies[1:]:
+        for name in ("missing", "frames", "masked", "clips", "audio_seconds"):
+            setattr(whole, name, getattr(whole, name) + getattr(tally, name))
+        for name in ("parts", "predicted", "wanted", "spread"):
+            _add(getattr(whole, name), getattr(tally, name))
+    return whole
 
-    Frames that are not finite are left out; 0 where none is.
-    """
-    rows_ND = features_BFD.detach().flatten(0, -2).float()
-    rows_ND = rows_ND[rows_ND.isfinite().all(dim=1)]
-    if not len(rows_ND):
-        return 0.0
-    rows_ND = rows_ND[:: max(len(rows_ND) // RANK_FRAMES, 1)]
-    values_D = torch.linalg.svdvals(rows_ND - rows_ND.mean(dim=0))
-    shares_D = values_D / values_D.sum().clamp(min=1e-12)
-    return float(torch.exp(-(shares_D * shares_D.clamp(min=1e-12).log()).sum()))
+
+def _add(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    for name, value in more.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def _perplexity(counts: Tensor) -> float:
+    shares = counts.double() / counts.sum().clamp(min=1)
+    return float(torch.exp(-torch.xlogy(shares, shares).sum()))

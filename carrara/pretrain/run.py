@@ -1,7 +1,8 @@
 """One pre-training from a recipe and a corpus to an encoder folder; stopped anywhere, it goes on exactly.
 
 The output folder is an encoder at every checkpoint (`carrara.load` reads it) and holds what made it: `run.json` (the
-resolved recipe and the corpus), `targets/` (fitted once), `journal.jsonl`, `training/` (checkpoints).
+resolved recipe and the corpus), `targets/` (fitted once), `journal.jsonl`, `training/` (checkpoints). Under torchrun
+the first rank writes all of it and the others read it, so it lies where all of them see it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-import carrara
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.files import write_text
 from carrara.core.progress import progress
-from carrara.core.settings import paths, replace
+from carrara.core.settings import replace
 from carrara.encoders._hubert import HubertEncoder, describe
 from carrara.encoders._load import build, save_pretrained
 from carrara.nn.device import pick_device
@@ -29,16 +30,18 @@ from carrara.nn.weights import load_strictly, read_tensors, save_tensors
 from carrara.pretrain import checkpoint, sanity
 from carrara.pretrain.card import readme
 from carrara.pretrain.journal import Journal
-from carrara.pretrain.loop import Run, adamw, train
+from carrara.pretrain.loop import TRAINING, adamw, train
 from carrara.pretrain.objective import MaskedPrediction
+from carrara.pretrain.ranks import Ranks, joined
 from carrara.pretrain.recipes._base import Recipe, resolve
-from carrara.pretrain.stream import Corpus, Stream, find
+from carrara.pretrain.run_file import prepare
+from carrara.pretrain.shard import divide
+from carrara.pretrain.state import Run
+from carrara.pretrain.stream import Stream, find
 from carrara.pretrain.targets import SHELF as TARGETS
 from carrara.pretrain.targets._base import Grid, Target
 
-RUN, TRAINING, TARGET_FOLDER = "run.json", "training", "targets"
-# These say how a run is watched, not what it makes, so a resumed run may have others.
-FREE = ("checkpoint_every", "journal_every")
+TARGET_FOLDER = "targets"
 FITTING_CROPS, CHECKED_CROPS = 32, 8
 SMALL = 5_000_000
 
@@ -74,28 +77,73 @@ def pretrain(
     """
     wanted = dict(changes or {}) | ({"steps": steps} if steps is not None else {})
     full = resolve(recipe, scale, wanted) if isinstance(recipe, str) else replace(recipe, wanted)
-    folder, place = Path(output), torch.device(pick_device(str(device)))
+    folder = Path(output)
     given = [corpus] if isinstance(corpus, str | Path) else list(corpus)
-    encoder = _encoder(full, folder.resolve().name)
-    grid = _grid(encoder)
-    crop = _crop(full, encoder, grid)
-    found = find([Path(path) for path in given], grid.sample_rate, crop)
-    _prepare(folder, full, found, resume)
-    stream = Stream(found, crop, grid.hop, full.batch, full.seed, full.level)
-    targets = {name: target.to(place) for name, target in _targets(folder, full, grid, stream, place).items()}
-    sanity.check(targets, _some(stream, place), encoder.frames(crop))
-    model = MaskedPrediction(encoder, targets, full.objective, full.seed).to(place)
-    optimiser = adamw(model, full.optimiser)
-    step, seconds = _restore(folder, model, optimiser)
-    journal = Journal(folder, step)
-    run = Run(folder, full, model, optimiser, targets, stream, journal, place, step, seconds)
-    try:
-        if step < full.steps:
-            with _threads(encoder, place):
-                train(run, _save)
-    finally:
-        journal.close()
+    with joined(torch.device(pick_device(str(device))), full.timeout_seconds) as ranks:
+        run = _made(full, given, folder, resume, ranks)
+        try:
+            if run.step < full.steps:
+                with _threads(run.model.encoder, run.device):
+                    train(run, _save)
+        finally:
+            run.journal.close()
     return folder
+
+
+def _made(recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bool, ranks: Ranks) -> Run:
+    """Return the run, its targets fitted, as far as it has got."""
+    with ranks.alike():
+        encoder = _encoder(recipe, folder.resolve().name)
+        grid = _grid(encoder)
+        crop = _crop(recipe, encoder, grid)
+        _divisible(recipe, ranks)
+    found = ranks.lead(lambda: find(corpus, grid.sample_rate, crop))
+    ranks.lead(lambda: prepare(folder, recipe, found, resume))
+    stream = Stream(found, crop, grid.hop, recipe.batch, recipe.seed, recipe.level)
+    ranks.lead(lambda: _fitted(folder, recipe, grid, stream, ranks.device))
+    targets = _targets(folder, recipe, grid, ranks.device)
+    encoder.to(ranks.device)
+    encoder.encoder.recompute = recipe.recompute
+    still = {name: target for name, target in targets.items() if not target.moving}
+    with ranks.alike():
+        for target in targets.values():
+            target.begin(encoder)
+        sanity.check(still, _some(stream, ranks.device), encoder.frames(crop))
+        model = MaskedPrediction(encoder, targets, recipe.objective, recipe.seed).to(ranks.device)
+        divide(model, recipe, ranks, moving=len(still) < len(targets))
+    run = Run(
+        folder=folder,
+        recipe=recipe,
+        model=model,
+        optimiser=adamw(model, recipe.optimiser),
+        targets=targets,
+        stream=stream,
+        journal=Journal(folder, 0, silent=True),
+        device=ranks.device,
+        frames=_frames(targets, encoder, crop, ranks.device),
+        ranks=ranks,
+    )
+    _restore(run)
+    run.journal = Journal(folder, run.step, silent=not ranks.first)
+    return run
+
+
+def _divisible(recipe: Recipe, ranks: Ranks) -> None:
+    """Refuse mixup whose pools would be cut by the edges between ranks."""
+    edges, pool = [rank * recipe.batch // ranks.size for rank in range(ranks.size)], recipe.mixup.pool
+    if recipe.mixup.probability and any(edge % pool for edge in edges):
+        raise UsageError(
+            f"mixup.pool {pool} does not fit the {recipe.batch} crops of a step on {ranks.size} ranks: mixing would "
+            f"depend on their number; set mixup.pool to a divisor of {recipe.batch // ranks.size}"
+        )
+    if recipe.batch < ranks.size:
+        raise UsageError(f"batch {recipe.batch} is less than one crop for each of {ranks.size} ranks; raise batch")
+
+
+def _frames(targets: Mapping[str, Target], encoder: HubertEncoder, crop: int, device: torch.device) -> int:
+    """Return how many frames of a crop every target has labels for."""
+    silence_BT, frames = torch.zeros(1, crop, device=device), encoder.frames(crop)
+    return min(target.labels(silence_BT, frames).shape[1] for target in targets.values())
 
 
 @contextmanager
@@ -146,88 +194,43 @@ def _crop(recipe: Recipe, encoder: HubertEncoder, grid: Grid) -> int:
     return crop
 
 
-def _prepare(folder: Path, recipe: Recipe, corpus: Corpus, resume: bool) -> None:
-    """Write `run.json`, or see that the one there is of the same recipe and corpus."""
-    wanted = {
-        "recipe": recipe.model_dump(mode="json"),
-        "corpus": {
-            "identity": corpus.identity(),
-            "files": len(corpus.items),
-            "seconds": round(corpus.seconds, 1),
-            "short": corpus.short,
-            "unreadable": list(corpus.unreadable),
-        },
-        "carrara": carrara.__version__,
-    }
-    path = folder / RUN
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder}: is a file; choose a folder with -o")
-    if path.exists():
-        if not resume:
-            raise StoreError(f"{folder}: holds a run already; go on with --resume, or choose another folder with -o")
-        _compare(path, wanted)
-    write_text(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
-
-
-def _compare(path: Path, wanted: Mapping[str, Any]) -> None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        before, corpus = found["recipe"], found["corpus"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise StoreError(f"{path}: cannot be read ({problem}); choose another folder with -o") from None
-    now = wanted["recipe"]
-    names = dict.fromkeys([*paths(before), *paths(now)])
-    differing = [name for name in names if name not in FREE and _leaf(before, name) != _leaf(now, name)]
-    if differing:
-        first = differing[0]
-        change = f"{first} was {_leaf(before, first)}, now {_leaf(now, first)}"
-        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-        raise StoreError(
-            f"{path.parent}: made with another recipe: {change}{more}; "
-            "use the former settings, or choose another folder with -o"
-        )
-    if corpus["identity"] != wanted["corpus"]["identity"]:
-        raise StoreError(
-            f"{path.parent}: made from another corpus: {corpus['files']} files of {corpus['seconds']} s then, "
-            f"{wanted['corpus']['files']} of {wanted['corpus']['seconds']} s now; give the same, or another folder"
-        )
-
-
-def _leaf(tree: Any, path: str) -> Any:
-    for key in path.split("."):
-        tree = tree.get(key, "nothing") if isinstance(tree, dict) else "nothing"
-    return "set" if isinstance(tree, dict) else tree
-
-
-def _targets(folder: Path, recipe: Recipe, grid: Grid, stream: Stream, device: torch.device) -> dict[str, Target]:
-    """Return the targets, each read where it was fitted before, else fitted and written."""
-    made = {}
+def _fitted(folder: Path, recipe: Recipe, grid: Grid, stream: Stream, device: torch.device) -> None:
+    """Fit the targets that are not there yet, and write them."""
     for number, (name, settings) in enumerate(recipe.targets.items()):
-        target = TARGETS.get(settings.target)(settings, grid)
-        path = folder / TARGET_FOLDER / f"{name}.safetensors"
-        if path.exists():
-            load_strictly(target, read_tensors(path), str(path))
-        else:
-            report = _fit(name, target.to(device), stream, recipe.seed + 1 + number)
+        path = _target_path(folder, name)
+        if not path.exists():
+            target = TARGETS.get(settings.target)(settings, grid).to(device)
+            report = _fit(name, target, stream, recipe.seed + 1 + number, device)
             write_text(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
             save_tensors(target.state_dict(), path)
-        made[name] = target
+
+
+def _targets(folder: Path, recipe: Recipe, grid: Grid, device: torch.device) -> dict[str, Target]:
+    """Return the targets as they were fitted."""
+    made = {}
+    for name, settings in recipe.targets.items():
+        target, path = TARGETS.get(settings.target)(settings, grid), _target_path(folder, name)
+        load_strictly(target, read_tensors(path), str(path))
+        made[name] = target.to(device)
     return made
 
 
-def _fit(name: str, target: Target, stream: Stream, seed: int) -> dict[str, Any]:
+def _target_path(folder: Path, name: str) -> Path:
+    return folder / TARGET_FOLDER / f"{name}.safetensors"
+
+
+def _fit(name: str, target: Target, stream: Stream, seed: int, device: torch.device) -> dict[str, Any]:
     """Fit a target on random crops of its share of the corpus, and return its report."""
     share = target.settings.share
     crops = math.ceil(share * stream.corpus.seconds * stream.corpus.sample_rate / stream.crop)
     drawn = dataclasses.replace(stream, batch=FITTING_CROPS, seed=seed)
     steps = math.ceil(crops / FITTING_CROPS)
-    place = next(iter(target.buffers())).device
     with progress(f"fitting target {name}", steps) as advance:
 
         def batches() -> Any:
             for batch in drawn.batches(0, steps):
                 if batch.items:
-                    yield batch.samples_BT.to(place)
+                    yield batch.samples_BT.to(device)
                 advance()
 
         report = target.fit(batches(), seed)
@@ -243,16 +246,32 @@ def _some(stream: Stream, device: torch.device) -> torch.Tensor:
     raise DataError(f"no file of the corpus can be read, the last for this reason: {batch.bad[-1]}")
 
 
-def _restore(folder: Path, model: MaskedPrediction, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
-    found = checkpoint.load(folder / TRAINING)
+def _restore(run: Run) -> None:
+    found = checkpoint.load(run.folder / TRAINING)
     if found is None:
-        return 0, 0.0
-    if found.note:
+        return
+    if found.note and run.ranks.first:
         warnings.warn(found.note, stacklevel=3)
-    checkpoint.restore(found, model, optimiser)
-    return found.state["step"], found.state["seconds"]
+    with run.ranks.alike():
+        checkpoint.restore(found, run.model, run.optimiser, run.moving())
+    run.recall(found.state)
 
 
 def _save(run: Run) -> None:
-    checkpoint.save(run.folder / TRAINING, run.model, run.optimiser, {"step": run.step, "seconds": run.seconds})
-    save_pretrained(run.model.encoder, run.folder, readme(run))
+    tensors = checkpoint.gather(run.model, run.optimiser, run.moving())
+
+    def write() -> None:
+        checkpoint.write(run.folder / TRAINING, tensors, run.state())
+        encoder = run.model.encoder
+        if run.recipe.shard:
+            prefix = "model.encoder."
+            encoder = HubertEncoder(encoder.settings, encoder.card)
+            encoder.load_state_dict(
+                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            )
+        try:
+            save_pretrained(encoder, run.folder, readme(run))
+        except SafetensorError as problem:
+            raise StoreError(f"{run.folder}: cannot write here ({problem}); make room and resume") from None
+
+    run.ranks.lead(write)

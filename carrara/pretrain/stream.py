@@ -1,11 +1,12 @@
 """Crops of a corpus, in an order that depends on nothing but the seed: any step's batch can be had at any time.
 
-A corpus is files and folders of files. An epoch hears one crop of every file, in an order drawn from (seed, epoch); a
-crop's start is drawn from (seed, epoch, item) on a multiple of the network's stride, so that its frames fall on those
-of the file. A crop is sought and read, the file never decoded whole. Files shorter than a crop are left out at the
-start, files that cannot be read when they turn up; both are counted, neither is replaced; a batch can be smaller.
+An epoch hears one crop of every item, in an order drawn from (seed, epoch); a crop's start is drawn from (seed, epoch,
+item) on a multiple of the network's stride, so that its frames fall on those of the item. Of a corpus of tar shards an
+epoch draws an order of the shards, and mixes the items of `TOGETHER` neighbours in it, so that what is read in a while
+lies close together. A crop is sought and read, the file never decoded whole. Items that cannot be read are named in
+their batch and not replaced; a batch can be smaller.
 
-Letters: B batch, T samples.
+Letters: B batch, T samples, N items, S shards.
 """
 
 from __future__ import annotations
@@ -13,113 +14,28 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.audio.decode import SUFFIXES, blocks, load, probe
-from carrara.core.errors import AudioError, DataError
-from carrara.core.identity import identity
-from carrara.core.progress import track
+from carrara.audio.decode import load
+from carrara.core.errors import AudioError
+from carrara.pretrain.addresses import as_file
+from carrara.pretrain.corpus import Corpus, Item
+from carrara.pretrain.find import find
 
-AHEAD = 4
+__all__ = ["Batch", "Corpus", "Item", "Stream", "find"]
+
+AHEAD, READERS = 4, 8  # steps, threads
+# Shards whose items are mixed with one another: enough for variety, few enough for a cache of shards to hold.
+TOGETHER = 16
 # Resampling may give a sample less than it was asked for.
 SLACK_SECONDS = 0.01
-
-
-@dataclass(frozen=True)
-class Item:
-    """A file of the corpus: its name below the folder that was given, its path, and its length in samples."""
-
-    id: str
-    path: Path
-    samples: int
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The files that crops come from.
-
-    Attributes:
-        items: in the order of their names.
-        sample_rate: that lengths are counted in, in Hz.
-        short: number of files that are shorter than a crop.
-        unreadable: the reason of each file that could not be opened.
-    """
-
-    items: tuple[Item, ...]
-    sample_rate: int
-    short: int
-    unreadable: tuple[str, ...]
-
-    @property
-    def seconds(self) -> float:
-        """Length of everything together."""
-        return sum(item.samples for item in self.items) / self.sample_rate
-
-    def identity(self) -> str:
-        """Return the SHA-256 of the names and lengths; the same wherever the folder stands."""
-        return identity([self.sample_rate, [[item.id, item.samples] for item in self.items]])
-
-
-def find(paths: Sequence[Path], sample_rate: int, crop: int) -> Corpus:
-    """Return the corpus of some files and folders; only the heads of the files are read.
-
-    Args:
-        paths: files, and folders that are searched through.
-        sample_rate: of the network, in Hz.
-        crop: samples of a crop.
-
-    Raises:
-        DataError: a path does not exist, no file has sound in it, or none is as long as a crop.
-    """
-    items, short, unreadable = [], 0, []
-    for name, path in track(_files(paths), "reading the heads of the files"):
-        try:
-            samples = _samples(path, sample_rate)
-        except AudioError as problem:
-            unreadable.append(str(problem))
-            continue
-        if samples < crop:
-            short += 1
-        else:
-            items.append(Item(name, path, samples))
-    if not items:
-        seconds = f"{crop / sample_rate:g} s"
-        raise DataError(
-            f"{', '.join(map(str, paths[:3]))}: no file is as long as a crop of {seconds} "
-            f"({short} shorter, {len(unreadable)} unreadable); give longer audio, or lower crop_seconds"
-        )
-    return Corpus(tuple(sorted(items, key=lambda item: item.id)), sample_rate, short, tuple(unreadable))
-
-
-def _samples(path: Path, sample_rate: int) -> int:
-    seconds = probe(path).duration_seconds
-    if seconds is not None:
-        return int(seconds * sample_rate)
-    return sum(len(block) for block in blocks(path, sample_rate))
-
-
-def _files(paths: Sequence[Path]) -> list[tuple[str, Path]]:
-    found: dict[Path, str] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            below = [each for each in sorted(path.rglob("*")) if each.suffix.lower() in SUFFIXES and each.is_file()]
-            found.update({each: each.relative_to(path).as_posix() for each in below})
-        elif path.exists():
-            found[path] = ""
-        else:
-            raise DataError(f"{path}: there is no such file or folder; --corpus takes both")
-    if not found:
-        raise DataError(f"{', '.join(map(str, paths))}: no audio file in it; known are {' '.join(sorted(SUFFIXES))}")
-    single = [str(path.absolute().parent) for path, name in found.items() if not name]
-    root = os.path.commonpath(single) if single else ""
-    return [(name or path.absolute().relative_to(root).as_posix(), path) for path, name in found.items()]
 
 
 @dataclass(frozen=True)
@@ -140,6 +56,14 @@ class Batch:
     bad: tuple[str, ...]
 
 
+class _Crop(NamedTuple):
+    """A crop of an item, or why it cannot be read."""
+
+    epoch: int
+    item: int
+    samples_T: np.ndarray | str
+
+
 @dataclass(frozen=True)
 class Stream:
     """Batches of crops of `crop` samples, whose starts are multiples of `stride`.
@@ -154,46 +78,63 @@ class Stream:
     seed: int
     level: float | None = None
 
-    def at(self, step: int) -> Batch:
-        """Return the batch of a step, whatever was read before; it is empty where not one of its files can be read."""
-        crops, epochs, items, bad = [], [], [], []
-        for place in range(step * self.batch, (step + 1) * self.batch):
-            epoch, position = divmod(place, len(self.corpus.items))
-            item = int(_order(len(self.corpus.items), self.seed, epoch)[position])
-            try:
-                crops.append(torch.from_numpy(self._read(item, self.start(epoch, item))))
-            except AudioError as problem:
-                bad.append(str(problem))
-                continue
-            epochs.append(epoch)
-            items.append(item)
-        samples_BT = torch.stack(crops) if crops else torch.zeros(0, self.crop)
-        return Batch(step, samples_BT, tuple(epochs), tuple(items), tuple(bad))
+    def at(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """Return the batch of a step, whatever was read before; it is empty where not one of its files can be read.
+
+        Args:
+            step: number of the step.
+            rank, ranks: of the processes that share the batch. Each reads its own neighbouring crops alone; their
+                parts differ by one crop at most and, put together in the order of the ranks, are the whole batch.
+        """
+        return self._batch(step, [self._crop(epoch, item) for epoch, item in self._drawn(step, rank, ranks)])
 
     def start(self, epoch: int, item: int) -> int:
         """Return the first sample of an item's crop in an epoch."""
         choices = (self.corpus.items[item].samples - self.crop) // self.stride + 1
         return int(np.random.default_rng([self.seed, 1, epoch, item]).integers(choices)) * self.stride
 
-    def batches(self, first: int, end: int) -> Iterator[Batch]:
-        """Yield the batches of the steps from `first` to before `end`; a thread reads a few ahead."""
-        with ThreadPoolExecutor(1, thread_name_prefix="crops") as pool:
-            waiting = deque(pool.submit(self.at, step) for step in range(first, min(first + AHEAD, end)))
+    def batches(self, first: int, end: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+        """Yield what `at` gives for the steps from `first` to before `end`; threads read a few steps ahead."""
+        waiting: deque[list[Future[_Crop]]] = deque()
+        submitted = first
+        with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), thread_name_prefix="crops") as pool:
             try:
                 for step in range(first, end):
-                    batch = waiting.popleft().result()
-                    if step + AHEAD < end:
-                        waiting.append(pool.submit(self.at, step + AHEAD))
-                    yield batch
+                    while submitted < min(step + AHEAD, end):
+                        drawn = self._drawn(submitted, rank, ranks)
+                        waiting.append([pool.submit(self._crop, epoch, item) for epoch, item in drawn])
+                        submitted += 1
+                    yield self._batch(step, [crop.result() for crop in waiting.popleft()])
             finally:
-                for left in waiting:
-                    left.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _drawn(self, step: int, rank: int, ranks: int) -> list[tuple[int, int]]:
+        """Return (epoch, item) of each crop that a rank reads in a step."""
+        begin, end = (step * self.batch + edge * self.batch // ranks for edge in (rank, rank + 1))
+        places = [divmod(place, len(self.corpus.items)) for place in range(begin, end)]
+        return [(epoch, int(_order(self.corpus, self.seed, epoch)[position])) for epoch, position in places]
+
+    def _crop(self, epoch: int, item: int) -> _Crop:
+        try:
+            return _Crop(epoch, item, self._read(item, self.start(epoch, item)))
+        except AudioError as problem:
+            return _Crop(epoch, item, str(problem))
+
+    def _batch(self, step: int, crops: Sequence[_Crop]) -> Batch:
+        bad = tuple(crop.samples_T for crop in crops if isinstance(crop.samples_T, str))
+        heard = [crop for crop in crops if not isinstance(crop.samples_T, str)]
+        samples_BT = torch.zeros(len(heard), self.crop)
+        for row_T, crop in zip(samples_BT, heard):
+            row_T.copy_(torch.from_numpy(crop.samples_T))
+        return Batch(step, samples_BT, tuple(crop.epoch for crop in heard), tuple(crop.item for crop in heard), bad)
 
     def _read(self, item: int, start: int) -> np.ndarray:
-        path, rate = self.corpus.items[item].path, self.corpus.sample_rate
-        samples_T = load(path, rate, start / rate, self.crop / rate + SLACK_SECONDS)[: self.crop]
-        if len(samples_T) < self.crop:
-            raise AudioError(f"{path}: ends {len(samples_T) / rate:.2f} s after second {start / rate:.2f}; cut short")
+        sound, rate = self.corpus.items[item], self.corpus.sample_rate
+        begin = sound.start + start / rate
+        with as_file(sound.path, sound.offset, sound.size, "" if sound.offset is None else sound.id) as path:
+            samples_T = load(path, rate, begin, self.crop / rate + SLACK_SECONDS)[: self.crop]
+            if len(samples_T) < self.crop:
+                raise AudioError(f"{path}: ends {len(samples_T) / rate:.2f} s after second {begin:.2f}; cut short")
         if self.level is not None:
             # What lies 60 dB below the level is noise or silence, and is raised by no more than that.
             loudness = max(float(np.sqrt(np.mean(np.square(samples_T, dtype=np.float64)))), self.level / 1000)
@@ -202,5 +143,11 @@ class Stream:
 
 
 @lru_cache(maxsize=4)
-def _order(items: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, 0, epoch]).permutation(items)
+def _order(corpus: Corpus, seed: int, epoch: int) -> np.ndarray:
+    """Return the items in the order of an epoch, `[N]`."""
+    together_S, draw = corpus.together(), np.random.default_rng([seed, 0, epoch])
+    place_S = draw.permutation(len(together_S))
+    if len(together_S) == len(corpus.items):
+        return place_S
+    group_N = np.repeat(place_S // TOGETHER, together_S)
+    return np.lexsort((draw.random(len(group_N)), group_N))

@@ -117,7 +117,7 @@ def test_a_hub_id_fetches_only_data_files(monkeypatch, saved):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert load("org/model").card.name == "org/model"
-    assert asked == {"org/model": ["*.json", "*.safetensors", "README.md"]}
+    assert asked == {"org/model": ["*.json", "*.safetensors", "pytorch_model.bin", "README.md"]}
 
 
 def rewrite(folder, change):
@@ -161,13 +161,6 @@ def test_weights_cut_short_swapped_or_of_another_network_are_told(saved):
     path.unlink()
     with pytest.raises(WeightsError, match="cannot be read"):
         load(folder)
-
-
-@pytest.mark.parametrize("kind", ["hubert", "data2vec-audio"])
-def test_official_files_are_sent_to_import(tmp_path, kind):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "hidden_size": 768}))
-    with pytest.raises(UsageError, match=f"{kind}.*carrara import"):
-        load(tmp_path)
 
 
 def test_a_folder_without_a_config_and_a_file_are_told(tmp_path):

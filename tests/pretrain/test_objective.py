@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from carrara.encoders._load import build
+from carrara.pretrain.masks import View
 from carrara.pretrain.objective import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets import SHELF
@@ -69,7 +70,7 @@ def parts():
 
 def test_the_whole_loss_equals_a_loop_over_masked_frames(parts):
     model, samples, mask, labels = parts
-    losses = model(samples, mask, labels)
+    losses = model(samples, View(mask, mask), labels)
     cnn = model.encoder.front(samples)
     hidden = model.encoder.contextualise(cnn, mask_BF=mask)[:, -1]
     total, errors, count = 0.0, 0.0, 0
@@ -84,27 +85,44 @@ def test_the_whole_loss_equals_a_loop_over_masked_frames(parts):
         errors = errors + (guess - labels["cqt"][clip, frame]).square().mean()
     expected = total + count * (10 * cnn.square().mean() + 2.0 * errors / count)
     assert losses.frames == count
-    torch.testing.assert_close(losses.total, expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(losses.loss(count, 3) * count, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_two_halves_give_the_gradient_of_the_whole(parts):
+def test_two_unequal_parts_give_the_gradient_of_the_whole(parts):
     model, samples, mask, labels = parts
     model = copy.deepcopy(model)
-    # The penalty is a mean over a batch, so halves of unequal masks would weigh it differently.
-    model.settings = model.settings.model_copy(update={"feature_penalty": 0.0})
-    whole = model(samples, mask, labels)
-    (whole.total / whole.frames).backward()
+    whole = model(samples, View(mask, mask), labels)
+    whole.loss(whole.frames, whole.clips).backward()
     expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     for rows in (slice(0, 1), slice(1, 3)):
-        part = model(samples[rows], mask[rows], {name: label[rows] for name, label in labels.items()})
-        (part.total / whole.frames).backward()
+        view = View(mask[rows], mask[rows])
+        part = model(samples[rows], view, {name: label[rows] for name, label in labels.items()})
+        part.loss(whole.frames, whole.clips).backward()
     found = [p.grad for p in model.parameters() if p.grad is not None]
-    for one, other in zip(expected, found):
+    for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_labels_that_end_early_leave_the_last_frames_unasked(parts):
     model, samples, mask, labels = parts
     shorter = {name: label[:, :47] for name, label in labels.items()}
-    assert model(samples, mask[:, :47], shorter).frames == int(mask[:, :47].sum())
+    assert model(samples, View(mask[:, :47], mask[:, :47]), shorter).frames == int(mask[:, :47].sum())
+
+
+def test_what_is_asked_for_and_what_is_hidden_are_two_things(parts):
+    """Frames that keep another frame's content are asked for like masked ones; the encoder hears what it is given."""
+    model, samples, mask, labels = parts
+    hidden = mask & (torch.arange(49) % 2 == 0)
+    sources = torch.arange(49).flip(0).expand(3, -1)
+    silent = torch.zeros(3, 32, dtype=torch.bool)
+    silent[1, 4:9] = True
+    found = model(samples, View(mask, hidden, sources, silent), labels)
+    encoder = model.encoder
+    x = encoder.feature_projection(encoder.front(samples)).flip(1)
+    x[1, :, 4:9] = 0
+    x[hidden] = encoder.masked_spec_embed
+    last = encoder.encoder(x)[-1]
+    expected = (model.values["cqt"](last[mask]) - labels["cqt"][mask]).square().mean(dim=-1).sum()
+    assert found.frames == int(mask.sum())
+    torch.testing.assert_close(found.parts["error/cqt"], expected.detach(), rtol=1e-5, atol=1e-5)

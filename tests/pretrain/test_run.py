@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import carrara
+from carrara.core import settings
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.settings import replace
 from carrara.encoders._load import load
@@ -139,6 +141,67 @@ def test_an_interruption_writes_a_checkpoint_first(corpus, micro, finished, tmp_
     pretrain(micro, corpus, tmp_path / "finished", resume=True, device="cpu")
     assert len(taken) == 12
     assert_equal(weights(tmp_path / "finished"), weights(finished))
+
+
+@pytest.mark.parametrize("place", ["carrara.pretrain.checkpoint.save_file", "carrara.nn.weights.save_file"])
+def test_a_disk_that_fills_during_a_checkpoint_is_one_line_and_nothing_is_lost(
+    place, corpus, micro, finished, tmp_path, monkeypatch
+):
+    module, _, name = place.rpartition(".")
+    write, calls = getattr(sys.modules[module], name), []
+
+    def filling(tensors, path, **options):
+        if any("conv" in tensor for tensor in tensors):
+            calls.append(1)
+        if len(calls) == 2:
+            path.write_bytes(b"some of it")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        write(tensors, path, **options)
+
+    monkeypatch.setattr(place, filling)
+    with pytest.raises(StoreError, match="cannot write here .*No space left on device.*; make room and resume") as told:
+        pretrain(micro, corpus, tmp_path / "finished", device="cpu")
+    assert "\n" not in str(told.value)
+    monkeypatch.undo()
+    assert carrara.load(tmp_path / "finished").card.name == "finished"
+    pretrain(micro, corpus, tmp_path / "finished", resume=True, device="cpu")
+    assert_equal(weights(tmp_path / "finished"), weights(finished))
+
+
+def test_a_teacher_that_moves_is_saved_and_goes_on_exactly(corpus, micro, tmp_path, monkeypatch):
+    from carrara.pretrain import loop
+
+    values = micro.model_dump() | {"targets": {"slow": {"target": "teacher", "top": 2, "decay": 0.5}}, "steps": 6}
+    taught = settings.read(type(micro), values, "test")
+    whole = weights(pretrain(taught, corpus, tmp_path / "whole", device="cpu"))
+    assert not torch.equal(
+        whole["moving.slow.average.layers.0.layer_norm.weight"],
+        whole["model.encoder.encoder.layers.0.layer_norm.weight"],
+    )
+    step = loop._step
+
+    def press(run, *arguments):
+        if run.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(run, *arguments)
+
+    monkeypatch.setattr(loop, "_step", press)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(taught, corpus, tmp_path / "half", device="cpu")
+    monkeypatch.undo()
+    pretrain(taught, corpus, tmp_path / "half", resume=True, device="cpu")
+    assert_equal(weights(tmp_path / "half"), whole)
+    assert read(tmp_path / "half" / "journal.jsonl")[-1]["deviation/target/slow"] > 0
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_defaults_for_what_it_did_not_know(finished, corpus, micro):
+    path = finished / "run.json"
+    content = json.loads(path.read_text())
+    for name in ("mixup", "augment", "recovery", "parts", "recompute", "shard", "loss_scale", "timeout_seconds"):
+        del content["recipe"][name]
+    path.write_text(json.dumps(content))
+    assert pretrain(micro, corpus, finished, resume=True, device="cpu") == finished
+    assert json.loads(path.read_text())["recipe"]["parts"] == 1
 
 
 def test_a_finished_run_is_left_alone(finished, corpus, micro):

@@ -1,5 +1,7 @@
 """The stream gives the same crops for the same seed from any step on, and names what it leaves out."""
 
+import os
+import pickle
 import shutil
 
 import numpy as np
@@ -104,3 +106,39 @@ def test_paths_without_sound_are_refused(tmp_path):
         find([tmp_path], RATE, CROP)
     with pytest.raises(DataError, match="nowhere: there is no such file"):
         find([tmp_path / "nowhere"], RATE, CROP)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_the_parts_of_all_ranks_are_the_batch(corpus, ranks):
+    stream = Stream(find([corpus], RATE, CROP), CROP, 320, 4, 0)
+    for whole, *parts in zip(stream.batches(1, 5), *(stream.batches(1, 5, rank, ranks) for rank in range(ranks))):
+        assert torch.equal(torch.cat([part.samples_BT for part in parts]), whole.samples_BT)
+        assert sum((part.items for part in parts), ()) == whole.items
+        assert sum((part.epochs for part in parts), ()) == whole.epochs
+        assert max(len(part.items) for part in parts) - min(len(part.items) for part in parts) <= 1
+        assert torch.equal(parts[1].samples_BT, stream.at(whole.step, 1, ranks).samples_BT)
+
+
+def test_a_name_that_is_not_utf_8_is_told(tmp_path, corpus):
+    shutil.copy(corpus / "0" / "0.flac", tmp_path / "0.flac")
+    try:
+        shutil.copy(corpus / "1" / "1.flac", os.fsencode(tmp_path) + b"/\xff.flac")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.warns(UserWarning, match="its name is not UTF-8; rename it"):
+        assert len(find([tmp_path], RATE, CROP).items) == 1
+
+
+def test_two_sounds_of_one_name_are_refused(tmp_path, corpus):
+    shutil.copytree(corpus / "0", tmp_path / "a")
+    shutil.copytree(corpus / "0", tmp_path / "b")
+    with pytest.raises(DataError, match=r"two sounds of the corpus are called \d.flac; give the folder above both"):
+        find([tmp_path / "a", tmp_path / "b"], RATE, CROP)
+    assert len(find([tmp_path], RATE, CROP).items) == 8
+
+
+def test_a_corpus_can_be_sent_to_another_process(corpus):
+    found = find([corpus], RATE, CROP)
+    sent = pickle.loads(pickle.dumps(found))
+    assert sent.identity() == found.identity()
+    assert Stream(sent, CROP, 320, 4, 0).at(1).items == Stream(found, CROP, 320, 4, 0).at(1).items

@@ -9,7 +9,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from carrara.core.errors import DataError, UsageError
-from carrara.encoders._load import build
+from carrara.encoders._load import build, save_pretrained
 from carrara.pretrain.targets import SHELF
 from carrara.pretrain.targets._base import Grid, on_grid
 
@@ -151,3 +151,24 @@ def test_a_fitted_target_comes_back_as_it_was():
     target.fit([samples], 0)
     again.load_state_dict(target.state_dict())
     assert torch.equal(target.labels(samples, 99), again.labels(samples, 99))
+
+
+def test_a_layer_of_an_encoder_is_clustered_for_the_second_iteration(melody, tmp_path):
+    first = build("musichubert-tiny", 3)
+    save_pretrained(first, tmp_path / "first")
+    grid = Grid(16_000, 320, 200)
+    settings = clusters.kind(feature="layer", encoder=str(tmp_path / "first"), layer=2, k=5)
+    target = clusters(settings, grid)
+    crops = torch.from_numpy(np.stack([melody(1.0, seed) for seed in range(6)])).float()
+    target.fit([crops], seed=0)
+    with torch.no_grad():
+        rows = first.eval()(crops)[:, 2]
+    expected = torch.cdist(rows.flatten(0, 1), target.centroids_KD).argmin(1).view(6, -1)
+    assert torch.equal(target.labels(crops, 49)[..., 0], expected[:, :49])
+    assert not [name for name in target.state_dict() if "found" in name]
+    with pytest.raises(UsageError, match="no row 9"):
+        clusters(settings.model_copy(update={"layer": 9}), grid)
+    with pytest.raises(
+        UsageError, match=r"hears 16000 Hz and gives 50 frames a second; the student wants 24000 and 75"
+    ):
+        clusters(settings, Grid(24_000, 320, 200))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,12 @@ import typer
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (`carrara ls recipes`).")],
     corpus: Annotated[
-        list[Path] | None, typer.Option("--corpus", "-c", help="Files and folders of audio; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            "--corpus",
+            "-c",
+            help="Files, folders, a manifest (.parquet, .csv), tar shards ('s/{0000..0099}.tar'); may be repeated.",
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the encoder to be made.")] = None,
     scale: Annotated[str, typer.Option(help="tiny: minutes on a laptop; small: one GPU; base: as published.")] = "base",
@@ -29,6 +35,8 @@ def pretrain(
     - `carrara pretrain mert-v0 --scale tiny --corpus ~/Music -o my-mert`
     - `carrara pretrain mert-v0 --scale tiny --corpus ~/Music -o my-mert --resume`
     - `carrara pretrain mert-v0 --scale tiny --set masking.span=10 --set targets.cqt.weight=2 -c ~/Music -o wide-mert`
+
+    `torchrun --nproc-per-node 2 -m carrara pretrain …` trains on several processes, with the same losses as one.
 
     Ctrl-C writes a checkpoint first; with --resume the run goes on exactly. The journal is journal.jsonl in the folder.
     """
@@ -47,6 +55,8 @@ def pretrain(
     except KeyboardInterrupt:
         typer.echo(f"carrara pretrain: stopped; go on with the same command and --resume (run in {output})", err=True)
         raise typer.Exit(130) from None
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun the leader tells
     last = read(folder / NAME)[-1]
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **last}))

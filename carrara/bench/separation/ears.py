@@ -56,18 +56,21 @@ class Ears:
     @torch.no_grad()
     def hear(self, heard_BS: np.ndarray, rows: Sequence[int]) -> dict[int, Tensor]:
         """Return the features of windows by row, `[B, F, D]` each."""
-        pieces_NS = torch.from_numpy(heard_BS.reshape(len(heard_BS) * self.pieces, -1))
         most, seconds = Plan(self.device).limits()
-        size = max(1, min(most, int(seconds * self.reading.sample_rate / pieces_NS.shape[1])))
+        window = self.reading.heard / self.reading.sample_rate
+        size = max(1, min(most // self.pieces, int(seconds / window)))
         autocast: Any = nullcontext()
         if precision(self.device) == "bfloat16":
             autocast = torch.autocast("cuda", dtype=torch.bfloat16)
-        parts = []
-        with autocast:
-            for low in range(0, len(pieces_NS), size):
-                layers_NLPD = self.encoder(pieces_NS[low : low + size].to(self.device))
-                parts.append(layers_NLPD[:, list(rows)].float())
-        layers_LNPD = torch.cat(parts).transpose(0, 1)
-        joined_LBPD = layers_LNPD.reshape(len(rows), len(heard_BS), -1, layers_LNPD.shape[-1])
-        before, after = joined_LBPD[:, :, self.before_F], joined_LBPD[:, :, self.after_F]
-        return dict(zip(rows, torch.lerp(before, after, self.share_F1)))
+        shape = (len(heard_BS), self.frames, self.encoder.card.width)
+        found = {row: torch.empty(shape, device=self.device) for row in rows}
+        for low in range(0, len(heard_BS), size):
+            pieces_NS = torch.from_numpy(heard_BS[low : low + size]).unflatten(1, (self.pieces, -1)).flatten(0, 1)
+            with autocast:
+                layers_NLPD = self.encoder(pieces_NS.to(self.device))
+            for row, features_BFD in found.items():
+                own_BPD = layers_NLPD[:, row].float().unflatten(0, (-1, self.pieces)).flatten(1, 2)
+                features_BFD[low : low + size] = torch.lerp(
+                    own_BPD[:, self.before_F], own_BPD[:, self.after_F], self.share_F1
+                )
+        return found

@@ -52,7 +52,7 @@ class Member:
         self.adam = torch.optim.Adam(self.heads.parameters(), lr=spec.learning_rate, fused=True)
         self.drops = torch.Generator(device).manual_seed(seed)
         self.best: dict[str, Tensor] | None = None
-        self.loss = 0.0
+        self.loss_sum = torch.zeros((), device=device)
 
     def learn(self, part: Part) -> None:
         """Take a part of a step; with the last part the weights move."""
@@ -62,7 +62,7 @@ class Member:
             masked_BFK = head(x, self.drops) * part.mixture_BFK
             loss = torch.nn.functional.mse_loss(masked_BFK, part.stems_BJFK[:, place]) * part.share
             loss.backward()
-            self.loss += loss.item()
+            self.loss_sum += loss.detach()
         if part.last:
             self.adam.step()
             self.adam.zero_grad(set_to_none=False)
@@ -76,16 +76,19 @@ class Member:
 
     def epoch_over(self, steps: int, score: float) -> None:
         """Take an epoch's validation score, and with it the next learning rate."""
-        if self.course.saw(self.loss / steps, score):
+        if self.course.saw(self.loss_sum.item() / steps, score):
             self.best = {name: tensor.clone() for name, tensor in self.heads.state_dict().items()}
         for group in self.adam.param_groups:
             group["lr"] = self.course.plateau.learning_rate
-        self.loss = 0.0
+        self.loss_sum.zero_()
 
-    def rewind(self) -> None:
-        """Put back the best epoch's weights."""
+    def finish(self) -> None:
+        """Put back the best epoch's weights and let go of what only training needs."""
         if self.best is not None:
             self.heads.load_state_dict(self.best)
+            self.best = self.heads.state_dict()
+        self.heads.zero_grad(set_to_none=True)
+        del self.adam
 
     def _heard(self, features: Features) -> Tensor:
         if len(self.spec.sources) == 1:
@@ -94,7 +97,7 @@ class Member:
 
     def release(self) -> None:
         """Let go of everything but the course."""
-        del self.heads, self.adam
+        del self.heads
         self.best = None
 
 

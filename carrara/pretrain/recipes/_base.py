@@ -169,6 +169,8 @@ class OptimiserSettings(Settings):
         learning_rate: the highest.
         warmup: share of the steps over which it rises from 0 in a straight line.
         power: of the decay to 0 after that; 1 is a straight line.
+        hold: share of the steps for which it stays there instead, from and to a hundredth of it (fairseq's tri-stage;
+            data2vec: warmup .03, hold .9); none: no such stage.
         betas, epsilon, weight_decay: AdamW's.
         clip: largest norm of the whole gradient; 0 for no limit.
     """
@@ -176,10 +178,17 @@ class OptimiserSettings(Settings):
     learning_rate: float = Field(default=5e-4, gt=0)
     warmup: float = Field(default=0.08, ge=0, lt=1)
     power: float = Field(default=1.0, gt=0)
+    hold: float | None = Field(default=None, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=10.0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> OptimiserSettings:
+        if self.warmup + (self.hold or 0) > 1:
+            raise ValueError("warmup and hold are shares of the steps; together at most 1")
+        return self
 
 
 class Recipe(Settings):

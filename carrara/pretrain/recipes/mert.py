@@ -3,7 +3,7 @@
 Li et al. 2024 (ICLR, arXiv 2306.00107) and the thesis, chapter 5. `mert-v0`: 16 kHz, k-means of log-mel (229 bands, 300
 clusters) and of chroma (264 bins, 200 clusters), CQT of 336 bins with weight 1. Learning rate 5e-4, 1.5 hours a batch
 [thesis 5.2]; warm-up 32k of 400k steps, straight decay, clip 10, p = .8, span 5, feature penalty 10 [published
-configuration of v1-95M, taken over where v0's is not stated: span 5 or 10, final width]. 1080 crops of 5 s are 1.5 h.
+configuration of v1-95M, taken over where v0's is not stated: span 5 or 10, final width]. 1088 crops of 5 s are 1.5 h.
 
 Scales. `base` is the published one. `small` is for one GPU and some hours: half the width and depth, a sixteenth of the
 batch. `tiny` is for a CPU and four minutes, in which a raw waveform has to become music. What differs, and why:
@@ -19,77 +19,68 @@ batch. `tiny` is for a CPU and four minutes, in which a raw waveform has to beco
 
 from __future__ import annotations
 
-from carrara.pretrain.recipes._base import MaskingSettings, ObjectiveSettings, Recipe, RecipeFamily
-from carrara.pretrain.targets.clusters import ClustersSettings
-from carrara.pretrain.targets.cqt import CQTSettings
+from typing import Any
 
-VARIANTS = {"mert-v0": "MERT v0: k-means of log-mel (300) and chroma (200) plus CQT, 16 kHz, 5-s crops"}
+from carrara.pretrain.recipes._base import Recipe, RecipeFamily, times
+from carrara.pretrain.recipes._tiny import SMALL, TINY
 
-_V0 = Recipe.model_validate(
-    {
-        "encoder": "mert-v0",
-        "targets": {
-            "log-mel": ClustersSettings(feature="log-mel-229", k=300),
-            "chroma": ClustersSettings(feature="chroma-264", k=200),
-            "cqt": CQTSettings(weight=1.0),
-        },
-        "masking": MaskingSettings(probability=0.8, span=5),
-        "objective": ObjectiveSettings(final_width=64),
-        "crop_seconds": 5.0,
-        "batch": 1080,
-        "steps": 400_000,
-        "checkpoint_every": 5000,
-        "journal_every": 100,
+VARIANTS = {
+    "mert-v0": "MERT v0: k-means of log-mel (300) and chroma (200) plus CQT, 16 kHz, 5-s crops",
+    "mert-v0-public": "MERT v0 for public music alone (music4all, 910 h); the same settings",
+    "mert-v0-no-cqt": "MERT v0 without the CQT (thesis, table 5.3: 62.1, with it 67.3)",
+    "mert-v0-cqt2": "MERT v0 with the CQT at twice its weight (thesis, table 5.4)",
+    "mert-v0-cqt5": "MERT v0 with the CQT at five times its weight (thesis, table 5.4)",
+    "mert-v0-mixup25": "MERT v0 with a quarter of the crops mixed (thesis, table 5.4)",
+    "mert-v0-mixup50": "MERT v0 with half of the crops mixed (thesis, table 5.4: 65.2, without 67.3)",
+}
+
+
+def _recipe(cqt: float = 1.0, mixup: float = 0.0) -> Recipe:
+    clusters: dict[str, Any] = {
+        "log-mel": {"target": "clusters", "feature": "log-mel-229", "k": 300},
+        "chroma": {"target": "clusters", "feature": "chroma-264", "k": 200},
     }
-)
+    return Recipe.model_validate(
+        {
+            "encoder": "mert-v0",
+            "targets": {**clusters, **({"cqt": {"target": "cqt", "weight": cqt}} if cqt else {})},
+            "masking": {"probability": 0.8, "span": 5},
+            "mixup": {"probability": mixup},
+            "objective": {"final_width": 64},
+            "crop_seconds": 5.0,
+            "batch": 1088,
+            "steps": 400_000,
+            "checkpoint_every": 5000,
+            "journal_every": 100,
+        }
+    )
 
-_NO_DROPOUT = {f"network.{name}": 0.0 for name in ("dropout", "attention_dropout", "input_dropout", "layerdrop")}
 
 RECIPE = RecipeFamily(
-    variants={"mert-v0": _V0},
+    variants={
+        "mert-v0": _recipe(),
+        "mert-v0-public": _recipe(),
+        "mert-v0-no-cqt": _recipe(cqt=0.0),
+        "mert-v0-cqt2": _recipe(cqt=2.0),
+        "mert-v0-cqt5": _recipe(cqt=5.0),
+        "mert-v0-mixup25": _recipe(mixup=0.25),
+        "mert-v0-mixup50": _recipe(mixup=0.5),
+    },
     scales={
         "base": {},
-        "small": {
-            "network.conv_channels": 256,
-            "network.width": 384,
-            "network.layers": 6,
-            "network.heads": 6,
-            "network.feed_forward": 1536,
-            "batch": 64,
-            "steps": 50_000,
-            "checkpoint_every": 1000,
-        },
+        "small": SMALL,
         "tiny": {
-            **_NO_DROPOUT,
-            "network.conv_channels": 256,
-            "network.conv_kernels": (640, 4, 2),
-            "network.conv_strides": (80, 2, 2),
-            "network.conv_gradient": 1.0,
-            "network.norm_placement": "pre",
-            "network.width": 128,
-            "network.layers": 4,
-            "network.heads": 4,
-            "network.feed_forward": 512,
+            **TINY,
+            "mixup.shortest": 0.1,
+            "mixup.longest": 0.3,
+            "mixup.pool": 4,
             "targets.log-mel.k": 100,
             "targets.chroma.feature": "chroma-cqt",
             "targets.chroma.k": 60,
             "targets.cqt.form": "log",
             "targets.cqt.bins": 84,
             "targets.cqt.bins_per_octave": 12,
-            "targets.cqt.weight": 3.0,
-            "masking.probability": 0.5,
-            "objective.final_width": 32,
-            "objective.feature_penalty": 0.1,
-            "objective.unmasked_weight": 1.0,
-            "optimiser.learning_rate": 3e-3,
-            "optimiser.warmup": 0.02,
-            "optimiser.clip": 1.0,
-            "crop_seconds": 1.28,
-            "level": 0.1,
-            "batch": 8,
-            "steps": 1500,
-            "checkpoint_every": 150,
-            "journal_every": 20,
+            "targets.cqt.weight": times(3.0),
         },
     },
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class Target(nn.Module):
         books: number of classes of each label set; empty where it gives values.
         bins: values a frame; 0 where it gives codes.
         mean_M: of the values over the corpus, what a lazy student would predict; where it gives values.
+        use: which of its books a step asks for: all, one drawn anew for each step, or the one of that number.
         moving: whether it changes while the student learns, so that each checkpoint must hold it.
     """
 
@@ -67,6 +68,7 @@ class Target(nn.Module):
     settings: TargetSettings
     books: tuple[int, ...] = ()
     bins: int = 0
+    use: Literal["all", "random"] | int = "all"
     moving: ClassVar[bool] = False
     mean_M: Tensor
 

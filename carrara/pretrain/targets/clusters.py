@@ -7,6 +7,7 @@ and 200 clusters of chroma with 264 bins, two independent clusterings that give 
 - `log-mel-229`: natural logarithm of 229 Slaney bands above 30 Hz, FFT of 2048 (no source states MERT's FFT).
 - `chroma-264`: MERT's authors' chroma from an FFT of 512, window 400 as was meant, tuning 440 Hz.
 - `chroma-cqt`: 36 pitch classes folded from a CQT of seven octaves, which tells bass notes apart. Ours, and better.
+- `layer`: a row of any encoder with the student's frame rate: HuBERT's and MusicHuBERT's second iteration.
 
 The papers standardise nothing, so loudness dominates the distances of log-mel and MFCC; `standardise` divides each
 dimension by its deviation over the corpus instead. Labels are found on the crop that the student hears, before
@@ -20,10 +21,11 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from carrara.core.errors import DataError
+from carrara.core.errors import DataError, UsageError
+from carrara.encoders._load import load
 from carrara.nn.chroma import ChromaSTFT, fold
 from carrara.nn.cqt import CQT
 from carrara.nn.framing import preset
@@ -42,16 +44,25 @@ class ClustersSettings(TargetSettings):
 
     Attributes:
         feature: see the head of the file.
+        encoder, layer: whose features, and which row of them, where the feature is `layer`.
         k: number of clusters.
         standardise: bring each dimension to mean 0 and deviation 1 over the corpus first.
         iterations: most Lloyd passes.
     """
 
     target: Literal["clusters"] = "clusters"
-    feature: Literal["mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt"] = "log-mel-229"
+    feature: Literal["mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt", "layer"] = "log-mel-229"
+    encoder: str | None = None
+    layer: int = Field(default=6, ge=0)
     k: int = Field(default=300, ge=2)
     standardise: bool = False
     iterations: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ClustersSettings:
+        if (self.feature == "layer") != (self.encoder is not None):
+            raise ValueError("encoder names whose layer is clustered, and goes with feature layer alone")
+        return self
 
 
 class Clusters(Target):
@@ -66,7 +77,7 @@ class Clusters(Target):
     def __init__(self, settings: ClustersSettings, grid: Grid) -> None:
         super().__init__(settings, grid)
         self.books = (settings.k,)
-        self.transform = _transform(settings.feature, grid)
+        self.transform = _transform(settings, grid)
         width = self._raw(torch.zeros(1, grid.sample_rate // 4), 1).shape[-1]
         self.register_buffer("mean_D", torch.zeros(width))
         self.register_buffer("scale_D", torch.ones(width))
@@ -106,6 +117,8 @@ class Clusters(Target):
     def _raw(self, samples_BT: Tensor, frames: int | None) -> Tensor:
         if isinstance(self.transform, KaldiMFCC):
             return self._cepstra(samples_BT, frames)
+        if isinstance(self.transform, _Row):
+            return self.transform(samples_BT)[:, :frames]
         return on_grid(self.transform, samples_BT, self.grid, frames)
 
     def _cepstra(self, samples_BT: Tensor, frames: int | None) -> Tensor:
@@ -127,7 +140,29 @@ class _FoldedCQT(nn.Module):
         return fold(self.cqt(samples_BT), FOLDED_BINS, FOLDED_BINS)
 
 
-def _transform(feature: str, grid: Grid) -> nn.Module:
+class _Row(nn.Module):
+    """A row of an encoder that is no part of what is fitted: it is read again from where it was read first."""
+
+    def __init__(self, encoder: str, layer: int, grid: Grid) -> None:
+        super().__init__()
+        found = load(encoder)
+        card = found.card
+        if card.frame_rate != grid.sample_rate / grid.hop or card.sample_rate != grid.sample_rate:
+            raise UsageError(
+                f"target clusters: {encoder} hears {card.sample_rate} Hz and gives {card.frame_rate or 0:g} frames a "
+                f"second; the student wants {grid.sample_rate} and {grid.sample_rate / grid.hop:g}"
+            )
+        if layer > card.layers:
+            raise UsageError(f"target clusters: {encoder} has {card.layers} layers, so there is no row {layer}")
+        self.layer = layer
+        # In a list, so that its weights do not stand in the target's own file.
+        self.found = [found]
+
+    def forward(self, samples_BT: Tensor) -> Tensor:
+        return self.found[0].to(samples_BT.device)(samples_BT)[:, self.layer].float()
+
+
+def _transform(settings: ClustersSettings, grid: Grid) -> nn.Module:
     rate, hop = grid.sample_rate, grid.hop
     makers: dict[str, Callable[[], nn.Module]] = {
         "mfcc-39": lambda: KaldiMFCC(rate, 13, hop // 2),
@@ -137,8 +172,9 @@ def _transform(feature: str, grid: Grid) -> nn.Module:
         ),
         "chroma-264": lambda: ChromaSTFT(rate, 264, preset("librosa", window=400, hop=hop, size=512)),
         "chroma-cqt": lambda: _FoldedCQT(grid),
+        "layer": lambda: _Row(str(settings.encoder), settings.layer, grid),
     }
-    return makers[feature]()
+    return makers[settings.feature]()
 
 
 TARGET = Clusters

@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from carrara.app.cli import app
+from carrara.bench.protocols import constrained
+from carrara.bench.separation.settings import BY_DATASET, Separation
 from carrara.bench.suites import SUITES
 from carrara.encoders._load import build, save_pretrained
 
@@ -79,3 +81,22 @@ def test_beats_beat_an_encoder_that_hears_nothing(everything, tiny, tmp_path, mo
         "beat_f_70ms_trimmed",
     }
     assert heard["scores"]["beat_f_70ms"]["value"] > floor["scores"]["beat_f_70ms"]["value"] + 0.2
+
+
+def test_stems_come_apart_by_a_small_head(everything, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-2,))
+    monkeypatch.setitem(BY_DATASET, "musdb18", Separation(hidden=16, batch=4, part=4))
+    task = tmp_path / "stems.py"
+    task.write_text(
+        "from carrara.bench.tasks.musdb18.stems import TASK as WHOLE\n"
+        "TASK = WHOLE.model_copy(update={'max_epochs': 8, 'examples_per_clip': 4, 'window_seconds': 1.0})\n"
+    )
+    done = run(everything, tmp_path, monkeypatch, str(tiny), "--task", str(task), "--partial")
+    assert done.exit_code == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    names = ["sdr_vocals", "sdr_drums", "sdr_bass", "sdr_other"]
+    assert set(record["scores"]) == {*names, "sdr"}
+    # The mixture as the estimate of each stem has an SDR of about -5 dB on four stems of like power.
+    assert sum(record["scores"][name]["value"] for name in names) / 4 > 0
+    for score in record["scores"].values():
+        assert score["scale"] == "dB" and score["unit"] == "track" and score["n"] == 2

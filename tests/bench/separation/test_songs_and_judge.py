@@ -180,3 +180,16 @@ def test_a_missing_stem_is_told_by_name(task, toys, tmp_path):
         songs(task, [Clip("song-0", clip.path, labels={"tone": "tone.wav"})])
     with pytest.raises(DataError, match=r"gone\.wav: no such file.*--partial"):
         songs(task, [Clip("song-0", clip.path, labels={"tone": "tone.wav", "hiss": "gone.wav"})])
+
+
+def test_pebbles_stems_are_read_and_add_up_to_its_mixture(tmp_path, ears):
+    from carrara.bench.tasks import task
+    from carrara.data._pebble.suite import write
+    from carrara.data.pebble import DATASET
+
+    write(tmp_path, "demo", {"stems": 1}, processes=1)
+    found = songs(task("pebble/stems"), DATASET.clips(tmp_path, "stems"))
+    assert [song.samples for song in found] == [8 * 44100]
+    for windows in passing(found, ears.reading):
+        assert np.allclose(windows.stems_BJCT.sum(1), windows.mixture_BCT, atol=2e-4)
+        assert windows.channels == 2 and windows.stems_BJCT.shape[1] == 4

@@ -104,7 +104,7 @@ def test_the_parts_of_a_step_add_up_to_one_step():
             part = slice(place * size, (place + 1) * size)
             member.learn(Part({0: features[0][part]}, mixture[part], stems[part], 1 / cuts, place + 1 == cuts))
         members.append(member)
-    assert members[0].loss == pytest.approx(members[1].loss, rel=1e-5)
+    assert members[0].loss_sum.item() == pytest.approx(members[1].loss_sum.item(), rel=1e-5)
     for one, other in zip(members[0].heads.parameters(), members[1].heads.parameters()):
         assert torch.allclose(one, other, atol=2e-4)
 
@@ -117,14 +117,14 @@ def test_the_loss_is_the_squared_distance_of_magnitudes():
         mask = member.heads[0].train()(features)
     expected = ((mask * mixture - stem[:, 0]) ** 2).mean().item()
     member.learn(Part({0: features}, mixture, stem, 1.0, True))
-    assert member.loss == pytest.approx(expected, rel=1e-5)
+    assert member.loss_sum.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_marbles_search_of_a_95m_encoder_fits_in_8_gb_in_groups_of_one_layer():
     shape = train.shape_of(SPECS[0], 768, 512, 0.2, 2049)
     parameters = 768 * 512 + 1024 * 512 + 512 * 2049 + 3 * 2 * 4 * 256 * (512 + 256 + 2) + 2 * (512 + 512 + 2049)
     assert bytes_held(shape, 4) == 4 * 5 * 4 * parameters
-    assert 6 * bytes_held(shape, 4) < train.STATE_BYTES < 4 * 2**30
+    assert 6 * bytes_held(shape, 4) < train.STATE_BYTES - 4 * 95e6 < 4 * 2**30
 
 
 def test_a_task_takes_the_theses_numbers_unless_it_is_pebbles(task):

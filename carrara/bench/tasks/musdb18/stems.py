@@ -1,13 +1,13 @@
-"""MUSDB18 stems: vocals, drums, bass and other out of a mixture, by the global SDR in dB, mean over the 50 test songs.
+"""MUSDB18 stems: vocals, drums, bass and other out of a mixture, by the global SDR in dB, mean over songs.
 
 MARBLE's row (benchmark.md 1.9): a head of three linear and three bi-LSTM layers on frozen frame features masks the
 mixture's spectrogram; training mixes 6-s segments of stems of random songs, 64 for each song and epoch. The row's score
 is the mean of the four stems.
 
-Where MARBLE's texts and code disagree (section 0, 13, 14 and 17): the thesis has bi-LSTMs, its code LSTMs that only look
-back; the code works on mono at 24 kHz and cannot run as released; its metric is the Music Demixing Challenge's global
-SDR, which is 44.1 kHz stereo. Here: bi-LSTMs, SDR on 44.1-kHz stereo, a mask from the mono mixture for both channels.
-Epochs and patiences are the script's: 50, 2 and 5. How it is done stands in `carrara/bench/separation`.
+Where MARBLE's texts and code disagree (section 0, 13, 14 and 17): the thesis has bi-LSTMs, its code LSTMs that look
+back only; the code works on mono at 24 kHz and cannot run as released; its metric is the Music Demixing Challenge's
+global SDR, which is 44.1 kHz stereo. Here: bi-LSTMs, SDR on 44.1-kHz stereo, a mask from the mono mixture for both
+channels. Epochs and patiences are the script's: 50, 2 and 5. How it is done stands in `carrara/bench/separation`.
 """
 
 from carrara.core.task import Task

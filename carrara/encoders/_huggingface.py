@@ -1,0 +1,130 @@
+"""Official folders of Hugging Face's layout: HuBERT, MERT, Music2Vec and data2vec-audio, without transformers.
+
+A folder holds `config.json`, perhaps `preprocessor_config.json` (sample rate, whether waveforms are standardised), and
+the weights as safetensors or as a pickle that is read without running anything, whole or in shards. MERT's own remote
+code is never run: its network is HuBERT's. What a model is follows from its shapes, since MERT's files call themselves
+hubert, music_hubert or mert_model (pretraining.md 2.1 and 2.4). Names lose whichever prefix their class gave them;
+heads of fine-tuning and of pre-training are left out by name; every other tensor must find its place.
+
+Fields that say nothing about a frozen network (SpecAugment, labels, tokens) are passed over. A pre-LN network's last
+row is taken after its final norm, which is what transformers 4 gave and 5 does not (pretraining.md 2.4).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from carrara.core.errors import UsageError, WeightsError
+from carrara.encoders import SHELF
+from carrara.encoders._base import Encoder, Family
+from carrara.encoders._hubert import describe
+from carrara.nn.weights import load_strictly, read_tensors, tensors_identity
+
+PREFIX = re.compile(r"^(hubert|mert_model|music_hubert|data2vec_audio|wav2vec2|model)\.")
+LEFT_OUT = re.compile(
+    r"^(lm_head|classifier|projector|layer_weights|final_proj|label_embs_concat|quantizer|project_hid|project_q"
+    r"|encoder_cqt_model|encoder_mel_model)\b"
+)
+FIELDS = {
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "feed_forward": "intermediate_size",
+    "conv_kernels": "conv_kernel",
+    "conv_strides": "conv_stride",
+    "conv_bias": "conv_bias",
+    "dropout": "hidden_dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "input_dropout": "feat_proj_dropout",
+    "layerdrop": "layerdrop",
+    "position_groups": "num_conv_pos_embedding_groups",
+}
+KINDS = ("hubert", "music_hubert", "mert", "mert_model", "data2vec-audio")
+PICKLE, SAFE, SHARDS = "pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"
+MERT_RATE = 24_000
+
+
+def from_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encoder:
+    """Return the encoder of an official folder.
+
+    Raises:
+        UsageError: a kind of model or a part of one that is not known here.
+        WeightsError: weights that are missing, not whole, or not this network's.
+    """
+    family, settings = _network(folder, config, name)
+    known = next((card for card, _ in family.variants.values() if f"{name}/" in "".join(card.files)), None)
+    facts = known.model_dump(include={"license", "commercial_use", "trained_on", "paper", "files"}) if known else {}
+    card = describe(name, settings, window_seconds=30.0, **facts)
+    with torch.device("meta"):
+        encoder = family.network(settings, card, 0)
+    tensors = bare(_tensors(folder))
+    load_strictly(encoder, tensors, str(folder))
+    encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(encoder.state_dict())})
+    return encoder
+
+
+def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the network's tensors under bare names, without heads; in single precision."""
+    named = {PREFIX.sub("", name): tensor for name, tensor in tensors.items()}
+    return {name: tensor.float() for name, tensor in named.items() if not LEFT_OUT.match(name)}
+
+
+def _network(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Family, Any]:
+    source = folder / "config.json"
+    kind = config.get("model_type")
+    if kind not in KINDS:
+        raise UsageError(f"{source}: a {kind!r} model; known here are {', '.join(KINDS)}")
+    if config.get("feature_extractor_cqt") or config.get("deepnorm"):
+        raise UsageError(f"{source}: a MERT with CQT input or DeepNorm, which no published one is; not read here")
+    channels = set(config.get("conv_dim", (512,)))
+    if len(channels) > 1:
+        raise UsageError(f"{source}: convolutions of {len(channels)} widths; only networks of one are known")
+    sound = _json(folder / "preprocessor_config.json")
+    rate = int(sound.get("sampling_rate", config.get("sample_rate", 16_000)))
+    stacked = kind == "data2vec-audio"
+    shelf = "music2vec-v1" if stacked else "mert-v0" if rate == MERT_RATE or "mert" in name.lower() else "hubert-base"
+    family: Family = SHELF.get(shelf)
+    values = {ours: config[theirs] for ours, theirs in FIELDS.items() if theirs in config}
+    positions = config.get("num_conv_pos_embeddings", 5 if stacked else 128)
+    values |= {"position_depth": positions, "position_kernel": config.get("conv_pos_kernel_size", 19)} if stacked else {
+        "position_kernel": positions
+    }  # fmt: skip
+    values |= {
+        "sample_rate": rate,
+        "conv_channels": channels.pop(),
+        "conv_norm": config.get("feat_extract_norm", "layer" if stacked else "group"),
+        "norm_placement": "pre" if config.get("do_stable_layer_norm") else "post",
+        "standardise": bool(sound.get("do_normalize", stacked)),
+    }
+    return family, family.settings.model_validate(values)
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    if (folder / SAFE).is_file():
+        return read_tensors(folder / SAFE)
+    if (folder / SHARDS).is_file():
+        names = sorted(set(_json(folder / SHARDS).get("weight_map", {}).values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise WeightsError(f"{folder / SHARDS}: names no shards beside it; fetch the folder again")
+        return {name: tensor for shard in names for name, tensor in read_tensors(folder / shard).items()}
+    if (folder / PICKLE).is_file():
+        return read_tensors(folder / PICKLE)
+    raise WeightsError(f"{folder}: neither {SAFE} nor {PICKLE} in it; fetch the folder again")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise UsageError(f"{path}: cannot be read ({problem}); fetch it again") from None
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,104 @@
+"""MERT v1: 24 kHz, eight books of EnCodec's codes and a CQT, mixed crops; 95M in 5-s and 330M in 5.12-s crops.
+
+Li et al. 2024, MERT (ICLR, arXiv 2306.00107); the released configurations and the thesis, chapter 5 (pretraining.md 1.7
+and 3). 95M: batches of 1.48 h, 330M of 5.3 to 5.5 h, 16 and 7 crops a GPU, among which noise is mixed; here 1,024 crops
+(1.42 h) and 3,584 (5.1 h), which divide into such pools on any usual number of GPUs. 400,000 steps, AdamW, learning
+rate 5e-4 and 1.5e-3 with 32,000 steps of warm-up, clipped at 10 and at 1. 330M is pre-LN, without dropout, with the
+attention relaxed by 32; the relaxation counts only where attention computes in float16 without fused kernels, and the
+released code's cannot run, so `attention` stays fused here and bfloat16 is the precision (pretraining.md 0.1 and 6.1).
+
+Ablations of the thesis: which book (table 5.3: all eight 66.9, the first 60.5, the last 57.6, one at random a step
+65.8), mixing (table 5.4: without 66.9, at .5 68.8). The released configurations mix at .5.
+
+The teacher is EnCodec's official weights; where they are not at hand, `--set targets.codes.source=residual-k-means`
+takes the embedded one, which `small` and `tiny` do by themselves, `tiny` with books of 64.
+"""
+
+from __future__ import annotations
+
+from carrara.pretrain.recipes._base import Recipe, RecipeFamily, times
+from carrara.pretrain.recipes._tiny import SMALL, TINY
+from carrara.pretrain.targets.codes import HUB
+
+VARIANTS = {
+    "mert-v1-95m": "MERT v1, 95M: EnCodec's eight books plus CQT, mixup .5, 24 kHz, 5-s crops",
+    "mert-v1-95m-no-mixup": "MERT v1, 95M, without mixing (thesis, table 5.4)",
+    "mert-v1-95m-codebook-0": "MERT v1, 95M, from the first book alone (thesis, table 5.3)",
+    "mert-v1-95m-codebook-7": "MERT v1, 95M, from the last book alone (thesis, table 5.3)",
+    "mert-v1-95m-random-codebook": "MERT v1, 95M, one book drawn anew for each step (thesis, table 5.3)",
+    "mert-v1-330m": "MERT v1, 330M: the same on 24 pre-LN layers of 1024, 160,000 h, clipped at 1",
+}
+
+
+def _recipe(
+    encoder: str,
+    use: str | int = "all",
+    mixup: float = 0.5,
+    pool: int = 16,
+    longest: float = 1.0,
+    **changes: object,
+) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "encoder": encoder,
+            "targets": {
+                "codes": {"target": "codes", "source": "encodec", "weights": HUB, "use": use, "whole_files": True},
+                "cqt": {"target": "cqt"},
+            },
+            "masking": {"probability": 0.8, "span": 5},
+            "mixup": {"probability": mixup, "shortest": 0.5, "longest": longest, "pool": pool},
+            "objective": {"final_width": 64},
+            "optimiser": {"learning_rate": 5e-4, "warmup": 0.08, "clip": 10.0},
+            "crop_seconds": 5.0,
+            "batch": 1024,
+            "steps": 400_000,
+            "checkpoint_every": 5000,
+            "journal_every": 100,
+            **changes,
+        }
+    )
+
+
+_LARGE = _recipe(
+    "mert-v1-330m",
+    mixup=0.5,
+    pool=7,
+    longest=1.5,
+    objective={"final_width": 128},
+    optimiser={"learning_rate": 1.5e-3, "warmup": 0.08, "clip": 1.0},
+    crop_seconds=5.12,
+    batch=3584,
+    precision="bfloat16",
+    recompute=True,
+)
+_LOCAL = {"targets.codes.source": "residual-k-means", "targets.codes.weights": None, "targets.codes.whole_files": False}
+
+RECIPE = RecipeFamily(
+    variants={
+        "mert-v1-95m": _recipe("mert-v1-95m"),
+        "mert-v1-95m-no-mixup": _recipe("mert-v1-95m", mixup=0.0),
+        "mert-v1-95m-codebook-0": _recipe("mert-v1-95m", use=0, mixup=0.0),
+        "mert-v1-95m-codebook-7": _recipe("mert-v1-95m", use=7, mixup=0.0),
+        "mert-v1-95m-random-codebook": _recipe("mert-v1-95m", use="random", mixup=0.0),
+        "mert-v1-330m": _LARGE,
+    },
+    scales={
+        "base": {},
+        "small": {**SMALL, **_LOCAL},
+        "tiny": {
+            **TINY,
+            **_LOCAL,
+            "targets.codes.books": 8,
+            "targets.codes.size": 64,
+            "targets.cqt.form": "log",
+            "targets.cqt.bins": 84,
+            "targets.cqt.bins_per_octave": 12,
+            "targets.cqt.weight": times(3.0),
+            "mixup.shortest": 0.1,
+            "mixup.longest": 0.3,
+            "mixup.pool": 4,
+            "precision": "float32",
+            "recompute": False,
+        },
+    },
+)

@@ -1,0 +1,77 @@
+"""`run.json`: the resolved recipe and the corpus of a run, so that only the same run is ever gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import carrara
+from carrara.core.errors import StoreError
+from carrara.core.files import write_text
+from carrara.core.settings import Settings, paths, read
+from carrara.pretrain.stream import Corpus
+
+RUN = "run.json"
+# These say how a run is watched, not what it makes, so a resumed run may have others.
+FREE = ("checkpoint_every", "journal_every", "timeout_seconds")
+
+
+def prepare(folder: Path, recipe: Settings, corpus: Corpus, resume: bool) -> None:
+    """Write `run.json`, or see that the one there is of the same recipe and corpus.
+
+    Raises:
+        StoreError: the folder is a file, cannot be written, holds a run and `resume` is false, or holds one of another
+            recipe or corpus.
+    """
+    wanted = {
+        "recipe": recipe.model_dump(mode="json"),
+        "corpus": {
+            "identity": corpus.identity(),
+            "files": len(corpus.items),
+            "seconds": round(corpus.seconds, 1),
+            "short": corpus.short,
+            "unreadable": list(corpus.unreadable),
+        },
+        "carrara": carrara.__version__,
+    }
+    path = folder / RUN
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: is a file; choose a folder with -o")
+    if path.exists():
+        if not resume:
+            raise StoreError(f"{folder}: holds a run already; go on with --resume, or choose another folder with -o")
+        _compare(path, wanted, type(recipe))
+    write_text(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+
+
+def _compare(path: Path, wanted: Mapping[str, Any], kind: type[Settings]) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        # What an earlier version did not know has its default.
+        before, corpus = read(kind, found["recipe"], str(path)).model_dump(mode="json"), found["corpus"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise StoreError(f"{path}: cannot be read ({problem}); choose another folder with -o") from None
+    now = wanted["recipe"]
+    names = dict.fromkeys([*paths(before), *paths(now)])
+    differing = [name for name in names if name not in FREE and _leaf(before, name) != _leaf(now, name)]
+    if differing:
+        first = differing[0]
+        change = f"{first} was {_leaf(before, first)}, now {_leaf(now, first)}"
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise StoreError(
+            f"{path.parent}: made with another recipe: {change}{more}; "
+            "use the former settings, or choose another folder with -o"
+        )
+    if corpus["identity"] != wanted["corpus"]["identity"]:
+        raise StoreError(
+            f"{path.parent}: made from another corpus: {corpus['files']} files of {corpus['seconds']} s then, "
+            f"{wanted['corpus']['files']} of {wanted['corpus']['seconds']} s now; give the same, or another folder"
+        )
+
+
+def _leaf(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree.get(key, "nothing") if isinstance(tree, dict) else "nothing"
+    return "set" if isinstance(tree, dict) else tree
