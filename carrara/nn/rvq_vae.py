@@ -109,6 +109,18 @@ def _decoder(settings: CodecSettings) -> nn.Sequential:
     return nn.Sequential(*layers, nn.ELU(), nn.Conv1d(channels, 1, 7, padding=3))
 
 
+def _liven(network: nn.Module) -> None:
+    """Draw weights that keep the sound's power from layer to layer (He et al. 2015); torch's own lose it."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+            heard = layer.in_channels * layer.kernel_size[0]
+            if isinstance(layer, nn.ConvTranspose1d):
+                # Each sample of its output hears only some of the kernel.
+                heard //= layer.stride[0]
+            nn.init.normal_(layer.weight, std=(2.0 / heard) ** 0.5)
+            nn.init.zeros_(layer.bias)
+
+
 class Codebooks(nn.Module):
     """Residual codebooks that follow the running means of what is nearest to them."""
 
@@ -192,6 +204,7 @@ class RVQVAE(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder, self.decoder = _encoder(settings), _decoder(settings)
+            _liven(self)
         self.books = Codebooks(settings.books, settings.size, settings.latent)
 
     def forward(self, samples_BT: Tensor, generator: torch.Generator) -> Coded:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.files import write_text
@@ -271,7 +270,7 @@ def _save(run: Run) -> None:
             )
         try:
             save_pretrained(encoder, run.folder, readme(run))
-        except SafetensorError as problem:
-            raise StoreError(f"{run.folder}: cannot write here ({problem}); make room and resume") from None
+        except StoreError as problem:
+            raise StoreError(f"{problem}; make room and resume") from None
 
     run.ranks.lead(write)

@@ -60,10 +60,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def give(self, left):
         server = self.server
-        self.wfile.write(left[: server.drops.pop(0)] if server.drops else left)
+        dropping = bool(server.drops)
+        self.wfile.write(left[: server.drops.pop(0)] if dropping else left)
         if server.stall:
             server.released.wait(10)
-        if server.reset:
+        # Never at the end: a reset throws away what the other side has not read yet.
+        if server.reset and dropping:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

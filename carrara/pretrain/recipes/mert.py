@@ -71,9 +71,6 @@ RECIPE = RecipeFamily(
         "small": SMALL,
         "tiny": {
             **TINY,
-            "mixup.shortest": 0.1,
-            "mixup.longest": 0.3,
-            "mixup.pool": 4,
             "targets.log-mel.k": 100,
             "targets.chroma.feature": "chroma-cqt",
             "targets.chroma.k": 60,
