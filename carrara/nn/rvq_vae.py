@@ -38,6 +38,8 @@ from carrara.nn.weights import load_strictly, read_tensors, save_tensors
 CONFIG, WEIGHTS, KEY = "config.json", "model.safetensors", "rvq-vae"
 DECAY, SMOOTHING, FEWEST = 0.99, 1e-5, 2.0
 FIRST_PASSES = 50
+# What a residual branch adds at first, and how loud the first sounds are: about as loud as music.
+RESIDUAL, QUIET = 0.3, 0.1
 # Frames that are coded at once, and those heard before and after them.
 PIECE, CONTEXT = 2048, 16
 
@@ -110,7 +112,12 @@ def _decoder(settings: CodecSettings) -> nn.Sequential:
 
 
 def _liven(network: nn.Module) -> None:
-    """Draw weights that keep the sound's power from layer to layer (He et al. 2015); torch's own lose it."""
+    """Draw weights that keep the sound's power from layer to layer (He et al. 2015), residuals and the sound quieter.
+
+    With torch's own the latent vectors hardly tell sounds apart at first: on 8 melodies (4 filters, 32 codes, steps of
+    3.2 s, learning rate 3e-3) the spectral distance of unseen ones was 3.9 after 300 steps and 2.7 after 1200; with
+    these 2.8 and 2.0 (measured 2026-11-21).
+    """
     for layer in network.modules():
         if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
             heard = layer.in_channels * layer.kernel_size[0]
@@ -119,6 +126,9 @@ def _liven(network: nn.Module) -> None:
                 heard //= layer.stride[0]
             nn.init.normal_(layer.weight, std=(2.0 / heard) ** 0.5)
             nn.init.zeros_(layer.bias)
+    for layer in network.modules():
+        if isinstance(layer, _Residual):
+            nn.init.normal_(layer.wide.weight, std=RESIDUAL * (2.0 / layer.wide.in_channels) ** 0.5)
 
 
 class Codebooks(nn.Module):
@@ -205,6 +215,8 @@ class RVQVAE(nn.Module):
             torch.manual_seed(seed)
             self.encoder, self.decoder = _encoder(settings), _decoder(settings)
             _liven(self)
+            with torch.no_grad():
+                self.decoder[-1].weight.mul_(QUIET)
         self.books = Codebooks(settings.books, settings.size, settings.latent)
 
     def forward(self, samples_BT: Tensor, generator: torch.Generator) -> Coded:
