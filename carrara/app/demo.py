@@ -24,7 +24,6 @@ TASKS = (
     "pebble/moods",
     "pebble/emotion",
     "pebble/instrument",
-    "pebble/singer",
     "pebble/technique",
 )
 

@@ -97,7 +97,7 @@ class Stream:
         """Yield what `at` gives for the steps from `first` to before `end`; threads read a few steps ahead."""
         waiting: deque[list[Future[_Crop]]] = deque()
         submitted = first
-        with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), thread_name_prefix="crops") as pool:
+        with ThreadPoolExecutor(min(READERS, max(1, (os.cpu_count() or 1) - 1)), thread_name_prefix="crops") as pool:
             try:
                 for step in range(first, end):
                     while submitted < min(step + AHEAD, end):

@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
     "crop_seconds": 1.28,
     "level": 0.1,
     "batch": 8,
-    "steps": 1500,
-    "checkpoint_every": 150,
+    "steps": 1000,
+    "checkpoint_every": 100,
     "journal_every": 20,
 }

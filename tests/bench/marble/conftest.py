@@ -234,3 +234,25 @@ def everything(tmp_path_factory):
     for make in MAKERS:
         make(root)
     return root
+
+
+TINY = {
+    "conv_channels": 32,
+    "conv_kernels": (640, 4, 2),
+    "conv_strides": (80, 2, 2),
+    "norm_placement": "pre",
+    "width": 32,
+    "layers": 1,
+    "heads": 2,
+    "feed_forward": 64,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A folder with an encoder of frames, small and untrained."""
+    from carrara.encoders._load import build, save_pretrained
+
+    folder = tmp_path_factory.mktemp("encoders") / "tiny"
+    save_pretrained(build("mert-v0", 0, TINY), folder)
+    return folder

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from typer.testing import CliRunner
 
 from carrara.app.cli import app
 from carrara.bench.protocols import constrained
 from carrara.bench.separation.settings import BY_DATASET, Separation
 from carrara.bench.suites import SUITES
-from carrara.encoders._load import build, save_pretrained
 
 # What a probe that hears nothing may reach on these small copies, with room for luck.
 CHANCE = {
@@ -29,23 +27,6 @@ CHANCE = {
     "vocalset/technique": 0.2,
 }
 FRAMES = ("gtzan/beats", "musdb18/stems")
-TINY = {
-    "conv_channels": 32,
-    "conv_kernels": (640, 4, 2),
-    "conv_strides": (80, 2, 2),
-    "norm_placement": "pre",
-    "width": 32,
-    "layers": 1,
-    "heads": 2,
-    "feed_forward": 64,
-}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoders") / "tiny"
-    save_pretrained(build("mert-v0", 0, TINY), folder)
-    return folder
 
 
 def run(everything, tmp_path, monkeypatch, *words):

@@ -21,5 +21,5 @@ TASK = Task(
     level="high-level",
     plateau_patience=2,
     stop_patience=4,
-    max_epochs=16,
+    max_epochs=8,
 )

@@ -1,0 +1,68 @@
+"""Every protocol on the rows that it applies to, from the command line, on files of the real formats."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from carrara.app.cli import app
+from carrara.bench.suites import SUITES
+from carrara.bench.tasks import task
+
+FRAMES = ("gtzan/beats", "musdb18/stems")
+CLIPS = [name for name in SUITES["marble-14"].tasks if name not in FRAMES]
+CLASSES = [name for name in CLIPS if task(name).answer in ("one-of", "any-of")]
+
+
+@pytest.fixture
+def run(everything, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+
+    def measure(*words):
+        place = ["--data", str(everything), "-o", str(tmp_path / "out"), "--device", "cpu", "--partial", "--json"]
+        done = CliRunner().invoke(app, ["bench", *words, *place])
+        assert done.exit_code == 0, done.stderr
+        return {(record["encoder"]["name"], record["task"]["name"]): record for record in json.loads(done.stdout)}
+
+    return measure
+
+
+def cell(record):
+    names = record["task"]["task"]["scores"]
+    return sum(record["scores"][name]["value"] for name in names) / len(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["linear"], CLIPS),
+        (["few-shot", "--set", "shots=4"], CLASSES),
+        (["semi-constrained", "--set", "head=mlp", "--set", "learning_rates=[0.001]"], CLIPS),
+    ],
+    ids=["linear", "few-shot", "semi-constrained"],
+)
+def test_frozen_features_beat_an_encoder_that_hears_nothing(run, words, rows):
+    found = run("chroma-mfcc", "noise", "-t", ",".join(rows), "--protocol", *words)
+    assert {name for _, name in found} == set(rows)
+    above = [cell(found["chroma-mfcc", row]) - cell(found["noise", row]) for row in rows]
+    assert sum(above) / len(above) > 0.2 and sum(gain > 0 for gain in above) >= len(above) - 1
+    for record in found.values():
+        assert record["protocol"]["name"].startswith(words[0])
+
+
+def test_a_head_over_frames_finds_beats(run, tiny):
+    found = run(str(tiny), "-t", "gtzan/beats", "--protocol", "semi-constrained", "--set", "head=conv",
+                "--set", "learning_rates=[0.003]")  # fmt: skip
+    assert cell(found["tiny", "gtzan/beats"]) > 0.5
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_an_encoder_is_fine_tuned_on_every_kind_of_row(run, tiny, mode):
+    rows = ["giantsteps/key", "mtg-jamendo/instrument", "emomusic/emotion", "gtzan/beats"]
+    found = run(str(tiny), "-t", ",".join(rows), "--protocol", "unconstrained", "--set", f"mode={mode}",
+                "--set", "epochs=2", "--set", "batch=4")  # fmt: skip
+    assert [name for _, name in found] == rows
+    for record in found.values():
+        assert record["protocol"]["chosen"]["mode"] == mode and record["protocol"]["tried"] == 1
