@@ -9,6 +9,7 @@ two parts does what two processes with one part each do.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from carrara.pretrain import masks
 from carrara.pretrain.augment import augmented
+from carrara.pretrain.label_store import of_batch
 from carrara.pretrain.masks import View
 from carrara.pretrain.mixup import mixed
 from carrara.pretrain.objective import Losses, merged
@@ -49,10 +51,13 @@ class Found:
 
 @dataclass(frozen=True)
 class _Part:
+    """Some crops of a step; `stored` are their labels from whole files, by target; `counts` is false for silence."""
+
     number: int
     clean_BT: Tensor
     heard_BT: Tensor
     view: View
+    stored: Mapping[str, Tensor]
     counts: bool = True
 
 
@@ -107,16 +112,20 @@ def _parts(run: Run, batch: Batch) -> list[_Part]:
     settings = masks.at(recipe.masking, run.step / recipe.steps)
     width = run.model.encoder.settings.width
     count = math.ceil(recipe.parts / ranks.size)
+    stored = {
+        name: of_batch(store, run.targets[name], batch, run.stream, run.frames) for name, store in run.stores.items()
+    }
     made = []
     for index, places in enumerate(torch.arange(len(draws_B)).tensor_split(count)):
         number = ranks.rank * count + index
         if len(places):
             view = masks.view([draws_B[place] for place in places], settings, run.frames, width)
-            made.append(_Part(number, clean_BT[places], heard_BT[places], view))
+            labels = {name: codes_BFQ[places.to(codes_BFQ.device)] for name, codes_BFQ in stored.items()}
+            made.append(_Part(number, clean_BT[places], heard_BT[places], view, labels))
         elif recipe.shard:
             nothing = torch.zeros(1, run.frames, dtype=torch.bool)
             silence_BT = clean_BT.new_zeros(1, run.stream.crop)
-            made.append(_Part(number, silence_BT, silence_BT, View(nothing, nothing), counts=False))
+            made.append(_Part(number, silence_BT, silence_BT, View(nothing, nothing), {}, counts=False))
     return made
 
 
@@ -130,7 +139,10 @@ def _forward(run: Run, part: _Part, step: int) -> Losses:
     clean_BT = part.clean_BT.to(device, non_blocking=True)
     heard_BT = clean_BT if part.heard_BT is part.clean_BT else part.heard_BT.to(device, non_blocking=True)
     frames = run.model.encoder.frames(clean_BT.shape[1])
-    labels = {name: target.labels(clean_BT, frames) for name, target in run.targets.items()}
+    labels = {
+        name: part.stored[name] if name in part.stored else target.labels(clean_BT, frames)
+        for name, target in run.targets.items()
+    }
     with computing(recipe.precision, device):
         losses: Losses = run.model(heard_BT, part.view.to(device), labels, step)
     return losses

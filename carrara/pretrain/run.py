@@ -26,13 +26,15 @@ from carrara.encoders._hubert import HubertEncoder, describe
 from carrara.encoders._load import build, save_pretrained
 from carrara.nn.device import pick_device
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors
-from carrara.pretrain import checkpoint, sanity
+from carrara.pretrain import checkpoint, rvq_vae, sanity
 from carrara.pretrain.card import readme
 from carrara.pretrain.journal import Journal
+from carrara.pretrain.label_store import LabelStore, stores
 from carrara.pretrain.loop import TRAINING, adamw, train
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.ranks import Ranks, joined
 from carrara.pretrain.recipes._base import Recipe, resolve
+from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import prepare
 from carrara.pretrain.shard import divide
 from carrara.pretrain.state import Run
@@ -40,7 +42,7 @@ from carrara.pretrain.stream import Stream, find
 from carrara.pretrain.targets import SHELF as TARGETS
 from carrara.pretrain.targets._base import Grid, Target
 
-TARGET_FOLDER = "targets"
+TARGET_FOLDER, LABELS = "targets", "labels"
 FITTING_CROPS, CHECKED_CROPS = 32, 8
 SMALL = 5_000_000
 
@@ -75,9 +77,11 @@ def pretrain(
         KeyboardInterrupt: stopped by Ctrl-C; a checkpoint is written.
     """
     wanted = dict(changes or {}) | ({"steps": steps} if steps is not None else {})
-    full = resolve(recipe, scale, wanted) if isinstance(recipe, str) else replace(recipe, wanted)
+    full: Any = resolve(recipe, scale, wanted) if isinstance(recipe, str) else replace(recipe, wanted)
     folder = Path(output)
     given = [corpus] if isinstance(corpus, str | Path) else list(corpus)
+    if isinstance(full, CodecRecipe):
+        return rvq_vae.teach(full, given, folder, resume, torch.device(pick_device(str(device))))
     with joined(torch.device(pick_device(str(device))), full.timeout_seconds) as ranks:
         run = _made(full, given, folder, resume, ranks)
         try:
@@ -110,6 +114,11 @@ def _made(recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bo
         sanity.check(still, _some(stream, ranks.device), encoder.frames(crop))
         model = MaskedPrediction(encoder, targets, recipe.objective, recipe.seed).to(ranks.device)
         divide(model, recipe, ranks, moving=len(still) < len(targets))
+
+    def labelled() -> dict[str, LabelStore]:
+        return stores(folder / LABELS, targets, stream.corpus, ranks.device)
+
+    ranks.lead(labelled)
     run = Run(
         folder=folder,
         recipe=recipe,
@@ -121,6 +130,7 @@ def _made(recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bo
         device=ranks.device,
         frames=_frames(targets, encoder, crop, ranks.device),
         ranks=ranks,
+        stores=labelled(),
     )
     _restore(run)
     run.journal = Journal(folder, run.step, silent=not ranks.first)

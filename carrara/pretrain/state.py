@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from carrara.pretrain.journal import Journal
+from carrara.pretrain.label_store import LabelStore
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.precision import LossScale
 from carrara.pretrain.ranks import Ranks
@@ -32,6 +33,7 @@ class Run:
         device: where the model is.
         frames: of a crop that every target has labels for.
         ranks: the processes that train together.
+        stores: labels of whole files, by target, for those that are told to have them.
         step: steps done; decides the learning rate.
         left_out: batches that roll-backs have left out; a step hears the batch of number `step + left_out`.
         seconds: of the whole run so far.
@@ -49,6 +51,7 @@ class Run:
     device: torch.device
     frames: int
     ranks: Ranks = field(default_factory=Ranks)
+    stores: Mapping[str, LabelStore] = field(default_factory=dict)
     step: int = 0
     left_out: int = 0
     seconds: float = 0.0

@@ -92,3 +92,15 @@ def test_an_interruption_says_how_to_go_on(music, tmp_path, monkeypatch):
     done = run("mert-v0", "-c", music, "-o", tmp_path / "out")
     assert done.exit_code == 130
     assert "go on with the same command and --resume" in done.output
+
+
+def test_the_codec_is_taught_by_the_same_verb(music, tmp_path):
+    small = ["network.filters=4", "network.books=2", "network.size=16", "batch=2", "crop_seconds=0.5"]
+    words = [word for setting in small for word in ("--set", setting)]
+    done = run("rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", tmp_path / "codec")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "codec/model.safetensors").is_file() and list((tmp_path / "codec/sound").iterdir())
+    resumed = run(
+        "rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", tmp_path / "codec", "--resume"
+    )
+    assert resumed.exit_code == 0, resumed.output

@@ -9,7 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carrara.core.errors import StoreError, UsageError
+from carrara.nn.weights import read_tensors
 from carrara.pretrain.label_store import LabelStore, fill, of_batch, stores
+from carrara.pretrain.recipes._base import resolve
+from carrara.pretrain.run import pretrain
 from carrara.pretrain.stream import Stream, find
 from carrara.pretrain.targets import SHELF
 from carrara.pretrain.targets._base import Grid
@@ -194,3 +197,22 @@ def test_only_targets_that_are_told_to_get_a_store_and_keep_it(filled, tmp_path,
     told.source.mean_D += 1
     with pytest.raises(StoreError, match="holds codes of something else"):
         stores(tmp_path, both, stream.corpus, torch.device("cpu"))
+
+
+def test_a_run_learns_from_labels_of_whole_files_and_goes_on_with_them(corpus, tmp_path):
+    changes = {
+        "network.conv_channels": 16, "network.width": 32, "network.layers": 1, "network.heads": 2,
+        "network.feed_forward": 32, "network.position_groups": 4, "targets.codes.books": 2, "targets.codes.size": 8,
+        "targets.codes.share": 1.0, "targets.codes.whole_files": True, "crop_seconds": 1.0, "batch": 4,
+        "mixup.probability": 0.0, "steps": 4, "checkpoint_every": 2, "parts": 2,
+    }  # fmt: skip
+    whole = pretrain(resolve("mert-v1-95m", "tiny", changes), corpus, tmp_path / "whole", device="cpu")
+    assert (tmp_path / "whole/labels/codes").is_dir()
+    stopped = resolve("mert-v1-95m", "tiny", changes)
+    pretrain(stopped, corpus, tmp_path / "again", device="cpu")
+    assert pretrain(stopped, corpus, tmp_path / "again", device="cpu", resume=True) == tmp_path / "again"
+    one, other = (read_tensors(folder / "model.safetensors") for folder in (whole, tmp_path / "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    crops = resolve("mert-v1-95m", "tiny", changes | {"targets.codes.whole_files": False})
+    by_crop = read_tensors(pretrain(crops, corpus, tmp_path / "crops", device="cpu") / "model.safetensors")
+    assert not all(torch.equal(one[name], by_crop[name]) for name in one), "labels near a crop's edges differ"

@@ -32,6 +32,8 @@ def clusters(crops):
 class Wrong:
     """A target whose labels are changed on the way out."""
 
+    causal = False
+
     def __init__(self, target, change):
         self.target, self.change = target, change
         self.books, self.bins, self.grid = target.books, target.bins, target.grid

@@ -61,6 +61,7 @@ class Target(nn.Module):
         bins: values a frame; 0 where it gives codes.
         mean_M: of the values over the corpus, what a lazy student would predict; where it gives values.
         use: which of its books a step asks for: all, one drawn anew for each step, or the one of that number.
+        causal: whether a label may depend on everything before it, so that it changes long after the sound did.
         moving: whether it changes while the student learns, so that each checkpoint must hold it.
     """
 
@@ -69,6 +70,7 @@ class Target(nn.Module):
     books: tuple[int, ...] = ()
     bins: int = 0
     use: Literal["all", "random"] | int = "all"
+    causal: bool = False
     moving: ClassVar[bool] = False
     mean_M: Tensor
 
