@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from carrara.pretrain import masks
 from carrara.pretrain.augment import augmented
-from carrara.pretrain.label_store import of_batch
+from carrara.pretrain.corpus.label_store import of_batch
+from carrara.pretrain.corpus.stream import Batch
 from carrara.pretrain.masks import View
 from carrara.pretrain.mixup import mixed
 from carrara.pretrain.objective import Losses, merged
 from carrara.pretrain.precision import computing
 from carrara.pretrain.shard import last_part, norm_of
 from carrara.pretrain.state import Run
-from carrara.pretrain.stream import Batch
 
 # Two numbers apart from each other and from one, so that no two parts of near steps share their dropout.
 SEED_STRIDE, PART_STRIDE = 1_000_003, 7_368_787

@@ -22,12 +22,12 @@ from torch import nn
 from carrara.core.errors import DataError
 from carrara.core.progress import progress
 from carrara.pretrain import checkpoint, monitors
+from carrara.pretrain.corpus.stream import Batch
 from carrara.pretrain.gradient import Found, gradient
 from carrara.pretrain.journal import ROLLED_BACK, SKIPPED, Tally, together
 from carrara.pretrain.recipes._base import OptimiserSettings
 from carrara.pretrain.schedule import learning_rate, tri_stage
 from carrara.pretrain.state import Run
-from carrara.pretrain.stream import Batch
 
 TRAINING = "training"
 SAME_SECONDS = 1.0

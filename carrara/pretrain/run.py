@@ -28,8 +28,9 @@ from carrara.nn.device import pick_device
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors
 from carrara.pretrain import checkpoint, rvq_vae, sanity
 from carrara.pretrain.card import readme
+from carrara.pretrain.corpus.label_store import LabelStore, stores
+from carrara.pretrain.corpus.stream import Stream, find
 from carrara.pretrain.journal import Journal
-from carrara.pretrain.label_store import LabelStore, stores
 from carrara.pretrain.loop import TRAINING, adamw, train
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.ranks import Ranks, joined
@@ -38,7 +39,6 @@ from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import prepare
 from carrara.pretrain.shard import divide
 from carrara.pretrain.state import Run
-from carrara.pretrain.stream import Stream, find
 from carrara.pretrain.targets import SHELF as TARGETS
 from carrara.pretrain.targets._base import Grid, Target
 

@@ -11,7 +11,7 @@ import carrara
 from carrara.core.errors import StoreError
 from carrara.core.files import write_text
 from carrara.core.settings import Settings, paths, read
-from carrara.pretrain.stream import Corpus
+from carrara.pretrain.corpus.stream import Corpus
 
 RUN = "run.json"
 # These say how a run is watched, not what it makes, so a resumed run may have others.

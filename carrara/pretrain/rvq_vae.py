@@ -30,12 +30,12 @@ from carrara.nn.residual import evenness
 from carrara.nn.rvq_vae import RVQVAE, save
 from carrara.nn.spectral_distance import SpectralDistance
 from carrara.pretrain import checkpoint
+from carrara.pretrain.corpus.stream import Batch, Stream, find
 from carrara.pretrain.journal import Journal
 from carrara.pretrain.loop import adamw, interruptible
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import prepare
 from carrara.pretrain.schedule import learning_rate
-from carrara.pretrain.stream import Batch, Stream, find
 
 TRAINING, SOUND = "training", "sound"
 CHECKED_CROPS = 4

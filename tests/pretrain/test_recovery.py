@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from carrara.core.errors import DataError
 from carrara.core.settings import replace
 from carrara.pretrain import loop
+from carrara.pretrain.corpus.stream import Stream
 from carrara.pretrain.journal import events, read
 from carrara.pretrain.recipes._base import RecoverySettings
 from carrara.pretrain.recovery import Watch
 from carrara.pretrain.run import pretrain
-from carrara.pretrain.stream import Stream
 
 BAD = (6, 7)
 

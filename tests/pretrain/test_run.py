@@ -223,7 +223,7 @@ def test_mixtures_are_refused_by_name(finished, corpus, micro, tmp_path):
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(corpus, micro, tmp_path, monkeypatch):
-    from carrara.pretrain.stream import Stream
+    from carrara.pretrain.corpus.stream import Stream
 
     def loud(self, item, start):
         samples = read_crop(self, item, start)

@@ -12,7 +12,7 @@ no EnCodec gets the same layout from a teacher of one's own. All are frozen and 
 
 The thesis (table 5.3) compares, with a CQT beside: all 8 books 66.9, one drawn anew for each step 65.8, the first book
 alone 60.5, the last alone 57.6; log-mel and chroma clusters 67.3. `use` says which. MERT labels whole files, where a
-codec with a memory hears more than the crop; `whole_files` does the same (carrara/pretrain/label_store.py).
+codec with a memory hears more than the crop; `whole_files` does the same (carrara/pretrain/corpus/label_store.py).
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.identity import identity
 from carrara.core.progress import progress
 from carrara.nn.weights import tensors_identity
-from carrara.pretrain.addresses import as_file
-from carrara.pretrain.stream import Batch, Corpus, Item, Stream
+from carrara.pretrain.corpus.addresses import as_file
+from carrara.pretrain.corpus.stream import Batch, Corpus, Item, Stream
 from carrara.pretrain.targets._base import Target
 
 FORMAT = 1

@@ -10,7 +10,7 @@ import torch
 from pyarrow import parquet
 
 from carrara.core.errors import DataError
-from carrara.pretrain.stream import Stream, find
+from carrara.pretrain.corpus.stream import Stream, find
 
 RATE, CROP = 16_000, 16_000
 

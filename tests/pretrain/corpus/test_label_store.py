@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from carrara.core.errors import StoreError, UsageError
 from carrara.nn.weights import read_tensors
-from carrara.pretrain.label_store import LabelStore, fill, of_batch, stores
+from carrara.pretrain.corpus.label_store import LabelStore, fill, of_batch, stores
+from carrara.pretrain.corpus.stream import Stream, find
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
-from carrara.pretrain.stream import Stream, find
 from carrara.pretrain.targets import SHELF
 from carrara.pretrain.targets._base import Grid
 
@@ -140,7 +140,7 @@ def test_whole_files_cropped_agree_with_crops_away_from_their_edges(filled):
 
 
 def test_filling_goes_on_where_it_stopped_and_leaves_out_what_cannot_be_read(filled, tmp_path, monkeypatch):
-    import carrara.pretrain.label_store as label_store
+    import carrara.pretrain.corpus.label_store as label_store
     from carrara.core.errors import AudioError
 
     target, stream, whole, _ = filled
@@ -181,7 +181,7 @@ def test_an_item_that_was_left_out_is_labelled_by_its_crop(filled, tmp_path):
 
 
 def test_only_targets_that_are_told_to_get_a_store_and_keep_it(filled, tmp_path, monkeypatch):
-    import carrara.pretrain.label_store as label_store
+    import carrara.pretrain.corpus.label_store as label_store
 
     crops_only, stream, whole, _ = filled
     told = type(crops_only)(crops_only.settings.model_copy(update={"whole_files": True}), GRID)

@@ -17,8 +17,8 @@ from pyarrow import parquet
 
 from carrara.audio.decode import load
 from carrara.core.errors import AudioError, DataError, UsageError
-from carrara.pretrain.stream import Stream, find
-from carrara.pretrain.tar_shards import shard
+from carrara.pretrain.corpus.stream import Stream, find
+from carrara.pretrain.corpus.tar_shards import shard
 
 RATE, CROP = 16_000, 16_000
 
@@ -113,7 +113,7 @@ def test_an_index_is_made_once_and_again_when_the_shard_changes(tmp_path, corpus
     first = find([shards], RATE, CROP)
     kept = sorted((tmp_path / "home" / "shards").iterdir())
     assert len(kept) == 5
-    monkeypatch.setattr("carrara.pretrain.tar_shards._walked", None)
+    monkeypatch.setattr("carrara.pretrain.corpus.tar_shards._walked", None)
     assert find([shards], RATE, CROP).identity() == first.identity()
     monkeypatch.undo()
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
@@ -236,7 +236,7 @@ def test_a_shard_that_shrinks_later_is_told_in_the_batch(tmp_path, corpus):
 
 
 def test_an_epoch_mixes_the_items_of_few_shards_at_a_time(tmp_path, shards, monkeypatch):
-    monkeypatch.setattr("carrara.pretrain.stream.TOGETHER", 2)
+    monkeypatch.setattr("carrara.pretrain.corpus.stream.TOGETHER", 2)
     stream = Stream(find([shards], RATE, CROP), CROP, 320, 2, 0)
     orders = []
     for epoch in range(6):

@@ -21,11 +21,11 @@ import numpy as np
 from carrara.audio.decode import SUFFIXES
 from carrara.core.errors import AudioError, DataError
 from carrara.core.progress import progress
-from carrara.pretrain import manifest
-from carrara.pretrain.addresses import absolute, address, below, expanded, is_remote, suffix
-from carrara.pretrain.corpus import COLUMNS, Corpus, Items
-from carrara.pretrain.length import seconds_of
-from carrara.pretrain.tar_shards import Shard, shard
+from carrara.pretrain.corpus import manifest
+from carrara.pretrain.corpus.addresses import absolute, address, below, expanded, is_remote, suffix
+from carrara.pretrain.corpus.length import seconds_of
+from carrara.pretrain.corpus.table import COLUMNS, Corpus, Items
+from carrara.pretrain.corpus.tar_shards import Shard, shard
 
 if TYPE_CHECKING:
     import pyarrow

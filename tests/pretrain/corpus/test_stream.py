@@ -11,7 +11,7 @@ import torch
 
 from carrara.audio.decode import load
 from carrara.core.errors import DataError
-from carrara.pretrain.stream import Stream, find
+from carrara.pretrain.corpus.stream import Stream, find
 
 RATE, CROP = 16_000, 16_000
 

@@ -1,7 +1,7 @@
 """What a network learns from: a table of items, each a sound file, a stretch of one or a member of a tar shard.
 
 The table is columns, not objects: a million items take some hundred megabytes, and an `Item` is made when it is asked
-for. `carrara/pretrain/find.py` makes it.
+for. `carrara/pretrain/corpus/find.py` makes it.
 
 Letters: N items, S shards.
 """
