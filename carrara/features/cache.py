@@ -1,4 +1,7 @@
-"""What the home holds that can be made again: the stores of each encoder, and the index of contents."""
+"""What the home holds that can be made again: the stores of each encoder, and what belongs to none.
+
+The latter are the index of files' contents, the indexes of tar shards, and fine-tunings that were stopped.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from typing import Any
 from carrara.core.errors import StoreError, UsageError, near
 from carrara.core.home import features_home, home
 from carrara.features.store import LOCK, LOG, META, held
+
+
+REST = ("index", "shards", "finetune")
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,9 @@ def stores() -> list[Stored]:
     return found
 
 
-def index() -> Path:
-    """Return the folder of the index of contents."""
-    return home() / "index"
+def rest() -> list[Path]:
+    """Return the folders of what belongs to no encoder, as far as they are there."""
+    return [home() / name for name in REST if (home() / name).is_dir()]
 
 
 def size_of(folder: Path) -> int:
@@ -66,8 +72,8 @@ def chosen(encoder: str | None) -> list[Stored]:
     return kept
 
 
-def clean(doomed: list[Stored], with_index: bool) -> int:
-    """Remove stores, and the index too if wanted; return the bytes freed.
+def clean(doomed: list[Stored], with_rest: bool) -> int:
+    """Remove stores, and what belongs to no encoder too if wanted; return the bytes freed.
 
     Raises:
         StoreError: a store is being written, or cannot be removed.
@@ -78,8 +84,8 @@ def clean(doomed: list[Stored], with_index: bool) -> int:
             freed += _removed(store.folder)
         if not any(store.folder.parent.iterdir()):
             store.folder.parent.rmdir()
-    if with_index and index().is_dir():
-        freed += _removed(index())
+    if with_rest:
+        freed += sum(_removed(folder) for folder in rest())
     return freed
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from carrara.app.studies._base import Line, Study
+from carrara.core.errors import UsageError
 from carrara.core.record import Record
 
 FIRST_SEED = 1337
@@ -66,12 +67,19 @@ def measured(study: Study, plan: Plan) -> Iterator[Measured]:
 
 
 def trained(study: Study, line: Line, plan: Plan, seed: int) -> str:
-    """Return the model of a line: its folder, or the first line's folder as it is before training."""
+    """Return the model of a line: its folder, or the first trained line's as it is before training.
+
+    Raises:
+        UsageError: there is no trained line to take the network from.
+    """
     from carrara.pretrain.recipes._base import resolve
     from carrara.pretrain.run import pretrain
 
     if not line.recipe:
-        return f"{trained(study, plan.lines(study)[0], plan, seed)}:random-{seed}"
+        first = next((one for one in plan.lines(study) if one.recipe), None)
+        if first is None:
+            raise UsageError(f"--lines: {line.label} is another line's network before training; name that line too")
+        return f"{trained(study, first, plan, seed)}:random-{seed}"
     folder = place(plan, line.label, seed)
     changes: dict[str, Any] = {"seed": seed}
     if plan.scale != "base":

@@ -15,7 +15,7 @@ def cache(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show or remove what can be made again: the features of each encoder, and the index of file contents.
+    """Show or remove what can be made again: the features of each encoder, indexes, fine-tunings that were stopped.
 
     - `carrara cache dir`
     - `carrara cache size --json`
@@ -32,11 +32,11 @@ def cache(
 
 
 def _size(encoder: str | None, as_json: bool) -> None:
-    from carrara.features.cache import chosen, index, size_of
+    from carrara.features.cache import chosen, rest, size_of
 
     found = chosen(encoder)
-    rest = size_of(index()) if encoder is None and index().is_dir() else 0
-    total = sum(store.bytes for store in found) + rest
+    other = sum(map(size_of, rest())) if encoder is None else 0
+    total = sum(store.bytes for store in found) + other
     if as_json:
         rows = [
             {
@@ -48,7 +48,7 @@ def _size(encoder: str | None, as_json: bool) -> None:
             }
             for store in found
         ]
-        typer.echo(json.dumps({"stores": rows, "index": rest, "bytes": total}, ensure_ascii=False))
+        typer.echo(json.dumps({"stores": rows, "index": other, "bytes": total}, ensure_ascii=False))
         return
     for store in found:
         typer.echo(f"{store.encoder}\t{store.items} items\t{_readable(store.bytes)}\t{store.folder}")
@@ -65,7 +65,7 @@ def _clean(encoder: str | None, yes: bool, as_json: bool) -> None:
             raise UsageError("cache clean removes features; say --yes where nobody can be asked")
         size = _readable(sum(store.bytes for store in doomed))
         typer.confirm(f"Remove {len(doomed)} stores ({size})?", abort=True, err=True)
-    freed = clean(doomed, with_index=encoder is None)
+    freed = clean(doomed, with_rest=encoder is None)
     typer.echo(
         json.dumps({"removed": len(doomed), "bytes": freed})
         if as_json
