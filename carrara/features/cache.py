@@ -15,7 +15,6 @@ from carrara.core.errors import StoreError, UsageError, near
 from carrara.core.home import features_home, home
 from carrara.features.store import LOCK, LOG, META, held
 
-
 REST = ("index", "shards", "finetune")
 
 
