@@ -76,7 +76,7 @@ def theirs(asked: argparse.Namespace, samples_BT: torch.Tensor, labels_BF: torch
         intermediate_size=4 * asked.width,
         layerdrop=0.0,
         activation_dropout=0.0,
-        mask_time_prob=0.0,
+        mask_time_prob=0.65,  # any above 0 gives it a mask vector; the frames are given below
     )
     model = HubertModel._from_config(config, attn_implementation="sdpa")
     project, classes_CP = nn.Linear(asked.width, FINAL), nn.Parameter(torch.rand(CLASSES, FINAL))
