@@ -186,7 +186,8 @@ def nsynth(root):
                 "qualities_str": [],
             }
             pitch_hertz = 440 * 2 ** ((pitch - 69) / 12)
-            sound = sum(tone(pitch_hertz * h, 0.5, number) / h**place for h in (1, 2, 3, 4)) / 3
+            seed = number + 100 * SIDES.index(side)
+            sound = sum(tone(pitch_hertz * h, 0.5, seed) / h**place for h in (1, 2, 3, 4)) / 3
             write(root / f"nsynth/nsynth-{side}/audio/{key}.wav", sound)
         (root / f"nsynth/nsynth-{side}/examples.json").write_text(json.dumps(entries))
 
