@@ -53,7 +53,7 @@ class Library:
     partial: bool = False
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     _indexes: dict[tuple[str, str], tuple[list[Clip], set[str]]] = field(default_factory=dict)
-    _features: dict[tuple[str, str, View], Features] = field(default_factory=dict)
+    _features: dict[tuple[str, View, tuple[str, ...]], Features] = field(default_factory=dict)
 
     def clips(self, task: Task) -> list[Clip]:
         """Return the clips that a task asks about, each with its side, whether their sound is there or not.
@@ -96,7 +96,8 @@ class Library:
 
     def features(self, task: Task, view: View, clips: Sequence[Clip]) -> Features:
         """Return the features of a task's clips."""
-        key = (task.dataset, task.split, view)
+        # The clips belong to the key: those that could not be decoded drop out between one call and the next.
+        key = (task.dataset, view, tuple(clip.id for clip in clips))
         if key not in self._features:
             self._features[key] = extract(self.encoder, clips, view, device=self.device)
         return self._features[key]
