@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -34,7 +35,7 @@ class Card(Settings):
         commercial_use: whether that licence allows it; none when unknown.
         trained_on: names of the datasets.
         paper: citation or address.
-        files: official files by name, each with its SHA-256 where known.
+        files: official files, `org/repository/file` on the hub or a full address, each with its SHA-256 where known.
         code: raised whenever the output for the same weights changes.
         weights: identity of the weights.
     """
@@ -91,6 +92,8 @@ class Family:
         variants: card and settings by the variant's name; the same names as the file's literal `VARIANTS`.
         trained: whether weights must be had from somewhere; false for those that need none (statistics, noise).
         described: (card, settings) → the card of a network with other settings; none where settings change no size.
+        official: (variant's name, a file or folder as its authors publish it) → the weights by the network's own names,
+            or WeightsError; none where no one publishes any.
     """
 
     settings: type[Settings]
@@ -98,3 +101,4 @@ class Family:
     variants: Mapping[str, tuple[Card, Settings]]
     trained: bool = True
     described: Callable[[Card, Any], Card] | None = None
+    official: Callable[[str, Path], Mapping[str, Tensor]] | None = None
