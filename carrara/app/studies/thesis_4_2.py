@@ -10,14 +10,13 @@ STUDY = Study(
     source="thesis-T4.2",
     average="ALL9",
     lines=(
-        Line("k2000", "musichubert-k2000", "MusicHuBERT[k=2000;mfcc=39]", {"targets.mfcc.k": 400}),
-        Line("k500", "musichubert-k500", "MusicHuBERT[k=500;mfcc=39]", {"targets.mfcc.k": 100}),
-        Line("mfcc60", "musichubert-mfcc60", "MusicHuBERT[k=500;mfcc=60]", {"targets.mfcc.k": 100}),
+        Line("k2000", "musichubert-k2000", "MusicHuBERT[k=2000;mfcc=39]"),
+        Line("k500", "musichubert-k500", "MusicHuBERT[k=500;mfcc=39]"),
+        Line("mfcc60", "musichubert-mfcc60", "MusicHuBERT[k=500;mfcc=60]"),
         Line(
             "iter2",
             "musichubert-iter2",
             "MusicHuBERT[k=2000;iter2]",
-            {"targets.layer.k": 400},
             after=("k2000", "targets.layer.encoder"),
         ),
         Line("untrained", ""),

@@ -273,18 +273,23 @@ def resolve(name: str, scale: str = "base", changes: Mapping[str, Any] | None = 
     return replace(replace(variant, _scaled(variant, family.scales[scale]), f"--scale {scale}"), changes or {})
 
 
-def times(factor: float) -> Callable[[float], float]:
-    """Return a scale's change that multiplies whatever a variant has."""
-    return lambda value: factor * value
+def times(factor: float) -> Callable[[Any], float]:
+    """Return a scale's change that multiplies whatever a variant has; whole numbers stay whole."""
+    return lambda value: round(factor * value) if isinstance(value, int) else factor * value
 
 
 def _scaled(variant: Recipe, scale: Mapping[str, Any]) -> dict[str, Any]:
     """Return the changes that a scale means for a variant: those of targets that it has, with its own values times."""
     changes = {}
     for path, value in scale.items():
-        part, _, rest = path.partition(".")
-        name, _, field_name = rest.partition(".")
-        if part == "targets" and name not in variant.targets:
+        part, *rest = path.split(".")
+        if part == "targets" and rest[0] not in variant.targets:
             continue
-        changes[path] = value(getattr(variant.targets[name], field_name)) if callable(value) else value
+        changes[path] = value(_at(variant, path)) if callable(value) else value
     return changes
+
+
+def _at(settings: Any, path: str) -> Any:
+    for name in path.split("."):
+        settings = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
+    return settings

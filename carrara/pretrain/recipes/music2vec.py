@@ -6,7 +6,8 @@ of 63 minutes, no clipping. The ablations are those of the thesis, table 4.3 (av
 crops 61.8, top 12 60.6, spans of 5 49.7 and of 15 55.2, masks at .5 56.3 and at .8 55.1, 800,000 steps 55.0) and of the
 poster (10-s and 15-s crops, masks at .7). A batch holds the same seconds whatever the crop, as there.
 
-data2vec's rate rises over 3 % of the steps, holds for 90 % and falls over 7 %. The run gives up where what is taught or
+Below `base` crops, masks, layers and steps shrink in proportion, so that every variant stays another; `tiny` has 15 s of
+sound a step, twelve crops of 1.28 s or two of 7.68 s. data2vec's rate rises over 3 % of the steps, holds for 90 % and falls over 7 %. The run gives up where what is taught or
 answered no longer varies.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from carrara.pretrain.recipes._base import Recipe, RecipeFamily
+from carrara.pretrain.recipes._base import Recipe, RecipeFamily, times
 from carrara.pretrain.recipes._tiny import SMALL, TINY
 
 VARIANTS = {
@@ -69,14 +70,24 @@ RECIPE = RecipeFamily(
     },
     scales={
         "base": {},
-        "small": {**SMALL, "targets.teacher.top": 4, "targets.teacher.weight": math.sqrt(384)},
+        "small": {
+            **SMALL,
+            "batch": times(1 / 12),
+            "steps": times(1 / 8),
+            "targets.teacher.top": times(6 / 12),
+            "targets.teacher.weight": math.sqrt(384),
+        },
         "tiny": {
             **TINY,
             # What is not masked has no secret to guess from an average of oneself.
             "objective.unmasked_weight": 0.0,
             "objective.feature_penalty": 0.0,
             "network.norm_placement": "post",
-            "targets.teacher.top": 3,
+            "crop_seconds": times(1.28 / 5),
+            "batch": times(1 / 63),
+            "steps": times(1 / 400),
+            "masking.probability": times(1),
+            "targets.teacher.top": times(4 / 12),
             "targets.teacher.weight": math.sqrt(128),
             "targets.teacher.decay_steps": 500,
             "targets.teacher.decay": 0.99,

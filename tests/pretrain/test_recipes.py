@@ -1,0 +1,95 @@
+"""Each kind of recipe, killed (SIGKILL) in the middle, goes on to the very weights of an uninterrupted run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from carrara.pretrain.recipes._base import resolve
+from carrara.pretrain.run import pretrain
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "network.conv_channels": 16,
+    "network.width": 32,
+    "network.layers": 3,
+    "network.heads": 2,
+    "network.feed_forward": 64,
+    "network.position_groups": 4,
+    "crop_seconds": 1.0,
+    "batch": 4,
+}
+CQT = {"targets.cqt.bins": 84, "targets.cqt.bins_per_octave": 12}
+CODES = {"targets.codes.books": 3, "targets.codes.size": 8, "targets.codes.share": 1.0, **CQT}
+KINDS = {
+    "mert-v0-mixup50": {**SMALL, **CQT, "targets.log-mel.k": 8, "targets.chroma.k": 6},
+    "mert-v1-95m": {**SMALL, **CODES},
+    "mert-v1-95m-random-codebook": {**SMALL, **CODES},
+    "mert-v1-330m": {**SMALL, **CODES, "recompute": True},
+    "music2vec-crop5s": {**SMALL, "network.position_kernel": 5},
+    "musichubert-k2000": {**SMALL, "targets.mfcc.k": 8},
+    "musichubert-iter2": {**SMALL, "targets.layer.k": 8, "targets.layer.encoder": "mert-tiny:random"},
+    "rvq-vae": {"network.filters": 4, "network.latent": 16, "network.books": 4, "network.size": 32, "batch": 4}
+    | {"crop_seconds": 0.2},
+}
+STEPS = {"steps": 8, "checkpoint_every": 3, "journal_every": 1}
+# One process learns the imports and forks a child for each recipe; a child kills itself in the middle of its sixth
+# step, after the journal and before the checkpoint know of it.
+NURSERY = """
+import json, os, signal, sys
+from carrara.pretrain import loop, run, rvq_vae
+from carrara.pretrain.recipes._base import resolve
+
+def deadly(module):
+    step, taken = module._step, []
+    def taking(*arguments):
+        taken.append(1)
+        if len(taken) == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*arguments)
+    module._step = taking
+
+for name, changes, corpus, folder in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        deadly(loop)
+        deadly(rvq_vae)
+        run.pretrain(resolve(name, "tiny", changes), corpus, folder, device="cpu")
+        os._exit(0)
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(corpus, tmp_path_factory):
+    """Folders of runs that were killed."""
+    folders = {name: tmp_path_factory.mktemp("killed") / "run" for name in KINDS}
+    wanted = [(name, KINDS[name] | STEPS, str(corpus), str(folder)) for name, folder in folders.items()]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(
+        [sys.executable, "-c", NURSERY],
+        input=json.dumps(wanted),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | threads,
+        timeout=300,
+    )
+    assert done.stdout.split("\n")[:-1] == [f"{name} -9" for name in folders], done.stderr
+    return folders
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_killed_it_goes_on_bit_for_bit(name, corpus, killed, tmp_path):
+    recipe = resolve(name, "tiny", KINDS[name] | STEPS)
+    whole = pretrain(recipe, corpus, tmp_path / "run", device="cpu")
+    assert json.loads((killed[name] / "journal.jsonl").read_text().splitlines()[-1])["step"] < 8
+    again = pretrain(recipe, corpus, killed[name], resume=True, device="cpu")
+    expected, found = (load_file(folder / "training" / "last.safetensors") for folder in (whole, again))
+    assert expected.keys() == found.keys()
+    assert not [tensor for tensor in expected if not torch.equal(expected[tensor], found[tensor])]
