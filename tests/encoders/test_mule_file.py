@@ -286,7 +286,7 @@ def test_a_folder_is_looked_into_and_files_that_are_no_model_are_named(tensors, 
         "cut.keras": (content[: len(content) // 2], "cut short"),
         "spoilt.keras": (content.replace(b"WSConv2D", b"WSConv3D", 1), "CRC"),
         "bare.keras": (None, "not a .keras file"),
-        "torn.keras": (None, "not whole or not HDF5"),
+        "torn.keras": (None, "not whole or not an HDF5 file"),
     }
     for name, (bytes_, complaint) in wrong.items():
         if bytes_ is not None:
