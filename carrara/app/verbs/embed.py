@@ -36,6 +36,9 @@ def embed(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows of a batch; by default as many as the device takes well.")
     ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as tokens=frames.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Hear recordings with an encoder and write what it makes of them as a Parquet file.
@@ -43,11 +46,13 @@ def embed(
     - `carrara embed ~/Music -e chroma-mfcc -o music.parquet`
     - `carrara embed song.mp3 -e mert-v1-95m:random -o song.parquet --per frame --layer 5`
     - `carrara embed a.wav b.flac ~/Music -e mfcc -o windows.parquet --per window --window 10 --json`
+    - `carrara embed ~/Music -e maest-30s -o frames.parquet --per frame --layer 7 --set tokens=frames`
 
     Columns: path, start, duration (s), layer, embedding. A file that cannot be heard is named with its reason, the rest
     go on, and the exit code is 1. The same command goes on where it was stopped, and hears only what is new.
     """
-    from carrara.core.settings import read
+    from carrara.core.settings import assignments, read
+    from carrara.encoders._change import changed
     from carrara.encoders._load import load
     from carrara.features.embed import How, sound_files
     from carrara.features.parquet import write_embeddings
@@ -57,7 +62,8 @@ def embed(
     how = read(How, {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop}, "embed")
     files = sound_files(paths)
     place = pick_device(device)
-    written = write_embeddings(load(encoder, place), files, output, how, place, batch_size)
+    hearing = changed(load(encoder), assignments(changes or [])).to(place)
+    written = write_embeddings(hearing, files, output, how, place, batch_size)
     _tell(written, output, time.perf_counter() - began, as_json)
     if written.failed:
         raise typer.Exit(1)

@@ -1,0 +1,205 @@
+"""MAEST from the files that people have: GitHub's checkpoints with names beside them, Hugging Face's folders; and back.
+
+A checkpoint holds no names of styles, so a `labels.json` beside it may: a list, a table from number to name, or the
+metadata that Essentia publishes with a model (its `classes`). Hugging Face's config has them as `id2label`. A folder
+that is written for Hugging Face loses the second head, which nothing there has a place for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from carrara.core.errors import UsageError, WeightsError, near
+from carrara.core.files import write_text
+from carrara.core.settings import read
+from carrara.encoders._base import Card
+from carrara.encoders._maest import SAMPLE_RATE, MaestEncoder, MaestSettings
+from carrara.encoders._maest_keys import TIME, check_length, from_hub, native, read_published, resized, to_hub
+from carrara.encoders.maest import ENCODER, PAPER
+from carrara.nn.weights import load_strictly, read_tensors, save_tensors, tensors_identity
+
+AST = "audio-spectrogram-transformer"
+LABELS, CONFIG, SOUND, WEIGHTS, PICKLE = (
+    "labels.json",
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+SIZES = {
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "feed_forward": "intermediate_size",
+}
+FIXED = {"num_mel_bins": 96, "patch_size": 16, "frequency_stride": 10, "time_stride": 10, "hidden_act": "gelu"}
+
+
+def from_checkpoint(path: Path, name: str, interpolate: bool = False) -> MaestEncoder:
+    """Return the encoder of a GitHub file or a Lightning checkpoint, with the labels beside it.
+
+    Args:
+        path: the file, or a folder with one `.ckpt`.
+        name: the variant on the shelf that it is one of; the number of styles is the file's own.
+        interpolate: whether positions of another length are stretched to the variant's.
+
+    Raises:
+        UsageError: labels that are not one a style.
+        WeightsError: not weights, or not this network's.
+    """
+    path = Path(path)
+    card, settings = ENCODER.variants[name]
+    assert isinstance(settings, MaestSettings)
+    tensors = native(read_published(path))
+    if interpolate:
+        tensors = resized(tensors, settings.shape)
+    check_length(tensors, settings.shape, name, str(path))
+    head = tensors.get("head.1.weight")
+    classes = settings.classes if head is None else len(head)
+    beside = (path if path.is_dir() else path.parent) / LABELS
+    labels = read_labels(beside, classes) if beside.is_file() else ()
+    return _loaded(settings.model_copy(update={"classes": classes, "labels": labels}), card, tensors, str(path))
+
+
+def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> MaestEncoder:
+    """Return the encoder of a folder of Hugging Face's layout.
+
+    Args:
+        folder: holds the weights, and perhaps a preprocessor_config.json.
+        config: what its config.json says.
+        name: of the encoder.
+
+    Raises:
+        UsageError: an AST that is no MAEST, or labels that are not one a style.
+        WeightsError: weights that are missing, not whole or not this network's.
+    """
+    source = str(folder / CONFIG)
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            raise UsageError(f"{source}: {key} is {config[key]!r}, and {value!r} in a MAEST; other ASTs are not read")
+    weights = folder / WEIGHTS if (folder / WEIGHTS).is_file() else folder / PICKLE
+    tensors = from_hub(read_tensors(weights), MaestSettings().shape.rows, str(weights))
+    if "head.1.weight" not in tensors or TIME not in tensors:
+        raise WeightsError(f"{weights}: has no positions or no classifier; give ASTForAudioClassification's weights")
+    classes = len(tensors["head.1.weight"])
+    sound = json.loads((folder / SOUND).read_text(encoding="utf-8")) if (folder / SOUND).is_file() else {}
+    if sound.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+        raise UsageError(f"{folder / SOUND}: hears {sound['sampling_rate']} Hz, and a MAEST {SAMPLE_RATE} Hz")
+    values = {ours: config[theirs] for ours, theirs in SIZES.items() if theirs in config} | {
+        "frames": config.get("max_length", 1876),
+        "classes": classes,
+        "labels": _named(config.get("id2label", {}), classes, source),
+        "distillation_head": False,
+        "framing": "maest-hf",
+    }
+    for ours, theirs in (("mean", "mean"), ("deviation", "std")):
+        if theirs in sound:
+            values[ours] = sound[theirs]
+    settings = read(MaestSettings, values, source)
+    check_length(tensors, settings.shape, f"max_length {settings.frames} in {CONFIG}", str(weights))
+    file = f"/{Path(name).name}-swa.ckpt"
+    known = next((card for card, _ in ENCODER.variants.values() if "".join(card.files).endswith(file)), None)
+    facts = known.model_dump(include={"license", "commercial_use", "trained_on"}) if known else {}
+    card = Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, layers=0, width=1, paper=PAPER, **facts)
+    return _loaded(settings, card, tensors, str(weights))
+
+
+def save_ast_folder(encoder: MaestEncoder, folder: Path) -> None:
+    """Write an encoder as a folder that transformers' ASTForAudioClassification loads, without its second head.
+
+    Raises:
+        UsageError: its heads answer separately, which an AST cannot.
+        StoreError: the folder cannot be written.
+    """
+    settings, folder = encoder.settings, Path(folder)
+    if settings.distilled != "mean":
+        raise UsageError(f"{encoder.card.name}: tells styles from cls alone, which Hugging Face's AST cannot")
+    shape = settings.shape
+    labels = settings.labels or tuple(f"LABEL_{place}" for place in range(settings.classes))
+    config = {
+        "model_type": AST,
+        "architectures": ["ASTForAudioClassification"],
+        **{theirs: getattr(settings, ours) for ours, theirs in SIZES.items()},
+        **FIXED,
+        "max_length": (shape.columns - 1) * shape.stride + shape.patch,
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: place for place, label in enumerate(labels)},
+    }
+    sound = {"sampling_rate": SAMPLE_RATE, "mean": settings.mean, "std": settings.deviation}
+    save_tensors(to_hub(encoder.state_dict()), folder / WEIGHTS)
+    write_text(folder / SOUND, json.dumps(sound, indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_labels(path: Path, classes: int) -> tuple[str, ...]:
+    """Return the names of the styles in a JSON file.
+
+    Raises:
+        UsageError: it cannot be read, or has not one name a style.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"{path}: cannot be read ({problem})") from None
+    if isinstance(found, dict) and "classes" in found:
+        found = found["classes"]
+    return _named(dict(enumerate(found)) if isinstance(found, list) else found, classes, str(path))
+
+
+def agree(labels: Sequence[str], encoder: MaestEncoder, source: str) -> None:
+    """Refuse labels that are not those of an encoder's head.
+
+    Raises:
+        UsageError: they differ; the message says which.
+    """
+    own = encoder.settings.labels
+    if not own or tuple(labels) == own:
+        return
+    unknown, missing = [name for name in labels if name not in own], [name for name in own if name not in labels]
+    said = [
+        f"{len(names)} {what} ({', '.join(map(repr, names[:3]))}{', …' if len(names) > 3 else ''})"
+        for names, what in ((unknown, "that it does not have"), (missing, "of its own missing"))
+        if names
+    ]
+    hint = near(unknown[0], missing) if unknown else ""
+    raise UsageError(
+        f"{source}: not the labels of {encoder.card.name}: {'; '.join(said) or 'the same in another order'}.{hint}"
+    )
+
+
+def _named(found: Any, classes: int, source: str) -> tuple[str, ...]:
+    """Return a table from number to name as a tuple; empty where the names are placeholders."""
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found.values()):
+        raise UsageError(f"{source}: holds no names of styles; give a list of them, or a table from number to name")
+    table = {str(place): name for place, name in found.items()}
+    if all(name == f"LABEL_{place}" for place, name in table.items()):
+        return ()
+    lacking = [place for place in map(str, range(classes)) if place not in table]
+    beyond = [table[place] for place in table if place not in set(map(str, range(classes)))]
+    twice = sorted({name for name in table.values() if list(table.values()).count(name) > 1})
+    if lacking or beyond or twice:
+        said = [
+            f"none for style {', '.join(lacking[:3])}{', …' if len(lacking) > 3 else ''}" if lacking else "",
+            f"{', '.join(map(repr, beyond[:3]))}{', …' if len(beyond) > 3 else ''} beyond it" if beyond else "",
+            f"{', '.join(map(repr, twice[:3]))} twice" if twice else "",
+        ]
+        raise UsageError(
+            f"{source}: {len(table)} names for a head of {classes} styles: {'; '.join(filter(None, said))}; "
+            "give the labels that this head was taught"
+        )
+    return tuple(table[str(place)] for place in range(classes))
+
+
+def _loaded(settings: MaestSettings, card: Card, tensors: dict[str, Any], source: str) -> MaestEncoder:
+    with torch.device("meta"):
+        encoder = MaestEncoder(settings, card)
+    load_strictly(encoder, tensors, source)
+    encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(encoder.state_dict())})
+    return encoder

@@ -1,0 +1,92 @@
+"""MAEST: a patch Transformer that learnt music from the styles that people gave to records on Discogs.
+
+Alonso-Jiménez, Serra, Bogdanov 2023, "Efficient Supervised Training of Audio Transformers for Music Representation
+Learning" (ISMIR, arXiv 2309.16418). A distilled ViT-B/16 over 5, 10, 20 or 30 s of 96 log-mel bands of 16 kHz sound,
+taught 400 styles (519 in one) from PaSST's weights (`fs`: from scratch, `dw`: from DeiT's; `ts`: by a teacher too).
+
+What a clip's features are is a setting, `tokens`: `cls`, `dist`, `average` (of the patches), `stack` (the three side by
+side; the authors' choice, best at layer 7) or `frames` (6.25 a second, each the mean over frequency). Layers count as
+everywhere: row i is the raw output of block i, which Essentia and the authors' README call layer i too, while the
+authors' code counts from 0. Sound shorter than one patch (0.26 s) is filled up with silence.
+
+Patchout when hearing: `drop_rows` and then `every_row` thin the 9 rows of frequency, `drop_columns` and `every_column`
+the columns of time of each window; faster and less exact. Where columns are missing, a frame repeats the one before.
+
+The files on GitHub are CC BY-NC-SA 4.0. Of their SHA-256 we know the first 16 digits only, so none is stated. They hold
+no names of styles. `maest-tiny` is ours; nobody publishes weights for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from carrara.encoders._base import Card, Family
+from carrara.encoders._maest import SAMPLE_RATE, MaestEncoder, MaestSettings, describe
+from carrara.encoders._maest_keys import check_length, native, read_published
+
+VARIANTS = {
+    "maest-5s": "MAEST over 5 s, 86M: 400 Discogs styles, from PaSST's weights",
+    "maest-10s": "MAEST over 10 s, from PaSST's weights",
+    "maest-10s-fs": "MAEST over 10 s, from scratch",
+    "maest-10s-dw": "MAEST over 10 s, from DeiT's weights",
+    "maest-20s": "MAEST over 20 s, from PaSST's weights",
+    "maest-30s": "MAEST over 30 s, from PaSST's weights; the best of them",
+    "maest-30s-ts": "MAEST over 30 s, taught by another MAEST too",
+    "maest-30s-519": "MAEST over 30 s: 519 styles",
+    "maest-tiny": "MAEST's network made small, 5 s, for laptops and CI; weights are yours to train",
+}
+
+PAPER = (
+    "Alonso-Jiménez et al. 2023, Efficient Supervised Training of Audio Transformers, https://arxiv.org/abs/2309.16418"
+)
+RELEASE = "https://github.com/palonso/MAEST/releases/download/v0.0.0-beta"
+TINY = MaestSettings(frames=312, width=128, layers=4, heads=4, feed_forward=512)
+
+
+def official(name: str, path: Path) -> dict[str, Tensor]:
+    """Return the weights of a published file, GitHub's or a Lightning checkpoint, by the network's own names.
+
+    Raises:
+        WeightsError: not weights, or those of another length.
+    """
+    tensors = native(read_published(path))
+    check_length(tensors, _VARIANTS[name][1].shape, name, str(path))
+    return tensors
+
+
+def _card(name: str, **known: Any) -> Card:
+    """Return a card that `describe` completes."""
+    return Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, layers=0, width=1, paper=PAPER, **known)
+
+
+def _published(name: str, file: str, parameters: int, **changes: Any) -> tuple[Card, MaestSettings]:
+    settings = MaestSettings(**changes)
+    card = _card(
+        name,
+        parameters=parameters,
+        license="CC-BY-NC-SA-4.0",
+        commercial_use=False,
+        trained_on=("Discogs20",),
+        files={f"{RELEASE}/discogs-maest-{file}-swa.ckpt": ""},
+    )
+    return describe(card, settings), settings
+
+
+_VARIANTS: dict[str, tuple[Card, MaestSettings]] = {
+    "maest-5s": _published("maest-5s", "5s-pw-129e", 85_903_904, frames=312),
+    "maest-10s": _published("maest-10s", "10s-pw-129e", 85_927_712, frames=625),
+    "maest-10s-fs": _published("maest-10s-fs", "10s-fs-129e", 85_927_712, frames=625),
+    "maest-10s-dw": _published("maest-10s-dw", "10s-dw-75e", 85_927_712, frames=625),
+    "maest-20s": _published("maest-20s", "20s-pw-129e", 85_976_096, frames=1250),
+    "maest-30s": _published("maest-30s", "30s-pw-129e", 86_023_712),
+    "maest-30s-ts": _published("maest-30s-ts", "30s-pw-73e-ts", 86_023_712, distilled="separated"),
+    "maest-30s-519": _published("maest-30s-519", "30s-pw-129e-519l", 86_206_734, classes=519),
+    "maest-tiny": (describe(_card("maest-tiny", parameters=935_328, license="no published weights"), TINY), TINY),
+}
+
+ENCODER = Family(
+    settings=MaestSettings, network=MaestEncoder, variants=_VARIANTS, described=describe, official=official
+)

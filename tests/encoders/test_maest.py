@@ -1,0 +1,236 @@
+"""MAEST as an encoder: sizes, tokens, windows, patchout, front end, against naive versions and Hugging Face's AST."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from carrara.core.errors import UsageError
+from carrara.encoders._load import build
+from carrara.encoders.maest import MaestEncoder, MaestSettings
+
+SIZES = {
+    "maest-5s": (312, 85_903_904),
+    "maest-10s": (625, 85_927_712),
+    "maest-10s-fs": (625, 85_927_712),
+    "maest-10s-dw": (625, 85_927_712),
+    "maest-20s": (1250, 85_976_096),
+    "maest-30s": (1875, 86_023_712),
+    "maest-30s-ts": (1875, 86_023_712),
+    "maest-30s-519": (1875, 86_206_734),
+}
+SMALL = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 7}
+CHOICES = ("cls", "dist", "average", "stack", "frames")
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+def small(**changes):
+    """Return a network whose tokens differ enough for a mistake to show; equal weights whatever is changed."""
+    encoder = build("maest-tiny", 3, {**SMALL, **changes}).eval()
+    for parameter in encoder.parameters():
+        parameter.mul_(5)
+    return encoder
+
+
+def sound(seconds, seed=0):
+    generator = np.random.default_rng(seed)
+    time = np.arange(round(seconds * 16000)) / 16000
+    samples = 0.3 * np.sin(2 * np.pi * 330 * time * (1 + 0.1 * time)) + 0.05 * generator.standard_normal(len(time))
+    return torch.from_numpy(samples.astype(np.float32))[None]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_the_published_ones(name):
+    with torch.device("meta"):
+        encoder = build(name)
+    frames, parameters = SIZES[name]
+    assert encoder.card.parameters == sum(p.numel() for p in encoder.parameters()) == parameters
+    assert encoder.settings.frames == frames
+    assert (encoder.card.layers, encoder.card.width, encoder.card.frame_rate) == (12, 2304, None)
+    assert encoder.card.commercial_use is False
+
+
+def naive(encoder, samples_1T):
+    """Return the tokens of a clip that is shorter than the table, layer by layer, without any of the encoder's code."""
+    settings = encoder.settings
+    mel = encoder.mel(samples_1T)
+    return encoder.vit((mel - settings.mean) / (2 * settings.deviation))
+
+
+@pytest.mark.parametrize("tokens", CHOICES)
+def test_a_clips_features_are_the_chosen_tokens(tokens):
+    encoder, clip = small(tokens=tokens), sound(4.1)
+    expected = []
+    for x in naive(encoder, clip):
+        grid = x[0, 2:].reshape(9, -1, 24)
+        choices = {
+            "cls": x[0, :1],
+            "dist": x[0, 1:2],
+            "average": x[0, 2:].mean(0, keepdim=True),
+            "stack": torch.cat([x[0, 0], x[0, 1], x[0, 2:].mean(0)])[None],
+            "frames": grid.mean(0),
+        }
+        expected.append(choices[tokens])
+    found = encoder(clip)[0]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
+    assert encoder.card.width == found.shape[-1]
+    assert encoder.frames(clip.shape[1]) == found.shape[1]
+    assert encoder.card.frame_rate == (6.25 if tokens == "frames" else None)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "framing"),
+    [*((tokens, "essentia") for tokens in CHOICES), ("stack", "maest-torch"), ("frames", "maest-hf")],
+)
+def test_clips_of_unequal_length_give_what_each_gives_alone(tokens, framing):
+    encoder = small(tokens=tokens, framing=framing)
+    clips = [sound(seconds, seed)[0] for seed, seconds in enumerate((3.0, 0.1, 1.3, 5.7))]
+    batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    spoilt = torch.full_like(batch, 7.0)
+    for row, clip in zip(spoilt, clips):
+        row[: len(clip)] = clip
+    together = encoder(spoilt, torch.tensor([len(clip) for clip in clips]))
+    assert together.shape[2] == encoder.frames(batch.shape[1])
+    for row, clip in zip(together, clips):
+        frames = encoder.frames(len(clip))
+        torch.testing.assert_close(row[:, :frames], encoder(clip[None])[0], atol=2e-5, rtol=1e-4)
+        assert not row[:, frames:].any()
+
+
+def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
+    aligned, stacked, clip = small(tokens="frames"), small(), sound(12.0)
+    mel = aligned.normalised(aligned.mel(clip))
+    columns = (mel.shape[1] - 16) // 10 + 1
+    assert columns == 74
+    ends = [0, 24, 49, 74]  # three windows, since the table has 31 columns
+    rows, parts = [], []
+    for first, after in itertools.pairwise(ends):
+        last = aligned.vit(mel[:, first * 10 : (after - 1) * 10 + 16])[-1][0]
+        rows.append(last[2:].reshape(9, -1, 24).mean(0))
+        parts.append(torch.cat([last[0], last[1], last[2:].mean(0)]) * (after - first))
+    torch.testing.assert_close(aligned(clip)[0, -1], torch.cat(rows), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(stacked(clip)[0, -1, 0], sum(parts) / columns, atol=1e-5, rtol=1e-4)
+
+
+def test_ten_minutes_go_through_in_blocks():
+    encoder = small(tokens="frames")
+    most = []
+    encoder.vit.register_forward_pre_hook(lambda module, given: most.append(len(given[0])))
+    clip = torch.zeros(1, 600 * 16000)
+    assert encoder(clip).shape == (1, 3, encoder.frames(clip.shape[1]), 24)
+    assert max(most) * (2 + 9 * 31) <= 8192 + 9 * 31
+    assert len(most) > 3
+
+
+def test_patchout_when_hearing_drops_then_thins():
+    clip = sound(4.1)
+    columns = (256 - 16) // 10 + 1
+    encoder = small(tokens="average", drop_rows=(0, 4), every_row=3, drop_columns=(1, 2), every_column=4)
+    rows_left = [1, 2, 3, 5, 6, 7, 8][::3]
+    columns_left = [place for place in range(columns) if place not in (1, 2)][::4]
+    mel = encoder.normalised(encoder.mel(clip))
+    expected = encoder.vit(mel, None, torch.tensor(columns_left), 0, torch.tensor(rows_left))
+    assert expected[0].shape[1] == 2 + len(rows_left) * len(columns_left)
+    for row, x in zip(encoder(clip)[0], expected):
+        torch.testing.assert_close(row[0], x[0, 2:].mean(0), atol=1e-5, rtol=1e-5)
+
+
+def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
+    frames = small(tokens="frames", every_column=3)(sound(4.1))[0, -1]
+    assert len(frames) == 25
+    for place in range(25):
+        assert torch.equal(frames[place], frames[place - place % 3])
+    assert not torch.equal(frames[0], frames[3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"drop_columns": list(range(30))}, "drop_columns would drop all 30"),
+        ({"drop_rows": list(range(9))}, "drop_rows would drop all 9"),
+        ({"labels": ["a", "a", "b", "c", "d", "e", "f"]}, "7 different names"),
+        ({"labels": ["a", "b"]}, "7 different names"),
+        ({"distilled": "separated", "distillation_head": False}, "distillation_head"),
+        ({"tokens": "clz"}, "tokens"),
+        ({"width": 25}, "divisible"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, said):
+    with pytest.raises(UsageError, match=said):
+        build("maest-tiny", 0, {**SMALL, **changes})
+
+
+def test_a_clip_of_which_patchout_leaves_nothing_is_named():
+    encoder = small(drop_columns=tuple(range(6)))
+    with pytest.raises(UsageError, match="leaves nothing of a clip of 5 columns"):
+        encoder(sound(0.95))
+
+
+def test_styles_equal_hugging_faces_and_windows_are_averaged():
+    transformers = pytest.importorskip("transformers")
+    from carrara.encoders._maest_keys import to_hub
+
+    encoder, clip = small(), sound(5.0)
+    config = transformers.ASTConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        num_mel_bins=96,
+        max_length=316,
+        layer_norm_eps=1e-6,
+        num_labels=7,
+    )
+    theirs = transformers.ASTForAudioClassification(config).eval()
+    tensors = to_hub(encoder.state_dict())
+    renamed = {
+        name.replace("encoder.layer.", "layers.")
+        .replace("attention.output.dense", "attention.o_proj")
+        .replace("intermediate.dense", "mlp.fc1")
+        .replace("output.dense", "mlp.fc2")
+        .replace("attention.attention.query", "attention.q_proj")
+        .replace("attention.attention.key", "attention.k_proj")
+        .replace("attention.attention.value", "attention.v_proj"): tensor
+        for name, tensor in tensors.items()
+    }
+    theirs.load_state_dict(renamed if any("q_proj" in name for name in theirs.state_dict()) else tensors)
+    # Only 316 frames fit there: two windows of that many, on the encoder's own spectrogram of 62 columns.
+    clip = sound((10 * 61 + 16) * 256 / 16000)
+    mel = encoder.normalised(encoder.mel(clip))
+    assert mel.shape[1] == 626
+    first, second = (theirs(mel[:, start : start + 316]).logits for start in (0, 310))
+    torch.testing.assert_close(encoder.logits(encoder.vit(mel[:, :316])[-1]), first, atol=1e-4, rtol=1e-4)
+    expected = (first.sigmoid() + second.sigmoid()) / 2
+    torch.testing.assert_close(encoder.probabilities(clip), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_separated_heads_answer_from_cls_alone():
+    mean, separated, clip = small(), small(distilled="separated"), sound(3.0)
+    tokens = naive(mean, clip)[-1]
+    normed = torch.nn.functional.layer_norm(tokens, (24,), mean.vit.norm.weight, mean.vit.norm.bias, 1e-6)
+    torch.testing.assert_close(separated.logits(tokens), mean.head(normed[:, 0]))
+    torch.testing.assert_close(mean.logits(tokens), mean.head((normed[:, 0] + normed[:, 1]) / 2))
+
+
+def test_the_spectrogram_is_the_specified_one():
+    librosa = pytest.importorskip("librosa")
+    clip = sound(2.0)
+    encoder = small(framing="maest-hf")
+    power = librosa.feature.melspectrogram(
+        y=clip[0].numpy(), sr=16000, n_fft=512, hop_length=256, n_mels=96, fmax=8000, pad_mode="constant"
+    )
+    expected = (np.log10(1 + 10000 * power.T) - 2.06755686098554) / (2 * 1.268292820667291)
+    np.testing.assert_allclose(encoder.normalised(encoder.mel(clip))[0].numpy(), expected, atol=1e-4)
+
+
+def test_random_weights_follow_the_seed():
+    one, same, other = (MaestEncoder(MaestSettings(frames=312, **SMALL), small().card, seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters()))
+    assert not torch.equal(one.vit.cls_token, other.vit.cls_token)
+    assert not torch.equal(one.head[1].weight, other.head[1].weight)
