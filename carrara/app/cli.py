@@ -1,6 +1,7 @@
 """The command line: the verbs, and only the verbs.
 
-One public file of `verbs/` is one verb; its function carries the file's name and its docstring is the verb's help.
+One public file of `verbs/` is one verb; its function carries the file's name and its docstring is the verb's help. A
+name that Python keeps for itself ends in an underscore (`import_.py` is `carrara import`).
 Standard output carries data, standard error talk. Exit 0: done. 1: something failed. 2: misused. 130: interrupted.
 """
 
@@ -21,7 +22,21 @@ import carrara
 from carrara.app import verbs
 from carrara.core.errors import CarraraError
 
-ORDER = ("demo", "ls", "show", "get", "check", "embed", "bench", "board", "pretrain", "study", "cache")
+ORDER = (
+    "demo",
+    "ls",
+    "show",
+    "get",
+    "check",
+    "import",
+    "export",
+    "embed",
+    "bench",
+    "board",
+    "pretrain",
+    "study",
+    "cache",
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +72,7 @@ def carrara_command(
 
 def mannered(verb: Callable[..., None]) -> Callable[..., None]:
     """Return the verb with errors as one line and the agreed exit codes; an interruption says how to go on."""
+    name = verb.__name__.rstrip("_")
 
     @functools.wraps(verb)
     def run(*arguments: Any, **options: Any) -> None:
@@ -65,10 +81,10 @@ def mannered(verb: Callable[..., None]) -> Callable[..., None]:
         except CarraraError as problem:
             if os.environ.get("CARRARA_DEBUG"):
                 raise
-            typer.echo(f"carrara {verb.__name__}: {problem}", err=True)
+            typer.echo(f"carrara {name}: {problem}", err=True)
             raise typer.Exit(problem.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo(f"carrara {verb.__name__}: interrupted; the same command goes on where it stopped", err=True)
+            typer.echo(f"carrara {name}: interrupted; the same command goes on where it stopped", err=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,9 +94,10 @@ def mannered(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _register() -> None:
-    found = [module.name for module in pkgutil.iter_modules(verbs.__path__) if not module.name.startswith("_")]
+    files = [module.name for module in pkgutil.iter_modules(verbs.__path__) if not module.name.startswith("_")]
+    found = {file.rstrip("_"): file for file in files}
     for name in sorted(found, key=lambda verb: (ORDER.index(verb) if verb in ORDER else len(ORDER), verb)):
-        function = getattr(importlib.import_module(f"carrara.app.verbs.{name}"), name)
+        function = getattr(importlib.import_module(f"carrara.app.verbs.{found[name]}"), found[name])
         app.command(name, no_args_is_help=False)(mannered(function))
 
 

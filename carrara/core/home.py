@@ -1,8 +1,8 @@
 """Where things live, and who may move them.
 
-Features and indexes in `$CARRARA_HOME` (default `$XDG_CACHE_HOME/carrara`, else `~/.cache/carrara`), audio where
-`$CARRARA_DATA` says (default `~/mir_datasets`, as mirdata's), weights in the Hugging Face cache. Nothing is created by
-asking.
+Features, indexes and imported encoders in `$CARRARA_HOME` (default `$XDG_CACHE_HOME/carrara`, else `~/.cache/carrara`),
+audio where `$CARRARA_DATA` says (default `~/mir_datasets`, as mirdata's), what the hub gave in the Hugging Face cache.
+Nothing is created by asking.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ def home() -> Path:
 def features_home() -> Path:
     """Return the folder of the feature stores."""
     return home() / "features"
+
+
+def encoders_home() -> Path:
+    """Return the folder that holds one folder an imported encoder."""
+    return home() / "encoders"
 
 
 def data_home() -> Path:

@@ -7,7 +7,11 @@ hubert, music_hubert or mert_model (pretraining.md 2.1 and 2.4). Names lose whic
 heads of fine-tuning and of pre-training are left out by name; every other tensor must find its place.
 
 Fields that say nothing about a frozen network (SpecAugment, labels, tokens) are passed over. A pre-LN network's last
-row is taken after its final norm, which is what transformers 4 gave and 5 does not (pretraining.md 2.4).
+row is taken after its final norm, which is what transformers 4 gave and 5 does not (pretraining.md 2.4); the setting
+`final_norm` is that choice.
+
+A lone file is read too, whether a table of tensors or fairseq's training checkpoint (_fairseq.py): `official` gives the
+network's tensors of either, `pretraining_heads` what only pre-training needs.
 """
 
 from __future__ import annotations
@@ -22,10 +26,11 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders import SHELF
+from carrara.encoders import SHELF, _fairseq
 from carrara.encoders._base import Encoder, Family
-from carrara.encoders._hubert import describe
-from carrara.nn.weights import load_strictly, read_tensors, tensors_identity
+from carrara.encoders._hubert import HubertSettings, describe
+from carrara.nn.unpickle import Inert, read_checkpoint
+from carrara.nn.weights import is_pickle, load_strictly, opening, read_tensors, tensors_identity
 
 PREFIX = re.compile(r"^(hubert|mert_model|music_hubert|data2vec_audio|wav2vec2|model)\.")
 LEFT_OUT = re.compile(
@@ -48,7 +53,13 @@ FIELDS = {
     "position_groups": "num_conv_pos_embedding_groups",
 }
 KINDS = ("hubert", "music_hubert", "mert", "mert_model", "data2vec-audio")
+# What a folder may leave open or its training chose otherwise, without another network (pretraining.md 2.4).
+FREE = {
+    "conv_gradient", "final_norm", "attention", "relaxation", "dropout", "attention_dropout", "activation_dropout",
+    "input_dropout", "layerdrop", "standardise", "padding",
+}  # fmt: skip
 PICKLE, SAFE, SHARDS = "pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"
+PROCESSOR = "preprocessor_config.json"
 MERT_RATE = 24_000
 
 
@@ -71,10 +82,73 @@ def from_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encoder:
     return encoder
 
 
+def official(name: str, path: Path) -> dict[str, Tensor]:
+    """Return the network's tensors of an official folder or of a lone file, by our names, in single precision.
+
+    Raises:
+        WeightsError: missing, not whole, or something else than the weights of such a network.
+    """
+    return bare(_tensors(path)) if path.is_dir() else _file(path)[0]
+
+
+def pretraining_heads(path: Path) -> dict[str, Tensor]:
+    """Return what only pre-training needs of an official folder or file, by the authors' names; often nothing.
+
+    Hugging Face's own conversions hold none; fairseq's checkpoints hold all (see `_fairseq.Checkpoint`).
+
+    Raises:
+        WeightsError: as for `official`.
+    """
+    return _heads(_tensors(path)) if path.is_dir() else _file(path)[1]
+
+
+def agreed(settings: HubertSettings, folder: Path, name: str) -> HubertSettings:
+    """Return a variant's settings with the folder's word on whether waveforms are standardised.
+
+    Raises:
+        WeightsError: the folder's config tells of another network than the variant's.
+    """
+    config, sound = _json(folder / "config.json"), _json(folder / PROCESSOR)
+    told = _network(folder, config, name)[1].model_dump()
+    free = FREE if "sampling_rate" in sound or "sample_rate" in config else {*FREE, "sample_rate"}
+    for field, value in settings.model_dump().items():
+        if field not in free and told[field] != value:
+            raise WeightsError(f"{folder}: not {name}: its {field} is {told[field]} where {name} has {value}")
+    return settings.model_copy(update={"standardise": sound.get("do_normalize", settings.standardise)})
+
+
 def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the network's tensors under bare names, without heads; in single precision."""
     named = {PREFIX.sub("", name): tensor for name, tensor in tensors.items()}
     return {name: tensor.float() for name, tensor in named.items() if not LEFT_OUT.match(name)}
+
+
+def _heads(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    named = {PREFIX.sub("", name): tensor for name, tensor in tensors.items()}
+    return {
+        name: tensor.float()
+        for name, tensor in named.items()
+        if _fairseq.HEADS.match(name) and not _fairseq.FIXED.match(name)
+    }
+
+
+def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    if not is_pickle(opening(path)):
+        content: Any = read_tensors(path)
+    else:
+        content = read_checkpoint(path)
+    if _fairseq.is_checkpoint(content):
+        checkpoint = _fairseq.read(content, str(path))
+        return checkpoint.network, checkpoint.heads
+    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return bare(content), _heads(content)
+    kinds = (
+        {value.kind for value in content.values() if isinstance(value, Inert)} if isinstance(content, Mapping) else ()
+    )
+    also = f" but {', '.join(sorted(kinds)[:3])}" if kinds else ""
+    raise WeightsError(
+        f"{path}: holds neither a table of tensors nor a fairseq checkpoint{also}; nothing in it was run"
+    )
 
 
 def _network(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Family, Any]:
@@ -87,7 +161,7 @@ def _network(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Family
     channels = set(config.get("conv_dim", (512,)))
     if len(channels) > 1:
         raise UsageError(f"{source}: convolutions of {len(channels)} widths; only networks of one are known")
-    sound = _json(folder / "preprocessor_config.json")
+    sound = _json(folder / PROCESSOR)
     rate = int(sound.get("sampling_rate", config.get("sample_rate", 16_000)))
     stacked = kind == "data2vec-audio"
     shelf = "music2vec-v1" if stacked else "mert-v0" if rate == MERT_RATE or "mert" in name.lower() else "hubert-base"

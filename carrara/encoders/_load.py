@@ -1,5 +1,7 @@
 """From a name to an encoder: a shelf name, a folder, a hub id, or any of them with `:random` for random weights.
 
+A shelf name of a trained encoder means what `carrara import` made of it, else its authors' files on the hub.
+
 A folder holds config.json (which family, its settings, its card), model.safetensors and README.md. The weights'
 identity is in the card, so weights cut short or swapped are noticed. Nothing in a folder is run.
 """
@@ -16,12 +18,14 @@ import torch
 
 from carrara.core.errors import UsageError, WeightsError, near
 from carrara.core.files import write_text
+from carrara.core.home import encoders_home
 from carrara.core.identity import identity
 from carrara.core.registry import Entry
 from carrara.core.settings import Settings, read, replace
 from carrara.encoders import SHELF
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._huggingface import from_folder
+from carrara.encoders._official import convert, fetched, from_hub
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors, tensors_identity
 
 FORMAT = 1
@@ -118,16 +122,22 @@ def _find(what: str, seed: int | None, text: str) -> Encoder:
         name = SHELF.entry(what).name
         family: Family = SHELF.get(name)
         if seed is None and family.trained:
-            return _named(_published(name, family), name)
+            imported = encoders_home() / name
+            if (imported / CONFIG).is_file():
+                return _from_folder(imported, name, None)
+            return _named(convert(name, fetched(name, with_addresses=False)), name)
         encoder = build(name, seed or 0)
         return encoder if seed is None else _named(encoder, text)
     folder = Path(what).expanduser()
     if folder.is_dir():
         return _from_folder(folder, folder.resolve().name, seed)
     if folder.exists():
-        raise UsageError(f"{what}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}")
+        raise UsageError(
+            f"{what}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}, or make one of an official file "
+            f"with `carrara import NAME --file {what}`"
+        )
     if HUB_ID.match(what) and not what.startswith("."):
-        return _from_folder(_from_hub(what), what, seed)
+        return _from_folder(from_hub(what, HUB_PATTERNS), what, seed)
     names = SHELF.names()
     raise UsageError(
         f"there is no encoder {what!r} on the shelf and no such folder.{near(what, names)} "
@@ -138,7 +148,10 @@ def _find(what: str, seed: int | None, text: str) -> Encoder:
 def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     config = _read_config(folder / CONFIG)
     if "carrara" not in config and "model_type" in config:
-        encoder = from_folder(folder, config, name)
+        from carrara.encoders._maest_files import AST, from_ast_folder
+
+        reader = from_ast_folder if config["model_type"] == AST else from_folder
+        encoder = reader(folder, config, name)
         if seed is None:
             return encoder
         return _named(_identified(type(encoder)(encoder.settings, encoder.card, seed)), _random(name, seed))
@@ -205,37 +218,6 @@ def _family_entry(settings: Settings) -> Entry:
         if SHELF.get(entry.name).settings is type(settings):
             return entry
     raise UsageError(f"no family of encoders has settings of the kind {type(settings).__name__}, so it cannot be saved")
-
-
-def _published(name: str, family: Family) -> Encoder:
-    """Return a shelf's encoder from its official repository, in the hub's cache or on the hub."""
-    files = family.variants[name][0].files
-    if not files:
-        raise UsageError(
-            f"{name}: no weights of it are published; give a folder made by save_pretrained, or {name}:random for the "
-            "same network with random weights"
-        )
-    repository = "/".join(next(iter(files)).split("/")[:2])
-    try:
-        folder = _from_hub(repository)
-    except UsageError as problem:
-        raise UsageError(
-            f"{name}: its weights are not on this machine ({problem}); give a folder that holds them, or {name}:random "
-            "for the same network with random weights"
-        ) from None
-    return _from_folder(folder, repository, None)
-
-
-def _from_hub(what: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UsageError(f"{what}: hub ids need huggingface_hub; pip install 'carrara[hub]'") from None
-    try:
-        return Path(snapshot_download(what, allow_patterns=HUB_PATTERNS))
-    except (OSError, ValueError, RuntimeError) as problem:
-        reason = str(problem).strip().partition("\n")[0]
-        raise UsageError(f"{what}: no such folder, and the hub did not give it ({reason})") from None
 
 
 def _identified(encoder: Encoder) -> Encoder:

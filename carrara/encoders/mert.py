@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from carrara.encoders._base import Family
 from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
+from carrara.encoders._huggingface import official
 
 VARIANTS = {
     "mert-v0": "MERT v0, 95M, 16 kHz: k-means of log-mel and chroma plus CQT, 1,000 h",
@@ -24,6 +25,12 @@ VARIANTS = {
     "mert-v1-95m": "MERT v1, 95M, 24 kHz: eight EnCodec books plus CQT",
     "mert-v1-330m": "MERT v1, 315M, 24 kHz, pre-LN, 160,000 h",
     "mert-tiny": "MERT's network made small, 16 kHz, for laptops and the demo; weights are yours to train",
+}
+FILES = {
+    "mert-v0": {"m-a-p/MERT-v0/pytorch_model.bin": ""},
+    "mert-v0-public": {"m-a-p/MERT-v0-public/pytorch_model.bin": ""},
+    "mert-v1-95m": {"m-a-p/MERT-v1-95M/pytorch_model.bin": ""},
+    "mert-v1-330m": {"m-a-p/MERT-v1-330M/pytorch_model.bin": ""},
 }
 
 PAPER = "Li et al. 2024, MERT, ICLR, https://arxiv.org/abs/2306.00107"
@@ -50,7 +57,7 @@ LARGE_V1 = MertSettings(
 TINY = MertSettings(conv_channels=64, width=128, layers=4, heads=4, feed_forward=512)
 
 
-def _published(name: str, settings: MertSettings, hub: str, parameters: int, trained_on: tuple[str, ...] = ()):
+def _published(name: str, settings: MertSettings, parameters: int, trained_on: tuple[str, ...] = ()):
     card = describe(
         name,
         settings,
@@ -60,7 +67,7 @@ def _published(name: str, settings: MertSettings, hub: str, parameters: int, tra
         commercial_use=False,
         trained_on=trained_on,
         paper=PAPER,
-        files={f"{hub}/pytorch_model.bin": ""},
+        files=FILES[name],
     )
     return card, settings
 
@@ -69,13 +76,12 @@ ENCODER = Family(
     settings=MertSettings,
     network=HubertEncoder,
     described=redescribed,
+    official=official,
     variants={
-        "mert-v0": _published("mert-v0", MertSettings(), "m-a-p/MERT-v0", 94_371_712),
-        "mert-v0-public": _published(
-            "mert-v0-public", MertSettings(), "m-a-p/MERT-v0-public", 94_371_712, ("music4all",)
-        ),
-        "mert-v1-95m": _published("mert-v1-95m", BASE_V1, "m-a-p/MERT-v1-95M", 94_371_712),
-        "mert-v1-330m": _published("mert-v1-330m", LARGE_V1, "m-a-p/MERT-v1-330M", 315_428_992),
+        "mert-v0": _published("mert-v0", MertSettings(), 94_371_712),
+        "mert-v0-public": _published("mert-v0-public", MertSettings(), 94_371_712, ("music4all",)),
+        "mert-v1-95m": _published("mert-v1-95m", BASE_V1, 94_371_712),
+        "mert-v1-330m": _published("mert-v1-330m", LARGE_V1, 315_428_992),
         "mert-tiny": (
             describe(
                 "mert-tiny",

@@ -12,11 +12,16 @@ from __future__ import annotations
 
 from carrara.encoders._base import Family
 from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
+from carrara.encoders._huggingface import official
 
 VARIANTS = {
     "music2vec-v1": "Music2Vec, 93M, 16 kHz: data2vec taught music, 1,000 h",
     "data2vec-audio-base": "data2vec-audio taught speech (LibriSpeech), 93M, 16 kHz, for comparison",
     "music2vec-tiny": "Music2Vec's network made small, 16 kHz, for laptops; weights are yours to train",
+}
+FILES = {
+    "music2vec-v1": {"m-a-p/music2vec-v1/pytorch_model.bin": ""},
+    "data2vec-audio-base": {"facebook/data2vec-audio-base/pytorch_model.bin": ""},
 }
 
 DATA2VEC = "Baevski et al. 2022, data2vec, ICML, https://arxiv.org/abs/2202.03555"
@@ -42,6 +47,7 @@ ENCODER = Family(
     settings=Music2vecSettings,
     network=HubertEncoder,
     described=redescribed,
+    official=official,
     variants={
         "music2vec-v1": (
             describe(
@@ -52,7 +58,7 @@ ENCODER = Family(
                 license="CC-BY-NC-4.0",
                 commercial_use=False,
                 paper=MUSIC2VEC,
-                files={"m-a-p/music2vec-v1/pytorch_model.bin": ""},
+                files=FILES["music2vec-v1"],
             ),
             BASE,
         ),
@@ -66,7 +72,7 @@ ENCODER = Family(
                 commercial_use=True,
                 trained_on=("librispeech",),
                 paper=DATA2VEC,
-                files={"facebook/data2vec-audio-base/pytorch_model.bin": ""},
+                files=FILES["data2vec-audio-base"],
             ),
             BASE,
         ),

@@ -13,11 +13,19 @@ from __future__ import annotations
 
 from carrara.encoders._base import Family
 from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
+from carrara.encoders._huggingface import official
 
 VARIANTS = {
     "musichubert-base": "HuBERT-base taught music, 95M, 16 kHz; no weights are published",
     "hubert-base": "HuBERT-base taught speech (LibriSpeech), 95M, 16 kHz, for comparison",
     "musichubert-tiny": "HuBERT's network made small, 16 kHz, for laptops; weights are yours to train",
+}
+FILES = {
+    "hubert-base": {
+        "facebook/hubert-base-ls960/pytorch_model.bin": (
+            "062249fffb353eab67547a2fbc129f7c31a2f459faf641b19e8fb007cc5c48ad"
+        )
+    },
 }
 
 HUBERT = "Hsu et al. 2021, HuBERT, IEEE/ACM TASLP 29, https://arxiv.org/abs/2106.07447"
@@ -35,6 +43,7 @@ ENCODER = Family(
     settings=MusicHubertSettings,
     network=HubertEncoder,
     described=redescribed,
+    official=official,
     variants={
         "musichubert-base": (
             describe(
@@ -57,7 +66,7 @@ ENCODER = Family(
                 commercial_use=True,
                 trained_on=("librispeech",),
                 paper=HUBERT,
-                files={"facebook/hubert-base-ls960/pytorch_model.bin": ""},
+                files=FILES["hubert-base"],
             ),
             BASE,
         ),

@@ -1,8 +1,8 @@
 """Weights read without running anything that a file contains, named by their content, and loaded whole or not at all.
 
 Safetensors, and pickles through torch's restricted unpickler (`weights_only=True`), which builds tensors and plain
-containers only. What is not weights is named for what it is: empty, cut short, a web page, a Git LFS pointer, a
-program.
+containers only (carrara/nn/unpickle.py opens training checkpoints, which hold more). What is not weights is named for
+what it is: empty, cut short, a web page, a Git LFS pointer, a message, a program.
 
 Weight-normalised convolutions are spelled three ways in the wild (torch's old `weight_g`/`weight_v`, its new
 `parametrizations.weight.original0`/`1`, and folded to a plain `weight`); all three load.
@@ -11,7 +11,10 @@ Weight-normalised convolutions are spelled three ways in the wild (torch's old `
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +28,8 @@ from carrara.core.files import whole
 
 NEW_GAIN, NEW_DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 OLD_GAIN, OLD_DIRECTION = ".weight_g", ".weight_v"
+PLAIN = {"format": "pt"}  # without it, transformers 4 does not open the file
+MEGABYTE = 10**6
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -34,8 +39,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         WeightsError: the file is missing, empty, cut short, not weights, or a pickle that would run code.
     """
     path = Path(path)
-    head = _head(path)
-    if head[:2] != b"PK" and head[:1] != b"\x80":
+    head = opening(path)
+    if not is_pickle(head):
         try:
             return load_file(path)
         except SafetensorError as problem:
@@ -62,9 +67,38 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     with whole(Path(path)) as draft:
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft, PLAIN)
         except SafetensorError as problem:
             raise StoreError(f"{path}: cannot write here ({problem})") from None
+
+
+def opening(path: Path) -> bytes:
+    """Return the first 512 bytes of a file that can be weights.
+
+    Raises:
+        WeightsError: it is missing, empty, a Git LFS pointer, a web page or a text in the weights' place, or cut short.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as problem:
+        raise WeightsError(f"{path}: cannot be read ({problem.strerror})") from None
+    if not head:
+        raise WeightsError(f"{path}: is empty; fetch it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
+    if head.lstrip()[:1] == b"<":
+        raise WeightsError(f"{path}: is a web page, not weights; fetch it again, signed in if the site asks for it")
+    if head[:24].decode("ascii", errors="replace").isprintable():
+        said = head[:60].decode("utf-8", errors="replace").partition("\n")[0]
+        raise WeightsError(f"{path}: is text ({said!r}), not safetensors nor another kind of weights; fetch it again")
+    _refuse_cut(path, head)
+    return head
+
+
+def is_pickle(head: bytes) -> bool:
+    """Return whether a file that opens like this is a torch file (zip or the older kind) or a plain pickle."""
+    return head[:2] == b"PK" or head[:1] == b"\x80"
 
 
 def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
@@ -110,19 +144,31 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     )
 
 
-def _head(path: Path) -> bytes:
+def _refuse_cut(path: Path, head: bytes) -> None:
+    size = path.stat().st_size
+    if head[:2] == b"PK":
+        if not zipfile.is_zipfile(path):
+            raise WeightsError(
+                f"{path}: is cut short after {size / MEGABYTE:.1f} MB (its end is missing); fetch it again"
+            )
+        return
+    if is_pickle(head) or head[8:9] != b"{":
+        return
+    (length,) = struct.unpack("<Q", head[:8])
+    with open(path, "rb") as file:
+        file.seek(8)
+        text = file.read(length) if length <= size else b""
     try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError as problem:
-        raise WeightsError(f"{path}: cannot be read ({problem.strerror})") from None
-    if not head:
-        raise WeightsError(f"{path}: is empty; fetch it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
-    if head.lstrip()[:1] == b"<":
-        raise WeightsError(f"{path}: is a web page, not weights; fetch it again, signed in if the site asks for it")
-    return head
+        table = json.loads(text)
+        whole_size = (
+            8 + length + max((row["data_offsets"][1] for name, row in table.items() if name[:2] != "__"), default=0)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole_size = 0 if text else 8 + length
+    if size < whole_size:
+        raise WeightsError(
+            f"{path}: is cut short, {size / MEGABYTE:.1f} of {whole_size / MEGABYTE:.1f} MB; fetch it again"
+        )
 
 
 def _respell(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -79,7 +79,8 @@ def test_random_weights_of_a_folder_have_its_shape_and_other_weights(saved):
     assert load(f"{folder}:random").card.weights != encoder.card.weights
 
 
-def test_a_trained_encoder_without_weights_says_what_to_give():
+def test_a_trained_encoder_without_weights_says_what_to_give(monkeypatch, tmp_path, no_hub):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     with pytest.raises(UsageError, match="mert-v1-95m:random") as caught:
         load("mert-v1-95m")
     assert "\n" not in str(caught.value) and "folder" in str(caught.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ def ls(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of names and summaries.")] = False,
 ) -> None:
-    """List what stands on a shelf.
+    """List what stands on a shelf; of encoders also whether they are ready on this machine, or what they need.
 
     - `carrara ls`
     - `carrara ls encoders`
@@ -23,17 +23,35 @@ def ls(
     """
     from carrara.app.shelves import WORDS, entries
 
+    found: list[dict[str, Any]]
     if shelf is None:
         found = [
             {"name": word, "summary": f"{len(entries(word))}: {', '.join(list(entries(word))[:6])} …"} for word in WORDS
         ]
     else:
-        found = [{"name": entry.name, "summary": entry.summary} for entry in entries(shelf).values()]
+        found = [
+            {"name": entry.name, "summary": entry.summary, **(_state(entry.name) if shelf == "encoders" else {})}
+            for entry in entries(shelf).values()
+        ]
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
         return
     width = max((len(row["name"]) for row in found), default=0)
     for row in found:
-        typer.echo(f"{row['name']:<{width}}  {row['summary']}")
+        word = f"{row['state']:<6}  " if "state" in row else ""
+        typer.echo(f"{row['name']:<{width}}  {word}{row['summary']}")
     if shelf is None:
         typer.echo("\n`carrara ls SHELF` lists one; `carrara show NAME` tells all about one thing.", err=True)
+    elif shelf == "encoders":
+        typer.echo(
+            "\nready: loads by its name. import: `carrara import NAME` fetches or takes its official weights first; "
+            "`carrara show NAME` says which. train: nobody publishes any; `carrara pretrain` makes some.",
+            err=True,
+        )
+
+
+def _state(name: str) -> dict[str, Any]:
+    from carrara.encoders._ready import state
+
+    found = state(name)
+    return {"state": found.word, "needs": found.needs}

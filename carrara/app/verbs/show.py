@@ -53,8 +53,15 @@ def _details(word: str, name: str) -> dict[str, Any]:
         return {"version": SUITES[name].version, "tasks": list(SUITES[name].tasks)}
     thing = SHELVES[word].get(name)
     if word == "encoders":
+        from carrara.encoders._ready import state
+
         card, settings = thing.variants[name]
-        return {"card": card.model_dump(mode="json"), "settings": settings.model_dump(mode="json")}
+        return {
+            "ready": state(name).word == "ready",
+            "needs": state(name).needs,
+            "card": card.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
+        }
     if word == "data":
         keys = ("title", "license", "commercial_use", "citation", "source", "golden", "known_leaks", "steps")
         remotes = [vars(remote) for remote in thing.remotes]

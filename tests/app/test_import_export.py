@@ -1,0 +1,76 @@
+"""`carrara import`, `carrara export`, and what `ls` and `show` tell of encoders that are not on this machine."""
+
+import json
+import re
+
+import pytest
+import torch
+from transformers import HubertModel
+from typer.testing import CliRunner
+
+from carrara.app.cli import app
+from carrara.encoders._load import build, load
+from carrara.nn.weights import save_tensors
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+
+
+def carrara(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def file(tmp_path):
+    save_tensors(build("mert-tiny", seed=7).state_dict(), tmp_path / "official.safetensors")
+    return tmp_path / "official.safetensors"
+
+
+def row(name):
+    return next(row for row in json.loads(carrara("ls", "encoders", "--json").stdout) if row["name"] == name)
+
+
+@pytest.mark.parametrize("option", ["--file", "--wheel", "--checkpoint"])
+def test_import_makes_it_ready(file, tmp_path, option):
+    assert row("mert-tiny")["state"] == "train" and "pretrain" in row("mert-tiny")["needs"]
+    done = carrara("import", "mert-tiny", option, file)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"mert-tiny\t{tmp_path / 'home' / 'encoders' / 'mert-tiny'}\n"
+    assert row("mert-tiny") | {"summary": ""} == {"name": "mert-tiny", "summary": "", "state": "ready", "needs": ""}
+    assert load("mert-tiny").card.weights == load("mert-tiny:random-7").card.weights
+
+
+def test_ls_and_show_tell_what_an_encoder_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
+    lines = {line.split()[0]: line.split()[1] for line in carrara("ls", "encoders").stdout.splitlines()}
+    assert (lines["noise"], lines["mert-v0"], lines["mert-tiny"]) == ("ready", "import", "train")
+    shown = json.loads(carrara("show", "mert-v0", "--json").stdout)
+    assert shown["ready"] is False and "m-a-p/MERT-v0/pytorch_model.bin" in shown["needs"]
+
+
+def test_import_with_a_folder_and_export_of_it(file, tmp_path):
+    done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / "mine", "--json")
+    assert json.loads(done.stdout) == {"mert-tiny": str(tmp_path / "mine")}
+    done = carrara("export", tmp_path / "mine", "--format", "transformers", "-o", tmp_path / "hf", "--json")
+    assert json.loads(done.stdout)["weights"] == load(tmp_path / "mine").card.weights
+    model = HubertModel.from_pretrained(tmp_path / "hf")
+    assert torch.equal(model.masked_spec_embed, load(tmp_path / "mine").masked_spec_embed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["import", "mert-v0", "--file", "{file}"], 1, "carrara import: .*would fit mert-tiny"),
+        (["import", "mert"], 2, "carrara import: mert-v0: its weights are not on this machine"),
+        (["export", "{file}", "-f", "carrara", "-o", "{out}"], 2, "carrara export: .*carrara import NAME --file"),
+        (["export", "noise", "-f", "transformers", "-o", "{out}"], 2, "carrara export: noise: "),
+    ],
+)
+def test_errors_are_one_line(file, tmp_path, monkeypatch, arguments, code, said):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = carrara(*(part.format(file=file, out=tmp_path / "out") for part in arguments))
+    assert done.exit_code == code and done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert re.search(said, done.stderr), done.stderr

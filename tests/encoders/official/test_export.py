@@ -1,0 +1,129 @@
+"""What is written for others: transformers' own classes give the same layers, onnxruntime too, Carrara the bits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, Data2VecAudioModel, HubertModel
+
+from carrara.core.errors import UsageError
+from carrara.encoders._export import export
+from carrara.encoders._load import build, load, save_pretrained
+from carrara.encoders._official import heads
+from carrara.nn.weights import save_tensors, tensors_identity
+
+KINDS = {"post": "mert-tiny", "pre": "mert-tiny", "layer": "musichubert-tiny", "data2vec": "music2vec-tiny"}
+
+
+def sound(clips=2, samples=5000):
+    return 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def encoder(changes):
+    def make(kind="post", **more):
+        made = build(KINDS[kind], seed=1, changes={**changes(kind), **more}).eval()
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        return made
+
+    return make
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_loads_it_with_every_layer_equal(tmp_path, encoder, kind):
+    ours = encoder(kind, standardise=False)
+    export(ours, "transformers", tmp_path)
+    model = Data2VecAudioModel if kind == "data2vec" else HubertModel
+    theirs, told = model.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told.values())
+    given = theirs.eval()(sound(), output_hidden_states=True)
+    rows = list(given.hidden_states)
+    if kind == "pre":
+        rows[-1] = given.last_hidden_state
+        assert "hidden_states[-1]" in (tmp_path / "README.md").read_text()
+    for i, row in enumerate(ours(sound()).unbind(1)):
+        torch.testing.assert_close(row, rows[i], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_final_norm_is_a_choice(tmp_path, encoder):
+    ours = encoder("pre", standardise=False, final_norm=False)
+    export(ours, "transformers", tmp_path)
+    given = HubertModel.from_pretrained(tmp_path).eval()(sound(), output_hidden_states=True)
+    torch.testing.assert_close(ours(sound())[:, -1], given.hidden_states[-1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(load(tmp_path)(sound())[:, -1], given.last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_its_feature_extractor_standardises_as_the_encoder_does(tmp_path, encoder):
+    ours = encoder(standardise=True)
+    export(ours, "transformers", tmp_path)
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
+    clips = [clip.numpy() + np.float32(0.3) for clip in sound()]
+    given = extractor(clips, sampling_rate=16_000, return_tensors="pt").input_values
+    theirs = HubertModel.from_pretrained(tmp_path).eval()(given, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(ours(sound() + 0.3), torch.stack(theirs, 1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back_the_weights_are_the_same_bits(tmp_path, encoder, kind):
+    ours = encoder(kind)
+    for form in ("transformers", "carrara"):
+        export(ours, form, tmp_path / form)
+        back = load(tmp_path / form)
+        assert back.card.weights == tensors_identity(ours.state_dict())
+        again = export(back, "carrara", tmp_path / "again")
+        assert load(again).card.weights == back.card.weights
+        same = {name: getattr(back.settings, name) for name in ("layers", "heads", "norm_placement", "standardise")}
+        assert same == {name: getattr(ours.settings, name) for name in same}
+    assert load(tmp_path / "carrara").settings == ours.settings
+
+
+def test_heads_go_along_with_carraras_own_folder(tmp_path, encoder):
+    save_pretrained(encoder(), tmp_path / "mine")
+    save_tensors({"final_proj.bias": torch.ones(3)}, tmp_path / "mine" / "heads.safetensors")
+    export(load(tmp_path / "mine"), "carrara", tmp_path / "given", source=tmp_path / "mine")
+    assert heads(tmp_path / "given")["final_proj.bias"].tolist() == [1, 1, 1]
+
+
+@torch.no_grad()
+def test_onnxruntime_gives_the_same_layers_at_any_size(tmp_path, encoder):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    ours = encoder("pre", layers=1, standardise=True, conv_kernels=(20, 16), conv_strides=(20, 16))
+    export(ours, "onnx", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "README.md"}
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for clips, samples in ((1, 1600), (3, 9011), (2, 40_000)):
+        heard = sound(clips, samples)
+        (layers,) = session.run(None, {"samples": heard.numpy()})
+        torch.testing.assert_close(torch.from_numpy(layers), ours(heard), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"deepnorm": True}, "DeepNorm"), ({"positions": "data2vec", "position_kernel": 7}, "data2vec's positions")],
+)
+def test_what_transformers_has_no_network_for_is_told(tmp_path, encoder, changed, said):
+    with pytest.raises(UsageError, match=said):
+        export(encoder(**changed), "transformers", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_encoders_and_formats_are_told(tmp_path):
+    with pytest.raises(UsageError, match="noise: --format transformers holds HuBERT"):
+        export(build("noise"), "transformers", tmp_path)
+    with pytest.raises(UsageError, match="'transformers'"):
+        export(build("noise"), "transformer", tmp_path)
+
+
+def test_the_folder_names_no_code_to_run(tmp_path, encoder):
+    export(encoder(), "transformers", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["HubertModel"] and "auto_map" not in config
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".md"}
