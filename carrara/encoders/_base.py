@@ -94,6 +94,8 @@ class Family:
         described: (card, settings) → the card of a network with other settings; none where settings change no size.
         official: (variant's name, a file or folder as its authors publish it) → the weights by the network's own names,
             or WeightsError; none where no one publishes any.
+        told: (variant's name, its settings, such a file or folder) → its settings with what else the files say, such as
+            the names of the labels.
     """
 
     settings: type[Settings]
@@ -102,3 +104,4 @@ class Family:
     trained: bool = True
     described: Callable[[Card, Any], Card] | None = None
     official: Callable[[str, Path], Mapping[str, Tensor]] | None = None
+    told: Callable[[str, Any, Path], Any] | None = None

@@ -59,7 +59,7 @@ FREE = {
     "input_dropout", "layerdrop", "standardise", "padding",
 }  # fmt: skip
 PICKLE, SAFE, SHARDS = "pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"
-PROCESSOR = "preprocessor_config.json"
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 MERT_RATE = 24_000
 
 
@@ -102,13 +102,28 @@ def pretraining_heads(path: Path) -> dict[str, Tensor]:
     return _heads(_tensors(path)) if path.is_dir() else _file(path)[1]
 
 
+def told(name: str, settings: HubertSettings, path: Path) -> HubertSettings:
+    """Return a variant's settings with the word of a config.json beside its file, where there is one (`agreed`)."""
+    folder = config_beside(path)
+    return agreed(settings, folder, name) if folder else settings
+
+
+def config_beside(path: Path) -> Path | None:
+    """Return the folder of Hugging Face's layout that a path is, or is the weights of."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and not path.name.startswith(("pytorch_model", "model")):
+        return None
+    config = folder / CONFIG
+    return folder if config.is_file() and b'"model_type"' in config.read_bytes() else None
+
+
 def agreed(settings: HubertSettings, folder: Path, name: str) -> HubertSettings:
     """Return a variant's settings with the folder's word on whether waveforms are standardised.
 
     Raises:
         WeightsError: the folder's config tells of another network than the variant's.
     """
-    config, sound = _json(folder / "config.json"), _json(folder / PROCESSOR)
+    config, sound = _json(folder / CONFIG), _json(folder / PROCESSOR)
     told = _network(folder, config, name)[1].model_dump()
     free = FREE if "sampling_rate" in sound or "sample_rate" in config else {*FREE, "sample_rate"}
     for field, value in settings.model_dump().items():
@@ -152,7 +167,7 @@ def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def _network(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Family, Any]:
-    source = folder / "config.json"
+    source = folder / CONFIG
     kind = config.get("model_type")
     if kind not in KINDS:
         raise UsageError(f"{source}: a {kind!r} model; known here are {', '.join(KINDS)}")

@@ -147,10 +147,14 @@ def _find(what: str, seed: int | None, text: str) -> Encoder:
 
 def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     config = _read_config(folder / CONFIG)
-    if "carrara" not in config and "model_type" in config:
-        from carrara.encoders._maest_files import AST, from_ast_folder
+    if "carrara" not in config and ("model_type" in config or "w2v2_config" in config):
+        from carrara.encoders import _maest_files, muq
 
-        reader = from_ast_folder if config["model_type"] == AST else from_folder
+        reader = from_folder
+        if "w2v2_config" in config:
+            reader = muq.from_folder
+        elif config["model_type"] == _maest_files.AST:
+            reader = _maest_files.from_ast_folder
         encoder = reader(folder, config, name)
         if seed is None:
             return encoder

@@ -1,31 +1,30 @@
 """MAEST from the files that people have: GitHub's checkpoints with names beside them, Hugging Face's folders; and back.
 
-A checkpoint holds no names of styles, so a `labels.json` beside it may: a list, a table from number to name, or the
-metadata that Essentia publishes with a model (its `classes`). Hugging Face's config has them as `id2label`. A folder
-that is written for Hugging Face loses the second head, which nothing there has a place for.
+Hugging Face's config has the names of the styles as `id2label`. A folder that is written for Hugging Face loses the
+second head, which nothing there has a place for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from carrara.core.errors import UsageError, WeightsError, near
+from carrara.core.errors import UsageError, WeightsError
 from carrara.core.files import write_text
 from carrara.core.settings import read
 from carrara.encoders._base import Card
 from carrara.encoders._maest import SAMPLE_RATE, MaestEncoder, MaestSettings
 from carrara.encoders._maest_keys import TIME, check_length, from_hub, native, read_published, resized, to_hub
+from carrara.encoders._maest_labels import labels_beside, named
 from carrara.encoders.maest import ENCODER, PAPER
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors, tensors_identity
 
 AST = "audio-spectrogram-transformer"
-LABELS, CONFIG, SOUND, WEIGHTS, PICKLE = (
-    "labels.json",
+CONFIG, SOUND, WEIGHTS, PICKLE = (
     "config.json",
     "preprocessor_config.json",
     "model.safetensors",
@@ -61,9 +60,8 @@ def from_checkpoint(path: Path, name: str, interpolate: bool = False) -> MaestEn
     check_length(tensors, settings.shape, name, str(path))
     head = tensors.get("head.1.weight")
     classes = settings.classes if head is None else len(head)
-    beside = (path if path.is_dir() else path.parent) / LABELS
-    labels = read_labels(beside, classes) if beside.is_file() else ()
-    return _loaded(settings.model_copy(update={"classes": classes, "labels": labels}), card, tensors, str(path))
+    settings = labels_beside(name, settings.model_copy(update={"classes": classes}), path)
+    return _loaded(settings, card, tensors, str(path))
 
 
 def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> MaestEncoder:
@@ -93,7 +91,7 @@ def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> Maest
     values = {ours: config[theirs] for ours, theirs in SIZES.items() if theirs in config} | {
         "frames": config.get("max_length", 1876),
         "classes": classes,
-        "labels": _named(config.get("id2label", {}), classes, source),
+        "labels": named(config.get("id2label", {}), classes, source),
         "distillation_head": False,
         "framing": "maest-hf",
     }
@@ -136,65 +134,6 @@ def save_ast_folder(encoder: MaestEncoder, folder: Path) -> None:
     save_tensors(to_hub(encoder.state_dict()), folder / WEIGHTS)
     write_text(folder / SOUND, json.dumps(sound, indent=2) + "\n")
     write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_labels(path: Path, classes: int) -> tuple[str, ...]:
-    """Return the names of the styles in a JSON file.
-
-    Raises:
-        UsageError: it cannot be read, or has not one name a style.
-    """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise UsageError(f"{path}: cannot be read ({problem})") from None
-    if isinstance(found, dict) and "classes" in found:
-        found = found["classes"]
-    return _named(dict(enumerate(found)) if isinstance(found, list) else found, classes, str(path))
-
-
-def agree(labels: Sequence[str], encoder: MaestEncoder, source: str) -> None:
-    """Refuse labels that are not those of an encoder's head.
-
-    Raises:
-        UsageError: they differ; the message says which.
-    """
-    own = encoder.settings.labels
-    if not own or tuple(labels) == own:
-        return
-    unknown, missing = [name for name in labels if name not in own], [name for name in own if name not in labels]
-    said = [
-        f"{len(names)} {what} ({', '.join(map(repr, names[:3]))}{', …' if len(names) > 3 else ''})"
-        for names, what in ((unknown, "that it does not have"), (missing, "of its own missing"))
-        if names
-    ]
-    hint = near(unknown[0], missing) if unknown else ""
-    raise UsageError(
-        f"{source}: not the labels of {encoder.card.name}: {'; '.join(said) or 'the same in another order'}.{hint}"
-    )
-
-
-def _named(found: Any, classes: int, source: str) -> tuple[str, ...]:
-    """Return a table from number to name as a tuple; empty where the names are placeholders."""
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found.values()):
-        raise UsageError(f"{source}: holds no names of styles; give a list of them, or a table from number to name")
-    table = {str(place): name for place, name in found.items()}
-    if all(name == f"LABEL_{place}" for place, name in table.items()):
-        return ()
-    lacking = [place for place in map(str, range(classes)) if place not in table]
-    beyond = [table[place] for place in table if place not in set(map(str, range(classes)))]
-    twice = sorted({name for name in table.values() if list(table.values()).count(name) > 1})
-    if lacking or beyond or twice:
-        said = [
-            f"none for style {', '.join(lacking[:3])}{', …' if len(lacking) > 3 else ''}" if lacking else "",
-            f"{', '.join(map(repr, beyond[:3]))}{', …' if len(beyond) > 3 else ''} beyond it" if beyond else "",
-            f"{', '.join(map(repr, twice[:3]))} twice" if twice else "",
-        ]
-        raise UsageError(
-            f"{source}: {len(table)} names for a head of {classes} styles: {'; '.join(filter(None, said))}; "
-            "give the labels that this head was taught"
-        )
-    return tuple(table[str(place)] for place in range(classes))
 
 
 def _loaded(settings: MaestSettings, card: Card, tensors: dict[str, Any], source: str) -> MaestEncoder:

@@ -19,13 +19,11 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.core.home import encoders_home
 from carrara.encoders import SHELF
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.encoders._hubert import HubertSettings
-from carrara.encoders._huggingface import agreed, pretraining_heads
+from carrara.encoders._huggingface import CONFIG, PROCESSOR, config_beside, pretraining_heads
 from carrara.nn.weights import load_strictly, read_tensors, tensors_identity
 
 HEADS = "heads.safetensors"
 DOWNLOADS = ".downloads"
-CONFIGS = ("config.json", "preprocessor_config.json")
 
 
 def fetched(name: str, with_addresses: bool = True) -> Path:
@@ -79,8 +77,8 @@ def convert(name: str, path: Path) -> Encoder:
     if family.official is None:
         raise UsageError(f"{name}: there are no official files of it to read; `carrara show {name}` says what it is")
     card, settings = family.variants[name]
-    if isinstance(settings, HubertSettings) and (folder := _config_beside(path)):
-        settings = agreed(settings, folder, name)
+    if family.told:
+        settings = family.told(name, settings, path)
     tensors = family.official(name, path)
     with torch.device("meta"):
         encoder = family.network(settings, card, 0)
@@ -112,7 +110,7 @@ def heads(spec: str | Path) -> dict[str, Tensor]:
     path = encoders_home() / name if name in SHELF.entries else Path(spec).expanduser()
     if (path / HEADS).is_file():
         return read_tensors(path / HEADS)
-    return pretraining_heads(path) if path.is_file() or _config_beside(path) else {}
+    return pretraining_heads(path) if path.is_file() or config_beside(path) else {}
 
 
 def refuse_changed(path: Path, card: Card) -> None:
@@ -151,7 +149,7 @@ def _from_hub(name: str, keys: list[str]) -> list[Path]:
     repository = "/".join(keys[0].split("/")[:2])
     inside = [key.split("/", 2)[2] for key in keys]
     try:
-        folder = from_hub(repository, [*inside, *CONFIGS])
+        folder = from_hub(repository, [*inside, CONFIG, PROCESSOR])
     except UsageError as problem:
         raise UsageError(
             f"{name}: its weights are not on this machine ({problem}); `carrara import {name} --file …` takes its file "
@@ -169,15 +167,6 @@ def _from_address(name: str, address: str, sha256: str) -> Path:
         Remote(address, address.partition("?")[0].rpartition("/")[2], sha256 or None),
         encoders_home() / DOWNLOADS / family,
     )
-
-
-def _config_beside(path: Path) -> Path | None:
-    """Return the folder of Hugging Face's layout that a path is, or is the weights of."""
-    folder = path if path.is_dir() else path.parent
-    if path.is_file() and not path.name.startswith(("pytorch_model", "model")):
-        return None
-    config = folder / CONFIGS[0]
-    return folder if config.is_file() and b'"model_type"' in config.read_bytes() else None
 
 
 def _fitting(tensors: Mapping[str, Tensor], family: Family) -> set[str]:

@@ -13,7 +13,7 @@ Patchout when hearing: `drop_rows` and then `every_row` thin the 9 rows of frequ
 the columns of time of each window; faster and less exact. Where columns are missing, a frame repeats the one before.
 
 The files on GitHub are CC BY-NC-SA 4.0. Of their SHA-256 we know the first 16 digits only, so none is stated. They hold
-no names of styles. `maest-tiny` is ours; nobody publishes weights for it.
+no names of styles; a `labels.json` beside a file is read. `maest-tiny` is ours; nobody publishes weights for it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor
 from carrara.encoders._base import Card, Family
 from carrara.encoders._maest import SAMPLE_RATE, MaestEncoder, MaestSettings, describe
 from carrara.encoders._maest_keys import check_length, native, read_published
+from carrara.encoders._maest_labels import labels_beside
 
 VARIANTS = {
     "maest-5s": "MAEST over 5 s, 86M: 400 Discogs styles, from PaSST's weights",
@@ -88,5 +89,10 @@ _VARIANTS: dict[str, tuple[Card, MaestSettings]] = {
 }
 
 ENCODER = Family(
-    settings=MaestSettings, network=MaestEncoder, variants=_VARIANTS, described=describe, official=official
+    settings=MaestSettings,
+    network=MaestEncoder,
+    variants=_VARIANTS,
+    described=describe,
+    official=official,
+    told=labels_beside,
 )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from carrara.encoders._base import Family
 from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
-from carrara.encoders._huggingface import official
+from carrara.encoders._huggingface import official, told
 
 VARIANTS = {
     "mert-v0": "MERT v0, 95M, 16 kHz: k-means of log-mel and chroma plus CQT, 1,000 h",
@@ -77,6 +77,7 @@ ENCODER = Family(
     network=HubertEncoder,
     described=redescribed,
     official=official,
+    told=told,
     variants={
         "mert-v0": _published("mert-v0", MertSettings(), 94_371_712),
         "mert-v0-public": _published("mert-v0-public", MertSettings(), 94_371_712, ("music4all",)),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from carrara.encoders._base import Family
 from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
-from carrara.encoders._huggingface import official
+from carrara.encoders._huggingface import official, told
 
 VARIANTS = {
     "music2vec-v1": "Music2Vec, 93M, 16 kHz: data2vec taught music, 1,000 h",
@@ -48,6 +48,7 @@ ENCODER = Family(
     network=HubertEncoder,
     described=redescribed,
     official=official,
+    told=told,
     variants={
         "music2vec-v1": (
             describe(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from carrara.encoders._base import Family
 from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
-from carrara.encoders._huggingface import official
+from carrara.encoders._huggingface import official, told
 
 VARIANTS = {
     "musichubert-base": "HuBERT-base taught music, 95M, 16 kHz; no weights are published",
@@ -44,6 +44,7 @@ ENCODER = Family(
     network=HubertEncoder,
     described=redescribed,
     official=official,
+    told=told,
     variants={
         "musichubert-base": (
             describe(

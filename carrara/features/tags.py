@@ -26,7 +26,7 @@ from carrara.core.errors import AudioError, UsageError
 from carrara.core.files import whole, write_text
 from carrara.encoders._base import Encoder
 from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder, MaestSettings
-from carrara.encoders._maest_files import agree, read_labels
+from carrara.encoders._maest_labels import agree, read_labels
 
 
 class Tagger(Encoder):

@@ -9,6 +9,7 @@ import torch
 import carrara
 from carrara.core.errors import UsageError, WeightsError
 from carrara.encoders import _maest_files as files
+from carrara.encoders._maest_labels import agree
 from carrara.encoders import maest
 from carrara.encoders._load import build, save_pretrained
 from carrara.encoders._maest_keys import FREQUENCY, TIME, from_hub, native, resized, split_positions, to_hub
@@ -100,12 +101,12 @@ def test_labels_that_do_not_match_the_head_are_named(tmp_path, encoder, labels, 
 
 def test_other_labels_than_an_encoders_own_are_named(encoder):
     named = build("maest-5s", changes={"labels": LABELS})
-    files.agree(LABELS, named, "labels.json")
-    files.agree(["anything"], encoder, "labels.json")
+    agree(LABELS, named, "labels.json")
+    agree(["anything"], encoder, "labels.json")
     with pytest.raises(UsageError, match="1 that it does not have .'Jazz---Kind X'.; 1 of its own missing .'Jazz---Ki"):
-        files.agree([*LABELS[:6], "Jazz---Kind X"], named, "labels.json")
+        agree([*LABELS[:6], "Jazz---Kind X"], named, "labels.json")
     with pytest.raises(UsageError, match="another order"):
-        files.agree(LABELS[::-1], named, "labels.json")
+        agree(LABELS[::-1], named, "labels.json")
 
 
 def test_missing_and_unknown_keys_are_reported(tmp_path, encoder):
@@ -260,3 +261,17 @@ def test_own_folders_keep_labels_and_answers(tmp_path):
 
 def test_names_without_a_prefix_are_native(encoder):
     assert native(published(encoder)).keys() == encoder.state_dict().keys()
+
+
+def test_names_beside_a_checkpoint_come_along_when_it_is_imported(tmp_path):
+    from carrara.encoders.maest import ENCODER
+
+    settings = ENCODER.variants["maest-5s"][1]
+    file = tmp_path / "discogs-maest-5s-pw-129e-swa.ckpt"
+    assert ENCODER.told("maest-5s", settings, file).labels == ()
+    names = [f"Genre---Style {place}" for place in range(400)]
+    (tmp_path / "labels.json").write_text(json.dumps({"classes": names}))
+    assert ENCODER.told("maest-5s", settings, file).labels == tuple(names)
+    (tmp_path / "labels.json").write_text(json.dumps(names[:-1]))
+    with pytest.raises(UsageError, match="399 names for a head of 400 styles"):
+        ENCODER.told("maest-5s", settings, file)
