@@ -1,0 +1,162 @@
+"""Any dataset's tags become a corpus, each epoch draws from it as it should, and what cannot be is named."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from carrara.core.errors import DataError, UsageError
+from carrara.pretrain.tagging.crops import BalancedCrops, MiddleCrops
+from carrara.pretrain.tagging.sampling import epoch_order, weights
+from carrara.pretrain.tagging.settings import LabelSettings
+from carrara.pretrain.tagging.tagged import dataset_at, find, see_same
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def found(labelled):
+    return find([labelled], LabelSettings(), RATE)
+
+
+def test_tags_and_sides_are_the_files(found, labelled):
+    train, valid = found
+    assert train.names == valid.names == ("high", "low", "pulsed", "steady")
+    assert (len(train.items), len(valid.items)) == (16, 8)
+    for corpus in found:
+        for number, row in enumerate(corpus.tags_NC):
+            name = int(corpus.items[number].id.removesuffix(".wav"))
+            wanted = {"high" if name % 2 else "low", "pulsed" if name // 2 % 2 else "steady"}
+            assert {tag for tag, has in zip(corpus.names, row) if has} == wanted
+            assert corpus.items[number].samples == soundfile.info(labelled / f"{name}.wav").frames
+
+
+def test_the_identity_knows_the_tags(found, labelled, tmp_path):
+    text = (labelled / "labels.csv").read_text()
+    for name in [f"{number}.wav" for number in range(24)]:
+        (tmp_path / name).symlink_to(labelled / name)
+    (tmp_path / "labels.csv").write_text(text)
+    same, _ = find([tmp_path], LabelSettings(), RATE)
+    assert same.identity() == found[0].identity()
+    (tmp_path / "labels.csv").write_text(text.replace("3.wav,train,high", "3.wav,train,low", 1))
+    other, _ = find([tmp_path], LabelSettings(), RATE)
+    assert other.identity() != found[0].identity()
+
+
+def test_tags_can_be_chosen_and_ordered(labelled):
+    train, _ = find([labelled], LabelSettings(names=("steady", "high")), RATE)
+    assert train.names == ("steady", "high")
+    assert train.tags_NC.sum(0).tolist() == [8, 8]
+
+
+def test_a_clip_is_a_stretch_of_its_file(labelled, tmp_path):
+    (tmp_path / "labels.jsonl").write_text(
+        f'{{"path": "{labelled / "3.wav"}", "split": "train", "tags": ["a"], "start": 1.5, "duration": 1}}\n'
+        f'{{"path": "{labelled / "7.wav"}", "split": "train", "tags": ["b"], "start": 3}}\n'
+    )
+    train, _ = find([tmp_path], LabelSettings(), RATE)
+    assert [(item.start, item.samples) for item in (train.items[0], train.items[1])] == [(1.5, RATE), (3.0, RATE)]
+    crops = BalancedCrops(train, RATE, 256, 2, 0, clips=2)
+    sounds = {item: samples for batch in crops.batches(0, 1) for item, samples in zip(batch.items, batch.samples_BT)}
+    wanted = soundfile.read(labelled / "3.wav")[0][RATE * 3 // 2 :][:RATE]
+    assert np.allclose(sounds[0], wanted, atol=1e-4)
+
+
+def test_an_epoch_draws_each_clip_once_and_others_the_next_time(found):
+    train, _ = found
+    orders = [epoch_order(train, 1, epoch, 6) for epoch in range(3)]
+    for order in orders:
+        assert len(set(order.tolist())) == len(order) == 6
+    assert not np.array_equal(np.sort(orders[0]), np.sort(orders[1]))
+    assert sorted(epoch_order(train, 1, 0, 99).tolist()) == list(range(16))
+
+
+class Skewed:
+    """Ten clips, of which one has a rare tag."""
+
+    tags_NC = np.array([[True, False]] * 9 + [[True, True]])
+
+
+def test_the_first_draw_goes_by_the_weights(monkeypatch):
+    weight = weights(Skewed.tags_NC)
+    corpus, first = Skewed(), np.zeros(10)
+    for epoch in range(3000):
+        first[epoch_order(corpus, 0, epoch, 1)] += 1
+    wanted = 3000 * weight / weight.sum()
+    assert np.abs(first - wanted).max() < 5 * np.sqrt(wanted.max())
+
+
+def test_the_order_within_an_epoch_knows_no_weights():
+    # Of all ten, the clip with the rare tag stands at any place alike: mean 4.5, deviation 2.9 / sqrt(1000).
+    places = [int(np.flatnonzero(epoch_order(Skewed, 0, epoch, 10) == 9)[0]) for epoch in range(1000)]
+    assert abs(np.mean(places) - 4.5) < 5 * 2.9 / np.sqrt(1000)
+
+
+def test_short_clips_are_followed_by_silence_and_long_ones_cut(found, labelled):
+    train, valid = found
+    crops = BalancedCrops(train, 2 * RATE, 256, 16, 3, clips=16)
+    batch = crops.at(0)
+    assert batch.samples_BT.shape == (16, 2 * RATE)
+    for item, samples in zip(batch.items, batch.samples_BT.numpy()):
+        whole = soundfile.read(labelled / train.items[item].id)[0]
+        start = crops.start(0, item)
+        assert start % 256 == 0
+        wanted = whole[start : start + 2 * RATE]
+        assert np.allclose(samples[: len(wanted)], wanted, atol=1e-4)
+        assert not samples[len(wanted) :].any()
+        assert len(wanted) == min(len(whole), 2 * RATE)
+    middles = MiddleCrops(valid, RATE, 256, 3, 0)
+    heard = [item for batch in middles.batches(0, middles.steps) for item in batch.items]
+    assert heard == list(range(8))
+    longest = max(range(8), key=lambda item: valid.items[item].samples)
+    assert middles.start(0, longest) == (4 * RATE - RATE) // 2 // 256 * 256
+
+
+def test_any_step_can_be_had_alone_and_steps_end_with_the_epoch(found):
+    crops = BalancedCrops(found[0], RATE, 256, 5, 3, clips=12)
+    assert crops.steps_per_epoch == 3
+    batches = list(crops.batches(0, 6))
+    assert [len(batch.items) for batch in batches] == [5, 5, 2] * 2
+    assert {epoch for batch in batches[:3] for epoch in batch.epochs} == {0}
+    assert batches[4].items == crops.at(4).items
+    assert (batches[4].samples_BT == crops.at(4).samples_BT).all()
+
+
+def test_datasets_go_by_name_and_by_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_DATA", str(tmp_path))
+    assert dataset_at("pebble")[1] == tmp_path / "pebble" / "demo"
+    for place in ("pebble/small", "gtzan"):
+        (tmp_path / place).mkdir(parents=True)
+    assert dataset_at(tmp_path / "pebble" / "small")[1] == tmp_path / "pebble" / "small"
+    dataset, root = dataset_at(tmp_path / "gtzan")
+    assert (dataset.name, root) == ("gtzan", tmp_path / "gtzan")
+    with pytest.raises(UsageError, match=r"neither a dataset nor a folder with labels.csv .* Did you mean 'gtzan'"):
+        dataset_at("gtzann")
+
+
+def test_what_cannot_be_learnt_is_named(labelled, tmp_path):
+    with pytest.raises(UsageError, match="takes one --corpus"):
+        find([labelled, labelled], LabelSettings(), RATE)
+    with pytest.raises(DataError, match=r"no clip to train on has a label 'tag'. Did you mean 'tags'"):
+        find([labelled], LabelSettings(of="tag"), RATE)
+    with pytest.raises(DataError, match=r"has the tag hihg. Did you mean 'high'"):
+        find([labelled], LabelSettings(names=("low", "hihg")), RATE)
+    with pytest.raises(UsageError, match="no split 'gven'"):
+        find([labelled], LabelSettings(split="gven"), RATE)
+    (tmp_path / "labels.csv").write_text("path,split,tags[]\ngone.wav,train,a\n")
+    with pytest.raises(DataError, match="no sound file with tags to train on; the first: .*gone.wav: no such file"):
+        find([tmp_path], LabelSettings(), RATE)
+    (tmp_path / "labels.csv").write_text(f"path,split,tags[]\ngone.wav,train,a\n{labelled / '1.wav'},train,b\n")
+    with pytest.warns(UserWarning, match="left out: .*gone.wav: no such file"):
+        assert len(find([tmp_path], LabelSettings(), RATE)[0].items) == 1
+    (tmp_path / "labels.jsonl").write_text(f'{{"path": "{labelled / "1.wav"}", "split": "train", "bpm": 120}}\n')
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(DataError, match="its bpm '120' is not a list of words"):
+        find([tmp_path], LabelSettings(of="bpm"), RATE)
+
+
+def test_differing_labels_are_told():
+    see_same(["a", "b"], ["a", "b"], "x", "y")
+    with pytest.raises(UsageError, match=r"x has other labels: 1 only in the corpus \(c\); 2 only there \(b, d\); y"):
+        see_same(["a", "c"], ["a", "b", "d"], "x", "y")
+    with pytest.raises(UsageError, match=r"another order \(number 1 is 'a' in the corpus, 'b' there\)"):
+        see_same(["a", "b"], ["b", "a"], "x", "y")
