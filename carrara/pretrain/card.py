@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from carrara.pretrain.journal import NAME, read
+from carrara.pretrain.journal import NAME, PROBES, probed, read
 from carrara.pretrain.state import Run
 
 
@@ -45,6 +45,8 @@ def readme(run: Run) -> str:
             "",
             *targets,
             "",
+            *(["## What it started from", "", f"It {run.told}.", ""] if run.told else []),
+            *_probes(run),
             "## The journal's last line",
             "",
             "| | |",
@@ -59,3 +61,16 @@ def readme(run: Run) -> str:
             "",
         ]
     )
+
+
+def _probes(run: Run) -> list[str]:
+    """Return a section with the last probe's scores; nothing where there was none."""
+    asked = probed(run.folder / NAME)
+    if not asked:
+        return []
+    rows = [
+        f"| {name} | {found['metric']} | {found['score']:.3f} [{found['low']:.3f}, {found['high']:.3f}] |"
+        for name, found in asked[-1][PROBES].items()
+    ]
+    head = "| probe | | on validation clips, with 95 % interval |"
+    return [f"## The probe at step {asked[-1]['step']}", "", head, "|---|---|---|", *rows, ""]

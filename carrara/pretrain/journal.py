@@ -8,8 +8,10 @@ predicting the mean) and `deviation/target/NAME`, `deviation/prediction/NAME` (o
 read), `rank/cnn`, `rank/0` … `rank/last` (effective rank of the features) and `attention_logit` (the largest),
 `loss_scale` (in float16), `learning_rate`, `audio_seconds_per_second`, `seconds` (of the whole run so far).
 
-Between them stand events: `event` (`skipped` or `rolled back`), `step`, and why. Where a run went back, the lines of
-the steps that are undone are taken out, the events stay.
+Between them stand events: `event` (`started`, `skipped`, `rolled back`, `probe failed`), `step`, and why; the first
+line of a run that did not start from random weights says from what (see start.py). Where a run went back, the lines of
+the steps that are undone are taken out, the events stay. A line of probes has `step` and `probes`: by the question's
+name its `score`, `low` and `high` (95 %), `metric` and `seconds`.
 """
 
 from __future__ import annotations
@@ -30,17 +32,23 @@ from carrara.core.files import write_text
 from carrara.pretrain.objective import Losses
 
 NAME = "journal.jsonl"
-SKIPPED, ROLLED_BACK = "skipped", "rolled back"
+STARTED, SKIPPED, ROLLED_BACK, PROBE_FAILED = "started", "skipped", "rolled back", "probe failed"
+PROBES = "probes"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the measurements of a journal; a last line that was cut short is left out."""
-    return [line for line in _lines(path) if "event" not in line]
+    return [line for line in _lines(path) if "event" not in line and PROBES not in line]
 
 
 def events(path: Path) -> list[dict[str, Any]]:
     """Return the events of a journal."""
     return [line for line in _lines(path) if "event" in line]
+
+
+def probed(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of probes of a journal."""
+    return [line for line in _lines(path) if PROBES in line]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -108,6 +116,10 @@ class Journal:
             return
         if "event" in line:
             self.board.add_text("events", json.dumps(line), line["step"])
+            return
+        if PROBES in line:
+            for name, found in line[PROBES].items():
+                self.board.add_scalar(f"probe/{name}", found["score"], line["step"])
             return
         for key, value in line.items():
             self.board.add_scalar(key, value, line["step"])

@@ -3,7 +3,7 @@
 Every draw of a step comes from its number, so a run that goes on from a checkpoint does bit for bit on a CPU what an
 uninterrupted one does. A step whose gradient is not finite, or too large by the recipe's lights, is skipped and put
 down in the journal; after several the run may go back (see recovery.py). Ctrl-C (or SIGTERM) lets the step end, writes
-a checkpoint, and only then interrupts.
+a checkpoint, and only then interrupts; a probe (see probes.py) it ends at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import nn
 
 from carrara.core.errors import DataError
 from carrara.core.progress import progress
-from carrara.pretrain import checkpoint, monitors
+from carrara.pretrain import checkpoint, monitors, probes
 from carrara.pretrain.corpus.stream import Batch
 from carrara.pretrain.gradient import Found, gradient
 from carrara.pretrain.journal import ROLLED_BACK, SKIPPED, Tally, together
@@ -53,7 +53,7 @@ def rate(step: int, steps: int, settings: OptimiserSettings) -> float:
 
 
 def train(run: Run, save: Callable[[Run], None]) -> None:
-    """Take the steps that are left; `save` writes the checkpoint and whatever goes with it.
+    """Take the steps that are left, and probe between them; `save` writes the checkpoint and whatever goes with it.
 
     Raises:
         KeyboardInterrupt: the run was asked to stop; its checkpoint is written.
@@ -67,6 +67,8 @@ def train(run: Run, save: Callable[[Run], None]) -> None:
         advance(run.step)
         if recipe.recovery.patience and run.step == 0:
             save(run)
+        if run.probes.due(run.step, recipe.steps) and probes.look(run, interrupted):
+            raise KeyboardInterrupt
         while run.step < recipe.steps:
             _stretch(run, save, interrupted, advance)
 
@@ -87,15 +89,30 @@ def _stretch(run: Run, save: Callable[[Run], None], interrupted: threading.Event
             _go_back(run, save)
             return
         stop = found.stop if run.ranks.size > 1 else interrupted.is_set()
-        due = stop or run.step == recipe.steps or run.step % recipe.checkpoint_every == 0
-        if due or run.step % recipe.journal_every == 0:
-            _write(run, batch, tally)
-            tally = Tally()
-        # In the middle of trouble the last good checkpoint is worth more than a new one.
-        if due and (stop or run.step == recipe.steps or not (recipe.recovery.patience and run.watch.trouble)):
-            save(run)
+        tally = _put_down(run, save, batch, tally, stop)
+        if not stop and run.probes.due(run.step, recipe.steps):
+            advance(0, "asking the probes")
+            began = time.monotonic()
+            stop = probes.look(run, interrupted)
+            tally.began += time.monotonic() - began
+            if stop:
+                _put_down(run, save, batch, tally, stop)
         if stop:
             raise KeyboardInterrupt
+
+
+def _put_down(run: Run, save: Callable[[Run], None], batch: Batch, tally: Tally, stop: bool) -> Tally:
+    """Write the journal and the checkpoint where it is time for them; return what the next line will average."""
+    recipe = run.recipe
+    last = stop or run.step == recipe.steps
+    due = last or run.step % recipe.checkpoint_every == 0
+    if tally.steps and (due or run.step % recipe.journal_every == 0):
+        _write(run, batch, tally)
+        tally = Tally()
+    # In the middle of trouble the last good checkpoint is worth more than a new one.
+    if due and (last or not (recipe.recovery.patience and run.watch.trouble)):
+        save(run)
+    return tally
 
 
 def _step(run: Run, batch: Batch, tally: Tally, interrupted: threading.Event) -> Found:

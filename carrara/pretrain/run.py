@@ -7,43 +7,43 @@ the first rank writes all of it and the others read it, so it lies where all of 
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from carrara.core.errors import DataError, StoreError, UsageError
-from carrara.core.files import write_text
-from carrara.core.progress import progress
 from carrara.core.settings import replace
 from carrara.encoders._hubert import HubertEncoder, describe
 from carrara.encoders._load import build, save_pretrained
 from carrara.nn.device import pick_device
-from carrara.nn.weights import load_strictly, read_tensors, save_tensors
-from carrara.pretrain import checkpoint, rvq_vae, sanity
+from carrara.pretrain import checkpoint, fitting, rvq_vae, sanity
 from carrara.pretrain.card import readme
 from carrara.pretrain.corpus.label_store import LabelStore, stores
 from carrara.pretrain.corpus.stream import Stream, find
-from carrara.pretrain.journal import Journal
+from carrara.pretrain.journal import NAME, STARTED, Journal, events
 from carrara.pretrain.loop import TRAINING, adamw, train
 from carrara.pretrain.objective import MaskedPrediction
+from carrara.pretrain.probes import Probe, Probes
 from carrara.pretrain.ranks import Ranks, joined
 from carrara.pretrain.recipes._base import Recipe, resolve
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import prepare
 from carrara.pretrain.shard import divide
+from carrara.pretrain.start import begin, fetch, put
 from carrara.pretrain.state import Run
-from carrara.pretrain.targets import SHELF as TARGETS
+from carrara.pretrain.tagging import run as tagging
+from carrara.pretrain.tagging.settings import TaggingRecipe
 from carrara.pretrain.targets._base import Grid, Target
 
-TARGET_FOLDER, LABELS = "targets", "labels"
-FITTING_CROPS, CHECKED_CROPS = 32, 8
+LABELS = "labels"
+CHECKED_CROPS = 8
 SMALL = 5_000_000
 
 
@@ -57,6 +57,9 @@ def pretrain(
     steps: int | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
+    start: str | Path | None = None,
+    probe: Probe | None = None,
+    probe_every: int = 500,
 ) -> Path:
     """Train an encoder and return its folder.
 
@@ -69,6 +72,10 @@ def pretrain(
         steps: of the whole run, instead of the recipe's.
         resume: go on with the run in `output`, or start it where there is none; a finished run is left as it is.
         device: auto, cpu, cuda, cuda:1, mps.
+        start: an encoder as `carrara.load` takes it, or the folder of a former run; none: random weights.
+        probe: encoder → by a name its score with "low" and "high", "metric" and "seconds" (see probes.py); changes
+            nothing of what is learnt.
+        probe_every: steps from one probe to the next.
 
     Raises:
         UsageError: an unknown recipe or setting, or settings that do not go together.
@@ -80,31 +87,39 @@ def pretrain(
     full: Any = resolve(recipe, scale, wanted) if isinstance(recipe, str) else replace(recipe, wanted)
     folder = Path(output)
     given = [corpus] if isinstance(corpus, str | Path) else list(corpus)
+    if not isinstance(full, Recipe) and (start or probe):
+        raise UsageError("--from and --probe go with recipes that predict what is masked; leave them out")
+    if isinstance(full, TaggingRecipe):
+        return tagging.teach(full, given, folder, resume, torch.device(pick_device(str(device))))
     if isinstance(full, CodecRecipe):
         return rvq_vae.teach(full, given, folder, resume, torch.device(pick_device(str(device))))
     with joined(torch.device(pick_device(str(device))), full.timeout_seconds) as ranks:
-        run = _made(full, given, folder, resume, ranks)
+        run = _made(full, given, folder, resume, ranks, str(start or ""))
+        run.probes = Probes(probe, probe_every)
         try:
-            if run.step < full.steps:
-                with _threads(run.model.encoder, run.device):
-                    train(run, _save)
+            with _threads(run.model.encoder, run.device):
+                train(run, _save)
         finally:
             run.journal.close()
     return folder
 
 
-def _made(recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bool, ranks: Ranks) -> Run:
+def _made(
+    recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bool, ranks: Ranks, start: str = ""
+) -> Run:
     """Return the run, its targets fitted, as far as it has got."""
     with ranks.alike():
         encoder = _encoder(recipe, folder.resolve().name)
+        begun = begin(start, recipe, encoder, folder)
         grid = _grid(encoder)
         crop = _crop(recipe, encoder, grid)
         _divisible(recipe, ranks)
     found = ranks.lead(lambda: find(corpus, grid.sample_rate, crop))
-    ranks.lead(lambda: prepare(folder, recipe, found, resume))
+    ranks.lead(lambda: prepare(folder, recipe, found, resume, begun.record))
+    ranks.lead(lambda: fetch(begun, folder))
     stream = Stream(found, crop, grid.hop, recipe.batch, recipe.seed, recipe.level)
-    ranks.lead(lambda: _fitted(folder, recipe, grid, stream, ranks.device))
-    targets = _targets(folder, recipe, grid, ranks.device)
+    ranks.lead(lambda: fitting.fitted(folder, recipe, grid, stream, ranks.device))
+    targets = fitting.targets(folder, recipe, grid, ranks.device)
     encoder.to(ranks.device)
     encoder.encoder.recompute = recipe.recompute
     still = {name: target for name, target in targets.items() if not target.moving}
@@ -113,6 +128,7 @@ def _made(recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bo
             target.begin(encoder)
         sanity.check(still, _some(stream, ranks.device), encoder.frames(crop))
         model = MaskedPrediction(encoder, targets, recipe.objective, recipe.seed).to(ranks.device)
+        put(begun, model, targets)
         divide(model, recipe, ranks, moving=len(still) < len(targets))
 
     def labelled() -> dict[str, LabelStore]:
@@ -131,9 +147,14 @@ def _made(recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bo
         frames=_frames(targets, encoder, crop, ranks.device),
         ranks=ranks,
         stores=labelled(),
+        told=begun.told(),
     )
     _restore(run)
     run.journal = Journal(folder, run.step, silent=not ranks.first)
+    if begun.record and not any(event["event"] == STARTED for event in events(folder / NAME)):
+        run.journal.write({"step": 0, "event": STARTED, **begun.record})
+        if ranks.first:
+            print(f"{folder}: {begun.told()}", file=sys.stderr)
     return run
 
 
@@ -193,57 +214,20 @@ def _grid(encoder: HubertEncoder) -> Grid:
 
 def _crop(recipe: Recipe, encoder: HubertEncoder, grid: Grid) -> int:
     crop = round(recipe.crop_seconds * grid.sample_rate)
-    frames, needed = encoder.frames(crop), recipe.masking.span + sanity.FEWER_FRAMES
+    span = max([recipe.masking.span, *(span for _, _, span in recipe.masking.schedule)])
+    frames, needed = encoder.frames(crop), span + sanity.FEWER_FRAMES
     if frames <= needed:
-        shortest = math.ceil(10 * (needed + 2) * grid.hop / grid.sample_rate) / 10
+        tenths = next(one for one in count(1) if encoder.frames(one * grid.sample_rate // 10) > needed)
         raise UsageError(
-            f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for spans of {recipe.masking.span}; "
-            f"use {shortest:g} or more, or a shorter masking.span"
+            f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for spans of {span}; "
+            f"use {tenths / 10:g} or more, or a shorter masking.span (and in masking.schedule)"
+        )
+    if recipe.masking.channels and recipe.masking.channel_span >= encoder.settings.width:
+        raise UsageError(
+            f"masking.channel_span {recipe.masking.channel_span} silences all {encoder.settings.width} channels of the "
+            "network; lower it"
         )
     return crop
-
-
-def _fitted(folder: Path, recipe: Recipe, grid: Grid, stream: Stream, device: torch.device) -> None:
-    """Fit the targets that are not there yet, and write them."""
-    for number, (name, settings) in enumerate(recipe.targets.items()):
-        path = _target_path(folder, name)
-        if not path.exists():
-            target = TARGETS.get(settings.target)(settings, grid).to(device)
-            report = _fit(name, target, stream, recipe.seed + 1 + number, device)
-            write_text(path.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
-            save_tensors(target.state_dict(), path)
-
-
-def _targets(folder: Path, recipe: Recipe, grid: Grid, device: torch.device) -> dict[str, Target]:
-    """Return the targets as they were fitted."""
-    made = {}
-    for name, settings in recipe.targets.items():
-        target, path = TARGETS.get(settings.target)(settings, grid), _target_path(folder, name)
-        load_strictly(target, read_tensors(path), str(path))
-        made[name] = target.to(device)
-    return made
-
-
-def _target_path(folder: Path, name: str) -> Path:
-    return folder / TARGET_FOLDER / f"{name}.safetensors"
-
-
-def _fit(name: str, target: Target, stream: Stream, seed: int, device: torch.device) -> dict[str, Any]:
-    """Fit a target on random crops of its share of the corpus, and return its report."""
-    share = target.settings.share
-    crops = math.ceil(share * stream.corpus.seconds * stream.corpus.sample_rate / stream.crop)
-    drawn = dataclasses.replace(stream, batch=FITTING_CROPS, seed=seed)
-    steps = math.ceil(crops / FITTING_CROPS)
-    with progress(f"fitting target {name}", steps) as advance:
-
-        def batches() -> Any:
-            for batch in drawn.batches(0, steps):
-                if batch.items:
-                    yield batch.samples_BT.to(device)
-                advance()
-
-        report = target.fit(batches(), seed)
-    return {"share": share, "crops": steps * FITTING_CROPS, **report}
 
 
 def _some(stream: Stream, device: torch.device) -> torch.Tensor:

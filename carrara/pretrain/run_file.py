@@ -18,14 +18,16 @@ RUN = "run.json"
 FREE = ("checkpoint_every", "journal_every", "timeout_seconds")
 
 
-def prepare(folder: Path, recipe: Settings, corpus: Corpus, resume: bool) -> None:
-    """Write `run.json`, or see that the one there is of the same recipe and corpus.
+def prepare(
+    folder: Path, recipe: Settings, corpus: Corpus, resume: bool, start: Mapping[str, Any] | None = None
+) -> None:
+    """Write `run.json`, or see that the one there is of the same recipe, corpus and start (see start.py).
 
     Raises:
         StoreError: the folder is a file, cannot be written, holds a run and `resume` is false, or holds one of another
-            recipe or corpus.
+            recipe, corpus or start.
     """
-    wanted = {
+    wanted: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "corpus": {
             "identity": corpus.identity(),
@@ -35,6 +37,7 @@ def prepare(folder: Path, recipe: Settings, corpus: Corpus, resume: bool) -> Non
             "unreadable": list(corpus.unreadable),
         },
         "carrara": carrara.__version__,
+        **({"start": dict(start)} if start else {}),
     }
     path = folder / RUN
     if folder.exists() and not folder.is_dir():
@@ -68,6 +71,21 @@ def _compare(path: Path, wanted: Mapping[str, Any], kind: type[Settings]) -> Non
         raise StoreError(
             f"{path.parent}: made from another corpus: {corpus['files']} files of {corpus['seconds']} s then, "
             f"{wanted['corpus']['files']} of {wanted['corpus']['seconds']} s now; give the same, or another folder"
+        )
+    _compare_start(path, found.get("start", {}), wanted.get("start", {}))
+
+
+def _compare_start(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    was, given = before.get("from"), now.get("from")
+    if was != given:
+        cure = f"give --from {was}" if was else "leave --from out"
+        raise StoreError(
+            f"{path.parent}: started from {was or 'random weights'}, not {given or 'random weights'}; {cure}, or "
+            "choose another folder with -o"
+        )
+    if before.get("weights") != now.get("weights"):
+        raise StoreError(
+            f"{path.parent}: {was} held other weights when this run started; choose another folder with -o"
         )
 
 

@@ -15,6 +15,7 @@ from carrara.pretrain.corpus.stream import Stream
 from carrara.pretrain.journal import Journal
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.precision import LossScale
+from carrara.pretrain.probes import Probes
 from carrara.pretrain.ranks import Ranks
 from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.recovery import Watch
@@ -34,6 +35,8 @@ class Run:
         frames: of a crop that every target has labels for.
         ranks: the processes that train together.
         stores: labels of whole files, by target, for those that are told to have them.
+        probes: what is asked on the way.
+        told: what it started from, in a line; empty: random weights.
         step: steps done; decides the learning rate.
         left_out: batches that roll-backs have left out; a step hears the batch of number `step + left_out`.
         seconds: of the whole run so far.
@@ -52,6 +55,8 @@ class Run:
     frames: int
     ranks: Ranks = field(default_factory=Ranks)
     stores: Mapping[str, LabelStore] = field(default_factory=dict)
+    probes: Probes = field(default_factory=Probes)
+    told: str = ""
     step: int = 0
     left_out: int = 0
     seconds: float = 0.0

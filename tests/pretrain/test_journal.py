@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from carrara.core.errors import StoreError
 from carrara.pretrain.journal import ROLLED_BACK, SKIPPED, Journal, Tally, events, read, together
 from carrara.pretrain.objective import Losses
 
@@ -78,3 +79,13 @@ def test_reopening_forgets_later_steps_and_a_torn_line(tmp_path):
         {"step": 4},
         {"step": 6, "loss": 1.5},
     ]
+
+
+def test_a_disk_that_fills_is_one_line_with_the_cure(tmp_path, monkeypatch):
+    journal = Journal(tmp_path, 0)
+    journal.write({"step": 1})
+    journal.path.unlink()
+    journal.path.symlink_to("/dev/full")
+    with pytest.raises(StoreError, match=r"journal.jsonl: cannot write here \(No space left on device\); make room"):
+        journal.write({"step": 2})
+    journal.close()

@@ -133,7 +133,10 @@ class LabelStore:
                 if found is None or (number and found["first"] + found["frames"] > written):
                     break
                 if not number and found != head:
-                    raise StoreError(f"{self.folder}: holds codes of something else ({found}); choose another folder")
+                    raise StoreError(
+                        f"{self.folder}: holds codes of something else, another corpus or teacher; remove it, and "
+                        "they are made anew"
+                    )
                 if number:
                     self._places[found["id"]] = (found["first"], found["frames"])
                     self._end = found["first"] + found["frames"]

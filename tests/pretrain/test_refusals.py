@@ -1,0 +1,85 @@
+"""What cannot train is refused in one line that names the thing and the cure, before the first step."""
+
+import shutil
+
+import pytest
+
+from carrara.core.errors import CarraraError, DataError, StoreError, UsageError, WeightsError
+from carrara.core.settings import read as read_settings
+from carrara.core.settings import replace
+from carrara.pretrain.run import pretrain
+
+CODES = {"target": "codes", "source": "random-projection", "books": 2, "size": 16, "whole_files": True}
+
+
+@pytest.fixture(scope="module")
+def short(micro):
+    """One step on chroma clusters alone."""
+    values = replace(micro, {"steps": 1, "batch": 2, "network.layers": 1}).model_dump()
+    return read_settings(type(micro), values | {"targets": {"chroma": values["targets"]["chroma"]}}, "test")
+
+
+def refused(kind, recipe, corpus, folder, **options):
+    """Return the line with which a run is refused."""
+    with pytest.raises(kind) as told:
+        pretrain(recipe, corpus, folder, device="cpu", **options)
+    assert isinstance(told.value, CarraraError) and "\n" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"masking.span": 46}, "crop_seconds 1 gives 47 frames, too few for spans of 46; use 1.1 or more"),
+        ({"masking.schedule": [[0.5, 0.8, 60]]}, "too few for spans of 60; use 1.4 or more, or a shorter masking.span"),
+        ({"masking.channels": 0.1, "masking.channel_span": 32}, "masking.channel_span 32 silences all 32 channels"),
+        ({"targets.chroma.k": 5000}, "5000 clusters cannot be had from"),
+        ({"mixup.probability": 0.5, "mixup.pool": 1}, "mixup.pool: input should be greater than or equal to 2"),
+    ],
+)
+def test_impossible_combinations(changes, words, short, corpus, tmp_path):
+    assert words in refused(UsageError, short, corpus, tmp_path / "x", changes=changes)
+    assert not (tmp_path / "x" / "training").exists()
+
+
+def test_a_cqt_above_half_the_rate(short, corpus, tmp_path):
+    values = short.model_dump() | {"targets": {"cqt": {"target": "cqt", "bins": 120, "bins_per_octave": 12}}}
+    line = refused(UsageError, read_settings(type(short), values, "test"), corpus, tmp_path / "x")
+    assert "the highest of 120 CQT bins is at" in line and "above half the sample rate" in line
+
+
+def test_labels_of_another_corpus(short, corpus, tmp_path):
+    recipe = read_settings(type(short), short.model_dump() | {"targets": {"codes": CODES}}, "test")
+    one = pretrain(recipe, corpus, tmp_path / "one", device="cpu")
+    shutil.copytree(one / "labels", tmp_path / "two" / "labels")
+    shutil.copytree(one / "targets", tmp_path / "two" / "targets")
+    line = refused(StoreError, recipe, corpus / "0", tmp_path / "two")
+    assert line.startswith(f"{tmp_path / 'two' / 'labels' / 'codes'}: holds codes of something else, another corpus")
+    assert "remove it" in line
+    more = replace(recipe, {"targets.codes.books": 3})
+    shutil.rmtree(tmp_path / "two" / "targets")
+    (tmp_path / "two" / "run.json").unlink()
+    assert "holds codes of something else" in refused(StoreError, more, corpus, tmp_path / "two")
+
+
+def test_a_fitted_target_that_is_damaged_or_of_other_books(short, corpus, tmp_path):
+    one = pretrain(short, corpus, tmp_path / "one", device="cpu")
+    path = one / "targets" / "chroma.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
+    line = refused(WeightsError, short, corpus, one, resume=True)
+    assert line.startswith(f"{path}: ") and "remove it, and resuming fits the same target again" in line
+    path.unlink()
+    assert pretrain(short, corpus, one, device="cpu", resume=True) == one
+    assert path.read_bytes() == whole
+    (tmp_path / "two" / "targets").mkdir(parents=True)
+    shutil.copy(path, tmp_path / "two" / "targets")
+    line = refused(WeightsError, replace(short, {"targets.chroma.k": 7}), corpus, tmp_path / "two")
+    assert "centroids_KD: (6, " in line and "where (7, " in line
+
+
+def test_shards_of_which_none_is_whole(short, tmp_path):
+    (tmp_path / "s0.tar").write_bytes(b"this is no tar" * 100)
+    (tmp_path / "s1.tar").write_bytes(b"")
+    line = refused(DataError, short, f"{tmp_path}/s{{0..1}}.tar", tmp_path / "x")
+    assert "no file is as long as a crop" in line and "s0.tar" in line
