@@ -106,9 +106,7 @@ def score(options: argparse.Namespace, share: float) -> float:
     encoder.settings = encoder.settings.model_copy(update={"drop_columns": out})
     _, valid = find([options.corpus], LabelSettings(names=encoder.settings.labels), SAMPLE_RATE)
     middles = MiddleCrops(valid, crop, HOP, options.batch, 0)
-    told = [
-        encoder.probabilities(batch.samples_BT.to(options.device)).cpu() for batch in middles.batches(0, middles.steps)
-    ]
+    told = [encoder.tags(batch.samples_BT.to(options.device)).cpu() for batch in middles.batches(0, middles.steps)]
     return scores(valid.tags_NC, torch.cat(told).numpy())["average_precision"]
 
 

@@ -31,6 +31,7 @@ ORDER = (
     "import",
     "export",
     "embed",
+    "tag",
     "bench",
     "board",
     "pretrain",

@@ -81,6 +81,15 @@ class Encoder(nn.Module):
         """Return the extra "cnn", `[batch, frames, cnn_width]`; zero after each clip's own frames."""
         raise NotImplementedError(f"{self.card.name} has no convolutional front end")
 
+    @property
+    def tag_names(self) -> tuple[str, ...]:
+        """What the numbers that `tags` returns stand for; empty where the encoder tells no tags."""
+        return ()
+
+    def tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return how probable each of `tag_names` is in each clip, `[batch, tags]`; arguments as of `forward`."""
+        raise NotImplementedError(f"{self.card.name} tells no tags")
+
 
 @dataclass(frozen=True)
 class Family:

@@ -166,7 +166,12 @@ class MaestEncoder(Encoder):
         missing = self.frames(samples_BT.shape[1]) - together_BFLD.shape[1]
         return nn.functional.pad(together_BFLD, (0, 0, 0, 0, 0, missing)).transpose(1, 2)
 
-    def probabilities(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    @property
+    def tag_names(self) -> tuple[str, ...]:
+        """The labels, or the styles' numbers where nobody told them."""
+        return self.settings.labels or tuple(f"style {place}" for place in range(self.settings.classes))
+
+    def tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return how probable each style is in each clip, `[batch, classes]`; of windows, the mean by their length."""
         told_BK = torch.zeros(len(samples_BT), self.settings.classes, device=samples_BT.device)
         columns_B = torch.zeros(len(samples_BT), 1, device=samples_BT.device)

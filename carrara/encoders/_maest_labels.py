@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from carrara.core.errors import UsageError, near
-from carrara.encoders._maest import MaestEncoder, MaestSettings
+from carrara.encoders._base import Encoder
+from carrara.encoders._maest import MaestSettings
 
 LABELS = "labels.json"
 
@@ -42,13 +43,13 @@ def read_labels(path: Path, classes: int) -> tuple[str, ...]:
     return named(dict(enumerate(found)) if isinstance(found, list) else found, classes, str(path))
 
 
-def agree(labels: Sequence[str], encoder: MaestEncoder, source: str) -> None:
+def agree(labels: Sequence[str], encoder: Encoder, source: str) -> None:
     """Refuse labels that are not those of an encoder's head.
 
     Raises:
         UsageError: they differ; the message says which.
     """
-    own = encoder.settings.labels
+    own = getattr(encoder.settings, "labels", ())
     if not own or tuple(labels) == own:
         return
     unknown, missing = [name for name in labels if name not in own], [name for name in own if name not in labels]

@@ -50,10 +50,12 @@ class EffnetSettings(Settings):
     Attributes:
         width: factor on the channels of every part; 1 is B0.
         styles: number of styles that it tells.
+        labels: their names; empty where nobody told them.
     """
 
     width: float = Field(default=1.0, gt=0)
     styles: int = Field(default=400, ge=1)
+    labels: tuple[str, ...] = ()
 
 
 class EffnetDiscogs(Encoder):
@@ -94,7 +96,12 @@ class EffnetDiscogs(Encoder):
         """Return the mean features of each clip's patches, `[B, 1, 1, D]` (see `Encoder.forward`)."""
         return self._over_patches(lambda features_ND: features_ND, samples_BT, lengths_B)[:, None, None]
 
-    def styles(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    @property
+    def tag_names(self) -> tuple[str, ...]:
+        """The labels, or the styles' numbers where nobody told them."""
+        return self.settings.labels or tuple(f"style {place}" for place in range(self.settings.styles))
+
+    def tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the probability of each style, mean over each clip's patches, `[B, S]`; arguments as of `forward`."""
         return self._over_patches(lambda features_ND: self.classifier(features_ND).sigmoid(), samples_BT, lengths_B)
 

@@ -95,9 +95,9 @@ class MusicnnEncoder(Encoder):
             self.mel.to(place)
 
     @property
-    def tag_names(self) -> list[str]:
+    def tag_names(self) -> tuple[str, ...]:
         """What the numbers that `tags` returns stand for."""
-        return TAG_NAMES[self.settings.taught].split(", ")
+        return tuple(TAG_NAMES[self.settings.taught].split(", "))
 
     def frames(self, samples: int) -> int:
         """Return 1: a whole clip gives one row of numbers."""

@@ -1,10 +1,10 @@
-"""Recordings to the styles that a MAEST hears in them over time: its heads as an encoder of their own.
+"""Recordings to the tags that a tagger (MAEST, MusiCNN, EfficientNet) hears in them: its head as an encoder of its own.
 
-The probabilities of all styles in each window are that encoder's one layer, so recordings are streamed, batched, kept
+The probabilities of all tags in each window are that encoder's one layer, so recordings are streamed, batched, kept
 and resumed by the same means as embeddings. What is said of a whole recording is the mean of its windows by their
 length.
 
-Letters: W windows, K styles.
+Letters: W windows, K tags.
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ from carrara.audio.decode import header
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.files import whole, write_text
 from carrara.encoders._base import Encoder
-from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder, MaestSettings
+from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.encoders._maest_labels import agree, read_labels
+
+WINDOW_SECONDS = 3.0
 
 
 class Tagger(Encoder):
-    """What a MAEST's heads say of a clip: one layer, one frame, the probability of each style."""
+    """What an encoder says of a clip beside its features: one layer, one frame, the probability of each tag."""
 
-    settings: MaestSettings
-
-    def __init__(self, encoder: MaestEncoder) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder, self.settings = encoder, encoder.settings
-        one = {"layers": 0, "width": encoder.settings.classes, "frame_rate": None, "cnn_width": None}
-        self.card = encoder.card.model_copy(update={**one, "name": f"{encoder.card.name} styles"})
+        one = {"layers": 0, "width": len(encoder.tag_names), "frame_rate": None, "cnn_width": None}
+        window = encoder.card.window_seconds or WINDOW_SECONDS
+        self.card = encoder.card.model_copy(
+            update={**one, "name": f"{encoder.card.name} styles", "window_seconds": window}
+        )
 
     def frames(self, samples: int) -> int:
         """Return 1: a clip gets one answer."""
         return 1
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the probabilities, `[batch, 1, 1, styles]`."""
-        return self.encoder.probabilities(samples_BT, lengths_B)[:, None, None]
+        """Return the probabilities, `[batch, 1, 1, tags]`."""
+        return self.encoder.tags(samples_BT, lengths_B)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -74,27 +77,29 @@ class Track:
 
 
 def tagger(encoder: Encoder, labels: Path | None = None) -> tuple[Tagger, tuple[str, ...]]:
-    """Return the tagger of an encoder and the names of its styles, or their numbers where nobody told them.
+    """Return the tagger of an encoder and the names of its tags, or their numbers where nobody told them.
 
     Args:
-        encoder: a MAEST.
+        encoder: one that tells tags.
         labels: a JSON file with the names; none: those that the encoder has.
 
     Raises:
-        UsageError: an encoder without such heads, or labels that are not its head's.
+        UsageError: an encoder without such a head, or labels that are not its head's.
     """
-    if not isinstance(encoder, MaestEncoder):
-        raise UsageError(f"-e {encoder.card.name}: tells no styles; give a MAEST (`carrara ls encoders`)")
-    names = encoder.settings.labels
+    names = encoder.tag_names
+    if not names:
+        raise UsageError(f"-e {encoder.card.name}: tells no tags; give a MAEST, a MusiCNN or an EfficientNet")
     if labels is not None:
-        names = read_labels(labels, encoder.settings.classes)
+        names = read_labels(labels, len(names))
         agree(names, encoder, str(labels))
-    return Tagger(encoder), names or tuple(f"style {place}" for place in range(encoder.settings.classes))
+    return Tagger(encoder), names
 
 
-def too_short(files: Iterable[Path], settings: MaestSettings) -> dict[str, str]:
-    """Return the reason by path of those recordings that are shorter than one patch, as far as their heads say."""
-    least = settings.shape.patch * HOP / SAMPLE_RATE
+def too_short(files: Iterable[Path], encoder: Encoder) -> dict[str, str]:
+    """Return the reason by path of those recordings that are shorter than one patch of a MAEST, by their headers."""
+    if not isinstance(encoder, MaestEncoder):
+        return {}
+    least = encoder.settings.shape.patch * HOP / SAMPLE_RATE
     found = {}
     for path in files:
         with suppress(AudioError):  # what cannot be read is named when it is heard

@@ -57,7 +57,7 @@ def test_what_is_told_and_kept_is_what_the_encoder_says(tmp_path, folder, music)
     starts = [0, 5, 10]
     with torch.inference_mode():
         windows = torch.cat(
-            [encoder.probabilities(samples[None, start * RATE : (start + 5) * RATE]) for start in starts]
+            [encoder.tags(samples[None, start * RATE : (start + 5) * RATE]) for start in starts]
         ).numpy()
     mean = np.average(windows, axis=0, weights=[5, 5, 2])
     best = np.argsort(-mean)[:2]
@@ -136,7 +136,7 @@ def test_labels_that_differ_from_the_encoders_own_are_named(tmp_path, folder, mu
 def test_an_encoder_without_styles_is_refused(music):
     result = run("tag", music, "-e", "noise")
     assert result.exit_code == 2
-    assert "noise: tells no styles" in result.stderr
+    assert "noise: tells no tags" in result.stderr
 
 
 def test_windows_are_shown_between_the_midpoints():

@@ -69,8 +69,8 @@ def test_features_and_styles_are_means_over_the_patches(encoder):
     features = torch.cat([encoder.network(patch[None])[1] for patch in patches])
     torch.testing.assert_close(encoder(samples)[0, 0, 0], features.mean(dim=0), atol=1e-4, rtol=1e-4)
     probabilities = encoder.classifier(features).sigmoid().mean(dim=0)
-    torch.testing.assert_close(encoder.styles(samples)[0], probabilities)
-    assert encoder.styles(samples).shape == (1, STYLES)
+    torch.testing.assert_close(encoder.tags(samples)[0], probabilities)
+    assert encoder.tags(samples).shape == (1, STYLES)
 
 
 def test_padding_changes_nothing_even_where_it_is_no_silence(encoder):

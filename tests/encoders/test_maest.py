@@ -207,7 +207,7 @@ def test_styles_equal_hugging_faces_and_windows_are_averaged():
     first, second = (theirs(mel[:, start : start + 316]).logits for start in (0, 310))
     torch.testing.assert_close(encoder.logits(encoder.vit(mel[:, :316])[-1]), first, atol=1e-4, rtol=1e-4)
     expected = (first.sigmoid() + second.sigmoid()) / 2
-    torch.testing.assert_close(encoder.probabilities(clip), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.tags(clip), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_separated_heads_answer_from_cls_alone():

@@ -1,4 +1,4 @@
-"""`carrara pretrain`: teach an encoder on audio without labels."""
+"""`carrara pretrain`: teach an encoder on audio without labels, or on tags."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Corpus = Annotated[
     typer.Option(
         "--corpus",
         "-c",
-        help="Files, folders, a manifest (.parquet, .csv), tar shards ('s/{0000..0099}.tar'); may be repeated.",
+        help="Files, folders, a manifest (.parquet, .csv), tar shards ('s/{0000..0099}.tar'); may be repeated. Recipes "
+        "that learn tags: a dataset's name, or a folder with labels.csv.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the encoder to be made.")]
@@ -74,11 +75,12 @@ def pretrain(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pre-train an encoder on audio without labels; the folder it makes is an encoder from its first checkpoint on.
+    """Pre-train an encoder on audio, without labels or on tags; the folder is an encoder from its first checkpoint on.
 
     - `carrara pretrain mert-v0 --scale tiny --corpus ~/Music -o my-mert`
     - `carrara pretrain mert-v0 --scale tiny --corpus ~/Music -o my-mert --resume`
     - `carrara pretrain mert-v0 --scale tiny --set masking.span=10 --set targets.cqt.weight=2 -c ~/Music -o wide-mert`
+    - `carrara pretrain maest-5s --scale tiny --corpus pebble -o my-maest`
     - `carrara pretrain mert-v1-95m --from m-a-p/MERT-v1-95M -c ~/Music -o further --probe pebble/key,pebble/genre`
 
     `torchrun --nproc-per-node 2 -m carrara pretrain …` trains on several processes, with the same losses as one.

@@ -1,4 +1,4 @@
-"""`carrara tag`: the styles that a MAEST hears in recordings, over time."""
+"""`carrara tag`: the styles and other tags that a tagger hears in recordings, over time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ TABLE = "probabilities.parquet"
 def tag(
     paths: Annotated[list[Path], typer.Argument(help="Sound files and folders of them, of any format and length.")],
     encoder: Annotated[
-        str, typer.Option("--encoder", "-e", help="A MAEST: shelf name, folder or hub id.")
+        str,
+        typer.Option("--encoder", "-e", help="A tagger (maest-…, musicnn-…, effnet-discogs): name, folder or hub id."),
     ] = "maest-30s",
     top: Annotated[int, typer.Option(min=1, help="How many styles are told, the most probable first.")] = 5,
     output: Annotated[
@@ -31,7 +32,7 @@ def tag(
         Path | None, typer.Option(help="A JSON file with the names of the styles, where the encoder has none.")
     ] = None,
     window: Annotated[
-        float | None, typer.Option(min=0.3, help="Seconds of a window; by default the encoder's.")
+        float | None, typer.Option(min=0.3, help="Seconds of a window; by default the encoder's, or 3.")
     ] = None,
     hop: Annotated[
         float | None, typer.Option(min=0.01, help="Seconds from window to window; by default a window.")
@@ -49,6 +50,7 @@ def tag(
 
     - `carrara tag song.mp3`
     - `carrara tag ~/Music -e maest-10s --hop 5 --top 10 -o styles`
+    - `carrara tag song.mp3 -e musicnn-msd --window 10`
     - `carrara tag song.mp3 -e my-maest --labels labels.json --json`
 
     Prints a line for each recording and style: path, style, mean probability, where it is strongest. The folder gets
@@ -85,7 +87,7 @@ def _hear(
     from carrara.features.parquet import write_embeddings
     from carrara.features.tags import too_short, tracks
 
-    failed = too_short(files, hearing.settings)
+    failed = too_short(files, hearing.encoder)
     long = [path for path in files if str(path) not in failed]
     written = write_embeddings(hearing, long, table, *manner)
     return list(tracks(table)) if written.rows else [], failed | written.failed

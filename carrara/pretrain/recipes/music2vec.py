@@ -6,9 +6,9 @@ of 63 minutes, no clipping. The ablations are those of the thesis, table 4.3 (av
 crops 61.8, top 12 60.6, spans of 5 49.7 and of 15 55.2, masks at .5 56.3 and at .8 55.1, 800,000 steps 55.0) and of the
 poster (10-s and 15-s crops, masks at .7). A batch holds the same seconds whatever the crop, as there.
 
-Below `base` crops, masks, layers and steps shrink in proportion, so that every variant stays another; `tiny` has 15 s of
-sound a step, twelve crops of 1.28 s or two of 7.68 s. data2vec's rate rises over 3 % of the steps, holds for 90 % and falls over 7 %. The run gives up where what is taught or
-answered no longer varies.
+Below `base` crops, masks, layers and steps shrink in proportion, so that every variant stays another; `tiny` has 15 s
+of sound a step: twelve crops of 1.28 s, or two of 7.68 s. data2vec's rate rises over 3 % of the steps, holds for 90 %
+and falls over 7 %. The run gives up where what is taught or answered no longer varies.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def readme(folder: Path, recipe: TaggingRecipe, card: Card, corpus: Tagged, step
             "import carrara",
             "",
             f"encoder = carrara.load({card.name!r})",
-            f"probabilities = encoder.probabilities(samples)  # float32 [batch, samples] at {card.sample_rate} Hz",
+            f"probable = encoder.tags(samples)  # float32 [batch, samples] at {card.sample_rate} Hz",
             "```",
             "",
             f"Tags: {names}.",

@@ -40,7 +40,7 @@ def teacher_of(settings: TeacherSettings, names: Sequence[str], device: torch.de
 @torch.no_grad()
 def told(teacher: MaestEncoder, samples_BT: Tensor, threshold: float) -> Tensor:
     """Return the teacher's targets, 0 or 1, `[B, C]`."""
-    probability_BC = teacher.probabilities(samples_BT)
+    probability_BC = teacher.tags(samples_BT)
     given_BC = probability_BC > threshold
     likeliest_BC = torch.zeros_like(given_BC).scatter(1, probability_BC.argmax(1, keepdim=True), True)
     return torch.where(given_BC.any(1, keepdim=True), given_BC, likeliest_BC).float()

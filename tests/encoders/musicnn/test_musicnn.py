@@ -274,5 +274,5 @@ def test_real_weights_answer_as_the_original_graph(real, clip, name, folder):
 def test_tags_are_named_as_in_the_authors_configuration(real):
     tree = ast.parse(zipfile.ZipFile(real).read("musicnn/configuration.py"))
     theirs = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)}
-    assert encoder("musicnn-mtt").tag_names == theirs["MTT_LABELS"]
-    assert encoder("musicnn-msd").tag_names == theirs["MSD_LABELS"]
+    assert encoder("musicnn-mtt").tag_names == tuple(theirs["MTT_LABELS"])
+    assert encoder("musicnn-msd").tag_names == tuple(theirs["MSD_LABELS"])

@@ -206,7 +206,7 @@ class Sure:
     def __init__(self, *rows):
         self.rows = torch.tensor(rows)
 
-    def probabilities(self, samples_BT):
+    def tags(self, samples_BT):
         return self.rows
 
 
@@ -221,7 +221,7 @@ def test_the_convolutional_baseline_learns_by_the_same_recipe(labelled, tmp_path
     folder = pretrain(recipe, labelled, tmp_path / "run", device="cpu")
     encoder = load(folder)
     assert json.loads((folder / "labels.json").read_text()) == list(TAGS)
-    assert encoder.styles(torch.zeros(1, 40_000)).shape == (1, 4)
+    assert encoder.tags(torch.zeros(1, 40_000)).shape == (1, 4)
     # The mean of the logits of patches side by side.
     samples = torch.randn(1, 4 * 128 * 256) / 10
     mel = heard(encoder, samples)
