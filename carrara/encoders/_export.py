@@ -1,9 +1,10 @@
 """Encoders written for others: Carrara's own folder, a folder that `transformers` loads, or an ONNX file.
 
 What was written is read back before anything is said: a folder must give the same weights, bit for bit, an ONNX file
-the same layers.
+the same layers. A MAEST's folder holds its positions summed and no second head; what it holds must come back the same.
 
-A folder for `transformers` opens as HubertModel or Data2VecAudioModel, with all hidden states equal. One choice is the
+A folder for `transformers` opens as HubertModel, Data2VecAudioModel or, of a MAEST, ASTForAudioClassification, with all
+hidden states equal. One choice is the
 reader's: of a pre-LN network, `hidden_states[-1]` of transformers 5 is the last layer before the stack's final norm and
 `last_hidden_state` is after it; transformers 4 gave the latter for both, and so does Carrara unless `final_norm` is
 off. Padded batches differ a little: transformers has the published padding ("original" here).
@@ -12,10 +13,11 @@ off. Padded batches differ a little: transformers has the published padding ("or
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from carrara.core.errors import StoreError, UsageError, near
 from carrara.core.files import write_text
@@ -24,6 +26,9 @@ from carrara.encoders._export_onnx import export_onnx
 from carrara.encoders._hubert import HubertSettings
 from carrara.encoders._huggingface import FIELDS, PROCESSOR, SAFE
 from carrara.encoders._load import CONFIG, README, load, model_card, save_pretrained
+from carrara.encoders._maest import MaestEncoder
+from carrara.encoders._maest_files import save_ast_folder
+from carrara.encoders._maest_keys import to_hub
 from carrara.encoders._official import HEADS, heads
 from carrara.nn.weights import save_tensors, tensors_identity
 
@@ -53,6 +58,9 @@ def export(encoder: Encoder, kind: str, folder: Path, source: str | Path | None 
 
 
 def _export_transformers(encoder: Encoder, folder: Path) -> None:
+    if isinstance(encoder, MaestEncoder):
+        save_ast_folder(encoder, folder)
+        return
     config, processor = _hugging_face(encoder)
     save_tensors(encoder.state_dict(), folder / SAFE)
     write_text(folder / PROCESSOR, json.dumps(processor, indent=2) + "\n")
@@ -64,7 +72,9 @@ def _hugging_face(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the contents of config.json and preprocessor_config.json."""
     settings = encoder.settings
     if not isinstance(settings, HubertSettings):
-        raise UsageError(f"{encoder.card.name}: --format transformers holds HuBERT- and data2vec-shaped networks only")
+        raise UsageError(
+            f"{encoder.card.name}: --format transformers holds networks of HuBERT's, data2vec's and MAEST's shape only"
+        )
     stacked, pre = settings.positions == "data2vec", settings.norm_placement == "pre"
     if settings.deepnorm or (stacked and (pre or settings.conv_norm != "layer")):
         raise UsageError(
@@ -111,8 +121,12 @@ def _for_transformers(encoder: Encoder, model: str) -> str:
 
 
 def _read_back(encoder: Encoder, folder: Path) -> None:
-    if load(folder).card.weights != tensors_identity(encoder.state_dict()):
-        shutil.rmtree(folder, ignore_errors=True)
+    found = load(folder)
+    same = found.card.weights == tensors_identity(encoder.state_dict())
+    if isinstance(found, MaestEncoder) and not same:
+        written, wanted = to_hub(found.state_dict()), to_hub(encoder.state_dict())
+        same = all(torch.allclose(written[name], wanted[name], atol=1e-6) for name in wanted)
+    if not same:
         raise StoreError(f"{folder}: what was written did not come back the same; is the disk sound?")
 
 

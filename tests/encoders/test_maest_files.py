@@ -10,6 +10,7 @@ import carrara
 from carrara.core.errors import UsageError, WeightsError
 from carrara.encoders import _maest_files as files
 from carrara.encoders import maest
+from carrara.encoders._export import export
 from carrara.encoders._load import build, save_pretrained
 from carrara.encoders._maest_keys import FREQUENCY, TIME, from_hub, native, resized, split_positions, to_hub
 from carrara.encoders._maest_labels import agree
@@ -273,3 +274,14 @@ def test_names_beside_a_checkpoint_come_along_when_it_is_imported(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(names[:-1]))
     with pytest.raises(UsageError, match="6 names for a head of 7 styles"):
         maest.ENCODER.told("maest-5s", settings, file)
+
+
+def test_it_is_exported_for_transformers_and_read_back(tmp_path, encoder):
+    from transformers import ASTForAudioClassification
+
+    folder = export(encoder.eval(), "transformers", tmp_path / "hf")
+    theirs = ASTForAudioClassification.from_pretrained(folder).eval()
+    frames = encoder.settings.shape.columns * 10 + 6
+    mel = torch.randn(1, frames, 96, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder.logits(encoder.vit(mel)[-1]), theirs(mel).logits, atol=1e-4, rtol=1e-4)

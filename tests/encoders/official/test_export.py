@@ -116,7 +116,7 @@ def test_what_transformers_has_no_network_for_is_told(tmp_path, encoder, changed
 
 
 def test_other_encoders_and_formats_are_told(tmp_path):
-    with pytest.raises(UsageError, match="noise: --format transformers holds HuBERT"):
+    with pytest.raises(UsageError, match="noise: --format transformers holds networks of HuBERT"):
         export(build("noise"), "transformers", tmp_path)
     with pytest.raises(UsageError, match="'transformers'"):
         export(build("noise"), "transformer", tmp_path)
