@@ -10,16 +10,23 @@ from typer.testing import CliRunner
 from carrara.app.cli import app
 from carrara.app.studies import SHELF
 from carrara.app.studies._base import Claim, Line, Study, View
-from carrara.app.studies._measure import Plan
+from carrara.app.studies._measure import Plan, measured
 from carrara.app.studies._page import markdown, values
 from carrara.app.studies._verdict import HELD, NOT_HELD, OPEN, Found, verdicts
 from carrara.app.studies._view import looked_at
 from carrara.bench.board.ranking import Span
+from carrara.core.errors import UsageError
 from carrara.data._pebble import sizes
 from carrara.encoders._load import build, save_pretrained
 from carrara.pretrain.recipes._base import resolve
 
 FEW = {"songs": 36, "notes": 36, "voices": 6, "stems": 0, "unlabelled": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Where Pebble is rendered by the first test that asks it."""
+    return tmp_path_factory.mktemp("data")
 
 
 def line(label, mean, spread=1.0):
@@ -56,6 +63,8 @@ def test_every_line_names_a_recipe_and_a_printed_average(name):
         assert {other for other in (one.view and one.view.of, one.after and one.after[0]) if other} <= set(labels)
         if one.recipe:
             resolve(one.recipe, "tiny", one.changes | one.shrunk)
+        if one.weights:
+            assert resolve(one.recipe, "base", {"initial.weights": "FILE"}).initial.kind == one.weights
 
 
 # The poster, by eye: averaged weights on MagnaTagATune, and EfficientNet-B0 from its table of downstream tasks.
@@ -103,23 +112,32 @@ def test_lines_without_their_files_are_shown_with_what_they_need(tmp_path):
     ]
     page = markdown(study, plan, found, judged, "x")
     assert "| deit | – | – | – | – | – | – | – | – | 40.2 |" in page
-    assert "Not run: `deit` needs `--scale base and --weights deit=FILE" in page
+    assert (
+        "Not run: `deit`, which needs --scale base (the file is of the full network) and --weights deit=FILE: deit_"
+        in page
+    )
     base = Plan((), tmp_path, "base", weights={"deit": tmp_path / "deit.pth"})
     assert set(base.lacking(study)) == {"passt"}
     assert "pas" in base.lacking(study)["passt"]
 
 
-def test_a_study_of_which_nothing_can_run_says_what_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setitem(sizes.SIZES, "demo", FEW)
-    words = ["study", "maest-init", "-o", str(tmp_path / "out"), "--data-dir", str(tmp_path / "data")]
-    for more, told in {
-        ("--lines", "deit"): "nothing to run: deit needs --scale base and --weights deit=FILE",
-        ("--weights", "bert=x"): "--weights bert=x: give deit=FILE or passt=FILE",
-        ("--weights", f"deit={tmp_path / 'none.pth'}"): "there is no such file",
-    }.items():
-        ended = CliRunner().invoke(app, [*words, *more])
-        assert ended.exit_code != 0
-        assert told in f"{ended.output}{ended.exception}"
+def test_a_study_of_which_nothing_can_run_says_what_it_needs(tmp_path):
+    with pytest.raises(UsageError, match="nothing to run: deit needs --scale base .* and --weights deit=FILE"):
+        next(measured(SHELF.get("maest-init"), Plan((), tmp_path, labels=("deit",))))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("maest-init", "bert=x", "--weights bert=x: give deit=FILE or passt=FILE"),
+        ("maest-init", "deit=none.pth", "--weights deit=none.pth: there is no such file"),
+        ("maest-tokens", "deit=none.pth", "--weights deit=none.pth: no line begins from a file"),
+    ],
+)
+def test_weights_that_no_line_can_use_are_refused(name, given, told):
+    ended = CliRunner().invoke(app, ["study", name, "--weights", given])
+    assert ended.exit_code != 0
+    assert told in f"{ended.output}{ended.exception}"
 
 
 def test_a_view_is_one_layer_with_the_weights_of_its_model(tmp_path):
@@ -137,7 +155,7 @@ def test_a_view_is_one_layer_with_the_weights_of_its_model(tmp_path):
             torch.testing.assert_close(seen(samples_BT), part_B1D[:, None], rtol=1e-5, atol=1e-5)
 
 
-def test_views_of_one_model_are_asked_apart_and_trained_once(tmp_path, monkeypatch):
+def test_views_of_one_model_are_asked_apart_and_trained_once(tmp_path, data, monkeypatch):
     small = {"network.width": 24, "network.layers": 2, "network.heads": 2, "network.feed_forward": 24, "batch": 4}
     small |= {"crop_seconds": 1.5, "network.frames": 94, "patchout": 4, "epoch_clips": 8}
     looks = [Line(f"{what}-12", "", view=View("all", {"tokens": what}, 12, 12)) for what in ("cls", "average")]
@@ -153,7 +171,7 @@ def test_views_of_one_model_are_asked_apart_and_trained_once(tmp_path, monkeypat
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(sizes.SIZES, "demo", FEW)
     monkeypatch.setitem(SHELF._loaded, SHELF.entry("maest-tokens").module, study)
-    words = ["study", "maest-tokens", "-o", str(tmp_path / "out"), "--data-dir", str(tmp_path / "data")]
+    words = ["study", "maest-tokens", "-o", str(tmp_path / "out"), "--data-dir", str(data)]
     ended = CliRunner().invoke(app, [*words, "--steps", "2", "--seeds", "1", "--device", "cpu", "--json"])
     assert ended.exit_code == 0, ended.output
     told = json.loads(ended.stdout)
@@ -161,11 +179,11 @@ def test_views_of_one_model_are_asked_apart_and_trained_once(tmp_path, monkeypat
     assert [folder.name for folder in (tmp_path / "out/models").iterdir()] == ["all-1337"]
     chosen = {path.parents[2].name: json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*@1.json")}
     assert {name: one["protocol"]["tried"] for name, one in chosen.items()} == {
-        "all-1337": 24, "cls-12-1337": 6, "average-12-1337": 6, "all-1337-random-1337": 24,
+        "all-1337": 24, "cls-12-1337": 6, "average-12-1337": 6, "all-1337:random-1337": 24,
     }  # fmt: skip
 
 
-def test_a_study_runs_from_the_command_line_and_resumes(tmp_path, monkeypatch):
+def test_a_study_runs_from_the_command_line_and_resumes(tmp_path, data, monkeypatch):
     small = {"network.conv_channels": 16, "network.width": 32, "network.layers": 1, "network.feed_forward": 32}
     small |= {"targets.mfcc.k": 8, "batch": 4}
     study = Study(
@@ -182,7 +200,7 @@ def test_a_study_runs_from_the_command_line_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(sizes.SIZES, "demo", FEW)
     monkeypatch.setitem(SHELF._loaded, SHELF.entry("thesis-5-3").module, study)
-    words = ["study", "thesis-5.3", "-o", str(tmp_path / "out"), "--data-dir", str(tmp_path / "data")]
+    words = ["study", "thesis-5.3", "-o", str(tmp_path / "out"), "--data-dir", str(data)]
     words += ["--steps", "3", "--seeds", "2", "--device", "cpu", "--json"]
     first = CliRunner().invoke(app, words)
     assert first.exit_code == 0, first.output

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrara.app.studies._base import Line, Study
 from carrara.core.errors import UsageError
 from carrara.core.record import Record
 
+if TYPE_CHECKING:
+    from carrara.encoders._base import Encoder
+
 FIRST_SEED = 1337
+FULL = "base"
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Plan:
     """How a study is run.
 
     Attributes:
-        corpus: sound to learn from.
+        corpus: sound to learn from, or the place of a dataset whose labels are learnt.
         output: folder of the models, the records and the page.
         scale: of the recipes.
         seeds: models a line; the network's and the probes' seed go together.
@@ -28,6 +32,7 @@ class Plan:
         labels: lines to run; empty: all.
         data_dir: folder of the datasets that the rows ask about.
         device: where it all runs.
+        weights: official files to begin from, by kind: deit, passt.
     """
 
     corpus: tuple[Path, ...]
@@ -38,10 +43,26 @@ class Plan:
     labels: tuple[str, ...] = ()
     data_dir: Path | None = None
     device: str = "cpu"
+    weights: Mapping[str, Path] = field(default_factory=dict)
 
     def lines(self, study: Study) -> list[Line]:
         """Return the lines that are run, in the study's order."""
         return [line for line in study.lines if not self.labels or line.label in self.labels]
+
+    def lacking(self, study: Study) -> dict[str, str]:
+        """Return the lines that cannot be run, each with what it needs."""
+        from carrara.pretrain.tagging.initial import OFFICIAL
+
+        needs = {}
+        for line in self.lines(study):
+            file = f"--weights {line.weights}=FILE"
+            if line.weights and self.scale != FULL:
+                needs[line.label] = (
+                    f"--scale {FULL} (the file is of the full network) and {file}: {OFFICIAL[line.weights]}"
+                )
+            elif line.weights and line.weights not in self.weights:
+                needs[line.label] = f"{file}: {OFFICIAL[line.weights]}"
+        return needs
 
 
 @dataclass(frozen=True)
@@ -57,17 +78,24 @@ class Measured:
 def measured(study: Study, plan: Plan) -> Iterator[Measured]:
     """Yield every model of every line, trained and measured; what stands in the output already is taken from there.
 
+    A line that lacks a file is left out.
+
     Raises:
+        UsageError: all of them do.
         CarraraError: a training or a measurement failed; what was done stays, and the same command goes on.
     """
+    lacking = plan.lacking(study)
+    lines = [line for line in plan.lines(study) if line.label not in lacking]
+    if not lines:
+        raise UsageError("nothing to run: " + "; ".join(f"{label} needs {need}" for label, need in lacking.items()))
     for seed in range(FIRST_SEED, FIRST_SEED + plan.seeds):
-        for line in plan.lines(study):
-            model = trained(study, line, plan, seed)
+        for line in lines:
+            model = _heard(study, line, plan, seed)
             yield Measured(line.label, seed, _asked(study, model, plan, seed), _seconds(plan, line, seed))
 
 
 def trained(study: Study, line: Line, plan: Plan, seed: int) -> str:
-    """Return the model of a line: its folder, or the first trained line's as it is before training.
+    """Return the model of a line: its folder, the one that it looks at, or the first trained line's before training.
 
     Raises:
         UsageError: there is no trained line to take the network from.
@@ -75,18 +103,21 @@ def trained(study: Study, line: Line, plan: Plan, seed: int) -> str:
     from carrara.pretrain.recipes._base import resolve
     from carrara.pretrain.run import pretrain
 
+    if line.view:
+        return trained(study, _named(study, line.view.of), plan, seed)
     if not line.recipe:
         first = next((one for one in plan.lines(study) if one.recipe), None)
         if first is None:
             raise UsageError(f"--lines: {line.label} is another line's network before training; name that line too")
         return f"{trained(study, first, plan, seed)}:random-{seed}"
     folder = place(plan, line.label, seed)
-    changes: dict[str, Any] = {"seed": seed}
-    if plan.scale != "base":
-        changes |= line.changes
+    changes: dict[str, Any] = {"seed": seed, **line.changes}
+    if plan.scale != FULL:
+        changes |= line.shrunk
+    if line.weights:
+        changes["initial.weights"] = str(plan.weights[line.weights])
     if line.after:
-        before = next(one for one in study.lines if one.label == line.after[0])
-        changes[line.after[1]] = trained(study, before, plan, seed)
+        changes[line.after[1]] = trained(study, _named(study, line.after[0]), plan, seed)
     recipe = resolve(line.recipe, plan.scale, changes)
     return str(pretrain(recipe, plan.corpus, folder, steps=plan.steps, resume=True, device=plan.device))
 
@@ -96,7 +127,21 @@ def place(plan: Plan, label: str, seed: int) -> Path:
     return plan.output / "models" / f"{label}-{seed}"
 
 
-def _asked(study: Study, model: str, plan: Plan, seed: int) -> dict[str, Record]:
+def _named(study: Study, label: str) -> Line:
+    return next(line for line in study.lines if line.label == label)
+
+
+def _heard(study: Study, line: Line, plan: Plan, seed: int) -> Encoder | str:
+    """Return what is asked: a line's model, or what its view hears of one."""
+    model = trained(study, line, plan, seed)
+    if not line.view:
+        return model
+    from carrara.app.studies._view import looked_at
+
+    return looked_at(model, line.view, f"{line.label}-{seed}", plan.device)
+
+
+def _asked(study: Study, model: Encoder | str, plan: Plan, seed: int) -> dict[str, Record]:
     from carrara.bench.rules import Rules
     from carrara.bench.run import bench
 

@@ -8,66 +8,70 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carrara.app.studies._base import Study
+from carrara.app.studies._base import Line, Study
 from carrara.app.studies._measure import Plan
 from carrara.app.studies._verdict import Found, Verdict
-from carrara.bench.board.published import averages, table
+from carrara.bench.board.published import table
 from carrara.bench.board.ranking import Span
 from carrara.core.files import whole, write_text
 
 LINE = "#0072b2"
+NOTHING = "–"
 
 
 def values(study: Study, plan: Plan, lines: dict[str, Found], judged: Sequence[Verdict]) -> dict[str, Any]:
     """Return all that was found as plain values."""
+    lacking = plan.lacking(study)
     return {
         "study": study.source,
         "scale": plan.scale,
         "steps": plan.steps,
         "rows": list(study.rows),
         "lines": [
-            {
-                "label": line.label,
-                "average": line.span.value,
-                "low": line.span.low,
-                "high": line.span.high,
-                "published": _published(study, line.label),
-                "seeds": line.seeds,
-                "training_seconds": round(line.seconds, 1),
-                "rows": line.rows,
-            }
-            for line in lines.values()
+            {"label": line.label, "published": _published(study, line)}
+            | ({"needs": lacking[line.label]} if line.label in lacking else _values(lines[line.label]))
+            for line in plan.lines(study)
         ],
-        "claims": [
-            {
-                "claim": one.claim.text,
-                "difference": one.difference.value,
-                "low": one.difference.low,
-                "high": one.difference.high,
-                "verdict": one.word,
-            }
-            for one in judged
-        ],
+        "claims": [{"claim": one.claim.text, **_difference(one), "verdict": one.word} for one in judged],
     }
+
+
+def _values(found: Found) -> dict[str, Any]:
+    return {
+        "average": found.span.value,
+        "low": found.span.low,
+        "high": found.span.high,
+        "seeds": found.seeds,
+        "parameters": found.parameters,
+        "training_seconds": round(found.seconds, 1),
+        "rows": found.rows,
+    }
+
+
+def _difference(one: Verdict) -> dict[str, float | None]:
+    span = one.difference
+    if span is None:
+        return {"difference": None, "low": None, "high": None}
+    return {"difference": span.value, "low": span.low, "high": span.high}
 
 
 def markdown(study: Study, plan: Plan, lines: dict[str, Found], judged: Sequence[Verdict], command: str) -> str:
     """Return the page."""
     seeds = max(line.seeds for line in lines.values())
     short = [row.removeprefix("pebble/") for row in study.rows]
-    head = ["line", "mean of Pebble's rows", *short, "training", "published"]
-    body = [head, [":--", *["--:"] * (len(head) - 1)], *(_row(study, line) for line in lines.values())]
+    head = ["line", "mean of Pebble's rows", *short, "parameters", "training", "published"]
+    rows = [_row(study, line, lines.get(line.label)) for line in plan.lines(study)]
     steps = f", {plan.steps:,} steps" if plan.steps else ""
     return "\n".join(
         [
             f"# {study.title}",
             "",
-            f"The thesis's table {study.source.removeprefix('thesis-T')} in miniature: scale `{plan.scale}`{steps}, "
-            f"{seeds} seeds a line. Scores are Pebble's, in percent, with 95 % intervals over seeds and clips; the "
-            "published column is the mean of the thesis's own tasks, so only its order compares.",
+            f"{study.table} in miniature: scale `{plan.scale}`{steps}, {seeds} seed{'s' * (seeds > 1)} a line. "
+            f"Scores are Pebble's, in percent, with 95 % intervals over seeds and clips. {study.told}",
             "",
-            *("| " + " | ".join(row) + " |" for row in body),
+            *("| " + " | ".join(row) + " |" for row in [head, [":--", *["--:"] * (len(head) - 1)], *rows]),
             "",
+            *(f"Not run: `{label}`, which needs {need}.\n" for label, need in plan.lacking(study).items()),
             f"![{study.title}]({study.source}.png)",
             "",
             "| claim | difference | verdict |",
@@ -80,19 +84,23 @@ def markdown(study: Study, plan: Plan, lines: dict[str, Found], judged: Sequence
     )
 
 
-def _row(study: Study, line: Found) -> list[str]:
-    printed = _published(study, line.label)
+def _row(study: Study, line: Line, found: Found | None) -> list[str]:
+    printed = _published(study, line)
+    published = NOTHING if printed is None else f"{printed:.1f}"
+    if found is None:
+        return [line.label, *[NOTHING] * (len(study.rows) + 3), published]
     return [
         line.label,
-        _spanned(line.span),
-        *(f"{line.rows[row]:.1f}" for row in study.rows),
-        f"{line.seconds:.0f} s" if line.seconds else "–",
-        "–" if printed is None else f"{printed:.1f}",
+        _spanned(found.span),
+        *(f"{found.rows[row]:.1f}" for row in study.rows),
+        f"{found.parameters:,}",
+        f"{found.seconds:.0f} s" if found.seconds else NOTHING,
+        published,
     ]
 
 
-def _spanned(span: Span, sign: str = "") -> str:
-    return f"{span.value:{sign}.1f} [{span.low:{sign}.1f}, {span.high:{sign}.1f}]"
+def _spanned(span: Span | None, sign: str = "") -> str:
+    return NOTHING if span is None else f"{span.value:{sign}.1f} [{span.low:{sign}.1f}, {span.high:{sign}.1f}]"
 
 
 def picture(path: Path, study: Study, lines: dict[str, Found]) -> None:
@@ -122,7 +130,6 @@ def write(plan: Plan, study: Study, text: str, lines: dict[str, Found]) -> Path:
     return page
 
 
-def _published(study: Study, label: str) -> float | None:
-    name = next(line.published for line in study.lines if line.label == label)
-    known = {(one.system, one.source, one.over): one.printed for one in averages(table())}
-    return known.get((name, study.source, study.average))
+def _published(study: Study, line: Line) -> float | None:
+    asked = (line.published, line.source or study.source, study.column, study.metric)
+    return next((one.value for one in table() if (one.system, one.source, one.dataset, one.metric) == asked), None)

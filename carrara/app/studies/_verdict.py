@@ -2,7 +2,7 @@
 
 Each draw takes test clips with replacement, the same for all lines, and as many seeds of a line as it has, with
 replacement; a line's value is the mean over the rows. A claim is held where the 95 % interval of the difference lies
-above zero, not held where it lies below, and otherwise not decidable at this scale.
+above zero, not held where it lies below, and otherwise not decidable at this scale; nor is one whose lines lack a file.
 
 Letters: G draws, S seeds, U clips.
 """
@@ -10,7 +10,7 @@ Letters: G draws, S seeds, U clips.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,12 @@ from carrara.core.record import Record
 from carrara.core.task import Task
 
 SEED = 1234
-HELD, NOT_HELD, OPEN = "held", "not held", "not decidable at this scale"
+HELD, NOT_HELD, OPEN, UNRUN = "held", "not held", "not decidable at this scale", "not decidable"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A line's mean over the rows and over the seeds, in percent, its rows' means, and its draws `[G]`."""
+    """A line's mean over the rows and over the seeds, in percent, its rows' means, its draws `[G]`, and its cost."""
 
     label: str
     span: Span
@@ -40,14 +40,15 @@ class Found:
     seeds: int
     seconds: float
     drawn_G: np.ndarray
+    parameters: int = 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, the difference in percent with its interval, and what follows."""
+    """A claim, the difference in percent with its interval (none where a line lacks a file), and what follows."""
 
     claim: Claim
-    difference: Span
+    difference: Span | None
     word: str
 
 
@@ -63,8 +64,8 @@ def found(study: Study, models: Sequence[Measured], results: Path) -> dict[str, 
     }
 
 
-def verdicts(study: Study, lines: dict[str, Found]) -> list[Verdict]:
-    """Return a verdict for every claim whose two lines were run."""
+def verdicts(study: Study, lines: dict[str, Found], lacking: Collection[str] = ()) -> list[Verdict]:
+    """Return a verdict for every claim whose two lines were asked for; `lacking` names those that could not be run."""
     judged = []
     for claim in study.claims:
         if claim.above in lines and claim.below in lines:
@@ -72,6 +73,9 @@ def verdicts(study: Study, lines: dict[str, Found]) -> list[Verdict]:
             low, high = percentiles(above.drawn_G - below.drawn_G)
             word = HELD if low > 0 else NOT_HELD if high < 0 else OPEN
             judged.append(Verdict(claim, Span(above.span.value - below.span.value, low, high), word))
+        elif {claim.above, claim.below} <= {*lines, *lacking}:
+            missing = " and ".join(label for label in (claim.above, claim.below) if label in lacking)
+            judged.append(Verdict(claim, None, f"{UNRUN}: {missing} not run"))
     return judged
 
 
@@ -90,6 +94,7 @@ def _line(models: Sequence[Measured], rows: Sequence[str], results: Path, place:
         seeds=seeds,
         seconds=sum(model.seconds for model in models) / seeds,
         drawn_G=drawn_G,
+        parameters=models[0].records[rows[0]].encoder.parameters,
     )
 
 

@@ -8,7 +8,8 @@ from carrara.app.studies._base import Claim, Line, Study
 STUDY = Study(
     title="MusicHuBERT: how many clusters, of what, how often",
     source="thesis-T4.2",
-    average="ALL9",
+    table="The thesis's table 4.2",
+    column="ALL9",
     lines=(
         Line("k2000", "musichubert-k2000", "MusicHuBERT[k=2000;mfcc=39]"),
         Line("k500", "musichubert-k500", "MusicHuBERT[k=500;mfcc=39]"),

@@ -8,7 +8,8 @@ from carrara.app.studies._base import Claim, Line, Study
 STUDY = Study(
     title="Music2Vec: crops, masks, layers, steps",
     source="thesis-T4.3",
-    average="ALL9",
+    table="The thesis's table 4.3",
+    column="ALL9",
     lines=(
         Line("vanilla", "music2vec", "Music2Vec[vanilla]"),
         Line("crop5s", "music2vec-crop5s", "Music2Vec[crop5s]"),

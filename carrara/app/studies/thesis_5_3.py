@@ -11,7 +11,8 @@ KMEANS, CODES = "MERT-95M[acoustic=Kmeans", "MERT-95M[acoustic=RVQVAE-1024"
 STUDY = Study(
     title="Which teacher? MERT's acoustic and musical targets",
     source="thesis-T5.3",
-    average="ALL4",
+    table="The thesis's table 5.3",
+    column="ALL4",
     lines=(
         Line("logmel-chroma-cqt", "mert-v0", f"{KMEANS}LogmelChroma-300+200;musical=CQT]"),
         Line("logmel-chroma", "mert-v0-no-cqt", f"{KMEANS}LogmelChroma-300+200-iter1;musical=none]"),

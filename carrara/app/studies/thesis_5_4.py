@@ -10,7 +10,8 @@ KMEANS, CODES = "MERT-95M-Kmeans", "MERT-95M-RVQVAE"
 STUDY = Study(
     title="How much CQT, and whether to mix",
     source="thesis-T5.4",
-    average="ALL4",
+    table="The thesis's table 5.4",
+    column="ALL4",
     lines=(
         Line("cqt-1", "mert-v0", f"{KMEANS}[musical_weight=1;mixup=none]"),
         Line("no-cqt", "mert-v0-no-cqt", f"{KMEANS}[musical_weight=none;mixup=none]"),
