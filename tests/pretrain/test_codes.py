@@ -170,8 +170,8 @@ def test_encodecs_labels_change_from_where_the_sound_does_and_not_before(grid, e
     changed = samples.clone()
     changed[:, 320 * 20 + 200 :] = samples.flip(0, 1)[:, 320 * 20 + 200 :]
     differing = (made.labels(samples, frames) != made.labels(changed, frames)).any(dim=2).any(dim=0).nonzero()[:, 0]
-    # Resampling hears a frame ahead.
-    assert 19 <= int(differing[0]) <= 21
+    # Resampling hears a frame ahead; eight codes that are far apart may stay the same for some frames of new sound.
+    assert 19 <= int(differing[0]) <= 25
     assert made.causal
     assert not target(grid).causal
 

@@ -1,4 +1,4 @@
-"""How long to listen: MAEST over 5, 10, 20 and 30 s, and a convolutional network (MAEST's poster, segment length).
+"""How long to listen: MAEST over 5, 10, 20 and 30 s, beside a convolutional network (MAEST's poster, lengths).
 
 MAP on MagnaTagATune; the poster's networks begin from PaSST's weights, these from random ones. EfficientNet-B0 is the
 poster's baseline, from its table of downstream tasks: here the same tags, songs, crops as the longest, and recipe.

@@ -1,4 +1,4 @@
-"""What to take from a MAEST, and from which layer: cls, dist, average or stack of tokens (MAEST's poster, heat map).
+"""What to take from a MAEST, from which layer: cls, dist, average, stack of tokens (its poster's heat map).
 
 MAP on MagnaTagATune by token and block. One network is trained a seed, and every other line is a look at it. Layers are
 named as on the poster, of 12; a network of 4 gives its layer 1, 2, 3, 4 for 4, 7, 10, 12. Only the stack's row of the
