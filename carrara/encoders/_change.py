@@ -11,7 +11,7 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import replace
 from carrara.encoders import SHELF
 from carrara.encoders._base import Encoder, Family
-from carrara.encoders._load import _family_entry
+from carrara.encoders._load import family_entry
 from carrara.nn.weights import load_strictly
 
 
@@ -29,7 +29,7 @@ def changed(encoder: Encoder, changes: Mapping[str, Any], source: str = "--set")
     if not changes:
         return encoder
     settings = replace(encoder.settings, changes, source)
-    family: Family = SHELF.get(_family_entry(encoder.settings).name)
+    family: Family = SHELF.get(family_entry(encoder.settings).name)
     card = family.described(encoder.card, settings) if family.described else encoder.card
     with torch.device("meta" if family.trained else "cpu"):
         other = family.network(settings, card, 0)

@@ -90,7 +90,7 @@ def save_pretrained(encoder: Encoder, folder: Path, readme: str = "") -> None:
     card = encoder.card.model_copy(update={"weights": tensors_identity(tensors)})
     config = {
         "carrara": FORMAT,
-        "encoder": _family_entry(encoder.settings).module.rpartition(".")[2].replace("_", "-"),
+        "encoder": family_entry(encoder.settings).module.rpartition(".")[2].replace("_", "-"),
         "settings": encoder.settings.model_dump(mode="json"),
         "card": card.model_dump(mode="json"),
     }
@@ -217,7 +217,7 @@ def _family(name: str, source: str) -> Family:
     return SHELF.get(by_file[name])
 
 
-def _family_entry(settings: Settings) -> Entry:
+def family_entry(settings: Settings) -> Entry:
     for entry in SHELF.entries.values():
         if SHELF.get(entry.name).settings is type(settings):
             return entry

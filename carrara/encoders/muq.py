@@ -37,6 +37,14 @@ from carrara.nn.conformer import EPS, ROTARY_BASE
 from carrara.nn.weights import load_strictly, read_tensors, tensors_identity
 
 VARIANTS = {"muq": "MuQ, 316M, 24 kHz: MusicFM's network taught mel RVQ codes, on the Million Song Dataset"}
+FILES = {
+    "muq": {
+        "OpenMuQ/MuQ-large-msd-iter/model.safetensors": (
+            "273febab2be02872c37d2c37e48a9d6c52c1c9392f3eeeabd498efa281ccb7a6"
+        ),
+        "OpenMuQ/MuQ-large-msd-iter/config.json": "237335ee27d8fb951ce778701a12a79e06c51ae636dd786f97e45f51ce532543",
+    }
+}
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 CONFORMER = "w2v2_config"
 SIZES = {"channels": "conv_dim", "width": "encoder_dim", "layers": "encoder_depth"}
@@ -153,14 +161,7 @@ CARD = describe(
         commercial_use=False,
         trained_on=("Million Song Dataset",),
         paper=PAPER,
-        files={
-            "OpenMuQ/MuQ-large-msd-iter/model.safetensors": (
-                "273febab2be02872c37d2c37e48a9d6c52c1c9392f3eeeabd498efa281ccb7a6"
-            ),
-            "OpenMuQ/MuQ-large-msd-iter/config.json": (
-                "237335ee27d8fb951ce778701a12a79e06c51ae636dd786f97e45f51ce532543"
-            ),
-        },
+        files=FILES["muq"],
     ),
     MuqSettings(),
 )

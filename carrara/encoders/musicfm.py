@@ -41,7 +41,16 @@ VARIANTS = {
     "musicfm-tiny": "MusicFM's network made small, for laptops and CI; weights are yours to train",
 }
 PAPER = "Won et al. 2024, A Foundation Model for Music Informatics, ICASSP, https://arxiv.org/abs/2311.03318"
-REPOSITORY = "minzwon/MusicFM"
+FILES = {
+    "musicfm-fma": {
+        "minzwon/MusicFM/pretrained_fma.pt": "68392eee13d34c2941b3761934abb6b1e67b2e9df498695bda2ea5c1087d4b96",
+        "minzwon/MusicFM/fma_stats.json": "5416e468018bae68c6231d4cbb2b11f0d11c04e6437881505ae427a3f8344904",
+    },
+    "musicfm-msd": {
+        "minzwon/MusicFM/pretrained_msd.pt": "218b483a0256ddef736267425fabb166fd97008983696bb9270def464b47bded",
+        "minzwon/MusicFM/msd_stats.json": "c36c61ab10ca4d2e7fdfefc3fcc15205316bec276a06a47baa3641a62c546f22",
+    },
+}
 # What each training set's JSON file says, for weights that come without it.
 PUBLISHED = {
     "fma": {"melspec_2048_mean": 3.0710578151459664, "melspec_2048_std": 20.999089814337626},
@@ -71,7 +80,7 @@ def official(name: str, path: Path) -> dict[str, Tensor]:
     content = read_checkpoint(file)
     table = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     if not isinstance(table, Mapping):
-        raise WeightsError(f"{file}: its state_dict is no table of tensors; give {REPOSITORY}'s {file.name}")
+        raise WeightsError(f"{file}: its state_dict is no table of tensors; give minzwon/MusicFM's {file.name}")
     settings = _VARIANTS[name][1]
     beside = file.parent / f"{trained_on}_stats.json"
     numbers = _read(beside) if beside.is_file() else PUBLISHED[trained_on]
@@ -86,36 +95,23 @@ def _read(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _published(trained_on: str, dataset: str, weights: str, numbers: str) -> tuple[Card, MusicFmSettings]:
+def _published(name: str, dataset: str) -> tuple[Card, MusicFmSettings]:
     settings = MusicFmSettings()
     card = known(
-        f"musicfm-{trained_on}",
+        name,
         parameters=316_343_296,
         license="MIT or Apache-2.0",
         commercial_use=True,
         trained_on=(dataset,),
         paper=PAPER,
-        files={
-            f"{REPOSITORY}/pretrained_{trained_on}.pt": weights,
-            f"{REPOSITORY}/{trained_on}_stats.json": numbers,
-        },
+        files=FILES[name],
     )
     return describe(card, settings), settings
 
 
 _VARIANTS: dict[str, tuple[Card, MusicFmSettings]] = {
-    "musicfm-fma": _published(
-        "fma",
-        "FMA",
-        "68392eee13d34c2941b3761934abb6b1e67b2e9df498695bda2ea5c1087d4b96",
-        "5416e468018bae68c6231d4cbb2b11f0d11c04e6437881505ae427a3f8344904",
-    ),
-    "musicfm-msd": _published(
-        "msd",
-        "Million Song Dataset",
-        "218b483a0256ddef736267425fabb166fd97008983696bb9270def464b47bded",
-        "c36c61ab10ca4d2e7fdfefc3fcc15205316bec276a06a47baa3641a62c546f22",
-    ),
+    "musicfm-fma": _published("musicfm-fma", "FMA"),
+    "musicfm-msd": _published("musicfm-msd", "Million Song Dataset"),
     "musicfm-tiny": (
         describe(known("musicfm-tiny", parameters=1_612_224, license="no published weights", paper=PAPER), TINY),
         TINY,

@@ -21,7 +21,7 @@ from torch import UntypedStorage
 from torch.storage import TypedStorage
 
 from carrara.core.errors import WeightsError
-from carrara.nn.unpickle import Inert, _Unpickler, read_checkpoint
+from carrara.nn.unpickle import Inert, Unpickler, read_checkpoint
 from carrara.nn.weights import is_pickle, opening
 
 MAGIC = 0x1950A86A20F9469CFC6C  # what torch's older files open with
@@ -77,7 +77,7 @@ class _Survey(pickle.Unpickler):
         return Inert()
 
 
-class _Mapper(_Unpickler):
+class _Mapper(Unpickler):
     """Pickle's machine with a closed world of names, whose storages are pieces of a mapped file."""
 
     def __init__(self, file: BinaryIO, storages: dict[str, UntypedStorage]) -> None:

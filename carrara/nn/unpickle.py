@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> Any:
         raise WeightsError(f"{path}: is a TorchScript program, not a checkpoint; it was not opened")
     if not zipped and tarfile.is_tarfile(path):
         raise WeightsError(f"{path}: is of torch's first file kind; save it again with a newer torch")
-    kind = SimpleNamespace(__name__="carrara.nn.unpickle", Unpickler=_Unpickler, load=_load)
+    kind = SimpleNamespace(__name__="carrara.nn.unpickle", Unpickler=Unpickler, load=_load)
     try:
         # Not weights_only: that names torch's own unpickler, which refuses what ours replaces.
         return torch.load(path, map_location="cpu", pickle_module=kind, weights_only=False, mmap=zipped)
@@ -88,7 +88,7 @@ def read_checkpoint(path: Path) -> Any:
         raise WeightsError(_broken(path, problem)) from None
 
 
-class _Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):
     """Pickle's machine with a closed world of names; torch adds its storages."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -102,7 +102,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load(file: Any, **options: Any) -> Any:
-    return _Unpickler(file, **options).load()
+    return Unpickler(file, **options).load()
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:

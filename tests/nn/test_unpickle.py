@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from carrara.core.errors import WeightsError
-from carrara.nn.unpickle import Inert, _Unpickler, read_checkpoint
+from carrara.nn.unpickle import Inert, Unpickler, read_checkpoint
 
 KINDS = pytest.mark.parametrize("zipped", [True, False])
 
@@ -96,9 +96,9 @@ def test_no_module_that_a_file_names_is_imported(tmp_path, monkeypatch, zipped):
 @pytest.mark.parametrize("state", [b"}(Vmark\nI1\nu", b"(N}(Vmark\nI1\nut"])
 def test_what_a_file_sets_on_a_known_function_does_not_outlive_it(state):
     global_ = b"ctorch._utils\n_rebuild_parameter\n"
-    marked = _Unpickler(io.BytesIO(global_ + state + b"b.")).load()
+    marked = Unpickler(io.BytesIO(global_ + state + b"b.")).load()
     assert marked.mark == 1
-    assert not hasattr(_Unpickler(io.BytesIO(global_ + b".")).load(), "mark")
+    assert not hasattr(Unpickler(io.BytesIO(global_ + b".")).load(), "mark")
     assert not hasattr(torch._utils._rebuild_parameter, "mark")
 
 

@@ -191,6 +191,17 @@ class OptimiserSettings(Settings):
         return self
 
 
+def with_network(values: Any) -> Any:
+    """Return a recipe's values with its encoder's whole settings as `network`, changed by those that are given."""
+    if not isinstance(values, dict) or "encoder" not in values or isinstance(values.get("network"), Settings):
+        return values
+    name = str(values["encoder"])
+    family = ENCODERS.get(name)
+    own = family.variants[ENCODERS.entry(name).name][1]
+    given = own.model_dump() | dict(values.get("network") or {})
+    return values | {"network": read(family.settings, given, f"network of {name}")}
+
+
 class Recipe(Settings):
     """Everything that decides what a run makes, but for the corpus.
 
@@ -241,13 +252,7 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_network(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "encoder" not in values or isinstance(values.get("network"), Settings):
-            return values
-        name = str(values["encoder"])
-        family = ENCODERS.get(name)
-        own = family.variants[ENCODERS.entry(name).name][1]
-        given = own.model_dump() | dict(values.get("network") or {})
-        return values | {"network": read(family.settings, given, f"network of {name}")}
+        return with_network(values)
 
 
 @dataclass(frozen=True)

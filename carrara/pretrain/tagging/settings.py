@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from carrara.core.settings import Settings, read
-from carrara.encoders import SHELF as ENCODERS
-from carrara.pretrain.recipes._base import LossScaleSettings, Precision
+from carrara.core.settings import Settings
+from carrara.pretrain.recipes._base import LossScaleSettings, Precision, with_network
 
 
 class LabelSettings(Settings):
@@ -152,11 +151,4 @@ class TaggingRecipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_network(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "encoder" not in values or isinstance(values.get("network"), Settings):
-            return values
-        name = str(values["encoder"])
-        family = ENCODERS.get(name)
-        own = family.variants[ENCODERS.entry(name).name][1].model_dump()
-        return values | {
-            "network": read(family.settings, own | dict(values.get("network") or {}), f"network of {name}")
-        }
+        return with_network(values)
