@@ -218,6 +218,11 @@ def _family(name: str, source: str) -> Family:
 
 
 def family_entry(settings: Settings) -> Entry:
+    """Return the shelf's entry of the family that has settings of this kind.
+
+    Raises:
+        UsageError: none has.
+    """
     for entry in SHELF.entries.values():
         if SHELF.get(entry.name).settings is type(settings):
             return entry

@@ -35,7 +35,8 @@ class Line:
 
     Attributes:
         label: its name in the study, and of its models' folders.
-        recipe: that makes it; empty for the network of the first line as it is before training, and for a view.
+        recipe: that makes it; empty for a network as it is before training, and for a view.
+        before: the line whose network it is before training; where nothing is said, the first that has a recipe.
         published: the system's name in `carrara/bench/board/published.tsv`; empty where the table has none.
         changes: settings to change at any scale, by dotted path.
         shrunk: settings to change at any scale below base.
@@ -54,6 +55,7 @@ class Line:
     weights: str = ""
     view: View | None = None
     source: str = ""
+    before: str = ""
 
 
 @dataclass(frozen=True)

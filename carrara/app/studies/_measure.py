@@ -95,7 +95,7 @@ def measured(study: Study, plan: Plan) -> Iterator[Measured]:
 
 
 def trained(study: Study, line: Line, plan: Plan, seed: int) -> str:
-    """Return the model of a line: its folder, the one that it looks at, or the first trained line's before training.
+    """Return the model of a line: its folder, the one that it looks at, or another line's before training.
 
     Raises:
         UsageError: there is no trained line to take the network from.
@@ -106,10 +106,11 @@ def trained(study: Study, line: Line, plan: Plan, seed: int) -> str:
     if line.view:
         return trained(study, _named(study, line.view.of), plan, seed)
     if not line.recipe:
-        first = next((one for one in plan.lines(study) if one.recipe), None)
-        if first is None:
-            raise UsageError(f"--lines: {line.label} is another line's network before training; name that line too")
-        return f"{trained(study, first, plan, seed)}:random-{seed}"
+        taught = next((one for one in plan.lines(study) if one.recipe and line.before in ("", one.label)), None)
+        if taught is None:
+            needed = line.before or "one with a recipe"
+            raise UsageError(f"--lines: {line.label} is another line's network before training; name {needed} too")
+        return f"{trained(study, taught, plan, seed)}:random-{seed}"
     folder = place(plan, line.label, seed)
     changes: dict[str, Any] = {"seed": seed, **line.changes}
     if plan.scale != FULL:

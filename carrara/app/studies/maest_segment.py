@@ -27,7 +27,8 @@ STUDY = Study(
             shrunk={"crop_seconds": 30 * SHARE},
             source="maest-poster-downstream",
         ),
-        Line("untrained", ""),
+        Line("untrained", "", before="30s"),
+        Line("effnet-untrained", "", before="effnet"),
     ),
     claims=(
         Claim("30 s teach more than 20 s", "30s", "20s"),
@@ -35,7 +36,8 @@ STUDY = Study(
         Claim("10 s teach more than 5 s", "10s", "5s"),
         Claim("30 s teach more than 5 s", "30s", "5s"),
         Claim("the Transformer learns more than the convolutional network", "30s", "effnet"),
-        Claim("ours: tags teach more than nothing", "30s", "untrained"),
+        Claim("ours: tags teach the Transformer more than nothing", "30s", "untrained"),
+        Claim("ours: tags teach the convolutional network more than nothing", "effnet", "effnet-untrained"),
     ),
     **ALIKE,
 )
