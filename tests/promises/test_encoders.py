@@ -25,13 +25,29 @@ SHRUNK = {
     "ConformerSettings": {**TRANSFORMER, "channels": 4, "width": 128},
     "MusicnnSettings": {"dense": 20},
     "JukeboxSettings": {
-        **{"layer": 2, "dtype": "float32", "width": 32, "heads": 2, "context": 1024, "row": 16, "codes": 64},
-        **{"code_width": 8, "codec_width": 4, "codec_depth": 1, "artists": 5, "genres": 3},
+        "layer": 2,
+        "dtype": "float32",
+        "width": 32,
+        "heads": 2,
+        "context": 1024,
+        "row": 16,
+        "codes": 64,
+        "code_width": 8,
+        "codec_width": 4,
+        "codec_depth": 1,
+        "artists": 5,
+        "genres": 3,
     },
     "MuleSettings": {
-        **{"blocks": (1, 2, 2), "slow_stem": (4, 4, 8, 16), "fast_stem": (2, 2, 4, 8), "slow_group": 8},
-        **{"slow_channels": (16, 32, 32), "fast_channels": (16, 32, 24), "fast_group": 4},
-        **{"lateral_channels": (8, 8, 16), "lateral_outputs": (8, 16, 32)},
+        "blocks": (1, 2, 2),
+        "slow_stem": (4, 4, 8, 16),
+        "fast_stem": (2, 2, 4, 8),
+        "slow_group": 8,
+        "slow_channels": (16, 32, 32),
+        "fast_channels": (16, 32, 24),
+        "fast_group": 4,
+        "lateral_channels": (8, 8, 16),
+        "lateral_outputs": (8, 16, 32),
     },
 }
 
@@ -43,9 +59,9 @@ def meta(name):
 
 def smallest_of_each_network():
     """Return a shelf name for each kind of network in each file."""
-    cards = {name: SHELF.get(name).variants[name] for name in NAMES}
     kinds = {}
-    for name, (card, settings) in sorted(cards.items(), key=lambda item: item[1][0].parameters):
+    for name in sorted(NAMES, key=lambda name: SHELF.get(name).variants[name][0].parameters):
+        settings = SHELF.get(name).variants[name][1]
         kinds.setdefault((SHELF.entry(name).module, getattr(settings, "network", "")), name)
     return sorted(kinds.values())
 
