@@ -155,7 +155,7 @@ def test_the_published_recipes_are_the_spec_s():
         assert math.ceil(recipe.epoch_clips / recipe.batch) * recipe.epochs == 541_710
         tiny = resolve(f"maest-{seconds}s", "tiny")
         assert (tiny.crop_seconds, tiny.patchout) == (recipe.crop_seconds, recipe.patchout)
-        assert (tiny.epochs, tiny.averaging.first, tiny.averaging.every) == (26, 10, 1)
+        assert (tiny.epochs, tiny.averaging.first, tiny.averaging.every) == (52, 20, 2)
     assert resolve("maest-10s-dw").initial.kind == "deit"
     assert resolve("maest-30s-ts").network.distilled == "separated"
     assert resolve("effnet-tagger", "tiny").patchout == 0
