@@ -103,6 +103,8 @@ class Family:
         described: (card, settings) → the card of a network with other settings; none where settings change no size.
         official: (variant's name, a file or folder as its authors publish it) → the weights by the network's own names,
             or WeightsError; none where no one publishes any.
+        fitted: (weights, settings, source, whether to interpolate) → the weights, their positions of another length
+            stretched to the settings' where that is wished and a WeightsError where not; none where length is nothing.
         told: (variant's name, its settings, such a file or folder) → its settings with what else the files say, such as
             the names of the labels.
     """
@@ -113,4 +115,5 @@ class Family:
     trained: bool = True
     described: Callable[[Card, Any], Card] | None = None
     official: Callable[[str, Path], Mapping[str, Tensor]] | None = None
+    fitted: Callable[[Any, Any, str, bool], Mapping[str, Tensor]] | None = None
     told: Callable[[str, Any, Path], Any] | None = None

@@ -20,7 +20,9 @@ from carrara.encoders._official import DOWNLOADS, HEADS, convert, fetched, heads
 from carrara.nn.weights import save_tensors
 
 
-def import_official(name: str, file: Path | None = None, output: Path | None = None) -> dict[str, Path]:
+def import_official(
+    name: str, file: Path | None = None, output: Path | None = None, interpolate: bool = False
+) -> dict[str, Path]:
     """Convert official files and return the folders made, by the encoder's name.
 
     Args:
@@ -28,9 +30,11 @@ def import_official(name: str, file: Path | None = None, output: Path | None = N
             holds.
         file: a file or folder as the authors publish it; none: fetched.
         output: the folder to make; none: one a name below `encoders_home()`.
+        interpolate: whether positions of another length are stretched to the variant's.
 
     Raises:
-        UsageError: no such name, nothing published, or a family where the file can be one variant only.
+        UsageError: no such name, nothing published, a family where the file can be one variant only, or no positions
+            to stretch.
         WeightsError: files that are not whole, not weights, or another network's.
         DataError: a download that failed.
         StoreError: a folder that cannot be written.
@@ -44,7 +48,7 @@ def import_official(name: str, file: Path | None = None, output: Path | None = N
     for variant in names:
         path = fetched(variant) if file is None else file.expanduser()
         folder = output or encoders_home() / variant
-        _import(variant, path, folder)
+        _import(variant, path, folder, interpolate)
         made[variant] = folder
     if file is None:
         for family in {SHELF.entry(variant).family.replace("/", "-") for variant in names}:
@@ -52,10 +56,10 @@ def import_official(name: str, file: Path | None = None, output: Path | None = N
     return made
 
 
-def _import(name: str, path: Path, folder: Path) -> None:
+def _import(name: str, path: Path, folder: Path, interpolate: bool) -> None:
     family: Family = SHELF.get(name)
     refuse_changed(path, family.variants[name][0])
-    encoder = convert(name, path)
+    encoder = convert(name, path, interpolate)
     kept = heads(path) if isinstance(encoder.settings, HubertSettings) else {}
     (folder / HEADS).unlink(missing_ok=True)
     save_pretrained(encoder, folder, readme=f"{model_card(encoder.card)}\n{_origin(encoder.card, path, bool(kept))}\n")

@@ -18,8 +18,8 @@ from carrara.core.files import write_text
 from carrara.core.settings import read
 from carrara.encoders._base import Card
 from carrara.encoders._maest import SAMPLE_RATE, MaestEncoder, MaestSettings
-from carrara.encoders._maest_keys import TIME, check_length, from_hub, native, read_published, resized, to_hub
-from carrara.encoders._maest_labels import labels_beside, named
+from carrara.encoders._maest_keys import TIME, fitted, from_hub, to_hub
+from carrara.encoders._maest_labels import named
 from carrara.encoders.maest import ENCODER, PAPER
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors, tensors_identity
 
@@ -37,31 +37,6 @@ SIZES = {
     "feed_forward": "intermediate_size",
 }
 FIXED = {"num_mel_bins": 96, "patch_size": 16, "frequency_stride": 10, "time_stride": 10, "hidden_act": "gelu"}
-
-
-def from_checkpoint(path: Path, name: str, interpolate: bool = False) -> MaestEncoder:
-    """Return the encoder of a GitHub file or a Lightning checkpoint, with the labels beside it.
-
-    Args:
-        path: the file, or a folder with one `.ckpt`.
-        name: the variant on the shelf that it is one of; the number of styles is the file's own.
-        interpolate: whether positions of another length are stretched to the variant's.
-
-    Raises:
-        UsageError: labels that are not one a style.
-        WeightsError: not weights, or not this network's.
-    """
-    path = Path(path)
-    card, settings = ENCODER.variants[name]
-    assert isinstance(settings, MaestSettings)
-    tensors = native(read_published(path))
-    if interpolate:
-        tensors = resized(tensors, settings.shape)
-    check_length(tensors, settings.shape, name, str(path))
-    head = tensors.get("head.1.weight")
-    classes = settings.classes if head is None else len(head)
-    settings = labels_beside(name, settings.model_copy(update={"classes": classes}), path)
-    return _loaded(settings, card, tensors, str(path))
 
 
 def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> MaestEncoder:
@@ -99,7 +74,7 @@ def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> Maest
         if theirs in sound:
             values[ours] = sound[theirs]
     settings = read(MaestSettings, values, source)
-    check_length(tensors, settings.shape, f"max_length {settings.frames} in {CONFIG}", str(weights))
+    tensors = fitted(tensors, settings.shape, f"{weights}, whose {CONFIG} says max_length {settings.frames}")
     file = f"/{Path(name).name}-swa.ckpt"
     known = next((card for card, _ in ENCODER.variants.values() if "".join(card.files).endswith(file)), None)
     facts = known.model_dump(include={"license", "commercial_use", "trained_on"}) if known else {}

@@ -163,18 +163,21 @@ def split_positions(positions_1ND: Tensor, rows: int, source: str) -> dict[str, 
     return {FIRST_TWO: positions_1ND[:, :EXTRA], FREQUENCY: frequency_1DR1, TIME: time_1D1C.clone()}
 
 
-def check_length(ours: Mapping[str, Tensor], shape: VitShape, name: str, source: str) -> None:
-    """Refuse weights of another length by name.
+def fitted(ours: dict[str, Tensor], shape: VitShape, source: str, interpolate: bool = False) -> dict[str, Tensor]:
+    """Return weights whose table of columns has the shape's length, stretched to it where that is wished.
 
     Raises:
-        WeightsError: the table of columns has another size.
+        WeightsError: it has another length, and is not to be stretched.
     """
     columns = ours[TIME].shape[-1] if TIME in ours else shape.columns
-    if columns != shape.columns:
-        raise WeightsError(
-            f"{source}: has positions for {columns * 0.16:.0f} s ({columns} columns) where {name} has {shape.columns}; "
-            "take the variant of that length, or from_checkpoint(…, interpolate=True) to stretch them"
-        )
+    if interpolate:
+        return resized(ours, shape)
+    if columns == shape.columns:
+        return ours
+    raise WeightsError(
+        f"{source}: has positions for {columns * 0.16:.0f} s ({columns} columns) where {shape.columns * 0.16:.0f} s "
+        f"({shape.columns}) are wanted; take the variant of that length, or --interpolate to stretch them"
+    )
 
 
 def resized(ours: Mapping[str, Tensor], shape: VitShape) -> dict[str, Tensor]:

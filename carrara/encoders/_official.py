@@ -61,15 +61,16 @@ def fetched(name: str, with_addresses: bool = True) -> Path:
     return paths[0] if len(paths) == 1 else paths[0].parent
 
 
-def convert(name: str, path: Path) -> Encoder:
+def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
     """Return a variant's encoder with the weights of its authors' files, in training mode.
 
     Args:
         name: of a variant on the shelf.
         path: a file or folder as the authors publish it.
+        interpolate: whether positions of another length are stretched to the variant's.
 
     Raises:
-        UsageError: no such name, or a family whose authors publish nothing.
+        UsageError: no such name, a family whose authors publish nothing, or no positions to stretch.
         WeightsError: files that are not whole, not weights, or another network's.
     """
     name = SHELF.entry(name).name
@@ -80,6 +81,10 @@ def convert(name: str, path: Path) -> Encoder:
     if family.told:
         settings = family.told(name, settings, path)
     tensors = family.official(name, path)
+    if family.fitted:
+        tensors = family.fitted(tensors, settings, str(path), interpolate)
+    elif interpolate:
+        raise UsageError(f"--interpolate: {name} has no positions to stretch; it takes sound of any length")
     with torch.device("meta"):
         encoder = family.network(settings, card, 0)
     try:

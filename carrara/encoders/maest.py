@@ -25,7 +25,7 @@ from torch import Tensor
 
 from carrara.encoders._base import Card, Family
 from carrara.encoders._maest import SAMPLE_RATE, MaestEncoder, MaestSettings, describe
-from carrara.encoders._maest_keys import check_length, native, read_published
+from carrara.encoders._maest_keys import fitted, native, read_published
 from carrara.encoders._maest_labels import labels_beside
 
 VARIANTS = {
@@ -51,11 +51,9 @@ def official(name: str, path: Path) -> dict[str, Tensor]:
     """Return the weights of a published file, GitHub's or a Lightning checkpoint, by the network's own names.
 
     Raises:
-        WeightsError: not weights, or those of another length.
+        WeightsError: not weights.
     """
-    tensors = native(read_published(path))
-    check_length(tensors, _VARIANTS[name][1].shape, name, str(path))
-    return tensors
+    return native(read_published(path))
 
 
 def _card(name: str, **known: Any) -> Card:
@@ -94,5 +92,6 @@ ENCODER = Family(
     variants=_VARIANTS,
     described=describe,
     official=official,
+    fitted=lambda tensors, settings, source, interpolate: fitted(tensors, settings.shape, source, interpolate),
     told=labels_beside,
 )

@@ -8,6 +8,8 @@ import soundfile
 from typer.testing import CliRunner
 
 from carrara.app.cli import app
+from carrara.encoders import _ready
+from carrara.encoders._ready import State
 
 RATE = 8000
 
@@ -33,8 +35,8 @@ def run(task, tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CARRARA_DATA", str(tmp_path / "data"))
 
-    def invoke(*words):
-        return CliRunner().invoke(app, ["bench", "noise", "--device", "cpu", "-o", str(tmp_path / "out"), *words])
+    def invoke(*words, encoders=("noise",)):
+        return CliRunner().invoke(app, ["bench", *encoders, "--device", "cpu", "-o", str(tmp_path / "out"), *words])
 
     return invoke
 
@@ -44,6 +46,19 @@ def test_a_row_that_is_not_there_is_named_and_the_others_go_on(run, task):
     assert done.exit_code == 0, done.output
     assert "no record of nsynth/pitch: nsynth is not at" in done.stderr and "carrara get nsynth" in done.stderr
     assert done.stdout.startswith("noise\tloud\taccuracy ") and "-t nsynth/pitch asks for them alone" in done.stderr
+
+
+def test_without_names_every_encoder_that_is_ready_is_measured(run, task, monkeypatch):
+    monkeypatch.setattr(_ready, "state", lambda name: State("ready" if name in ("mfcc", "noise") else "import"))
+    done = run("-t", task, encoders=())
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("2 encoders are ready: mfcc, noise\n")
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["mfcc", "noise"]
+
+
+def test_nothing_at_all_is_a_usage_error(run):
+    done = run(encoders=())
+    assert done.exit_code == 2 and "name encoders, or --suite or --tasks alone" in done.stderr
 
 
 def test_no_record_at_all_is_a_failure(run):

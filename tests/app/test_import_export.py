@@ -9,6 +9,7 @@ from transformers import HubertModel
 from typer.testing import CliRunner
 
 from carrara.app.cli import app
+from carrara.encoders import maest
 from carrara.encoders._load import build, load
 from carrara.nn.weights import save_tensors
 
@@ -59,11 +60,28 @@ def test_import_with_a_folder_and_export_of_it(file, tmp_path):
     assert torch.equal(model.masked_spec_embed, load(tmp_path / "mine").masked_spec_embed)
 
 
+def test_import_stretches_a_maest_of_another_length_when_told(tmp_path, monkeypatch):
+    card, settings = maest.ENCODER.variants["maest-tiny"]
+    small = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 5}
+    for name, frames in (("maest-5s", 312), ("maest-10s", 625)):
+        monkeypatch.setitem(
+            maest.ENCODER.variants, name, (card, settings.model_copy(update=small | {"frames": frames}))
+        )
+    weights = {name.removeprefix("vit."): tensor for name, tensor in build("maest-5s", 3).state_dict().items()}
+    torch.save(weights, tmp_path / "five.ckpt")
+    done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten")
+    assert done.exit_code == 1 and "where 10 s (62) are wanted" in done.stderr
+    done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten", "--interpolate")
+    assert done.exit_code == 0, done.output
+    assert load(tmp_path / "ten").vit.time_new_pos_embed.shape[-1] == 62
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["import", "mert-v0", "--file", "{file}"], 1, "carrara import: .*would fit mert-tiny"),
         (["import", "mert"], 2, "carrara import: mert-v0: its weights are not on this machine"),
+        (["import", "mert-tiny", "--file", "{file}", "--interpolate"], 2, "mert-tiny has no positions to stretch"),
         (["export", "{file}", "-f", "carrara", "-o", "{out}"], 2, "carrara export: .*carrara import NAME --file"),
         (["export", "noise", "-f", "transformers", "-o", "{out}"], 2, "carrara export: noise: "),
     ],

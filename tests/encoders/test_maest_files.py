@@ -14,6 +14,7 @@ from carrara.encoders._export import export
 from carrara.encoders._load import build, save_pretrained
 from carrara.encoders._maest_keys import FREQUENCY, TIME, from_hub, native, resized, split_positions, to_hub
 from carrara.encoders._maest_labels import agree
+from carrara.encoders._official import convert
 from carrara.nn.vit import VitShape
 
 LABELS = [f"Jazz---Kind {place}" for place in range(7)]
@@ -68,7 +69,7 @@ def test_checkpoints_load_whoever_wrote_them(tmp_path, encoder, kind):
         "averaged": {"state_dict": {**other, **published(encoder, "net_swa.")}},
     }[kind]
     torch.save(content, path)
-    loaded = files.from_checkpoint(path, "maest-5s").eval()
+    loaded = convert("maest-5s", path).eval()
     assert loaded.card.name == "maest-5s"
     assert loaded.settings.labels == ()
     same(loaded, encoder, atol=0, rtol=0)
@@ -80,7 +81,7 @@ def test_labels_beside_a_checkpoint_are_taken(tmp_path, encoder):
     torch.save(published(encoder), tmp_path / "a.ckpt")
     for content in (LABELS, dict(enumerate(LABELS)), {"name": "essentia's", "classes": LABELS}):
         (tmp_path / "labels.json").write_text(json.dumps(content))
-        assert files.from_checkpoint(tmp_path / "a.ckpt", "maest-5s").settings.labels == tuple(LABELS)
+        assert convert("maest-5s", tmp_path / "a.ckpt").settings.labels == tuple(LABELS)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_labels_that_do_not_match_the_head_are_named(tmp_path, encoder, labels, 
     torch.save(published(encoder), tmp_path / "a.ckpt")
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     with pytest.raises(UsageError, match="labels.json") as problem:
-        files.from_checkpoint(tmp_path / "a.ckpt", "maest-5s")
+        convert("maest-5s", tmp_path / "a.ckpt")
     assert said in str(problem.value)
 
 
@@ -117,10 +118,10 @@ def test_missing_and_unknown_keys_are_reported(tmp_path, encoder):
     tensors["blocks.1.attn.qkv.bais"] = torch.zeros(72)
     torch.save(tensors, path)
     with pytest.raises(WeightsError, match=r"a\.ckpt.* 1 missing .*attn\.qkv\.bias.* 1 unknown .*qkv\.bais"):
-        files.from_checkpoint(path, "maest-5s")
+        convert("maest-5s", path)
     torch.save({"state_dict": {"a": 3}}, path)
     with pytest.raises(WeightsError, match="no table of tensors"):
-        files.from_checkpoint(path, "maest-5s")
+        convert("maest-5s", path)
     path.unlink()
     with pytest.raises(WeightsError, match="0 .ckpt files"):
         maest.official("maest-5s", tmp_path)
@@ -128,10 +129,9 @@ def test_missing_and_unknown_keys_are_reported(tmp_path, encoder):
 
 def test_another_length_is_stretched_only_when_told(tmp_path, encoder):
     torch.save(published(encoder), tmp_path / "a.ckpt")
-    for read in (files.from_checkpoint, lambda path, name: maest.official(name, path)):
-        with pytest.raises(WeightsError, match="positions for 5 s .31 columns. where maest-10s has 62.*interpolate"):
-            read(tmp_path / "a.ckpt", "maest-10s")
-    stretched = files.from_checkpoint(tmp_path / "a.ckpt", "maest-10s", interpolate=True)
+    with pytest.raises(WeightsError, match=r"positions for 5 s \(31 columns\) where 10 s \(62\) .*--interpolate"):
+        convert("maest-10s", tmp_path / "a.ckpt")
+    stretched = convert("maest-10s", tmp_path / "a.ckpt", interpolate=True)
     assert stretched.vit.time_new_pos_embed.shape[-1] == 62
     assert torch.equal(stretched.vit.freq_new_pos_embed, encoder.vit.freq_new_pos_embed)
 

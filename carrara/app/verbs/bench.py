@@ -18,8 +18,11 @@ WHAT, HOW = "What is measured", "How it is measured"
 
 
 Encoders = Annotated[
-    list[str],
-    typer.Argument(help="Shelf names, folders or hub ids; NAME:random is the same network with random weights."),
+    list[str] | None,
+    typer.Argument(
+        help="Shelf names, folders or hub ids; NAME:random is the same network with random weights. None: with a suite "
+        "or tasks, every one that is ready here (`carrara ls encoders`)."
+    ),
 ]
 Suite = Annotated[
     str | None,
@@ -85,7 +88,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the records as a JSO
 
 
 def bench(
-    encoders: Encoders,
+    encoders: Encoders = None,
     suite: Suite = None,
     tasks: Tasks = None,
     data_dir: DataDir = None,
@@ -107,6 +110,7 @@ def bench(
     - `carrara bench chroma-mfcc noise --suite pebble`
     - `carrara bench carrara-demo/mert --suite marble-14 --data /data --limit 200`
     - `carrara bench chroma-mfcc -t pebble/key --seeds 5 --deform noise:20db,mp3:32k`
+    - `carrara bench --suite pebble` measures every encoder that is ready on this machine
 
     A row whose dataset is not there is named, and the others go on.
     """
@@ -123,7 +127,7 @@ def bench(
     )
     rules.check()
     place = {"data_dir": data_dir, "results": output, "limit": limit, "partial": partial}
-    records, failed = _measured(encoders, (suite, tasks), rules, device, place)
+    records, failed = _measured(encoders or _ready(bool(suite or tasks)), (suite, tasks), rules, device, place)
     _tell(records, failed, output, as_json)
 
 
@@ -149,6 +153,23 @@ def _measured(
         encoder = load(spec, at)
         records += measure(encoder, chosen, rules=rules, device=at, datasets=datasets, on_problem=problem, **place)
     return records, failed
+
+
+def _ready(asked: bool) -> list[str]:
+    """Return the encoders on the shelf that are ready, and say so; `asked`: whether a suite or tasks were.
+
+    Raises:
+        UsageError: they were not, so that no one measures everything by accident.
+    """
+    from carrara.core.errors import UsageError
+    from carrara.encoders import SHELF
+    from carrara.encoders._ready import state
+
+    if not asked:
+        raise UsageError("name encoders, or --suite or --tasks alone to measure every encoder that is ready here")
+    ready = [name for name in SHELF.names() if state(name).word == "ready"]
+    typer.echo(f"{len(ready)} encoders are ready: {', '.join(ready)}", err=True)
+    return ready
 
 
 def _tell(records: list[Record], failed: dict[str, CarraraError], output: Path, as_json: bool) -> None:

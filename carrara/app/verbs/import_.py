@@ -24,12 +24,16 @@ def import_(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to make; by default where NAME is loaded from.")
     ] = None,
+    interpolate: Annotated[
+        bool, typer.Option("--interpolate", help="Stretch a MAEST's positions of another length to NAME's.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the folders by name.")] = False,
 ) -> None:
     """Take an encoder's official weights, check and convert them; from then on it loads by its name.
 
     - `carrara import mert-v1-95m`
     - `carrara import mert-v1-95m --file MERT-v1-95M_fairseq.pt`
+    - `carrara import maest-10s --file discogs-maest-30s-pw-129e-swa.ckpt --interpolate -o maest-10-of-30`
     - `carrara import musicnn-mtt --wheel musicnn-0.1.0-py3-none-any.whl -o my-musicnn`
 
     Nothing in the files is run. Whatever they do not share with the network is told by name, and nothing is written.
@@ -37,7 +41,7 @@ def import_(
     """
     from carrara.encoders._import import import_official
 
-    made = import_official(name, file, output)
+    made = import_official(name, file, output, interpolate)
     if as_json:
         typer.echo(json.dumps({variant: str(folder) for variant, folder in made.items()}))
         return

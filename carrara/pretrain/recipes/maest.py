@@ -10,7 +10,7 @@ weights and 74 with a teacher, counted as the names of the authors' files are (1
 
 Scales. `base` is the published one. `small` is for one GPU and some hours: half the width and depth, a tenth of the
 clips an epoch, ten times the learning rate. `tiny` is for a CPU and minutes: 4 layers of 128, two fifths of the epochs
-and of their schedule, 240 clips an epoch, 12 a step, learning rate 1e-3. Length of crops and patchout stay as published.
+and of their schedule, 240 clips an epoch, 12 a step, learning rate 1e-3; crops and patchout stay as published.
 """
 
 from __future__ import annotations
