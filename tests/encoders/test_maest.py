@@ -172,22 +172,24 @@ def test_a_clip_of_which_patchout_leaves_nothing_is_named():
         encoder(sound(0.95))
 
 
-def test_styles_equal_hugging_faces_and_windows_are_averaged():
+def hugging_faces(encoder, frames):
+    """Return Hugging Face's AST for so many frames, with an encoder's weights."""
     transformers = pytest.importorskip("transformers")
     from carrara.encoders._maest_keys import to_hub
 
-    encoder, clip = small(), sound(5.0)
+    settings = encoder.settings
     config = transformers.ASTConfig(
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
+        hidden_size=settings.width,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        intermediate_size=settings.feed_forward,
         num_mel_bins=96,
-        max_length=316,
+        max_length=frames,
         layer_norm_eps=1e-6,
-        num_labels=7,
+        num_labels=settings.classes,
     )
-    theirs = transformers.ASTForAudioClassification(config).eval()
+    with torch.device("meta"):
+        theirs = transformers.ASTForAudioClassification(config).eval()
     tensors = to_hub(encoder.state_dict())
     renamed = {
         name.replace("encoder.layer.", "layers.")
@@ -199,7 +201,26 @@ def test_styles_equal_hugging_faces_and_windows_are_averaged():
         .replace("attention.attention.value", "attention.v_proj"): tensor
         for name, tensor in tensors.items()
     }
-    theirs.load_state_dict(renamed if any("q_proj" in name for name in theirs.state_dict()) else tensors)
+    newer = any("q_proj" in name for name in theirs.state_dict())
+    theirs.load_state_dict(renamed if newer else tensors, assign=True)
+    return theirs
+
+
+def test_at_its_published_size_every_layer_equals_hugging_faces():
+    encoder = build("maest-30s", 3).eval()
+    frames = 10 * (encoder.settings.shape.columns - 1) + 16
+    mel = torch.randn(1, frames, 96, generator=torch.Generator().manual_seed(0))
+    given = hugging_faces(encoder, frames)(mel, output_hidden_states=True)
+    own = encoder.vit(mel)
+    assert len(own) == 13
+    for one, other in zip(own, given.hidden_states, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.logits(own[-1]), given.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_styles_equal_hugging_faces_and_windows_are_averaged():
+    encoder = small()
+    theirs = hugging_faces(encoder, 316)
     # Only 316 frames fit there: two windows of that many, on the encoder's own spectrogram of 62 columns.
     clip = sound((10 * 61 + 16) * 256 / 16000)
     mel = encoder.normalised(encoder.mel(clip))
