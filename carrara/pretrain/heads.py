@@ -6,8 +6,8 @@ fairseq checkpoint, which alone of the official files has heads. Clusters that a
 their heads are drawn anew as well.
 
 fairseq's rows (pretraining.md 2.3): `final_proj` has a slice for each label set, `label_embs_concat` for each set four
-special symbols and then its classes, in the order of its dictionary where that is kept. A teacher begins as a copy of
-the student; only that of a former run comes along.
+special symbols and then its classes, in the order of its dictionary where that is kept. A teacher begins where the
+former run's or fairseq's (`_ema`) stood, and as a copy of the student where there is none.
 
 Letters: C classes, P final width, D width, R rows of a label set in fairseq's table.
 """
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from carrara.core.errors import StoreError
 from carrara.core.settings import read
+from carrara.encoders._fairseq import TEACHER, ours
 from carrara.encoders._official import heads
 from carrara.pretrain import checkpoint
 from carrara.pretrain.fitting import target_path
@@ -146,9 +147,18 @@ def official(spec: str, recipe: Recipe, width: int) -> Kept:
         found = _published_head(settings, recipe, published, width)
         if isinstance(found, str):
             kept.renewed[name] = found
-        else:
-            kept.heads[name] = found
+            continue
+        kept.heads[name] = found
+        average = _published_average(published) if isinstance(settings, TeacherSettings) else {}
+        if average:
+            kept.moving[name] = average
     return kept
+
+
+def _published_average(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return fairseq's slow average of the Transformer by the names in a teacher; empty where none is kept."""
+    inside = {name.partition(".")[2]: tensor for name, tensor in published.items() if name.startswith(f"{TEACHER}.")}
+    return {f"average.{ours(f'encoder.{name}').partition('.')[2]}": tensor for name, tensor in inside.items()}
 
 
 def _published_head(

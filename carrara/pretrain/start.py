@@ -29,6 +29,7 @@ from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.run_file import RUN
 from carrara.pretrain.targets._base import Target
+from carrara.pretrain.targets.teacher import FOLLOWING
 
 FACTS = {"license", "commercial_use", "trained_on"}
 
@@ -122,7 +123,8 @@ def put(start: Start, model: MaskedPrediction, targets: Mapping[str, Target]) ->
             model.classes[place + number].copy_(head.classes_CP)
         place += len(sets)
     for name, tensors in start.kept.moving.items():
-        load_strictly(targets[name], tensors, f"target {name} of {start.record['from']}")
+        following = {key: value for key, value in targets[name].state_dict().items() if key.startswith(FOLLOWING)}
+        load_strictly(targets[name], {**following, **tensors}, f"target {name} of {start.record['from']}")
 
 
 def _described(encoder: HubertEncoder, start: Start) -> Start:

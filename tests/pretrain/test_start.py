@@ -250,6 +250,38 @@ def test_data2vecs_regression_is_taken(monkeypatch):
     assert official("spec", recipe, 48).renewed == {name: "no head of 48 values is published with it"}
 
 
+@pytest.mark.parametrize("positions", [True, False])
+def test_fairseqs_average_is_the_teacher_that_goes_on(corpus, tmp_path, positions):
+    """`_ema` holds the Transformer's names from inside the encoder; positions may be left out, being copied."""
+    changes = {"network.width": 32, "network.heads": 2, "network.feed_forward": 48, "network.layers": 1}
+    changes |= {"network.conv_channels": 8, "network.position_groups": 4, "targets.teacher.top": 1, "crop_seconds": 1}
+    recipe = resolve("music2vec", "tiny", changes)
+    encoder, folder = build(recipe.encoder, 5, recipe.network.model_dump()), tmp_path / "official"
+    maps = {"fc1": (48, 32), "fc2": (32, 48), **{f"self_attn.{part}_proj": (32, 32) for part in ("q", "k", "v", "out")}}
+    maps |= {"self_attn_layer_norm": (32,), "final_layer_norm": (32,)}
+    slow = {f"layers.0.{name}.weight": torch.randn(shape) for name, shape in maps.items()}
+    slow |= {f"layers.0.{name}.bias": torch.randn(shape[0]) for name, shape in maps.items()}
+    slow |= {"layer_norm.weight": torch.randn(32), "layer_norm.bias": torch.randn(32)}
+    convolutions = {name: own for name, own in encoder.encoder.state_dict().items() if name.startswith("pos_conv")}
+    if positions:
+        theirs = {name: name.split(".") for name in convolutions}  # pos_conv_embed.layers.3.conv.weight
+        slow |= {f"pos_conv.{theirs[name][2]}.0.{theirs[name][4]}": 0 * own for name, own in convolutions.items()}
+    head = {"final_proj.weight": torch.randn(32, 32), "final_proj.bias": torch.randn(32)}
+    save_pretrained(encoder, folder)
+    save_file(head | {f"_ema.{name}": tensor for name, tensor in slow.items()}, folder / _official.HEADS)
+    _, targets = begun(recipe, corpus, tmp_path / "x", folder)
+    found = targets["teacher"].average.state_dict()
+    assert torch.equal(found["layers.0.feed_forward.output_dense.weight"], slow["layers.0.fc2.weight"])
+    assert torch.equal(found["layers.0.layer_norm.bias"], slow["layers.0.self_attn_layer_norm.bias"])
+    assert torch.equal(found["layer_norm.weight"], slow["layer_norm.weight"])
+    assert torch.equal(found["layers.0.attention.k_proj.bias"], slow["layers.0.self_attn.k_proj.bias"])
+    assert all(torch.equal(found[name], 0 * own if positions else own) for name, own in convolutions.items())
+    del slow["layers.0.fc1.bias"]
+    save_file(head | {f"_ema.{name}": tensor for name, tensor in slow.items()}, folder / _official.HEADS)
+    with pytest.raises(WeightsError, match=r"1 missing .*layers.0.feed_forward.intermediate_dense.bias"):
+        begun(recipe, corpus, tmp_path / "y", folder)
+
+
 def test_a_fairseq_file_brings_its_encoder_and_heads(small, corpus, tmp_path):
     """A file of fairseq's layout with this micro network: keys as in pretraining.md 2.3, written out by hand."""
     encoder = build(small.encoder, 5, small.network.model_dump())

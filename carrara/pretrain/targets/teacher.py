@@ -30,6 +30,9 @@ from carrara.nn.transformer import Transformer
 from carrara.pretrain.targets._base import Grid, Target, TargetSettings
 
 LEAST_VARIANCE = 1e-5
+POSITIONS = "pos_conv_embed."
+# What of a teacher's state needs no keeping: it follows from the student.
+FOLLOWING = ("mean_M", f"average.{POSITIONS}")
 
 
 class TeacherSettings(TargetSettings):
@@ -85,7 +88,7 @@ class Teacher(Target):
         decay = self.decay_at(step)
         slow, fast = self._average().state_dict(), self._student[0].encoder.state_dict()
         for name, value in slow.items():
-            if name.startswith("pos_conv_embed."):
+            if name.startswith(POSITIONS):
                 value.copy_(fast[name])
             else:
                 value.lerp_(fast[name].to(value.dtype), 1 - decay)
