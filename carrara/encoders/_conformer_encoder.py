@@ -30,6 +30,7 @@ from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
 from carrara.nn.conformer import Conformer, ConformerShape, rotary_frequencies
 from carrara.nn.conv_subsampling import SHORTER, ConvSubsampling, subsampled
+from carrara.nn.first_weights import draw_weights
 from carrara.nn.framing import Framing
 from carrara.nn.mel import Bands, MelSpectrogram
 
@@ -110,17 +111,17 @@ class ConformerEncoder(Encoder):
             self.register_buffer(DEVIATION, torch.tensor(MSD_DEVIATION))
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = describe(card, settings).model_copy(update={"parameters": parameters})
-        if place.type != "meta":
-            self.to_empty(device="cpu")
-            generator = torch.Generator().manual_seed(seed)
-            self.conv.initialise(generator)
-            self.conformer.initialise(generator)
-            self.mel_mean.fill_(MSD_MEAN)
-            self.mel_deviation.fill_(MSD_DEVIATION)
+        draw_weights(self, self._initialise, seed)
         with torch.device("cpu"):  # constants, which no file of weights brings to life
             self.mel = MelSpectrogram(SAMPLE_RATE, FRAMING, Bands(BANDS, scale="htk", norm="none"), "db")
         if place.type != "meta":
             self.to(place)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        self.conv.initialise(generator)
+        self.conformer.initialise(generator)
+        self.mel_mean.fill_(MSD_MEAN)
+        self.mel_deviation.fill_(MSD_DEVIATION)
 
     def frames(self, samples: int) -> int:
         """Return how many frames that many samples give: one for each 960 begun, of whole hops (at least 1)."""

@@ -27,6 +27,7 @@ from torch.nn import functional
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
 from carrara.nn.conv_front import ConvFront, ConvNorm, Padding, frame_count, inside, standardise
+from carrara.nn.first_weights import draw_weights
 from carrara.nn.positions import Data2vecPositions, HubertPositions
 from carrara.nn.transformer import Shape, Transformer
 
@@ -137,15 +138,11 @@ class HubertEncoder(Encoder):
     def __init__(self, settings: HubertSettings, card: Card, seed: int = 0):
         super().__init__()
         self.settings = settings
-        place = torch.get_default_device()
         with torch.device("meta"):
             self._assemble(settings)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = card.model_copy(update={"parameters": parameters})
-        if place.type != "meta":
-            self.to_empty(device="cpu")
-            self._initialise(torch.Generator().manual_seed(seed))
-            self.to(place)
+        draw_weights(self, self._initialise, seed)
 
     def _assemble(self, settings: HubertSettings) -> None:
         self.masked_spec_embed = nn.Parameter(torch.empty(settings.width))

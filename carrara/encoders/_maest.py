@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
+from carrara.nn.first_weights import draw_weights
 from carrara.nn.framing import preset
 from carrara.nn.mel import Bands, MelSpectrogram
 from carrara.nn.vit import EXTRA, PatchTransformer, VitShape, initialise_linear
@@ -127,18 +128,18 @@ class MaestEncoder(Encoder):
             self.head_dist = nn.Linear(settings.width, settings.classes) if settings.distillation_head else None
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = describe(card, settings).model_copy(update={"parameters": parameters})
-        if place.type != "meta":
-            self.to_empty(device="cpu")
-            generator = torch.Generator().manual_seed(seed)
-            self.vit.initialise(generator)
-            for head in (self.head, self.head_dist):
-                if head is not None:
-                    initialise_linear(head, generator)
+        draw_weights(self, self._initialise, seed)
         self.framing = preset(settings.framing)
         with torch.device("cpu"):  # constants, which no file of weights brings to life
             self.mel = MelSpectrogram(SAMPLE_RATE, self.framing, Bands(settings.shape.bands), "log10")
         if place.type != "meta":
             self.to(place)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        self.vit.initialise(generator)
+        for head in (self.head, self.head_dist):
+            if head is not None:
+                initialise_linear(head, generator)
 
     def frames(self, samples: int) -> int:
         """Return how many frames that many samples give; 1 where `tokens` is not `frames`."""

@@ -1,9 +1,7 @@
 """ONNX files read without onnxruntime: the steps of the graph in their order, and the constants that they use.
 
-An ONNX file is one protocol buffer: a model that holds a graph, which holds nodes and initialisers. A protocol buffer
-is a row of fields, each a key (its number and how it is stored) and a value: a number of 7 bits a byte, 4 or 8 plain
-bytes, or a length and that many bytes, which may be a message again. Numbers of fields: onnx.proto (Apache-2.0) of the
-ONNX project, IR version 3 and later.
+An ONNX file is one protocol buffer (_protobuf.py): a model that holds a graph, which holds nodes and initialisers.
+Numbers of fields: onnx.proto (Apache-2.0) of the ONNX project, IR version 3 and later.
 
 Weights under other names than the network's own are found by the order of the steps; `Graph.nodes` keeps it.
 """
@@ -20,9 +18,9 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
+from carrara.encoders._protobuf import Fields, varint
+from carrara.encoders._protobuf import fields as fields_of
 from carrara.nn.weights import opening
-
-Fields = dict[int, list[Any]]
 
 # TensorProto.DataType of what is read; other constants (strings, quantised numbers) are left out.
 FLOAT32, INT64 = 1, 7
@@ -56,9 +54,9 @@ def read_onnx(path: Path) -> Graph:
     path = Path(path)
     opening(path)
     try:
-        graph = _fields(_fields(memoryview(path.read_bytes()))[7][0])
-        tensors = dict(_tensor(_fields(part)) for part in graph.get(5, []))
-        nodes = [_node(_fields(part)) for part in graph[1]]
+        graph = fields_of(fields_of(memoryview(path.read_bytes()))[7][0])
+        tensors = dict(_tensor(fields_of(part)) for part in graph.get(5, []))
+        nodes = [_node(fields_of(part)) for part in graph[1]]
     except _Elsewhere:
         raise WeightsError(f"{path}: keeps its weights in another file; save it as one ONNX file") from None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, struct.error):
@@ -76,39 +74,6 @@ class _Elsewhere(ValueError):
     """A tensor's numbers lie in another file."""
 
 
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """Return a number stored in 7 bits a byte, lowest first, and the place after it."""
-    value = shift = 0
-    while shift < 64:
-        byte, place = data[place], place + 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value - 2**64 if value >= 2**63 else value, place
-    raise ValueError("a number that does not end")
-
-
-def _fields(message: memoryview) -> Fields:
-    """Return a message's values by the number of their field: numbers as they are, everything else as bytes."""
-    found: Fields = {}
-    place = 0
-    while place < len(message):
-        key, place = _varint(message, place)
-        stored = key & 7
-        if stored == 0:
-            value: Any
-            value, place = _varint(message, place)
-        else:
-            size = {1: 8, 5: 4}.get(stored)
-            if size is None:
-                size, place = _varint(message, place)
-            if stored not in (1, 2, 5) or not 0 <= size <= len(message) - place:
-                raise ValueError("cut short, or no protocol buffer")
-            value, place = message[place : place + size], place + size
-        found.setdefault(key >> 3, []).append(value)
-    return found
-
-
 def _text(values: list[Any]) -> str:
     return values[0].tobytes().decode() if values else ""
 
@@ -122,7 +87,7 @@ def _numbers(values: list[Any]) -> list[int]:
             continue
         place = 0
         while place < len(value):
-            number, place = _varint(value, place)
+            number, place = varint(value, place)
             found.append(number)
     return found
 
@@ -152,7 +117,7 @@ def _tensor(fields: Fields) -> tuple[str, Tensor | None]:
 
 
 def _node(fields: Fields) -> Node:
-    settings = dict(_setting(_fields(part)) for part in fields.get(5, []))
+    settings = dict(_setting(fields_of(part)) for part in fields.get(5, []))
     inputs, outputs = ([_text([name]) for name in fields.get(number, [])] for number in (1, 2))
     return Node(
         _text(fields[4]), inputs, outputs, {name: value for name, value in settings.items() if value is not None}
@@ -169,7 +134,7 @@ def _setting(fields: Fields) -> tuple[str, Any]:
     if kind == STRING:
         return name, _text(fields.get(4, []))
     if kind == TENSOR:
-        return name, _tensor(_fields(fields[5][0]))[1]
+        return name, _tensor(fields_of(fields[5][0]))[1]
     if kind == FLOATS:
         return name, _floats(fields.get(7, []))
     return name, _numbers(fields.get(8, [])) if kind == INTS else None

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
+from carrara.encoders._protobuf import fields, varint
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER, TRAILER = 48, 5
@@ -60,7 +61,7 @@ def read_checkpoint(index: bytes, data: bytes, source: str, wanted: Callable[[st
     """
     try:
         entries = dict(_table(index, source))
-        header = _fields(entries.pop(b""))
+        header = fields(entries.pop(b""))
         if header.get(1, [1])[0] != 1 or header.get(2, [0])[0] != 0:
             raise WeightsError(f"{source}: lies in several data files or is big-endian; save it again as one file")
         places = {key.decode(): _place(entry) for key, entry in entries.items()}
@@ -148,46 +149,20 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _varints(data: bytes, place: int, count: int) -> tuple[list[int], int]:
-    """Return that many numbers of seven bits a byte, lowest first, and the place after them."""
+    """Return that many numbers of 7 bits a byte, and the place after them."""
     values = []
     for _ in range(count):
-        value = shift = 0
-        while True:
-            byte, place = data[place], place + 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
+        value, place = varint(data, place)
         values.append(value)
     return values, place
 
 
-def _fields(message: bytes) -> dict[int, list[Any]]:
-    """Return the fields of a protocol buffer by number: numbers, and bytes of what is longer."""
-    found: dict[int, list[Any]] = {}
-    place = 0
-    value: Any
-    while place < len(message):
-        (tag,), place = _varints(message, place, 1)
-        kind = tag & 7
-        if kind == 0:
-            (value,), place = _varints(message, place, 1)
-        elif kind == 2:
-            (size,), place = _varints(message, place, 1)
-            value, place = message[place : place + size], place + size
-        elif kind == 5:
-            value, place = struct.unpack_from("<I", message, place)[0], place + 4
-        else:
-            raise ValueError(f"a field of kind {kind}")
-        found.setdefault(tag >> 3, []).append(value)
-    return found
-
-
 def _place(entry: bytes) -> _Place:
-    fields = _fields(entry)
-    shape = tuple(_fields(size).get(1, [0])[0] for size in _fields(fields.get(2, [b""])[0]).get(2, []))
-    kind, shard, offset, size, checksum = (fields.get(number, [0])[0] for number in (1, 3, 4, 5, 6))
-    return _Place(kind, shape, shard, offset, size, checksum, fields.get(7))
+    found = fields(entry)
+    shape = tuple(fields(size).get(1, [0])[0] for size in fields(found.get(2, [b""])[0]).get(2, []))
+    kind, shard, offset, size = (found.get(number, [0])[0] for number in (1, 3, 4, 5))
+    checksum = struct.unpack("<I", found.get(6, [bytes(4)])[0])[0]
+    return _Place(kind, shape, shard, offset, size, checksum, found.get(7))
 
 
 def _tensor(name: str, place: _Place, data: bytes, source: str) -> Tensor:

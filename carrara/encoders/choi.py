@@ -32,6 +32,7 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._hdf5 import read_hdf5
+from carrara.nn.first_weights import draw_weights
 from carrara.nn.framing import float32, preset
 from carrara.nn.mel import Bands, MelSpectrogram
 from carrara.nn.weights import opening
@@ -85,10 +86,7 @@ class Choi(Encoder):
                 )
                 for block, pool in enumerate(POOLS)
             )
-        if place.type != "meta":
-            self.blocks.to_empty(device="cpu")
-            self._initialise(torch.Generator().manual_seed(seed))
-            self.blocks.to(place)
+        draw_weights(self.blocks, self._initialise, seed)
 
     def frames(self, samples: int) -> int:
         """Return 1: a whole clip gives one row of numbers."""

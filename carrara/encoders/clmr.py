@@ -31,6 +31,7 @@ from carrara.core.errors import WeightsError
 from carrara.core.settings import Settings
 from carrara.core.unpack import unpack
 from carrara.encoders._base import Card, Encoder, Family
+from carrara.nn.first_weights import draw_weights
 from carrara.nn.unpickle import read_checkpoint
 
 VARIANTS = {
@@ -69,7 +70,6 @@ class Clmr(Encoder):
     def __init__(self, settings: ClmrSettings, card: Card, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.card = settings, card
-        place = torch.get_default_device()
         with torch.device("meta"):
             first, *middle, last = itertools.pairwise((1, *CHANNELS))
             # The published name, so that weights need no map.
@@ -78,10 +78,7 @@ class Clmr(Encoder):
                 *(nn.Sequential(*convolution(*sizes), nn.MaxPool1d(3)) for sizes in middle),
                 nn.Sequential(*convolution(*last)),
             )
-        if place.type != "meta":
-            self.to_empty(device="cpu")
-            self._initialise(torch.Generator().manual_seed(seed))
-            self.to(place)
+        draw_weights(self, self._initialise, seed)
 
     def frames(self, samples: int) -> int:
         """Return 1: a whole clip gives one row of numbers."""

@@ -32,6 +32,7 @@ from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._effnet_file import FILE, weights_of
 from carrara.encoders._onnx import read_onnx
 from carrara.nn.efficientnet import EfficientNet
+from carrara.nn.first_weights import draw_weights
 from carrara.nn.framing import preset
 from carrara.nn.mel import Bands, MelSpectrogram
 
@@ -72,9 +73,7 @@ class EffnetDiscogs(Encoder):
             self.classifier = nn.Linear(self.network.channels, settings.styles)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = card.model_copy(update={"parameters": parameters, "width": self.network.channels})
-        if place.type != "meta":
-            self.to_empty(device="cpu")
-            self._initialise(torch.Generator().manual_seed(seed))
+        draw_weights(self, self._initialise, seed)
         # The front end's constants are not among the weights that bring a network on meta to life.
         with torch.device("cpu"):
             self.mel = MelSpectrogram(SAMPLE_RATE, preset("essentia"), Bands(BANDS), "log10")

@@ -36,6 +36,7 @@ from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._jukebox_codec import STRIDE, Codec
 from carrara.encoders._jukebox_files import CODEC_FILE, PRIOR_FILE, read_official
 from carrara.encoders._jukebox_prior import Prior, Product
+from carrara.nn.first_weights import draw_weights
 
 VARIANTS = {
     "jukebox-5b": "Jukebox-5B, 44.1 kHz, codes, mean of layer 36 of 72 as in JukeMIR and MARBLE, 4800 numbers a clip",
@@ -97,7 +98,6 @@ class Jukebox(Encoder):
     def __init__(self, settings: JukeboxSettings, card: Card, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.card = settings, card
-        place = torch.get_default_device()
         with torch.device("meta"):
             self.codec = Codec(settings.codec_width, settings.codec_depth, settings.codes, settings.code_width)
             self.prior = Prior(
@@ -111,10 +111,7 @@ class Jukebox(Encoder):
                 bins=settings.time_bins,
                 dtype=getattr(torch, settings.dtype),
             )
-        if place.type != "meta":
-            self.to_empty(device="cpu")
-            self._initialise(torch.Generator().manual_seed(seed))
-            self.to(place)
+        draw_weights(self, self._initialise, seed)
 
     def frames(self, samples: int) -> int:
         """Return 1: a whole clip gives one row of numbers."""

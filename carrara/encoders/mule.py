@@ -25,6 +25,7 @@ Letters: B batch, T samples, F frames, M mel bands, N slices, L layers counted w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from torch.nn import functional
 from carrara.core.errors import WeightsError
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._keras import Place, Sizes, placed, read_keras
+from carrara.nn.first_weights import draw_weights
 from carrara.nn.framing import Framing
 from carrara.nn.mel import Bands, MelSpectrogram
 from carrara.nn.nfnet import StandardisedConv, initialise
@@ -88,10 +90,7 @@ class Mule(Encoder):
             self.mel = MelSpectrogram(SAMPLE_RATE, FRAMING, BANDS, "log10")
         with torch.device("meta"):
             self.network = SlowFast(settings)
-        if place.type != "meta":
-            self.network.to_empty(device="cpu")
-            initialise(self.network, torch.Generator().manual_seed(seed))
-            self.network.to(place)
+        draw_weights(self.network, partial(initialise, self.network), seed)
 
     def frames(self, samples: int) -> int:
         """Return 1: a whole clip gives one row of numbers."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from torch.nn import functional
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._musicnn_files import BIG, DATA, FOLDERS, INDEX, official_tensors
 from carrara.encoders._musicnn_network import BANDS, NETWORKS, WINDOW, MusicnnSettings, initialise
+from carrara.nn.first_weights import draw_weights
 from carrara.nn.framing import preset
 from carrara.nn.mel import Bands, MelSpectrogram
 from carrara.nn.weights import load_strictly
@@ -84,10 +86,7 @@ class MusicnnEncoder(Encoder):
             self.network = NETWORKS[settings.network](settings)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = card.model_copy(update={"parameters": parameters})
-        if place.type != "meta":
-            self.network.to_empty(device="cpu")
-            initialise(self.network, torch.Generator().manual_seed(seed))
-            self.network.to(place)
+        draw_weights(self.network, partial(initialise, self.network), seed)
         # Its constants are not among the weights that bring a network on meta to life.
         with torch.device("cpu"):
             self.mel = MelSpectrogram(SAMPLE_RATE, preset("musicnn"), Bands(BANDS), "log10")
