@@ -1,12 +1,12 @@
-"""What patchout buys: minutes of audio a second and memory against the share of columns left out, and what it costs.
+"""What patchout buys: minutes of audio a second and memory against the share of columns left out.
 
     python benchmarks/patchout.py                            a small network, 10 s, on one core
     python benchmarks/patchout.py --base --batch 48 --precision bfloat16 --device cuda
-    python benchmarks/patchout.py --score my-tagger --corpus pebble     and mAP on the validation side, hearing less
 
 The peer of each line is the first one: the same network and the same step with every column. A training step is
 forward, backward and AdamW; hearing is the encoder from samples to the features of all layers. Columns are left out at
-random in training and evenly when hearing, as the encoder's setting `drop_columns` does. Each line is measured in a
+random in training and evenly when hearing, as the encoder's setting `drop_columns` does. What that costs in
+score: patchout_scores.py. Each line is measured in a
 process of its own, so that its peak of memory is its own: of the process beyond what it had before on a CPU, of torch's
 allocator on a GPU. On a CPU one thread is measured in its own seconds, so that other work changes little.
 """
@@ -18,21 +18,16 @@ import multiprocessing
 import resource
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from carrara.encoders._load import build, load
+from carrara.encoders._load import build
 from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.nn.device import pick_device
 from carrara.pretrain.precision import computing
-from carrara.pretrain.tagging.crops import MiddleCrops
 from carrara.pretrain.tagging.network import answers, heard
-from carrara.pretrain.tagging.scores import scores
-from carrara.pretrain.tagging.settings import LabelSettings
-from carrara.pretrain.tagging.tagged import find
 
 SHARES = (0.0, 0.25, 0.5, 0.75)
 SMALL = {"width": 192, "layers": 4, "heads": 3, "feed_forward": 768}
@@ -95,21 +90,6 @@ def alone(options: argparse.Namespace, training: bool, share: float) -> tuple[fl
         return pool.apply(measured, (options, training, share))
 
 
-@torch.inference_mode()
-def score(options: argparse.Namespace, share: float) -> float:
-    """Return the macro average precision of a tagger that leaves out so many columns of the middle crops."""
-    encoder = load(options.score, options.device)
-    if not isinstance(encoder, MaestEncoder):
-        raise SystemExit(f"{options.score}: is no MAEST")
-    crop = encoder.settings.frames * HOP
-    out = dropped(encoder.vit.time_patches(encoder.settings.frames), share)
-    encoder.settings = encoder.settings.model_copy(update={"drop_columns": out})
-    _, valid = find([options.corpus], LabelSettings(names=encoder.settings.labels), SAMPLE_RATE)
-    middles = MiddleCrops(valid, crop, HOP, options.batch, 0)
-    told = [encoder.tags(batch.samples_BT.to(options.device)).cpu() for batch in middles.batches(0, middles.steps)]
-    return scores(valid.tags_NC, torch.cat(told).numpy())["average_precision"]
-
-
 def main() -> None:
     """Measure every share in training and in hearing, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,24 +99,20 @@ def main() -> None:
     parser.add_argument("--base", action="store_true", help="the published size, 86M; else 4 layers of 192")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--score", type=Path, help="folder of a tagger, scored as it hears less and less")
-    parser.add_argument("--corpus", default="pebble", help="what it is scored on (default pebble)")
     options = parser.parse_args()
     options.device = pick_device(options.device)
     size = "the published size" if options.base else "4 layers of 192"
     print(f"{options.batch} crops of {options.seconds:g} s, {size}, {options.precision} on {options.device}")
-    print(f"{'':9}{'left out':>9} {'min/s':>9} {'times':>6} {'MB':>8} {'times':>6}{'mAP':>8}")
+    print(f"{'':9}{'left out':>9} {'min/s':>9} {'times':>6} {'MB':>8} {'times':>6}")
     for training in (True, False):
         first: tuple[float, float] | None = None
         for share in SHARES:
             took, megabytes = alone(options, training, share)
             first = first or (took, megabytes)
-            rate, found = options.batch * options.seconds / 60 / took, ""
-            if options.score and not training:
-                found = f"{score(options, share):8.3f}"
+            rate = options.batch * options.seconds / 60 / took
             print(
                 f"{'training' if training else 'hearing':9}{share:9.0%} {rate:9.3f} {first[0] / took:6.2f} "
-                f"{megabytes:8.0f} {megabytes / max(first[1], 1e-9):6.2f}{found}",
+                f"{megabytes:8.0f} {megabytes / max(first[1], 1e-9):6.2f}",
                 flush=True,
             )
 

@@ -1,0 +1,120 @@
+"""What patchout costs in score, in training and in hearing, beside a convolutional network of like cost.
+
+    python benchmarks/patchout_scores.py OUT                        trains five taggers (half an hour on one core)
+    python benchmarks/patchout_scores.py OUT --corpus magnatagatune --scale small --device cuda
+
+As on MAEST's poster ("Faster feature extraction with inference patchout"), in miniature: networks learn the corpus's
+tags from crops of 3 s, MAEST with a quarter, a half, three quarters of its columns of patches left out or none, and
+EfficientNet by the same recipe. Scored is the macro average precision on the middle crops of the validation side, which
+nothing was chosen on. The network that was taught with a half then hears less and less: minutes of audio a second
+against what it still tells. One thread, in the process's own seconds on a CPU, so that other work changes little. A run
+that was stopped goes on; OUT gets the networks and patchout.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from patchout import SHARES, dropped
+
+from carrara.encoders._base import Encoder
+from carrara.encoders._load import load
+from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder
+from carrara.nn.device import pick_device
+from carrara.pretrain.recipes._base import resolve
+from carrara.pretrain.run import pretrain
+from carrara.pretrain.tagging.crops import MiddleCrops
+from carrara.pretrain.tagging.scores import scores
+from carrara.pretrain.tagging.settings import LabelSettings
+from carrara.pretrain.tagging.tagged import find
+
+SECONDS, FRAMES, COLUMNS = 3.0, 187, 18
+TAUGHT, TIMES = 0.5, 5
+Point = tuple[float, float]  # minutes of audio a second, average precision
+
+
+def taught(options: argparse.Namespace, name: str, recipe: str, changes: dict[str, object]) -> Encoder:
+    """Return a tagger, trained now or before."""
+    made = resolve(recipe, options.scale, {"crop_seconds": SECONDS, **changes})
+    steps = options.steps
+    folder = pretrain(made, options.corpus, options.out / name, steps=steps, resume=True, device=options.device)
+    return load(folder, options.device)
+
+
+@torch.inference_mode()
+def told(options: argparse.Namespace, encoder: Encoder) -> Point:
+    """Return how fast a tagger hears the middle crops of the validation side, and its macro average precision."""
+    names = encoder.tag_names
+    _, valid = find([options.corpus], LabelSettings(names=names), SAMPLE_RATE)
+    middles = MiddleCrops(valid, round(SECONDS * SAMPLE_RATE), HOP, options.batch, 0)
+    clock = time.process_time if options.device == "cpu" else time.perf_counter
+    answers, took = [], []
+    for place, batch in enumerate(middles.batches(0, middles.steps)):
+        samples_BT = batch.samples_BT.to(options.device)
+        for _ in range(TIMES if place == 0 else 1):
+            began = clock()
+            tags_BC = encoder.tags(samples_BT).cpu()
+            took.append((clock() - began) / len(samples_BT))
+        answers.append(tags_BC)
+    precision = scores(valid.tags_NC, torch.cat(answers).numpy())["average_precision"]
+    return SECONDS / 60 / statistics.median(took[1:]), precision
+
+
+def picture(path: Path, hearing: dict[float, Point], other: Point) -> None:
+    """Draw average precision against throughput, as on the poster."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*hearing.values()), marker="o", label="MAEST, hearing with columns left out")
+    for share, point in hearing.items():
+        axes.annotate(f"{share:.0%}", point, textcoords="offset points", xytext=(6, 6))
+    axes.plot(*other, marker="s", linestyle="", color="#d55e00", label="EfficientNet")
+    axes.set_xlabel("throughput (minutes of audio a second)")
+    axes.set_ylabel("mean average precision")
+    axes.grid(alpha=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Train what is not trained yet, score all, print both tables and draw the second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder of the networks")
+    parser.add_argument("--corpus", default="pebble", help="whose tags are learnt (default pebble)")
+    parser.add_argument("--scale", default="tiny", help="of the recipes (default tiny)")
+    parser.add_argument("--steps", type=int, help="of each training, instead of the recipes'")
+    parser.add_argument("--batch", type=int, default=12, help="crops at once in hearing (default 12)")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    options.device = pick_device(options.device)
+    torch.set_num_threads(1)
+
+    print(f"{'left out in training':<22}{'columns':>8}{'mAP, hearing all':>18}")
+    half: MaestEncoder | None = None
+    for share in SHARES:
+        out = round(COLUMNS * share)
+        network = {"network.frames": FRAMES, "patchout": out}
+        encoder = taught(options, f"maest-{share:.0%}".rstrip("%"), "maest-10s", network)
+        assert isinstance(encoder, MaestEncoder)
+        half = encoder if share == TAUGHT else half
+        print(f"{share:<22.0%}{out:>8}{told(options, encoder)[1]:>18.3f}", flush=True)
+    assert half is not None
+
+    print(f"\n{'left out in hearing':<22}{'min/s':>8}{'mAP':>18}")
+    hearing, plain = {}, half.settings
+    for share in SHARES:
+        half.settings = plain.model_copy(update={"drop_columns": dropped(COLUMNS, share)})
+        hearing[share] = told(options, half)
+        print(f"{share:<22.0%}{hearing[share][0]:>8.2f}{hearing[share][1]:>18.3f}", flush=True)
+    other = told(options, taught(options, "effnet", "effnet-tagger", {}))
+    print(f"{'EfficientNet':<22}{other[0]:>8.2f}{other[1]:>18.3f}")
+    picture(options.out / "patchout.png", hearing, other)
+
+
+if __name__ == "__main__":
+    main()
