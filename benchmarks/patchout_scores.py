@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ TAUGHT, TIMES = 0.5, 5
 Point = tuple[float, float]  # minutes of audio a second, average precision
 
 
-def taught(options: argparse.Namespace, name: str, recipe: str, changes: dict[str, object]) -> Encoder:
+def taught(options: argparse.Namespace, name: str, recipe: str, changes: Mapping[str, object]) -> Encoder:
     """Return a tagger, trained now or before."""
     made = resolve(recipe, options.scale, {"crop_seconds": SECONDS, **changes})
     steps = options.steps

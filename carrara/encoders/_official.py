@@ -24,6 +24,7 @@ from carrara.nn.weights import load_strictly, read_tensors, tensors_identity
 
 HEADS = "heads.safetensors"
 DOWNLOADS = ".downloads"
+ADDRESS = "https://"
 
 
 def fetched(name: str, with_addresses: bool = True) -> Path:
@@ -39,14 +40,14 @@ def fetched(name: str, with_addresses: bool = True) -> Path:
         DataError: a download that the host refuses.
     """
     card: Card = SHELF.get(name).variants[name][0]
-    hub = [key for key in card.files if not key.startswith("https://") and key.count("/") >= 2]
-    addresses = [key for key in card.files if key.startswith("https://")]
+    hub = [key for key in card.files if _is_hub(key)]
+    addresses = [key for key in card.files if key.startswith(ADDRESS)]
     if not card.files:
         raise UsageError(
             f"{name}: no weights of it are published; give the folder of one that you trained, or {name}:random for "
             "the same network with random weights"
         )
-    if len(hub) + len(addresses) < len(card.files) or (hub and addresses) or (addresses and not with_addresses):
+    if not can_be_fetched(list(card.files)) or (addresses and not with_addresses):
         cure = (
             f"`carrara import {name}` fetches and converts them" if addresses else f"`carrara import {name} --file …`"
         )
@@ -59,6 +60,15 @@ def fetched(name: str, with_addresses: bool = True) -> Path:
         for path in paths:
             refuse_changed(path, card)
     return paths[0] if len(paths) == 1 else paths[0].parent
+
+
+def can_be_fetched(files: list[str]) -> bool:
+    """Return whether official files all lie on the hub, or all at addresses."""
+    return all(map(_is_hub, files)) or all(file.startswith(ADDRESS) for file in files)
+
+
+def _is_hub(file: str) -> bool:
+    return not file.startswith(ADDRESS) and file.count("/") >= 2
 
 
 def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:

@@ -49,6 +49,9 @@ def test_ls_and_show_tell_what_an_encoder_needs(monkeypatch, tmp_path):
     assert (lines["noise"], lines["mert-v0"], lines["mert-tiny"]) == ("ready", "import", "train")
     shown = json.loads(carrara("show", "mert-v0", "--json").stdout)
     assert shown["ready"] is False and "m-a-p/MERT-v0/pytorch_model.bin" in shown["needs"]
+    text = carrara("show", "jukebox-5b").stdout
+    assert re.search(r"needs +`carrara import jukebox-5b` fetches https://.*prior_level_2.pth.tar\n", text)
+    assert re.search(r"card.files.https://.*/vqvae.pth.tar +\(SHA-256 not known\)\n", text)
 
 
 def test_import_with_a_folder_and_export_of_it(file, tmp_path):

@@ -58,7 +58,7 @@ def _details(word: str, name: str) -> dict[str, Any]:
         card, settings = thing.variants[name]
         return {
             "ready": state(name).word == "ready",
-            "needs": state(name).needs,
+            "needs": _needs(name, list(card.files)),
             "card": card.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json"),
         }
@@ -71,6 +71,19 @@ def _details(word: str, name: str) -> dict[str, Any]:
     if word == "recipes":
         return {"settings": thing.variants[name].model_dump(mode="json"), "scales": list(thing.scales)}
     return {}
+
+
+def _needs(name: str, files: list[str]) -> str:
+    """Return what an encoder needs to be ready, with its official files by address."""
+    from carrara.encoders._official import can_be_fetched
+    from carrara.encoders._ready import state
+
+    found = state(name)
+    if found.word != "import" or not files:
+        return found.needs
+    if can_be_fetched(files):
+        return f"`carrara import {name}` fetches {', '.join(files)}"
+    return f"`carrara import {name} --file …` takes {', '.join(files)}"
 
 
 def _clips(name: str, data_dir: Path | None, split: str | None, as_json: bool) -> None:
@@ -109,5 +122,7 @@ def _lines(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _lines(value, f"{prefix}{key}.")
+        elif prefix == "card.files." and not value:
+            yield prefix + key, "(SHA-256 not known)"
         elif value not in (None, "", [], {}):
             yield prefix + key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
