@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from carrara.core.settings import replace
+from carrara.pretrain.ranks import Ranks
 from carrara.pretrain.recipes._base import resolve
+from carrara.pretrain.run import _made
 
 RATE = 16_000
 MICRO = {
@@ -62,3 +66,21 @@ def corpus(tmp_path_factory):
 def micro():
     """MERT-v0's tiny scale, smaller still."""
     return resolve("mert-v0", "tiny", MICRO)
+
+
+@pytest.fixture(scope="session")
+def two_steps(micro):
+    """Two label sets and a CQT, two steps."""
+    return replace(micro, {"steps": 2, "checkpoint_every": 1, "batch": 2, "network.layers": 1})
+
+
+@pytest.fixture(scope="session")
+def begun():
+    """(recipe, corpus, folder, start) → the weights of a run that has taken no step, and its targets."""
+
+    def begin(recipe, corpus, folder, start=""):
+        run = _made(recipe, [corpus], folder, False, Ranks(device=torch.device("cpu")), str(start))
+        run.journal.close()
+        return run.model.state_dict(), run.targets
+
+    return begin
