@@ -43,7 +43,7 @@ class Remote:
     Attributes:
         url: where it is, pinned to a version where its host allows that.
         path: where it belongs, below a dataset's root.
-        sha256: of its content; none where the source pins nothing.
+        sha256: of its content, or its first 16 digits or more; none where the source pins nothing.
         unpack: folder below the root into which the archive is unpacked; none: it is no archive.
     """
 
@@ -118,7 +118,7 @@ def _have(remote: Remote, target: Path) -> None:
     """See that the file stands at `target`: kept, gone on with or begun."""
     part = target.with_name(f".{target.name}.part")
     try:
-        if target.is_file() and (remote.sha256 is None or sha256_of(target) == remote.sha256):
+        if target.is_file() and (remote.sha256 is None or sha256_of(target).startswith(remote.sha256)):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         _persist(remote, part)
@@ -266,7 +266,7 @@ def _accept(remote: Remote, part: Path) -> None:
         problem = "is a Git LFS pointer, not the file itself; download it from where the pointer leads"
     elif head.startswith(PAGES) and not remote.path.lower().endswith((".html", ".htm")):
         problem = "is a web page, not the file; its host wants a person to look at it"
-    elif remote.sha256 is not None and (found := sha256_of(part)) != remote.sha256:
+    elif remote.sha256 is not None and not (found := sha256_of(part)).startswith(remote.sha256):
         problem = f"has SHA-256 {found}, should have {remote.sha256}; it was removed, ask again or tell us it moved"
     if problem:
         part.unlink()

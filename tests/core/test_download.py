@@ -83,7 +83,7 @@ def test_connections_that_are_reset_are_gone_on_with(server, tmp_path):
     assert (tmp_path / "file.bin").read_bytes() == BODY
 
 
-@pytest.mark.parametrize("sha256", [None, SUM])
+@pytest.mark.parametrize("sha256", [None, SUM, SUM[:16]])
 def test_a_later_call_goes_on_and_says_where(server, tmp_path, pauses, sha256):
     server.drops = [100_000, 0, 0, 0, 0, 0]
     remote = Remote(server.url(), "file.bin", sha256)
