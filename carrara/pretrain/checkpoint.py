@@ -76,6 +76,11 @@ def write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any])
             (folder / LAST).replace(folder / PREVIOUS)
 
 
+def stands(folder: Path) -> bool:
+    """Return whether there is a checkpoint, whole or not."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+
+
 def load(folder: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint, or none where there never was one.
 

@@ -75,7 +75,7 @@ def begin(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path) -> St
     """
     if not spec:
         return Start({})
-    if any((folder / TRAINING / name).exists() for name in (checkpoint.LAST, checkpoint.PREVIOUS)):
+    if checkpoint.stands(folder / TRAINING):
         record = {"taken": [], "renewed": {}, "card": {}, **read_json(folder / RUN).get("start", {}), "from": spec}
         return _described(encoder, Start(record))
     place = Path(spec).expanduser()

@@ -121,6 +121,12 @@ def test_lines_without_their_files_are_shown_with_what_they_need(tmp_path):
     assert "pas" in base.lacking(study)["passt"]
 
 
+def test_a_network_before_training_is_of_a_line_that_can_be_trained(tmp_path):
+    plan = Plan((), tmp_path, labels=("deit", "untrained"))
+    with pytest.raises(UsageError, match="untrained is another line's network before training; name one that can be"):
+        list(measured(SHELF.get("maest-init"), plan))
+
+
 def test_a_study_of_which_nothing_can_run_says_what_it_needs(tmp_path):
     with pytest.raises(UsageError, match="nothing to run: deit needs --scale base .* and --weights deit=FILE"):
         next(measured(SHELF.get("maest-init"), Plan((), tmp_path, labels=("deit",))))

@@ -106,9 +106,11 @@ def trained(study: Study, line: Line, plan: Plan, seed: int) -> str:
     if line.view:
         return trained(study, _named(study, line.view.of), plan, seed)
     if not line.recipe:
-        taught = next((one for one in plan.lines(study) if one.recipe and line.before in ("", one.label)), None)
+        lacking = plan.lacking(study)
+        can = [one for one in plan.lines(study) if one.recipe and one.label not in lacking]
+        taught = next((one for one in can if line.before in ("", one.label)), None)
         if taught is None:
-            needed = line.before or "one with a recipe"
+            needed = line.before or "one that can be trained here"
             raise UsageError(f"--lines: {line.label} is another line's network before training; name {needed} too")
         return f"{trained(study, taught, plan, seed)}:random-{seed}"
     folder = place(plan, line.label, seed)

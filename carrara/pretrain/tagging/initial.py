@@ -24,7 +24,7 @@ from carrara.nn.vit import EXTRA, VitShape
 from carrara.nn.weights import is_pickle, load_strictly, opening, read_tensors
 from carrara.pretrain.tagging.network import HEADS, Tagger
 from carrara.pretrain.tagging.settings import InitialSettings
-from carrara.pretrain.tagging.tagged import read_labels, see_same
+from carrara.pretrain.tagging.tagged import see_same
 
 OFFICIAL = {
     "deit": "deit_base_distilled_patch16_384-d0272ac0.pth of facebookresearch/deit",
@@ -108,8 +108,9 @@ def _from_folder(encoder: Tagger, settings: InitialSettings, names: Sequence[str
             )
         ours = resized(ours, encoder.settings.shape)
     if settings.head:
-        theirs = before.settings.labels if isinstance(before, MaestEncoder) else read_labels(Path(settings.weights))
-        see_same(names, theirs, f"the head of {settings.weights}", "train a new one: initial.head=false")
+        see_same(
+            names, before.settings.labels, f"the head of {settings.weights}", "train a new one: initial.head=false"
+        )
     else:
         ours = {name: tensor for name, tensor in ours.items() if not name.startswith(HEADS)}
     _fill(encoder, ours, settings.weights)

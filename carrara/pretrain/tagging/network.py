@@ -25,6 +25,7 @@ from carrara.pretrain.tagging.settings import TaggingRecipe
 
 Tagger = MaestEncoder | EffnetDiscogs
 HEADS = ("head.", "head_dist.", "classifier.")
+SHORTEST = 0.3  # seconds that hold a patch of 16 frames
 MEAN_LOG_MEL = 2.07  # of music in these bands (encoders.md, section 1.1), where a network does not take it off
 
 
@@ -35,9 +36,14 @@ def made(recipe: TaggingRecipe, names: Sequence[str], title: str, dataset: str) 
         UsageError: the network cannot be taught tags, or patchout and crops do not go with it.
     """
     told: dict[str, Any] = {"labels": tuple(names), "classes": len(names), "styles": len(names)}
+    own = recipe.network.model_dump()
     if recipe.teacher.weights:
         told["distilled"] = "separated"
-    own = recipe.network.model_dump()
+    elif own.get("distilled") == "separated":
+        raise UsageError(
+            "the second head learns from a teacher: --set teacher.weights=FOLDER (a MAEST that was taught the same "
+            "tags), or network.distilled=mean for one head"
+        )
     encoder = build(recipe.encoder, recipe.seed, own | {name: value for name, value in told.items() if name in own})
     if not isinstance(encoder, Tagger):
         raise UsageError(f"encoder {recipe.encoder!r} cannot be taught tags; take maest-30s or another MAEST")
@@ -101,7 +107,9 @@ def answers(
 
 def _see_columns(encoder: MaestEncoder, frames: int, recipe: TaggingRecipe) -> None:
     columns, places = encoder.vit.time_patches(frames), encoder.settings.shape.columns
-    if not 0 < columns <= places:
+    if columns < 1:
+        raise UsageError(f"crop_seconds {recipe.crop_seconds:g} is shorter than a patch; give at least {SHORTEST:g}")
+    if columns > places:
         raise UsageError(
             f"crop_seconds {recipe.crop_seconds:g} gives {columns} columns of patches, the network has places for 1 to "
             f"{places}; set network.frames to {frames}, or crop_seconds to {encoder.card.window_seconds:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from carrara.core.errors import UsageError
 from carrara.core.files import write_text
 from carrara.encoders import SHELF as ENCODERS
+from carrara.pretrain import checkpoint
 from carrara.pretrain.journal import Journal
 from carrara.pretrain.precision import LossScale
 from carrara.pretrain.run_file import prepare
@@ -21,12 +23,13 @@ from carrara.pretrain.tagging.crops import BalancedCrops, MiddleCrops
 from carrara.pretrain.tagging.initial import begin_from
 from carrara.pretrain.tagging.network import Tagger, framing, made
 from carrara.pretrain.tagging.settings import OptimiserSettings, TaggingRecipe
-from carrara.pretrain.tagging.state import Training
+from carrara.pretrain.tagging.state import TRAINING, Training
 from carrara.pretrain.tagging.tagged import LABELS, Tagged, find, read_labels, see_same
 from carrara.pretrain.tagging.teacher import teacher_of
 from carrara.pretrain.tagging.train import train
 
 SMALL = 5_000_000
+MANY = 0.1
 
 
 def teach(
@@ -52,9 +55,14 @@ def teach(
         raise UsageError("training on tags runs in one process; leave torchrun out, and raise batch on one large GPU")
     rate = ENCODERS.get(recipe.encoder).variants[ENCODERS.entry(recipe.encoder).name][0].sample_rate
     train_side, valid_side = find(corpus, recipe.labels, rate)
-    encoder = made(recipe, train_side.names, folder.resolve().name, train_side.dataset).to(device)
+    _see_lengths(train_side, recipe.crop_seconds)
+    encoder = made(recipe, train_side.names, folder.resolve().name, train_side.dataset)
     teacher = teacher_of(recipe.teacher, train_side.names, device)
     _see_labels(folder, train_side)
+    if not checkpoint.stands(folder / TRAINING):
+        # Before anything is written, so that what is refused leaves the folder free.
+        begin_from(encoder, recipe.initial, train_side.names)
+    encoder.to(device)
     prepare(folder, recipe, train_side, resume)
     write_text(folder / LABELS, json.dumps(train_side.names, ensure_ascii=False, indent=0) + "\n")
     cut = (round(recipe.crop_seconds * rate), framing(encoder).hop, recipe.batch, recipe.seed)
@@ -72,8 +80,7 @@ def teach(
         precision=precision,
         scale=LossScale.of(precision, recipe.loss_scale),
     )
-    if not run.restore():
-        begin_from(encoder, recipe.initial, train_side.names)
+    run.restore()
     run.journal = Journal(folder, run.step)
     try:
         if run.step < run.steps:
@@ -93,6 +100,17 @@ def _adamw(encoder: Tagger, settings: OptimiserSettings) -> torch.optim.AdamW:
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def _see_lengths(corpus: Tagged, seconds: float) -> None:
+    """Warn where many clips are shorter than a crop."""
+    short = float((corpus.items.table["samples"].to_numpy() < int(seconds * corpus.sample_rate)).mean())
+    if short > MANY:
+        warnings.warn(
+            f"{short:.0%} of the clips are shorter than a crop of {seconds:g} s and are followed by silence; choose a "
+            "recipe of shorter crops, or lower crop_seconds and network.frames",
+            stacklevel=2,
+        )
 
 
 def _see_labels(folder: Path, corpus: Tagged) -> None:

@@ -89,19 +89,18 @@ class Training:
         except StoreError as problem:
             raise StoreError(f"{problem}; make room and resume") from None
 
-    def restore(self) -> bool:
-        """Go to where the checkpoint of the folder stands, and return whether there is one.
+    def restore(self) -> None:
+        """Go to where the checkpoint of the folder stands, where there is one.
 
         Raises:
             StoreError: there are checkpoints, and none is whole, or they are of another network.
         """
         found = checkpoint.load(self.folder / TRAINING)
         if found is None:
-            return False
+            return
         if found.note:
             warnings.warn(found.note, stacklevel=3)
         self.step, self.seconds, self.averaged = (found.state[name] for name in ("step", "seconds", "averaged"))
         self.scale.value, self.scale.clean = found.state["scale"]
         self.encoder.card = Card.model_validate(found.state["card"]).model_copy(update={"name": self.encoder.card.name})
         checkpoint.restore(found, self.encoder, self.optimiser, {"average": self.average} if self.averaged else {})
-        return True

@@ -33,6 +33,7 @@ from carrara.pretrain.tagging.settings import LabelSettings
 
 LABELS = "labels.json"
 READERS = 8
+SEPARATOR = ";"  # of a list in labels.csv
 ROUNDING = 1e-6  # a length in samples that went through seconds may come out a hair below a whole number
 
 
@@ -165,6 +166,11 @@ def _largest(dataset: Dataset, root: Path, label: str) -> list[Clip]:
 
 def _words(clip: Clip, label: str) -> tuple[str, ...]:
     value: Any = clip.labels.get(label)
+    if isinstance(value, str) and SEPARATOR in value:
+        raise DataError(
+            f"clip {clip.id}: its {label} {value[:40]!r} is one word with a {SEPARATOR} in it; head the column "
+            f"{label}[] to make it several"
+        )
     words = [value] if isinstance(value, str) else value or []
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise DataError(

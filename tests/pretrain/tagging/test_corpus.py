@@ -154,6 +154,13 @@ def test_what_cannot_be_learnt_is_named(labelled, tmp_path):
         find([tmp_path], LabelSettings(of="bpm"), RATE)
 
 
+def test_a_list_in_a_column_of_words_is_named(tmp_path, labelled):
+    (tmp_path / "0.wav").symlink_to(labelled / "0.wav")
+    (tmp_path / "labels.csv").write_text("path,split,tags\n0.wav,train,low;steady\n")
+    with pytest.raises(DataError, match=r"its tags 'low;steady' is one word with a ; in it; head the column tags\[\]"):
+        find([tmp_path], LabelSettings(), 16_000)
+
+
 def test_differing_labels_are_told():
     see_same(["a", "b"], ["a", "b"], "x", "y")
     with pytest.raises(UsageError, match=r"x has other labels: 1 only in the corpus \(c\); 2 only there \(b, d\); y"):

@@ -149,6 +149,14 @@ def test_a_tagger_of_another_length_is_stretched_only_when_told(tmp_path):
     assert not torch.equal(ten.head[1].weight, before.head[1].weight)
 
 
+def test_a_convolutional_networks_head_is_taken_with_its_tags(tmp_path):
+    changes = {"width": 0.1, "styles": 3, "labels": ("a", "b", "c")}
+    before, after = (build("effnet-discogs", seed, changes) for seed in (1, 2))
+    save_pretrained(before, tmp_path / "before")
+    begin_from(after, InitialSettings(kind="folder", weights=str(tmp_path / "before"), head=True), ("a", "b", "c"))
+    assert torch.equal(after.classifier.weight, before.classifier.weight)
+
+
 def test_a_head_is_taken_only_with_the_same_tags(tmp_path):
     before = tagger(seed=5, labels=("a", "c", "d"))
     save_pretrained(before, tmp_path / "other")

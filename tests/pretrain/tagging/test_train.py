@@ -143,13 +143,22 @@ def test_impossible_recipes_are_refused_before_anything_is_written(labelled, mic
     def refused(match, **changes):
         with pytest.raises(UsageError, match=match):
             pretrain(micro(**changes), labelled, tmp_path / "run", device="cpu")
-        assert not (tmp_path / "run" / "training").exists()
+        assert not (tmp_path / "run").exists()
 
     refused("patchout 9 would drop every one of the 9 columns", patchout=9)
     refused("crop_seconds 3 gives 18 columns .* places for 1 to 9; set network.frames to 187", crop_seconds=3.0)
     refused("kind passt come from a file", initial__kind="passt")
+    refused("learns from a teacher: --set teacher.weights=FOLDER", network__distilled="separated")
+    refused("crop_seconds 0.1 is shorter than a patch; give at least 0.3", crop_seconds=0.1)
     with pytest.raises(UsageError, match="encoder 'noise' cannot be taught tags"):
         made(micro().model_copy(update={"encoder": "noise", "network": build("noise").settings}), TAGS, "x", "y")
+
+
+def test_many_clips_shorter_than_a_crop_are_told(labelled, micro, tmp_path):
+    with pytest.warns(
+        UserWarning, match="50% of the clips are shorter than a crop of 2.5 s and are followed by silence"
+    ):
+        pretrain(micro(crop_seconds=2.5, network__frames=156), labelled, tmp_path / "run", steps=1, device="cpu")
 
 
 def test_the_loss_is_bce_on_what_is_left_of_the_mixed_crops(labelled, micro, tmp_path, monkeypatch):
