@@ -2,8 +2,8 @@
 
 Alonso-Jiménez et al. 2023 compare MAEST with EfficientNet-B0 on the same spectrograms (encoders.md, section 1.5: on
 MagnaTagATune 90.2 ROC-AUC and 37.4 mAP, where MAEST over 30 s has 92.0 and 41.9). Sampling, mixup, masks, schedule and
-averaging are those of maest-10s, crops of 10 s heard in 4 patches of 2.05 s; there are no patches to leave out. Ours,
-because no one states it: learning rate 1e-3, for weights drawn at random.
+averaging are those of maest-10s, crops of 10 s heard in 4 whole patches of 2.05 s, the rest not at all; there are no
+patches to leave out. Ours, because no one states it: learning rate 1e-3, for weights drawn at random.
 
 Scales. `base` is B0. `small`: half the channels, a tenth of the clips an epoch. `tiny` is for a CPU and minutes:
 0.15 of the channels, so that a step over 9 s costs as many operations as that of maest-30s at the same scale in the
