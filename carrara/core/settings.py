@@ -96,5 +96,8 @@ def _explain(problem: ValidationError, skeleton: dict[str, Any]) -> str:
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key {path!r}.{near(path, paths(skeleton))}"
+    # A rule over several settings has no path of its own, and says itself which they are.
+    if not path:
+        return str(first["msg"]).removeprefix("Value error, ")
     given = repr(first.get("input"))
     return f"{path}: {first['msg'].lower()}" + (f" (given {given})" if len(given) < 60 else "")

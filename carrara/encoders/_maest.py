@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Literal
 
 import torch
@@ -31,6 +31,7 @@ from carrara.nn.vit import EXTRA, PatchTransformer, VitShape, initialise_linear
 
 SAMPLE_RATE, HOP = 16_000, 256
 BLOCK_TOKENS = 8192  # heard at once, so that ten minutes need no more memory than some windows
+BLOCK_PATCHES = 8 * BLOCK_TOKENS  # the same before patchout, which only the convolution sees
 
 
 class MaestSettings(Settings):
@@ -46,7 +47,8 @@ class MaestSettings(Settings):
         framing: how the spectrogram is cut: as the weights were taught (essentia), or as the authors' later code.
         mean, deviation: of log-mel values; what the network hears is (x − mean) / (2 · deviation).
         tokens: what a clip's features are (see above).
-        drop_rows, every_row, drop_columns, every_column: patchout when hearing.
+        drop_rows, every_row, drop_columns, every_column: patchout when hearing; a window too short for any column to
+            be left keeps its last.
     """
 
     frames: int = Field(default=1875, ge=16)
@@ -76,10 +78,13 @@ class MaestSettings(Settings):
         if self.labels and len(set(self.labels)) != self.classes:
             raise ValueError(f"labels must be {self.classes} different names, one a class; {len(set(self.labels))} are")
         shape = self.shape
-        for name, dropped, count in (
-            ("drop_rows", self.drop_rows, shape.rows),
-            ("drop_columns", self.drop_columns, shape.time_patches(self.frames)),
+        for name, dropped, places, count in (
+            ("drop_rows", self.drop_rows, shape.rows, shape.rows),
+            ("drop_columns", self.drop_columns, shape.columns, shape.time_patches(self.frames)),
         ):
+            outside = [place for place in dropped if not 0 <= place < places]
+            if outside:
+                raise ValueError(f"{name}: there is no {outside[0]}, only 0 to {places - 1}")
             if not set(range(count)) - set(dropped):
                 raise ValueError(f"{name} would drop all {count}; keep one")
         return self
@@ -149,8 +154,9 @@ class MaestEncoder(Encoder):
         """Return the features of every layer, `[batch, layers + 1, frames, width]` (see `Encoder.forward`).
 
         Raises:
-            UsageError: patchout leaves nothing of a clip.
+            UsageError: a clip has no samples, or there are no clips, or not one a row.
         """
+        _refuse_nothing(samples_BT, lengths_B)
         aligned = self.settings.tokens == "frames"
         pieces: list[list[Tensor]] = [[] for _ in samples_BT]
         for stretches, rows, kept_C in self._heard(samples_BT, lengths_B):
@@ -173,7 +179,12 @@ class MaestEncoder(Encoder):
         return self.settings.labels or tuple(f"style {place}" for place in range(self.settings.classes))
 
     def tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return how probable each style is in each clip, `[batch, classes]`; of windows, the mean by their length."""
+        """Return how probable each style is in each clip, `[batch, classes]`; of windows, the mean by their length.
+
+        Raises:
+            UsageError: as `forward`.
+        """
+        _refuse_nothing(samples_BT, lengths_B)
         told_BK = torch.zeros(len(samples_BT), self.settings.classes, device=samples_BT.device)
         columns_B = torch.zeros(len(samples_BT), 1, device=samples_BT.device)
         for stretches, rows, _ in self._heard(samples_BT, lengths_B):
@@ -206,17 +217,27 @@ class MaestEncoder(Encoder):
             for clip, mel_FM in enumerate(mels)
             for first, after in _equal_parts(shape.time_patches(len(mel_FM)), shape.columns)
         ]
-        longest = max(stretch.columns for stretch in stretches)
-        size = max(BLOCK_TOKENS // (shape.rows * longest + EXTRA), 1)
-        for begin in range(0, len(stretches), size):
-            block = stretches[begin : begin + size]
+        for block in self._blocks(stretches):
             parts = [
                 mels[part.clip][part.first * shape.stride :][: (part.columns - 1) * shape.stride + shape.patch]
                 for part in block
             ]
-            kept_C = self._kept_columns(block)
+            kept_C = self._kept_columns(max(part.columns for part in block))
             lengths_W = torch.tensor([len(part) for part in parts])
             yield block, self.vit(pad_sequence(parts, batch_first=True), lengths_W, kept_C, 0, self._kept_rows), kept_C
+
+    def _blocks(self, stretches: list[Stretch]) -> Iterator[list[Stretch]]:
+        """Yield windows that are heard at once, in their order."""
+        shape, kept_R = self.settings.shape, self._kept_rows
+        first = int(self._kept_columns(shape.columns)[0])
+        # Windows that end before the first kept column keep their last, which is another one for each length.
+        for _, alike in groupby(stretches, lambda part: min(part.columns, first + 1)):
+            windows = list(alike)
+            longest = max(part.columns for part in windows)
+            rows = shape.rows if kept_R is None else len(kept_R)
+            tokens = rows * len(self._kept_columns(longest)) + EXTRA
+            size = max(min(BLOCK_TOKENS // tokens, BLOCK_PATCHES // (shape.rows * longest)), 1)
+            yield from (windows[begin : begin + size] for begin in range(0, len(windows), size))
 
     def _mels(self, samples_BT: Tensor, lengths_B: Tensor | None) -> list[Tensor]:
         """Return each clip's normalised spectrogram `[F, M]`, of a patch at least."""
@@ -234,15 +255,9 @@ class MaestEncoder(Encoder):
         kept = _kept(settings.shape.rows, settings.drop_rows, settings.every_row)
         return None if len(kept) == settings.shape.rows else kept
 
-    def _kept_columns(self, block: list[Stretch]) -> Tensor:
-        settings = self.settings
-        kept_C = _kept(max(part.columns for part in block), settings.drop_columns, settings.every_column)
-        if not len(kept_C) or int(kept_C[0]) >= min(part.columns for part in block):
-            least = min(part.columns for part in block)
-            raise UsageError(
-                f"{self.card.name}: drop_columns leaves nothing of a clip of {least} columns of patches; drop fewer"
-            )
-        return kept_C
+    def _kept_columns(self, columns: int) -> Tensor:
+        kept_C = _kept(columns, self.settings.drop_columns, self.settings.every_column)
+        return kept_C if len(kept_C) else torch.tensor([columns - 1])
 
     def _pooled(self, x_WND: Tensor, kept_C: Tensor, counts_W: Tensor) -> Tensor:
         """Return one layer's features of some windows, `[windows, frames, width]`."""
@@ -263,6 +278,14 @@ class MaestEncoder(Encoder):
 
 def _kept(count: int, dropped: tuple[int, ...], every: int) -> Tensor:
     return torch.tensor([place for place in range(count) if place not in set(dropped)][::every], dtype=torch.long)
+
+
+def _refuse_nothing(samples_BT: Tensor, lengths_B: Tensor | None) -> None:
+    if samples_BT.dim() != 2 or not len(samples_BT):
+        shape = list(samples_BT.shape)
+        raise UsageError(f"samples of shape {shape}; give [clips, samples], one clip at least and each in mono")
+    if not samples_BT.shape[1] or (lengths_B is not None and bool((lengths_B < 1).any())):
+        raise UsageError("a clip of no samples has no features; leave empty clips out")
 
 
 def _equal_parts(total: int, most: int) -> list[tuple[int, int]]:

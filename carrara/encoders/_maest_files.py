@@ -18,9 +18,10 @@ from carrara.core.files import write_text
 from carrara.core.settings import read
 from carrara.encoders._base import Card
 from carrara.encoders._maest import SAMPLE_RATE, MaestEncoder, MaestSettings
-from carrara.encoders._maest_keys import TIME, fitted, from_hub, to_hub
+from carrara.encoders._maest_keys import TIME, from_hub, to_hub
 from carrara.encoders._maest_labels import named
 from carrara.encoders.maest import ENCODER, PAPER
+from carrara.nn.vit import EPS
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors, tensors_identity
 
 AST = "audio-spectrogram-transformer"
@@ -36,7 +37,18 @@ SIZES = {
     "heads": "num_attention_heads",
     "feed_forward": "intermediate_size",
 }
-FIXED = {"num_mel_bins": 96, "patch_size": 16, "frequency_stride": 10, "time_stride": 10, "hidden_act": "gelu"}
+# transformers writes all of these. Where one is absent, a person left it out, and a MAEST's is meant.
+FIXED = {
+    "num_mel_bins": 96,
+    "patch_size": 16,
+    "frequency_stride": 10,
+    "time_stride": 10,
+    "hidden_act": "gelu",
+    "layer_norm_eps": EPS,
+    "qkv_bias": True,
+}
+# transformers' own default for ASTs; the difference is below any that shows in float32.
+ALIKE = {"layer_norm_eps": (1e-12,)}
 
 
 def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> MaestEncoder:
@@ -48,23 +60,28 @@ def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> Maest
         name: of the encoder.
 
     Raises:
-        UsageError: an AST that is no MAEST, or labels that are not one a style.
+        UsageError: an AST that is no MAEST, a file of settings that cannot be read, or labels that are not one a style.
         WeightsError: weights that are missing, not whole or not this network's.
     """
     source = str(folder / CONFIG)
     for key, value in FIXED.items():
-        if config.get(key, value) != value:
+        alike = (value, *ALIKE.get(key, ()))
+        if config.get(key, value) not in alike:
             raise UsageError(f"{source}: {key} is {config[key]!r}, and {value!r} in a MAEST; other ASTs are not read")
-    weights = folder / WEIGHTS if (folder / WEIGHTS).is_file() else folder / PICKLE
-    tensors = from_hub(read_tensors(weights), MaestSettings().shape.rows, str(weights))
+    weights = next((folder / file for file in (WEIGHTS, PICKLE) if (folder / file).is_file()), None)
+    if weights is None:
+        raise WeightsError(f"{folder}: neither {WEIGHTS} nor {PICKLE} in it; fetch the folder again")
+    shape = MaestSettings().shape
+    tensors = from_hub(read_tensors(weights), shape.rows, str(weights))
     if "head.1.weight" not in tensors or TIME not in tensors:
         raise WeightsError(f"{weights}: has no positions or no classifier; give ASTForAudioClassification's weights")
-    classes = len(tensors["head.1.weight"])
-    sound = json.loads((folder / SOUND).read_text(encoding="utf-8")) if (folder / SOUND).is_file() else {}
+    classes, columns = len(tensors["head.1.weight"]), tensors[TIME].shape[-1]
+    frames = (columns - 1) * shape.stride + shape.patch
+    sound = _read_sound(folder / SOUND)
     if sound.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
         raise UsageError(f"{folder / SOUND}: hears {sound['sampling_rate']} Hz, and a MAEST {SAMPLE_RATE} Hz")
     values = {ours: config[theirs] for ours, theirs in SIZES.items() if theirs in config} | {
-        "frames": config.get("max_length", 1876),
+        "frames": config.get("max_length", frames),
         "classes": classes,
         "labels": named(config.get("id2label", {}), classes, source),
         "distillation_head": False,
@@ -74,7 +91,12 @@ def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> Maest
         if theirs in sound:
             values[ours] = sound[theirs]
     settings = read(MaestSettings, values, source)
-    tensors = fitted(tensors, settings.shape, f"{weights}, whose {CONFIG} says max_length {settings.frames}")
+    if shape.time_patches(settings.frames) != columns:
+        raise WeightsError(
+            f"{source}: max_length is {settings.frames}, but the weights beside it have positions for {frames} frames "
+            f"({columns * 0.16:.0f} s); fetch both files again, from one place"
+        )
+    settings = settings.model_copy(update={"frames": frames})
     file = f"/{Path(name).name}-swa.ckpt"
     known = next((card for card, _ in ENCODER.variants.values() if "".join(card.files).endswith(file)), None)
     facts = known.model_dump(include={"license", "commercial_use", "trained_on"}) if known else {}
@@ -100,8 +122,6 @@ def save_ast_folder(encoder: MaestEncoder, folder: Path) -> None:
         **{theirs: getattr(settings, ours) for ours, theirs in SIZES.items()},
         **FIXED,
         "max_length": (shape.columns - 1) * shape.stride + shape.patch,
-        "layer_norm_eps": 1e-6,
-        "qkv_bias": True,
         "id2label": dict(enumerate(labels)),
         "label2id": {label: place for place, label in enumerate(labels)},
     }
@@ -109,6 +129,19 @@ def save_ast_folder(encoder: MaestEncoder, folder: Path) -> None:
     save_tensors(to_hub(encoder.state_dict()), folder / WEIGHTS)
     write_text(folder / SOUND, json.dumps(sound, indent=2) + "\n")
     write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read_sound(path: Path) -> dict[str, Any]:
+    """Return what a preprocessor_config.json says; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        sound = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"{path}: cannot be read ({problem}); fetch it again") from None
+    if not isinstance(sound, dict):
+        raise UsageError(f"{path}: is not the config of a feature extractor; fetch it again, or remove it")
+    return sound
 
 
 def _loaded(settings: MaestSettings, card: Card, tensors: dict[str, Any], source: str) -> MaestEncoder:

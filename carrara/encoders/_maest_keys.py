@@ -24,6 +24,12 @@ from carrara.nn.vit import EXTRA, VitShape
 from carrara.nn.weights import read_tensors
 
 HEADS = ("head.", "head_dist.")
+TRUNK = (
+    "cls_token", "dist_token", "new_pos_embed", "freq_new_pos_embed", "time_new_pos_embed", "patch_embed.", "blocks.",
+    "norm.",
+)  # fmt: skip
+# The front end's window and filter bank, which the authors' later code stores beside the weights.
+CONSTANTS = {"melspectrogram.spec.window": (512,), "melspectrogram.mel_scale.fb": (257, 96)}
 AVERAGED, TRAINED = "net_swa.", "net."
 FREQUENCY, TIME, FIRST_TWO = "vit.freq_new_pos_embed", "vit.time_new_pos_embed", "vit.new_pos_embed"
 HUB = "audio_spectrogram_transformer."
@@ -67,10 +73,13 @@ def read_published(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.is_dir():
         found = sorted(path.glob("*.ckpt"))
-        if len(found) != 1:
+        if not found and (path / "config.json").is_file():
             raise WeightsError(
-                f"{path}: holds {len(found)} .ckpt files; name one (a Hugging Face folder loads as it is)"
+                f"{path}: holds no .ckpt but a config.json; such a folder needs no import, give it as it is: "
+                f"`carrara bench {path}`, or carrara.load({str(path)!r}) in Python"
             )
+        if len(found) != 1:
+            raise WeightsError(f"{path}: holds {len(found)} .ckpt files; name one")
         path = found[0]
     content = read_tensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     table = content.get("state_dict", content) if isinstance(content, Mapping) else {}
@@ -80,13 +89,19 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
 
 def native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of GitHub's files and of Lightning checkpoints by our names, in single precision."""
+    """Return the tensors of GitHub's files and of Lightning checkpoints by our names, in single precision.
+
+    The front end's constants are left out; names that no part of the network has stay as they are in the file.
+    """
     prefix = next((start for start in (AVERAGED, TRAINED) if any(name.startswith(start) for name in tensors)), "")
     other = TRAINED if prefix == AVERAGED else None
-    bare = {
-        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if not (other and name.startswith(other))
-    }
-    return {name if name.startswith(HEADS) else f"vit.{name}": tensor.float() for name, tensor in bare.items()}
+    ours = {}
+    for full, tensor in tensors.items():
+        name = full.removeprefix(prefix)
+        if (other and full.startswith(other)) or tuple(tensor.shape) == CONSTANTS.get(name):
+            continue
+        ours[f"vit.{name}" if name.startswith(TRUNK) else name if name.startswith(HEADS) else full] = tensor.float()
+    return ours
 
 
 def from_hub(tensors: Mapping[str, Tensor], rows: int, source: str) -> dict[str, Tensor]:

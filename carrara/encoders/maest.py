@@ -10,7 +10,8 @@ everywhere: row i is the raw output of block i, which Essentia and the authors' 
 authors' code counts from 0. Sound shorter than one patch (0.26 s) is filled up with silence.
 
 Patchout when hearing: `drop_rows` and then `every_row` thin the 9 rows of frequency, `drop_columns` and `every_column`
-the columns of time of each window; faster and less exact. Where columns are missing, a frame repeats the one before.
+the columns of time of each window; faster and less exact. A window so short that none of its columns is left keeps its
+last. Where columns are missing, a frame repeats the one before.
 
 The files on GitHub are CC BY-NC-SA 4.0; of their SHA-256 we know, and check, the first 16 digits. They hold no names of
 styles; a `labels.json` beside a file is read. `maest-tiny` is ours; nobody publishes weights for it.

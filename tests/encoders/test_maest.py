@@ -32,9 +32,15 @@ def inference():
 
 def small(**changes):
     """Return a network whose tokens differ enough for a mistake to show; equal weights whatever is changed."""
-    encoder = build("maest-tiny", 3, {**SMALL, **changes}).eval()
-    for parameter in encoder.parameters():
-        parameter.mul_(5)
+    return drawn(build("maest-tiny", 3, {**SMALL, **changes}).eval())
+
+
+def drawn(encoder, spread=0.1):
+    """Draw every parameter, norms around 1 and biases too, so that one in another's place shows."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in encoder.named_parameters():
+        gain = parameter.ndim == 1 and name.endswith("weight")
+        parameter.normal_(float(gain), 0.2 if parameter.ndim == 1 else spread, generator=generator)
     return encoder
 
 
@@ -63,22 +69,24 @@ def naive(encoder, samples_1T):
     return encoder.vit((mel - settings.mean) / (2 * settings.deviation))
 
 
+def chosen(tokens, x):
+    """Return the features of a window from its tokens of one layer, `[frames, width]`."""
+    average = x[2:].mean(0)
+    return {
+        "cls": x[:1],
+        "dist": x[1:2],
+        "average": average[None],
+        "stack": torch.cat([x[0], x[1], average])[None],
+        "frames": x[2:].reshape(9, -1, 24).mean(0),
+    }[tokens]
+
+
 @pytest.mark.parametrize("tokens", CHOICES)
 def test_a_clips_features_are_the_chosen_tokens(tokens):
     encoder, clip = small(tokens=tokens), sound(4.1)
-    expected = []
-    for x in naive(encoder, clip):
-        grid = x[0, 2:].reshape(9, -1, 24)
-        choices = {
-            "cls": x[0, :1],
-            "dist": x[0, 1:2],
-            "average": x[0, 2:].mean(0, keepdim=True),
-            "stack": torch.cat([x[0, 0], x[0, 1], x[0, 2:].mean(0)])[None],
-            "frames": grid.mean(0),
-        }
-        expected.append(choices[tokens])
+    expected = torch.stack([chosen(tokens, x[0]) for x in naive(encoder, clip)])
     found = encoder(clip)[0]
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert encoder.card.width == found.shape[-1]
     assert encoder.frames(clip.shape[1]) == found.shape[1]
     assert encoder.card.frame_rate == (6.25 if tokens == "frames" else None)
@@ -88,8 +96,9 @@ def test_a_clips_features_are_the_chosen_tokens(tokens):
     ("tokens", "framing"),
     [*((tokens, "essentia") for tokens in CHOICES), ("stack", "maest-torch"), ("frames", "maest-hf")],
 )
-def test_clips_of_unequal_length_give_what_each_gives_alone(tokens, framing):
-    encoder = small(tokens=tokens, framing=framing)
+@pytest.mark.parametrize("dropped", [0, 17])  # of 18, 1, 7, and 17 and 18 columns
+def test_clips_of_unequal_length_give_what_each_gives_alone(tokens, framing, dropped):
+    encoder = small(tokens=tokens, framing=framing, drop_columns=tuple(range(dropped)))
     clips = [sound(seconds, seed)[0] for seed, seconds in enumerate((3.0, 0.1, 1.3, 5.7))]
     batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
     spoilt = torch.full_like(batch, 7.0)
@@ -112,20 +121,29 @@ def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
     rows, parts = [], []
     for first, after in itertools.pairwise(ends):
         last = aligned.vit(mel[:, first * 10 : (after - 1) * 10 + 16])[-1][0]
-        rows.append(last[2:].reshape(9, -1, 24).mean(0))
-        parts.append(torch.cat([last[0], last[1], last[2:].mean(0)]) * (after - first))
+        rows.append(chosen("frames", last))
+        parts.append(chosen("stack", last) * (after - first))
     torch.testing.assert_close(aligned(clip)[0, -1], torch.cat(rows), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(stacked(clip)[0, -1, 0], sum(parts) / columns, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(stacked(clip)[0, -1], sum(parts) / columns, atol=1e-5, rtol=1e-4)
 
 
-def test_ten_minutes_go_through_in_blocks():
-    encoder = small(tokens="frames")
-    most = []
-    encoder.vit.register_forward_pre_hook(lambda module, given: most.append(len(given[0])))
-    clip = torch.zeros(1, 600 * 16000)
-    assert encoder(clip).shape == (1, 3, encoder.frames(clip.shape[1]), 24)
-    assert max(most) * (2 + 9 * 31) <= 8192 + 9 * 31
-    assert len(most) > 3
+@pytest.mark.parametrize(
+    ("changes", "minutes", "most"),
+    [
+        ({}, 10, 8192 // (2 + 9 * 31)),
+        ({"every_column": 2}, 10, 8192 // (2 + 9 * 16)),  # as many windows more as there are tokens fewer
+        ({"every_row": 3}, 10, 8192 // (2 + 3 * 31)),
+        ({"every_row": 9, "every_column": 31}, 25, 8 * 8192 // (9 * 31)),  # every patch goes through the convolution
+    ],
+)
+def test_long_sound_goes_through_in_blocks(changes, minutes, most):
+    encoder = small(tokens="frames", layers=1, **changes)
+    heard = []
+    encoder.vit.register_forward_pre_hook(lambda module, given: heard.append(len(given[0])))
+    clip = torch.zeros(1, minutes * 60 * 16000)
+    assert encoder(clip).shape == (1, 2, encoder.frames(clip.shape[1]), 24)
+    assert max(heard) == most
+    assert len(heard) > 1
 
 
 def test_patchout_when_hearing_drops_then_thins():
@@ -153,7 +171,11 @@ def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
     ("changes", "said"),
     [
         ({"drop_columns": list(range(30))}, "drop_columns would drop all 30"),
+        ({"drop_columns": list(range(31))}, "drop_columns would drop all 30"),
         ({"drop_rows": list(range(9))}, "drop_rows would drop all 9"),
+        ({"drop_rows": [1, 9]}, "drop_rows: there is no 9, only 0 to 8"),
+        ({"drop_columns": [31]}, "drop_columns: there is no 31, only 0 to 30"),
+        ({"drop_columns": [-1]}, "drop_columns: there is no -1, only 0 to 30"),
         ({"labels": ["a", "a", "b", "c", "d", "e", "f"]}, "7 different names"),
         ({"labels": ["a", "b"]}, "7 different names"),
         ({"distilled": "separated", "distillation_head": False}, "distillation_head"),
@@ -166,10 +188,38 @@ def test_settings_that_cannot_be_are_refused(changes, said):
         build("maest-tiny", 0, {**SMALL, **changes})
 
 
-def test_a_clip_of_which_patchout_leaves_nothing_is_named():
-    encoder = small(drop_columns=tuple(range(6)))
-    with pytest.raises(UsageError, match="leaves nothing of a clip of 5 columns"):
-        encoder(sound(0.95))
+@pytest.mark.parametrize("tokens", CHOICES)
+def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens):
+    encoder = small(tokens=tokens, drop_columns=(*range(24), 24, 24))
+    # 98 columns, heard in windows of 24, 25, 24 and 25.
+    clip = sound((10 * 97 + 16) * 256 / 16000)
+    mel = encoder.normalised(encoder.mel(clip))
+    rows, told = [], []
+    for first, after in itertools.pairwise([0, 24, 49, 73, 98]):
+        columns = after - first
+        window = mel[:, first * 10 : (after - 1) * 10 + 16]
+        last = encoder.vit(window, None, torch.tensor([columns - 1]))[-1]
+        rows.append(chosen(tokens, last[0]).expand(columns, -1))
+        told.append(encoder.logits(last).sigmoid()[0] * columns)
+    expected = torch.cat(rows) if tokens == "frames" else torch.cat(rows).mean(0, keepdim=True)
+    torch.testing.assert_close(encoder(clip)[0, -1], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.tags(clip)[0], sum(told) / 98, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("answer", ["forward", "tags"])
+@pytest.mark.parametrize(
+    ("shape", "lengths", "said"),
+    [
+        ((0, 16000), None, r"samples of shape \[0, 16000\]; give \[clips, samples\], one clip at least"),
+        ((1, 2, 16000), None, r"samples of shape \[1, 2, 16000\]; .* mono"),
+        ((16000,), None, r"samples of shape \[16000\]"),
+        ((2, 0), None, "a clip of no samples has no features"),
+        ((2, 16000), torch.tensor([16000, 0]), "a clip of no samples has no features"),
+    ],
+)
+def test_what_is_no_sound_is_refused(answer, shape, lengths, said):
+    with pytest.raises(UsageError, match=said):
+        getattr(small(), answer)(torch.zeros(shape), lengths)
 
 
 def hugging_faces(encoder, frames):
@@ -188,26 +238,14 @@ def hugging_faces(encoder, frames):
         layer_norm_eps=1e-6,
         num_labels=settings.classes,
     )
-    with torch.device("meta"):
-        theirs = transformers.ASTForAudioClassification(config).eval()
-    tensors = to_hub(encoder.state_dict())
-    renamed = {
-        name.replace("encoder.layer.", "layers.")
-        .replace("attention.output.dense", "attention.o_proj")
-        .replace("intermediate.dense", "mlp.fc1")
-        .replace("output.dense", "mlp.fc2")
-        .replace("attention.attention.query", "attention.q_proj")
-        .replace("attention.attention.key", "attention.k_proj")
-        .replace("attention.attention.value", "attention.v_proj"): tensor
-        for name, tensor in tensors.items()
-    }
-    newer = any("q_proj" in name for name in theirs.state_dict())
-    theirs.load_state_dict(renamed if newer else tensors, assign=True)
-    return theirs
+    kind, tensors = transformers.ASTForAudioClassification, to_hub(encoder.state_dict())
+    theirs, found = kind.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True)
+    assert not any(found.values())  # nothing missing, nothing left over
+    return theirs.eval()
 
 
 def test_at_its_published_size_every_layer_equals_hugging_faces():
-    encoder = build("maest-30s", 3).eval()
+    encoder = drawn(build("maest-30s", 3).eval(), spread=0.02)
     frames = 10 * (encoder.settings.shape.columns - 1) + 16
     mel = torch.randn(1, frames, 96, generator=torch.Generator().manual_seed(0))
     given = hugging_faces(encoder, frames)(mel, output_hidden_states=True)

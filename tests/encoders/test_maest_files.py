@@ -1,10 +1,10 @@
-"""MAEST's files: GitHub's, Lightning's and Hugging Face's in both spellings; round trips; what is refused by name."""
+"""MAEST's files: GitHub's, Lightning's and Hugging Face's folders; round trips; what is refused by name."""
 
 import json
-import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import carrara
 from carrara.core.errors import UsageError, WeightsError
@@ -12,10 +12,8 @@ from carrara.encoders import _maest_files as files
 from carrara.encoders import maest
 from carrara.encoders._export import export
 from carrara.encoders._load import build, save_pretrained
-from carrara.encoders._maest_keys import FREQUENCY, TIME, from_hub, native, resized, split_positions, to_hub
 from carrara.encoders._maest_labels import agree
 from carrara.encoders._official import convert
-from carrara.nn.vit import VitShape
 
 LABELS = [f"Jazz---Kind {place}" for place in range(7)]
 SMALL = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 7}
@@ -32,10 +30,16 @@ def small_shelf(monkeypatch):
 
 @pytest.fixture
 def encoder():
-    network = build("maest-5s", 3).eval()
+    return drawn(build("maest-5s", 3).eval())
+
+
+def drawn(network):
+    """Draw every parameter, norms around 1 and biases too, so that one in another's place shows."""
+    generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(5)
+        for name, parameter in network.named_parameters():
+            gain = parameter.ndim == 1 and name.endswith("weight")
+            parameter.normal_(float(gain), 0.2 if parameter.ndim == 1 else 0.1, generator=generator)
     return network
 
 
@@ -55,11 +59,19 @@ def same(one, other, **tolerance):
         torch.testing.assert_close(a, b, **tolerance)
 
 
+def front_end(window=512):
+    """Return the constants that the authors' later code stores in its checkpoints."""
+    return {
+        "net.melspectrogram.spec.window": torch.hann_window(window),
+        "net.melspectrogram.mel_scale.fb": torch.ones(257, 96),
+    }
+
+
 class Callback:
     """Something that a training program leaves in a checkpoint."""
 
 
-@pytest.mark.parametrize("kind", ["flat", "lightning", "averaged"])
+@pytest.mark.parametrize("kind", ["flat", "lightning", "averaged", "later"])
 def test_checkpoints_load_whoever_wrote_them(tmp_path, encoder, kind):
     path = tmp_path / "discogs-maest-5s.ckpt"
     other = {name: tensor + 1 for name, tensor in published(encoder, "net.").items()}
@@ -67,6 +79,7 @@ def test_checkpoints_load_whoever_wrote_them(tmp_path, encoder, kind):
         "flat": published(encoder),
         "lightning": {"epoch": 129, "state_dict": published(encoder, "net."), "callbacks": Callback()},
         "averaged": {"state_dict": {**other, **published(encoder, "net_swa.")}},
+        "later": {"state_dict": published(encoder, "net.") | front_end()},
     }[kind]
     torch.save(content, path)
     loaded = convert("maest-5s", path).eval()
@@ -119,12 +132,27 @@ def test_missing_and_unknown_keys_are_reported(tmp_path, encoder):
     torch.save(tensors, path)
     with pytest.raises(WeightsError, match=r"a\.ckpt.* 1 missing .*attn\.qkv\.bias.* 1 unknown .*qkv\.bais"):
         convert("maest-5s", path)
+    torch.save({"state_dict": published(encoder, "net.") | front_end(400)}, path)
+    with pytest.raises(WeightsError, match=r"network: 1 unknown \(net\.melspectrogram\.spec\.window\)"):
+        convert("maest-5s", path)
     torch.save({"state_dict": {"a": 3}}, path)
     with pytest.raises(WeightsError, match="no table of tensors"):
         convert("maest-5s", path)
-    path.unlink()
-    with pytest.raises(WeightsError, match="0 .ckpt files"):
+    path.rename(tmp_path / "b.ckpt")
+    (tmp_path / "c.ckpt").touch()
+    with pytest.raises(WeightsError, match="holds 2 .ckpt files; name one"):
         maest.official("maest-5s", tmp_path)
+
+
+def test_a_folder_that_needs_no_import_is_told_by_what_to_type(tmp_path, encoder):
+    with pytest.raises(WeightsError, match="holds 0 .ckpt files"):
+        maest.official("maest-5s", tmp_path)
+    files.save_ast_folder(encoder, tmp_path)
+    with pytest.raises(WeightsError) as problem:
+        maest.official("maest-5s", tmp_path)
+    assert f"`carrara bench {tmp_path}`" in str(problem.value)
+    assert f"carrara.load({str(tmp_path)!r})" in str(problem.value)
+    carrara.load(tmp_path)  # as it says
 
 
 def test_another_length_is_stretched_only_when_told(tmp_path, encoder):
@@ -134,36 +162,6 @@ def test_another_length_is_stretched_only_when_told(tmp_path, encoder):
     stretched = convert("maest-10s", tmp_path / "a.ckpt", interpolate=True)
     assert stretched.vit.time_new_pos_embed.shape[-1] == 62
     assert torch.equal(stretched.vit.freq_new_pos_embed, encoder.vit.freq_new_pos_embed)
-
-
-def stretched(values, size):
-    """Return a list at `size` places by cubic convolution with a = -0.75, the ends repeated."""
-
-    def weight(distance, a=-0.75):
-        x = abs(distance)
-        if x <= 1:
-            return (a + 2) * x**3 - (a + 3) * x**2 + 1
-        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
-
-    count, found = len(values), []
-    for place in range(size):
-        at = (place + 0.5) * count / size - 0.5
-        near = range(math.floor(at) - 1, math.floor(at) + 3)
-        found.append(sum(weight(at - one) * values[min(max(one, 0), count - 1)] for one in near))
-    return found
-
-
-def test_tables_are_stretched_by_cubic_interpolation_each_along_its_own_axis():
-    """From PaSST's 12 rows and 99 columns to 9 and 187."""
-    time, frequency = torch.randn(1, 4, 1, 99), torch.randn(1, 4, 12, 1)
-    found = resized({TIME: time, FREQUENCY: frequency, "head.1.bias": torch.ones(3)}, VitShape(frames=1875, width=4))
-    assert found[TIME].shape == (1, 4, 1, 187)
-    assert found[FREQUENCY].shape == (1, 4, 9, 1)
-    for width in range(4):
-        for name, table, size in ((TIME, time, 187), (FREQUENCY, frequency, 9)):
-            wanted = torch.tensor(stretched(table[0, width].flatten().tolist(), size))
-            torch.testing.assert_close(found[name][0, width].flatten(), wanted, atol=1e-4, rtol=1e-4)
-    assert torch.equal(found["head.1.bias"], torch.ones(3))
 
 
 def test_a_hugging_face_folder_and_back(tmp_path, encoder):
@@ -190,55 +188,14 @@ def test_a_hugging_face_folder_and_back(tmp_path, encoder):
         torch.testing.assert_close(back.logits(back.vit(mel)[-1]), encoder.logits(own[-1]), atol=1e-4, rtol=1e-4)
 
 
-def test_names_of_both_versions_of_transformers_are_read(encoder):
-    older = to_hub(encoder.state_dict())
-    renamed = (
-        ("encoder.layer.", "layers."),
-        ("attention.attention.query", "attention.q_proj"),
-        ("attention.attention.key", "attention.k_proj"),
-        ("attention.attention.value", "attention.v_proj"),
-        ("attention.output.dense", "attention.o_proj"),
-        ("intermediate.dense", "mlp.fc1"),
-        ("output.dense", "mlp.fc2"),
-    )
-    newer = {}
-    for name, tensor in older.items():
-        for old, new in renamed:
-            name = name.replace(old, new)
-        newer[name] = tensor
-    assert not older.keys() & {name for name in newer if "layers" in name}
-    one, other = from_hub(older, 9, "old"), from_hub(newer, 9, "new")
-    wanted = {name for name in encoder.state_dict() if not name.startswith("head_dist")}
-    assert one.keys() == other.keys() == wanted
-    for name in wanted - {FREQUENCY, TIME}:
-        assert torch.equal(one[name], encoder.state_dict()[name])
-        assert torch.equal(other[name], one[name])
-    # The published key table, by one example a kind.
-    assert older["audio_spectrogram_transformer.embeddings.position_embeddings"].shape == (1, 2 + 9 * 31, 24)
-    qkv = encoder.vit.blocks[1].attn.qkv.weight
-    torch.testing.assert_close(
-        older["audio_spectrogram_transformer.encoder.layer.1.attention.attention.key.weight"], qkv[24:48]
-    )
-    assert "classifier.dense.weight" in older
-
-
-def test_summed_positions_are_split_back():
-    frequency, time, first = torch.randn(1, 4, 9, 1), torch.randn(1, 4, 1, 31), torch.randn(1, 2, 4)
-    rows = [first[0, 0], first[0, 1]] + [frequency[0, :, f, 0] + time[0, :, 0, t] for f in range(9) for t in range(31)]
-    found = split_positions(torch.stack(rows)[None], 9, "x")
-    torch.testing.assert_close(found[FREQUENCY] + found[TIME], frequency + time)
-    assert torch.equal(found["vit.new_pos_embed"], first)
-    with pytest.raises(WeightsError, match="an AST but no MAEST"):
-        split_positions(torch.randn(1, 2 + 9 * 31, 4), 9, "x")
-    with pytest.raises(WeightsError, match="not 2 and 9 rows"):
-        split_positions(torch.randn(1, 280, 4), 9, "x")
-
-
 @pytest.mark.parametrize(
     ("config", "said"),
     [
         ({"num_mel_bins": 128}, "num_mel_bins is 128, and 96 in a MAEST"),
-        ({"max_length": 626}, "positions for 5 s"),
+        ({"layer_norm_eps": 1e-12}, "layer_norm_eps is 1e-12, and 1e-06 in a MAEST"),
+        ({"qkv_bias": False}, "qkv_bias is False, and True in a MAEST"),
+        ({"max_length": 626}, r"config.json: max_length is 626, but .* for 316 frames \(5 s\); fetch both files again"),
+        ({"max_length": 315}, "max_length is 315"),
         ({"id2label": {"0": "a"}}, "1 names for a head of 7 styles"),
     ],
 )
@@ -246,7 +203,42 @@ def test_folders_that_do_not_fit_are_named(tmp_path, encoder, config, said):
     files.save_ast_folder(encoder, tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**stored, **config}))
-    with pytest.raises((UsageError, WeightsError), match=said):
+    with pytest.raises((UsageError, WeightsError), match=said) as problem:
+        carrara.load(tmp_path)
+    assert "--interpolate" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("sound", "said"),
+    [
+        ('{"mean": ', "preprocessor_config.json: cannot be read"),
+        ("\xff", "preprocessor_config.json: cannot be read"),
+        ("[16000]", "preprocessor_config.json: is not the config of a feature extractor"),
+        ('{"sampling_rate": 22050}', "preprocessor_config.json: hears 22050 Hz"),
+    ],
+)
+def test_a_broken_preprocessor_config_is_named_in_one_line(tmp_path, encoder, sound, said):
+    files.save_ast_folder(encoder, tmp_path)
+    (tmp_path / "preprocessor_config.json").write_bytes(sound.encode("latin-1"))
+    with pytest.raises(UsageError, match=said) as problem:
+        carrara.load(tmp_path)
+    assert "\n" not in str(problem.value)
+
+
+def test_what_a_folder_leaves_out_is_a_maests(tmp_path, encoder):
+    files.save_ast_folder(encoder, tmp_path)
+    whole = carrara.load(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    left_out = ("layer_norm_eps", "qkv_bias", "max_length", "num_mel_bins")
+    (tmp_path / "config.json").write_text(json.dumps({key: stored[key] for key in stored if key not in left_out}))
+    (tmp_path / "preprocessor_config.json").unlink()
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    loaded = carrara.load(tmp_path)
+    assert loaded.settings == whole.settings
+    same(loaded, whole, atol=0, rtol=0)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(WeightsError, match=r"neither model\.safetensors nor pytorch_model\.bin in it"):
         carrara.load(tmp_path)
 
 
@@ -258,10 +250,6 @@ def test_own_folders_keep_labels_and_answers(tmp_path):
     same(loaded, encoder, atol=0, rtol=0)
     with pytest.raises(UsageError, match="cls alone"):
         files.save_ast_folder(loaded, tmp_path / "ast")
-
-
-def test_names_without_a_prefix_are_native(encoder):
-    assert native(published(encoder)).keys() == encoder.state_dict().keys()
 
 
 def test_names_beside_a_checkpoint_come_along_when_it_is_imported(tmp_path):

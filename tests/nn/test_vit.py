@@ -14,12 +14,17 @@ SMALL = VitShape(frames=316, width=32, layers=3, heads=4, feed_forward=64)
 
 @pytest.fixture(scope="module")
 def network():
-    module = PatchTransformer(SMALL)
-    module.initialise(torch.Generator().manual_seed(0))
-    with torch.no_grad():  # large enough that a mistake shows
-        for parameter in module.parameters():
-            parameter.mul_(3)
-    return module.eval()
+    return drawn(PatchTransformer(SMALL)).eval()
+
+
+def drawn(module):
+    """Draw every parameter, norms around 1 and biases too, so that one in another's place shows."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            gain = parameter.ndim == 1 and name.endswith("weight")
+            parameter.normal_(float(gain), 0.2 if parameter.ndim == 1 else 0.1, generator=generator)
+    return module
 
 
 def mel(batch=2, frames=316, seed=0):
@@ -76,17 +81,15 @@ def test_every_layer_equals_hugging_faces():
         num_mel_bins=96,
         max_length=316,
         layer_norm_eps=1e-6,
-        initializer_range=0.3,
         num_labels=5,
     )
-    torch.manual_seed(0)
-    theirs = transformers.ASTForAudioClassification(config).eval()
+    theirs = drawn(transformers.ASTForAudioClassification(config)).eval()
     ast = theirs.audio_spectrogram_transformer
     table = ast.embeddings.position_embeddings
-    rows, columns = torch.randn(9, 1, 32), torch.randn(1, 31, 32)  # theirs made a sum, as MAEST's are
-    table.copy_(torch.cat([torch.randn(1, 2, 32), (rows + columns).reshape(1, -1, 32)], 1))
-    for token in (ast.embeddings.cls_token, ast.embeddings.distillation_token):
-        token.normal_()
+    # Theirs made a sum, as MAEST's are.
+    generator = torch.Generator().manual_seed(1)
+    first, rows, columns = (torch.randn(size, generator=generator) for size in ((2, 32), (9, 1, 32), (1, 31, 32)))
+    table.copy_(torch.cat([first, (rows + columns).reshape(-1, 32)])[None])
     ours = PatchTransformer(SMALL).eval()
     tensors = from_hub(theirs.state_dict(), 9, "test")
     ours.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("vit.")})
