@@ -5,15 +5,38 @@ Letters: W windows, S styles that are shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from carrara.core.files import whole
 from carrara.features.tags import Track
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INCH_A_ROW, INCH_BESIDE, WIDTH = 0.28, 1.2, 10.0
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a picture shows: the styles from top to bottom, the times (s) between windows, how dark each field is."""
+
+    styles: list[str]
+    edges: np.ndarray
+    probability_SW: np.ndarray
+
+
+def drawing(track: Track, labels: Sequence[str], top: int) -> Drawing:
+    """Return what is drawn of a recording: its most probable styles, the first first, over time."""
+    styles = track.top(top)
+    names = [labels[style].replace("---", " / ") for style in styles]
+    return Drawing(names, edges(track), track.probability_WK[:, styles].T)
 
 
 def edges(track: Track) -> np.ndarray:
@@ -29,24 +52,48 @@ def style_picture(path: Path, track: Track, labels: Sequence[str], top: int) -> 
         StoreError: it cannot be written.
     """
     import matplotlib
+
+    with matplotlib.rc_context({"font.size": 9, "text.parse_math": False}), warnings.catch_warnings():
+        # Names in scripts that the font lacks are drawn as boxes; a warning for each letter helps nobody.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font", UserWarning)
+        figure = figure_of(drawing(track, labels, top), Path(track.path).name)
+        with whole(path) as draft:
+            figure.savefig(draft, format="png", dpi=150, metadata={"Software": "carrara"})
+
+
+def figure_of(drawn: Drawing, title: str) -> Figure:
+    """Return a drawing as a figure of matplotlib's."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    styles = track.top(top)
-    probability_SW = track.probability_WK[:, styles].T
-    with matplotlib.rc_context({"font.size": 9, "text.parse_math": False}):
-        figure = Figure(figsize=(WIDTH, INCH_BESIDE + INCH_A_ROW * len(styles)), layout="constrained")
-        axes = figure.add_subplot()
-        image = axes.pcolormesh(
-            edges(track), np.arange(len(styles) + 1) - 0.5, probability_SW, vmin=0, vmax=1, cmap="Blues"
-        )
-        axes.set_yticks(range(len(styles)), [labels[style].replace("---", " / ") for style in styles])
-        axes.invert_yaxis()
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
-        axes.set_title(Path(track.path).name, loc="left")
-        figure.colorbar(image, ax=axes, label="probability", pad=0.01)
-        with whole(path) as draft:
-            figure.savefig(draft, format="png", dpi=150, metadata={"Software": "carrara"})
+    rows = len(drawn.styles)
+    figure = Figure(figsize=(WIDTH, INCH_BESIDE + INCH_A_ROW * rows), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.pcolormesh(drawn.edges, np.arange(rows + 1) - 0.5, drawn.probability_SW, vmin=0, vmax=1, cmap="Blues")
+    axes.set_yticks(range(rows), drawn.styles)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
+    axes.set_title(title, loc="left")
+    figure.colorbar(image, ax=axes, label="probability", pad=0.01)
+    return figure
+
+
+def picture_names(folder: Path, paths: Iterable[str], former: Mapping[str, str]) -> dict[str, str]:
+    """Return the file name of each recording's picture: its former one, or its stem, numbered until nobody has it.
+
+    Args:
+        folder: where the pictures are; no other file in it is overwritten, also where case makes no difference.
+        paths: the recordings.
+        former: names that are given already, by recording.
+    """
+    taken = {name.casefold() for name in [*former.values(), *(file.name for file in folder.iterdir())]}
+    names = {}
+    for path in paths:
+        stem = Path(path).stem
+        numbered = chain([f"{stem}.png"], (f"{stem}-{number}.png" for number in count(2)))
+        names[path] = former.get(path) or next(name for name in numbered if name.casefold() not in taken)
+        taken.add(names[path].casefold())
+    return names
 
 
 def clock(seconds: float) -> str:

@@ -4,7 +4,8 @@ A file grows as `.<name>.part` beside its place and takes its name when it is wh
 (a strong ETag, else Last-Modified; RFC 9110, sections 13.1.5 and 14) stands in `.<name>.part.version`: a file that has
 changed since, or a server that cannot go on in the middle, begins anew. A pinned file goes on without a version too,
 because its hash finds every mistake. A connection that drops is tried again after growing pauses; they begin again from
-the shortest whenever the part has grown, so a long download over a bad line ends.
+the shortest whenever the part has grown, so a long download over a bad line ends. Of two programs that want one file
+the second waits for the first, and then finds it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from carrara.core.errors import DataError, StoreError
 from carrara.core.files import whole, write_text
+from carrara.core.lock import locked
 from carrara.core.progress import progress, track
 from carrara.core.unpack import unpack
 
@@ -72,18 +74,20 @@ def download(remote: Remote, root: Path) -> Path:
         StoreError: it cannot be written.
     """
     target = Path(root) / remote.path
-    if remote.unpack is None:
-        _have(remote, target)
-        return target
-    folder = Path(root) / remote.unpack
-    mark = target.with_name(f".{target.name}.unpacked")
-    origin = f"{remote.url}\n{remote.sha256 or 'not pinned'}\n"
-    if not (folder.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == origin):
-        _have(remote, target)
-        unpack(target, folder)
-        write_text(mark, origin)
-        target.unlink()
-    return folder
+    place = target if remote.unpack is None else Path(root) / remote.unpack
+    if _stands(remote, target, place):
+        return place
+    try:
+        with locked(target.with_name(f".{target.name}.lock")):
+            if not _stands(remote, target, place):
+                _have(remote, target)
+                if remote.unpack is not None:
+                    unpack(target, place)
+                    write_text(_mark(target), _origin(remote))
+                    target.unlink()
+    except OSError as problem:
+        raise StoreError(f"{target}: cannot be written ({problem.strerror or problem})") from None
+    return place
 
 
 def joined(parts: list[Path], target: Path) -> Path:
@@ -114,19 +118,36 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _stands(remote: Remote, target: Path, place: Path) -> bool:
+    """Return whether the file, or the folder that was unpacked from it, is there as it should be."""
+    if remote.unpack is None:
+        return _kept(remote, target)
+    mark = _mark(target)
+    known = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else ""
+    return place.is_dir() and known == _origin(remote)
+
+
+def _kept(remote: Remote, target: Path) -> bool:
+    return target.is_file() and (remote.sha256 is None or sha256_of(target).startswith(remote.sha256))
+
+
+def _mark(target: Path) -> Path:
+    return target.with_name(f".{target.name}.unpacked")
+
+
+def _origin(remote: Remote) -> str:
+    return f"{remote.url}\n{remote.sha256 or 'not pinned'}\n"
+
+
 def _have(remote: Remote, target: Path) -> None:
     """See that the file stands at `target`: kept, gone on with or begun."""
+    if remote.unpack is not None and _kept(remote, target):
+        return
     part = target.with_name(f".{target.name}.part")
-    try:
-        if target.is_file() and (remote.sha256 is None or sha256_of(target).startswith(remote.sha256)):
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _persist(remote, part)
-        _accept(remote, part)
-        part.replace(target)
-        _version(part).unlink(missing_ok=True)
-    except OSError as problem:
-        raise StoreError(f"{target}: cannot be written ({problem.strerror or problem})") from None
+    _persist(remote, part)
+    _accept(remote, part)
+    part.replace(target)
+    _version(part).unlink(missing_ok=True)
 
 
 def _persist(remote: Remote, part: Path) -> None:

@@ -35,6 +35,7 @@ class Card(Settings):
         commercial_use: whether that licence allows it; none when unknown.
         trained_on: names of the datasets.
         paper: citation or address.
+        benchmark: how published benchmarks heard it, in one line: whose: windows and stride; pooling; normalisation.
         files: official files, `org/repository/file` on the hub or a full address, each with its SHA-256 where known.
         code: raised whenever the output for the same weights changes.
         weights: identity of the weights.
@@ -52,6 +53,7 @@ class Card(Settings):
     commercial_use: bool | None = None
     trained_on: tuple[str, ...] = ()
     paper: str = ""
+    benchmark: str = ""
     files: dict[str, str] = Field(default_factory=dict)
     code: int = 1
     weights: str = ""

@@ -13,7 +13,6 @@ off. Padded batches differ a little: transformers has the published padding ("or
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from carrara.encoders._maest_keys import to_hub
 from carrara.encoders._official import HEADS, heads
 from carrara.nn.weights import save_tensors, tensors_identity
 
+FORMATS = ("transformers", "carrara", "onnx")
+
 
 def export(encoder: Encoder, kind: str, folder: Path, source: str | Path | None = None) -> Path:
     """Write an encoder in another's format and return the folder.
@@ -49,11 +50,15 @@ def export(encoder: Encoder, kind: str, folder: Path, source: str | Path | None 
     if kind not in FORMATS:
         raise UsageError(f"--format {kind}: no such format.{near(kind, FORMATS)} There are {', '.join(FORMATS)}.")
     folder = Path(folder)
-    FORMATS[kind](encoder, folder)
-    if kind != "onnx":
-        _read_back(encoder, folder)
-    if kind == "carrara" and source is not None and (kept := heads(source)):
-        save_tensors(kept, folder / HEADS)
+    if kind == "onnx":
+        export_onnx(encoder, folder)
+        return folder
+    if kind == "carrara":
+        save_pretrained(encoder, folder, heads=heads(source) if source is not None else None)
+    else:
+        _export_transformers(encoder, folder)
+        (folder / HEADS).unlink(missing_ok=True)  # a former encoder's
+    _read_back(encoder, folder)
     return folder
 
 
@@ -128,10 +133,3 @@ def _read_back(encoder: Encoder, folder: Path) -> None:
         same = all(torch.allclose(written[name], wanted[name], atol=1e-6) for name in wanted)
     if not same:
         raise StoreError(f"{folder}: what was written did not come back the same; is the disk sound?")
-
-
-FORMATS: dict[str, Callable[[Encoder, Path], None]] = {
-    "transformers": _export_transformers,
-    "carrara": save_pretrained,
-    "onnx": export_onnx,
-}

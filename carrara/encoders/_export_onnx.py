@@ -3,21 +3,27 @@
 Input `samples`, float32 [batch, samples], as the encoder hears them (mono, at the card's rate); output `layers`,
 float32 [batch, layers + 1, frames, width]. There is no input for lengths: clips of a batch are of one length. The file
 is run by onnxruntime, on sounds of other lengths than the one that it was traced with, before it is called done.
+Networks of HuBERT's and data2vec's shape only: the exporter cannot follow the others' spectrograms and windows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from carrara.core.errors import StoreError, UsageError
+from carrara.core.errors import CarraraError, StoreError, UsageError
 from carrara.core.files import whole, write_text
 from carrara.encoders._base import Card, Encoder
+from carrara.encoders._hubert import HubertSettings
 
 MODEL = "model.onnx"
 TOLERANCE = 1e-4
@@ -31,37 +37,61 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
         UsageError: the extra is not installed, or the network is too large or of a kind that ONNX cannot hold.
         StoreError: it cannot be written, or its layers are not the encoder's.
     """
+    name = encoder.card.name
+    if not isinstance(encoder.settings, HubertSettings):
+        raise UsageError(
+            f"{name}: --format onnx holds networks of HuBERT's and data2vec's shape only (MERT, Music2Vec, "
+            "MusicHuBERT); --format carrara holds every encoder"
+        )
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
         raise UsageError("--format onnx needs onnx, onnxscript and onnxruntime; pip install 'carrara[onnx]'") from None
-    name, rate = encoder.card.name, encoder.card.sample_rate
     if 4 * encoder.card.parameters > PROTOBUF_LIMIT:
         raise UsageError(f"{name}: is larger than the 2 GB that one ONNX file can hold")
     frozen = _Plain(copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False))
-    dynamic = {"samples_BT": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=rate // 10)}}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of operators that nobody asked for
-            program = torch.onnx.export(
-                frozen,
-                (_sound(2, rate),),
-                dynamo=True,
-                dynamic_shapes=dynamic,
-                input_names=["samples"],
-                output_names=["layers"],
-                verbose=False,
-            )
-    except (torch.onnx.OnnxExporterError, RuntimeError) as problem:
-        reason = str(problem).strip().partition("\n")[0]
-        raise UsageError(f"{name}: cannot be written as ONNX ({reason[:200]})") from None
-    with whole(folder / MODEL) as draft:
-        assert program is not None
-        program.save(str(draft), external_data=False)
-        _compare(frozen, draft, encoder.card)
+    with _in_one_line(name):
+        program = _program(frozen, encoder.card)
+        with whole(folder / MODEL) as draft:
+            program.save(str(draft), external_data=False)
+            _compare(frozen, draft, encoder.card)
     write_text(folder / "README.md", _readme(encoder))
+
+
+def _program(frozen: nn.Module, card: Card) -> Any:
+    rate = card.sample_rate
+    return torch.onnx.export(
+        frozen,
+        (_sound(2, rate),),
+        dynamo=True,
+        dynamic_shapes={"samples_BT": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=rate // 10)}},
+        input_names=["samples"],
+        output_names=["layers"],
+        verbose=False,
+    )
+
+
+@contextlib.contextmanager
+def _in_one_line(name: str) -> Iterator[None]:
+    """Keep the exporter and the runtime silent, which tell of what nobody asked, and tell their errors in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    except CarraraError:
+        raise
+    except Exception as problem:  # theirs have no kind in common
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        raise UsageError(f"{name}: cannot be written as ONNX ({reason[:200]})") from None
+    finally:
+        logging.disable(before)
 
 
 class _Plain(nn.Module):
@@ -79,7 +109,9 @@ class _Plain(nn.Module):
 def _compare(frozen: nn.Module, path: Path, card: Card) -> None:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it writes past Python's streams
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     for clips, samples in ((1, card.sample_rate), (3, card.sample_rate * 3 // 2 + 7)):
         sound_BT = _sound(clips, samples)
         theirs = torch.from_numpy(session.run(["layers"], {"samples": sound_BT.numpy()})[0])

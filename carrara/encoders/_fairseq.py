@@ -6,6 +6,9 @@ that pre-training can go on: final projections, label embeddings, the CQT head, 
 names begin inside the encoder) and the dictionaries that say which code each row of the label embeddings stands for.
 The fixed kernels of the CQT (176 MB) are not weights and are left out. A name that is neither stays as it is, so that
 strict loading tells of it. Half precision becomes single.
+
+Several of these networks have equal shapes. What the run's settings (`cfg`, or `args` of an older fairseq) and its
+label embeddings say of it is compared with what the wanted one was trained with.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
+from carrara.nn.unpickle import Inert
+from carrara.nn.weights import NEW_DIRECTION, NEW_GAIN, OLD_DIRECTION, OLD_GAIN
 
 END = r"\.(weight|bias)"
 GAIN = r"\.(weight_g|weight_v|parametrizations\.weight\.original[01]|weight|bias)"
@@ -45,6 +50,16 @@ FIXED = re.compile(r"encoder_(cqt|mel)_model\.spec_layer\.")
 FINE_TUNED_HEAD = re.compile(r"^w2v_encoder\.proj\b")
 TEACHER = "_ema"
 DICTIONARY = "dictionaries."
+LABELS = "label_embs_concat"
+# Four special symbols and then the classes of each book (pretraining.md 2.3); v0's are not published.
+LABEL_ROWS = {"mert-v1-95m": 8224, "mert-v1-330m": 8224, "hubert-base": 504}
+SAID = {"sample_rate": "task", "normalize": "task", "layer_norm_first": "model", "activation_fn": "model"}
+SPELLINGS = {
+    OLD_GAIN: NEW_GAIN,
+    NEW_GAIN: OLD_GAIN,
+    OLD_DIRECTION: NEW_DIRECTION,
+    NEW_DIRECTION: OLD_DIRECTION,
+}
 
 
 @dataclass(frozen=True)
@@ -71,9 +86,10 @@ def read(content: Mapping[str, Any], source: str) -> Checkpoint:
     """Return the network and the heads of an opened checkpoint.
 
     Raises:
-        WeightsError: something under `model` is not a tensor.
+        WeightsError: something under `model` is not a tensor, or two names in it mean the same.
     """
-    network, heads = {}, {}
+    network: dict[str, Tensor] = {}
+    heads: dict[str, Tensor] = {}
     for name, value in content["model"].items():
         if name == TEACHER and isinstance(value, Mapping):
             heads.update({f"{TEACHER}.{inner}": _single(tensor, inner, source) for inner, tensor in value.items()})
@@ -82,7 +98,7 @@ def read(content: Mapping[str, Any], source: str) -> Checkpoint:
         elif HEADS.match(name):
             heads[name] = _single(value, name, source)
         else:
-            network[ours(name)] = _single(value, name, source)
+            put(network, ours(name), _single(value, name, source), source)
     heads.update(_dictionaries(content))
     return Checkpoint(network, heads)
 
@@ -94,6 +110,74 @@ def ours(name: str) -> str:
         if found := pattern.fullmatch(bare):
             return found.expand(replacement)
     return name
+
+
+def put(found: dict[str, Tensor], name: str, tensor: Tensor, source: str) -> None:
+    """Add a tensor under the name that it has in the network.
+
+    Raises:
+        WeightsError: another one has that name already, or the other spelling of a weight-normalised convolution's.
+    """
+    twins = {name, *(name.removesuffix(end) + other for end, other in SPELLINGS.items() if name.endswith(end))}
+    if twins & found.keys():
+        raise WeightsError(f"{source}: two tensors in it mean {name}; take out the one that is not the encoder's")
+    found[name] = tensor
+
+
+def said(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint's run says of its network: those of `SAID` that it has, by fairseq's names."""
+    found = {}
+    for key, part in SAID.items():
+        for holder in (_inside(content.get("cfg"), part), content.get("args")):
+            value = _inside(holder, key)
+            if isinstance(value, (bool, int, float, str)):
+                found[key] = value
+                break
+    return found
+
+
+def label_rows(content: Mapping[str, Any]) -> int | None:
+    """Return how many rows a checkpoint's label embeddings have, all books together; none where it has none."""
+    found = content["model"].get(LABELS)
+    return len(found) if isinstance(found, Tensor) and found.dim() else None
+
+
+def refuse_other(content: Mapping[str, Any], trained: Mapping[str, Any], name: str, source: str) -> None:
+    """Refuse the checkpoint of another network of the same shapes.
+
+    Args:
+        content: an opened checkpoint.
+        trained: what the run of the wanted network says, by fairseq's names.
+        name: of the wanted variant.
+        source: what the message calls the file.
+
+    Raises:
+        WeightsError: it says otherwise, or learnt other labels.
+    """
+    for key, value in said(content).items():
+        if value != trained[key]:
+            raise WeightsError(f"{source}: not {name}: its run's {key} is {value}, and {trained[key]} of {name}")
+    rows = label_rows(content)
+    wanted = LABEL_ROWS.get(name)
+    other = sorted(other for other, known in LABEL_ROWS.items() if known == rows)
+    if rows is not None and (rows != wanted if wanted else other):
+        hint = f"; {' and '.join(other)} has so many" if other else ""
+        raise WeightsError(
+            f"{source}: not {name}: its {LABELS} has {rows} rows{f', not {wanted}' * bool(wanted)}{hint}"
+        )
+
+
+def _inside(holder: Any, key: str) -> Any:
+    """Return an entry of a table or of a stand-in for argparse's or omegaconf's; none where there is none."""
+    table = holder.state if isinstance(holder, Inert) else holder
+    if isinstance(table, Mapping) and isinstance(table.get("_content"), Mapping):
+        table = table["_content"]
+    value = table.get(key) if isinstance(table, Mapping) else None
+    if isinstance(value, Inert) and isinstance(value.state, Mapping) and "_val" in value.state:
+        value = value.state["_val"]
+    if isinstance(value, Inert) and len(value.arguments) == 1:  # an enumeration's member
+        value = value.arguments[0]
+    return value
 
 
 def _single(value: Any, name: str, source: str) -> Tensor:

@@ -6,41 +6,47 @@ is an extra: only those who bring such a file need it.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.core.errors import UsageError, WeightsError
+from carrara.core.errors import UsageError
+from carrara.nn.weights import reading
 
 
-def read_hdf5(file: Path | IO[bytes], source: str) -> dict[str, Tensor]:
+def read_hdf5(file: Path | io.BytesIO, source: str) -> dict[str, Tensor]:
     """Return the floating-point arrays in an HDF5 file, by their path in it, in single precision.
 
     Args:
-        file: where it is, or the opened file.
+        file: where it is, or its content.
         source: what messages call it, for example its path.
 
     Raises:
         UsageError: h5py is not installed.
-        WeightsError: the file is no HDF5 or not whole.
+        WeightsError: the file is no HDF5, not whole, or has arrays that are larger than what it holds of them, which is
+            how compressed ones look, too.
     """
     try:
         import h5py
     except ImportError:
         raise UsageError(f"{source}: HDF5 files are read by h5py; pip install 'carrara[keras]'") from None
     found: dict[str, Tensor] = {}
+    # A file of 2 kB may declare an array of 4 TB that was never written.
+    left = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
 
     def keep(path: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
-            found[path] = torch.from_numpy(np.array(item[()], dtype=np.float32))
+        nonlocal left
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f":
+            return
+        left -= item.nbytes
+        if item.nbytes > item.id.get_storage_size() or left < 0:
+            raise ValueError(f"{path}: more numbers than the file holds")
+        found[path] = torch.from_numpy(np.array(item[()], dtype=np.float32))
 
-    try:
-        with h5py.File(file, "r") as opened:
-            opened.visititems(keep)
-    except (OSError, RuntimeError, KeyError, ValueError) as problem:
-        line = str(problem).partition("\n")[0]
-        raise WeightsError(f"{source}: not whole or not an HDF5 file ({line}); fetch it again") from None
+    with reading(source, "an HDF5 file"), h5py.File(file, "r") as opened:
+        opened.visititems(keep)
     return found

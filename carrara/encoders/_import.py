@@ -6,24 +6,43 @@ has them, the heads that pre-training needs to go on (heads.safetensors).
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from carrara.core.download import sha256_of
-from carrara.core.errors import UsageError, near
+from carrara.core.errors import CarraraError, DataError, StoreError, UsageError, WeightsError, near
 from carrara.core.home import encoders_home
+from carrara.core.lock import locked
 from carrara.encoders import SHELF
 from carrara.encoders._base import Card, Family
 from carrara.encoders._hubert import HubertSettings
+from carrara.encoders._huggingface import SAFE, differs, tells
 from carrara.encoders._load import model_card, save_pretrained
-from carrara.encoders._official import DOWNLOADS, HEADS, convert, fetched, heads, refuse_changed
-from carrara.nn.weights import save_tensors
+from carrara.encoders._official import HEADS, convert, downloads, fetched, heads, refuse_changed
+from carrara.nn.unpickle import see_whole
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import.
+
+    Attributes:
+        folders: that were made, by the encoder's name.
+        failures: why others of a family were not, by the encoder's name.
+        remarks: what a person should know of those that were made, a line each.
+    """
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    failures: dict[str, CarraraError] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 def import_official(
     name: str, file: Path | None = None, output: Path | None = None, interpolate: bool = False
-) -> dict[str, Path]:
-    """Convert official files and return the folders made, by the encoder's name.
+) -> Imported:
+    """Convert official files to folders; of a family, one member that cannot be had does not keep the others away.
 
     Args:
         name: of a variant on the shelf, or of a family: then all its variants that are published, or that the file
@@ -37,34 +56,117 @@ def import_official(
             to stretch.
         WeightsError: files that are not whole, not weights, or another network's.
         DataError: a download that failed.
-        StoreError: a folder that cannot be written.
+        StoreError: a file that cannot be read, or a folder that cannot be written.
     """
     names = _variants(name, file)
     if output is not None and len(names) > 1:
         raise UsageError(f"-o: {name} is several encoders; give one of {', '.join(names)} with it")
-    if file is not None and not file.expanduser().exists():
-        raise UsageError(f"--file {file}: is not there")
-    made = {}
-    for variant in names:
-        path = fetched(variant) if file is None else file.expanduser()
-        folder = output or encoders_home() / variant
-        _import(variant, path, folder, interpolate)
-        made[variant] = folder
-    if file is None:
-        for family in {SHELF.entry(variant).family.replace("/", "-") for variant in names}:
-            shutil.rmtree(encoders_home() / DOWNLOADS / family, ignore_errors=True)
-    return made
+    with _one_line(name):
+        if file is not None and not file.expanduser().exists():
+            raise UsageError(f"--file {file}: is not there")
+        if output is not None and output.exists() and not output.is_dir():
+            raise StoreError(f"-o {output}: is a file; name a folder")
+    done = Imported()
+    with _downloading(names if file is None else [], done):
+        for variant in names:
+            try:
+                with _one_line(variant):
+                    _import(done, variant, file, output or encoders_home() / variant, interpolate)
+            except CarraraError as problem:
+                if len(names) == 1:
+                    raise
+                done.failures[variant] = problem
+    return done
 
 
-def _import(name: str, path: Path, folder: Path, interpolate: bool) -> None:
+@contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise StoreError(f"{problem.filename or name}: cannot be used ({problem.strerror or problem})") from None
+
+
+@contextmanager
+def _downloading(names: list[str], done: Imported) -> Iterator[None]:
+    """Say to other programs which downloads are in use; the last to use those that were converted removes them."""
+    paths = sorted({path for name in names for path in downloads(name)})
+    try:
+        with ExitStack() as held, _one_line(", ".join(names)):
+            alone = {path: held.enter_context(locked(_use(path), shared=True)) for path in paths}
+            yield
+            for path in {path for name in done.folders for path in downloads(name)} & alone.keys():
+                if alone[path]():
+                    path.unlink(missing_ok=True)
+    finally:
+        for folder in {path.parent for path in paths}:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _use(path: Path) -> Path:
+    return path.with_name(f".{path.name}.use")
+
+
+def _import(done: Imported, name: str, file: Path | None, folder: Path, interpolate: bool) -> None:
+    path = fetched(name) if file is None else file.expanduser()
+    try:
+        remarks = _convert(name, path, folder, interpolate, given=file is not None)
+    except (WeightsError, DataError) as problem:
+        removed = _removed(name) if file is None else []
+        if not removed:
+            raise
+        cure = f"{', '.join(map(str, removed))}: removed, so that `carrara import {name}` fetches it anew"
+        raise type(problem)(f"{problem}; {cure}") from None
+    done.folders[name] = folder
+    done.remarks.extend(remarks)
+
+
+def _convert(name: str, path: Path, folder: Path, interpolate: bool, given: bool) -> list[str]:
+    """Make the folder and return what a person should know of it."""
     family: Family = SHELF.get(name)
-    refuse_changed(path, family.variants[name][0])
+    card, own = family.variants[name]
+    refuse_changed(path, card)
+    for file in _zips(path, card):
+        see_whole(file)
     encoder = convert(name, path, interpolate)
-    kept = heads(path) if isinstance(encoder.settings, HubertSettings) else {}
-    (folder / HEADS).unlink(missing_ok=True)
-    save_pretrained(encoder, folder, readme=f"{model_card(encoder.card)}\n{_origin(encoder.card, path, bool(kept))}\n")
-    if kept:
-        save_tensors(kept, folder / HEADS)
+    remarks, kept = [], {}
+    if isinstance(own, HubertSettings) and isinstance(encoder.settings, HubertSettings):
+        kept = heads(path)
+        remarks = differs(name, own, encoder.settings)
+        if given and not tells(path, card):
+            remarks.append(f"{name}: nothing in {path} says which model it is, so its shapes alone were checked")
+    readme = f"{model_card(encoder.card)}\n{_origin(encoder.card, path, bool(kept))}\n"
+    save_pretrained(encoder, folder, readme, kept)
+    return remarks
+
+
+def _zips(path: Path, card: Card) -> list[Path]:
+    """Return the zip checkpoints that a file or a folder is read from."""
+    names = {key.partition("?")[0].rpartition("/")[2] for key in card.files}
+    found = [path]
+    if path.is_dir():
+        pickles = [] if (path / SAFE).is_file() else path.glob("pytorch_model*.bin")
+        found = sorted({*pickles, *(path / name for name in names if (path / name).is_file())})
+    return [file for file in found if _opens_as_zip(file)]
+
+
+def _opens_as_zip(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(2) == b"PK"
+
+
+def _removed(name: str) -> list[Path]:
+    """Remove a variant's downloads of unknown content, and return which; those of a known hash are what they should be.
+
+    The hub's cache and given files are nobody's to remove.
+    """
+    card: Card = SHELF.get(name).variants[name][0]
+    known = {path for path, sha256 in zip(downloads(name), card.files.values()) if sha256}
+    removed = [path for path in downloads(name) if path not in known and path.is_file()]
+    for path in removed:
+        path.unlink()
+    return removed
 
 
 def _origin(card: Card, path: Path, with_heads: bool) -> str:

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from carrara.core.errors import WeightsError
 from carrara.encoders._hdf5 import read_hdf5
-from carrara.nn.weights import opening
+from carrara.nn.weights import amount, opening, reading
 
 CONFIG, ARRAYS = "config.json", "model.weights.h5"
 ARRAY = re.compile(r"(?:layers|_layer_checkpoint_dependencies)/(?P<slot>[^/]+)/(?P<inside>.+/)?vars/(?P<number>\d+)")
+EXPANSION = 100  # times that a file may grow when it is unpacked; zip's own limit is 1,000
 Sizes = tuple[tuple[int, ...] | int, ...]
 
 
@@ -70,30 +71,8 @@ def read_keras(path: Path) -> list[KerasLayer]:
         WeightsError: the file is not whole, not of this format, or not a functional model.
     """
     opening(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read(CONFIG))
-            stored = io.BytesIO(archive.read(ARRAYS))
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as problem:
-        raise WeightsError(f"{path}: not whole or not a .keras file ({problem}); fetch it again") from None
-    listed = config.get("config") if isinstance(config, dict) else None
-    listed = listed.get("layers") if isinstance(listed, dict) else None
-    if not isinstance(listed, list) or not all(
-        isinstance(layer, dict) and "inbound_nodes" in layer for layer in listed
-    ):
-        raise WeightsError(f"{path}: is a Keras model that does not say what its layers are fed by; only functional do")
-    arrays = read_hdf5(stored, f"{path}: its {ARRAYS}")
-    arrays = {key: array for key, array in arrays.items() if not key.startswith("optimizer/")}
-    held = _held(listed, _by_slot(arrays, path), path)
-    feeds = {_name(layer): sorted(set(_sources(layer["inbound_nodes"]))) for layer in listed}
-    nearest: dict[str, frozenset[str]] = {}
-    layers = []
-    for name in (_name(layer) for layer in listed):
-        before = frozenset().union(*(nearest.get(source, frozenset()) for source in feeds[name]))
-        own = {name + inside: arrays for inside, arrays in held.get(name, {}).items()}
-        layers += [KerasLayer(part, arrays, before) for part, arrays in own.items()]
-        nearest[name] = frozenset(part for part, arrays in own.items() if arrays[0].dim() == 4) or before
-    return layers
+    with reading(path, "a .keras file"):
+        return _layers(path)
 
 
 def placed(layers: Sequence[KerasLayer], places: Sequence[Place], source: str) -> dict[str, tuple[Tensor, ...]]:
@@ -133,6 +112,33 @@ def sizes(arrays: Sequence[Tensor]) -> Sizes:
     """Return what a layer is recognised by: the first array's shape and how many numbers the others have."""
     first, *others = arrays
     return (tuple(first.shape) if first.numel() > 1 else (), *(array.numel() for array in others))
+
+
+def _layers(path: Path) -> list[KerasLayer]:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(archive.getinfo(name).file_size for name in (CONFIG, ARRAYS))
+        if size > EXPANSION * path.stat().st_size:
+            raise WeightsError(f"{path}: would grow to {amount(size)} when unpacked; give the official file")
+        config = json.loads(archive.read(CONFIG))
+        stored = io.BytesIO(archive.read(ARRAYS))
+    listed = config.get("config") if isinstance(config, dict) else None
+    listed = listed.get("layers") if isinstance(listed, dict) else None
+    if not isinstance(listed, list) or not all(
+        isinstance(layer, dict) and "inbound_nodes" in layer for layer in listed
+    ):
+        raise WeightsError(f"{path}: is a Keras model that does not say what its layers are fed by; only functional do")
+    arrays = read_hdf5(stored, f"{path}: its {ARRAYS}")
+    arrays = {key: array for key, array in arrays.items() if not key.startswith("optimizer/")}
+    held = _held(listed, _by_slot(arrays, path), path)
+    feeds = {_name(layer): sorted(set(_sources(layer["inbound_nodes"]))) for layer in listed}
+    nearest: dict[str, frozenset[str]] = {}
+    layers = []
+    for name in (_name(layer) for layer in listed):
+        before = frozenset().union(*(nearest.get(source, frozenset()) for source in feeds[name]))
+        own = {name + inside: arrays for inside, arrays in held.get(name, {}).items()}
+        layers += [KerasLayer(part, arrays, before) for part, arrays in own.items()]
+        nearest[name] = frozenset(part for part, arrays in own.items() if arrays[0].dim() == 4) or before
+    return layers
 
 
 def _name(layer: dict[str, Any]) -> str:

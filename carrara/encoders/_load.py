@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from carrara.core.errors import UsageError, WeightsError, near
 from carrara.core.files import write_text
@@ -25,7 +26,7 @@ from carrara.core.settings import Settings, read, replace
 from carrara.encoders import SHELF
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._huggingface import from_folder
-from carrara.encoders._official import convert, fetched, from_hub
+from carrara.encoders._official import HEADS, convert, fetched, from_hub
 from carrara.nn.weights import load_strictly, read_tensors, save_tensors, tensors_identity
 
 FORMAT = 1
@@ -73,13 +74,17 @@ def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
     return _find(wish["what"] if wish else text, seed, text).eval().to(device)
 
 
-def save_pretrained(encoder: Encoder, folder: Path, readme: str = "") -> None:
+def save_pretrained(
+    encoder: Encoder, folder: Path, readme: str = "", heads: Mapping[str, Tensor] | None = None
+) -> None:
     """Write an encoder as a folder that `load` reads; each file is whole or not there, the config comes last.
 
     Args:
         encoder: one whose settings belong to a family on the shelf.
         folder: made where it does not exist; a former encoder in it is replaced.
         readme: the model card in Markdown; empty: one made from the card.
+        heads: what only pre-training needs, as `carrara.encoders._official.heads` gives it; where there are none, a
+            file of a former encoder's heads is removed.
 
     Raises:
         UsageError: no family on the shelf has this encoder's kind of settings.
@@ -95,6 +100,10 @@ def save_pretrained(encoder: Encoder, folder: Path, readme: str = "") -> None:
         "card": card.model_dump(mode="json"),
     }
     save_tensors(tensors, folder / WEIGHTS)
+    if heads:
+        save_tensors(heads, folder / HEADS)
+    else:
+        (folder / HEADS).unlink(missing_ok=True)
     write_text(folder / README, readme or model_card(card))
     write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
@@ -111,6 +120,7 @@ def model_card(card: Card) -> str:
         f"{card.sample_rate} Hz in, {rate} out.",
         f"Trained on: {', '.join(card.trained_on) or 'not stated'}. Licence of the weights: "
         f"{card.license or 'not stated'}. Paper: {card.paper or 'none'}.",
+        *([f"In the benchmarks – {card.benchmark}."] if card.benchmark else []),
         f"```python\nimport carrara\n\nencoder = carrara.load({card.name!r})\nlayers = encoder(samples)  "
         f"# [batch, {card.layers + 1}, frames, {card.width}]\n```",
     ]

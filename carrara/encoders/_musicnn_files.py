@@ -25,7 +25,6 @@ FOLDERS = {
     "musicnn-msd-vgg": "MSD_vgg",
 }
 INDEX, DATA = ".index", ".data-00000-of-00001"
-BIG = "https://github.com/jordipons/musicnn/raw/516acb2a0ff5ef73f64547898e018e793152c506/musicnn/MSD_musicnn_big/"
 ELSEWHERE = (
     "; the wheel musicnn 0.1.0 holds all but MSD_musicnn_big, which is at github.com/jordipons/musicnn; give either "
     "one, or the folder of one checkpoint"

@@ -2,8 +2,8 @@
 
 Files of the Hugging Face hub stay in the hub's cache. Others are downloaded below the imported encoders' folder, and
 removed once they are converted. Where a file's SHA-256 is known it is checked, given files included if they bear the
-official name. The family reads the files (`Family.official`); every tensor must find its place, and a file of
-another size is named after the shelf's encoder that it would fit.
+official name. The family reads the files (`Family.official`); every tensor must find its place and hold numbers, and a
+file of another size is named after the shelf's encoder that it would fit.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from carrara.core.home import encoders_home
 from carrara.encoders import SHELF
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._huggingface import CONFIG, PROCESSOR, config_beside, pretraining_heads
+from carrara.encoders._ready import ADDRESS, can_be_fetched, on_hub
 from carrara.nn.weights import load_strictly, read_tensors, tensors_identity
 
 HEADS = "heads.safetensors"
 DOWNLOADS = ".downloads"
-ADDRESS = "https://"
 
 
 def fetched(name: str, with_addresses: bool = True) -> Path:
@@ -40,14 +40,14 @@ def fetched(name: str, with_addresses: bool = True) -> Path:
         DataError: a download that the host refuses.
     """
     card: Card = SHELF.get(name).variants[name][0]
-    hub = [key for key in card.files if _is_hub(key)]
+    hub = [key for key in card.files if on_hub(key)]
     addresses = [key for key in card.files if key.startswith(ADDRESS)]
     if not card.files:
         raise UsageError(
             f"{name}: no weights of it are published; give the folder of one that you trained, or {name}:random for "
             "the same network with random weights"
         )
-    if not can_be_fetched(list(card.files)) or (addresses and not with_addresses):
+    if not can_be_fetched(card.files) or (addresses and not with_addresses):
         cure = (
             f"`carrara import {name}` fetches and converts them" if addresses else f"`carrara import {name} --file …`"
         )
@@ -62,15 +62,6 @@ def fetched(name: str, with_addresses: bool = True) -> Path:
     return paths[0] if len(paths) == 1 else paths[0].parent
 
 
-def can_be_fetched(files: list[str]) -> bool:
-    """Return whether official files all lie on the hub, or all at addresses."""
-    return all(map(_is_hub, files)) or all(file.startswith(ADDRESS) for file in files)
-
-
-def _is_hub(file: str) -> bool:
-    return not file.startswith(ADDRESS) and file.count("/") >= 2
-
-
 def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
     """Return a variant's encoder with the weights of its authors' files, in training mode.
 
@@ -81,7 +72,8 @@ def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
 
     Raises:
         UsageError: no such name, a family whose authors publish nothing, or no positions to stretch.
-        WeightsError: files that are not whole, not weights, or another network's.
+        WeightsError: files that are not whole, not weights, or another network's; weights that are not finite, or a
+            matrix of nothing but zeros.
     """
     name = SHELF.entry(name).name
     family: Family = SHELF.get(name)
@@ -103,6 +95,7 @@ def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
         twins = _fitting(tensors, family) - {name}
         hint = f"; it would fit {' or '.join(sorted(twins))}" if twins else ""
         raise WeightsError(f"{problem}{hint}") from None
+    _refuse_holes(encoder, str(path))
     encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(encoder.state_dict())})
     return encoder
 
@@ -143,6 +136,13 @@ def refuse_changed(path: Path, card: Card) -> None:
             )
 
 
+def downloads(name: str) -> list[Path]:
+    """Return where `fetched` downloads a variant's files to; empty where they are of the hub, or none are published."""
+    card: Card = SHELF.get(name).variants[name][0]
+    folder = encoders_home() / DOWNLOADS / SHELF.entry(name).family.replace("/", "-")
+    return [folder / _file_name(key) for key in card.files if key.startswith(ADDRESS)]
+
+
 def from_hub(repository: str, patterns: list[str]) -> Path:
     """Return the folder in the hub's cache with a repository's files of these patterns, fetched if they are not there.
 
@@ -178,10 +178,21 @@ def _from_hub(name: str, keys: list[str]) -> list[Path]:
 
 def _from_address(name: str, address: str, sha256: str) -> Path:
     family = SHELF.entry(name).family.replace("/", "-")
-    return download(
-        Remote(address, address.partition("?")[0].rpartition("/")[2], sha256 or None),
-        encoders_home() / DOWNLOADS / family,
-    )
+    return download(Remote(address, _file_name(address), sha256 or None), encoders_home() / DOWNLOADS / family)
+
+
+def _file_name(address: str) -> str:
+    return address.partition("?")[0].rpartition("/")[2]
+
+
+def _refuse_holes(encoder: Encoder, source: str) -> None:
+    """Refuse what a torn file leaves: weights that are not finite, or a matrix of zeros (a bias may be all zero)."""
+    matrices = {name for name, tensor in encoder.named_parameters() if tensor.dim() > 1}
+    for name, tensor in encoder.state_dict().items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{source}: its {name} holds numbers that are not finite; fetch it again")
+        if name in matrices and not tensor.any():
+            raise WeightsError(f"{source}: its {name} holds zeros alone, so a part of the file is lost; fetch it again")
 
 
 def _fitting(tensors: Mapping[str, Tensor], family: Family) -> set[str]:

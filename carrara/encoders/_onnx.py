@@ -20,7 +20,7 @@ from torch import Tensor
 from carrara.core.errors import WeightsError
 from carrara.encoders._protobuf import Fields, varint
 from carrara.encoders._protobuf import fields as fields_of
-from carrara.nn.weights import opening
+from carrara.nn.weights import opening, reading
 
 # TensorProto.DataType of what is read; other constants (strings, quantised numbers) are left out.
 FLOAT32, INT64 = 1, 7
@@ -53,14 +53,21 @@ def read_onnx(path: Path) -> Graph:
     """
     path = Path(path)
     opening(path)
-    try:
-        graph = fields_of(fields_of(memoryview(path.read_bytes()))[7][0])
-        tensors = dict(_tensor(fields_of(part)) for part in graph.get(5, []))
-        nodes = [_node(fields_of(part)) for part in graph[1]]
-    except _Elsewhere:
-        raise WeightsError(f"{path}: keeps its weights in another file; save it as one ONNX file") from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, struct.error):
-        raise WeightsError(f"{path}: not whole or not an ONNX file; fetch it again") from None
+    with reading(path, "an ONNX file"):
+        try:
+            return _graph(path.read_bytes())
+        except _Elsewhere:
+            raise WeightsError(f"{path}: keeps its weights in another file; save it as one ONNX file") from None
+
+
+class _Elsewhere(ValueError):
+    """A tensor's numbers lie in another file."""
+
+
+def _graph(content: bytes) -> Graph:
+    graph = fields_of(fields_of(memoryview(content))[7][0])
+    tensors = dict(_tensor(fields_of(part)) for part in graph.get(5, []))
+    nodes = [_node(fields_of(part)) for part in graph[1]]
     for node in nodes:
         if node.kind == "Identity" and node.inputs[:1] and node.inputs[0] in tensors:
             tensors[node.outputs[0]] = tensors[node.inputs[0]]
@@ -68,10 +75,6 @@ def read_onnx(path: Path) -> Graph:
             values = [value for value in node.settings.values() if not isinstance(value, str)]
             tensors |= {name: torch.as_tensor(value) for name, value in zip(node.outputs, values)}
     return Graph(nodes, {name: tensor for name, tensor in tensors.items() if tensor is not None})
-
-
-class _Elsewhere(ValueError):
-    """A tensor's numbers lie in another file."""
 
 
 def _text(values: list[Any]) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from carrara.core.errors import WeightsError
 from carrara.encoders._protobuf import fields, varint
+from carrara.nn.weights import reading
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER, TRAILER = 48, 5
@@ -59,15 +60,14 @@ def read_checkpoint(index: bytes, data: bytes, source: str, wanted: Callable[[st
         WeightsError: it is no such checkpoint, damaged, cut short, compressed or in several data files, or a wanted
             tensor is not float32 or lies in slices.
     """
-    try:
+    with reading(f"{source}: its .index", "that of a TensorFlow checkpoint"):
         entries = dict(_table(index, source))
         header = fields(entries.pop(b""))
         if header.get(1, [1])[0] != 1 or header.get(2, [0])[0] != 0:
             raise WeightsError(f"{source}: lies in several data files or is big-endian; save it again as one file")
         places = {key.decode(): _place(entry) for key, entry in entries.items()}
-    except (IndexError, KeyError, ValueError, TypeError, struct.error):
-        raise WeightsError(f"{source}: its .index is not that of a TensorFlow checkpoint; fetch it again") from None
-    return {name: _tensor(name, place, data, source) for name, place in places.items() if wanted(name)}
+    with reading(source, "a TensorFlow checkpoint"):
+        return {name: _tensor(name, place, data, source) for name, place in places.items() if wanted(name)}
 
 
 def crc32c(data: bytes) -> int:
@@ -149,10 +149,16 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _varints(data: bytes, place: int, count: int) -> tuple[list[int], int]:
-    """Return that many numbers of 7 bits a byte, and the place after them."""
+    """Return that many numbers of 7 bits a byte, and the place after them.
+
+    Raises:
+        ValueError, IndexError: they are cut short, or one is negative, which could lead back to where one came from.
+    """
     values = []
     for _ in range(count):
         value, place = varint(data, place)
+        if value < 0:
+            raise ValueError("a length or place below zero")
         values.append(value)
     return values, place
 

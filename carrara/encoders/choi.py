@@ -48,6 +48,14 @@ EPSILON = 1e-3  # Keras 1's
 BLOCK = 8  # clips at once: 17 MB for each map of a clip's first block
 FILE = "weights_layer4_theano.hdf5"
 SAME_FILE = "weights_theano.hdf5"
+FILES = {
+    "choi": {
+        "https://github.com/keunwoochoi/transfer_learning_music/raw/e1f83c389ff32ce48551f916414ae869cbe7f6e6/"
+        "weights_transfer/weights_layer4_theano.hdf5": (
+            "caf89f811415691fbb245be7eef394b9cebd787d7e3f78e29695972141cf2a08"
+        )
+    }
+}
 
 
 class ChoiSettings(Settings):
@@ -186,9 +194,8 @@ CARD = Card(
     trained_on=("Million Song Dataset",),
     paper="Choi et al. 2017, Transfer learning for music classification and regression tasks, ISMIR, "
     "https://arxiv.org/abs/1703.09179",
-    files={
-        "https://github.com/keunwoochoi/transfer_learning_music/raw/e1f83c389ff32ce48551f916414ae869cbe7f6e6/"
-        "weights_transfer/" + FILE: "caf89f811415691fbb245be7eef394b9cebd787d7e3f78e29695972141cf2a08"
-    },
+    benchmark="JukeMIR: the first 29 s as one window, shorter clips repeated; mean of each map; decibels and maps "
+    "normalised over batches of 256 clips (`batch_stats`; by default here over each clip)",
+    files=FILES["choi"],
 )
 ENCODER = Family(ChoiSettings, network, {"choi": (CARD, ChoiSettings())}, official=official)

@@ -33,6 +33,7 @@ from carrara.core.unpack import unpack
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.nn.first_weights import draw_weights
 from carrara.nn.unpickle import read_checkpoint
+from carrara.nn.weights import reading
 
 VARIANTS = {
     "clmr": "CLMR, 2.4M, 22.05 kHz, waveform, windows of 59,409 samples as in JukeMIR and MARBLE, 512 numbers a clip",
@@ -44,6 +45,16 @@ CHANNELS = (128, 128, 128, 256, 256, 256, 256, 256, 256, 512, 512)
 BLOCK = 8  # windows at once: 80 MB for each of the first maps
 FILE = "clmr_epoch=10000.ckpt"
 LIGHTNING = "pytorch-lightning_version"
+BENCHMARKS = {
+    "clmr": "JukeMIR, MARBLE: windows of 59,409 samples (2.69 s), no overlap, the last left out; mean over windows "
+    "(MARBLE: of each 30 s, then over these); samples as they are",
+    "clmr-native": "none known: windows of 59,049 samples (2.68 s), no overlap, the last left out; mean over windows; "
+    "samples as they are",
+}
+FILES = {
+    "clmr": {"https://github.com/Spijkervet/CLMR/releases/download/2.1/clmr_magnatagatune_mlp.zip": ""},
+    "clmr-native": {"https://github.com/Spijkervet/CLMR/releases/download/2.1/clmr_magnatagatune_mlp.zip": ""},
+}
 
 
 class ClmrSettings(Settings):
@@ -140,7 +151,7 @@ def _is_release(path: Path) -> bool:
     """Say whether it is a zip of files; torch's own files are zips too."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as opened:
+    with reading(path, "a zip"), zipfile.ZipFile(path) as opened:
         return not any(name.endswith("/data.pkl") for name in opened.namelist())
 
 
@@ -185,7 +196,8 @@ def _variant(name: str, window: int, window_seconds: float | None) -> tuple[Card
         trained_on=("magnatagatune",),
         paper="Spijkervet and Burgoyne 2021, Contrastive Learning of Musical Representations, ISMIR, "
         "https://arxiv.org/abs/2103.09410",
-        files={"https://github.com/Spijkervet/CLMR/releases/download/2.1/clmr_magnatagatune_mlp.zip": ""},
+        benchmark=BENCHMARKS[name],
+        files=FILES[name],
     )
     return card, ClmrSettings(window=window)
 

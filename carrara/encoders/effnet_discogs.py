@@ -7,8 +7,9 @@ normalisation. Another mel spectrogram gives numbers that look healthy and mean 
 
 A clip is cut into patches of 128 frames (2.05 s) every 62 frames (0.99 s); what remains at its end, less than a second,
 is dropped, as by default in Essentia; a clip shorter than a patch is repeated until it fills one. The features are the
-1280 numbers before the classifier, mean over the patches; `styles` gives the probabilities of the 400 styles, in the
-order of the file genre_discogs400-discogs-effnet-1.json that stands beside the weights.
+1280 numbers before the classifier, mean over the patches; `tags` gives the probabilities of the 400 styles. The weights
+hold no names of styles; a `labels.json` beside them is read: Essentia's genre_discogs400-discogs-effnet-1.json by that
+name, or any list in the order of the network.
 
 Weights: only discogs-effnet-bsdynamic-1.onnx is read, without onnxruntime. Its page says CC BY-NC-SA 4.0, a licence
 file beside it is read as NC-ND by some: neither allows commercial use, so bring your own copy. Names in the file mean
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._effnet_file import FILE, weights_of
+from carrara.encoders._maest_labels import LABELS, read_labels
 from carrara.encoders._onnx import read_onnx
 from carrara.nn.efficientnet import EfficientNet
 from carrara.nn.first_weights import draw_weights
@@ -38,6 +40,11 @@ from carrara.nn.mel import Bands, MelSpectrogram
 
 VARIANTS = {
     "effnet-discogs": "EfficientNet-B0 taught 400 Discogs styles, 4.5M, 16 kHz, one answer a clip, 1280 numbers",
+}
+FILES = {
+    "effnet-discogs": {
+        "https://essentia.upf.edu/models/feature-extractors/discogs-effnet/discogs-effnet-bsdynamic-1.onnx": ""
+    }
 }
 SAMPLE_RATE, BANDS = 16_000, 96
 PATCH, HOP = 128, 62
@@ -139,6 +146,18 @@ def official(name: str, path: Path) -> Mapping[str, Tensor]:
     return weights_of(read_onnx(path), encoder, str(path))
 
 
+def told(name: str, settings: EffnetSettings, path: Path) -> EffnetSettings:
+    """Return the settings with the names of the styles that stand beside the file, where there are some.
+
+    Raises:
+        UsageError: they are not one a style.
+    """
+    beside = (path if path.is_dir() else path.parent) / LABELS
+    if not beside.is_file():
+        return settings
+    return settings.model_copy(update={"labels": read_labels(beside, settings.styles)})
+
+
 def network(settings: EffnetSettings, card: Card, seed: int) -> EffnetDiscogs:
     """Return the encoder with random weights drawn from a generator of that seed (none under torch's meta device)."""
     return EffnetDiscogs(settings, card, seed)
@@ -146,7 +165,7 @@ def network(settings: EffnetSettings, card: Card, seed: int) -> EffnetDiscogs:
 
 def described(card: Card, settings: EffnetSettings) -> Card:
     """Return the card of a network with other settings, of which nothing is published."""
-    return card.model_copy(update={"files": {}, "trained_on": ()})
+    return card.model_copy(update={"files": {}, "trained_on": (), "benchmark": ""})
 
 
 CARD = Card(
@@ -161,7 +180,11 @@ CARD = Card(
     trained_on=("Discogs (in-house)",),
     paper="Alonso-Jiménez, Serra, Bogdanov 2022, Music Representation Learning Based on Editorial Metadata from "
     "Discogs, ISMIR",
-    files={f"https://essentia.upf.edu/models/feature-extractors/discogs-effnet/{FILE}": ""},
+    benchmark="MAEST's authors: windows of 128 frames (2.05 s) every 62 (0.99 s); mean over windows; samples as they "
+    "are",
+    files=FILES["effnet-discogs"],
 )
 PUBLISHED = {"effnet-discogs": (CARD, EffnetSettings())}
-ENCODER = Family(settings=EffnetSettings, network=network, variants=PUBLISHED, described=described, official=official)
+ENCODER = Family(
+    settings=EffnetSettings, network=network, variants=PUBLISHED, described=described, official=official, told=told
+)

@@ -95,6 +95,8 @@ def _variant(name: str, width: int, features: tuple[Literal["chroma", "mfcc"], .
         commercial_use=True,
         paper="Castellon, Donahue, Liang: Codified audio language modeling learns useful representations for music "
         "information retrieval (ISMIR 2021)",
+        benchmark="JukeMIR: the whole clip; mean and deviation over frames of the features and of their first and "
+        "second differences; samples divided by the clip's peak",
     )
     return card, Statistics(features=features)
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, Family
 from carrara.encoders._jukebox_codec import STRIDE, Codec
-from carrara.encoders._jukebox_files import CODEC_FILE, PRIOR_FILE, read_official
+from carrara.encoders._jukebox_files import read_official
 from carrara.encoders._jukebox_prior import Prior, Product
 from carrara.nn.first_weights import draw_weights
 
@@ -43,7 +43,12 @@ VARIANTS = {
 }
 SAMPLE_RATE = 44_100
 PARTS = (1, 2, 4, 8)  # a piece is heard as a window divided by one of these
-ADDRESS = "https://openaipublic.azureedge.net/jukebox/models/5b/"
+FILES = {
+    "jukebox-5b": {
+        "https://openaipublic.azureedge.net/jukebox/models/5b/vqvae.pth.tar": "",
+        "https://openaipublic.azureedge.net/jukebox/models/5b/prior_level_2.pth.tar": "",
+    }
+}
 
 
 class JukeboxSettings(Settings):
@@ -210,7 +215,9 @@ CARD = Card(
     trained_on=("1.2 million songs, not published",),
     paper="Dhariwal et al. 2020, Jukebox: A Generative Model for Music, https://arxiv.org/abs/2005.00341; layer 36: "
     "Castellon et al. 2021, ISMIR, https://arxiv.org/abs/2107.05677",
-    files={ADDRESS + CODEC_FILE: "", ADDRESS + PRIOR_FILE: ""},
+    benchmark="JukeMIR: one window of 8192 codes (23.78 s); mean over codes of layer 36; samples divided by their "
+    "peak. MARBLE: one such window, or a half to an eighth, of every 30 s; mean over codes, over windows too; likewise",
+    files=FILES["jukebox-5b"],
 )
 ENCODER = Family(
     JukeboxSettings,

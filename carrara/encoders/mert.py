@@ -6,8 +6,11 @@ music4all. v1: 24 kHz, so 75 frames a second from the same convolutions; eight E
 crops, 330M 160,000 hours in 5.12-s crops. Hours of v1-95M differ between the sources (1k, 17k, 20k).
 
 The 330M model is pre-LN; its last row is taken after the stack's norm (`final_norm`). Its attention relaxation is not
-needed to run it. MERT-v0's dropouts are inferred from v1. Training took raw waveforms; MARBLE standardises clips for
-all but the 330M, which hardly matters behind a group norm, so none is standardised here.
+needed to run it. MERT-v0's dropouts are inferred from v1.
+
+Training took raw waveforms, so the settings' default, and the recipes of pre-training, do not standardise. MARBLE
+standardises clips for all but the 330M, and so do the published variants here; it matters for quiet clips only, behind
+a group norm. Where an official folder's preprocessor_config.json says otherwise its word is taken, and told on import.
 
 The official files are pickles at huggingface.co/m-a-p/MERT-v0 and so on. `mert-tiny` is ours: the same network, small
 enough to pre-train on a laptop; nobody publishes weights for it.
@@ -33,14 +36,22 @@ FILES = {
     "mert-v1-330m": {"m-a-p/MERT-v1-330M/pytorch_model.bin": ""},
 }
 
+HEARD = {
+    "mert-v0": "1,000 hours of music, not published",
+    "mert-v0-public": "music4all",
+    "mert-v1-95m": "1,000 to 20,000 hours of music, not published; sources differ",
+    "mert-v1-330m": "160,000 hours of music, not published",
+}
+
 PAPER = "Li et al. 2024, MERT, ICLR, https://arxiv.org/abs/2306.00107"
 
 
 class MertSettings(HubertSettings):
-    """Settings of a MERT; the defaults are v0's."""
+    """Settings of a MERT; the defaults are those that v0 was trained with."""
 
 
-BASE_V1 = MertSettings(sample_rate=24000)
+BASE_V0 = MertSettings(standardise=True)
+BASE_V1 = MertSettings(sample_rate=24000, standardise=True)
 LARGE_V1 = MertSettings(
     sample_rate=24000,
     width=1024,
@@ -57,7 +68,17 @@ LARGE_V1 = MertSettings(
 TINY = MertSettings(conv_channels=64, width=128, layers=4, heads=4, feed_forward=512)
 
 
-def _published(name: str, settings: MertSettings, parameters: int, trained_on: tuple[str, ...] = ()):
+def _benchmark(settings: MertSettings) -> str:
+    samples = (
+        "samples of the whole file standardised (here of each window)" if settings.standardise else "samples as is"
+    )
+    return (
+        "MARBLE: windows of 30 s (5 s for emotion), no overlap, a tail under 1 s dropped; mean over frames of each of "
+        f"layers 0 to {settings.layers}, or a weighted sum of 1 to {settings.layers}; {samples}"
+    )
+
+
+def _published(name: str, settings: MertSettings, parameters: int):
     card = describe(
         name,
         settings,
@@ -65,9 +86,10 @@ def _published(name: str, settings: MertSettings, parameters: int, trained_on: t
         parameters=parameters,
         license="CC-BY-NC-4.0",
         commercial_use=False,
-        trained_on=trained_on,
+        trained_on=(HEARD[name],),
         paper=PAPER,
         files=FILES[name],
+        benchmark=_benchmark(settings),
     )
     return card, settings
 
@@ -79,8 +101,8 @@ ENCODER = Family(
     official=official,
     told=told,
     variants={
-        "mert-v0": _published("mert-v0", MertSettings(), 94_371_712),
-        "mert-v0-public": _published("mert-v0-public", MertSettings(), 94_371_712, ("music4all",)),
+        "mert-v0": _published("mert-v0", BASE_V0, 94_371_712),
+        "mert-v0-public": _published("mert-v0-public", BASE_V0, 94_371_712),
         "mert-v1-95m": _published("mert-v1-95m", BASE_V1, 94_371_712),
         "mert-v1-330m": _published("mert-v1-330m", LARGE_V1, 315_428_992),
         "mert-tiny": (

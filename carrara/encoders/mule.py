@@ -44,6 +44,13 @@ from carrara.nn.slow_fast import SlowFast, SlowFastSettings
 
 VARIANTS = {"mule": "MULE: two-path NFNet over 3-s slices, 62M, 16 kHz, one answer a clip, 1728 numbers"}
 FILE = "model.keras"
+FILES = {
+    "mule": {
+        "https://github.com/PandoraMedia/music-audio-representations/raw/1d77a64/supporting_data/model/model.keras": (
+            "1da111d619bac0d422e41f153cbfb903f7ec3c5d3b2768f5d68f04452ed18180"
+        )
+    }
+}
 SAMPLE_RATE = 16_000
 FRAMING = Framing(400, 160, 2048, padding="reflect")
 BANDS = Bands(96, 0.0, 8000.0, "htk", "l2")
@@ -247,10 +254,8 @@ CARD = Card(
     trained_on=("Musicset",),
     paper="McCallum et al. 2022, Supervised and Unsupervised Learning of Audio Representations for Music "
     "Understanding, ISMIR, https://arxiv.org/abs/2210.03799",
-    files={
-        "https://github.com/PandoraMedia/music-audio-representations/raw/1d77a64/supporting_data/model/" + FILE: (
-            "1da111d619bac0d422e41f153cbfb903f7ec3c5d3b2768f5d68f04452ed18180"
-        )
-    },
+    benchmark="MARBLE: windows of 300 frames (3 s) every 2 s, the last moved back to the end; mean over windows; each "
+    "window standardised, samples the mean of channels within ±1",
+    files=FILES["mule"],
 )
 ENCODER = Family(MuleSettings, network, {"mule": (CARD, PUBLISHED)}, described=redescribed, official=official)

@@ -161,6 +161,8 @@ CARD = describe(
         commercial_use=False,
         trained_on=("Million Song Dataset",),
         paper=PAPER,
+        benchmark="MARBLE as its authors ran it: windows not stated; mean over frames, layers 0 to 12; decibels "
+        "standardised with the training set's mean and deviation",
         files=FILES["muq"],
     ),
     MuqSettings(),

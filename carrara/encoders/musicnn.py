@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.encoders._musicnn_files import BIG, DATA, FOLDERS, INDEX, official_tensors
+from carrara.encoders._musicnn_files import FOLDERS, official_tensors
 from carrara.encoders._musicnn_network import BANDS, NETWORKS, WINDOW, MusicnnSettings, initialise
 from carrara.nn.first_weights import draw_weights
 from carrara.nn.framing import preset
@@ -48,12 +48,35 @@ CEILING = math.log10(65505.0)
 # Windows that go through the network at once: 0.2 GB of activations.
 AT_ONCE = 8
 
-WHEEL = (
-    "https://files.pythonhosted.org/packages/1b/6f/38229e7d99c438e11114bbfa39c8c39185458c398011d0b6d7d7c7401617/"
-    "musicnn-0.1.0-py3-none-any.whl"
-)
-WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
-BIG_FILES = {BIG + INDEX: "d83b6453d94b455cdabfe627f4abe6007b6bfd5299f70d662be7e917786b99f6", BIG + DATA: ""}
+HEARD = "windows of 187 frames (3 s), no overlap, the rest dropped; mean over windows; samples as they are"
+BENCHMARKS = {
+    "musicnn-msd-big": "JukeMIR, MARBLE: windows of 187 frames (3 s), no overlap, the rest dropped; mean and largest "
+    "over frames, then mean over windows; samples as they are"
+}
+FILES = {
+    "musicnn-mtt": {
+        "https://files.pythonhosted.org/packages/1b/6f/38229e7d99c438e11114bbfa39c8c39185458c398011d0b6d7d7c7401617/"
+        "musicnn-0.1.0-py3-none-any.whl": "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
+    },
+    "musicnn-msd": {
+        "https://files.pythonhosted.org/packages/1b/6f/38229e7d99c438e11114bbfa39c8c39185458c398011d0b6d7d7c7401617/"
+        "musicnn-0.1.0-py3-none-any.whl": "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
+    },
+    "musicnn-mtt-vgg": {
+        "https://files.pythonhosted.org/packages/1b/6f/38229e7d99c438e11114bbfa39c8c39185458c398011d0b6d7d7c7401617/"
+        "musicnn-0.1.0-py3-none-any.whl": "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
+    },
+    "musicnn-msd-vgg": {
+        "https://files.pythonhosted.org/packages/1b/6f/38229e7d99c438e11114bbfa39c8c39185458c398011d0b6d7d7c7401617/"
+        "musicnn-0.1.0-py3-none-any.whl": "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
+    },
+    "musicnn-msd-big": {
+        "https://github.com/jordipons/musicnn/raw/516acb2a0ff5ef73f64547898e018e793152c506/musicnn/MSD_musicnn_big/"
+        ".index": "d83b6453d94b455cdabfe627f4abe6007b6bfd5299f70d662be7e917786b99f6",
+        "https://github.com/jordipons/musicnn/raw/516acb2a0ff5ef73f64547898e018e793152c506/musicnn/MSD_musicnn_big/"
+        ".data-00000-of-00001": "",
+    },
+}
 
 # In the order of the networks' outputs, spelled as the authors spell them.
 TAG_NAMES = {
@@ -155,7 +178,7 @@ def network(settings: MusicnnSettings, card: Card, seed: int) -> MusicnnEncoder:
 
 def described(card: Card, settings: MusicnnSettings) -> Card:
     """Return the card of a network with other settings, of which nothing is published."""
-    return card.model_copy(update={"width": settings.width, "files": {}})
+    return card.model_copy(update={"width": settings.width, "files": {}, "benchmark": ""})
 
 
 def _variant(name: str, settings: MusicnnSettings, parameters: int) -> tuple[Card, MusicnnSettings]:
@@ -170,7 +193,8 @@ def _variant(name: str, settings: MusicnnSettings, parameters: int) -> tuple[Car
         commercial_use=True,
         trained_on=("magnatagatune",) if settings.taught == "mtt" else ("Million Song Dataset",),
         paper="Pons and Serra 2019, musicnn, https://arxiv.org/abs/1909.06654",
-        files=BIG_FILES if name == "musicnn-msd-big" else {WHEEL: WHEEL_SHA256},
+        benchmark=BENCHMARKS.get(name, f"none known: {HEARD}"),
+        files=FILES[name],
     )
     return card, settings
 

@@ -87,7 +87,7 @@ def embed(
         hop: seconds from one window to the next; none: a window, or for frames a little less.
 
     Raises:
-        UsageError: no such encoder, layer or window.
+        UsageError: no such encoder, layer or window, or frames of an encoder that answers once a clip.
         DataError: no sound file among the paths.
         AudioError: no file could be heard.
     """
@@ -140,10 +140,12 @@ def schema(encoder: Encoder, how: How) -> pyarrow.Schema:
     """Return the schema of the table.
 
     Raises:
-        UsageError: the encoder has no such layer.
+        UsageError: the encoder has no such layer, or no frames where a row would be one.
     """
     import pyarrow
 
+    if how.per == "frame":
+        _frame_rate(encoder)
     width = encoder.card.cnn_width if layers_of(encoder, how.layer) == [CNN] else encoder.card.width
     return pyarrow.schema(
         {
@@ -175,7 +177,7 @@ def pieces(
         advance: told the seconds of sound of each window that is done.
 
     Raises:
-        UsageError: the encoder has no such layer, or the windows do not suit.
+        UsageError: the encoder has no such layer or no frames, or the windows do not suit.
     """
     layers = layers_of(encoder, how.layer)
     pool: Pool = "frames" if how.per == "frame" else "mean"
@@ -244,14 +246,20 @@ def _window(sounding: Sounding, encoder: Encoder) -> Iterator[Span]:
 
 
 def _frame(sounding: Sounding, encoder: Encoder) -> Iterator[Span]:
-    frame_rate, rate = encoder.card.frame_rate, encoder.card.sample_rate
-    if frame_rate is None:
-        yield from _window(sounding, encoder)
-        return
+    frame_rate, rate = _frame_rate(encoder), encoder.card.sample_rate
     for first, rows in stitched((round(window.start * frame_rate / rate), rows) for window, rows in sounding):
         count = len(next(iter(rows.values())))
         if count:
             yield Span((first + np.arange(count)) / frame_rate, np.full(count, 1 / frame_rate), rows)
+
+
+def _frame_rate(encoder: Encoder) -> float:
+    if encoder.card.frame_rate is None:
+        name = encoder.card.name
+        raise UsageError(
+            f"--per frame: {name} answers once a clip; take --per window, or for a MAEST --set tokens=frames"
+        )
+    return encoder.card.frame_rate
 
 
 SPANS: dict[Per, Callable[[Sounding, Encoder], Iterator[Span]]] = {"clip": _clip, "window": _window, "frame": _frame}

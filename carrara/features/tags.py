@@ -2,7 +2,8 @@
 
 The probabilities of all tags in each window are that encoder's one layer, so recordings are streamed, batched, kept
 and resumed by the same means as embeddings. What is said of a whole recording is the mean of its windows by their
-length.
+length. A table is completed call by call: what it holds stays until it is heard anew, also where its file is gone or
+the path means nothing from here.
 
 Letters: W windows, K tags.
 """
@@ -11,24 +12,35 @@ from __future__ import annotations
 
 import csv
 import json
+import reprlib
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from carrara.audio.decode import header
-from carrara.core.errors import AudioError, UsageError
+from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.files import whole, write_text
 from carrara.encoders._base import Encoder
 from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.encoders._maest_labels import agree, read_labels
+from carrara.features.embed import How
+from carrara.features.extract import weights_identity
+from carrara.features.parquet import LOCK, Written, write_embeddings
+from carrara.features.store import held
+
+if TYPE_CHECKING:
+    import pyarrow
 
 WINDOW_SECONDS = 3.0
+STYLES = "styles.json"
+SUFFIX = " styles"  # of a tagger's name, so that its table is not taken for the encoder's embeddings
 
 
 class Tagger(Encoder):
@@ -40,7 +52,7 @@ class Tagger(Encoder):
         one = {"layers": 0, "width": len(encoder.tag_names), "frame_rate": None, "cnn_width": None}
         window = encoder.card.window_seconds or WINDOW_SECONDS
         self.card = encoder.card.model_copy(
-            update={**one, "name": f"{encoder.card.name} styles", "window_seconds": window}
+            update={**one, "name": encoder.card.name + SUFFIX, "window_seconds": window}
         )
 
     def frames(self, samples: int) -> int:
@@ -111,11 +123,101 @@ def too_short(files: Iterable[Path], encoder: Encoder) -> dict[str, str]:
     return found
 
 
+def agree_with_table(table: Path, hearing: Tagger, how: How) -> None:
+    """See that a table, where there is one, holds what this tagger says of such windows.
+
+    Raises:
+        UsageError: it was made with another encoder, setting, window or hop.
+        StoreError: it is no such table.
+    """
+    if not table.exists():
+        return
+    told, folder = _told(_read(table)), table.parent
+    settings = {f"setting {key}": value for key, value in told["encoder_settings"].items()}
+    found = {"encoder": told["encoder"].removesuffix(SUFFIX), "weights": told["weights"], **settings}
+    found |= {"window": told["window_seconds"], "hop": told["hop_seconds"]}
+    own = {f"setting {key}": value for key, value in hearing.settings.model_dump(mode="json").items()}
+    wanted = {"encoder": hearing.encoder.card.name, "weights": weights_identity(hearing), **own}
+    wanted |= {"window": how.window_seconds, "hop": how.hop_seconds}
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            values = f"{reprlib.repr(found.get(key))}, now {reprlib.repr(value)}"
+            raise UsageError(f"{folder}: holds the styles of another {key} ({values}); choose another folder with -o")
+
+
+def complete(
+    hearing: Tagger, files: Sequence[Path], table: Path, how: How, device: str = "cpu", batch: int | None = None
+) -> Written:
+    """Hear recordings into a table in which those of earlier calls stay; see `write_embeddings`.
+
+    That writes a table of exactly the files which it is given, so the former table is kept beside it, in
+    `TABLE.before/`, until what the new one lacks is put back: also by the next call if this one is killed.
+
+    Raises:
+        UsageError: the windows do not suit.
+        StoreError: the table is being written by another process, or cannot be written; nothing is lost.
+    """
+    beside = Path(f"{table}.before")
+    former = beside / table.name
+    with held(beside / LOCK):
+        _put_back(former, table)
+        if table.exists():
+            with whole(former) as draft:
+                shutil.copyfile(table, draft)
+        try:
+            return write_embeddings(hearing, files, table, how, device, batch)
+        finally:
+            _put_back(former, table)
+            shutil.rmtree(beside)
+
+
+def _put_back(former: Path, table: Path) -> None:
+    """Write the recordings of a former table that the table lacks before its own."""
+    import pyarrow
+    from pyarrow import compute, parquet
+
+    if not former.exists() or not table.exists():
+        former.unlink(missing_ok=True)
+        return
+    before, now = _read(former), _read(table)
+    there = _files(now)
+    lacking = [file for file in _files(before) if file[0] not in {path for path, *_ in there}]
+    if not lacking:
+        return
+    rows = before.filter(compute.is_in(before["path"], pyarrow.array([path for path, *_ in lacking])))
+    files = json.dumps(lacking + there)
+    joined = pyarrow.concat_tables([rows, now]).replace_schema_metadata({**now.schema.metadata, b"files": files})
+    with whole(table) as draft:
+        parquet.write_table(joined, draft)
+
+
+def _read(table: Path) -> pyarrow.Table:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        found = parquet.read_table(table)
+        _told(found), _files(found)
+    except (OSError, pyarrow.ArrowException, KeyError, TypeError, ValueError):
+        raise StoreError(f"{table}: there already, and not made by `carrara tag`; choose another folder") from None
+    return found
+
+
+def _told(table: pyarrow.Table) -> dict[str, Any]:
+    return json.loads(table.schema.metadata[b"settings"])
+
+
+def _files(table: pyarrow.Table) -> list[list[Any]]:
+    return json.loads(table.schema.metadata[b"files"])
+
+
 def tracks(table: Path) -> Iterator[Track]:
-    """Yield the recordings of a table that `write_embeddings` made of a tagger's windows."""
+    """Yield the recordings of a table that `complete` made."""
     from pyarrow import parquet
 
     content = parquet.read_table(table, columns=["path", "start", "duration", "embedding"])
+    if not content.num_rows:
+        return
     probability_RK = np.stack(content["embedding"].to_numpy())
     start_R, duration_R = content["start"].to_numpy(), content["duration"].to_numpy()
     for path, group in groupby(enumerate(content["path"].to_pylist()), key=lambda pair: pair[1]):
@@ -151,6 +253,22 @@ def told(track: Track, labels: Sequence[str], top: int) -> dict[str, Any]:
     }
 
 
+def told_pictures(folder: Path) -> dict[str, str]:
+    """Return the picture's file name by path of each recording in a folder's styles.json; of none where it has none.
+
+    Raises:
+        StoreError: there is another kind of styles.json.
+    """
+    path = folder / STYLES
+    try:
+        recordings = json.loads(path.read_text(encoding="utf-8"))["recordings"]
+        return {recording["path"]: recording["picture"] for recording in recordings if "picture" in recording}
+    except FileNotFoundError:
+        return {}
+    except (OSError, KeyError, TypeError, ValueError):
+        raise StoreError(f"{path}: there already, and not made by `carrara tag`; choose another folder") from None
+
+
 def write_told(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write what is told of recordings as styles.json and, a line a window and style, styles.csv.
 
@@ -165,4 +283,4 @@ def write_told(folder: Path, summary: Mapping[str, Any]) -> None:
                 for one in window["styles"]:
                     place = (recording["path"], window["start"], window["duration"])
                     rows.writerow([*place, one["style"], one["probability"]])
-    write_text(folder / "styles.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / STYLES, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

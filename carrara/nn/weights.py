@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,13 +25,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from carrara.core.errors import StoreError, WeightsError, near
+from carrara.core.errors import CarraraError, StoreError, WeightsError, near
 from carrara.core.files import whole
 
 NEW_GAIN, NEW_DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 OLD_GAIN, OLD_DIRECTION = ".weight_g", ".weight_v"
 PLAIN = {"format": "pt"}  # without it, transformers 4 does not open the file
-MEGABYTE = 10**6
+LONGEST_HEADER = 10**8  # of safetensors, which takes no longer one
+MARK = b"\xef\xbb\xbf"  # with which some texts in UTF-8 begin
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -39,24 +42,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         WeightsError: the file is missing, empty, cut short, not weights, or a pickle that would run code.
     """
     path = Path(path)
-    head = opening(path)
-    if not is_pickle(head):
-        try:
+    if not is_pickle(opening(path)):
+        with reading(path, "safetensors"):
             return load_file(path)
-        except SafetensorError as problem:
-            raise WeightsError(f"{path}: not whole or not safetensors ({problem}); fetch it again") from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        asked = str(problem).replace("\n", " ").partition("GLOBAL ")[2].split(" ")[0]
-        reason = f"asks to run code ({asked})" if asked else "holds more than tensors"
-        raise WeightsError(f"{path}: this pickle {reason}, so it was not opened; convert it to safetensors") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as problem:
-        line = str(problem).partition("\n")[0]
-        raise WeightsError(f"{path}: not whole or not a torch file ({line}); fetch it again") from None
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path}: holds no plain table of tensors")
-    return dict(content)
+    with reading(path, "a torch file"):
+        try:
+            # An opened file, because by its path torch would take every .safetensors for one.
+            with open(path, "rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as problem:
+            asked = str(problem).replace("\n", " ").partition("GLOBAL ")[2].split(" ")[0]
+            reason = f"asks to run code ({asked})" if asked else "holds more than tensors"
+            said = f"{path}: this pickle {reason}, so it was not opened; convert it to safetensors"
+            raise WeightsError(said) from None
+        if not isinstance(content, Mapping) or not all(_is_plain(*entry) for entry in content.items()):
+            raise WeightsError(f"{path}: holds no plain table of tensors")
+        return dict(content)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -85,20 +86,49 @@ def opening(path: Path) -> bytes:
         raise WeightsError(f"{path}: cannot be read ({problem.strerror})") from None
     if not head:
         raise WeightsError(f"{path}: is empty; fetch it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
-    if head.lstrip()[:1] == b"<":
-        raise WeightsError(f"{path}: is a web page, not weights; fetch it again, signed in if the site asks for it")
-    if head[:24].decode("ascii", errors="replace").isprintable():
-        said = head[:60].decode("utf-8", errors="replace").partition("\n")[0]
-        raise WeightsError(f"{path}: is text ({said!r}), not safetensors nor another kind of weights; fetch it again")
-    _refuse_cut(path, head)
+    if not _is_safetensors(head):
+        _refuse_text(path, head.removeprefix(MARK))
+    with reading(path, "a file of weights"):
+        _refuse_cut(path, head)
     return head
 
 
 def is_pickle(head: bytes) -> bool:
     """Return whether a file that opens like this is a torch file (zip or the older kind) or a plain pickle."""
-    return head[:2] == b"PK" or head[:1] == b"\x80"
+    return (head[:2] == b"PK" or head[:1] == b"\x80") and not _is_safetensors(head)
+
+
+@contextmanager
+def reading(source: Path | str, kind: str) -> Iterator[None]:
+    """Turn whatever a reader raises at a damaged file into one line.
+
+    Args:
+        source: what the message calls the file.
+        kind: what the file should be, for example "an ONNX file".
+
+    Raises:
+        WeightsError: instead of any of it; errors that are one line already pass.
+    """
+    try:
+        yield
+    except CarraraError:
+        raise
+    except Exception as problem:
+        line = " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise WeightsError(f"{source}: not whole or not {kind} ({line}); fetch it again") from None
+
+
+def stretched(tensor: Tensor) -> bool:
+    """Return whether a tensor shows numbers of its storage more than once, so that a copy may fill the memory."""
+    # Not numel(), which may run over.
+    return math.prod(tensor.shape) * tensor.element_size() > tensor.untyped_storage().nbytes()
+
+
+def amount(size: int) -> str:
+    """Return a number of bytes as it is told: 12 bytes, 1.2 kB, 1.2 MB."""
+    if size < 1000:
+        return f"{size} bytes"
+    return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
 
 
 def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
@@ -144,31 +174,45 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     )
 
 
+def _is_safetensors(head: bytes) -> bool:
+    """Return whether a file that opens like this is safetensors: the length of a table, then the table.
+
+    To be asked before anything else about a file: the length's first bytes may be those of any other kind.
+    """
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER
+
+
+def _is_plain(name: object, value: object) -> bool:
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not stretched(value)
+
+
+def _refuse_text(path: Path, head: bytes) -> None:
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
+    if head.lstrip()[:1] == b"<":
+        raise WeightsError(f"{path}: is a web page, not weights; fetch it again, signed in if the site asks for it")
+    if head[:24].translate(None, b"\r\n\t").decode("ascii", errors="replace").isprintable():
+        said = head[:60].decode("utf-8", errors="replace").strip().partition("\n")[0].rstrip()
+        raise WeightsError(f"{path}: is text ({said!r}), not safetensors nor another kind of weights; fetch it again")
+
+
 def _refuse_cut(path: Path, head: bytes) -> None:
     size = path.stat().st_size
-    if head[:2] == b"PK":
-        if not zipfile.is_zipfile(path):
-            raise WeightsError(
-                f"{path}: is cut short after {size / MEGABYTE:.1f} MB (its end is missing); fetch it again"
-            )
-        return
-    if is_pickle(head) or head[8:9] != b"{":
+    if is_pickle(head) and head[:2] == b"PK" and not zipfile.is_zipfile(path):
+        raise WeightsError(f"{path}: is cut short after {amount(size)} (its end is missing); fetch it again")
+    if not _is_safetensors(head):
         return
     (length,) = struct.unpack("<Q", head[:8])
-    with open(path, "rb") as file:
-        file.seek(8)
-        text = file.read(length) if length <= size else b""
-    try:
-        table = json.loads(text)
-        whole_size = (
-            8 + length + max((row["data_offsets"][1] for name, row in table.items() if name[:2] != "__"), default=0)
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        whole_size = 0 if text else 8 + length
+    whole_size = 8 + length
+    if whole_size <= size:
+        with open(path, "rb") as file:
+            file.seek(8)
+            table = json.loads(file.read(length))
+        whole_size += max((row["data_offsets"][1] for name, row in table.items() if name[:2] != "__"), default=0)
     if size < whole_size:
-        raise WeightsError(
-            f"{path}: is cut short, {size / MEGABYTE:.1f} of {whole_size / MEGABYTE:.1f} MB; fetch it again"
-        )
+        raise WeightsError(f"{path}: is cut short, {amount(size)} of {amount(whole_size)}; fetch it again")
 
 
 def _respell(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,7 +225,9 @@ def _respell(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dic
         elif stem + ".weight" in given and given[stem + ".weight"].shape == wanted[direction].shape:
             folded = given.pop(stem + ".weight")
             spread = tuple(axis for axis, size in enumerate(wanted[gain].shape) if size == 1)
-            given[gain], given[direction] = folded.float().norm(dim=spread, keepdim=True), folded
+            given[gain] = folded.float().norm(dim=spread, keepdim=True)
+            # A tap of zeros has no direction, and torch would divide by its length: any direction with gain 0 does.
+            given[direction] = torch.where(given[gain] == 0, torch.ones_like(folded), folded)
     return given
 
 

@@ -36,7 +36,8 @@ def run(task, tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_DATA", str(tmp_path / "data"))
 
     def invoke(*words, encoders=("noise",)):
-        return CliRunner().invoke(app, ["bench", *encoders, "--device", "cpu", "-o", str(tmp_path / "out"), *words])
+        words = ["bench", *encoders, "--device", "cpu", "-o", tmp_path / "out", *words]
+        return CliRunner().invoke(app, [str(word) for word in words])
 
     return invoke
 
@@ -54,6 +55,23 @@ def test_without_names_every_encoder_that_is_ready_is_measured(run, task, monkey
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith("2 encoders are ready: mfcc, noise\n")
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["mfcc", "noise"]
+
+
+def test_one_that_is_ready_but_does_not_load_is_named_and_the_others_go_on(run, task, monkeypatch):
+    monkeypatch.setattr(_ready, "state", lambda name: State("ready" if name in ("clmr", "noise") else "import"))
+    done = run("-t", task, encoders=())
+    assert done.exit_code == 1
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["noise"]
+    ready, first, *_, last = done.stderr.splitlines()
+    assert ready == "2 encoders are ready: clmr, noise" and first.startswith("no record of clmr: clmr: its weights (")
+    assert last.startswith("1 records in ") and last.endswith("; clmr did not load")
+
+
+def test_a_single_one_that_does_not_load_is_the_error_itself(run, task, tmp_path):
+    done = run("-t", task, encoders=(tmp_path,))
+    assert done.exit_code == 2 and done.stdout == ""
+    assert done.stderr.startswith("carrara bench: ") and "holds no config.json" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_nothing_at_all_is_a_usage_error(run):

@@ -36,6 +36,15 @@ def test_ls_json_is_names_and_summaries(word):
         assert [row["name"] for row in rows] == SHELVES[word].names()
 
 
+def test_ls_encoders_stands_in_columns_with_what_each_needs(monkeypatch, tmp_path):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
+    lines = {line.split()[0]: line for line in carrara("ls", "encoders").stdout.splitlines()}
+    assert "  import  2 files from openaipublic.azureedge.net  Jukebox-5B" in lines["jukebox-5b"]
+    column = lines["jukebox-5b"].index("Jukebox-5B")
+    assert lines["noise"].split()[1] == "ready" and lines["noise"][column:].startswith("A floor that hears nothing")
+    assert "  import  model.keras  " in lines["mule"] and lines["mule"][column:].startswith("MULE")
+
+
 @pytest.mark.parametrize(
     ("arguments", "near"),
     [

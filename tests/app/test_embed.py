@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import carrara
 from carrara.app.cli import app
+from carrara.core.errors import UsageError
 from carrara.encoders._load import load as load_encoder
 from carrara.features import parquet
 
@@ -81,6 +82,17 @@ def test_windows_and_frames_lie_where_they_should(tmp_path, music):
     starts = np.array([row["start"] for row in rows(out)])
     np.testing.assert_allclose(starts, np.arange(len(starts)) / 50.0)
     assert len(starts) == 65.5 * 50
+
+
+@pytest.mark.parametrize("encoder", ["mfcc", "musicnn-msd:random"])
+def test_frames_of_an_encoder_that_answers_once_a_clip_are_refused(tmp_path, music, encoder):
+    result = run("embed", music, "-e", encoder, "-o", tmp_path / "out.parquet", "--per", "frame")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"carrara embed: --per frame: {encoder} answers once a clip; take --per window")
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("out.parquet*"))
+    with pytest.raises(UsageError, match="answers once a clip"):
+        carrara.embed(tmp_path / "none.wav", encoder, per="frame")
 
 
 def test_layers_are_those_of_the_encoder_itself(tmp_path, music):

@@ -9,7 +9,8 @@ from transformers import HubertModel
 from typer.testing import CliRunner
 
 from carrara.app.cli import app
-from carrara.encoders import maest
+from carrara.core.errors import DataError
+from carrara.encoders import maest, mert
 from carrara.encoders._load import build, load
 from carrara.nn.weights import save_tensors
 
@@ -83,7 +84,7 @@ def test_import_stretches_a_maest_of_another_length_when_told(tmp_path, monkeypa
     ("arguments", "code", "said"),
     [
         (["import", "mert-v0", "--file", "{file}"], 1, "carrara import: .*would fit mert-tiny"),
-        (["import", "mert"], 2, "carrara import: mert-v0: its weights are not on this machine"),
+        (["import", "mert-v0"], 2, "carrara import: mert-v0: its weights are not on this machine"),
         (["import", "mert-tiny", "--file", "{file}", "--interpolate"], 2, "mert-tiny has no positions to stretch"),
         (["export", "{file}", "-f", "carrara", "-o", "{out}"], 2, "carrara export: .*carrara import NAME --file"),
         (["export", "noise", "-f", "transformers", "-o", "{out}"], 2, "carrara export: noise: "),
@@ -95,3 +96,47 @@ def test_errors_are_one_line(file, tmp_path, monkeypatch, arguments, code, said)
     assert done.exit_code == code and done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert re.search(said, done.stderr), done.stderr
+
+
+def test_a_member_of_a_family_that_cannot_be_had_does_not_keep_the_others_away(file, tmp_path, monkeypatch):
+    card, settings = mert.ENCODER.variants["mert-tiny"]
+    for name in ("mert-v0-public", "mert-v1-95m"):
+        theirs = card.model_copy(update={"files": mert.ENCODER.variants[name][0].files})
+        monkeypatch.setitem(mert.ENCODER.variants, name, (theirs, settings))
+    source = {"mert-v0-public": file, "mert-v1-95m": file}
+
+    def fetched(name):
+        if name not in source:
+            raise DataError(f"{name}: 404")
+        return source[name]
+
+    monkeypatch.setattr("carrara.encoders._import.fetched", fetched)
+    done = carrara("import", "mert")
+    home = tmp_path / "home" / "encoders"
+    assert done.exit_code == 1
+    assert done.stdout == f"mert-v0-public\t{home / 'mert-v0-public'}\nmert-v1-95m\t{home / 'mert-v1-95m'}\n"
+    assert done.stderr == "carrara import: mert-v0: 404\ncarrara import: mert-v1-330m: 404\n"
+    assert load(home / "mert-v1-95m").card.weights == load("mert-tiny:random-7").card.weights
+    source.clear()
+    assert carrara("import", "mert").stderr.count("\n") == 4
+
+
+def test_what_is_not_certain_is_one_line(file, tmp_path):
+    done = carrara("import", "mert-tiny", "--file", file)
+    first, last = done.stderr.splitlines()
+    assert "its shapes alone were checked" in first and "checked and converted" in last
+    carrara("export", tmp_path / "home" / "encoders" / "mert-tiny", "-f", "transformers", "-o", tmp_path / "hf")
+    processor = tmp_path / "hf" / "preprocessor_config.json"
+    assert carrara("import", "mert-tiny", "--file", tmp_path / "hf").stderr.count("\n") == 1
+    processor.write_text(processor.read_text().replace('"do_normalize": false', '"do_normalize": true'))
+    done = carrara("import", "mert-tiny", "--file", tmp_path / "hf")
+    assert "says do_normalize true, where mert-tiny alone has false" in done.stderr.splitlines()[0]
+    assert load("mert-tiny").settings.standardise
+
+
+@pytest.mark.parametrize("place", ["afile", "afile/inside"])
+def test_a_file_in_the_way_is_told(file, tmp_path, place):
+    (tmp_path / "afile").write_text("mine")
+    done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / place)
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "afile" in done.stderr
+    assert isinstance(done.exception, SystemExit) and (tmp_path / "afile").read_text() == "mine"

@@ -1,16 +1,21 @@
 """EfficientNet-Discogs: its front end against numpy and librosa, its patches, batches and memory."""
 
+import json
+from dataclasses import replace
+
 import librosa
 import numpy as np
 import pytest
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.encoders import effnet_discogs
+from carrara.encoders import SHELF, effnet_discogs
 from carrara.encoders._load import build, load, save_pretrained
+from carrara.encoders._official import convert
 from carrara.encoders.effnet_discogs import CARD, EffnetDiscogs, EffnetSettings
 
 RATE, STYLES = 16_000, 7
+STYLE_NAMES = [f"Rock---Kind {number}" for number in range(STYLES)]
 
 
 def small(seed=0):
@@ -105,6 +110,31 @@ def test_ten_minutes_go_through_in_blocks(encoder, monkeypatch):
     assert (encoder(noise(600.0)) == 1).all()
     assert sum(heard) == (600 * RATE // 256 - 128) // 62 + 1
     assert max(heard) == effnet_discogs.AT_ONCE
+
+
+@pytest.mark.parametrize("content", [STYLE_NAMES, {"name": "genre discogs400", "classes": STYLE_NAMES}])
+def test_labels_beside_the_file_name_the_tags_and_are_saved(tmp_path, monkeypatch, content):
+    whole = small(seed=2)
+    family = replace(effnet_discogs.ENCODER, official=lambda name, path: whole.state_dict())
+    monkeypatch.setitem(effnet_discogs.PUBLISHED, "effnet-discogs", (CARD, whole.settings))
+    monkeypatch.setitem(SHELF._loaded, SHELF.entry("effnet-discogs").module, family)
+    file = tmp_path / "official" / "discogs-effnet-bsdynamic-1.onnx"
+    file.parent.mkdir()
+    assert convert("effnet-discogs", file).tag_names == tuple(f"style {number}" for number in range(STYLES))
+    (file.parent / "labels.json").write_text(json.dumps(content))
+    for path in (file, file.parent):
+        encoder = convert("effnet-discogs", path).eval()
+        assert encoder.tag_names == tuple(STYLE_NAMES)
+        assert torch.equal(encoder.tags(noise(2.5)), whole.tags(noise(2.5)))
+    save_pretrained(encoder, tmp_path / "saved")
+    monkeypatch.undo()
+    assert load(tmp_path / "saved").tag_names == tuple(STYLE_NAMES)
+
+
+def test_labels_of_another_head_are_refused(tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps(STYLE_NAMES[:5]))
+    with pytest.raises(UsageError, match=r"labels.json: 5 names for a head of 7 styles: none for style 5, 6"):
+        effnet_discogs.told("effnet-discogs", EffnetSettings(styles=STYLES), tmp_path)
 
 
 def test_a_saved_encoder_comes_back_with_its_rule_for_zeros(tmp_path):

@@ -8,6 +8,7 @@ from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, 
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.encoders._load import load
+from carrara.nn.weights import save_tensors
 
 SMALL = {
     "vocab_size": 4,
@@ -140,3 +141,116 @@ def test_what_is_not_right_is_named(tmp_path):
         config.write_text(json.dumps(json.loads(text) | change))
         with pytest.raises(UsageError, match=says):
             load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_act": "relu"},
+        {"feat_extract_activation": "relu"},
+        {"layer_norm_eps": 1e-3},
+        {"feat_proj_layer_norm": False},
+        {"conv_pos_batch_norm": True},
+    ],
+)
+def test_a_network_that_computes_otherwise_is_refused_and_silence_means_transformers_defaults(tmp_path, change):
+    drawn(HubertModel(hubert())).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    ((key, value),) = change.items()
+    path.write_text(json.dumps({other: config[other] for other in config if other != key}))
+    assert load(tmp_path)
+    path.write_text(json.dumps(config | change))
+    with pytest.raises(UsageError, match=f"config.json: {key} is {value!r}, and {HubertConfig().to_dict()[key]!r} in"):
+        load(tmp_path)
+
+
+@torch.no_grad()
+def test_data2vecs_config_is_read_as_transformers_reads_it(tmp_path):
+    config = Data2VecAudioConfig(**SMALL, num_conv_pos_embeddings=3, conv_pos_kernel_size=7)
+    config.do_stable_layer_norm, config.feat_extract_norm = True, "group"
+    model = drawn(Data2VecAudioModel(config))
+    model.save_pretrained(tmp_path)
+    assert '"do_stable_layer_norm": true' in (tmp_path / "config.json").read_text()
+    (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    theirs = model(sound(), output_hidden_states=True).hidden_states
+    torch.testing.assert_close(load(tmp_path)(sound()), torch.stack(theirs, 1), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": "abc"}, "config.json: width: "),
+        ({"hidden_size": 0}, "config.json: width: "),
+        ({"conv_dim": 7}, "conv_dim is 7, not a list"),
+        ({"conv_dim": []}, r"conv_dim is \[\], not a list"),
+        ({"conv_dim": [[24]]}, "conv_dim is .*, not a list"),
+        ({"conv_kernel": [10, 3]}, "conv_kernels and conv_strides"),
+        ({"num_conv_pos_embeddings": None}, "config.json: position_kernel: "),
+        ({"sample_rate": {"a": 1}}, "config.json: sample_rate: "),
+        ({"feat_extract_norm": "batch"}, "config.json: conv_norm: "),
+        ({"model_type": ["hubert"]}, "a \\['hubert'\\] model"),
+        ({"num_hidden_layers": 10**9}, "tells of 1000000000 layers"),
+    ],
+)
+def test_a_malformed_config_is_one_line(tmp_path, change, said):
+    drawn(HubertModel(hubert())).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises((UsageError, WeightsError), match=said) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"sampling_rate"', "\xff", '{"sampling_rate": "fast"}'])
+def test_a_malformed_preprocessor_config_is_one_line(tmp_path, content):
+    drawn(HubertModel(hubert())).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["text", ["a"], {"a": 1}, {"a": "../x"}, {}])
+def test_a_malformed_table_of_shards_is_told(tmp_path, table):
+    drawn(HubertModel(hubert())).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    with pytest.raises(WeightsError, match="names no shards beside it"):
+        load(tmp_path)
+
+
+GAIN = "encoder.pos_conv_embed.conv.parametrizations.weight.original0"
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("encoder.layer_norm.weight", "hubert.encoder.layer_norm.weight"),
+        (GAIN, GAIN.replace("parametrizations.weight.original0", "weight_g")),
+    ],
+)
+@pytest.mark.parametrize("spelling", ["one file", "shards"])
+def test_two_names_that_become_one_are_refused(tmp_path, name, twin, spelling):
+    model = drawn(HubertModel(hubert()))
+    model.save_pretrained(tmp_path)
+    tensors = model.state_dict()
+    save_tensors(tensors | {twin: torch.zeros_like(tensors[name])}, tmp_path / "model.safetensors")
+    if spelling == "shards":
+        (tmp_path / "model.safetensors").rename(tmp_path / "one.safetensors")
+        save_tensors({name: tensors[name]}, tmp_path / "other.safetensors")
+        shards = {"a": "one.safetensors", "b": "other.safetensors"}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(WeightsError, match="two tensors in it mean"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["v1", "music2vec-v1", "MERT-v1-95M", "m-a-p/MERT-v1-95M"])
+def test_only_the_whole_repository_on_the_hub_has_its_card(tmp_path, name, monkeypatch):
+    folder = tmp_path / name
+    drawn(HubertModel(hubert())).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"sampling_rate": 24000}')
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, allow_patterns: str(folder))
+    assert load(folder).card.license == "" and not load(folder).settings.standardise
+    if "/" in name:
+        assert load(name).card.license == "CC-BY-NC-4.0" and load(name).settings.standardise

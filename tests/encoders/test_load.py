@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from carrara.core.errors import StoreError, UsageError, WeightsError
+from carrara.core.home import encoders_home
+from carrara.encoders import _ready
 from carrara.encoders._hubert import HubertEncoder, HubertSettings
 from carrara.encoders._load import build, load, save_pretrained
+from carrara.encoders._ready import State, state
 from carrara.nn.weights import read_tensors, save_tensors, tensors_identity
 
 CHANGES = {"layers": 2, "width": 32, "feed_forward": 32, "conv_channels": 16}
@@ -53,6 +56,24 @@ def test_the_folder_holds_three_files_that_say_what_it_is(saved):
     assert (folder / "README.md").read_text().startswith("---\n")
     save_pretrained(encoder, folder, readme="# Mine\n")
     assert (folder / "README.md").read_text() == "# Mine\n"
+
+
+def test_a_card_that_was_saved_before_it_told_of_benchmarks_still_loads(tmp_path):
+    encoder = build("musicnn-mtt-vgg")
+    assert encoder.card.benchmark
+    save_pretrained(encoder, tmp_path)
+    assert load(tmp_path).card.benchmark == encoder.card.benchmark
+    assert encoder.card.benchmark in (tmp_path / "README.md").read_text()
+    rewrite(tmp_path, lambda config: config["card"].pop("benchmark"))
+    assert load(tmp_path).card.benchmark == ""
+
+
+def test_heads_stand_beside_the_weights_until_an_encoder_without_any_takes_their_place(saved):
+    encoder, folder = saved
+    save_pretrained(encoder, folder, heads={"final_proj.weight": torch.eye(3)})
+    assert torch.equal(read_tensors(folder / "heads.safetensors")["final_proj.weight"], torch.eye(3))
+    save_pretrained(encoder, folder)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
 
 def test_weights_that_changed_after_saving_are_in_the_saved_identity(saved):
@@ -162,6 +183,63 @@ def test_weights_cut_short_swapped_or_of_another_network_are_told(saved):
     path.unlink()
     with pytest.raises(WeightsError, match="cannot be read"):
         load(folder)
+
+
+def test_an_imported_encoder_whose_weights_are_not_whole_is_not_ready(monkeypatch, tmp_path):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
+    assert state("mert-tiny").word == "train"
+    save_pretrained(build("mert-tiny", changes=CHANGES), encoders_home() / "mert-tiny")
+    assert state("mert-tiny") == State("ready")
+    path = encoders_home() / "mert-tiny" / "model.safetensors"
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for torn in (
+        whole[:-1],
+        whole[:header],
+        whole[: header - 1],
+        whole[:8],
+        b"",
+        b"<html>no such file</html>",
+        b"\xff" * 99,
+    ):
+        path.write_bytes(torn)
+        found = state("mert-tiny")
+        assert found.word == "import"
+        assert found.needs == f"{path} is not whole; `carrara import mert-tiny` again"
+        with pytest.raises(WeightsError):
+            load("mert-tiny")
+    path.unlink()
+    assert state("mert-tiny").word == "import"
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "briefly"),
+    [
+        ("choi", "` fetches https://github.com/keunwoochoi/", "weights_layer4_theano.hdf5"),
+        ("clmr-native", "` fetches https://github.com/Spijkervet/", "clmr_magnatagatune_mlp.zip"),
+        ("mule", "` fetches https://github.com/PandoraMedia/", "model.keras"),
+        ("effnet-discogs", "` fetches https://essentia.upf.edu/", "discogs-effnet-bsdynamic-1.onnx"),
+        ("musicnn-msd-vgg", "` fetches https://files.pythonhosted.org/", "musicnn-0.1.0-py3-none-any.whl"),
+        ("musicnn-msd-big", "` fetches https://github.com/jordipons/", "2 files from github.com"),
+        ("jukebox-5b", "` fetches https://openaipublic.azureedge.net/", "2 files from openaipublic.azureedge.net"),
+        ("muq", "` fetches OpenMuQ/MuQ-large-msd-iter/model.safetensors, ", "2 files from huggingface.co"),
+        ("mert-v0", "` fetches m-a-p/MERT-v0/pytorch_model.bin", "pytorch_model.bin"),
+    ],
+)
+def test_an_encoder_that_is_not_here_tells_which_files_it_needs(monkeypatch, tmp_path, name, needs, briefly):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
+    found = state(name)
+    assert found.word == "import" and found.briefly == briefly
+    assert found.needs.startswith(f"`carrara import {name}{needs}")
+
+
+def test_files_at_mixed_places_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
+    files = {"clmr": {"org/repository/one.pt": "", "https://host/two.json": ""}}
+    monkeypatch.setattr(_ready, "_read", lambda module: (True, files))
+    assert state("clmr").needs == "`carrara import clmr --file …` takes org/repository/one.pt, https://host/two.json"
+    assert state("clmr").briefly == "2 files from host and huggingface.co"
 
 
 def test_a_folder_without_a_config_and_a_file_are_told(tmp_path):

@@ -163,9 +163,20 @@ def test_the_onnx_package_reads_the_same(tmp_path):
         (b"RIFF\x24\x08\0\0WAVEfmt ", "not whole or not an ONNX file"),
         (field(1, node("Const", [], [])), "not whole or not an ONNX file"),
         (model([CONV], [tensor("w", ARRAY, field(9, ARRAY.tobytes()[:-4]))]), "not whole or not an ONNX file"),
+        (model([node("Identity", ["w"], [])], [raw("w", ARRAY)]), "not whole or not an ONNX file"),
         (model([CONV], [raw("w", ARRAY) + field(14, 1)]), "in another file"),
     ],
-    ids=["empty", "pointer", "page", "cut short", "sound", "TensorFlow's graph", "too few numbers", "elsewhere"],
+    ids=[
+        "empty",
+        "pointer",
+        "page",
+        "cut short",
+        "sound",
+        "TensorFlow's graph",
+        "few numbers",
+        "no output",
+        "elsewhere",
+    ],
 )
 def test_what_is_no_whole_onnx_file_is_named(written, content, message):
     path = written(content)

@@ -3,23 +3,43 @@
 import argparse
 import builtins
 import collections
+import contextlib
 import io
 import os
+import pickle
+import struct
 import sys
 import tarfile
+import warnings
+import zipfile
 
 import pytest
 import torch
 
 from carrara.core.errors import WeightsError
-from carrara.nn.unpickle import Inert, Unpickler, read_checkpoint
+from carrara.nn.inert import Unpickler
+from carrara.nn.mapped_checkpoint import mapped_checkpoint
+from carrara.nn.unpickle import Inert, read_checkpoint, see_whole
+from carrara.nn.weights import read_tensors, save_tensors
 
+MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # what torch writes at the head of its older kind
 KINDS = pytest.mark.parametrize("zipped", [True, False])
 
 
 def write(content, path, zipped=True):
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     return path
+
+
+def older(main, keys=(), storages=b""):
+    """A file of the older kind around a pickle."""
+    machine = {"protocol_version": VERSION, "little_endian": True, "type_sizes": {}}
+    return (
+        b"".join(pickle.dumps(part, 2) for part in (MAGIC, VERSION, machine))
+        + main
+        + pickle.dumps(list(keys), 2)
+        + storages
+    )
 
 
 class Call:
@@ -93,13 +113,95 @@ def test_no_module_that_a_file_names_is_imported(tmp_path, monkeypatch, zipped):
     assert "author" not in sys.modules
 
 
-@pytest.mark.parametrize("state", [b"}(Vmark\nI1\nu", b"(N}(Vmark\nI1\nut"])
-def test_what_a_file_sets_on_a_known_function_does_not_outlive_it(state):
-    global_ = b"ctorch._utils\n_rebuild_parameter\n"
-    marked = Unpickler(io.BytesIO(global_ + state + b"b.")).load()
-    assert marked.mark == 1
-    assert not hasattr(Unpickler(io.BytesIO(global_ + b".")).load(), "mark")
+NAMES = [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_parameter\n", b"ctorch\nfloat16\n"]
+NAMES += [b"ccollections\nOrderedDict\n", b"ctorch\nSize\n", b"cauthor\nSettings\n"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("state", [b"}(Vmark\nI1\nu", b"(N}(Vmark\nI1\nut", b"}(V__call__\nI1\nu"])
+def test_a_file_sets_nothing_on_what_its_names_become(name, state):
+    plain = dir(Unpickler(io.BytesIO(name + b".")).load())
+    with contextlib.suppress(TypeError, AttributeError):
+        Unpickler(io.BytesIO(name + state + b"b.")).load()
+    again = Unpickler(io.BytesIO(name + b".")).load()
+    assert dir(again) == plain and not hasattr(again, "mark")
     assert not hasattr(torch._utils._rebuild_parameter, "mark")
+
+
+@pytest.mark.parametrize("read", [read_checkpoint, mapped_checkpoint])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_with_its_source_text_makes_torch_write_no_patch(tmp_path, read, name):
+    # Torch compares that text with the module's source, and where a module asks for it writes the difference to a file.
+    target = tmp_path / "written"
+    state = b"(}(Vdump_patches\nI01\nu}(V__name__\nV" + str(target).encode() + b"\nutb"
+    path = tmp_path / "x.pt"
+    for set_first in (state, b""):
+        path.write_bytes(
+            older(
+                b"\x80\x02" + name + b"q\x00" + set_first + b"0(Vmodule\nh\x00Vfile\nVtext of the attacker\nt" + b"Q."
+            )
+        )
+        with contextlib.suppress(WeightsError), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert isinstance(read(path), Inert)
+        assert os.listdir(tmp_path) == ["x.pt"]
+
+
+@pytest.mark.parametrize("read", [read_checkpoint, mapped_checkpoint])
+def test_the_older_kinds_storages_are_found_by_hand(tmp_path, read):
+    """Two kinds of numbers in a storage, part of a storage as torch before 0.4 has it, one at an odd address."""
+
+    class Writer(pickle.Pickler):
+        def persistent_id(self, value):
+            return value.pid if isinstance(value, Piece) else None
+
+    class Piece:
+        def __init__(self, *pid):
+            self.pid = ("storage", *pid)
+
+    def tensor(piece, count):
+        return Call(torch._utils._rebuild_tensor_v2, piece, 0, (count,), (1,), False, collections.OrderedDict())
+
+    content = {
+        "byte": tensor(Piece(torch.ByteStorage, "0", "cpu", 3, None), 3),
+        "float": tensor(Piece(torch.FloatStorage, "1", "cuda:0", 4, None), 4),
+        "part": tensor(Piece(torch.FloatStorage, "1", "cpu", 4, ("2", 1, 2)), 2),
+        "same": tensor(Piece(torch.ShortStorage, "1", "cpu", 8, None), 8),
+    }
+    main = io.BytesIO()
+    Writer(main, 2).dump(content)
+    numbers = struct.pack("<4f", 1.5, -2.0, 3.25, 4.0)
+    storages = struct.pack("<q", 3) + bytes([7, 8, 9]) + struct.pack("<q", 4) + numbers
+    (tmp_path / "x.pt").write_bytes(older(main.getvalue(), ["0", "1"], storages))
+    found = {name: tensor.clone() for name, tensor in read(tmp_path / "x.pt").items()}
+    assert found["byte"].tolist() == [7, 8, 9]
+    assert found["float"].tolist() == [1.5, -2.0, 3.25, 4.0]
+    assert found["same"].tolist() == list(struct.unpack("<8h", numbers))
+    assert found["part"].tolist() == [-2.0, 3.25]
+    if read is read_checkpoint:
+        assert all(tensor.data_ptr() % tensor.element_size() == 0 for tensor in read(tmp_path / "x.pt").values())
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@KINDS
+@pytest.mark.parametrize("stated", [((10**12,), (0,)), ((2**62, 4), (0, 0)), ((2, 2), (0, 1))])
+def test_a_tensor_that_repeats_what_the_file_holds_is_refused(tmp_path, zipped, stated):
+    bomb = Call(torch._utils._rebuild_tensor_v2, torch.ones(2).storage(), 0, *stated, False, collections.OrderedDict())
+    for read in (read_checkpoint, read_tensors):
+        with pytest.raises(WeightsError, match="x.pt: ") as caught:
+            read(write({"x": bomb}, tmp_path / "x.pt", zipped))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("put", [b"r\xff\xff\xff\x03", b"p60000000\n"])
+def test_a_pickle_that_would_make_a_list_of_a_gigabyte_is_refused(tmp_path, put):
+    main = b"\x80\x02}" + put + b"."
+    (tmp_path / "older.pt").write_bytes(older(main))
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
+        archive.writestr("x/data.pkl", main)
+    for path in (tmp_path / "older.pt", tmp_path / "zip.pt"):
+        with pytest.raises(WeightsError, match="keeps something under number 6"):
+            read_checkpoint(path)
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
@@ -116,7 +218,7 @@ def test_a_view_beyond_its_storage_is_refused(tmp_path, zipped):
 def test_a_file_cut_short_is_refused(tmp_path, zipped, part):
     path = write({"x": torch.randn(2000)}, tmp_path / "x.pt", zipped)
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(WeightsError, match="cut short" if zipped else "x.pt: not whole") as caught:
+    with pytest.raises(WeightsError, match="x.pt: (is cut short|not whole)") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
 
@@ -130,5 +232,51 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
         read_checkpoint(tmp_path / "page.pt")
     with tarfile.open(tmp_path / "old.pt", "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("\udc80"))
-    with pytest.raises(WeightsError, match="no torch checkpoint|first file kind"):
+    with pytest.raises(WeightsError, match="no torch checkpoint|not whole or not a torch file"):
         read_checkpoint(tmp_path / "old.pt")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("notes.txt", "nothing")
+    with pytest.raises(WeightsError, match="a zip of other files"):
+        read_checkpoint(tmp_path / "other.zip")
+
+
+def test_a_zip_is_read_under_any_name_and_refused_when_packed_again(tmp_path):
+    path = write({"x": torch.arange(900.0)}, tmp_path / "x.safetensors")
+    assert torch.equal(read_checkpoint(path)["x"], torch.arange(900.0))
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as target:
+        for record in source.infolist():
+            target.writestr(record.filename, source.read(record))
+    with pytest.raises(WeightsError, match="compressed"):
+        read_checkpoint(tmp_path / "y.pt")
+
+
+def test_every_record_of_a_zip_is_compared_with_its_checksum(tmp_path, monkeypatch):
+    monkeypatch.setattr("carrara.nn.unpickle.BLOCK", 1000)
+    path = write({"a": torch.randn(3000), "b": torch.randn(3000)}, tmp_path / "x.pt")
+    see_whole(path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    assert len(records) > 4
+    for record in records:
+        extra = int.from_bytes(whole[record.header_offset + 28 : record.header_offset + 30], "little")
+        place = record.header_offset + 30 + len(record.filename) + extra
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(
+            WeightsError, match=f"x.pt: its record '{record.filename}'.*CRC-32.*fetch it again"
+        ) as caught:
+            see_whole(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(whole[: len(whole) // 2] + bytes(4000) + whole[len(whole) // 2 + 4000 :])
+    assert read_checkpoint(path)["a"].shape == (3000,)
+    with pytest.raises(WeightsError, match="its record 'x/data/"):
+        see_whole(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="cut short"):
+        see_whole(path)
+
+
+def test_kinds_without_checksums_pass(tmp_path):
+    see_whole(write({"a": torch.ones(3)}, tmp_path / "older.pt", zipped=False))
+    save_tensors({"a": torch.ones(3)}, tmp_path / "x.safetensors")
+    see_whole(tmp_path / "x.safetensors")

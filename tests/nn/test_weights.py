@@ -5,10 +5,11 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from carrara.core.errors import StoreError, WeightsError
-from carrara.nn.weights import load_strictly, read_tensors, save_tensors, tensors_identity
+from carrara.core.errors import StoreError, UsageError, WeightsError
+from carrara.nn.weights import amount, load_strictly, read_tensors, reading, save_tensors, tensors_identity
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "half": torch.ones(4).bfloat16()}
 
@@ -60,6 +61,12 @@ def test_a_plain_pickle_that_would_run_code_is_refused(tmp_path):
         (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
         (b"\n <html>", "web page"),
         (b"nothing of the kind, but some text", "not safetensors"),
+        (b"\xef\xbb\xbf<!DOCTYPE html>\r\n<html>", "web page"),
+        (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"Not Found\nsorry\n", "is text \\('Not Found'\\)"),
+        (b'{\r\n\t"error": "gone"\r\n}', "is text \\('{'\\)"),
+        (b'\xef\xbb\xbf{"error": "gone"}\n', 'is text \\(\'{"error": "gone"}\'\\)'),
+        (b"\n\nNot Found", "is text \\('Not Found'\\)"),
     ],
 )
 def test_what_is_not_weights_is_named(tmp_path, content, said):
@@ -67,6 +74,62 @@ def test_what_is_not_weights_is_named(tmp_path, content, said):
     with pytest.raises(WeightsError, match=said) as caught:
         read_tensors(tmp_path / "w.safetensors")
     assert "\n" not in str(caught.value)
+
+
+# The low bytes of a header's length that are those of a pickle, of a zip and, after a blank, of a web page.
+@pytest.mark.parametrize("low", [b"\x80", b"PK", b" <"])
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
+def test_a_header_may_be_as_long_as_it_likes(tmp_path, low, name):
+    path = tmp_path / name
+    save_file(TENSORS, path, {"note": ""})
+    short = int.from_bytes(path.read_bytes()[:8], "little")
+    more = (int.from_bytes(low, "little") - short) % 256 ** len(low)
+    save_file(TENSORS, path, {"note": "x" * more})
+    content = path.read_bytes()
+    assert content.startswith(low)
+    same(read_tensors(path), TENSORS)
+    for length in (len(content) - 1, len(content) - 40, 40):
+        path.write_bytes(content[:length])
+        with pytest.raises(WeightsError, match=f"{name}: is cut short, .* of .*; fetch it again") as caught:
+            read_tensors(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_read_under_the_name_of_safetensors(tmp_path, zipped):
+    torch.save(TENSORS, tmp_path / "w.safetensors", _use_new_zipfile_serialization=zipped)
+    same(read_tensors(tmp_path / "w.safetensors"), TENSORS)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[]}}', b"{" + b'"a":{' * 90_000, b'{"a":[]}', b'{"a":{}}', b"{]"],
+    ids=["no offsets", "deep", "list", "empty", "no JSON"],
+)
+def test_a_table_that_is_none_is_told_in_one_line(tmp_path, table):
+    (tmp_path / "w.safetensors").write_bytes(len(table).to_bytes(8, "little") + table + bytes(8))
+    with pytest.raises(WeightsError, match=r"w\.safetensors: not whole or not .*; fetch it again") as caught:
+        read_tensors(tmp_path / "w.safetensors")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (10**6, "1.0 MB"), (10**9, "1000.0 MB")]
+)
+def test_amounts_are_told_in_a_fitting_unit(size, said):
+    assert amount(size) == said
+
+
+def test_one_line_comes_out_whatever_a_reader_raises():
+    for problem in (KeyError("a\nb"), MemoryError(), RecursionError("deep"), OSError(5, "broken"), AssertionError()):
+        said = "^here: not whole or not a table .*; fetch it again$"
+        with pytest.raises(WeightsError, match=said) as caught, reading("here", "a table"):
+            raise problem
+        assert "\n" not in str(caught.value)
+    for problem in (UsageError("no h5py"), WeightsError("is another's"), KeyboardInterrupt()):
+        with pytest.raises(type(problem)) as passed, reading("here", "a table"):
+            raise problem
+        assert passed.value is problem
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
@@ -125,6 +188,19 @@ def test_three_spellings_of_a_weight_normalised_convolution(spelling):
     }
     load_strictly(target, {**state, **names[spelling]}, "here")
     torch.testing.assert_close(target["conv"].weight, source["conv"].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_folded_convolution_with_a_tap_of_zeros_keeps_it(dtype):
+    weight = torch.randn(4, 4, 3).to(dtype)
+    weight[:, :, 1] = 0
+    target = conv()
+    load_strictly(target, {"conv.weight": weight, "conv.bias": torch.zeros(4)}, "here")
+    torch.testing.assert_close(
+        target["conv"].weight, weight.float(), atol=1e-3 if dtype == torch.float16 else 1e-6, rtol=0
+    )
+    assert not target["conv"].weight[:, :, 1].any()
+    assert not weight[:, :, 1].any()
 
 
 def test_what_does_not_fit_is_told_in_one_line_and_changes_nothing():

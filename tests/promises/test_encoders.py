@@ -98,6 +98,16 @@ def test_the_card_tells_the_truth(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_card_of_published_weights_tells_how_benchmarks_heard_them(name):
+    card = SHELF.get(name).variants[name][0]
+    if card.files:
+        whose, _, how = card.benchmark.partition(": ")
+        assert whose and "\n" not in how
+        windows, pooling, *normalisation = how.split("; ")
+        assert "window" in windows and "mean" in pooling and normalisation
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_variants_are_those_the_file_names(name):
     family = SHELF.get(name)
     assert set(family.variants) == {

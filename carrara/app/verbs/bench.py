@@ -112,7 +112,7 @@ def bench(
     - `carrara bench chroma-mfcc -t pebble/key --seeds 5 --deform noise:20db,mp3:32k`
     - `carrara bench --suite pebble` measures every encoder that is ready on this machine
 
-    A row whose dataset is not there is named, and the others go on.
+    A row whose dataset is not there is named, and the others go on; so is one of several encoders that does not load.
     """
     from carrara.bench.rules import Rules
     from carrara.core.settings import assignments
@@ -127,16 +127,21 @@ def bench(
     )
     rules.check()
     place = {"data_dir": data_dir, "results": output, "limit": limit, "partial": partial}
-    records, failed = _measured(encoders or _ready(bool(suite or tasks)), (suite, tasks), rules, device, place)
-    _tell(records, failed, output, as_json)
+    measured = _measured(encoders or _ready(bool(suite or tasks)), (suite, tasks), rules, device, place)
+    _tell(*measured, output, as_json)
 
 
 def _measured(
     encoders: list[str], wanted: tuple[str | None, list[str] | None], rules: Rules, device: str, place: dict[str, Any]
-) -> tuple[list[Record], dict[str, CarraraError]]:
-    """Return the records, and why by task there is none."""
+) -> tuple[list[Record], dict[str, CarraraError], list[str]]:
+    """Return the records, why by task there is none, and the encoders that do not load.
+
+    Raises:
+        CarraraError: the only encoder does not load, or a wish cannot be met.
+    """
     from carrara.app.chosen_tasks import chosen_tasks
     from carrara.bench.run import bench as measure
+    from carrara.core.errors import CarraraError
     from carrara.encoders._load import load
     from carrara.nn.device import pick_device
 
@@ -144,15 +149,23 @@ def _measured(
     at = pick_device(device)
     records: list[Record] = []
     failed: dict[str, CarraraError] = {}
+    unloaded: list[str] = []
 
     def problem(task: Task, error: CarraraError) -> None:
         failed[task.name] = error
         typer.echo(f"no record of {task.name}: {error}", err=True)
 
     for spec in encoders:
-        encoder = load(spec, at)
+        try:
+            encoder = load(spec, at)
+        except CarraraError as error:
+            if len(encoders) == 1:
+                raise
+            unloaded.append(spec)
+            typer.echo(f"no record of {spec}: {error}", err=True)
+            continue
         records += measure(encoder, chosen, rules=rules, device=at, datasets=datasets, on_problem=problem, **place)
-    return records, failed
+    return records, failed, unloaded
 
 
 def _ready(asked: bool) -> list[str]:
@@ -172,8 +185,10 @@ def _ready(asked: bool) -> list[str]:
     return ready
 
 
-def _tell(records: list[Record], failed: dict[str, CarraraError], output: Path, as_json: bool) -> None:
-    """Print the records; exit 1 where a row that is there failed, or nothing was measured."""
+def _tell(
+    records: list[Record], failed: dict[str, CarraraError], unloaded: list[str], output: Path, as_json: bool
+) -> None:
+    """Print the records; exit 1 where a row that is there failed, an encoder did not load, or nothing was measured."""
     from carrara.core.errors import AbsentError
 
     if as_json:
@@ -188,6 +203,7 @@ def _tell(records: list[Record], failed: dict[str, CarraraError], output: Path, 
                 )
                 typer.echo("\t".join([record.encoder.name, record.task.name, *([deform] if deform else []), text]))
     names = f"; no record of {', '.join(failed)} (-t {','.join(failed)} asks for them alone)" if failed else ""
+    names += f"; {', '.join(unloaded)} did not load" if unloaded else ""
     typer.echo(f"{len(records)} records in {output}; `carrara board {output}` ranks them{names}", err=True)
-    if not records or not all(isinstance(error, AbsentError) for error in failed.values()):
+    if not records or unloaded or not all(isinstance(error, AbsentError) for error in failed.values()):
         raise typer.Exit(1)

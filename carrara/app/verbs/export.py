@@ -24,7 +24,8 @@ def export(
     - `carrara export my-mert --format onnx -o my-mert-onnx`
     - `carrara export mert-v1-95m --format carrara -o to-give-away`
 
-    ONNX takes clips of one length in a batch. Its extra: pip install 'carrara[onnx]'.
+    ONNX holds networks of HuBERT's and data2vec's shape, for clips of one length in a batch. Its extra: pip install
+    'carrara[onnx]'.
     """
     from carrara.encoders._export import export as write
     from carrara.encoders._load import load

@@ -37,14 +37,24 @@ def import_(
     - `carrara import musicnn-mtt --wheel musicnn-0.1.0-py3-none-any.whl -o my-musicnn`
 
     Nothing in the files is run. Whatever they do not share with the network is told by name, and nothing is written.
+    Of a family, those that can be had are made; the others are told, a line each.
     Heads of pre-training are kept where the file has them (fairseq's checkpoints do), so that training can go on.
     """
     from carrara.encoders._import import import_official
 
-    made = import_official(name, file, output, interpolate)
+    done = import_official(name, file, output, interpolate)
     if as_json:
-        typer.echo(json.dumps({variant: str(folder) for variant, folder in made.items()}))
-        return
-    for variant, folder in made.items():
-        typer.echo(f"{variant}\t{folder}")
-    typer.echo(f"{', '.join(made)}: checked and converted; the licence is in each folder's README.md", err=True)
+        typer.echo(json.dumps({variant: str(folder) for variant, folder in done.folders.items()}))
+    else:
+        for variant, folder in done.folders.items():
+            typer.echo(f"{variant}\t{folder}")
+    for remark in done.remarks:
+        typer.echo(remark, err=True)
+    for problem in done.failures.values():
+        typer.echo(f"carrara import: {problem}", err=True)
+    if done.failures:
+        raise typer.Exit(1)
+    if not as_json:
+        typer.echo(
+            f"{', '.join(done.folders)}: checked and converted; the licence is in each folder's README.md", err=True
+        )

@@ -15,7 +15,7 @@ def ls(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of names and summaries.")] = False,
 ) -> None:
-    """List what stands on a shelf; of encoders also whether they are ready on this machine, or what they need.
+    """List what stands on a shelf; of encoders also whether they are ready on this machine, or which files they need.
 
     - `carrara ls`
     - `carrara ls encoders`
@@ -34,18 +34,19 @@ def ls(
             for entry in entries(shelf).values()
         ]
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        shown = [{key: value for key, value in row.items() if key != "briefly"} for row in found]
+        typer.echo(json.dumps(shown, ensure_ascii=False, indent=1))
         return
-    width = max((len(row["name"]) for row in found), default=0)
+    columns = ("name", "state", "briefly") if shelf == "encoders" else ("name",)
+    widths = {key: max((len(row[key]) for row in found), default=0) for key in columns}
     for row in found:
-        word = f"{row['state']:<6}  " if "state" in row else ""
-        typer.echo(f"{row['name']:<{width}}  {word}{row['summary']}")
+        typer.echo("  ".join([*(f"{row[key]:<{width}}" for key, width in widths.items()), row["summary"]]))
     if shelf is None:
         typer.echo("\n`carrara ls SHELF` lists one; `carrara show NAME` tells all about one thing.", err=True)
     elif shelf == "encoders":
         typer.echo(
-            "\nready: loads by its name. import: `carrara import NAME` fetches or takes its official weights first; "
-            "`carrara show NAME` says which. train: nobody publishes any; `carrara pretrain` makes some.",
+            "\nready: loads by its name. import: `carrara import NAME` fetches or takes its official files first; "
+            "`carrara show NAME` gives their addresses. train: nobody publishes any; `carrara pretrain` makes some.",
             err=True,
         )
 
@@ -54,4 +55,4 @@ def _state(name: str) -> dict[str, Any]:
     from carrara.encoders._ready import state
 
     found = state(name)
-    return {"state": found.word, "needs": found.needs}
+    return {"state": found.word, "needs": found.needs, "briefly": found.briefly}

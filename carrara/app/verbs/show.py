@@ -56,9 +56,10 @@ def _details(word: str, name: str) -> dict[str, Any]:
         from carrara.encoders._ready import state
 
         card, settings = thing.variants[name]
+        found = state(name)
         return {
-            "ready": state(name).word == "ready",
-            "needs": _needs(name, list(card.files)),
+            "ready": found.word == "ready",
+            "needs": found.needs,
             "card": card.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json"),
         }
@@ -71,19 +72,6 @@ def _details(word: str, name: str) -> dict[str, Any]:
     if word == "recipes":
         return {"settings": thing.variants[name].model_dump(mode="json"), "scales": list(thing.scales)}
     return {}
-
-
-def _needs(name: str, files: list[str]) -> str:
-    """Return what an encoder needs to be ready, with its official files by address."""
-    from carrara.encoders._official import can_be_fetched
-    from carrara.encoders._ready import state
-
-    found = state(name)
-    if found.word != "import" or not files:
-        return found.needs
-    if can_be_fetched(files):
-        return f"`carrara import {name}` fetches {', '.join(files)}"
-    return f"`carrara import {name} --file …` takes {', '.join(files)}"
 
 
 def _clips(name: str, data_dir: Path | None, split: str | None, as_json: bool) -> None:

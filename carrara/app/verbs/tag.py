@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,85 +43,126 @@ def tag(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows of a batch; by default as many as the device takes well.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    over_time: Annotated[bool, typer.Option("--over-time", help="Print a line for each window too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, windows too.")] = False,
 ) -> None:
     """Tell the styles of recordings, and how probable they are along each.
 
     - `carrara tag song.mp3`
+    - `carrara tag song.mp3 --over-time --top 3`
     - `carrara tag ~/Music -e maest-10s --hop 5 --top 10 -o styles`
     - `carrara tag song.mp3 -e musicnn-msd --window 10`
     - `carrara tag song.mp3 -e my-maest --labels labels.json --json`
 
-    Prints a line for each recording and style: path, style, mean probability, where it is strongest. The folder gets
-    probabilities.parquet (every style in every window, in the order of `labels` in styles.json), styles.csv,
-    styles.json and a picture of each recording. The same command goes on where it was stopped, and hears only what is
-    new.
+    Prints a line for each recording and style: path, style, mean probability, where it is strongest; with --over-time
+    then a table of these styles, a line a window. The folder gets probabilities.parquet (every style in every window,
+    in the order of `labels` in styles.json), styles.csv, styles.json and a picture of each recording; what it holds
+    from earlier calls stays. The same command goes on where it was stopped, and hears only what is new.
     """
-    from carrara.core.settings import assignments, read
-    from carrara.encoders._change import changed
-    from carrara.encoders._load import load
-    from carrara.features.embed import How, sound_files
-    from carrara.features.tags import tagger
+    from carrara.features.embed import sound_files
     from carrara.nn.device import pick_device
 
-    how = read(How, {"per": "window", "layer": "0", "window_seconds": window, "hop_seconds": hop}, "tag")
-    files = sound_files(paths)
-    place = pick_device(device)
-    hearing, names = tagger(changed(load(encoder), assignments(changes or [])), labels)
+    files, place = sound_files(paths), pick_device(device)
+    hearing, names = _tagger(encoder, changes or [], labels)
+    how = _how(hearing, window, hop)
+    former = _former(output, hearing, how) if output else {}
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory()))
         found, failed = _hear(hearing, files, folder / TABLE, (how, place, batch_size))
-    summary = _summary(hearing.card.name, found, names, top, failed)
-    if output:
-        _keep(output, found, names, top, summary)
-    _print(summary, as_json)
+    named = {str(path) for path in files} - set(failed)
+    summary = _summary(hearing, found, names, top, failed)
+    own = [track for track in found if track.path in named]
+    if output and own:
+        _keep(output, found, summary, named, former)
+    _print(summary, own, over_time, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _tagger(encoder: str, changes: list[str], labels: Path | None) -> tuple[Tagger, tuple[str, ...]]:
+    from carrara.core.settings import assignments
+    from carrara.encoders._change import changed
+    from carrara.encoders._load import load
+    from carrara.features.tags import tagger
+
+    return tagger(changed(load(encoder), assignments(changes)), labels)
+
+
+def _how(hearing: Tagger, window: float | None, hop: float | None) -> How:
+    """Return the windows in full, so that naming the default is the same as leaving it out."""
+    from carrara.core.settings import read
+    from carrara.features.embed import How
+
+    seconds = window or hearing.card.window_seconds
+    return read(How, {"per": "window", "layer": "0", "window_seconds": seconds, "hop_seconds": hop or seconds}, "tag")
+
+
+def _former(folder: Path, hearing: Tagger, how: How) -> dict[str, str]:
+    """Return the pictures by recording that a folder has, if what it holds was made as it would be now."""
+    from carrara.features.tags import agree_with_table, told_pictures
+
+    agree_with_table(folder / TABLE, hearing, how)
+    return told_pictures(folder)
 
 
 def _hear(
     hearing: Tagger, files: list[Path], table: Path, manner: tuple[How, str, int | None]
 ) -> tuple[list[Track], dict[str, str]]:
-    """Return what was heard, and why the rest was not, by path."""
-    from carrara.features.parquet import write_embeddings
-    from carrara.features.tags import too_short, tracks
+    """Return everything that the table then holds, and by path why the rest was not heard."""
+    from carrara.features.tags import complete, too_short, tracks
 
     failed = too_short(files, hearing.encoder)
     long = [path for path in files if str(path) not in failed]
-    written = write_embeddings(hearing, long, table, *manner)
-    return list(tracks(table)) if written.rows else [], failed | written.failed
+    written = complete(hearing, long, table, *manner)
+    return list(tracks(table)) if table.exists() else [], failed | written.failed
 
 
 def _summary(
-    encoder: str, found: list[Track], names: tuple[str, ...], top: int, failed: dict[str, str]
+    hearing: Tagger, found: list[Track], names: tuple[str, ...], top: int, failed: dict[str, str]
 ) -> dict[str, Any]:
     from carrara.features.tags import told
 
     recordings = [told(track, names, top) for track in found]
-    return {"encoder": encoder, "labels": names, "recordings": recordings, "failed": failed}
+    return {"encoder": hearing.encoder.card.name, "labels": names, "recordings": recordings, "failed": failed}
 
 
-def _keep(folder: Path, found: list[Track], names: tuple[str, ...], top: int, summary: dict[str, Any]) -> None:
-    from carrara.app.style_picture import style_picture
+def _keep(folder: Path, found: list[Track], summary: dict[str, Any], named: set[str], former: dict[str, str]) -> None:
+    """Write what is told, with the name of each recording's picture, and draw what is named or has no picture yet."""
+    from carrara.app.style_picture import picture_names, style_picture
     from carrara.core.progress import track as shown
     from carrara.features.tags import write_told
 
+    pictures = picture_names(folder, [track.path for track in found], former)
+    summary["recordings"] = [
+        {"path": recording["path"], "picture": pictures[recording["path"]], **recording}
+        for recording in summary["recordings"]
+    ]
     write_told(folder, summary)
-    taken: Counter[str] = Counter()
-    for one in shown(found, "drawing pictures"):
-        stem = Path(one.path).stem
-        taken[stem] += 1
-        number = f"-{taken[stem]}" if taken[stem] > 1 else ""
-        style_picture(folder / f"{stem}{number}.png", one, names, top)
+    wanted = [one for one in found if one.path in named or not (folder / pictures[one.path]).exists()]
+    count = len(summary["recordings"][0]["styles"])
+    for one in shown(wanted, "drawing pictures"):
+        style_picture(folder / pictures[one.path], one, summary["labels"], count)
 
 
-def _print(summary: dict[str, Any], as_json: bool) -> None:
+def _print(summary: dict[str, Any], own: list[Track], over_time: bool, as_json: bool) -> None:
+    """Print what is told of the recordings of this call."""
     for reason in summary["failed"].values():
         typer.echo(f"carrara tag: {reason}", err=True)
+    told = {recording["path"]: recording for recording in summary["recordings"]}
+    recordings = [told[track.path] for track in own]
     if as_json:
-        typer.echo(json.dumps(summary, ensure_ascii=False))
+        typer.echo(json.dumps({**summary, "recordings": recordings}, ensure_ascii=False))
         return
-    for recording in summary["recordings"]:
+    for recording, track in zip(recordings, own):
         for one in recording["styles"]:
             style, probability = one["style"], one["probability"]
             typer.echo(f"{recording['path']}\t{style}\t{probability:.3f}\t{one['strongest_at']:.1f} s")
+        if over_time:
+            _print_windows(track, [one["style"] for one in recording["styles"]])
+
+
+def _print_windows(track: Track, styles: list[str]) -> None:
+    """Print how probable a recording's most probable styles are, a line a window below their names."""
+    typer.echo("\t".join([track.path, "start", *styles]))
+    for start, probability_K in zip(track.start_W, track.probability_WK[:, track.top(len(styles))]):
+        typer.echo("\t".join([track.path, f"{start:.1f} s", *(f"{value:.3f}" for value in probability_K)]))

@@ -43,6 +43,7 @@ def _recipe(cqt: float = 1.0, mixup: float = 0.0) -> Recipe:
     return Recipe.model_validate(
         {
             "encoder": "mert-v0",
+            "network": {"standardise": False},  # training took raw waveforms, MARBLE's probes did not
             "targets": {**clusters, **({"cqt": {"target": "cqt", "weight": cqt}} if cqt else {})},
             "masking": {"probability": 0.8, "span": 5},
             "mixup": {"probability": mixup},

@@ -41,6 +41,7 @@ def _recipe(
     return Recipe.model_validate(
         {
             "encoder": encoder,
+            "network": {"standardise": False},  # training took raw waveforms, MARBLE's probes did not
             "targets": {
                 "codes": {"target": "codes", "source": "encodec", "weights": HUB, "use": use, "whole_files": True},
                 "cqt": {"target": "cqt"},

@@ -28,6 +28,8 @@ from carrara.nn.weights import load_strictly
 
 REFERENCE = Path(__file__).parents[1] / "data" / "musicnn_reference.json"
 FOLDERS = {"musicnn-mtt": "MTT_musicnn", "musicnn-mtt-vgg": "MTT_vgg", "musicnn-msd-vgg": "MSD_vgg"}
+BIG = {"musicnn-msd-big": "MSD_musicnn_big"}
+SIZES = {"musicnn-mtt": (64, 1506, 200), "musicnn-msd-big": (512, 4194, 500)}  # middle, pooled, dense (spec 2.1)
 RNG = np.random.default_rng
 VGG_POOLS = {
     "musicnn-mtt-vgg": [(4, 1, 2, 2), (2, 2, 2, 2), (2, 2, 2, 2), (2, 2, 2, 2), (4, 4, 4, 4)],
@@ -110,10 +112,11 @@ def variables(name):
         norms = [1, *[128] * 5]
     else:
         kernels = [(7, 38, 1, 204), (7, 67, 1, 204), (128, 1, 1, 51), (64, 1, 1, 51), (32, 1, 1, 51)]
-        kernels += [(7, 561, 1, 64), (7, 64, 1, 64), (7, 64, 1, 64)]
+        middle, pooled, dense = SIZES[name]
+        kernels += [(7, 561, 1, middle), (7, middle, 1, middle), (7, middle, 1, middle)]
         shapes = {f"conv2d{f'_{i}' if i else ''}": shape for i, shape in enumerate(kernels)}
-        shapes |= {"dense": (1506, 200), "dense_1": (200, 50)}
-        norms = [1, 204, 204, 51, 51, 51, 64, 64, 64, 1506, 200]
+        shapes |= {"dense": (pooled, dense), "dense_1": (dense, 50)}
+        norms = [1, 204, 204, 51, 51, 51, middle, middle, middle, pooled, dense]
     draw, found = RNG(1), {"beta1_power": np.float32(0.9), "beta2_power": np.float32(0.999)}
     for layer, shape in shapes.items():
         found[f"{layer}/kernel"] = draw.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
@@ -126,12 +129,12 @@ def variables(name):
     return {name: np.asarray(value, np.float32) for name, value in found.items()}
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
+@pytest.fixture(scope="module", params=FOLDERS | BIG)
 def published(request, tmp_path_factory, write_checkpoint):
     """A variant's name, its variables, and the folder above its checkpoint."""
     root = tmp_path_factory.mktemp("repository")
     found = variables(request.param)
-    write_checkpoint(f"{root}/musicnn/{FOLDERS[request.param]}/", found)
+    write_checkpoint(f"{root}/musicnn/{(FOLDERS | BIG)[request.param]}/", found)
     return request.param, found, root
 
 

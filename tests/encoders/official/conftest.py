@@ -11,6 +11,8 @@ import pytest
 import torch
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertModel
 
+from carrara.encoders import SHELF
+
 SMALL = {
     "vocab_size": 4,
     "hidden_size": 32,
@@ -116,7 +118,18 @@ class _Settings:
         vars(self).update(values)
 
 
-HOMES = {"fairseq.data.dictionary": _Dictionary, "fairseq.dataclass.utils": _Settings}
+class _Node:
+    """What omegaconf pickles of a table or of a value in one."""
+
+    def __init__(self, **state):
+        vars(self).update(state)
+
+
+def _omegaconf(table):
+    return _Node(_metadata=None, _parent=None, _content={key: _Node(_val=value) for key, value in table.items()})
+
+
+HOMES = {"fairseq.data.dictionary": _Dictionary, "fairseq.dataclass.utils": _Settings, "omegaconf": _Node}
 
 
 @pytest.fixture
@@ -129,11 +142,11 @@ def fairseq_names():
 def write_fairseq(monkeypatch):
     """Return a writer of training checkpoints whose objects belong to modules that are gone when they are read."""
 
-    def write(path, state, kind="post", layers=2, depth=3, books=(), extra=None, zipped=True):
+    def write(path, state, kind="post", layers=2, depth=3, books=(), extra=None, zipped=True, cfg=None, args=None):
         names = _names(layers, kind, depth)
         content = {
-            "args": _Settings(arch="mert", layers=layers),
-            "cfg": None,
+            "args": _Settings(arch="mert", layers=layers, **(args or {})),
+            "cfg": {part: _omegaconf(table) for part, table in cfg.items()} if cfg else None,
             "model": {**{names[name]: tensor for name, tensor in state.items()}, **(extra or {})},
             "criterion": None,
             "optimizer_history": [{"criterion_name": "HubertCriterion", "num_updates": 400_000}],
@@ -151,3 +164,26 @@ def write_fairseq(monkeypatch):
         return path
 
     return write
+
+
+@pytest.fixture
+def tiny():
+    """Return transformers' network of mert-tiny's sizes, without mert-tiny's own weights."""
+    config = HubertConfig(
+        vocab_size=4, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
+        conv_dim=(64,) * 7,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    return HubertModel(config).eval()
+
+
+@pytest.fixture
+def official(monkeypatch):
+    """Make mert-tiny an encoder whose authors publish files."""
+
+    def publish(**files):
+        variants = SHELF.get("mert-tiny").variants
+        card, settings = variants["mert-tiny"]
+        monkeypatch.setitem(variants, "mert-tiny", (card.model_copy(update={"files": files}), settings))
+
+    return publish

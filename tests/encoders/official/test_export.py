@@ -1,6 +1,10 @@
 """What is written for others: transformers' own classes give the same layers, onnxruntime too, Carrara the bits."""
 
 import json
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +95,20 @@ def test_heads_go_along_with_carraras_own_folder(tmp_path, encoder):
     assert heads(tmp_path / "given")["final_proj.bias"].tolist() == [1, 1, 1]
 
 
+def test_a_former_encoders_heads_do_not_stay(tmp_path, encoder):
+    for form in ("carrara", "transformers"):
+        save_pretrained(encoder(), tmp_path, heads={"final_proj.bias": torch.ones(3)})
+        assert heads(tmp_path)["final_proj.bias"].tolist() == [1, 1, 1]
+        export(encoder(), form, tmp_path)
+        assert heads(tmp_path) == {} and not (tmp_path / "heads.safetensors").exists()
+
+
+def test_an_export_onto_itself_keeps_the_heads(tmp_path, encoder):
+    save_pretrained(encoder(), tmp_path, heads={"final_proj.bias": torch.ones(3)})
+    export(load(tmp_path), "carrara", tmp_path, source=tmp_path)
+    assert heads(tmp_path)["final_proj.bias"].tolist() == [1, 1, 1]
+
+
 @torch.no_grad()
 def test_onnxruntime_gives_the_same_layers_at_any_size(tmp_path, encoder):
     runtime = pytest.importorskip("onnxruntime")
@@ -113,6 +131,35 @@ def test_what_transformers_has_no_network_for_is_told(tmp_path, encoder, changed
     with pytest.raises(UsageError, match=said):
         export(encoder(**changed), "transformers", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["musicnn-mtt-vgg", "clmr", "musicfm-tiny", "maest-tiny", "chroma"])
+def test_what_onnx_does_not_hold_is_told_before_anything_is_written(tmp_path, name):
+    with pytest.raises(UsageError, match=f"^{name}: --format onnx holds networks of HuBERT's and data2vec's") as caught:
+        export(build(name), "onnx", tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["torch.onnx.export", "onnxruntime.InferenceSession"])
+def test_what_the_exporter_and_the_runtime_say_becomes_one_line(tmp_path, monkeypatch, capfd, caplog, stage):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    def failing(*given, **options):
+        print("[torch.onnx] Translate the graph into ONNX... ❌")
+        print("a log of ten pages", file=sys.stderr)
+        logging.getLogger("torch.onnx._internal").error("and more of it")
+        raise ValueError("aten.stft:\n  no conversion\n\n  Traceback of 200 lines")
+
+    if stage.startswith("onnxruntime"):
+        program = SimpleNamespace(save=lambda path, external_data: Path(path).write_bytes(b"graph"))
+        monkeypatch.setattr("torch.onnx.export", lambda *given, **options: program)
+    monkeypatch.setattr(stage, failing)
+    with pytest.raises(UsageError, match=r"^mert-tiny: .* ONNX \(aten.stft: no conversion Traceback") as caught:
+        export(build("mert-tiny"), "onnx", tmp_path)
+    said = capfd.readouterr()
+    assert "\n" not in str(caught.value) and (said.out, said.err) == ("", "") and not caplog.records
+    assert list(tmp_path.iterdir()) == [] and not logging.root.manager.disable
 
 
 def test_other_encoders_and_formats_are_told(tmp_path):

@@ -153,3 +153,11 @@ def test_files_of_another_kind_are_told(tmp_path, twin, write_fairseq, capsys):
     with pytest.raises(WeightsError, match="layer_norm.weight is not a tensor"):
         official("x", path)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("twin_name", ["w2v_encoder.w2v_model.encoder.layer_norm.weight", "encoder.pos_conv.0.{}0"])
+def test_two_names_that_become_one_are_refused(tmp_path, twin, write_fairseq, twin_name):
+    extra = {twin_name.format("parametrizations.weight.original"): torch.zeros(32)}
+    path = write_fairseq(tmp_path / "x.pt", twin().state_dict(), extra=extra)
+    with pytest.raises(WeightsError, match="x.pt: two tensors in it mean encoder"):
+        official("x", path)

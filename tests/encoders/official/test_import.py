@@ -1,0 +1,191 @@
+"""What an import refuses and says: torn files, another model of equal shapes; downloads that are kept or removed."""
+
+import hashlib
+
+import pytest
+import torch
+
+from carrara.core.errors import UsageError, WeightsError
+from carrara.core.home import encoders_home
+from carrara.core.lock import locked
+from carrara.encoders import SHELF
+from carrara.encoders._huggingface import told
+from carrara.encoders._import import import_official
+from carrara.encoders._load import load
+from carrara.encoders._official import heads
+from carrara.nn.weights import save_tensors
+from carrara.pretrain.recipes import SHELF as RECIPES
+from carrara.pretrain.recipes._base import resolve
+
+
+def torn(path, part):
+    """Write zeros over a part of a file, as a download does that never got it."""
+    content = bytearray(path.read_bytes())
+    content[part] = bytes(len(content[part]))
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_pickle_with_a_hole_is_refused(tmp_path, tiny, place):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(tiny.state_dict(), path)
+    half = path.stat().st_size // 2
+    torn(path, slice(half, half + 1000))
+    if place == "folder":
+        (tmp_path / "config.json").write_text(tiny.config.to_json_string())
+    with pytest.raises(WeightsError, match="pytorch_model.bin: its record 'pytorch_model/data"):
+        import_official("mert-tiny", tmp_path if place == "folder" else path)
+    assert not encoders_home().exists()
+
+
+def test_safetensors_with_a_hole_are_refused_by_the_tensors_name(tmp_path, tiny):
+    path = tmp_path / "model.safetensors"
+    save_tensors(tiny.state_dict(), path)
+    torn(path, slice(path.stat().st_size // 2, None))
+    with pytest.raises(WeightsError, match=r"model.safetensors: its \S+weight holds zeros alone, so"):
+        import_official("mert-tiny", path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_and_a_bias_of_zeros_is_not(tmp_path, tiny, value):
+    path = tmp_path / "model.safetensors"
+    tensors = tiny.state_dict()
+    tensors["encoder.layers.2.final_layer_norm.bias"].zero_()
+    save_tensors(tensors, path)
+    import_official("mert-tiny", path)
+    tensors["encoder.layers.2.final_layer_norm.bias"][5] = value
+    save_tensors(tensors, path)
+    with pytest.raises(WeightsError, match="encoder.layers.2.final_layer_norm.bias holds numbers that are not finite"):
+        import_official("mert-tiny", path)
+
+
+def test_heads_go_with_the_weights_that_they_belong_to(tmp_path, tiny, write_fairseq):
+    extra = {"final_proj.weight": torch.ones(2, 128)}
+    path = write_fairseq(tmp_path / "mine.pt", tiny.state_dict(), layers=4, extra=extra)
+    import_official("mert-tiny", path)
+    folder = encoders_home() / "mert-tiny"
+    assert (folder / "heads.safetensors").stat().st_mtime_ns <= (folder / "config.json").stat().st_mtime_ns
+    with pytest.raises(WeightsError):
+        import_official("mert-v1-95m", path, folder)
+    assert heads("mert-tiny").keys() == {"final_proj.weight"}
+    tiny.save_pretrained(tmp_path / "hf")
+    import_official("mert-tiny", tmp_path / "hf")
+    assert heads("mert-tiny") == {} and load("mert-tiny")
+
+
+@pytest.fixture
+def downloaded(tiny, official, monkeypatch):
+    """Return the function that makes mert-tiny's file one at an address, whose download has this content or fails."""
+
+    def make(content=None, sha256="", beside=()):
+        def download(remote, root):
+            asked.append(remote.url)
+            root.mkdir(parents=True, exist_ok=True)
+            for name in beside:
+                (root / name).write_bytes(b"another's")
+            if content is None:
+                save_tensors(tiny.state_dict(), root / remote.path)
+            else:
+                (root / remote.path).write_bytes(content)
+            return root / remote.path
+
+        asked = []
+        monkeypatch.setattr("carrara.encoders._official.download", download)
+        official(**{"https://host/tiny.safetensors": sha256})
+        return asked
+
+    return make
+
+
+def test_a_download_that_cannot_be_converted_is_removed_and_a_file_that_was_given_is_not(downloaded, tmp_path):
+    place = encoders_home() / ".downloads" / "mert" / "tiny.safetensors"
+    downloaded(b"<html>")
+    with pytest.raises(WeightsError, match=f"web page.*{place}: removed, so that `carrara import mert-tiny` fetches"):
+        import_official("mert-tiny")
+    assert not place.exists() and list(place.parent.parent.iterdir()) == []
+    assert downloaded() == [] and import_official("mert-tiny").folders
+    (tmp_path / "tiny.safetensors").write_bytes(b"<html>")
+    with pytest.raises(WeightsError, match="web page"):
+        import_official("mert-tiny", tmp_path / "tiny.safetensors")
+    assert (tmp_path / "tiny.safetensors").exists()
+
+
+def test_a_download_of_a_known_hash_is_what_it_should_be_and_stays(downloaded):
+    content = b"\x80 no weights"
+    downloaded(content, hashlib.sha256(content).hexdigest())
+    with pytest.raises(WeightsError) as caught:
+        import_official("mert-tiny")
+    assert "removed" not in str(caught.value)
+    assert (encoders_home() / ".downloads" / "mert" / "tiny.safetensors").read_bytes() == content
+
+
+def test_only_ones_own_downloads_are_removed_and_only_by_the_last_who_uses_them(downloaded):
+    downloaded(beside=["other.bin", ".other.bin.part"])
+    folder = encoders_home() / ".downloads" / "mert"
+    with locked(folder / ".tiny.safetensors.use", shared=True):
+        import_official("mert-tiny")
+        assert (folder / "tiny.safetensors").exists()
+    import_official("mert-tiny")
+    assert sorted(path.name for path in folder.iterdir()) == [".other.bin.part", "other.bin"]
+
+
+RUN = {"sample_rate": 16_000, "normalize": False}
+MODEL = {"layer_norm_first": False, "activation_fn": "gelu"}
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "said"),
+    [
+        ({"sample_rate": 24_000}, {}, "not mert-tiny: its run's sample_rate is 24000, and 16000 of mert-tiny"),
+        ({"normalize": True}, {}, "normalize is True"),
+        ({}, {"layer_norm_first": True}, "layer_norm_first is True"),
+        ({}, {"activation_fn": "relu"}, "activation_fn is relu"),
+    ],
+)
+def test_the_checkpoint_of_another_run_of_equal_shapes_is_refused(tmp_path, tiny, write_fairseq, task, model, said):
+    path = tmp_path / "x.pt"
+    right = {"cfg": {"task": RUN, "model": MODEL}}
+    write_fairseq(path, tiny.state_dict(), layers=4, **right)
+    assert import_official("mert-tiny", path).remarks == []
+    for wrong in ({"cfg": {"task": RUN | task, "model": MODEL | model}}, {"args": RUN | MODEL | task | model}):
+        write_fairseq(path, tiny.state_dict(), layers=4, **wrong)
+        with pytest.raises(WeightsError, match=said):
+            import_official("mert-tiny", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [
+        ("mert-v1-95m", 8224, ""),
+        ("mert-v1-95m", 508, "its label_embs_concat has 508 rows, not 8224$"),
+        ("hubert-base", 504, ""),
+        ("hubert-base", 8224, "8224 rows, not 504; mert-v1-330m and mert-v1-95m has so many"),
+        ("mert-v0", 508, ""),
+        ("mert-v0", 504, "not mert-v0: its label_embs_concat has 504 rows; hubert-base has so many"),
+    ],
+)
+def test_label_embeddings_tell_models_of_equal_shapes_apart(tmp_path, name, rows, said):
+    torch.save({"model": {"label_embs_concat": torch.ones(rows, 1)}}, tmp_path / "x.pt")
+    settings = SHELF.get(name).variants[name][1]
+    if said:
+        with pytest.raises(WeightsError, match=said):
+            told(name, settings, tmp_path / "x.pt")
+    else:
+        assert told(name, settings, tmp_path / "x.pt") == settings
+
+
+def test_the_published_merts_standardise_as_marble_does_and_no_recipe_does():
+    variants = SHELF.get("mert-v0").variants
+    found = {name: settings.standardise for name, (_, settings) in variants.items() if name != "mert-tiny"}
+    assert found == {"mert-v0": True, "mert-v0-public": True, "mert-v1-95m": True, "mert-v1-330m": False}
+    for name in RECIPES.names():
+        if name.startswith("mert"):
+            assert all(not resolve(name, scale).network.standardise for scale in RECIPES.get(name).scales), name
+
+
+@pytest.mark.parametrize("named", ["null", '"yes"', "1"])
+def test_a_word_on_standardising_that_is_neither_yes_nor_no_is_told(tmp_path, tiny, named):
+    tiny.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(f'{{"do_normalize": {named}}}')
+    with pytest.raises(UsageError, match=f"preprocessor_config.json: do_normalize is {named}; write true or false"):
+        import_official("mert-tiny", tmp_path)
