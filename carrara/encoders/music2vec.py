@@ -77,8 +77,8 @@ ENCODER = Family(
                 trained_on=("librispeech",),
                 paper=DATA2VEC,
                 files=FILES["data2vec-audio-base"],
-                benchmark="the thesis, table 4.1: windows not stated; mean over frames of layers 0 to 12; normalisation "
-                "not stated, here samples standardised as in its training",
+                benchmark="the thesis, table 4.1: windows not stated; mean over frames of layers 0 to 12; "
+                "normalisation not stated, here samples standardised as in its training",
             ),
             BASE,
         ),
