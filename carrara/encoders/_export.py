@@ -23,7 +23,8 @@ from carrara.core.files import write_text
 from carrara.encoders._base import Encoder
 from carrara.encoders._export_onnx import export_onnx
 from carrara.encoders._hubert import HubertSettings
-from carrara.encoders._huggingface import FIELDS, PROCESSOR, SAFE
+from carrara.encoders._huggingface import SAFE
+from carrara.encoders._huggingface_config import FIELDS, PROCESSOR
 from carrara.encoders._load import CONFIG, README, load, model_card, save_pretrained
 from carrara.encoders._maest import MaestEncoder
 from carrara.encoders._maest_files import save_ast_folder

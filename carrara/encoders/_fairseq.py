@@ -53,7 +53,7 @@ DICTIONARY = "dictionaries."
 LABELS = "label_embs_concat"
 # Four special symbols and then the classes of each book (pretraining.md 2.3); v0's are not published.
 LABEL_ROWS = {"mert-v1-95m": 8224, "mert-v1-330m": 8224, "hubert-base": 504}
-SAID = {"sample_rate": "task", "normalize": "task", "layer_norm_first": "model", "activation_fn": "model"}
+SAID = {"sample_rate": "task", "layer_norm_first": "model", "activation_fn": "model"}
 SPELLINGS = {
     OLD_GAIN: NEW_GAIN,
     NEW_GAIN: OLD_GAIN,

@@ -31,7 +31,6 @@ from carrara.encoders._base import Card, Encoder
 from carrara.encoders._hubert import HubertSettings, describe
 from carrara.encoders._huggingface_config import (
     CONFIG,
-    FIELDS,  # noqa: F401 - _export.py writes what is read here
     PROCESSOR,
     network_of,
     published,
@@ -213,7 +212,6 @@ def _trained(settings: HubertSettings) -> dict[str, Any]:
     """Return what fairseq's settings say where they trained such a network."""
     return {
         "sample_rate": settings.sample_rate,
-        "normalize": type(settings).model_fields["standardise"].default,
         "layer_norm_first": settings.norm_placement == "pre",
         "activation_fn": "gelu",
     }

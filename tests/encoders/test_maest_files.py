@@ -90,6 +90,14 @@ def test_checkpoints_load_whoever_wrote_them(tmp_path, encoder, kind):
     assert maest.official("maest-5s", tmp_path).keys() == encoder.state_dict().keys()
 
 
+def test_a_second_head_that_was_never_taught_may_be_all_zero(tmp_path, encoder):
+    torch.save({**published(encoder), "head_dist.weight": torch.zeros(7, 24)}, tmp_path / "a.ckpt")
+    assert not convert("maest-5s", tmp_path / "a.ckpt").head_dist.weight.any()
+    torch.save({**published(encoder), "blocks.1.mlp.fc1.weight": torch.zeros(48, 24)}, tmp_path / "a.ckpt")
+    with pytest.raises(WeightsError, match=r"blocks.1.mlp.fc1.weight holds zeros alone"):
+        convert("maest-5s", tmp_path / "a.ckpt")
+
+
 def test_labels_beside_a_checkpoint_are_taken(tmp_path, encoder):
     torch.save(published(encoder), tmp_path / "a.ckpt")
     for content in (LABELS, dict(enumerate(LABELS)), {"name": "essentia's", "classes": LABELS}):

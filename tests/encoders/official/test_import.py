@@ -137,7 +137,6 @@ MODEL = {"layer_norm_first": False, "activation_fn": "gelu"}
     ("task", "model", "said"),
     [
         ({"sample_rate": 24_000}, {}, "not mert-tiny: its run's sample_rate is 24000, and 16000 of mert-tiny"),
-        ({"normalize": True}, {}, "normalize is True"),
         ({}, {"layer_norm_first": True}, "layer_norm_first is True"),
         ({}, {"activation_fn": "relu"}, "activation_fn is relu"),
     ],
