@@ -28,7 +28,7 @@ import soundfile
 import soxr
 
 from carrara.audio.decode import load
-from carrara.pretrain.corpus.addresses import as_file
+from carrara.pretrain.corpus.storage import as_file
 
 SOURCE, RATE, SECONDS, TIMES = 44_100, 24_000, 5.0, 5
 FORMATS = {

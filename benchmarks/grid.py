@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from carrara.bench.answers.one_of import loss
-from carrara.bench.examples import Examples
-from carrara.bench.grid import GridSettings, Question, train_grid
-from carrara.bench.probe import Probe, ProbeShape, ProbeSpec, initial_probe
+from carrara.bench.probes.examples import Examples
+from carrara.bench.probes.grid import GridSettings, Question, train_grid
+from carrara.bench.probes.probe import Probe, ProbeShape, ProbeSpec, initial_probe
 from carrara.bench.protocols.constrained import search
+from carrara.bench.task_types.multiclass import loss
 
 CLIPS, WATCHED, LAYERS, WIDTH, CLASSES, BATCH = 5000, 1000, 13, 768, 50, 64
 

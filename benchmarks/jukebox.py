@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carrara.encoders import _jukebox_files as files
-from carrara.encoders._import import import_official
-from carrara.encoders._load import build, load
+from carrara.encoders._hub.import_official import import_official
+from carrara.encoders._hub.load import build, load
+from carrara.encoders._jukebox import files as files
 from carrara.encoders.jukebox import SAMPLE_RATE
 
 BLOCKS = 72

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from carrara.encoders._load import build
-from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder
+from carrara.encoders._hub.load import build
+from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.nn.device import pick_device
 from carrara.pretrain.precision import computing
 from carrara.pretrain.tagging.network import answers, heard

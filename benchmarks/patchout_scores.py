@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from patchout import SHARES, dropped
 
 from carrara.encoders._base import Encoder
-from carrara.encoders._load import load
-from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder
+from carrara.encoders._hub.load import load
+from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.nn.device import pick_device
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain

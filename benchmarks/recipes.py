@@ -18,8 +18,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from carrara.pretrain.journal import NAME, read
-from carrara.pretrain.recipes import SHELF
+from carrara.pretrain.metrics_log import NAME, read
+from carrara.pretrain.recipes import REGISTRY
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 
@@ -81,7 +81,7 @@ def main() -> None:
     asked = ask.parse_args()
     asked.output.mkdir(parents=True, exist_ok=True)
     folders = asked.folders or asked.output / "folders"
-    names = asked.only or [name for name in SHELF.names() if not name.startswith(OTHERS)]
+    names = asked.only or [name for name in REGISTRY.names() if not name.startswith(OTHERS)]
     for name in sorted(names, key=lambda name: name in FIRST_ITERATION):
         learn(name, asked.corpus, asked.output, asked.steps, folders)
         command = f"python benchmarks/recipes.py … --steps {asked.steps}"

@@ -19,11 +19,11 @@ import librosa
 import numpy as np
 import torch
 
-from carrara.nn.chroma import ChromaSTFT, TunedChroma
-from carrara.nn.cqt import CQT
-from carrara.nn.framing import preset
-from carrara.nn.mel import Bands, MelSpectrogram
-from carrara.nn.mfcc import MFCC
+from carrara.nn.spectral.chroma import ChromaSTFT, TunedChroma
+from carrara.nn.spectral.cqt import CQT
+from carrara.nn.spectral.framing import preset
+from carrara.nn.spectral.mel import Bands, MelSpectrogram
+from carrara.nn.spectral.mfcc import MFCC
 
 HOP = 320
 Call = Callable[[], object]

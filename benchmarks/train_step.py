@@ -24,11 +24,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import HubertConfig, HubertModel
 
-from carrara.encoders._load import build
+from carrara.encoders._hub.load import build
 from carrara.pretrain.masks import view
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import MaskingSettings, ObjectiveSettings
-from carrara.pretrain.targets import SHELF
+from carrara.pretrain.targets import REGISTRY
 from carrara.pretrain.targets._base import Grid
 
 RATE, SECONDS, CLASSES, FINAL = 16_000, 5, 100, 256
@@ -46,7 +46,7 @@ def ours(asked: argparse.Namespace, samples_BT: torch.Tensor, labels_BF: torch.T
         "feed_forward": 4 * asked.width,
         "layerdrop": 0.0,
     }
-    clusters = SHELF.get("clusters")
+    clusters = REGISTRY.get("clusters")
     target = clusters(clusters.kind(feature="mfcc-39", k=CLASSES), Grid(RATE, 320, 200))
     encoder = build("musichubert-base", 0, sizes)
     model = MaskedPrediction(encoder, {"codes": target}, ObjectiveSettings(final_width=FINAL), 0)

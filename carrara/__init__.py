@@ -16,13 +16,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from carrara.encoders._load import load
+    from carrara.encoders._hub.load import load
     from carrara.features.embed import embed
 
 __version__ = "0.1.0"
 __all__ = ["bench", "embed", "load", "pretrain"]
 
-_DOORS = {"load": "carrara.encoders._load", "embed": "carrara.features.embed"}
+_DOORS = {"load": "carrara.encoders._hub.load", "embed": "carrara.features.embed"}
 _ROOMS = ("bench", "pretrain")
 
 

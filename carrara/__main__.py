@@ -1,6 +1,6 @@
 """`python -m carrara`."""
 
-from carrara.app.cli import main
+from carrara.cli._main import main
 
 if __name__ == "__main__":
     main()

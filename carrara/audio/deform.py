@@ -25,7 +25,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from carrara.core.errors import UsageError, near
+from carrara.core.errors import UsageError, did_you_mean
 
 VERSION = 1
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -61,7 +61,7 @@ def read(deform: str) -> tuple[_Kind, float]:
     """
     name, _, text = deform.partition(":")
     if name not in KINDS:
-        raise UsageError(f"there is no deformation {deform!r}.{near(name, KINDS)} They are: {EXAMPLES}.")
+        raise UsageError(f"there is no deformation {deform!r}.{did_you_mean(name, KINDS)} They are: {EXAMPLES}.")
     kind = KINDS[name]
     if not text and kind.usual is not None:
         return kind, kind.usual

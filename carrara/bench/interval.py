@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from carrara.bench.answers._base import Answer
-from carrara.bench.metrics._ranking import macro
-from carrara.bench.metrics.average_precision import average_precision
-from carrara.bench.metrics.r2 import r2
-from carrara.bench.metrics.roc_auc import roc_auc
+from carrara.bench.task_types._base import Answer
 from carrara.core.task import Task
+from carrara.metrics._ranking import macro
+from carrara.metrics.average_precision import average_precision
+from carrara.metrics.r2 import r2
+from carrara.metrics.roc_auc import roc_auc
 
 DRAWS = 1000
 LOW, HIGH = 2.5, 97.5

@@ -12,7 +12,7 @@ from typing import Any
 
 from carrara.bench.protocols._base import Outcome
 from carrara.core.errors import StoreError
-from carrara.core.files import whole
+from carrara.core.io import whole
 from carrara.core.record import Record
 
 

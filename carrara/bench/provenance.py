@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from carrara.core.clip import Clip
-from carrara.core.identity import identity
+from carrara.core.hashing import identity
 from carrara.core.record import RunPart
 from carrara.core.task import Task
 

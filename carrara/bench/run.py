@@ -16,14 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from carrara.bench import answers, protocols, tasks
-from carrara.bench.answers._base import Answer
-from carrara.bench.inputs import Library, Material
+from carrara.bench import protocols, task_types, tasks
+from carrara.bench.config import Rules
 from carrara.bench.interval import intervals
 from carrara.bench.predictions import predictions_path, write_predictions
 from carrara.bench.protocols._base import Inputs, Outcome
 from carrara.bench.provenance import fingerprint, index_identity, run_part
-from carrara.bench.rules import Rules
+from carrara.bench.task_data import Library, Material
+from carrara.bench.task_types._base import Answer
 from carrara.core.clip import SPLITS
 from carrara.core.errors import AudioError, CarraraError, DataError, UsageError
 from carrara.core.record import (
@@ -83,7 +83,7 @@ def bench(
     library = Library(heard, Path(data_dir) if data_dir else None, device, limit, partial, datasets or {})
     found = []
     for task in [_task(name) for name in tasks]:
-        answer = answers.SHELF.get(task.answer)
+        answer = task_types.REGISTRY.get(task.answer)
         if answer.frames and heard.card.frame_rate is None:
             print(f"{task.name}: {heard.card.name} answers once a clip, not frame by frame; no record", file=sys.stderr)
             continue
@@ -100,7 +100,7 @@ def bench(
 def _loaded(encoder: Encoder | str, device: str) -> Encoder:
     if isinstance(encoder, Encoder):
         return encoder
-    from carrara.encoders._load import load
+    from carrara.encoders._hub.load import load
 
     return load(encoder, device)
 
@@ -111,7 +111,7 @@ def _task(task: str | Task) -> Task:
 
 def _standing(library: Library, rules: Rules, task: Task, results: Path) -> Record | None:
     """Return the record that makes a new measurement needless, if there is one."""
-    card, protocol = library.encoder.card, protocols.SHELF.get(rules.protocol)
+    card, protocol = library.encoder.card, protocols.REGISTRY.get(rules.protocol)
     path = record_path(results, card.name, card.weights, rules.name, task.name, task.version)
     if rules.overwrite == "always" or not path.is_file():
         return None
@@ -144,7 +144,7 @@ def _unheard(record: Record, library: Library, task: Task) -> set[str]:
 
 
 def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results: Path) -> Record:
-    protocol = protocols.SHELF.get(rules.protocol)
+    protocol = protocols.REGISTRY.get(rules.protocol)
     material = library.material(task, answer)
     began = time.perf_counter()
     outcome = protocol.run(
@@ -173,7 +173,7 @@ def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results
             version=protocol.version,
             tried=outcome.tried,
             chosen=outcome.chosen[0],
-            on=f"valid {task.watch}",
+            on=f"valid {task.monitor}",
             chosen_by_seed=outcome.chosen if len(outcome.chosen) > 1 else (),
         ),
         grid=outcome.grid,
@@ -237,7 +237,7 @@ def _scores(
     by_seed = [answer.metrics(task, truths, given) for given in answers_S]
     spans = intervals(task, answer, truths, answers_S, seed)
     scores = {}
-    for name in dict.fromkeys((*task.scores, *task.also, task.watch)):
+    for name in dict.fromkeys((*task.scores, *task.also, task.monitor)):
         values = [one[name] for one in by_seed]
         value, (low, high) = sum(values) / len(values), spans[name]
         if not all(map(math.isfinite, (value, low, high))):

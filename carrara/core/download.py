@@ -21,11 +21,11 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from carrara.core.archives import unpack
 from carrara.core.errors import DataError, StoreError
-from carrara.core.files import whole, write_text
+from carrara.core.io import whole, write_text
 from carrara.core.lock import locked
 from carrara.core.progress import progress, track
-from carrara.core.unpack import unpack
 
 BLOCK = 2**18
 PAUSES = (1.0, 3.0, 10.0, 30.0)

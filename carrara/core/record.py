@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from carrara.core.errors import StoreError, UsageError
-from carrara.core.files import write_text
+from carrara.core.io import write_text
 from carrara.core.settings import Settings, read
 
 SCHEMA = 1

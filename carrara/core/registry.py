@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from carrara.core.errors import UsageError, near
+from carrara.core.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Registry:
     """A folder of one-thing files.
 
     Attributes:
@@ -78,7 +78,7 @@ class Shelf:
         wanted = name.strip().replace("_", "-")
         if wanted not in self.entries:
             raise UsageError(
-                f"there is no {self.kind} {name!r}.{near(wanted, self.entries)} `carrara ls` shows every {self.kind}."
+                f"there is no {self.kind} {name!r}.{did_you_mean(wanted, self.entries)} `carrara ls` shows every {self.kind}."
             )
         return self.entries[wanted]
 

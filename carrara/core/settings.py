@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from carrara.core.errors import UsageError, near
+from carrara.core.errors import UsageError, did_you_mean
 
 
 class Settings(BaseModel):
@@ -50,7 +50,7 @@ def replace(settings: S, changes: Mapping[str, Any], source: str = "--set") -> S
         for key in branch:
             node = node.get(key) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node:
-            raise UsageError(f"{source}: there is no setting {path!r}.{near(path, known)}")
+            raise UsageError(f"{source}: there is no setting {path!r}.{did_you_mean(path, known)}")
         node[leaf] = value
     return read(type(settings), tree, source)
 
@@ -95,7 +95,7 @@ def _explain(problem: ValidationError, skeleton: dict[str, Any]) -> str:
     first = problem.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {path!r}.{near(path, paths(skeleton))}"
+        return f"unknown key {path!r}.{did_you_mean(path, paths(skeleton))}"
     # A rule over several settings has no path of its own, and says itself which they are.
     if not path:
         return str(first["msg"]).removeprefix("Value error, ")

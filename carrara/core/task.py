@@ -1,6 +1,6 @@
 """A task: which question is asked of which recordings, and how an answer is judged. Data only.
 
-The kind of answer (`carrara/bench/answers`) knows the loss, the decoding and the scores; the protocol knows the probe
+The kind of answer (`carrara/bench/task_types`) knows the loss, the decoding and the scores; the protocol knows the probe
 and the search; so an encoder and a task meet in code and need no file for the pair.
 """
 
@@ -49,7 +49,7 @@ class Task(Settings):
     label: str
     labels: tuple[str, ...]
     scores: tuple[str, ...]
-    watch: str
+    monitor: str
     level: Level
     also: tuple[str, ...] = ()
     window_seconds: float | None = Field(default=None, gt=0)

@@ -1,5 +1,5 @@
 """Recordings and their labels: one public file = one dataset, which defines `DATASET`."""
 
-from carrara.core.registry import Shelf
+from carrara.core.registry import Registry
 
-SHELF = Shelf("dataset", "carrara.data", "DATASET", "carrara.data")
+REGISTRY = Registry("dataset", "carrara.data", "DATASET", "carrara.data")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from carrara.core.clip import Clip, Split
 from carrara.core.download import Remote, download
-from carrara.core.errors import DataError, UsageError, near
-from carrara.core.home import data_home
+from carrara.core.errors import DataError, UsageError, did_you_mean
+from carrara.core.paths import data_home
 
 if TYPE_CHECKING:
     from carrara.data._check import Check
@@ -111,7 +111,7 @@ class Dataset(ABC):
         """
         splits = self.splits(root)
         if split not in splits:
-            raise UsageError(f"{self.name} has no split {split!r}.{near(split, splits)}")
+            raise UsageError(f"{self.name} has no split {split!r}.{did_you_mean(split, splits)}")
         sides = splits[split]
         return [clip.assigned(sides[clip.id]) for clip in self.index(root) if clip.id in sides]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from carrara.core.clip import SPLITS, Clip, Split
-from carrara.core.errors import DataError, UsageError, near
+from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.data._base import Dataset
 
 FILES = ("labels.csv", "labels.jsonl")
@@ -130,7 +130,9 @@ def _clip(root: Path, row: Mapping[str, Any], where: str) -> Clip:
         raise DataError(f"{where}: no path of a sound file")
     split = row.get("split")
     if split is not None and split not in SPLITS:
-        raise DataError(f"{where}: split {split!r} is not one of {', '.join(SPLITS)}.{near(str(split), SPLITS)}")
+        raise DataError(
+            f"{where}: split {split!r} is not one of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}"
+        )
     start, duration = _seconds(row, "start", where), _seconds(row, "duration", where)
     stretch = (f"@{start:g}" if start else "") + (f"+{duration:g}" if duration else "")
     return Clip(

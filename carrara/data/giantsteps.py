@@ -36,7 +36,7 @@ from typing import ClassVar
 from carrara.core.clip import Clip, Split
 from carrara.core.download import Remote, download
 from carrara.core.errors import DataError
-from carrara.core.home import data_home
+from carrara.core.paths import data_home
 from carrara.core.progress import track
 from carrara.data._base import Dataset
 

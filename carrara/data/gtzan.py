@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.download import Remote
 from carrara.core.errors import DataError
-from carrara.core.home import data_home
+from carrara.core.paths import data_home
 from carrara.data._base import Dataset
 
 if TYPE_CHECKING:

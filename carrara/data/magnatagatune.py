@@ -32,12 +32,12 @@ from itertools import compress
 from pathlib import Path
 from typing import ClassVar
 
+from carrara.core.archives import unpack
 from carrara.core.clip import Clip, Split
 from carrara.core.download import Remote, download, joined
 from carrara.core.errors import DataError
-from carrara.core.files import write_text
-from carrara.core.home import data_home
-from carrara.core.unpack import unpack
+from carrara.core.io import write_text
+from carrara.core.paths import data_home
 from carrara.data._base import Dataset
 
 TOP_50 = (

@@ -39,7 +39,7 @@ from typing import Any, ClassVar
 from carrara.core.clip import Clip, Split
 from carrara.core.download import Remote
 from carrara.core.errors import DataError
-from carrara.core.home import data_home
+from carrara.core.paths import data_home
 from carrara.data._base import Dataset
 
 ROWS = {"genre": "genre", "instrument": "instrument", "mood-theme": "moodtheme", "top50": "top50tags"}

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.download import Remote
 from carrara.core.errors import DataError
-from carrara.core.home import data_home
+from carrara.core.paths import data_home
 from carrara.data._base import Dataset
 from carrara.data._nsynth_examples import examples
 

@@ -1,5 +1,5 @@
 """Networks and their weights: one public file = one representation, which defines `ENCODER`."""
 
-from carrara.core.registry import Shelf
+from carrara.core.registry import Registry
 
-SHELF = Shelf("encoder", "carrara.encoders", "ENCODER", "carrara.encoders")
+REGISTRY = Registry("encoder", "carrara.encoders", "ENCODER", "carrara.encoders")

@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.encoders._hdf5 import read_hdf5
-from carrara.nn.first_weights import draw_weights
-from carrara.nn.framing import float32, preset
-from carrara.nn.mel import Bands, MelSpectrogram
-from carrara.nn.weights import opening
+from carrara.formats.hdf5 import read_hdf5
+from carrara.formats.weights import opening
+from carrara.nn.init import draw_weights
+from carrara.nn.spectral.framing import float32, preset
+from carrara.nn.spectral.mel import Bands, MelSpectrogram
 
 VARIANTS = {
     "choi": "CHOI: five convolutions over mel, taught Million Song Dataset's tags, 0.04M, 12 kHz, 160 numbers a clip"

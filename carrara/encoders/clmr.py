@@ -27,13 +27,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from carrara.core.archives import unpack
 from carrara.core.errors import WeightsError
 from carrara.core.settings import Settings
-from carrara.core.unpack import unpack
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.nn.first_weights import draw_weights
-from carrara.nn.unpickle import read_checkpoint
-from carrara.nn.weights import reading
+from carrara.formats.safe_pickle import read_checkpoint
+from carrara.formats.weights import reading
+from carrara.nn.init import draw_weights
 
 VARIANTS = {
     "clmr": "CLMR, 2.4M, 22.05 kHz, waveform, windows of 59,409 samples as in JukeMIR and MARBLE, 512 numbers a clip",

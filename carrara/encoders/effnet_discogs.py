@@ -30,13 +30,13 @@ from torch import Tensor, nn
 
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.encoders._effnet_file import FILE, weights_of
-from carrara.encoders._maest_labels import LABELS, read_labels
-from carrara.encoders._onnx import read_onnx
-from carrara.nn.efficientnet import EfficientNet
-from carrara.nn.first_weights import draw_weights
-from carrara.nn.framing import preset
-from carrara.nn.mel import Bands, MelSpectrogram
+from carrara.encoders._effnet.file import FILE, weights_of
+from carrara.encoders._maest.labels import LABELS, read_labels
+from carrara.formats.onnx import read_onnx
+from carrara.nn.conv.efficientnet import EfficientNet
+from carrara.nn.init import draw_weights
+from carrara.nn.spectral.framing import preset
+from carrara.nn.spectral.mel import Bands, MelSpectrogram
 
 VARIANTS = {
     "effnet-discogs": "EfficientNet-B0 taught 400 Discogs styles, 4.5M, 16 kHz, one answer a clip, 1280 numbers",

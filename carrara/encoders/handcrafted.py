@@ -18,9 +18,9 @@ from torch import Tensor
 
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.nn.chroma import TunedChroma
-from carrara.nn.framing import preset
-from carrara.nn.mfcc import MFCC
+from carrara.nn.spectral.chroma import TunedChroma
+from carrara.nn.spectral.framing import preset
+from carrara.nn.spectral.mfcc import MFCC
 
 VARIANTS = {
     "chroma": "Hand-crafted: mean and deviation of a clip's chroma and of its two differences, 72 numbers.",

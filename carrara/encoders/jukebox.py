@@ -33,10 +33,10 @@ from torch import Tensor, nn
 
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.encoders._jukebox_codec import STRIDE, Codec
-from carrara.encoders._jukebox_files import read_official
-from carrara.encoders._jukebox_prior import Prior, Product
-from carrara.nn.first_weights import draw_weights
+from carrara.encoders._jukebox.codec import STRIDE, Codec
+from carrara.encoders._jukebox.files import read_official
+from carrara.encoders._jukebox.prior import Prior, Product
+from carrara.nn.init import draw_weights
 
 VARIANTS = {
     "jukebox-5b": "Jukebox-5B, 44.1 kHz, codes, mean of layer 36 of 72 as in JukeMIR and MARBLE, 4800 numbers a clip",

@@ -25,9 +25,9 @@ from typing import Any
 from torch import Tensor
 
 from carrara.encoders._base import Card, Family
-from carrara.encoders._maest import SAMPLE_RATE, MaestEncoder, MaestSettings, describe
-from carrara.encoders._maest_keys import fitted, native, read_published
-from carrara.encoders._maest_labels import labels_beside
+from carrara.encoders._maest.keys import fitted, native, read_published
+from carrara.encoders._maest.labels import labels_beside
+from carrara.encoders._maest.network import SAMPLE_RATE, MaestEncoder, MaestSettings, describe
 
 VARIANTS = {
     "maest-5s": "MAEST over 5 s, 86M: 400 Discogs styles, from PaSST's weights",

@@ -19,8 +19,8 @@ enough to pre-train on a laptop; nobody publishes weights for it.
 from __future__ import annotations
 
 from carrara.encoders._base import Family
-from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
-from carrara.encoders._huggingface import official, told
+from carrara.encoders._hubert.huggingface import official, told
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
 
 VARIANTS = {
     "mert-v0": "MERT v0, 95M, 16 kHz: k-means of log-mel and chroma plus CQT, 1,000 h",

@@ -35,12 +35,12 @@ from torch.nn import functional
 
 from carrara.core.errors import WeightsError
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.encoders._keras import Place, Sizes, placed, read_keras
-from carrara.nn.first_weights import draw_weights
-from carrara.nn.framing import Framing
-from carrara.nn.mel import Bands, MelSpectrogram
-from carrara.nn.nfnet import StandardisedConv, initialise
-from carrara.nn.slow_fast import SlowFast, SlowFastSettings
+from carrara.formats.keras import Place, Sizes, placed, read_keras
+from carrara.nn.conv.nfnet import StandardisedConv, initialise
+from carrara.nn.conv.slow_fast import SlowFast, SlowFastSettings
+from carrara.nn.init import draw_weights
+from carrara.nn.spectral.framing import Framing
+from carrara.nn.spectral.mel import Bands, MelSpectrogram
 
 VARIANTS = {"mule": "MULE: two-path NFNet over 3-s slices, 62M, 16 kHz, one answer a clip, 1728 numbers"}
 FILE = "model.keras"

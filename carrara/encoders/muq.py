@@ -23,7 +23,7 @@ from torch import Tensor
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import read
 from carrara.encoders._base import Family
-from carrara.encoders._conformer_encoder import (
+from carrara.encoders._conformer.network import (
     MSD_DEVIATION,
     MSD_MEAN,
     ConformerEncoder,
@@ -33,8 +33,8 @@ from carrara.encoders._conformer_encoder import (
     network_tensors,
     statistics,
 )
-from carrara.nn.conformer import EPS, ROTARY_BASE
-from carrara.nn.weights import load_strictly, read_tensors, tensors_identity
+from carrara.formats.weights import load_strictly, read_tensors, tensors_identity
+from carrara.nn.transformer.conformer import EPS, ROTARY_BASE
 
 VARIANTS = {"muq": "MuQ, 316M, 24 kHz: MusicFM's network taught mel RVQ codes, on the Million Song Dataset"}
 FILES = {

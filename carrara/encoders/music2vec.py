@@ -11,8 +11,8 @@ crops. Music2Vec's authors found the convolutions' output, the extra "cnn", best
 from __future__ import annotations
 
 from carrara.encoders._base import Family
-from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
-from carrara.encoders._huggingface import official, told
+from carrara.encoders._hubert.huggingface import official, told
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
 
 VARIANTS = {
     "music2vec-v1": "Music2Vec, 93M, 16 kHz: data2vec taught music, 1,000 h",

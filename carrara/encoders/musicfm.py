@@ -23,7 +23,7 @@ from torch import Tensor
 
 from carrara.core.errors import WeightsError
 from carrara.encoders._base import Card, Family
-from carrara.encoders._conformer_encoder import (
+from carrara.encoders._conformer.network import (
     MSD_DEVIATION,
     MSD_MEAN,
     ConformerEncoder,
@@ -33,7 +33,7 @@ from carrara.encoders._conformer_encoder import (
     network_tensors,
     statistics,
 )
-from carrara.nn.unpickle import read_checkpoint
+from carrara.formats.safe_pickle import read_checkpoint
 
 VARIANTS = {
     "musicfm-fma": "MusicFM, 316M, 24 kHz: random codes of masked mel frames, on FMA",

@@ -12,8 +12,8 @@ comparison.
 from __future__ import annotations
 
 from carrara.encoders._base import Family
-from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe, redescribed
-from carrara.encoders._huggingface import official, told
+from carrara.encoders._hubert.huggingface import official, told
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
 
 VARIANTS = {
     "musichubert-base": "HuBERT-base taught music, 95M, 16 kHz; no weights are published",

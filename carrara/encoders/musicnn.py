@@ -29,12 +29,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from carrara.encoders._base import Card, Encoder, Family
-from carrara.encoders._musicnn_files import FOLDERS, official_tensors
-from carrara.encoders._musicnn_network import BANDS, NETWORKS, WINDOW, MusicnnSettings, initialise
-from carrara.nn.first_weights import draw_weights
-from carrara.nn.framing import preset
-from carrara.nn.mel import Bands, MelSpectrogram
-from carrara.nn.weights import load_strictly
+from carrara.encoders._musicnn.files import FOLDERS, official_tensors
+from carrara.encoders._musicnn.network import BANDS, NETWORKS, WINDOW, MusicnnSettings, initialise
+from carrara.formats.weights import load_strictly
+from carrara.nn.init import draw_weights
+from carrara.nn.spectral.framing import preset
+from carrara.nn.spectral.mel import Bands, MelSpectrogram
 
 VARIANTS = {
     "musicnn-mtt": "MusiCNN taught MagnaTagATune's 50 tags, 0.8M, 16 kHz, one answer a clip, 1506 numbers",

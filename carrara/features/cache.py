@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carrara.core.errors import StoreError, UsageError, near
-from carrara.core.home import features_home, home
+from carrara.core.errors import StoreError, UsageError, did_you_mean
+from carrara.core.paths import features_home, home
 from carrara.features.store import LOCK, LOG, META, held
 
 REST = ("index", "shards", "finetune")
@@ -66,7 +66,7 @@ def chosen(encoder: str | None) -> list[Stored]:
     if encoder is not None and not kept:
         names = sorted({store.encoder for store in found})
         raise UsageError(
-            f"--encoder {encoder}: no features of it are stored.{near(encoder, names)} See `carrara cache size`."
+            f"--encoder {encoder}: no features of it are stored.{did_you_mean(encoder, names)} See `carrara cache size`."
         )
     return kept
 

@@ -26,11 +26,11 @@ from carrara.audio.window import Parts, cut, stitched
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, read
 from carrara.encoders._base import Encoder
-from carrara.features.ahead import ahead
 from carrara.features.encode import CNN, Plan, Rows, Window, encoded
 from carrara.features.extract import DEPTH, arriving
 from carrara.features.pool import Pool
-from carrara.features.view import Grid, View, grid
+from carrara.features.prefetch import ahead
+from carrara.features.windows import Grid, View, grid
 
 if TYPE_CHECKING:
     import pyarrow
@@ -94,7 +94,7 @@ def embed(
     import pyarrow
 
     if not isinstance(encoder, Encoder):
-        from carrara.encoders._load import load
+        from carrara.encoders._hub.load import load
 
         encoder = load(encoder)
     how = read(How, {"per": per, "layer": str(layer), "window_seconds": window, "hop_seconds": hop}, "embed")

@@ -29,15 +29,15 @@ from carrara.audio.deform import deformed
 from carrara.audio.window import stitched, windows
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
-from carrara.core.home import features_home
-from carrara.core.identity import identity
+from carrara.core.hashing import identity
+from carrara.core.paths import features_home
 from carrara.core.progress import progress
 from carrara.encoders._base import Encoder
-from carrara.features.ahead import Source, ahead
-from carrara.features.contents import Contents
 from carrara.features.encode import CNN, Plan, Rows, Window, encoded, precision
+from carrara.features.hash_cache import Contents
+from carrara.features.prefetch import Source, ahead
 from carrara.features.store import Place, Store, Writer
-from carrara.features.view import Grid, View, grid
+from carrara.features.windows import Grid, View, grid
 
 FORMAT = 2  # raised whenever the same key would hold other rows
 DEPTH = 8

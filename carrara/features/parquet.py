@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import carrara
 from carrara.audio.decode import VERSIONS, header
 from carrara.core.errors import AudioError, StoreError
-from carrara.core.files import whole, write_text
-from carrara.core.identity import identity
+from carrara.core.hashing import identity
+from carrara.core.io import whole, write_text
 from carrara.core.progress import progress, shown
 from carrara.encoders._base import Encoder
-from carrara.features.contents import Contents
 from carrara.features.embed import How, Piece, pieces, schema
 from carrara.features.encode import precision
 from carrara.features.extract import weights_identity
+from carrara.features.hash_cache import Contents
 from carrara.features.store import held
 
 if TYPE_CHECKING:

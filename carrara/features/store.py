@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from carrara.core.errors import StoreError
-from carrara.core.files import write_text
+from carrara.core.io import write_text
 
 HALF = np.dtype("<f2")
 LARGEST = float(np.finfo(HALF).max)

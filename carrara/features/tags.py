@@ -26,10 +26,10 @@ from torch import Tensor
 
 from carrara.audio.decode import header
 from carrara.core.errors import AudioError, StoreError, UsageError
-from carrara.core.files import whole, write_text
+from carrara.core.io import whole, write_text
 from carrara.encoders._base import Encoder
-from carrara.encoders._maest import HOP, SAMPLE_RATE, MaestEncoder
-from carrara.encoders._maest_labels import agree, read_labels
+from carrara.encoders._maest.labels import agree, read_labels
+from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.features.embed import How
 from carrara.features.extract import weights_identity
 from carrara.features.parquet import LOCK, Written, write_embeddings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from carrara.pretrain.journal import NAME, PROBES, probed, read
+from carrara.pretrain.metrics_log import NAME, PROBES, probed, read
 from carrara.pretrain.state import Run
 
 

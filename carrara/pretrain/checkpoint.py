@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from carrara.core.errors import StoreError
-from carrara.core.files import whole
-from carrara.core.identity import canonical
-from carrara.pretrain.shard import divided
-from carrara.pretrain.shard import whole as whole_tensor
+from carrara.core.hashing import canonical
+from carrara.core.io import whole
+from carrara.pretrain.fsdp import divided
+from carrara.pretrain.fsdp import whole as whole_tensor
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")

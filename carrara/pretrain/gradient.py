@@ -19,11 +19,11 @@ from carrara.pretrain import masks
 from carrara.pretrain.augment import augmented
 from carrara.pretrain.corpus.label_store import of_batch
 from carrara.pretrain.corpus.stream import Batch
+from carrara.pretrain.fsdp import last_part, norm_of
 from carrara.pretrain.masks import View
 from carrara.pretrain.mixup import mixed
 from carrara.pretrain.objective import Losses, merged
 from carrara.pretrain.precision import computing
-from carrara.pretrain.shard import last_part, norm_of
 from carrara.pretrain.state import Run
 
 # Two numbers apart from each other and from one, so that no two parts of near steps share their dropout.

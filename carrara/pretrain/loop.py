@@ -24,9 +24,9 @@ from carrara.core.progress import progress
 from carrara.pretrain import checkpoint, monitors, probes
 from carrara.pretrain.corpus.stream import Batch
 from carrara.pretrain.gradient import Found, gradient
-from carrara.pretrain.journal import ROLLED_BACK, SKIPPED, Tally, together
+from carrara.pretrain.lr_schedule import learning_rate, tri_stage
+from carrara.pretrain.metrics_log import ROLLED_BACK, SKIPPED, Tally, together
 from carrara.pretrain.recipes._base import OptimiserSettings
-from carrara.pretrain.schedule import learning_rate, tri_stage
 from carrara.pretrain.state import Run
 
 TRAINING = "training"

@@ -1,6 +1,6 @@
 """What a student does not see of each crop: spans of frames, and the variants that published code offers.
 
-Spans are those of carrara/nn/masking.py. Variants (MERT's training code, all off in the published configurations;
+Spans are those of carrara/nn/transformer/masking.py. Variants (MERT's training code, all off in the published configurations;
 pretraining.md, section 3.2): a masked frame may keep its own content or take that of another frame of its clip, as in
 BERT, and is asked for all the same; p and span may change from some share of the steps on; whole channels of the
 projected features may be silenced; `same_masks` trims every clip to the smallest count among those computed together.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.nn.masking import span_mask
+from carrara.nn.transformer.masking import span_mask
 from carrara.pretrain.recipes._base import MaskingSettings
 
 # Channels are drawn apart from frames.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from carrara.nn.attention import MultiHeadAttention
+from carrara.nn.transformer.attention import MultiHeadAttention
 from carrara.pretrain.objective import MaskedPrediction
 
 CROPS = 4

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.encoders._hubert import HubertEncoder
-from carrara.nn.framing import float32
+from carrara.encoders._hubert.network import HubertEncoder
+from carrara.nn.spectral.framing import float32
 from carrara.pretrain.masks import View
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets._base import Target

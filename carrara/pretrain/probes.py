@@ -23,11 +23,11 @@ import torch
 
 from carrara.core.errors import CarraraError, UsageError
 from carrara.encoders._base import Encoder
-from carrara.encoders._hubert import HubertEncoder
-from carrara.nn.weights import load_strictly, tensors_identity
-from carrara.pretrain.journal import NAME, PROBE_FAILED, PROBES, probed
-from carrara.pretrain.picture import draw
-from carrara.pretrain.shard import whole
+from carrara.encoders._hubert.network import HubertEncoder
+from carrara.formats.weights import load_strictly, tensors_identity
+from carrara.pretrain.fsdp import whole
+from carrara.pretrain.log_plot import draw
+from carrara.pretrain.metrics_log import NAME, PROBE_FAILED, PROBES, probed
 
 if TYPE_CHECKING:
     from carrara.pretrain.state import Run

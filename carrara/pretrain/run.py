@@ -20,23 +20,23 @@ import torch
 
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.settings import replace
-from carrara.encoders._hubert import HubertEncoder, describe
-from carrara.encoders._load import build, save_pretrained
+from carrara.encoders._hub.load import build, save_pretrained
+from carrara.encoders._hubert.network import HubertEncoder, describe
 from carrara.nn.device import pick_device
-from carrara.pretrain import checkpoint, fitting, rvq_vae, sanity
+from carrara.pretrain import checkpoint, fit_targets, label_checks, rvq_vae
 from carrara.pretrain.card import readme
 from carrara.pretrain.corpus.label_store import LabelStore, stores
 from carrara.pretrain.corpus.stream import Stream, find
-from carrara.pretrain.journal import NAME, STARTED, Journal, events
+from carrara.pretrain.dist import Ranks, joined
+from carrara.pretrain.fsdp import divide
+from carrara.pretrain.initialize import begin, fetch, put
 from carrara.pretrain.loop import TRAINING, adamw, train
+from carrara.pretrain.metrics_log import NAME, STARTED, Journal, events
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.probes import Probe, Probes
-from carrara.pretrain.ranks import Ranks, joined
 from carrara.pretrain.recipes._base import Recipe, resolve
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import prepare
-from carrara.pretrain.shard import divide
-from carrara.pretrain.start import begin, fetch, put
 from carrara.pretrain.state import Run
 from carrara.pretrain.tagging import run as tagging
 from carrara.pretrain.tagging.settings import TaggingRecipe
@@ -118,15 +118,15 @@ def _made(
     ranks.lead(lambda: prepare(folder, recipe, found, resume, begun.record))
     ranks.lead(lambda: fetch(begun, folder))
     stream = Stream(found, crop, grid.hop, recipe.batch, recipe.seed, recipe.level)
-    ranks.lead(lambda: fitting.fitted(folder, recipe, grid, stream, ranks.device))
-    targets = fitting.targets(folder, recipe, grid, ranks.device)
+    ranks.lead(lambda: fit_targets.fitted(folder, recipe, grid, stream, ranks.device))
+    targets = fit_targets.targets(folder, recipe, grid, ranks.device)
     encoder.to(ranks.device)
     encoder.encoder.recompute = recipe.recompute
     still = {name: target for name, target in targets.items() if not target.moving}
     with ranks.alike():
         for target in targets.values():
             target.begin(encoder)
-        sanity.check(still, _some(stream, ranks.device), encoder.frames(crop))
+        label_checks.check(still, _some(stream, ranks.device), encoder.frames(crop))
         model = MaskedPrediction(encoder, targets, recipe.objective, recipe.seed).to(ranks.device)
         put(begun, model, targets)
         divide(model, recipe, ranks, moving=len(still) < len(targets))
@@ -215,7 +215,7 @@ def _grid(encoder: HubertEncoder) -> Grid:
 def _crop(recipe: Recipe, encoder: HubertEncoder, grid: Grid) -> int:
     crop = round(recipe.crop_seconds * grid.sample_rate)
     span = max([recipe.masking.span, *(span for _, _, span in recipe.masking.schedule)])
-    frames, needed = encoder.frames(crop), span + sanity.FEWER_FRAMES
+    frames, needed = encoder.frames(crop), span + label_checks.FEWER_FRAMES
     if frames <= needed:
         tenths = next(one for one in count(1) if encoder.frames(one * grid.sample_rate // 10) > needed)
         raise UsageError(

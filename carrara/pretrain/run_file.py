@@ -9,7 +9,7 @@ from typing import Any
 
 import carrara
 from carrara.core.errors import StoreError
-from carrara.core.files import write_text
+from carrara.core.io import write_text
 from carrara.core.settings import Settings, paths, read
 from carrara.pretrain.corpus.stream import Corpus
 

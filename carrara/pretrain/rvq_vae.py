@@ -1,6 +1,6 @@
 """The training of our own codec, stopped anywhere and gone on exactly; every checkpoint is a teacher one can listen to.
 
-Loss: the spectral distance, the waveform's L1 and the commitment (carrara/nn/rvq_vae.py); no discriminator.
+Loss: the spectral distance, the waveform's L1 and the commitment (carrara/nn/quantize/rvq_vae.py); no discriminator.
 Every draw of a step comes from (seed, step). The folder holds the codec (`config.json`, `model.safetensors`), `sound/`
 with one crop as it was and as 1, 2, 4, … books give it back, `run.json`, `journal.jsonl` and `training/`.
 
@@ -24,18 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from carrara.core.errors import DataError, UsageError
-from carrara.core.files import whole
+from carrara.core.io import whole
 from carrara.core.progress import progress
-from carrara.nn.residual import evenness
-from carrara.nn.rvq_vae import RVQVAE, save
-from carrara.nn.spectral_distance import SpectralDistance
+from carrara.nn.quantize.residual_quantizer import evenness
+from carrara.nn.quantize.rvq_vae import RVQVAE, save
+from carrara.nn.spectral.multiscale_loss import SpectralDistance
 from carrara.pretrain import checkpoint
 from carrara.pretrain.corpus.stream import Batch, Stream, find
-from carrara.pretrain.journal import Journal
 from carrara.pretrain.loop import adamw, interruptible
+from carrara.pretrain.lr_schedule import learning_rate
+from carrara.pretrain.metrics_log import Journal
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import prepare
-from carrara.pretrain.schedule import learning_rate
 
 TRAINING, SOUND = "training", "sound"
 CHECKED_CROPS = 4

@@ -12,11 +12,11 @@ from torch import nn
 
 from carrara.pretrain.corpus.label_store import LabelStore
 from carrara.pretrain.corpus.stream import Stream
-from carrara.pretrain.journal import Journal
+from carrara.pretrain.dist import Ranks
+from carrara.pretrain.metrics_log import Journal
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.precision import LossScale
 from carrara.pretrain.probes import Probes
-from carrara.pretrain.ranks import Ranks
 from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.recovery import Watch
 from carrara.pretrain.targets._base import Target

@@ -10,12 +10,12 @@ import pytest
 import soundfile
 import torch
 
-from carrara.bench.draws import dropout_generator, kept, order
-from carrara.bench.examples import Examples
-from carrara.bench.grid import GridSettings, Question
-from carrara.bench.probe import ProbeShape, ProbeSpec, initial_probe
+from carrara.bench.config import Rules
+from carrara.bench.probes.examples import Examples
+from carrara.bench.probes.grid import GridSettings, Question
+from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
+from carrara.bench.probes.rng import dropout_generator, kept, order
 from carrara.bench.protocols import constrained
-from carrara.bench.rules import Rules
 from carrara.bench.run import bench
 from carrara.core.clip import Clip
 from carrara.core.settings import Settings

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from carrara.bench.answers import any_of, numbers, one_of
 from carrara.bench.interval import intervals, resampled_counts
+from carrara.bench.task_types import multiclass, multilabel, regression
 from carrara.core.task import Task
 
 
@@ -23,7 +23,7 @@ def task(answer, labels, scores, watch, also=()):
         label="x",
         labels=labels,
         scores=scores,
-        watch=watch,
+        monitor=watch,
         also=also,
         level="score",
         name="d/x",
@@ -34,7 +34,7 @@ def test_accuracy_equals_the_binomial():
     right, units = 143, 200
     truths, answers = [0] * units, [0] * right + [1] * (units - right)
     asked = task("one-of", ("a", "b"), ("accuracy",), "accuracy")
-    low, high = intervals(asked, one_of.ANSWER, truths, [answers], seed=0, draws=20_000)["accuracy"]
+    low, high = intervals(asked, multiclass.TASK_TYPE, truths, [answers], seed=0, draws=20_000)["accuracy"]
     expected = stats.binom(units, right / units).ppf([0.025, 0.975]) / units
     assert [low, high] == pytest.approx(expected, abs=1.5 / units)
 
@@ -44,7 +44,7 @@ def test_r2_equals_scipy():
     truth = draw.standard_normal((80, 2))
     answer = truth + draw.standard_normal((80, 2)) * [0.4, 0.9]
     asked = task("numbers", ("v", "a"), ("r2_v", "r2_a"), "r2")
-    found = intervals(asked, numbers.ANSWER, list(truth), [list(answer)], seed=1, draws=4000)
+    found = intervals(asked, regression.TASK_TYPE, list(truth), [list(answer)], seed=1, draws=4000)
     from sklearn.metrics import r2_score
 
     for place, name in enumerate(("r2_v", "r2_a")):
@@ -69,13 +69,13 @@ def test_tag_measures_skip_the_tags_that_a_draw_empties():
     truth[7, 2] = 1
     scores = truth + draw.standard_normal((40, 3))
     asked = task("any-of", ("a", "b", "c"), ("roc_auc", "average_precision"), "roc_auc")
-    found = intervals(asked, any_of.ANSWER, list(truth), [list(scores)], seed=4, draws=300)
+    found = intervals(asked, multilabel.TASK_TYPE, list(truth), [list(scores)], seed=4, draws=300)
     values = {"roc_auc": [], "average_precision": []}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for counts_U in resampled_counts(40, 4, 300):
             picks = np.repeat(np.arange(40), counts_U)
-            for name, value in any_of.metrics(asked, truth[picks], scores[picks]).items():
+            for name, value in multilabel.metrics(asked, truth[picks], scores[picks]).items():
                 values[name].append(value)
     for name, drawn in values.items():
         assert found[name] == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=1e-9)
@@ -92,7 +92,7 @@ def test_any_other_metric_is_asked_again_for_each_draw_unless_it_is_a_mean_of_un
 
     draw = np.random.default_rng(5)
     truths, answers = draw.standard_normal((2, 61)).tolist()
-    median = replace(one_of.ANSWER, metrics=metrics)
+    median = replace(multiclass.TASK_TYPE, metrics=metrics)
     found = intervals(asked, median, truths, [answers], seed=6, draws=200)["accuracy"]
     errors = np.abs(np.subtract(truths, answers))
     drawn = [np.median(np.repeat(errors, counts_U)) for counts_U in resampled_counts(61, 6, 200)]
@@ -103,7 +103,7 @@ def test_any_other_metric_is_asked_again_for_each_draw_unless_it_is_a_mean_of_un
 def test_the_same_seed_gives_the_same_interval():
     asked = task("one-of", ("a", "b"), ("accuracy",), "accuracy")
     truths, answers = np.random.default_rng(0).integers(0, 2, (2, 50)).tolist()
-    one, again, other = (intervals(asked, one_of.ANSWER, truths, [answers], seed=seed) for seed in (1, 1, 2))
+    one, again, other = (intervals(asked, multiclass.TASK_TYPE, truths, [answers], seed=seed) for seed in (1, 1, 2))
     assert one == again
     np.testing.assert_array_equal(resampled_counts(50, 1).sum(1), 50)
     assert (resampled_counts(50, 1) != resampled_counts(50, 2)).any()

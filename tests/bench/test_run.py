@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from carrara.bench.answers import any_of, one_of
 from carrara.bench.predictions import predictions_path
 from carrara.bench.protocols import constrained
+from carrara.bench.task_types import multiclass, multilabel
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.record import read_record
@@ -74,7 +74,7 @@ def test_windows_become_one_clip_by_embedding_or_by_logit(ask, task):
 
 def test_nothing_that_chooses_reads_the_test_side(ask, monkeypatch, task):
     order = []
-    truths, choose, metrics = one_of.ANSWER.truths, constrained.choose, one_of.ANSWER.metrics
+    truths, choose, metrics = multiclass.TASK_TYPE.truths, constrained.choose, multiclass.TASK_TYPE.metrics
 
     def watched_truths(task, clips):
         order.append("truths " + "/".join(sorted({clip.split for clip in clips})))
@@ -84,14 +84,14 @@ def test_nothing_that_chooses_reads_the_test_side(ask, monkeypatch, task):
         order.append(f"scored {len(truths)}")
         return metrics(task, truths, answers)
 
-    object.__setattr__(one_of.ANSWER, "truths", watched_truths)
-    object.__setattr__(one_of.ANSWER, "metrics", watched_metrics)
+    object.__setattr__(multiclass.TASK_TYPE, "truths", watched_truths)
+    object.__setattr__(multiclass.TASK_TYPE, "metrics", watched_metrics)
     monkeypatch.setattr(constrained, "choose", lambda *given: order.append("choose") or choose(*given))
     try:
         ask(task())
     finally:
-        object.__setattr__(one_of.ANSWER, "truths", truths)
-        object.__setattr__(one_of.ANSWER, "metrics", metrics)
+        object.__setattr__(multiclass.TASK_TYPE, "truths", truths)
+        object.__setattr__(multiclass.TASK_TYPE, "metrics", metrics)
     chosen = order.index("choose")
     assert {"truths train", "truths valid", f"scored {SIDES['valid']}"} == set(order[:chosen])
     assert order[chosen + 1 :].index("truths test") < order[chosen + 1 :].index(f"scored {SIDES['test']}")
@@ -155,4 +155,4 @@ def test_a_tag_that_no_test_clip_varies_in_is_named(ask, tags):
     rare = tags.model_copy(update={"labels": (*tags.labels, "never"), "name": "tones/rare"})
     with pytest.warns(UserWarning, match="1 of 5 tags .* 18 scored clips .*: never"):
         ask(rare)
-    assert any_of.left_out(rare, [np.zeros(5)] * 2) == list(rare.labels)
+    assert multilabel.left_out(rare, [np.zeros(5)] * 2) == list(rare.labels)

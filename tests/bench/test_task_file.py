@@ -7,8 +7,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from carrara.app.cli import app
 from carrara.bench.task_file import read_task
+from carrara.cli._main import app
 from carrara.core.errors import DataError, UsageError
 
 RATE = 16_000
@@ -39,12 +39,12 @@ def write(folder, text, name="pitch.toml"):
 def test_what_is_left_out_is_the_usual(folder):
     task, dataset = read_task(write(folder, SHORT))
     assert (task.name, task.dataset, task.split, task.labels) == ("pitch", "music", "given", ("high", "low"))
-    assert task.scores == ("accuracy",) and task.watch == "accuracy" and task.max_epochs == 30
+    assert task.scores == ("accuracy",) and task.monitor == "accuracy" and task.max_epochs == 30
     assert dataset.root() == folder / "music"
     tags, _ = read_task(write(folder, 'data = "music"\nanswer = "any-of"\nlabel = "tags"', "tags.toml"))
     assert tags.labels == ("high", "low", "tone") and tags.scores == ("roc_auc", "average_precision")
     height, _ = read_task(write(folder, 'data = "music"\nanswer = "numbers"\nlabel = "height"', "height.toml"))
-    assert height.labels == ("height",) and height.scores == ("r2_height",) and height.watch == "r2"
+    assert height.labels == ("height",) and height.scores == ("r2_height",) and height.monitor == "r2"
 
 
 def test_a_python_file_is_a_task_as_on_the_shelf(folder):

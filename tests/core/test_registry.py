@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from carrara.core.errors import UsageError
-from carrara.core.registry import Shelf
+from carrara.core.registry import Registry
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def shelf(tmp_path, monkeypatch):
     (package / "bomb.py").write_text('"""Explodes when imported."""\nraise RuntimeError("imported")\n')
     (package / "family.py").write_text('"""A family."""\nVARIANTS = {"fam-a": "first", "fam-b": "second"}\nTHING = 3\n')
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield Shelf("thing", "attic", "THING")
+    yield Registry("thing", "attic", "THING")
     for name in [name for name in sys.modules if name.split(".")[0] == "attic"]:
         del sys.modules[name]
 
@@ -54,7 +54,7 @@ def test_other_packages_add_through_entry_points(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[carrara.tasks]\nguest-task = guest\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    tasks = Shelf("task", "carrara.bench.tasks", "TASK", "carrara.tasks")
+    tasks = Registry("task", "carrara.bench.tasks", "TASK", "carrara.tasks")
     assert tasks.entries["guest-task"].summary == "From elsewhere."
     assert tasks.get("guest-task") == "hello"
 
@@ -66,8 +66,8 @@ def test_listing_a_hundred_files_reads_docstrings_only(tmp_path):
     for number in range(100):
         (package / f"thing_{number:03}.py").write_text(f'"""Thing {number}."""\nimport torch\nTHING = {number}\n')
     code = (
-        "import sys; from carrara.core.registry import Shelf;"
-        "names = Shelf('thing', 'hundred', 'THING').names(); print(len(names), 'torch' in sys.modules)"
+        "import sys; from carrara.core.registry import Registry;"
+        "names = Registry('thing', 'hundred', 'THING').names(); print(len(names), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.split() == ["100", "False"]

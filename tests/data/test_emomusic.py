@@ -9,10 +9,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrara.bench.answers.numbers import truths
+from carrara.bench.task_types.regression import truths
 from carrara.bench.tasks.emomusic.emotion import TASK
 from carrara.core.errors import DataError
-from carrara.data import SHELF
+from carrara.data import REGISTRY
 from carrara.data.emomusic import DATASET, EmoMusic, artist_name, artist_side, seconds_of
 
 HEADS = (
@@ -210,4 +210,4 @@ def test_missing_and_undecodable_annotations_are_told(tmp_path):
 
 
 def test_it_stands_on_the_shelf():
-    assert SHELF.get("emomusic") is DATASET
+    assert REGISTRY.get("emomusic") is DATASET

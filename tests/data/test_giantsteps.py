@@ -12,10 +12,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrara.bench.answers.one_of import truths
+from carrara.bench.task_types.multiclass import truths
 from carrara.bench.tasks.giantsteps.key import TASK
 from carrara.core.errors import DataError
-from carrara.data import SHELF, _base, giantsteps
+from carrara.data import REGISTRY, _base, giantsteps
 from carrara.data.giantsteps import COMMITS, DATASET, KEYS, GiantSteps, artist_groups, artist_sides, key_name
 
 SHARED = Path(__file__).parents[2].parent / "shared/fixtures"
@@ -286,4 +286,4 @@ def test_get_fetches_what_is_absent_and_refuses_another_sum(tmp_path, monkeypatc
 
 
 def test_it_stands_on_the_shelf():
-    assert SHELF.get("giantsteps") is DATASET
+    assert REGISTRY.get("giantsteps") is DATASET

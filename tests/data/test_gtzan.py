@@ -14,12 +14,12 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrara.bench.answers.events import truths as beat_truths
-from carrara.bench.answers.one_of import truths as genre_truths
+from carrara.bench.task_types.beat_tracking import truths as beat_truths
+from carrara.bench.task_types.multiclass import truths as genre_truths
 from carrara.bench.tasks.gtzan.beats import TASK as BEATS
 from carrara.bench.tasks.gtzan.genre import TASK as GENRE
 from carrara.core.errors import DataError
-from carrara.data import SHELF
+from carrara.data import REGISTRY
 from carrara.data.gtzan import DATASET, GENRES, GTZAN
 
 SHARED = Path(__file__).parents[2].parent / "shared/fixtures"
@@ -270,4 +270,4 @@ def test_missing_and_undecodable_lists_are_told(tmp_path):
 
 
 def test_it_stands_on_the_shelf():
-    assert SHELF.get("gtzan") is DATASET
+    assert REGISTRY.get("gtzan") is DATASET

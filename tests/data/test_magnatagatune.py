@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.bench.answers.any_of import truths
+from carrara.bench.task_types.multilabel import truths
 from carrara.bench.tasks.magnatagatune.tags import TASK
 from carrara.bench.tasks.magnatagatune.tags_cleaned import TASK as CLEANED
 from carrara.core.errors import DataError

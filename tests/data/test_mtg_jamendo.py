@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carrara.audio.window import windows
-from carrara.bench.answers.any_of import left_out, truths
+from carrara.bench.task_types.multilabel import left_out, truths
 from carrara.bench.tasks import task
 from carrara.core.errors import DataError, UsageError
 from carrara.data import _base

@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.bench.answers.one_of import truths
+from carrara.bench.task_types.multiclass import truths
 from carrara.bench.tasks.nsynth.instrument import TASK as INSTRUMENT
 from carrara.bench.tasks.nsynth.pitch import TASK as PITCH
 from carrara.core.errors import DataError

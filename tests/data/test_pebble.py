@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from carrara.core.errors import DataError, UsageError
-from carrara.data import SHELF
+from carrara.data import REGISTRY
 from carrara.data._pebble import labels
 from carrara.data._pebble.clips import COLLECTIONS, piece
 from carrara.data._pebble.notes import PRESETS, presets
@@ -22,8 +22,8 @@ from carrara.data.pebble import DATASET
 
 
 def test_it_stands_on_the_shelf_alone():
-    assert [name for name in SHELF.names() if "pebble" in name] == ["pebble"]
-    assert SHELF.get("pebble") is DATASET
+    assert [name for name in REGISTRY.names() if "pebble" in name] == ["pebble"]
+    assert REGISTRY.get("pebble") is DATASET
 
 
 def test_the_root_is_the_folder_of_a_size(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from carrara.bench.answers.one_of import truths
+from carrara.bench.task_types.multiclass import truths
 from carrara.bench.tasks.vocalset.singer import TASK as SINGER
 from carrara.bench.tasks.vocalset.technique import TASK as TECHNIQUE
 from carrara.core.errors import DataError

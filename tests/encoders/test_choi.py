@@ -8,11 +8,11 @@ import torch
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.encoders import choi
-from carrara.encoders._load import build
-from carrara.encoders._official import convert
+from carrara.encoders._hub.load import build
+from carrara.encoders._hub.official import convert
 from carrara.encoders.choi import ENCODER, FILE, HEARD, ChoiSettings, official
-from carrara.nn.mel import Bands, bank
-from carrara.nn.weights import load_strictly
+from carrara.formats.weights import load_strictly
+from carrara.nn.spectral.mel import Bands, bank
 
 POOLS = ((2, 4), (3, 4), (2, 5), (2, 4), (4, 4))
 

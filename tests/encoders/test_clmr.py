@@ -13,8 +13,8 @@ import torch
 
 from carrara.core.errors import WeightsError
 from carrara.encoders import clmr
-from carrara.encoders._load import build
-from carrara.encoders._official import convert
+from carrara.encoders._hub.load import build
+from carrara.encoders._hub.official import convert
 from carrara.encoders.clmr import FILE, official, windows
 
 NATIVE, BENCHMARK = 59_049, 59_409

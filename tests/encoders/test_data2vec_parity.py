@@ -3,8 +3,8 @@
 import torch
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, Wav2Vec2FeatureExtractor
 
-from carrara.encoders._load import build
-from carrara.nn.weights import load_strictly
+from carrara.encoders._hub.load import build
+from carrara.formats.weights import load_strictly
 
 CHANGES = {
     "conv_channels": 24,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.encoders import SHELF, effnet_discogs
-from carrara.encoders._load import build, load, save_pretrained
-from carrara.encoders._official import convert
+from carrara.encoders import REGISTRY, effnet_discogs
+from carrara.encoders._hub.load import build, load, save_pretrained
+from carrara.encoders._hub.official import convert
 from carrara.encoders.effnet_discogs import CARD, EffnetDiscogs, EffnetSettings
 
 RATE, STYLES = 16_000, 7
@@ -117,7 +117,7 @@ def test_labels_beside_the_file_name_the_tags_and_are_saved(tmp_path, monkeypatc
     whole = small(seed=2)
     family = replace(effnet_discogs.ENCODER, official=lambda name, path: whole.state_dict())
     monkeypatch.setitem(effnet_discogs.PUBLISHED, "effnet-discogs", (CARD, whole.settings))
-    monkeypatch.setitem(SHELF._loaded, SHELF.entry("effnet-discogs").module, family)
+    monkeypatch.setitem(REGISTRY._loaded, REGISTRY.entry("effnet-discogs").module, family)
     file = tmp_path / "official" / "discogs-effnet-bsdynamic-1.onnx"
     file.parent.mkdir()
     assert convert("effnet-discogs", file).tag_names == tuple(f"style {number}" for number in range(STYLES))

@@ -12,11 +12,11 @@ from transformers import EfficientNetConfig, EfficientNetModel
 
 from carrara.core.errors import WeightsError
 from carrara.encoders import effnet_discogs
-from carrara.encoders._effnet_file import weights_of
-from carrara.encoders._onnx import Graph, Node
+from carrara.encoders._effnet.file import weights_of
 from carrara.encoders.effnet_discogs import CARD, EffnetDiscogs, EffnetSettings
-from carrara.nn.efficientnet import scaled
-from carrara.nn.weights import load_strictly
+from carrara.formats.onnx import Graph, Node
+from carrara.formats.weights import load_strictly
+from carrara.nn.conv.efficientnet import scaled
 
 WIDTH, STYLES = 0.5, 7
 SETTINGS = EffnetSettings(width=WIDTH, styles=STYLES)

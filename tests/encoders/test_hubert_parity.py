@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from transformers import HubertConfig, HubertModel
 
 from carrara.encoders._base import Card
-from carrara.encoders._hubert import HubertEncoder, HubertSettings
-from carrara.encoders._load import build
-from carrara.nn.weights import load_strictly
+from carrara.encoders._hub.load import build
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings
+from carrara.formats.weights import load_strictly
 
 SMALL = {
     "conv_channels": 24,

@@ -7,8 +7,8 @@ import torch
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertForCTC, HubertModel
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders._load import load
-from carrara.nn.weights import save_tensors
+from carrara.encoders._hub.load import load
+from carrara.formats.weights import save_tensors
 
 SMALL = {
     "vocab_size": 4,

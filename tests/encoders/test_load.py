@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from carrara.core.errors import StoreError, UsageError, WeightsError
-from carrara.core.home import encoders_home
-from carrara.encoders import _ready
-from carrara.encoders._hubert import HubertEncoder, HubertSettings
-from carrara.encoders._load import build, load, save_pretrained
-from carrara.encoders._ready import State, state
-from carrara.nn.weights import read_tensors, save_tensors, tensors_identity
+from carrara.core.paths import encoders_home
+from carrara.encoders._hub.availability import State, state
+from carrara.encoders._hub.load import build, load, save_pretrained
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings
+from carrara.formats.weights import read_tensors, save_tensors, tensors_identity
 
 CHANGES = {"layers": 2, "width": 32, "feed_forward": 32, "conv_channels": 16}
 

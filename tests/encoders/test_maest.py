@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.encoders._load import build
+from carrara.encoders._hub.load import build
 from carrara.encoders.maest import MaestEncoder, MaestSettings
 
 SIZES = {
@@ -225,7 +225,7 @@ def test_what_is_no_sound_is_refused(answer, shape, lengths, said):
 def hugging_faces(encoder, frames):
     """Return Hugging Face's AST for so many frames, with an encoder's weights."""
     transformers = pytest.importorskip("transformers")
-    from carrara.encoders._maest_keys import to_hub
+    from carrara.encoders._maest.keys import to_hub
 
     settings = encoder.settings
     config = transformers.ASTConfig(

@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 
 import carrara
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders import _maest_files as files
 from carrara.encoders import maest
-from carrara.encoders._export import export
-from carrara.encoders._load import build, save_pretrained
-from carrara.encoders._maest_labels import agree
-from carrara.encoders._official import convert
+from carrara.encoders._hub.export import export
+from carrara.encoders._hub.load import build, save_pretrained
+from carrara.encoders._hub.official import convert
+from carrara.encoders._maest import files as files
+from carrara.encoders._maest.labels import agree
 
 LABELS = [f"Jazz---Kind {place}" for place in range(7)]
 SMALL = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 7}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from carrara.core.errors import WeightsError
-from carrara.encoders._load import build
-from carrara.encoders._maest_keys import FREQUENCY, TIME, from_hub, native, resized, split_positions, to_hub
-from carrara.nn.vit import VitShape
+from carrara.encoders._hub.load import build
+from carrara.encoders._maest.keys import FREQUENCY, TIME, from_hub, native, resized, split_positions, to_hub
+from carrara.nn.transformer.vit import VitShape
 
 AST = "audio_spectrogram_transformer."
 # GitHub's name, that of transformers 4 and that of transformers 5 (encoders.md 1.8), of one block and all around the

@@ -13,7 +13,7 @@ import torch
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.encoders.mule import ENCODER, MuleSettings, from_keras, official
-from carrara.nn.weights import load_strictly
+from carrara.formats.weights import load_strictly
 
 h5py = pytest.importorskip("h5py")
 

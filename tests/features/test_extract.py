@@ -11,7 +11,7 @@ from carrara.audio.window import windows
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError
 from carrara.features.extract import extract, weights_identity
-from carrara.features.view import View, grid
+from carrara.features.windows import View, grid
 
 RATE = 8000
 

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 from carrara.bench.provenance import fingerprint
-from carrara.bench.tasks import SHELF, task
+from carrara.bench.tasks import REGISTRY, task
 
 GOLDEN = Path(__file__).parent / "fingerprints.json"
 
 
 def current():
     """Return version and fingerprint of every task on the shelf; the index of its clips is left out."""
-    return {name: [task(name).version, fingerprint(task(name), "")] for name in SHELF.names()}
+    return {name: [task(name).version, fingerprint(task(name), "")] for name in REGISTRY.names()}
 
 
 if __name__ == "__main__":

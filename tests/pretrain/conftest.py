@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from carrara.core.settings import replace
-from carrara.pretrain.ranks import Ranks
+from carrara.pretrain.dist import Ranks
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import _made
 

@@ -9,16 +9,16 @@ import torch
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import read
-from carrara.nn.quantize import k_means_plus_plus
-from carrara.nn.rvq_vae import RVQVAE, CodecSettings, save
-from carrara.pretrain import sanity
+from carrara.nn.quantize.kmeans import k_means_plus_plus
+from carrara.nn.quantize.rvq_vae import RVQVAE, CodecSettings, save
+from carrara.pretrain import label_checks
 from carrara.pretrain.recipes._base import resolve
-from carrara.pretrain.targets import SHELF, _codecs
+from carrara.pretrain.targets import REGISTRY, _codecs
 from carrara.pretrain.targets._base import Grid
 from carrara.pretrain.targets._codecs import Resampled
 
 MERT_V0, MERT_V1, MUSICFM = Grid(16_000, 320, 200), Grid(24_000, 320, 200), Grid(24_000, 960, 480)
-codes = SHELF.get("codes")
+codes = REGISTRY.get("codes")
 SMALL = {"books": 3, "size": 8, "learning_steps": 30}
 
 
@@ -79,7 +79,7 @@ def fitted(source, grid, melody, own, encodec=None, **more):
 def test_every_source_labels_every_frame_and_passes_the_sanity_check(source, grid, melody, own, encodec):
     made, samples = fitted(source, grid, melody, own, encodec), crops(melody, grid.sample_rate)
     frames = (samples.shape[1] - 400) // 320 + 1
-    sanity.check({"codes": made}, samples, frames)
+    label_checks.check({"codes": made}, samples, frames)
     labels = made.labels(samples, frames)
     assert labels.shape == (4, frames, 3)
     assert labels.dtype == torch.int64

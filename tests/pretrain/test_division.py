@@ -7,8 +7,8 @@ import torch
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
+from carrara.pretrain.dist import Ranks
 from carrara.pretrain.gradient import gradient
-from carrara.pretrain.ranks import Ranks
 from carrara.pretrain.run import _divisible, _made
 from carrara.pretrain.targets._base import Target
 

@@ -5,7 +5,7 @@ import torch
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import read
-from carrara.nn.masking import span_mask, span_masks
+from carrara.nn.transformer.masking import span_mask, span_masks
 from carrara.pretrain.masks import at, view
 from carrara.pretrain.recipes._base import MaskingSettings
 

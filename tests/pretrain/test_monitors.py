@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from carrara.encoders._load import build
+from carrara.encoders._hub.load import build
 from carrara.pretrain.monitors import effective_rank, look
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import ObjectiveSettings

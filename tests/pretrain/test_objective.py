@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from carrara.encoders._load import build
+from carrara.encoders._hub.load import build
 from carrara.pretrain.masks import View
 from carrara.pretrain.objective import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings
-from carrara.pretrain.targets import SHELF
+from carrara.pretrain.targets import REGISTRY
 from carrara.pretrain.targets._base import Grid
 
 GRID = Grid(16_000, 320, 200)
@@ -49,7 +49,7 @@ def test_logits_are_in_single_precision_under_autocast():
 
 @pytest.fixture(scope="module")
 def parts():
-    clusters, cqt = SHELF.get("clusters"), SHELF.get("cqt")
+    clusters, cqt = REGISTRY.get("clusters"), REGISTRY.get("cqt")
     targets = {
         "a": clusters(clusters.kind(k=7), GRID),
         "b": clusters(clusters.kind(feature="mfcc-39", k=5, weight=0.5), GRID),

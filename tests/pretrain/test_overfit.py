@@ -3,7 +3,7 @@
 import pytest
 import soundfile
 
-from carrara.pretrain.journal import read
+from carrara.pretrain.metrics_log import read
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 

@@ -8,7 +8,7 @@ import torch
 from carrara.core.errors import DataError
 from carrara.core.settings import replace
 from carrara.pretrain import gradient
-from carrara.pretrain.journal import events, read
+from carrara.pretrain.metrics_log import events, read
 from carrara.pretrain.precision import LossScale
 from carrara.pretrain.recipes._base import LossScaleSettings
 from carrara.pretrain.run import pretrain

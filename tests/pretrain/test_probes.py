@@ -20,8 +20,8 @@ from carrara.core.errors import DataError, UsageError
 from carrara.core.progress import progress
 from carrara.core.settings import read as read_settings
 from carrara.core.settings import replace
-from carrara.pretrain.journal import events, probed, read
-from carrara.pretrain.picture import draw
+from carrara.pretrain.log_plot import draw
+from carrara.pretrain.metrics_log import events, probed, read
 from carrara.pretrain.run import pretrain
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from carrara.core.errors import DataError
 from carrara.core.settings import replace
 from carrara.pretrain import loop
 from carrara.pretrain.corpus.stream import Stream
-from carrara.pretrain.journal import events, read
+from carrara.pretrain.metrics_log import events, read
 from carrara.pretrain.recipes._base import RecoverySettings
 from carrara.pretrain.recovery import Watch
 from carrara.pretrain.run import pretrain

@@ -17,8 +17,8 @@ import carrara
 from carrara.core import settings
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.settings import replace
-from carrara.encoders._load import load
-from carrara.pretrain.journal import read
+from carrara.encoders._hub.load import load
+from carrara.pretrain.metrics_log import read
 from carrara.pretrain.run import pretrain
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def test_an_interruption_writes_a_checkpoint_first(corpus, micro, finished, tmp_
     assert_equal(weights(tmp_path / "finished"), weights(finished))
 
 
-@pytest.mark.parametrize("place", ["carrara.pretrain.checkpoint.save_file", "carrara.nn.weights.save_file"])
+@pytest.mark.parametrize("place", ["carrara.pretrain.checkpoint.save_file", "carrara.formats.weights.save_file"])
 def test_a_disk_that_fills_during_a_checkpoint_is_one_line_and_nothing_is_lost(
     place, corpus, micro, finished, tmp_path, monkeypatch
 ):
@@ -231,9 +231,9 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(corpus, micro, tmp_pat
 
     read_crop = Stream._read
     monkeypatch.setattr(Stream, "_read", loud)
-    monkeypatch.setattr("carrara.pretrain.sanity.check", lambda *arguments: None)
+    monkeypatch.setattr("carrara.pretrain.label_checks.check", lambda *arguments: None)
     short = replace(micro, {"steps": 4, "targets.log-mel.k": 2, "targets.chroma.k": 2})
-    monkeypatch.setattr("carrara.pretrain.fitting._fit", lambda *arguments: {})
+    monkeypatch.setattr("carrara.pretrain.fit_targets._fit", lambda *arguments: {})
     folder = pretrain(short, corpus, tmp_path / "x", device="cpu")
     assert 1 <= sum(line["skipped"] for line in read(folder / "journal.jsonl")) < 4
     assert all(torch.isfinite(tensor).all() for tensor in carrara.load(folder).state_dict().values())

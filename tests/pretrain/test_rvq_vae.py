@@ -10,10 +10,10 @@ import torch
 
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.settings import replace
-from carrara.nn.rvq_vae import load
-from carrara.nn.spectral_distance import SpectralDistance
+from carrara.nn.quantize.rvq_vae import load
+from carrara.nn.spectral.multiscale_loss import SpectralDistance
 from carrara.pretrain import rvq_vae
-from carrara.pretrain.journal import read
+from carrara.pretrain.metrics_log import read
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.rvq_vae import teach
 

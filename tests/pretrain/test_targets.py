@@ -9,13 +9,13 @@ import torch
 from sklearn.cluster import KMeans
 
 from carrara.core.errors import DataError, UsageError
-from carrara.encoders._load import build, save_pretrained
-from carrara.pretrain.targets import SHELF
+from carrara.encoders._hub.load import build, save_pretrained
+from carrara.pretrain.targets import REGISTRY
 from carrara.pretrain.targets._base import Grid, on_grid
 
 GRIDS = [Grid(16_000, 320, 200), Grid(24_000, 320, 200)]
 FEATURES = ["mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt"]
-clusters, cqt = SHELF.get("clusters"), SHELF.get("cqt")
+clusters, cqt = REGISTRY.get("clusters"), REGISTRY.get("cqt")
 
 
 def crops(rate, seconds=2.0, count=4):

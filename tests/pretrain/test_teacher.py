@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from carrara.core.errors import UsageError
-from carrara.encoders._load import build
+from carrara.encoders._hub.load import build
 from carrara.pretrain.targets._base import Grid
 from carrara.pretrain.targets.teacher import Teacher, TeacherSettings, normalised
 

@@ -23,19 +23,19 @@ from torch import Tensor
 
 from carrara.audio.decode import header, load
 from carrara.audio.window import stitched, windows
-from carrara.bench.answers._base import Answer, Frames, State
-from carrara.bench.draws import order
 from carrara.bench.finetune.model import Tunable
+from carrara.bench.probes.rng import order
+from carrara.bench.task_types._base import Answer, Frames, State
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
-from carrara.features.ahead import ahead
 from carrara.features.encode import Plan, Rows, Window, encoded
 from carrara.features.extract import arriving
-from carrara.features.view import Grid, View, grid
+from carrara.features.prefetch import ahead
+from carrara.features.windows import Grid, View, grid
 
-WINDOW = 3  # beside ORDER and DROPOUT of carrara.bench.draws
+WINDOW = 3  # beside ORDER and DROPOUT of carrara.bench.probes.rng
 THREADS, DEPTH = 2, 2
 
 

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from carrara.bench.draws import dropout_generator, kept
 from carrara.bench.finetune.excerpts import Batch
 from carrara.bench.finetune.model import Tunable
 from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.plateau import Course, Plateau
+from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.rng import dropout_generator, kept
 from carrara.core.errors import DataError, StoreError
-from carrara.core.files import whole
+from carrara.core.io import whole
 from carrara.core.progress import progress
 from carrara.features.encode import precision
 

@@ -23,10 +23,10 @@ from torch.utils.checkpoint import checkpoint
 
 from carrara.bench.finetune.lora import adapt
 from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.probe import ProbeShape, ProbeSpec, initial_probe
+from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
-from carrara.nn.conv_front import ConvFront
+from carrara.nn.conv.waveform_frontend import ConvFront
 
 LAYER = "fine-tuned"
 

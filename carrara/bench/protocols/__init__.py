@@ -1,5 +1,5 @@
 """Sets of rules: one public file = one protocol, which defines `PROTOCOL`."""
 
-from carrara.core.registry import Shelf
+from carrara.core.registry import Registry
 
-SHELF = Shelf("protocol", "carrara.bench.protocols", "PROTOCOL")
+REGISTRY = Registry("protocol", "carrara.bench.protocols", "PROTOCOL")

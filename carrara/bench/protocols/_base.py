@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from carrara.bench.answers._base import Answer
-from carrara.bench.sides import Side
+from carrara.bench.split_features import Side
+from carrara.bench.task_types._base import Answer
 from carrara.core.clip import Clip
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings

@@ -15,11 +15,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from carrara.bench.answers._base import Answer, State
-from carrara.bench.grid import GridSettings, Question, Trained, answer_rows, train_grid
-from carrara.bench.probe import ProbeSpec
+from carrara.bench.probes.grid import GridSettings, Question, Trained, answer_rows, train_grid
+from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.protocols._base import Inputs, Outcome, Protocol, Sides
-from carrara.bench.sides import Side, answers, to_learn, watched
+from carrara.bench.split_features import Side, answers, to_learn, watched
+from carrara.bench.task_types._base import Answer, State
 from carrara.core.errors import DataError
 from carrara.core.record import GridPoint
 from carrara.core.task import Task
@@ -122,7 +122,7 @@ def choose(task: Task, trained: list[Trained]) -> Trained:
     finite = [one for one in trained if one.best_N is not None]
     if not finite:
         raise DataError(
-            f"task {task.name!r}: no probe reached a finite {task.watch} on the validation clips; "
+            f"task {task.name!r}: no probe reached a finite {task.monitor} on the validation clips; "
             "look for features that are not finite, or for too few clips"
         )
     return max(finite, key=lambda one: one.course.best)

@@ -29,13 +29,13 @@ from pydantic import Field
 from torch import Tensor
 
 from carrara.bench.protocols._base import Inputs, Outcome, Protocol, Sides
-from carrara.bench.sides import Side, answers, watched
+from carrara.bench.split_features import Side, answers, watched
 from carrara.core.errors import DataError, UsageError
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 
 KINDS = ("one-of", "any-of")
-SHOTS = 4  # the draw's own stream, beside those of `carrara.bench.draws` and `carrara.bench.finetune.excerpts`
+SHOTS = 4  # the draw's own stream, beside those of `carrara.bench.probes.rng` and `carrara.bench.finetune.excerpts`
 BLOCK_ROWS = 8192
 
 
@@ -89,7 +89,7 @@ def run(inputs: Inputs) -> Outcome:
     began = time.perf_counter()
     state = answer.fit(task, sides.train.truths)
     scored = {seed: list(_scored(inputs, how, sides, state, seed)) for seed in inputs.seeds}
-    chosen = [_best(task.name, task.watch, found) for found in scored.values()]
+    chosen = [_best(task.name, task.monitor, found) for found in scored.values()]
     tried = time.perf_counter()
 
     def read(side: Side) -> list[list[Any]]:

@@ -11,7 +11,7 @@ weighted sum under a linear map is a linear map of all layers that share their d
 
 from __future__ import annotations
 
-from carrara.bench.grid import GridSettings
+from carrara.bench.probes.grid import GridSettings
 from carrara.bench.protocols._base import Inputs, Outcome, Protocol
 from carrara.bench.protocols.constrained import BATCH, search, searched
 from carrara.core.errors import UsageError

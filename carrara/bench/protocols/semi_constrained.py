@@ -24,21 +24,21 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from carrara.audio.window import windows
-from carrara.bench.answers._base import Answer, State
-from carrara.bench.examples import Examples
-from carrara.bench.heads import SHELF as HEADS
-from carrara.bench.heads._base import Head, HeadShape
+from carrara.bench.probes.examples import Examples
+from carrara.bench.probes.heads import REGISTRY as HEADS
+from carrara.bench.probes.heads._base import Head, HeadShape
+from carrara.bench.probes.train_head import HeadQuestion, HeadTraining, TrainedHead, answer_head, train_head
 from carrara.bench.protocols._base import Inputs, Outcome, Protocol, Sides
 from carrara.bench.protocols.constrained import BATCH, EXTRAS, SUM
-from carrara.bench.sides import Side, answers, to_learn, watched
-from carrara.bench.train_head import HeadQuestion, HeadTraining, TrainedHead, answer_head, train_head
+from carrara.bench.split_features import Side, answers, to_learn, watched
+from carrara.bench.task_types._base import Answer, State
 from carrara.core.errors import DataError, UsageError
 from carrara.core.progress import progress
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
-from carrara.features.view import View, grid
+from carrara.features.windows import View, grid
 
 
 class SemiConstrainedSettings(Settings):
@@ -200,7 +200,7 @@ def _best(task: Task, trained: list[TrainedHead]) -> TrainedHead:
     finite = [one for one in trained if one.best is not None]
     if not finite:
         raise DataError(
-            f"task {task.name!r}: at no rate did the head reach a finite {task.watch} on the validation clips; "
+            f"task {task.name!r}: at no rate did the head reach a finite {task.monitor} on the validation clips; "
             "set lower learning_rates, or look for too few clips"
         )
     return max(finite, key=lambda one: one.course.best)

@@ -18,20 +18,20 @@ from typing import Any
 
 import torch
 
-from carrara.bench.answers._base import Answer, State
 from carrara.bench.finetune.excerpts import Draw, batches, excerpts, logits
 from carrara.bench.finetune.loop import Lesson, Tuning, begun, recall_best, tune
 from carrara.bench.finetune.model import LAYER, Tunable
 from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.plateau import Course, Plateau
-from carrara.bench.probe import ProbeShape
+from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.probe import ProbeShape
 from carrara.bench.protocols._base import Inputs, Outcome, Protocol
 from carrara.bench.protocols.constrained import DROPOUT, HIDDEN
 from carrara.bench.provenance import index_identity
-from carrara.bench.sides import Side, answers, watched
+from carrara.bench.split_features import Side, answers, watched
+from carrara.bench.task_types._base import Answer, State
 from carrara.core.errors import UsageError
-from carrara.core.home import home
-from carrara.core.identity import identity
+from carrara.core.hashing import identity
+from carrara.core.paths import home
 from carrara.core.record import GridPoint
 from carrara.core.task import Task
 from carrara.features.encode import precision

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carrara.bench.board.published import with_published
-from carrara.bench.board.ranking import Board, boards
-from carrara.bench.board.text import MISSING, best, level_names, marks, printed, rank, row_name, shows_common
+from carrara.bench.leaderboard.published import with_published
+from carrara.bench.leaderboard.ranking import Board, boards
+from carrara.bench.leaderboard.text import MISSING, best, level_names, marks, printed, rank, row_name, shows_common
 from carrara.bench.report import plots
-from carrara.bench.report.deformed import deformations, deformed_plot
 from carrara.bench.report.example import example_plot
-from carrara.core.files import write_text
+from carrara.bench.report.robustness import deformations, deformed_plot
+from carrara.core.io import write_text
 from carrara.core.record import Record
 
 SHOWN_VALUES = 12

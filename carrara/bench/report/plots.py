@@ -14,7 +14,7 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from carrara.bench.board.ranking import PERCENT, Board, Span, System
+from carrara.bench.leaderboard.ranking import PERCENT, Board, Span, System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

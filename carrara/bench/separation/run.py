@@ -12,12 +12,12 @@ from typing import Any
 
 from carrara.bench.protocols._base import Inputs, Outcome
 from carrara.bench.protocols.constrained import search
-from carrara.bench.separation.ears import Ears
-from carrara.bench.separation.judge import Ledger, estimated, passing
-from carrara.bench.separation.member import Member
+from carrara.bench.separation.evaluate import Ledger, estimated, passing
+from carrara.bench.separation.frozen_encoder import Ears
 from carrara.bench.separation.settings import separation
 from carrara.bench.separation.songs import Song, songs
 from carrara.bench.separation.train import Lesson, trained
+from carrara.bench.separation.trial import Member
 from carrara.bench.separation.wiener import filtered, post_filter
 from carrara.core.errors import DataError, UsageError
 from carrara.core.progress import track
@@ -64,7 +64,7 @@ def _best(lesson: Lesson, members: list[Member]) -> Member:
         if member.best is not None:
             return member
     raise DataError(
-        f"task {lesson.task.name!r}: no head reached a finite {lesson.task.watch} on the validation songs; "
+        f"task {lesson.task.name!r}: no head reached a finite {lesson.task.monitor} on the validation songs; "
         "look for features that are not finite, or for too few songs"
     )
 

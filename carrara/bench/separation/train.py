@@ -22,15 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carrara.bench.plateau import Course, Plateau
-from carrara.bench.probe import ProbeSpec
+from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.separation import spectrum
-from carrara.bench.separation.ears import Ears
+from carrara.bench.separation.evaluate import Ledger, arrived, estimated, masked, passing
+from carrara.bench.separation.frozen_encoder import Ears
 from carrara.bench.separation.head import HeadShape
-from carrara.bench.separation.judge import Ledger, arrived, estimated, masked, passing
-from carrara.bench.separation.member import Features, Member, Part, bytes_held, rows_of, shape_of
 from carrara.bench.separation.settings import Separation
 from carrara.bench.separation.songs import Mixtures, Song, Stretch, Windows, draw, load_mixtures
+from carrara.bench.separation.trial import Features, Member, Part, bytes_held, rows_of, shape_of
 from carrara.core.progress import progress
 from carrara.core.task import Task
 

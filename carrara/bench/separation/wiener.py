@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.bench.separation.judge import Estimate, masked
+from carrara.bench.separation.evaluate import Estimate, masked
 
 ITERATIONS = 1
 NONE = "none"

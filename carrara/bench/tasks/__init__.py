@@ -1,9 +1,9 @@
 """The rows: one public file = one task, which defines `TASK`."""
 
-from carrara.core.registry import Shelf
+from carrara.core.registry import Registry
 from carrara.core.task import Task
 
-SHELF = Shelf("task", "carrara.bench.tasks", "TASK", "carrara.tasks")
+REGISTRY = Registry("task", "carrara.bench.tasks", "TASK", "carrara.tasks")
 
 
 def task(name: str) -> Task:
@@ -12,4 +12,4 @@ def task(name: str) -> Task:
     Raises:
         UsageError: no such task.
     """
-    return SHELF.get(name).model_copy(update={"name": SHELF.entry(name).name})
+    return REGISTRY.get(name).model_copy(update={"name": REGISTRY.entry(name).name})

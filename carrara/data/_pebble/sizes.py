@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carrara.core.errors import UsageError, near
+from carrara.core.errors import UsageError, did_you_mean
 
 SIZES: dict[str, dict[str, int]] = {
     "demo": {"songs": 600, "notes": 660, "voices": 600, "stems": 36, "unlabelled": 80},
@@ -24,7 +24,7 @@ def counts(size: str) -> dict[str, int]:
         UsageError: no such size.
     """
     if size not in SIZES:
-        raise UsageError(f"pebble has no size {size!r}.{near(size, SIZES)} It comes as {', '.join(SIZES)}.")
+        raise UsageError(f"pebble has no size {size!r}.{did_you_mean(size, SIZES)} It comes as {', '.join(SIZES)}.")
     return SIZES[size]
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import soundfile
 
 from carrara.core.errors import DataError
-from carrara.core.files import whole, write_text
-from carrara.core.identity import file_identity, identity
+from carrara.core.hashing import file_identity, identity
+from carrara.core.io import whole, write_text
 from carrara.core.progress import progress
 from carrara.data._pebble import soundfont
 from carrara.data._pebble.clips import COLLECTIONS, VERSION, Piece, piece

@@ -22,8 +22,8 @@ from carrara.audio.decode import SUFFIXES
 from carrara.core.errors import AudioError, DataError
 from carrara.core.progress import progress
 from carrara.pretrain.corpus import manifest
-from carrara.pretrain.corpus.addresses import absolute, address, below, expanded, is_remote, suffix
 from carrara.pretrain.corpus.length import seconds_of
+from carrara.pretrain.corpus.storage import absolute, address, below, expanded, is_remote, suffix
 from carrara.pretrain.corpus.table import COLUMNS, Corpus, Items
 from carrara.pretrain.corpus.tar_shards import Shard, shard
 

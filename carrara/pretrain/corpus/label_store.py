@@ -29,10 +29,10 @@ from torch import Tensor
 
 from carrara.audio.decode import load
 from carrara.core.errors import AudioError, StoreError, UsageError
-from carrara.core.identity import identity
+from carrara.core.hashing import identity
 from carrara.core.progress import progress
-from carrara.nn.weights import tensors_identity
-from carrara.pretrain.corpus.addresses import as_file
+from carrara.formats.weights import tensors_identity
+from carrara.pretrain.corpus.storage import as_file
 from carrara.pretrain.corpus.stream import Batch, Corpus, Item, Stream
 from carrara.pretrain.targets._base import Target
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from carrara.audio.decode import blocks, probe
-from carrara.pretrain.corpus.addresses import as_file
+from carrara.pretrain.corpus.storage import as_file
 
 
 def seconds_of(place: str, offset: int | None = None, size: int | None = None, name: str = "") -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carrara.core.errors import DataError
-from carrara.pretrain.corpus.addresses import absolute, filesystem, is_remote, suffix
+from carrara.pretrain.corpus.storage import absolute, filesystem, is_remote, suffix
 
 if TYPE_CHECKING:
     import pyarrow

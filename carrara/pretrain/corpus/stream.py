@@ -25,8 +25,8 @@ from torch import Tensor
 
 from carrara.audio.decode import load
 from carrara.core.errors import AudioError
-from carrara.pretrain.corpus.addresses import as_file
 from carrara.pretrain.corpus.find import find
+from carrara.pretrain.corpus.storage import as_file
 from carrara.pretrain.corpus.table import Corpus, Item
 
 __all__ = ["Batch", "Corpus", "Item", "Stream", "find"]

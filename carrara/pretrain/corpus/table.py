@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from carrara.core.identity import canonical
+from carrara.core.hashing import canonical
 
 if TYPE_CHECKING:
     import pyarrow

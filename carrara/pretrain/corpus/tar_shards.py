@@ -4,7 +4,7 @@ A shard holds samples in a row: `key.flac` (mp3, wav, ogg, opus, …) and perhap
 first dot of the file name. A shard is walked once, its sounds' heads are read (where the JSON says `seconds`, or
 `samples` with `sample_rate`, that is trusted instead), and the index is kept in `$CARRARA_HOME/shards` until the shard
 changes. A remote shard is fetched whole for this, once. As a crop of a member moves the member's bytes
-(`carrara/pretrain/corpus/addresses.py`), songs suit shards, recordings of hours are better off as files.
+(`carrara/pretrain/corpus/storage.py`), songs suit shards, recordings of hours are better off as files.
 
 A shard that is damaged or cut short loses only what the damage covers: members before and after it are used. What is
 lost is told in one line with its offset, as is a shard without the two blocks of zeros that end a tar: nobody else
@@ -22,11 +22,11 @@ from typing import IO, Any
 
 from carrara.audio.decode import SUFFIXES
 from carrara.core.errors import AudioError
-from carrara.core.files import whole
-from carrara.core.home import home
-from carrara.core.identity import identity
-from carrara.pretrain.corpus.addresses import as_file, filesystem, suffix
+from carrara.core.hashing import identity
+from carrara.core.io import whole
+from carrara.core.paths import home
 from carrara.pretrain.corpus.length import seconds_of
+from carrara.pretrain.corpus.storage import as_file, filesystem, suffix
 
 FORMAT = 1
 BLOCK = tarfile.BLOCKSIZE

@@ -1,5 +1,5 @@
 """Pre-training runs: one public file = one published family, which defines `RECIPE`; its ablations are variants."""
 
-from carrara.core.registry import Shelf
+from carrara.core.registry import Registry
 
-SHELF = Shelf("recipe", "carrara.pretrain.recipes", "RECIPE")
+REGISTRY = Registry("recipe", "carrara.pretrain.recipes", "RECIPE")

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from carrara.core.errors import UsageError, near
+from carrara.core.errors import UsageError, did_you_mean
 from carrara.core.settings import Settings, read, replace
-from carrara.encoders import SHELF as ENCODERS
-from carrara.pretrain.recipes import SHELF
-from carrara.pretrain.targets import SHELF as TARGETS
+from carrara.encoders import REGISTRY as ENCODERS
+from carrara.pretrain.recipes import REGISTRY
+from carrara.pretrain.targets import REGISTRY as TARGETS
 from carrara.pretrain.targets._base import TargetSettings
 
 
@@ -36,7 +36,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class MaskingSettings(Settings):
-    """Which frames the student does not see (carrara/nn/masking.py, carrara/pretrain/masks.py).
+    """Which frames the student does not see (carrara/nn/transformer/masking.py, carrara/pretrain/masks.py).
 
     Attributes:
         probability, span, minimum: p, frames a span, fewest spans.
@@ -269,11 +269,11 @@ def resolve(name: str, scale: str = "base", changes: Mapping[str, Any] | None = 
     Raises:
         UsageError: there is no such recipe, scale or setting, or a value does not fit.
     """
-    family: RecipeFamily = SHELF.get(name)
-    variant = family.variants[SHELF.entry(name).name]
+    family: RecipeFamily = REGISTRY.get(name)
+    variant = family.variants[REGISTRY.entry(name).name]
     if scale not in family.scales:
         raise UsageError(
-            f"{name} has no scale {scale!r}.{near(scale, family.scales)} Scales: {', '.join(family.scales)}."
+            f"{name} has no scale {scale!r}.{did_you_mean(scale, family.scales)} Scales: {', '.join(family.scales)}."
         )
     return replace(replace(variant, _scaled(variant, family.scales[scale]), f"--scale {scale}"), changes or {})
 

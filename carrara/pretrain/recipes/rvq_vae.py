@@ -19,7 +19,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from carrara.core.settings import Settings
-from carrara.nn.rvq_vae import CodecSettings
+from carrara.nn.quantize.rvq_vae import CodecSettings
 from carrara.pretrain.recipes._base import OptimiserSettings, RecipeFamily
 
 VARIANTS = {"rvq-vae": "RVQ-VAE: a teacher of 8 books of codes learnt from the corpus, decodable back to sound"}

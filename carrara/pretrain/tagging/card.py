@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from carrara.encoders._base import Card
-from carrara.pretrain.journal import NAME, read
+from carrara.pretrain.metrics_log import NAME, read
 from carrara.pretrain.tagging.settings import TaggingRecipe
 from carrara.pretrain.tagging.tagged import Tagged
 

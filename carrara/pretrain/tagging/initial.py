@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders._load import load
-from carrara.encoders._maest import MaestEncoder
-from carrara.encoders._maest_keys import FIRST_TWO, FREQUENCY, TIME, native, resized
-from carrara.nn.unpickle import read_checkpoint
-from carrara.nn.vit import EXTRA, VitShape
-from carrara.nn.weights import is_pickle, load_strictly, opening, read_tensors
+from carrara.encoders._hub.load import load
+from carrara.encoders._maest.keys import FIRST_TWO, FREQUENCY, TIME, native, resized
+from carrara.encoders._maest.network import MaestEncoder
+from carrara.formats.safe_pickle import read_checkpoint
+from carrara.formats.weights import is_pickle, load_strictly, opening, read_tensors
+from carrara.nn.transformer.vit import EXTRA, VitShape
 from carrara.pretrain.tagging.network import HEADS, Tagger
 from carrara.pretrain.tagging.settings import InitialSettings
 from carrara.pretrain.tagging.tagged import see_same

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import UsageError
-from carrara.encoders._load import build
-from carrara.encoders._maest import MaestEncoder
+from carrara.encoders._hub.load import build
+from carrara.encoders._maest.network import MaestEncoder
 from carrara.encoders.effnet_discogs import PATCH, EffnetDiscogs
-from carrara.nn.vit import EXTRA
+from carrara.nn.transformer.vit import EXTRA
 from carrara.pretrain.tagging.patchout import kept_columns, see_possible
 from carrara.pretrain.tagging.settings import TaggingRecipe
 

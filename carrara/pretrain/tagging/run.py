@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.core.files import write_text
-from carrara.encoders import SHELF as ENCODERS
+from carrara.core.io import write_text
+from carrara.encoders import REGISTRY as ENCODERS
 from carrara.pretrain import checkpoint
-from carrara.pretrain.journal import Journal
+from carrara.pretrain.metrics_log import Journal
 from carrara.pretrain.precision import LossScale
 from carrara.pretrain.run_file import prepare
 from carrara.pretrain.tagging.crops import BalancedCrops, MiddleCrops

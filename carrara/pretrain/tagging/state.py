@@ -10,10 +10,10 @@ import torch
 
 from carrara.core.errors import StoreError
 from carrara.encoders._base import Card
-from carrara.encoders._load import save_pretrained
-from carrara.encoders._maest import MaestEncoder
+from carrara.encoders._hub.load import save_pretrained
+from carrara.encoders._maest.network import MaestEncoder
 from carrara.pretrain import checkpoint
-from carrara.pretrain.journal import Journal
+from carrara.pretrain.metrics_log import Journal
 from carrara.pretrain.precision import LossScale
 from carrara.pretrain.recipes._base import Precision
 from carrara.pretrain.tagging.card import readme

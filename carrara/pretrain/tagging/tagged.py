@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from carrara.core.clip import Clip
-from carrara.core.errors import AudioError, DataError, StoreError, UsageError, near
-from carrara.core.identity import canonical
+from carrara.core.errors import AudioError, DataError, StoreError, UsageError, did_you_mean
+from carrara.core.hashing import canonical
 from carrara.core.progress import track
-from carrara.data import SHELF as DATA
+from carrara.data import REGISTRY as DATA
 from carrara.data._base import Dataset
 from carrara.data.folder import FILES, Folder
 from carrara.pretrain.corpus.length import seconds_of
@@ -110,7 +110,7 @@ def dataset_at(place: str | Path) -> tuple[Dataset, Path]:
         return dataset, dataset.root()
     raise UsageError(
         f"{place}: neither a dataset nor a folder with labels.csv in it, so there are no tags to learn."
-        f"{near(str(place), names)} `carrara ls data` shows every dataset, `carrara show folder` what to write"
+        f"{did_you_mean(str(place), names)} `carrara ls data` shows every dataset, `carrara show folder` what to write"
     )
 
 
@@ -158,7 +158,7 @@ def _largest(dataset: Dataset, root: Path, label: str) -> list[Clip]:
     if not usable(best):
         known = sorted({name for clip in dataset.index(root) for name in clip.labels})
         raise DataError(
-            f"{root}: no clip to train on has a label {label!r}.{near(label, known)} "
+            f"{root}: no clip to train on has a label {label!r}.{did_you_mean(label, known)} "
             f"Labels: {', '.join(known) or 'none'}; choose one with --set labels.of=NAME"
         )
     return best
@@ -185,7 +185,7 @@ def _names(clips: Sequence[Clip], settings: LabelSettings, where: str) -> tuple[
     if unknown:
         raise DataError(
             f"{where}: no clip to train on has the tag{'s' * (len(unknown) > 1)} {', '.join(unknown[:5])}"
-            f"{', …' if len(unknown) > 5 else ''}.{near(unknown[0], there)} Change labels.names, or leave it out"
+            f"{', …' if len(unknown) > 5 else ''}.{did_you_mean(unknown[0], there)} Change labels.names, or leave it out"
         )
     return settings.names or tuple(there)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import UsageError
-from carrara.encoders._load import load
-from carrara.encoders._maest import MaestEncoder
+from carrara.encoders._hub.load import load
+from carrara.encoders._maest.network import MaestEncoder
 from carrara.pretrain.tagging.settings import TeacherSettings
 from carrara.pretrain.tagging.tagged import see_same
 

@@ -28,8 +28,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from carrara.core.errors import DataError
 from carrara.core.progress import progress
 from carrara.pretrain.corpus.stream import Batch
-from carrara.pretrain.journal import SKIPPED
 from carrara.pretrain.loop import interruptible
+from carrara.pretrain.metrics_log import SKIPPED
 from carrara.pretrain.precision import computing
 from carrara.pretrain.tagging.augment import masked, mixing
 from carrara.pretrain.tagging.average import count_in, due

@@ -1,5 +1,5 @@
 """Pretext targets: one public file = one target, which defines `TARGET`."""
 
-from carrara.core.registry import Shelf
+from carrara.core.registry import Registry
 
-SHELF = Shelf("target", "carrara.pretrain.targets", "TARGET", "carrara.targets")
+REGISTRY = Registry("target", "carrara.pretrain.targets", "TARGET", "carrara.targets")

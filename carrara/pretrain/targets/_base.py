@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.settings import Settings
-from carrara.encoders._hubert import HubertEncoder
+from carrara.encoders._hubert.network import HubertEncoder
 
 
 class TargetSettings(Settings):

@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from carrara.audio.resample import resample
 from carrara.core.errors import UsageError, WeightsError
-from carrara.nn import rvq_vae
-from carrara.nn.framing import float32
+from carrara.nn.quantize import rvq_vae
+from carrara.nn.spectral.framing import float32
 from carrara.pretrain.targets._base import Grid
 
 # Frames of EnCodec that are coded at once, and those before them that its convolutions hear again.

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.errors import DataError
-from carrara.nn.cqt_target import LEAST_DEVIATION, statistics
-from carrara.nn.framing import preset
-from carrara.nn.mel import Bands, MelSpectrogram
-from carrara.nn.projected import ProjectedResidual, RandomProjection
-from carrara.nn.quantize import gathered
-from carrara.nn.residual import encode, fit, usage
+from carrara.nn.quantize.kmeans import gathered
+from carrara.nn.quantize.random_projection import ProjectedResidual, RandomProjection
+from carrara.nn.quantize.residual_quantizer import encode, fit, usage
+from carrara.nn.spectral.cqt_target import LEAST_DEVIATION, statistics
+from carrara.nn.spectral.framing import preset
+from carrara.nn.spectral.mel import Bands, MelSpectrogram
 from carrara.pretrain.targets._base import Grid, on_grid
 
 MEMORY_BYTES = 2**30

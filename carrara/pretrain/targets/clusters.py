@@ -25,13 +25,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from carrara.core.errors import DataError, UsageError
-from carrara.encoders._load import load
-from carrara.nn.chroma import ChromaSTFT, fold
-from carrara.nn.cqt import CQT
-from carrara.nn.framing import preset
-from carrara.nn.mel import Bands, MelSpectrogram
-from carrara.nn.mfcc import KaldiMFCC
-from carrara.nn.quantize import assign, gathered, k_means_plus_plus, lloyd, mini_batch
+from carrara.encoders._hub.load import load
+from carrara.nn.quantize.kmeans import assign, gathered, k_means_plus_plus, lloyd, mini_batch
+from carrara.nn.spectral.chroma import ChromaSTFT, fold
+from carrara.nn.spectral.cqt import CQT
+from carrara.nn.spectral.framing import preset
+from carrara.nn.spectral.mel import Bands, MelSpectrogram
+from carrara.nn.spectral.mfcc import KaldiMFCC
 from carrara.pretrain.targets._base import Grid, Target, TargetSettings, on_grid
 
 MEMORY_BYTES = 2**30

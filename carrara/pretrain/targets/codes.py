@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from carrara.core.errors import UsageError
-from carrara.nn.residual import usage
+from carrara.nn.quantize.residual_quantizer import usage
 from carrara.pretrain.targets._base import Grid, Target, TargetSettings
 from carrara.pretrain.targets._codecs import EnCodec, OwnCodec, Resampled
 from carrara.pretrain.targets._mel_codes import ResidualKMeans, Stacked

@@ -17,8 +17,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from carrara.nn.cqt import C1, CQT
-from carrara.nn.cqt_target import Form, Statistics, statistics, target
+from carrara.nn.spectral.cqt import C1, CQT
+from carrara.nn.spectral.cqt_target import Form, Statistics, statistics, target
 from carrara.pretrain.targets._base import Grid, Target, TargetSettings, on_grid
 
 

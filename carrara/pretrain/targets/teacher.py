@@ -25,8 +25,8 @@ from pydantic import Field
 from torch import Tensor
 
 from carrara.core.errors import UsageError
-from carrara.encoders._hubert import HubertEncoder
-from carrara.nn.transformer import Transformer
+from carrara.encoders._hubert.network import HubertEncoder
+from carrara.nn.transformer.encoder import Transformer
 from carrara.pretrain.targets._base import Grid, Target, TargetSettings
 
 LEAST_VARIANCE = 1e-5

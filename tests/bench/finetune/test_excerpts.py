@@ -8,16 +8,16 @@ import soundfile
 import torch
 from torch.nn import functional
 
-from carrara.bench.answers import SHELF as ANSWERS
 from carrara.bench.finetune.excerpts import Draw, batches, excerpts, logits
 from carrara.bench.finetune.model import Tunable
 from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.probe import ProbeShape
+from carrara.bench.probes.probe import ProbeShape
+from carrara.bench.task_types import REGISTRY as ANSWERS
 from carrara.core.clip import Clip
 from carrara.core.errors import UsageError
 from carrara.core.task import Task
 from carrara.encoders._base import Card, Encoder
-from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe
 
 RATE, STRIDE = 2000, 40
 SECONDS = (1.0, 0.7, 2.1, 1.6, 0.9, 1.0)

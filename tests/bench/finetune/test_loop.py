@@ -11,18 +11,18 @@ import soundfile
 import torch
 from torch.nn import functional
 
-from carrara.bench.answers import SHELF as ANSWERS
 from carrara.bench.finetune import loop as finetune
 from carrara.bench.finetune.excerpts import Draw, batches, excerpts
 from carrara.bench.finetune.lora import attention_maps
 from carrara.bench.finetune.model import Tunable
 from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.plateau import Course, Plateau
-from carrara.bench.probe import ProbeShape
+from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.probe import ProbeShape
+from carrara.bench.task_types import REGISTRY as ANSWERS
 from carrara.core.clip import Clip
 from carrara.core.errors import StoreError, UsageError
 from carrara.core.task import Task
-from carrara.encoders._hubert import HubertEncoder, HubertSettings, describe
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe
 
 RATE, STRIDE, CLASSES = 2000, 40, 3
 CALM = {"dropout": 0.0, "attention_dropout": 0.0, "input_dropout": 0.0, "layerdrop": 0.0, "conv_gradient": 1.0}

@@ -252,7 +252,7 @@ TINY = {
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A folder with an encoder of frames, small and untrained."""
-    from carrara.encoders._load import build, save_pretrained
+    from carrara.encoders._hub.load import build, save_pretrained
 
     folder = tmp_path_factory.mktemp("encoders") / "tiny"
     save_pretrained(build("mert-v0", 0, TINY), folder)

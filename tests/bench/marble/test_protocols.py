@@ -7,9 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from carrara.app.cli import app
 from carrara.bench.suites import SUITES
 from carrara.bench.tasks import task
+from carrara.cli._main import app
 
 FRAMES = ("gtzan/beats", "musdb18/stems")
 CLIPS = [name for name in SUITES["marble-14"].tasks if name not in FRAMES]

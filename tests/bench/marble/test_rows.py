@@ -6,10 +6,10 @@ import json
 
 from typer.testing import CliRunner
 
-from carrara.app.cli import app
 from carrara.bench.protocols import constrained
 from carrara.bench.separation.settings import BY_DATASET, Separation
 from carrara.bench.suites import SUITES
+from carrara.cli._main import app
 
 # What a probe that hears nothing may reach on these small copies, with room for luck.
 CHANCE = {

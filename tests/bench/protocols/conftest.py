@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from carrara.bench.answers import SHELF as ANSWERS
 from carrara.bench.protocols._base import Inputs, Sides
-from carrara.bench.sides import Side
+from carrara.bench.split_features import Side
+from carrara.bench.task_types import REGISTRY as ANSWERS
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Card, Encoder

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import NearestCentroid
 
-from carrara.bench.ensemble import RULES
+from carrara.bench.probes.window_ensemble import RULES
 from carrara.bench.protocols import few_shot
 from carrara.bench.protocols.few_shot import PROTOCOL, FewShotSettings, centroids, drawn, similarities
 from carrara.core.errors import DataError, UsageError

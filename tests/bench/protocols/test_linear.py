@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn import functional as F
 
-from carrara.bench.draws import initial_generator, order
+from carrara.bench.probes.rng import initial_generator, order
 from carrara.bench.protocols import constrained
 from carrara.bench.protocols.linear import PROTOCOL
 from carrara.core.errors import UsageError

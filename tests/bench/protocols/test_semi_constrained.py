@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from carrara.bench.answers import SHELF as ANSWERS
-from carrara.bench.heads import SHELF as HEADS
+from carrara.bench.probes.heads import REGISTRY as HEADS
 from carrara.bench.protocols import linear
 from carrara.bench.protocols.constrained import SUM
 from carrara.bench.protocols.semi_constrained import PROTOCOL, SemiConstrainedSettings, to_hear
+from carrara.bench.task_types import REGISTRY as ANSWERS
 from carrara.core.errors import DataError, UsageError
 from carrara.core.settings import replace as changed
 

@@ -10,20 +10,20 @@ import pytest
 import soundfile
 import torch
 
-from carrara.bench.answers import SHELF as ANSWERS
-from carrara.bench.answers import one_of
+from carrara.bench.config import Rules
 from carrara.bench.finetune import loop as finetune
 from carrara.bench.finetune.settings import TuneSettings
 from carrara.bench.protocols._base import Inputs
 from carrara.bench.protocols.unconstrained import PROTOCOL
-from carrara.bench.rules import Rules
 from carrara.bench.run import bench
+from carrara.bench.task_types import REGISTRY as ANSWERS
+from carrara.bench.task_types import multiclass
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.task import Task
 from carrara.data._base import Dataset
-from carrara.encoders._hubert import HubertEncoder, describe
-from carrara.encoders._load import build
+from carrara.encoders._hub.load import build
+from carrara.encoders._hubert.network import HubertEncoder, describe
 from carrara.encoders.mert import MertSettings
 
 RATE = 2000
@@ -249,18 +249,18 @@ def test_another_question_does_not_go_on_from_this_one(tones, tmp_path, monkeypa
 
 
 def test_the_test_side_is_read_after_every_choice(tones, monkeypatch):
-    order, truths, saw = [], one_of.ANSWER.truths, finetune.Course.saw
+    order, truths, saw = [], multiclass.TASK_TYPE.truths, finetune.Course.saw
     monkeypatch.setattr(finetune.Course, "saw", lambda *given: order.append("epoch") or saw(*given))
 
     def watched(row, clips):
         order.append(clips[0].split)
         return truths(row, clips)
 
-    object.__setattr__(one_of.ANSWER, "truths", watched)
+    object.__setattr__(multiclass.TASK_TYPE, "truths", watched)
     try:
         run(tones, epochs=2, seeds=(1, 2))
     finally:
-        object.__setattr__(one_of.ANSWER, "truths", truths)
+        object.__setattr__(multiclass.TASK_TYPE, "truths", truths)
     assert order.count("epoch") == 4 and order.count("test") == 1 and order[-1] == "test"
 
 
@@ -289,6 +289,6 @@ def test_what_has_no_weights_is_refused(tones, name):
 
 
 def test_an_answer_that_no_probe_gives_is_refused(tones, monkeypatch):
-    monkeypatch.setitem(one_of.ANSWER.__dict__, "run", lambda inputs: None)
+    monkeypatch.setitem(multiclass.TASK_TYPE.__dict__, "run", lambda inputs: None)
     with pytest.raises(UsageError, match="'tones/pitch': one-of cannot be fine-tuned on; use --protocol constrained"):
         run(tones)

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from carrara.bench.board.ranking import board
-from carrara.bench.report.deformed import deformations, fall
+from carrara.bench.leaderboard.ranking import board
 from carrara.bench.report.page import report, shown, write_report
 from carrara.bench.report.plots import best_by_layer, grouped
+from carrara.bench.report.robustness import deformations, fall
 from carrara.core.errors import StoreError
 from carrara.core.record import GridPoint, Record
 

@@ -96,7 +96,7 @@ def task():
         window_seconds=0.5,
         examples_per_clip=8,
         scores=("sdr_tone", "sdr_hiss"),
-        watch="sdr",
+        monitor="sdr",
         level="acoustic",
         max_epochs=6,
         plateau_patience=2,

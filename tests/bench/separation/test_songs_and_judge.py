@@ -9,8 +9,8 @@ import soxr
 import torch
 
 from carrara.bench.separation import spectrum, wiener
-from carrara.bench.separation.ears import Ears
-from carrara.bench.separation.judge import Ledger, estimated, masked, passing
+from carrara.bench.separation.evaluate import Ledger, estimated, masked, passing
+from carrara.bench.separation.frozen_encoder import Ears
 from carrara.bench.separation.songs import draw, load_mixtures, songs
 from carrara.bench.separation.wiener import filtered, post_filter
 from carrara.core.clip import Clip

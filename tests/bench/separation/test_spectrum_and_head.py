@@ -114,7 +114,7 @@ def test_dropped_units_come_from_the_given_draws_in_training_only():
 
 @pytest.mark.parametrize("seconds", [6.0, 1.0])
 def test_windows_are_whole_frames(levels, seconds):
-    from carrara.bench.separation.ears import Ears
+    from carrara.bench.separation.frozen_encoder import Ears
 
     ears = Ears(levels(), seconds, "cpu")
     assert ears.reading.window % 1024 == 0 and abs(ears.reading.window / 44100 - seconds) < 0.02

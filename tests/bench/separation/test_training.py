@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from carrara.bench.answers.stems import ANSWER, metrics
-from carrara.bench.plateau import Course, Plateau
+from carrara.bench.config import Rules
 from carrara.bench.predictions import predictions_path, read_predictions
-from carrara.bench.probe import ProbeSpec
-from carrara.bench.rules import Rules
+from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.run import bench
 from carrara.bench.separation import settings, train
-from carrara.bench.separation.ears import Ears
-from carrara.bench.separation.judge import Ledger, passing
-from carrara.bench.separation.member import Member, Part, bytes_held
+from carrara.bench.separation.evaluate import Ledger, passing
+from carrara.bench.separation.frozen_encoder import Ears
 from carrara.bench.separation.settings import Separation, separation
 from carrara.bench.separation.songs import songs
 from carrara.bench.separation.train import Lesson, groups, trained
+from carrara.bench.separation.trial import Member, Part, bytes_held
+from carrara.bench.task_types.source_separation import TASK_TYPE, metrics
 from carrara.bench.tasks import task as shelf
 from carrara.core.errors import UsageError
 
@@ -140,11 +140,15 @@ def test_scores_are_means_over_songs_and_stems(task):
 
 
 def test_a_probe_over_rows_cannot_answer(task):
-    for ask in (ANSWER.outputs, lambda task: ANSWER.fit(task, []), lambda task: ANSWER.targets(task, None, [], None)):
+    for ask in (
+        TASK_TYPE.outputs,
+        lambda task: TASK_TYPE.fit(task, []),
+        lambda task: TASK_TYPE.targets(task, None, [], None),
+    ):
         with pytest.raises(UsageError, match="--protocol constrained"):
             ask(task)
     with pytest.raises(UsageError, match="--protocol constrained"):
-        ANSWER.loss(torch.zeros(1), torch.zeros(1))
+        TASK_TYPE.loss(torch.zeros(1), torch.zeros(1))
 
 
 def test_a_task_without_windows_is_refused(task, toys, levels, tmp_path):

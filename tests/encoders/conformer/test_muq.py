@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders._load import build, load, save_pretrained
-from carrara.encoders._official import convert
+from carrara.encoders._hub.load import build, load, save_pretrained
+from carrara.encoders._hub.official import convert
 from carrara.encoders.muq import ENCODER, MuqSettings, from_folder, official
 
 # What the file holds that no frozen network needs, beside the conformer's own positions.

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders._load import build, load, save_pretrained
-from carrara.encoders._official import convert
+from carrara.encoders._hub.load import build, load, save_pretrained
+from carrara.encoders._hub.official import convert
 from carrara.encoders.musicfm import ENCODER, MusicFmSettings, official
-from carrara.nn.weights import load_strictly
+from carrara.formats.weights import load_strictly
 
 KEPT = ("conv.", "conformer.layers.", "conformer.layer_norm.")
 # What the file holds that no frozen network needs, beside the conformer's own positions.

@@ -8,10 +8,10 @@ import torch
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
-from carrara.encoders._jukebox_codec import Codec
-from carrara.encoders._jukebox_files import read_official
-from carrara.encoders._jukebox_prior import time_bins
-from carrara.encoders._load import build
+from carrara.encoders._hub.load import build
+from carrara.encoders._jukebox.codec import Codec
+from carrara.encoders._jukebox.files import read_official
+from carrara.encoders._jukebox.prior import time_bins
 from carrara.encoders.jukebox import ENCODER, Jukebox, JukeboxSettings, described, pieces
 
 CARD = ENCODER.variants["jukebox-5b"][0]

@@ -9,10 +9,10 @@ import torch
 
 from carrara.core.errors import WeightsError
 from carrara.encoders import jukebox
-from carrara.encoders._jukebox_files import CODEC_FILE, PRIOR_FILE, read_official
-from carrara.encoders._load import load, save_pretrained
-from carrara.encoders._official import convert
-from carrara.nn.mapped_checkpoint import mapped_checkpoint
+from carrara.encoders._hub.load import load, save_pretrained
+from carrara.encoders._hub.official import convert
+from carrara.encoders._jukebox.files import CODEC_FILE, PRIOR_FILE, read_official
+from carrara.formats.mapped_checkpoint import mapped_checkpoint
 
 NAME = "jukebox-5b"
 MEGABYTE = 2**20

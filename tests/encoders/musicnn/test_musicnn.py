@@ -22,9 +22,9 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from carrara.encoders import musicnn
-from carrara.encoders._load import load, save_pretrained
+from carrara.encoders._hub.load import load, save_pretrained
 from carrara.encoders.musicnn import ENCODER, VARIANTS
-from carrara.nn.weights import load_strictly
+from carrara.formats.weights import load_strictly
 
 REFERENCE = Path(__file__).parents[1] / "data" / "musicnn_reference.json"
 FOLDERS = {"musicnn-mtt": "MTT_musicnn", "musicnn-mtt-vgg": "MTT_vgg", "musicnn-msd-vgg": "MSD_vgg"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertModel
 
-from carrara.encoders import SHELF
+from carrara.encoders import REGISTRY
 
 SMALL = {
     "vocab_size": 4,
@@ -182,7 +182,7 @@ def official(monkeypatch):
     """Make mert-tiny an encoder whose authors publish files."""
 
     def publish(**files):
-        variants = SHELF.get("mert-tiny").variants
+        variants = REGISTRY.get("mert-tiny").variants
         card, settings = variants["mert-tiny"]
         monkeypatch.setitem(variants, "mert-tiny", (card.model_copy(update={"files": files}), settings))
 

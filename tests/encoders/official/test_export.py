@@ -12,10 +12,10 @@ import torch
 from transformers import AutoFeatureExtractor, Data2VecAudioModel, HubertModel
 
 from carrara.core.errors import UsageError
-from carrara.encoders._export import export
-from carrara.encoders._load import build, load, save_pretrained
-from carrara.encoders._official import heads
-from carrara.nn.weights import save_tensors, tensors_identity
+from carrara.encoders._hub.export import export
+from carrara.encoders._hub.load import build, load, save_pretrained
+from carrara.encoders._hub.official import heads
+from carrara.formats.weights import save_tensors, tensors_identity
 
 KINDS = {"post": "mert-tiny", "pre": "mert-tiny", "layer": "musichubert-tiny", "data2vec": "music2vec-tiny"}
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from carrara.core.errors import WeightsError
-from carrara.encoders import SHELF
-from carrara.encoders._fairseq import ours
-from carrara.encoders._huggingface import official, pretraining_heads
-from carrara.encoders._load import build
-from carrara.nn.weights import load_strictly
+from carrara.encoders import REGISTRY
+from carrara.encoders._hub.load import build
+from carrara.encoders._hubert.fairseq import ours
+from carrara.encoders._hubert.huggingface import official, pretraining_heads
+from carrara.formats.weights import load_strictly
 
 FAMILIES = {"post": "mert-tiny", "pre": "mert-tiny", "layer": "musichubert-tiny", "data2vec": "music2vec-tiny"}
 
@@ -43,7 +43,7 @@ def test_every_layer_equals_transformers(tmp_path, twin, changes, write_fairseq,
 def test_the_published_networks_have_a_name_for_every_tensor(fairseq_names, name, kind):
     with torch.device("meta"):
         wanted = set(build(name).state_dict())
-    pairs = fairseq_names(SHELF.get(name).variants[name][0].layers, kind)
+    pairs = fairseq_names(REGISTRY.get(name).variants[name][0].layers, kind)
     assert set(pairs) == wanted
     assert {ours(theirs) for theirs in pairs.values()} - wanted == {
         name.replace("parametrizations.weight.original0", "weight_g").replace(

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.core.home import encoders_home
 from carrara.core.lock import locked
-from carrara.encoders import SHELF
-from carrara.encoders._huggingface import told
-from carrara.encoders._import import import_official
-from carrara.encoders._load import load
-from carrara.encoders._official import heads
-from carrara.nn.weights import save_tensors
-from carrara.pretrain.recipes import SHELF as RECIPES
+from carrara.core.paths import encoders_home
+from carrara.encoders import REGISTRY
+from carrara.encoders._hub.import_official import import_official
+from carrara.encoders._hub.load import load
+from carrara.encoders._hub.official import heads
+from carrara.encoders._hubert.huggingface import told
+from carrara.formats.weights import save_tensors
+from carrara.pretrain.recipes import REGISTRY as RECIPES
 from carrara.pretrain.recipes._base import resolve
 
 
@@ -90,7 +90,7 @@ def downloaded(tiny, official, monkeypatch):
             return root / remote.path
 
         asked = []
-        monkeypatch.setattr("carrara.encoders._official.download", download)
+        monkeypatch.setattr("carrara.encoders._hub.official.download", download)
         official(**{"https://host/tiny.safetensors": sha256})
         return asked
 
@@ -165,7 +165,7 @@ def test_the_checkpoint_of_another_run_of_equal_shapes_is_refused(tmp_path, tiny
 )
 def test_label_embeddings_tell_models_of_equal_shapes_apart(tmp_path, name, rows, said):
     torch.save({"model": {"label_embs_concat": torch.ones(rows, 1)}}, tmp_path / "x.pt")
-    settings = SHELF.get(name).variants[name][1]
+    settings = REGISTRY.get(name).variants[name][1]
     if said:
         with pytest.raises(WeightsError, match=said):
             told(name, settings, tmp_path / "x.pt")
@@ -174,7 +174,7 @@ def test_label_embeddings_tell_models_of_equal_shapes_apart(tmp_path, name, rows
 
 
 def test_the_published_merts_standardise_as_marble_does_and_no_recipe_does():
-    variants = SHELF.get("mert-v0").variants
+    variants = REGISTRY.get("mert-v0").variants
     found = {name: settings.standardise for name, (_, settings) in variants.items() if name != "mert-tiny"}
     assert found == {"mert-v0": True, "mert-v0-public": True, "mert-v1-95m": True, "mert-v1-330m": False}
     for name in RECIPES.names():

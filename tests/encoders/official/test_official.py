@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.core.home import encoders_home
-from carrara.encoders import SHELF
-from carrara.encoders._import import _variants, import_official
-from carrara.encoders._load import build, load, save_pretrained
-from carrara.encoders._official import heads
-from carrara.encoders._ready import UNPUBLISHED, _read, state
-from carrara.nn.weights import save_tensors
+from carrara.core.paths import encoders_home
+from carrara.encoders import REGISTRY
+from carrara.encoders._hub.availability import UNPUBLISHED, _read, state
+from carrara.encoders._hub.import_official import _variants, import_official
+from carrara.encoders._hub.load import build, load, save_pretrained
+from carrara.encoders._hub.official import heads
+from carrara.formats.weights import save_tensors
 
-TRAINED = [name for name in SHELF.names() if SHELF.get(name).trained]
+TRAINED = [name for name in REGISTRY.names() if REGISTRY.get(name).trained]
 
 
 def sound():
@@ -134,7 +134,7 @@ def test_files_elsewhere_are_downloaded_on_import_only_and_removed_afterwards(ti
         save_tensors(tiny.state_dict(), root / remote.path)
         return root / remote.path
 
-    monkeypatch.setattr("carrara.encoders._official.download", download)
+    monkeypatch.setattr("carrara.encoders._hub.official.download", download)
     official(**{"https://host/x/tiny.safetensors?download=1": "ab"})
     with pytest.raises(UsageError, match="`carrara import mert-tiny` fetches"):
         load("mert-tiny")
@@ -186,8 +186,8 @@ def test_heads_of_what_has_none_are_empty(tmp_path):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_the_list_reads_of_a_file_is_what_its_cards_say(name):
-    card = SHELF.get(name).variants[name][0]
-    entry = SHELF.entry(name)
+    card = REGISTRY.get(name).variants[name][0]
+    entry = REGISTRY.entry(name)
     assert any(phrase in entry.summary for phrase in UNPUBLISHED) == (not card.files)
     trained, files = _read(entry.module)
     assert trained and files.get(name, card.files) == card.files

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from carrara.core.errors import UsageError
-from carrara.pretrain.corpus.addresses import address, expanded
+from carrara.pretrain.corpus.storage import address, expanded
 
 
 def test_braces_stand_for_their_numbers():

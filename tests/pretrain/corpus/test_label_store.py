@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carrara.core.errors import StoreError, UsageError
-from carrara.nn.weights import read_tensors
+from carrara.formats.weights import read_tensors
 from carrara.pretrain.corpus.label_store import LabelStore, fill, of_batch, stores
 from carrara.pretrain.corpus.stream import Stream, find
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
-from carrara.pretrain.targets import SHELF
+from carrara.pretrain.targets import REGISTRY
 from carrara.pretrain.targets._base import Grid
 
 GRID = Grid(16_000, 320, 200)
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory, corpus):
-    target = SHELF.get("codes")(SHELF.get("codes").kind(source="random-projection", books=2, size=16), GRID)
+    target = REGISTRY.get("codes")(REGISTRY.get("codes").kind(source="random-projection", books=2, size=16), GRID)
     found = find([corpus], 16_000, 16_000)
     stream = Stream(found, 16_000, 320, 4, 7)
     target.fit((stream.at(step).samples_BT for step in range(2)), 0)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders._load import build, load, save_pretrained
+from carrara.encoders._hub.load import build, load, save_pretrained
 from carrara.pretrain.tagging.initial import begin_from
 from carrara.pretrain.tagging.settings import InitialSettings
 

@@ -10,7 +10,7 @@ from scipy.stats import beta, kstest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from carrara.core.errors import UsageError
-from carrara.encoders._maest import MaestSettings
+from carrara.encoders._maest.network import MaestSettings
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.tagging.augment import masked, mixing
 from carrara.pretrain.tagging.average import count_in, due

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from carrara.core.errors import StoreError, UsageError
-from carrara.encoders._load import build, load, save_pretrained
-from carrara.pretrain.journal import events, read
+from carrara.encoders._hub.load import build, load, save_pretrained
+from carrara.pretrain.metrics_log import events, read
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 from carrara.pretrain.tagging import train

@@ -1,5 +1,0 @@
-"""The studies: one public file = one published ablation table to be run again in miniature, which defines `STUDY`."""
-
-from carrara.core.registry import Shelf
-
-SHELF = Shelf("study", "carrara.app.studies", "STUDY")

@@ -1,0 +1,1 @@
+"""Probes on frozen features: the grid search, its stacked training, and the heads of the semi-constrained track."""

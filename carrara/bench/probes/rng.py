@@ -1,0 +1,37 @@
+"""The random draws of probe training: initial weights, order of the examples, dropout.
+
+Each draw comes from a generator of its own, seeded by what it is for, so that a probe trained among a hundred others
+and the same probe trained alone meet the same order and the same dropped units: (seed, epoch) give the order, (seed,
+epoch, step) the units, (seed, layer, learning rate) the initial weights. All are drawn on the CPU, whatever the device.
+
+Letters: N examples, B rows of a batch, H hidden units.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from carrara.core.hashing import identity
+
+ORDER, DROPOUT = 1, 2
+
+
+def order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    """Return the order in which an epoch visits the examples, `[N]`."""
+    return np.random.default_rng([seed, ORDER, epoch]).permutation(examples)
+
+
+def dropout_generator(seed: int, epoch: int, step: int) -> np.random.Generator:
+    """Return the generator of one step's dropout; successive calls of `kept` on it continue the step's rows."""
+    return np.random.default_rng([seed, DROPOUT, epoch, step])
+
+
+def kept(generator: np.random.Generator, rows: int, hidden: int, dropout: float) -> np.ndarray:
+    """Return which hidden units the next rows of a step keep, a boolean `[B, H]`."""
+    return generator.random((rows, hidden), dtype=np.float32) >= dropout
+
+
+def initial_generator(seed: int, layer: str, learning_rate: float) -> torch.Generator:
+    """Return the generator of one probe's initial weights."""
+    return torch.Generator().manual_seed(int(identity([seed, layer, learning_rate])[:15], 16))

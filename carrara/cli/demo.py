@@ -1,0 +1,32 @@
+"""`carrara demo`: from nothing to a leaderboard on a laptop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the model, the records and the report.")
+    ] = Path("carrara-demo"),
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the datasets; Pebble goes below it. [env: CARRARA_DATA]")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Pre-training steps; by default what the recipe says, about four minutes.")
+    ] = None,
+) -> None:
+    """Render Pebble, pre-train a small MERT, measure four systems, print the board, write a report. Offline.
+
+    - `carrara demo`
+    - `carrara demo -o first-look --steps 200`
+    - `carrara demo --data-dir ~/music-data`
+
+    Stopped half-way, the same command goes on where it stopped; run again, it only prints the board.
+    """
+    from carrara.cli._demo import run
+
+    run(output, data_dir, steps)

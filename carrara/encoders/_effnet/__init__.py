@@ -1,0 +1,1 @@
+"""The official file of EfficientNet-Discogs."""

@@ -1,0 +1,1 @@
+"""From a name to an encoder and back: load, import, export, and which encoders are ready on this machine."""

@@ -1,0 +1,138 @@
+"""Encoders written for others: Carrara's own folder, a folder that `transformers` loads, or an ONNX file.
+
+What was written is read back before anything is said: a folder must give the same weights, bit for bit, an ONNX file
+the same layers. A MAEST's folder holds its positions summed and no second head; what it holds must come back the same.
+
+A folder for `transformers` opens as HubertModel, Data2VecAudioModel or, of a MAEST, ASTForAudioClassification, with all
+hidden states equal. One choice is the
+reader's: of a pre-LN network, `hidden_states[-1]` of transformers 5 is the last layer before the stack's final norm and
+`last_hidden_state` is after it; transformers 4 gave the latter for both, and so does Carrara unless `final_norm` is
+off. Padded batches differ a little: transformers has the published padding ("original" here).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from carrara.core.errors import StoreError, UsageError, did_you_mean
+from carrara.core.io import write_text
+from carrara.encoders._base import Encoder
+from carrara.encoders._hub.export_onnx import export_onnx
+from carrara.encoders._hub.load import CONFIG, README, load, model_card, save_pretrained
+from carrara.encoders._hub.official import HEADS, heads
+from carrara.encoders._hubert.huggingface import SAFE
+from carrara.encoders._hubert.huggingface_config import FIELDS, PROCESSOR
+from carrara.encoders._hubert.network import HubertSettings
+from carrara.encoders._maest.files import save_ast_folder
+from carrara.encoders._maest.keys import to_hub
+from carrara.encoders._maest.network import MaestEncoder
+from carrara.formats.weights import save_tensors, tensors_identity
+
+FORMATS = ("transformers", "carrara", "onnx")
+
+
+def export(encoder: Encoder, kind: str, folder: Path, source: str | Path | None = None) -> Path:
+    """Write an encoder in another's format and return the folder.
+
+    Args:
+        encoder: as `load` gives it.
+        kind: transformers, carrara or onnx.
+        folder: made where it does not exist.
+        source: what it was loaded from; pre-training heads kept there go along with "carrara".
+
+    Raises:
+        UsageError: no such format, or a network that it cannot hold.
+        StoreError: the folder cannot be written, or what was written does not come back the same.
+    """
+    if kind not in FORMATS:
+        raise UsageError(
+            f"--format {kind}: no such format.{did_you_mean(kind, FORMATS)} There are {', '.join(FORMATS)}."
+        )
+    folder = Path(folder)
+    if kind == "onnx":
+        export_onnx(encoder, folder)
+        return folder
+    if kind == "carrara":
+        save_pretrained(encoder, folder, heads=heads(source) if source is not None else None)
+    else:
+        _export_transformers(encoder, folder)
+        (folder / HEADS).unlink(missing_ok=True)  # a former encoder's
+    _read_back(encoder, folder)
+    return folder
+
+
+def _export_transformers(encoder: Encoder, folder: Path) -> None:
+    if isinstance(encoder, MaestEncoder):
+        save_ast_folder(encoder, folder)
+        return
+    config, processor = _hugging_face(encoder)
+    save_tensors(encoder.state_dict(), folder / SAFE)
+    write_text(folder / PROCESSOR, json.dumps(processor, indent=2) + "\n")
+    write_text(folder / README, _for_transformers(encoder, config["architectures"][0]))
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def _hugging_face(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the contents of config.json and preprocessor_config.json."""
+    settings = encoder.settings
+    if not isinstance(settings, HubertSettings):
+        raise UsageError(
+            f"{encoder.card.name}: --format transformers holds networks of HuBERT's, data2vec's and MAEST's shape only"
+        )
+    stacked, pre = settings.positions == "data2vec", settings.norm_placement == "pre"
+    if settings.deepnorm or (stacked and (pre or settings.conv_norm != "layer")):
+        raise UsageError(
+            f"{encoder.card.name}: transformers has no network of this kind (DeepNorm, or data2vec's positions with "
+            "pre-LN or group norm); --format carrara or onnx holds it"
+        )
+    positions: dict[str, Any] = {"num_conv_pos_embeddings": settings.position_kernel}
+    if stacked:
+        depth = settings.position_depth
+        positions = {"num_conv_pos_embeddings": depth, "conv_pos_kernel_size": settings.position_kernel}
+    config = {
+        "architectures": ["Data2VecAudioModel" if stacked else "HubertModel"],
+        "model_type": "data2vec-audio" if stacked else "hubert",
+        **{theirs: getattr(settings, ours) for ours, theirs in FIELDS.items()},
+        **positions,
+        "conv_dim": [settings.conv_channels] * len(settings.conv_kernels),
+        "num_feat_extract_layers": len(settings.conv_kernels),
+        "feat_extract_norm": settings.conv_norm,
+        "do_stable_layer_norm": pre,
+        "sample_rate": settings.sample_rate,
+        "apply_spec_augment": False,
+    }
+    processor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": settings.sample_rate,
+        "do_normalize": settings.standardise,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+    }
+    return config, processor
+
+
+def _for_transformers(encoder: Encoder, model: str) -> str:
+    text = f"Written by `carrara export --format transformers`; open it with `transformers.{model}.from_pretrained`."
+    if encoder.settings.model_dump().get("norm_placement") == "pre":
+        text += (
+            "\n\nThe layers are normalised before, not after (pre-LN). In transformers 5 `hidden_states[-1]` is the "
+            "last layer before the final norm, `last_hidden_state` after it; Carrara's last row is the latter unless "
+            "`final_norm` is off."
+        )
+    return f"{model_card(encoder.card)}\n{text}\n"
+
+
+def _read_back(encoder: Encoder, folder: Path) -> None:
+    found = load(folder)
+    same = found.card.weights == tensors_identity(encoder.state_dict())
+    if isinstance(found, MaestEncoder) and not same:
+        written, wanted = to_hub(found.state_dict()), to_hub(encoder.state_dict())
+        same = all(torch.allclose(written[name], wanted[name], atol=1e-6) for name in wanted)
+    if not same:
+        raise StoreError(f"{folder}: what was written did not come back the same; is the disk sound?")

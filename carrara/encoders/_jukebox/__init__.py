@@ -1,0 +1,1 @@
+"""Jukebox's codec and prior, and their official files."""

@@ -1,0 +1,1 @@
+"""The network of MAEST, its label names and its official files."""

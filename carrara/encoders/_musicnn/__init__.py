@@ -1,0 +1,1 @@
+"""The networks of the musicnn library and their official files."""

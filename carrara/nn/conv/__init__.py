@@ -1,0 +1,1 @@
+"""Convolutional networks: front ends of waveforms and spectrograms, EfficientNet, NFNet."""

@@ -1,0 +1,1 @@
+"""Transformers over frames and patches: HuBERT's, the conformer, the vision Transformer, and their parts."""

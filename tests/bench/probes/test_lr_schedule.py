@@ -1,0 +1,48 @@
+"""The plateau schedule against torch's, and the early stop against its definition."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carrara.bench.probes.lr_schedule import Course, Plateau
+
+SCORES = st.lists(
+    st.one_of(st.floats(-2, 2), st.sampled_from([0.5, 0.50004, 0.50006, -0.5, -0.50004, 0.0])), min_size=1, max_size=60
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(SCORES, st.integers(0, 4), st.sampled_from([1e-2, 5e-5, 3e-8]))
+def test_rates_equal_torch(scores, patience, rate):
+    adam = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, mode="max", factor=0.5, patience=patience)
+    plateau = Plateau(rate, patience)
+    for score in scores:
+        reference.step(score)
+        assert plateau.step(score) == adam.param_groups[0]["lr"]
+
+
+@settings(deadline=None, max_examples=150)
+@given(SCORES, st.integers(1, 5))
+def test_course_stops_when_the_best_is_patience_epochs_old(scores, patience):
+    course = Course(Plateau(1e-3, 5), patience, max_epochs=40)
+    for score in scores:
+        if course.over:
+            break
+        course.saw(1.0, score)
+    seen = course.scores
+    assert course.best == max(seen) and course.best_epoch == seen.index(max(seen))
+    stale = len(seen) - 1 - seen.index(max(seen))
+    assert course.over == (stale >= patience or len(seen) == 40)
+    assert stale <= patience
+
+
+def test_a_loss_that_is_not_finite_ends_the_course_and_keeps_what_it_had():
+    course = Course(Plateau(1e-3, 5), 5, 10)
+    assert course.saw(1.0, 0.4)
+    assert not course.saw(math.nan, 0.9)
+    assert course.dead and course.over and course.best == 0.4 and course.best_epoch == 0

@@ -1,0 +1,123 @@
+"""Beats as an answer: targets on the frame grid, the loss against torch's, from logits to times to scores."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import mir_eval
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from carrara.bench.interval import intervals
+from carrara.bench.task_types._base import Frames
+from carrara.bench.task_types.beat_tracking import TASK_TYPE
+from carrara.core.clip import Clip
+from carrara.core.errors import DataError, UsageError
+from carrara.core.task import Task
+
+TASK = Task(
+    version=1,
+    dataset="d",
+    split="s",
+    answer="events",
+    label="beats",
+    labels=("beat",),
+    scores=("beat_f_70ms",),
+    also=("beat_f_20ms", "beat_f_70ms_pooled", "beat_f_20ms_pooled", "beat_f_70ms_trimmed"),
+    monitor="beat_f_70ms",
+    level="high-level",
+    name="d/beats",
+)
+
+
+def clip(beats):
+    return Clip("a", Path("a.wav"), labels={"beats": beats})
+
+
+def test_truths_are_the_annotators_times():
+    found = TASK_TYPE.truths(TASK, [clip([0.5, 1.25]), clip((2.0, 1.0)), clip([])])
+    assert [one.tolist() for one in found] == [[0.5, 1.25], [1.0, 2.0], []]
+    with pytest.raises(DataError, match="it has no beats"):
+        TASK_TYPE.truths(TASK, [Clip("a", Path("a.wav"))])
+    with pytest.raises(DataError, match="not a list of times"):
+        TASK_TYPE.truths(TASK, [clip("soon")])
+    with pytest.raises(DataError, match="is not a time"):
+        TASK_TYPE.truths(TASK, [clip([1.0, math.nan])])
+    with pytest.raises(UsageError, match="only .* can be decoded"):
+        TASK_TYPE.truths(TASK.model_copy(update={"labels": ("beat", "downbeat")}), [clip([])])
+
+
+def test_targets_are_a_beats_frame_and_its_neighbours():
+    first, second = TASK_TYPE.targets(
+        TASK, None, [np.array([0.0, 0.449, 0.9]), np.array([5.0, -1.0])], Frames([9, 4], 10.0)
+    )
+    assert first[:, 0].tolist() == [1, 1, 0, 1, 1, 1, 0, 0, 0]
+    assert second.shape == (4, 1)
+    assert not second.any()
+    inner = TASK_TYPE.targets(TASK, None, [np.array([0.8])], Frames([9], 10.0))[0]
+    assert inner[:, 0].tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 1]
+
+
+def test_loss_is_each_probes_own_and_skips_padding():
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 20, 1, generator=draw)
+    target = (torch.rand(20, 1, generator=draw) < 0.3).float()
+    each = torch.stack([F.binary_cross_entropy_with_logits(one[:15], target[:15]) for one in logits])
+    target[15:] = math.nan
+    torch.testing.assert_close(TASK_TYPE.loss(logits, target), each)
+    logits.requires_grad_()
+    TASK_TYPE.loss(logits, target).sum().backward()
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[:, 15:].any()
+    assert TASK_TYPE.loss(logits, torch.full_like(target, math.nan)).tolist() == [0, 0, 0]
+
+
+def logits_of(beats, rate, seconds):
+    logits = torch.full((round(seconds * rate), 1), -6.0)
+    logits[np.round(np.asarray(beats) * rate).astype(int)] = 4.0
+    return logits
+
+
+def test_from_logits_to_scores():
+    slow, fast = np.arange(0.4, 11.9, 0.75), np.arange(0.2, 7.9, 0.4)
+    right = [logits_of(slow, 75.0, 12), logits_of(fast, 75.0, 8)]
+    late = [logits_of(slow + 0.04, 75.0, 12), logits_of(fast + 0.04, 75.0, 8)]
+    frames = Frames([900, 600], 75.0)
+    answers = TASK_TYPE.decode(TASK, None, [torch.stack(pair) for pair in zip(right, late)], frames)
+    assert [len(probe) for probe in answers] == [2, 2]
+    exact = TASK_TYPE.metrics(TASK, [slow, fast], answers[0])
+    assert exact == dict.fromkeys((*TASK.scores, *TASK.also), pytest.approx(1.0))
+    shifted = TASK_TYPE.metrics(TASK, [slow, fast], answers[1])
+    assert shifted["beat_f_70ms"] > 0.95
+    assert shifted["beat_f_20ms"] < 0.1
+    for name, window in (("beat_f_70ms", 0.07), ("beat_f_20ms", 0.02)):
+        own = [mir_eval.beat.f_measure(*pair, f_measure_threshold=window) for pair in zip([slow, fast], answers[1])]
+        assert shifted[name] == pytest.approx(np.mean(own))
+
+
+def test_only_the_metrics_that_are_named():
+    plain = TASK.model_copy(update={"also": ()})
+    assert set(TASK_TYPE.metrics(plain, [np.array([1.0])], [np.array([1.0])])) == {"beat_f_70ms"}
+
+
+def test_intervals_are_those_of_resampled_tracks():
+    draw = np.random.default_rng(0)
+    truths = [np.arange(draw.uniform(0, 0.5), 12, 0.5) for _ in range(30)]
+    answers = [one + draw.choice([0.0, 0.25]) for one in truths]
+    spans = intervals(TASK, TASK_TYPE, truths, [answers], seed=0, draws=300)
+    value = TASK_TYPE.metrics(TASK, truths, answers)
+    share = value["beat_f_70ms"]
+    for name in value:
+        low, high = spans[name]
+        assert low <= value[name] <= high
+        assert high - low == pytest.approx(2 * 1.96 * math.sqrt(share * (1 - share) / 30), rel=0.25)
+
+
+def test_an_answer_without_a_frame_grid_is_refused():
+    with pytest.raises(UsageError, match="frame by frame"):
+        TASK_TYPE.targets(TASK, None, [np.array([1.0])], None)
+    assert TASK_TYPE.decode(TASK, None, [], Frames([], 75.0)) == []
+    assert (TASK_TYPE.frames, TASK_TYPE.outputs(TASK), TASK_TYPE.unit) == (True, 1, "track")

@@ -1,0 +1,45 @@
+"""The demo from nothing to a report, on a handful of clips and a few steps; run again, it measures nothing twice."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from carrara.cli._main import app
+from carrara.data._pebble import sizes
+
+FEW = {"songs": 60, "notes": 36, "voices": 12, "stems": 0, "unlabelled": 6}
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARRARA_HOME", str(root / "home"))
+        patch.setitem(sizes.SIZES, "demo", FEW)
+        patch.setattr(demo, "TASKS", ("pebble/key", "pebble/emotion", "pebble/beats"))
+        words = ["demo", "-o", str(root / "out"), "--data-dir", str(root / "data"), "--steps", "4"]
+        first = CliRunner().invoke(app, words)
+        stamps = {path: path.stat().st_mtime_ns for path in (root / "out/results").rglob("*.json")}
+        second = CliRunner().invoke(app, words)
+    return root, first, second, stamps
+
+
+def test_it_ends_with_a_board_a_report_and_what_to_try_next(twice):
+    root, first, _, stamps = twice
+    assert first.exit_code == 0, first.output
+    assert "Pebble scores, constrained protocol" in first.stdout
+    for system in ("mert", "mert:random", "chroma-mfcc", "noise"):
+        assert system in first.stdout
+    assert "carrara embed ~/Music" in first.stderr
+    assert len(stamps) == 11, "chroma-mfcc has no beats"
+    record = json.loads(next(path for path in stamps if "key" in path.name).read_text())
+    assert record["data"]["n"] == {"train": 30, "valid": 10, "test": 20} and not record["partial"]
+    page = (root / "out/report.html").read_text()
+    assert "<svg" in page and "http" not in page.partition("</style>")[2].replace("https://github.com", "")
+
+
+def test_run_again_it_only_prints_the_board(twice):
+    _, first, second, stamps = twice
+    assert second.exit_code == 0 and second.stdout == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

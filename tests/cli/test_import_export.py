@@ -1,0 +1,142 @@
+"""`carrara import`, `carrara export`, and what `ls` and `show` tell of encoders that are not on this machine."""
+
+import json
+import re
+
+import pytest
+import torch
+from transformers import HubertModel
+from typer.testing import CliRunner
+
+from carrara.cli._main import app
+from carrara.core.errors import DataError
+from carrara.encoders import maest, mert
+from carrara.encoders._hub.load import build, load
+from carrara.formats.weights import save_tensors
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+
+
+def carrara(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def file(tmp_path):
+    save_tensors(build("mert-tiny", seed=7).state_dict(), tmp_path / "official.safetensors")
+    return tmp_path / "official.safetensors"
+
+
+def row(name):
+    return next(row for row in json.loads(carrara("ls", "encoders", "--json").stdout) if row["name"] == name)
+
+
+@pytest.mark.parametrize("option", ["--file", "--wheel", "--checkpoint"])
+def test_import_makes_it_ready(file, tmp_path, option):
+    assert row("mert-tiny")["state"] == "train" and "pretrain" in row("mert-tiny")["needs"]
+    done = carrara("import", "mert-tiny", option, file)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"mert-tiny\t{tmp_path / 'home' / 'encoders' / 'mert-tiny'}\n"
+    assert row("mert-tiny") | {"summary": ""} == {"name": "mert-tiny", "summary": "", "state": "ready", "needs": ""}
+    assert load("mert-tiny").card.weights == load("mert-tiny:random-7").card.weights
+
+
+def test_ls_and_show_tell_what_an_encoder_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
+    lines = {line.split()[0]: line.split()[1] for line in carrara("ls", "encoders").stdout.splitlines()}
+    assert (lines["noise"], lines["mert-v0"], lines["mert-tiny"]) == ("ready", "import", "train")
+    shown = json.loads(carrara("show", "mert-v0", "--json").stdout)
+    assert shown["ready"] is False and "m-a-p/MERT-v0/pytorch_model.bin" in shown["needs"]
+    text = carrara("show", "jukebox-5b").stdout
+    assert re.search(r"needs +`carrara import jukebox-5b` fetches https://.*prior_level_2.pth.tar\n", text)
+    assert re.search(r"card.files.https://.*/vqvae.pth.tar +\(SHA-256 not known\)\n", text)
+
+
+def test_import_with_a_folder_and_export_of_it(file, tmp_path):
+    done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / "mine", "--json")
+    assert json.loads(done.stdout) == {"mert-tiny": str(tmp_path / "mine")}
+    done = carrara("export", tmp_path / "mine", "--format", "transformers", "-o", tmp_path / "hf", "--json")
+    assert json.loads(done.stdout)["weights"] == load(tmp_path / "mine").card.weights
+    model = HubertModel.from_pretrained(tmp_path / "hf")
+    assert torch.equal(model.masked_spec_embed, load(tmp_path / "mine").masked_spec_embed)
+
+
+def test_import_stretches_a_maest_of_another_length_when_told(tmp_path, monkeypatch):
+    card, settings = maest.ENCODER.variants["maest-tiny"]
+    small = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 5}
+    for name, frames in (("maest-5s", 312), ("maest-10s", 625)):
+        monkeypatch.setitem(
+            maest.ENCODER.variants, name, (card, settings.model_copy(update=small | {"frames": frames}))
+        )
+    weights = {name.removeprefix("vit."): tensor for name, tensor in build("maest-5s", 3).state_dict().items()}
+    torch.save(weights, tmp_path / "five.ckpt")
+    done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten")
+    assert done.exit_code == 1 and "where 10 s (62) are wanted" in done.stderr
+    done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten", "--interpolate")
+    assert done.exit_code == 0, done.output
+    assert load(tmp_path / "ten").vit.time_new_pos_embed.shape[-1] == 62
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["import", "mert-v0", "--file", "{file}"], 1, "carrara import: .*would fit mert-tiny"),
+        (["import", "mert-v0"], 2, "carrara import: mert-v0: its weights are not on this machine"),
+        (["import", "mert-tiny", "--file", "{file}", "--interpolate"], 2, "mert-tiny has no positions to stretch"),
+        (["export", "{file}", "-f", "carrara", "-o", "{out}"], 2, "carrara export: .*carrara import NAME --file"),
+        (["export", "noise", "-f", "transformers", "-o", "{out}"], 2, "carrara export: noise: "),
+    ],
+)
+def test_errors_are_one_line(file, tmp_path, monkeypatch, arguments, code, said):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = carrara(*(part.format(file=file, out=tmp_path / "out") for part in arguments))
+    assert done.exit_code == code and done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert re.search(said, done.stderr), done.stderr
+
+
+def test_a_member_of_a_family_that_cannot_be_had_does_not_keep_the_others_away(file, tmp_path, monkeypatch):
+    card, settings = mert.ENCODER.variants["mert-tiny"]
+    for name in ("mert-v0-public", "mert-v1-95m"):
+        theirs = card.model_copy(update={"files": mert.ENCODER.variants[name][0].files})
+        monkeypatch.setitem(mert.ENCODER.variants, name, (theirs, settings))
+    source = {"mert-v0-public": file, "mert-v1-95m": file}
+
+    def fetched(name):
+        if name not in source:
+            raise DataError(f"{name}: 404")
+        return source[name]
+
+    monkeypatch.setattr("carrara.encoders._hub.import_official.fetched", fetched)
+    done = carrara("import", "mert")
+    home = tmp_path / "home" / "encoders"
+    assert done.exit_code == 1
+    assert done.stdout == f"mert-v0-public\t{home / 'mert-v0-public'}\nmert-v1-95m\t{home / 'mert-v1-95m'}\n"
+    assert done.stderr == "carrara import: mert-v0: 404\ncarrara import: mert-v1-330m: 404\n"
+    assert load(home / "mert-v1-95m").card.weights == load("mert-tiny:random-7").card.weights
+    source.clear()
+    assert carrara("import", "mert").stderr.count("\n") == 4
+
+
+def test_what_is_not_certain_is_one_line(file, tmp_path):
+    done = carrara("import", "mert-tiny", "--file", file)
+    first, last = done.stderr.splitlines()
+    assert "its shapes alone were checked" in first and "checked and converted" in last
+    carrara("export", tmp_path / "home" / "encoders" / "mert-tiny", "-f", "transformers", "-o", tmp_path / "hf")
+    processor = tmp_path / "hf" / "preprocessor_config.json"
+    assert carrara("import", "mert-tiny", "--file", tmp_path / "hf").stderr.count("\n") == 1
+    processor.write_text(processor.read_text().replace('"do_normalize": false', '"do_normalize": true'))
+    done = carrara("import", "mert-tiny", "--file", tmp_path / "hf")
+    assert "says do_normalize true, where mert-tiny alone has false" in done.stderr.splitlines()[0]
+    assert load("mert-tiny").settings.standardise
+
+
+@pytest.mark.parametrize("place", ["afile", "afile/inside"])
+def test_a_file_in_the_way_is_told(file, tmp_path, place):
+    (tmp_path / "afile").write_text("mine")
+    done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / place)
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "afile" in done.stderr
+    assert isinstance(done.exception, SystemExit) and (tmp_path / "afile").read_text() == "mine"

@@ -1,0 +1,184 @@
+"""`carrara pretrain` from the command line: what it prints, refuses, and how it goes on."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from carrara.cli._main import app
+from carrara.encoders._hub.load import load
+
+SMALLER = [
+    "network.conv_channels=16",
+    "network.width=32",
+    "network.layers=1",
+    "network.heads=2",
+    "network.feed_forward=32",
+    "network.position_groups=4",
+    "targets.log-mel.k=8",
+    "targets.log-mel.share=1.0",
+    "targets.chroma.k=6",
+    "targets.chroma.share=1.0",
+    "crop_seconds=1.0",
+    "batch=4",
+    "steps=4",
+]
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("music")
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pitches = 220 * 2 ** (rng.integers(24, size=8).repeat(4000) / 12)
+        soundfile.write(folder / f"{number}.wav", 0.3 * np.sin(2 * np.pi * np.cumsum(pitches) / 16_000), 16_000)
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["pretrain", *map(str, arguments)])
+
+
+def settings(*more):
+    return [word for change in (*SMALLER, *more) for word in ("--set", change)]
+
+
+def test_it_makes_an_encoder_and_prints_one_line_of_data(music, tmp_path):
+    out = tmp_path / "encoder"
+    done = run("mert-v0", "--scale", "tiny", *settings(), "--corpus", music, "-o", out, "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.output
+    line = json.loads(done.stdout)
+    assert line["folder"] == str(out)
+    assert line["step"] == 4
+    assert load(out).card.width == 32
+    again = run("mert-v0", "--scale", "tiny", *settings(), "-c", music, "-o", out)
+    assert again.exit_code == 1
+    assert "go on with --resume" in again.output
+    more = run("mert-v0", "--scale", "tiny", *settings(), "-c", music, "-o", out, "--resume")
+    assert more.exit_code == 0
+    assert more.stdout.startswith(f"{out}\tstep 4\tloss ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no recipe 'mert-v9'. Did you mean 'mert-v0'"),
+        (["mert-v0", "--scale", "tin", "-c", "MUSIC", "-o", "OUT"], 2, "has no scale 'tin'. Did you mean 'tiny'?"),
+        (["mert-v0", "--set", "maskin.span=3", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'masking.span'"),
+        (["mert-v0", "--set", "targets.cqt.form=loud", "-c", "MUSIC", "-o", "OUT"], 2, "form: input should be"),
+        (["mert-v0", "--set", "network.width=100", "-c", "MUSIC", "-o", "OUT"], 2, "must be divisible"),
+        (["mert-v0", "--set", "batch", "-c", "MUSIC", "-o", "OUT"], 2, "write it as path=value"),
+        (["mert-v0", "-o", "OUT"], 2, "nothing to learn from; give files or folders with --corpus"),
+        (["mert-v0", "-c", "MUSIC"], 2, "nowhere to write"),
+        (["mert-v0", "-c", "OUT/none", "-o", "OUT"], 1, "none: there is no such file or folder"),
+        (["mert-v0", "--device", "cuda:7", "-c", "MUSIC", "-o", "OUT"], 2, "cuda:7"),
+        (["mert-v0", "--probe", "pebble/kye", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'pebble/key'"),
+        (["mert-v0", "--probe", "pebble/stems", "-c", "MUSIC", "-o", "OUT"], 2, "--probe pebble/stems: stems need"),
+        (
+            ["mert-v0", "--probe", "gtzan/genre", "-c", "MUSIC", "-o", "OUT", "--data-dir", "OUT"],
+            1,
+            "carrara get gtzan",
+        ),
+        (["mert-v0", "--from", "mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no encoder 'mert-v9'"),
+        (
+            ["mert-v0", "--scale", "tiny", "--from", "noise", "-c", "MUSIC", "-o", "OUT"],
+            2,
+            "--from noise: is no network",
+        ),
+        (["rvq-vae", "--from", "noise", "-c", "MUSIC", "-o", "OUT"], 2, "--from and --probe go with recipes"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(music, tmp_path, arguments, code, words):
+    places = {"MUSIC": str(music), "OUT": str(tmp_path / "out"), "OUT/none": str(tmp_path / "none")}
+    done = run(*[places.get(word, word) for word in arguments])
+    assert done.exit_code == code, done.output
+    assert words in " ".join(done.output.split())
+    assert len(done.output.strip().splitlines()) == 1
+
+
+def test_an_interruption_says_how_to_go_on(music, tmp_path, monkeypatch):
+    def press(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("carrara.pretrain.run.pretrain", press)
+    done = run("mert-v0", "-c", music, "-o", tmp_path / "out")
+    assert done.exit_code == 130
+    assert "go on with the same command and --resume" in done.output
+
+
+def test_the_codec_is_taught_by_the_same_verb(music, tmp_path):
+    small = ["network.filters=4", "network.books=2", "network.size=16", "batch=2", "crop_seconds=0.5"]
+    words = [word for setting in small for word in ("--set", setting)]
+    done = run("rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", tmp_path / "codec")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "codec/model.safetensors").is_file() and list((tmp_path / "codec/sound").iterdir())
+    assert "carrara bench" not in done.output and (tmp_path / "codec/journal.png").is_file()
+    resumed = run(
+        "rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", tmp_path / "codec", "--resume"
+    )
+    assert resumed.exit_code == 0, resumed.output
+
+
+def test_what_is_said_about_a_codec_works_as_typed(music, tmp_path):
+    small = ["network.filters=4", "network.books=2", "network.size=16", "batch=2", "crop_seconds=0.5"]
+    words = [word for setting in small for word in ("--set", setting)]
+    codec = tmp_path / "codec"
+    done = run("rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", codec)
+    said = re.search(r"`carrara pretrain (.*?)` learns from its codes", " ".join(done.output.split()))[1]
+    words = said.replace("-c MUSIC -o my-mert", f"-c {music} -o {tmp_path / 'mert'} --steps 1").split()
+    micro = [change for change in (*SMALLER, "mixup.pool=2") if "log-mel" not in change and "chroma" not in change]
+    done = run(*words, *(word for change in micro for word in ("--set", change)))
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "mert/run.json").read_text())["recipe"]["targets"]["codes"]
+    assert (told["source"], told["books"], told["size"]) == ("rvq-vae", 2, 16)
+
+
+@pytest.fixture(scope="module")
+def pitches(tmp_path_factory):
+    """A task of one's own: is a tone low or high? Forty clips of half a second, test clips that cannot be read."""
+    root = tmp_path_factory.mktemp("own")
+    (root / "tones").mkdir()
+    lines = ["path,split,pitch"]
+    for number in range(40):
+        high, side = number % 2, ("train", "train", "valid", "valid", "test")[number // 2 % 5]
+        time = np.arange(8000) / 16_000
+        sound = 0.3 * np.sin(2 * np.pi * (200 + 3000 * high + number) * time)
+        soundfile.write(root / "tones" / f"{number}.wav", sound, 16_000)
+        if side == "test":
+            (root / "tones" / f"{number}.wav").write_bytes(b"shut")
+        lines.append(f"{number}.wav,{side},{('low', 'high')[high]}")
+    (root / "tones" / "labels.csv").write_text("\n".join(lines))
+    (root / "pitch.toml").write_text('data = "tones"\nanswer = "one-of"\nlabel = "pitch"\n')
+    return root / "pitch.toml"
+
+
+def test_a_task_of_ones_own_is_asked_on_the_way_and_its_test_side_stays_shut(music, pitches, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    out = tmp_path / "encoder"
+    words = ["mert-v0", "--scale", "tiny", *settings(), "-c", music, "-o", out, "--device", "cpu"]
+    done = run(*words, "--probe", pitches, "--probe-every", "2")
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    asked = [(line["step"], line["probes"]["pitch"]) for line in lines if "probes" in line]
+    assert [step for step, _ in asked] == [0, 2, 4]
+    for _, found in asked:
+        # A tone of 200 Hz and one of 3.2 kHz: nearly any network's features tell them apart.
+        assert found["metric"] == "accuracy" and found["seconds"] > 0
+        assert 0.75 <= found["score"] <= found["high"] <= 1
+    assert (out / "journal.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "home").exists()
+    assert json.loads((out / "run.json").read_text())["recipe"]["steps"] == 4
+    assert run(*words, "--resume", "--probe", pitches).exit_code == 0
+    assert (out / "journal.jsonl").read_text().count('"probes"') == 3
+
+
+def test_it_begins_with_another_encoder_and_says_so(music, tmp_path):
+    words = ["mert-v0", "--scale", "tiny", *settings("targets.cqt.weight=2"), "-c", music, "--device", "cpu"]
+    first = run(*words, "-o", tmp_path / "one")
+    assert first.exit_code == 0, first.output
+    done = run(*words, "-o", tmp_path / "two", "--from", tmp_path / "one", "--set", "targets.chroma.k=5")
+    assert done.exit_code == 0, done.output
+    assert "heads taken: log-mel, cqt; re-initialised: chroma (k was 6, now 5)" in done.stderr
+    assert "started from" not in done.stdout

@@ -1,0 +1,195 @@
+"""What every encoder on the shelf keeps; a new file is tested by existing.
+
+Cards are checked on networks without memory (torch's meta device). For all else networks have random weights, and the
+large ones are the same code with fewer and narrower layers; only a new kind of large network needs a line in SHRUNK.
+"""
+
+from functools import cache
+
+import psutil
+import pytest
+import soundfile
+import torch
+
+from carrara.encoders import REGISTRY
+from carrara.encoders._hub.load import build
+from carrara.features.embed import How, pieces
+
+SMALL = 5_000_000
+MEMORY = 500e6  # bytes, above what the process had
+NAMES = REGISTRY.names()
+TRANSFORMER = {"layers": 2, "heads": 2, "feed_forward": 48}
+SHRUNK = {
+    "HubertSettings": {**TRANSFORMER, "conv_channels": 16, "width": 48},
+    "MaestSettings": {**TRANSFORMER, "width": 24},
+    "ConformerSettings": {**TRANSFORMER, "channels": 4, "width": 128},
+    "MusicnnSettings": {"dense": 20},
+    "JukeboxSettings": {
+        "layer": 2,
+        "dtype": "float32",
+        "width": 32,
+        "heads": 2,
+        "context": 1024,
+        "row": 16,
+        "codes": 64,
+        "code_width": 8,
+        "codec_width": 4,
+        "codec_depth": 1,
+        "artists": 5,
+        "genres": 3,
+    },
+    "MuleSettings": {
+        "blocks": (1, 2, 2),
+        "slow_stem": (4, 4, 8, 16),
+        "fast_stem": (2, 2, 4, 8),
+        "slow_group": 8,
+        "slow_channels": (16, 32, 32),
+        "fast_channels": (16, 32, 24),
+        "fast_group": 4,
+        "lateral_channels": (8, 8, 16),
+        "lateral_outputs": (8, 16, 32),
+    },
+}
+
+
+def meta(name):
+    with torch.device("meta"):
+        return build(name)
+
+
+def smallest_of_each_network():
+    """Return a shelf name for each kind of network in each file."""
+    kinds = {}
+    for name in sorted(NAMES, key=lambda name: REGISTRY.get(name).variants[name][0].parameters):
+        settings = REGISTRY.get(name).variants[name][1]
+        kinds.setdefault((REGISTRY.entry(name).module, getattr(settings, "network", "")), name)
+    return sorted(kinds.values())
+
+
+@cache
+def runnable(name):
+    encoder = meta(name)
+    if encoder.card.parameters <= SMALL:
+        return build(name).eval()
+    kinds = [kind.__name__ for kind in type(encoder.settings).mro()]
+    changes = [SHRUNK[kind] for kind in kinds if kind in SHRUNK]
+    assert changes, f"{name} is large: give {kinds[0]} a line in SHRUNK"
+    return build(name, changes=changes[0]).eval()
+
+
+@pytest.fixture
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+def noise(seconds, rate, seed=0):
+    return 0.1 * torch.randn(1, int(seconds * rate), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_tells_the_truth(name):
+    encoder = meta(name)
+    card = encoder.card
+    assert card.name == name
+    assert card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
+    assert REGISTRY.entry(name).summary
+    assert card.license or not REGISTRY.get(name).trained
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_of_published_weights_tells_how_benchmarks_heard_them(name):
+    card = REGISTRY.get(name).variants[name][0]
+    if card.files:
+        whose, _, how = card.benchmark.partition(": ")
+        assert whose and "\n" not in how
+        windows, pooling, *normalisation = how.split("; ")
+        assert "window" in windows and "mean" in pooling and normalisation
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variants_are_those_the_file_names(name):
+    family = REGISTRY.get(name)
+    assert set(family.variants) == {
+        entry.name for entry in REGISTRY.entries.values() if entry.module == REGISTRY.entry(name).module
+    }
+
+
+@pytest.mark.usefixtures("inference")
+@pytest.mark.parametrize("name", NAMES)
+class TestOutput:
+    def test_shape_and_frame_rate_are_as_declared(self, name):
+        encoder, card = runnable(name), runnable(name).card
+        layers = encoder(noise(2, card.sample_rate))
+        samples = 2 * card.sample_rate
+        assert layers.shape == (1, card.layers + 1, encoder.frames(samples), card.width)
+        assert torch.isfinite(layers).all()
+        if card.frame_rate:
+            assert abs(encoder.frames(samples) - 2 * card.frame_rate) <= 2
+        else:
+            assert encoder.frames(samples) == 1
+
+    def test_the_same_input_gives_the_same_output(self, name):
+        samples = noise(1, runnable(name).card.sample_rate)
+        assert torch.equal(runnable(name)(samples), runnable(name)(samples))
+
+    def test_a_batch_of_unequal_lengths_gives_what_each_alone_gives(self, name):
+        encoder, rate = runnable(name), runnable(name).card.sample_rate
+        seconds = (1.0, 2.0, 0.35)
+        clips = [noise(length, rate, seed)[0] for seed, length in enumerate(seconds)]
+        batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        together = encoder(batch, torch.tensor([len(clip) for clip in clips]))
+        for row, clip in zip(together, clips):
+            alone = encoder(clip[None])[0]
+            frames = encoder.frames(len(clip))
+            torch.testing.assert_close(row[:, :frames], alone, atol=2e-5, rtol=1e-4)
+            assert not row[:, frames:].any()
+
+    @pytest.mark.parametrize("kind", ["silence", "constant", "one sample", "loud"])
+    def test_odd_input_stays_finite(self, name, kind):
+        rate = runnable(name).card.sample_rate
+        samples = {
+            "silence": torch.zeros(1, rate),
+            "constant": torch.full((1, rate), 0.5),
+            "one sample": torch.full((1, 1), 0.5),
+            "loud": 1000 * noise(1, rate),
+        }[kind]
+        layers = runnable(name)(samples)
+        assert torch.isfinite(layers).all()
+        assert layers.shape[2] == runnable(name).frames(samples.shape[1]) >= 1
+
+    def test_bfloat16_is_near_float32(self, name):
+        samples = noise(1, runnable(name).card.sample_rate)
+        exact = runnable(name)(samples)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = runnable(name)(samples).float()
+        assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
+
+    def test_the_extra_cnn_is_as_declared(self, name):
+        encoder, card = runnable(name), runnable(name).card
+        samples = noise(1, card.sample_rate)
+        if card.cnn_width is None:
+            with pytest.raises(NotImplementedError):
+                encoder.cnn(samples)
+        else:
+            assert encoder.cnn(samples).shape == (1, encoder.frames(card.sample_rate), card.cnn_width)
+
+
+@pytest.mark.parametrize("name", smallest_of_each_network())
+def test_ten_minutes_are_heard_within_a_bound_of_memory(tmp_path, name):
+    encoder, process = runnable(name), psutil.Process()
+    rate, seconds, peak = encoder.card.sample_rate, 600, 0
+    with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 1) as file:
+        for second in range(seconds):
+            file.write(noise(1, rate, second)[0].numpy())
+    before = process.memory_info().rss
+
+    def watch(_):
+        nonlocal peak
+        peak = max(peak, process.memory_info().rss - before)
+
+    heard = [piece.table for piece in pieces(encoder, [tmp_path / "long.wav"], How(layer="all"), advance=watch)]
+    assert heard[0].num_rows == encoder.card.layers + 1
+    assert heard[0]["duration"].to_pylist() == [seconds] * heard[0].num_rows
+    assert all(torch.isfinite(torch.tensor(row)).all() for row in heard[0]["embedding"].to_pylist())
+    assert peak < MEMORY

@@ -1,0 +1,226 @@
+"""Weights files: read without running them, named for what is wrong with them, loaded whole or not at all."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from carrara.core.errors import StoreError, UsageError, WeightsError
+from carrara.formats.weights import amount, load_strictly, read_tensors, reading, save_tensors, tensors_identity
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "half": torch.ones(4).bfloat16()}
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one)
+
+
+def test_safetensors_and_pickles_come_back_as_they_were(tmp_path):
+    save_tensors(TENSORS, tmp_path / "w.safetensors")
+    torch.save(TENSORS, tmp_path / "new.bin")
+    torch.save(TENSORS, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    for name in ("w.safetensors", "new.bin", "old.bin"):
+        same(read_tensors(tmp_path / name), TENSORS)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, zipped):
+    trap = tmp_path / "sprung"
+    torch.save({"a": Trap(str(trap))}, tmp_path / "w.bin", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match="run code.*mkdir") as caught:
+        read_tensors(tmp_path / "w.bin")
+    assert "\n" not in str(caught.value) and "w.bin" in str(caught.value)
+    assert not trap.exists()
+
+
+def test_a_plain_pickle_that_would_run_code_is_refused(tmp_path):
+    trap = tmp_path / "sprung"
+    (tmp_path / "w.pt").write_bytes(pickle.dumps(Trap(str(trap))))
+    with pytest.raises(WeightsError):
+        read_tensors(tmp_path / "w.pt")
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
+        (b"\n <html>", "web page"),
+        (b"nothing of the kind, but some text", "not safetensors"),
+        (b"\xef\xbb\xbf<!DOCTYPE html>\r\n<html>", "web page"),
+        (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"Not Found\nsorry\n", "is text \\('Not Found'\\)"),
+        (b'{\r\n\t"error": "gone"\r\n}', "is text \\('{'\\)"),
+        (b'\xef\xbb\xbf{"error": "gone"}\n', 'is text \\(\'{"error": "gone"}\'\\)'),
+        (b"\n\nNot Found", "is text \\('Not Found'\\)"),
+    ],
+)
+def test_what_is_not_weights_is_named(tmp_path, content, said):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=said) as caught:
+        read_tensors(tmp_path / "w.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+# The low bytes of a header's length that are those of a pickle, of a zip and, after a blank, of a web page.
+@pytest.mark.parametrize("low", [b"\x80", b"PK", b" <"])
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
+def test_a_header_may_be_as_long_as_it_likes(tmp_path, low, name):
+    path = tmp_path / name
+    save_file(TENSORS, path, {"note": ""})
+    short = int.from_bytes(path.read_bytes()[:8], "little")
+    more = (int.from_bytes(low, "little") - short) % 256 ** len(low)
+    save_file(TENSORS, path, {"note": "x" * more})
+    content = path.read_bytes()
+    assert content.startswith(low)
+    same(read_tensors(path), TENSORS)
+    for length in (len(content) - 1, len(content) - 40, 40):
+        path.write_bytes(content[:length])
+        with pytest.raises(WeightsError, match=f"{name}: is cut short, .* of .*; fetch it again") as caught:
+            read_tensors(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_read_under_the_name_of_safetensors(tmp_path, zipped):
+    torch.save(TENSORS, tmp_path / "w.safetensors", _use_new_zipfile_serialization=zipped)
+    same(read_tensors(tmp_path / "w.safetensors"), TENSORS)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[]}}', b"{" + b'"a":{' * 90_000, b'{"a":[]}', b'{"a":{}}', b"{]"],
+    ids=["no offsets", "deep", "list", "empty", "no JSON"],
+)
+def test_a_table_that_is_none_is_told_in_one_line(tmp_path, table):
+    (tmp_path / "w.safetensors").write_bytes(len(table).to_bytes(8, "little") + table + bytes(8))
+    with pytest.raises(WeightsError, match=r"w\.safetensors: not whole or not .*; fetch it again") as caught:
+        read_tensors(tmp_path / "w.safetensors")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (10**6, "1.0 MB"), (10**9, "1000.0 MB")]
+)
+def test_amounts_are_told_in_a_fitting_unit(size, said):
+    assert amount(size) == said
+
+
+def test_one_line_comes_out_whatever_a_reader_raises():
+    for problem in (KeyError("a\nb"), MemoryError(), RecursionError("deep"), OSError(5, "broken"), AssertionError()):
+        said = "^here: not whole or not a table .*; fetch it again$"
+        with pytest.raises(WeightsError, match=said) as caught, reading("here", "a table"):
+            raise problem
+        assert "\n" not in str(caught.value)
+    for problem in (UsageError("no h5py"), WeightsError("is another's"), KeyboardInterrupt()):
+        with pytest.raises(type(problem)) as passed, reading("here", "a table"):
+            raise problem
+        assert passed.value is problem
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.95])
+def test_a_file_cut_short_is_refused(tmp_path, kind, part):
+    path = tmp_path / "w"
+    tensors = {"a": torch.randn(2000)}
+    if kind == "safetensors":
+        save_tensors(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(WeightsError) as caught:
+        read_tensors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_table_of_other_things(tmp_path):
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_tensors(tmp_path / "none")
+    torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "nested.pt")
+    with pytest.raises(WeightsError, match="no plain table"):
+        read_tensors(tmp_path / "nested.pt")
+    with pytest.raises(StoreError):
+        (tmp_path / "file").touch()
+        save_tensors(TENSORS, tmp_path / "file" / "w.safetensors")
+
+
+def test_the_identity_follows_name_kind_shape_and_bytes_but_not_order():
+    first = tensors_identity(TENSORS)
+    assert tensors_identity(dict(reversed(TENSORS.items()))) == first
+    changed = [
+        {**TENSORS, "b": torch.tensor(4)},
+        {**TENSORS, "b": torch.tensor(3, dtype=torch.int32)},
+        {**TENSORS, "a.weight": TENSORS["a.weight"].reshape(3, 2)},
+        {("c" if name == "b" else name): tensor for name, tensor in TENSORS.items()},
+    ]
+    assert len({first, *map(tensors_identity, changed)}) == 5
+    transposed = {**TENSORS, "a.weight": TENSORS["a.weight"].T.contiguous().T}
+    assert tensors_identity(transposed) == first
+
+
+def conv():
+    return nn.ModuleDict({"conv": nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 4, 3), dim=2)})
+
+
+@pytest.mark.parametrize("spelling", ["new", "old", "folded"])
+def test_three_spellings_of_a_weight_normalised_convolution(spelling):
+    source, target = conv(), conv()
+    state = source.state_dict()
+    gain, direction = (state.pop(f"conv.parametrizations.weight.original{i}") for i in (0, 1))
+    names = {
+        "new": {"conv.parametrizations.weight.original0": gain, "conv.parametrizations.weight.original1": direction},
+        "old": {"conv.weight_g": gain, "conv.weight_v": direction},
+        "folded": {"conv.weight": source["conv"].weight.detach()},
+    }
+    load_strictly(target, {**state, **names[spelling]}, "here")
+    torch.testing.assert_close(target["conv"].weight, source["conv"].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_folded_convolution_with_a_tap_of_zeros_keeps_it(dtype):
+    weight = torch.randn(4, 4, 3).to(dtype)
+    weight[:, :, 1] = 0
+    target = conv()
+    load_strictly(target, {"conv.weight": weight, "conv.bias": torch.zeros(4)}, "here")
+    torch.testing.assert_close(
+        target["conv"].weight, weight.float(), atol=1e-3 if dtype == torch.float16 else 1e-6, rtol=0
+    )
+    assert not target["conv"].weight[:, :, 1].any()
+    assert not weight[:, :, 1].any()
+
+
+def test_what_does_not_fit_is_told_in_one_line_and_changes_nothing():
+    module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in before.items()}
+    tensors["0.wieght"] = tensors.pop("0.weight")
+    tensors["1.bias"] = torch.zeros(5)
+    with pytest.raises(WeightsError) as caught:
+        load_strictly(module, tensors, "file.safetensors")
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith("file.safetensors: ")
+    assert "1 missing (0.weight)" in message and "1 unknown (0.wieght) Did you mean '0.weight'" in message
+    assert "(5,) where (2,)" in message
+    same(module.state_dict(), before)
+
+
+def test_a_module_without_memory_comes_to_life_in_its_own_kind():
+    with torch.device("meta"):
+        module = nn.Linear(3, 2)
+    load_strictly(module, {"weight": torch.ones(2, 3).half(), "bias": torch.zeros(2)}, "here")
+    assert module.weight.dtype == torch.float32 and module.weight.requires_grad
+    assert module(torch.ones(1, 3)).tolist() == [[3, 3]]

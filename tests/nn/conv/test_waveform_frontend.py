@@ -1,0 +1,101 @@
+"""The convolutional front end: frame counts of the published stack, and norms against PyTorch's on each clip alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carrara.nn.conv.waveform_frontend import ConvFront, frame_count, receptive_field, standardise
+
+KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+
+
+def front(norm="group", bias=False, channels=8):
+    module = ConvFront(channels, KERNELS, STRIDES, norm, bias).eval()
+    module.initialise(torch.Generator().manual_seed(1))
+    return module
+
+
+def noise(*shape, seed=0):
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("rate", "frames"),
+    [(16000, (49, 149, 249, 255, 499, 1499)), (24000, (74, 224, 374, 383, 749, 2249))],
+)
+def test_frame_counts_are_those_of_the_published_table(rate, frames):
+    seconds = (1, 3, 5, 5.12, 10, 30)
+    assert tuple(frame_count(int(rate * s), KERNELS, STRIDES) for s in seconds) == frames
+    lengths = torch.tensor([int(rate * s) for s in seconds])
+    assert frame_count(lengths, KERNELS, STRIDES).tolist() == list(frames)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 4000), st.sampled_from(["group", "layer"]))
+def test_the_output_has_as_many_frames_as_were_foretold(samples, norm):
+    assert front(norm, channels=2)(noise(1, samples)).shape == (1, frame_count(samples, KERNELS, STRIDES), 2)
+
+
+def test_the_receptive_field_is_what_the_first_frame_depends_on():
+    samples = noise(1, 2000).requires_grad_()
+    front("layer")(samples)[0, 0].square().sum().backward()
+    assert samples.grad[0].nonzero().max() + 1 == receptive_field(KERNELS, STRIDES) == 400
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_it_equals_a_plain_chain_of_torch_layers(norm, bias):
+    module, x = front(norm, bias), noise(2, 3000)
+    expected = x[:, None]
+    for i, layer in enumerate(module.conv_layers):
+        expected = torch.nn.functional.conv1d(expected, layer.conv.weight, layer.conv.bias, STRIDES[i])
+        if norm == "group" and i == 0:
+            mean, variance = expected.mean(2, keepdim=True), expected.var(2, unbiased=False, keepdim=True)
+            expected = (expected - mean) / (variance + 1e-5).sqrt()
+        elif norm == "layer":
+            mean, variance = expected.mean(1, keepdim=True), expected.var(1, unbiased=False, keepdim=True)
+            expected = (expected - mean) / (variance + 1e-5).sqrt()
+        expected = 0.5 * expected * (1 + torch.erf(expected / 2**0.5))
+    torch.testing.assert_close(module(x), expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_a_clip_gives_in_a_batch_what_it_gives_alone_whatever_the_padding_holds(norm):
+    module, lengths = front(norm), (3000, 1300, 401, 17)
+    clips = [noise(length, seed=seed) for seed, length in enumerate(lengths)]
+    batch = torch.full((4, 3000), 7.0)
+    for row, clip in zip(batch, clips):
+        row[: len(clip)] = clip
+    together = module(batch, torch.tensor(lengths))
+    for row, clip in zip(together, clips):
+        alone = module(clip[None])[0]
+        torch.testing.assert_close(row[: len(alone)], alone, atol=1e-5, rtol=1e-5)
+        assert not row[len(alone) :].any()
+
+
+def test_padding_as_published_leaks_through_group_norm_only():
+    for norm, leaks in (("group", True), ("layer", False)):
+        module, clip = front(norm), noise(1, 1300)
+        batch = torch.nn.functional.pad(clip, (0, 1700)).repeat(2, 1)
+        padded = module(batch, torch.tensor([1300, 3000]), "original")[0, : frame_count(1300, KERNELS, STRIDES)]
+        assert bool((padded - module(clip)[0]).abs().max() > 1e-2) is leaks
+
+
+def test_group_norm_in_half_precision_is_computed_in_float32():
+    module, x = front(), 300 + noise(1, 16000)
+    exact = module(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = module(x)
+    assert rough.dtype == torch.bfloat16
+    assert torch.isfinite(rough).all() and torch.isfinite(exact).all()
+
+
+def test_standardised_clips_have_mean_0_and_variance_1_over_their_own_samples():
+    x, lengths = 3 + 2 * noise(2, 1000), torch.tensor([1000, 600])
+    out = standardise(x, lengths)
+    for row, length in zip(out, lengths):
+        assert abs(row[:length].mean()) < 1e-4
+        assert row[:length].var(unbiased=False) == pytest.approx(1, abs=1e-3)
+        assert not row[length:].any()
+    torch.testing.assert_close(out[:1], standardise(x[:1]), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,178 @@
+"""Residual quantisers against naive loops in numpy, and that what they leave over shrinks book after book."""
+
+import numpy as np
+import pytest
+import torch
+
+from carrara.core.errors import DataError, UsageError
+from carrara.nn.quantize.random_projection import ProjectedResidual, RandomProjection
+from carrara.nn.quantize.residual_quantizer import decode, encode, evenness, fit, follow, usage
+
+
+def cloud(points=3000, dimensions=6, seed=0):
+    rng = np.random.default_rng(seed)
+    spread = rng.normal(size=(points, dimensions)) * np.linspace(3, 0.5, dimensions)
+    return torch.from_numpy(spread + rng.integers(-3, 4, size=(points, 1))).float()
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def fitted(points, books=4, size=16, **more):
+    return fit([points], books, size, generator(), memory=10**6, **more)
+
+
+def naive_codes(points, books):
+    """Return the codes by a plain loop in double precision, and what is left over."""
+    codes, residual = [], points.astype(np.float64)
+    for book in books.astype(np.float64):
+        nearest = ((residual[:, None] - book[None]) ** 2).sum(-1).argmin(1)
+        residual = residual - book[nearest]
+        codes.append(nearest)
+    return np.stack(codes, axis=1), residual
+
+
+def test_codes_are_those_of_a_naive_search_and_decode_to_their_sum():
+    points, books = cloud(400), torch.randn(3, 9, 6, generator=generator())
+    codes, residual = naive_codes(points.numpy(), books.numpy())
+    assert encode(points, books).tolist() == codes.tolist()
+    for count in (1, 3):
+        sums = sum(books.numpy()[book][codes[:, book]] for book in range(count))
+        np.testing.assert_allclose(decode(encode(points, books)[:, :count], books), sums, atol=1e-5)
+    np.testing.assert_allclose(points.numpy() - decode(encode(points, books), books).numpy(), residual, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert encode(points, books).tolist() == codes.tolist()
+
+
+def test_each_book_lowers_the_error_and_the_report_tells_by_how_much():
+    points = cloud()
+    books, report = fitted(points)
+    variance = points.numpy().var(axis=0).sum()
+    left = []
+    for count in range(1, 5):
+        _, residual = naive_codes(points.numpy(), books[:count].numpy())
+        left.append((residual**2).sum(1).mean() / variance)
+    assert left == sorted(left, reverse=True)
+    assert left[3] < 0.3 * left[0]
+    np.testing.assert_allclose(report["left"], left, rtol=1e-3)
+    assert report["points"] == len(points)
+    assert report["dead"] == [0, 0, 0, 0]
+
+
+def test_the_last_book_is_where_k_means_on_the_residual_rests():
+    points = cloud(1500)
+    books, _ = fitted(points, iterations=300)
+    _, residual = naive_codes(points.numpy(), books[:3].numpy())
+    codes, _ = naive_codes(residual, books[3:].numpy())
+    means = np.stack([residual[codes[:, 0] == code].mean(0) for code in range(16)])
+    # Lloyd stops when a pass gains less than a ten-thousandth, so the means may still move a little.
+    assert np.abs(means - books[3].numpy()).max() < 0.2 * residual.std()
+
+
+def test_a_stream_beyond_memory_moves_the_books_and_does_nearly_as_well():
+    points = cloud(12_000)
+    whole, _ = fitted(points)
+    streamed, counted = fit(points.split(500), 4, 16, generator(), memory=2000)
+    assert counted["points"] == 12_000
+    start, _ = fit(points[:2000].split(500), 4, 16, generator(), memory=2000)
+    assert not torch.equal(streamed, start)
+
+    def error(books):
+        return float((naive_codes(points.numpy(), books.numpy())[1] ** 2).sum(1).mean())
+
+    assert error(streamed) < 1.25 * error(whole)
+    assert error(streamed) < 1.02 * error(start)
+
+
+def test_one_book_that_follows_a_stream_is_the_mean_of_all_that_was_nearest():
+    points = cloud(100)
+    books, weights = points[None, :1].clone(), torch.ones(1, 1)
+    for chunk in points[1:].split(7):
+        follow(chunk, books, weights)
+    torch.testing.assert_close(books[0, 0], points.mean(0), atol=1e-4, rtol=1e-4)
+    assert float(weights) == 100
+
+
+def test_the_same_seed_gives_the_same_books():
+    points = cloud()
+    assert torch.equal(fitted(points)[0], fitted(points)[0])
+
+
+def test_too_few_points_and_none_are_refused():
+    with pytest.raises(UsageError, match="16 clusters cannot be had from 10 frames"):
+        fitted(cloud(10))
+    with pytest.raises(DataError, match="no crop to cluster"):
+        fit([], 2, 4, generator(), memory=100)
+
+
+def test_usage_is_exp_of_the_entropy_over_the_size():
+    codes = torch.tensor([[0, 1], [1, 1], [2, 1], [3, 1]])
+    assert usage(codes, 4) == pytest.approx([1.0, 0.25])
+    assert evenness(torch.tensor([1.0, 1.0, 0.0, 0.0])) == pytest.approx(0.5)
+    assert evenness(torch.zeros(4)) == 0.0
+
+
+def test_a_random_projection_gives_the_code_of_the_highest_cosine():
+    quantiser, points = RandomProjection(6, 3, 20), cloud(200)
+    quantiser.draw(generator(1))
+    found = quantiser.encode(points, 2).numpy()
+    assert found.shape == (200, 2)
+    for book in range(2):
+        flat = points.numpy() @ quantiser.maps_QDP[book].numpy()
+        codes = quantiser.codes_QKP[book].numpy()
+        cosine = flat @ codes.T / np.linalg.norm(flat, axis=1, keepdims=True) / np.linalg.norm(codes, axis=1)
+        assert (cosine.argmax(1) == found[:, book]).mean() > 0.99
+    assert (found[:, 0] != found[:, 1]).mean() > 0.5
+    again = RandomProjection(6, 3, 20)
+    again.draw(generator(1))
+    assert torch.equal(again.maps_QDP, quantiser.maps_QDP)
+    # The direction alone counts.
+    assert torch.equal(quantiser.encode(10 * points, 2), quantiser.encode(points, 2))
+
+
+def test_a_projection_has_xaviers_deviation_and_codes_of_length_one():
+    quantiser = RandomProjection(500, 2, 300)
+    quantiser.draw(generator())
+    assert float(quantiser.maps_QDP.std()) == pytest.approx((2 / 516) ** 0.5, rel=0.02)
+    np.testing.assert_allclose(quantiser.codes_QKP.norm(dim=2), 1.0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    rng = np.random.default_rng(0)
+    # Forty numbers that only twelve causes stand behind, as neighbouring bands have.
+    points = torch.from_numpy(rng.normal(size=(4000, 12)) @ rng.normal(size=(12, 40))).float()
+    points = (points - points.mean(0)) / points.std(0)
+    quantiser = ProjectedResidual(40, 4, 32)
+    quantiser.draw(generator())
+    before = float((quantiser.decode(quantiser.encode(points, 4)) - points).abs().mean())
+    return quantiser, points, before, quantiser.fit(points, 400, generator(), batch=512)
+
+
+def test_learning_lowers_the_loss_and_the_error_falls_with_each_book(learnt):
+    quantiser, points, before, losses = learnt
+    assert len(losses) == 4
+    assert losses[-1] < 0.8 * losses[0]
+    errors = [float((quantiser.decode(quantiser.encode(points, books)) - points).abs().mean()) for books in range(1, 5)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.8 * float(points.abs().mean())
+    assert errors[-1] < before
+    assert min(usage(quantiser.encode(points, 4), 32)) > 0.5
+
+
+def test_learnt_codes_are_those_of_a_naive_loop(learnt):
+    quantiser, points = learnt[:2]
+    residual, codes = points[:300].numpy(), []
+    for inward, outward, book in zip(*(part.detach().numpy() for part in quantiser.parameters())):
+        inner = residual @ inward
+        cosine = inner @ book.T / np.linalg.norm(inner, axis=1, keepdims=True) / np.linalg.norm(book, axis=1)
+        codes.append(cosine.argmax(1))
+        residual = residual - book[codes[-1]] @ outward
+    agree = np.stack(codes, axis=1) == quantiser.encode(points[:300], 4).numpy()
+    assert agree.mean() > 0.99
+
+
+def test_learning_from_fewer_points_than_codes_is_refused():
+    with pytest.raises(UsageError, match="32 codes cannot be had from 5 frames"):
+        ProjectedResidual(40, 4, 32).fit(torch.zeros(5, 40), 1, generator())

@@ -1,0 +1,177 @@
+"""The codec: frames where they should be, codebooks as a naive running mean has them, pieces equal to the whole."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from carrara.core.errors import UsageError, WeightsError
+from carrara.nn.quantize.rvq_vae import PIECE, RVQVAE, Codebooks, CodecSettings, load, save
+from carrara.nn.spectral.multiscale_loss import SpectralDistance
+
+TINY = CodecSettings(sample_rate=16_000, filters=4, latent=8, books=3, size=16)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(seconds=1.0, count=2):
+    return 0.1 * torch.randn(count, int(16_000 * seconds), generator=generator(1))
+
+
+@pytest.fixture(scope="module")
+def codec():
+    """A codec whose codebooks have started."""
+    made = RVQVAE(TINY, seed=3).train()
+    made(noise(), generator())
+    return made.eval()
+
+
+@pytest.mark.parametrize("samples", [16_000, 16_001, 319, 641])
+def test_every_begun_hop_has_a_frame_and_comes_back_as_a_hop_of_sound(codec, samples):
+    codes = codec.encode(noise(2)[:, :samples])
+    assert codes.shape == (2, math.ceil(samples / 320), 3)
+    assert codes.dtype == torch.int64
+    assert 0 <= int(codes.min()) <= int(codes.max()) < 16
+    assert codec.decode(codes).shape == (2, 320 * codes.shape[1])
+    assert codec(noise(2)[:, :samples], generator()).samples_BT.shape == (2, samples)
+
+
+@pytest.mark.parametrize("strides", [(2, 4, 5, 8), (3, 3), (4,), (7, 2)])
+def test_any_strides_keep_the_length(strides):
+    settings = TINY.model_copy(update={"strides": strides})
+    network = RVQVAE(settings)
+    latent = network.encoder(torch.zeros(1, 1, 10 * settings.hop))
+    assert latent.shape == (1, 8, 10)
+    assert network.decoder(latent).shape == (1, 1, 10 * settings.hop)
+
+
+def test_a_click_is_heard_by_the_frames_around_it(codec):
+    silent = torch.zeros(1, 1, 320 * 40)
+    for frame in (10, 25):
+        click = silent.clone()
+        click[..., 320 * frame + 160] = 1.0
+        with torch.no_grad():
+            change = (codec.encoder(click) - codec.encoder(silent)).abs().sum(1)[0]
+        heard = change.nonzero()[:, 0]
+        assert abs(float(heard.double().mean()) - frame) <= 0.5
+        assert len(heard) <= 11
+        centre = float((change * torch.arange(40)).sum() / change.sum())
+        assert abs(centre - frame) < 1.5
+
+
+def test_a_long_sound_in_pieces_has_the_codes_of_the_whole(codec, monkeypatch):
+    sound = noise(4)
+    whole = codec.encode(sound)
+    assert whole.shape[1] < PIECE
+    monkeypatch.setattr("carrara.nn.quantize.rvq_vae.PIECE", 23)
+    # Sums of another length are rounded otherwise, so a frame on an edge may fall to the other side.
+    assert (codec.encode(sound) == whole).double().mean() > 0.99
+
+
+def test_the_first_books_are_the_first_codes(codec):
+    assert torch.equal(codec.encode(noise(), books=2), codec.encode(noise())[..., :2])
+
+
+def test_codebooks_follow_a_naive_running_mean():
+    books = Codebooks(2, 4, 3)
+    rng = np.random.default_rng(0)
+    centres = 4 * rng.normal(size=(4, 3))
+    batches = [centres[rng.integers(4, size=200)] + 0.1 * rng.normal(size=(200, 3)) for _ in range(6)]
+    books(torch.from_numpy(batches[0]).float(), 2, generator())
+    codes, sums, counts = (part.double().numpy().copy() for part in (books.codes_QKC, books.sums_QKC, books.counts_QK))
+    np.testing.assert_allclose(counts.sum(1), 200)
+    for batch in batches[1:]:
+        books(torch.from_numpy(batch).float(), 2, generator())
+        residual = batch
+        for book in range(2):
+            nearest = ((residual[:, None] - codes[book]) ** 2).sum(-1).argmin(1)
+            found = codes[book][nearest]
+            for code in range(4):
+                counts[book, code] = 0.99 * counts[book, code] + 0.01 * (nearest == code).sum()
+                sums[book, code] = 0.99 * sums[book, code] + 0.01 * residual[nearest == code].sum(0)
+            total = counts[book].sum()
+            codes[book] = sums[book] / ((counts[book] + 1e-5) * total / (total + 4e-5))[:, None]
+            residual = residual - found
+    np.testing.assert_allclose(books.codes_QKC.numpy(), codes, atol=1e-4)
+
+
+def test_a_code_that_nothing_is_near_moves_onto_a_vector_of_the_batch():
+    books = Codebooks(1, 4, 2)
+    vectors = torch.randn(100, 2, generator=generator())
+    books(vectors, 1, generator())
+    books.codes_QKC[0, 2] = 1e4
+    books.sums_QKC[0, 2], books.counts_QK[0, 2] = 0.0, 0.0
+    books(vectors, 1, generator())
+    nearest = (vectors - books.codes_QKC[0, 2]).norm(dim=1).min()
+    assert float(nearest) < 1e-3
+
+
+def test_the_gradient_passes_the_lookup_and_each_book_commits():
+    books = Codebooks(3, 4, 2)
+    latent = torch.randn(60, 2, generator=generator(), requires_grad=True)
+    quantised, commitment = books(latent, 3, generator())
+    upstream = torch.randn(60, 2, generator=generator(5))
+    (quantised * upstream).sum().backward(retain_graph=True)
+    torch.testing.assert_close(latent.grad, upstream)
+    latent.grad = None
+    commitment.backward()
+    # Every book's residual is the latent vector less constants, so each pulls with its own remainder.
+    residual, wanted = latent.detach(), torch.zeros_like(latent)
+    for book in books.codes_QKC:
+        residual = residual - book[torch.cdist(residual, book).argmin(1)]
+        wanted += 2 * residual / residual.numel() / 3
+    torch.testing.assert_close(latent.grad, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_a_codec_comes_back_as_it_was(codec, tmp_path):
+    save(codec, tmp_path)
+    again = load(tmp_path)
+    assert again.settings == TINY
+    assert not again.training
+    codes = codec.encode(noise())
+    assert torch.equal(again.encode(noise()), codes)
+    assert torch.equal(again.decode(codes), codec.decode(codes))
+
+
+def test_what_is_no_codec_is_refused_by_name(tmp_path):
+    with pytest.raises(WeightsError, match="config.json: no RVQ-VAE .*carrara pretrain rvq-vae"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text('{"rvq-vae": {"filtres": 3}}')
+    with pytest.raises(UsageError, match="filtres"):
+        load(tmp_path)
+
+
+def test_the_same_seed_gives_the_same_network():
+    one, other = RVQVAE(TINY, 5).state_dict(), RVQVAE(TINY, 5).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    different = RVQVAE(TINY, 6).state_dict()
+    assert not torch.equal(one["encoder.0.weight"], different["encoder.0.weight"])
+
+
+def test_the_spectral_distance_is_librosas():
+    librosa = pytest.importorskip("librosa")
+    one, other = noise(0.5), 0.3 * noise(1.0)[:, 8000:]
+    total = []
+    for size in (32, 64, 128, 256, 512, 1024, 2048):
+
+        def logs(sound, size=size):
+            mel = librosa.feature.melspectrogram(
+                y=sound.numpy(), sr=16_000, n_fft=size, hop_length=size // 4, n_mels=min(64, size // 8),
+                pad_mode="constant",
+            )  # fmt: skip
+            return np.log(mel + 1e-5)
+
+        difference = logs(one) - logs(other)
+        total.append(np.abs(difference).mean() + np.sqrt((difference**2).mean(axis=-2)).mean())
+    distance = SpectralDistance(16_000)
+    assert float(distance(one, other)) == pytest.approx(np.mean(total), rel=1e-3)
+    assert float(distance(one, one)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_no_band_of_the_spectral_distance_is_empty():
+    for rate in (16_000, 24_000, 44_100):
+        for scale in SpectralDistance(rate).scales:
+            assert bool((scale.bank_KM.sum(dim=0) > 0).all())

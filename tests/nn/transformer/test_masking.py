@@ -1,0 +1,54 @@
+"""Span masks: how much is masked, the same draw for the same clip and epoch, other draws for others."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carrara.nn.transformer.masking import span_mask, span_masks
+
+
+@pytest.mark.parametrize(
+    ("probability", "span", "frames", "measured"),
+    [(0.8, 5, 374, 0.583), (0.8, 10, 374, 0.567), (0.8, 10, 249, 0.568), (0.65, 10, 1499, 0.490)],
+)
+def test_coverage_is_the_closed_form_and_what_fairseq_was_measured_to_give(probability, span, frames, measured):
+    covered = torch.stack([span_mask(frames, probability, span, 2, 0, 0, item) for item in range(400)]).float().mean()
+    assert covered == pytest.approx(1 - (1 - probability / span) ** span, abs=0.02)
+    assert covered == pytest.approx(measured, abs=0.01)
+
+
+def test_the_draw_depends_on_seed_epoch_and_item_alone():
+    draw = lambda *place: span_mask(374, 0.8, 5, 2, *place)  # noqa: E731
+    assert torch.equal(draw(1, 2, 3), draw(1, 2, 3))
+    assert len({tuple(draw(*place).tolist()) for place in [(1, 2, 3), (0, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1)]}) == 5
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.floats(0, 1), st.integers(1, 20), st.integers(0, 3), st.integers(0, 5))
+def test_something_stays_visible_and_masked_runs_are_at_least_a_span(frames, probability, span, minimum, item):
+    mask = span_mask(frames, probability, span, minimum, 0, 0, item)
+    assert mask.shape == (frames,) and mask.dtype == torch.bool
+    assert not mask.all()
+    runs = [len(run) for run in "".join("x" if masked else " " for masked in mask).split()]
+    assert all(run >= min(span, frames - 1) for run in runs)
+    if minimum and frames > 1:
+        assert mask.any()
+
+
+def test_a_batch_holds_each_clips_own_mask():
+    frames, items = [374, 100, 7], [5, 9, 2]
+    masks = span_masks(frames, 0.8, 5, 2, (3, 1), items)
+    assert masks.shape == (3, 374)
+    for mask, count, item in zip(masks, frames, items):
+        assert torch.equal(mask[:count], span_mask(count, 0.8, 5, 2, 3, 1, item))
+        assert not mask[count:].any()
+
+
+def test_same_masks_trims_to_the_smallest_count_within_each_clips_mask():
+    frames, items = [249] * 16, list(range(16))
+    free = span_masks(frames, 0.8, 10, 2, (0, 0), items)
+    same = span_masks(frames, 0.8, 10, 2, (0, 0), items, same_masks=True)
+    assert set(same.sum(1).tolist()) == {int(free.sum(1).min())}
+    assert not (same & ~free).any()
+    assert torch.equal(same, span_masks(frames, 0.8, 10, 2, (0, 0), items, same_masks=True))

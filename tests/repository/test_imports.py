@@ -1,0 +1,58 @@
+"""Imports point down and cost nothing: the layers hold, and help and lists load neither torch nor arrays."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "pyarrow", "soundfile", "av", "soxr", "mir_eval"}
+
+
+def loaded_by(code):
+    """Return the names of the top-level modules that a fresh Python has after running `code`."""
+    full = f"import sys, json\n{code}\nprint('\\n' + json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", full], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def command(arguments):
+    return (
+        "import contextlib, io\nfrom typer.testing import CliRunner\nfrom carrara.cli._main import app\n"
+        f"result = CliRunner().invoke(app, {arguments!r})\nassert result.exit_code == 0, result.output"
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import carrara",
+        command(["--help"]),
+        command(["bench", "--help"]),
+        command(["pretrain", "--help"]),
+        command(["ls"]),
+        command(["ls", "encoders"]),
+        command(["ls", "tasks", "--json"]),
+    ],
+)
+def test_help_and_lists_load_nothing_heavy(code):
+    assert not loaded_by(code) & HEAVY
+
+
+def test_the_ground_floor_and_the_data_are_free_of_torch():
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("core", "audio", "data")
+        for path in sorted((ROOT / "carrara" / room).rglob("*.py"))
+        if path.name != "__init__.py"
+    ]
+    assert len(modules) > 15
+    assert "torch" not in loaded_by("\n".join(f"import {module}" for module in modules))
+
+
+def test_importing_carrara_creates_nothing(tmp_path):
+    code = "import carrara, carrara.cli._main"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={"HOME": str(tmp_path), "PATH": ""})
+    assert list(tmp_path.iterdir()) == []
