@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from carrara.bench.probes.examples import Examples
-from carrara.bench.probes.grid import GridSettings, Question, train_grid
+from carrara.bench.probes.grid import GridSettings, ProbeProblem, train_grid
 from carrara.bench.probes.probe import Probe, ProbeShape, ProbeSpec, initial_probe
 from carrara.bench.protocols.constrained import search
 from carrara.bench.task_types.multiclass import loss
@@ -30,7 +30,7 @@ from carrara.bench.task_types.multiclass import loss
 CLIPS, WATCHED, LAYERS, WIDTH, CLASSES, BATCH = 5000, 1000, 13, 768, 50, 64
 
 
-def made() -> Question:
+def made() -> ProbeProblem:
     """Return noise in the place of features, and classes in the place of labels."""
     draw = np.random.default_rng(0)
 
@@ -42,22 +42,24 @@ def made() -> Question:
 
     train, valid = side(CLIPS), side(WATCHED)
     truth = torch.from_numpy(valid.targets_R)
-    return Question(train, valid, loss, lambda logits_PRK: (logits_PRK.argmax(-1) == truth).float().mean(1).tolist())
+    return ProbeProblem(
+        train, valid, loss, lambda logits_PRK: (logits_PRK.argmax(-1) == truth).float().mean(1).tolist()
+    )
 
 
-def stacked(question: Question, specs: list[ProbeSpec], epochs: int, device: str) -> float:
+def stacked(question: ProbeProblem, specs: list[ProbeSpec], epochs: int, device: str) -> float:
     """Return seconds an epoch of the grid; the first, which pays for the start, is left out."""
     settings = {"outputs": CLASSES, "device": device, "stop_patience": 1000}
     return (_grid(question, specs, epochs + 1, settings) - _grid(question, specs, 1, settings)) / epochs
 
 
-def _grid(question: Question, specs: list[ProbeSpec], epochs: int, settings: dict) -> float:
+def _grid(question: ProbeProblem, specs: list[ProbeSpec], epochs: int, settings: dict) -> float:
     began = time.perf_counter()
     train_grid(question, specs, GridSettings(max_epochs=epochs, **settings))
     return time.perf_counter() - began
 
 
-def scaled(question: Question, specs: list[ProbeSpec], sample: list[ProbeSpec], device: str, threads: int) -> float:
+def scaled(question: ProbeProblem, specs: list[ProbeSpec], sample: list[ProbeSpec], device: str, threads: int) -> float:
     """Return seconds an epoch of all probes the plain way, from those of a sample of each kind: sums cost more."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -71,7 +73,7 @@ def scaled(question: Question, specs: list[ProbeSpec], sample: list[ProbeSpec], 
     return total
 
 
-def plain(question: Question, specs: list[ProbeSpec], device: str) -> float:
+def plain(question: ProbeProblem, specs: list[ProbeSpec], device: str) -> float:
     """Return seconds an epoch of these probes, trained one after another."""
     total = 0.0
     for spec in specs:

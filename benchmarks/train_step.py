@@ -29,10 +29,10 @@ from carrara.pretrain.masks import view
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import MaskingSettings, ObjectiveSettings
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import Grid
+from carrara.pretrain.targets._base import FrameGrid
 
 RATE, SECONDS, CLASSES, FINAL = 16_000, 5, 100, 256
-MASKING = MaskingSettings(probability=0.8, span=10)
+MASKING = MaskingSettings(mask_prob=0.8, mask_length=10)
 Step = Callable[[], None]
 
 
@@ -47,9 +47,9 @@ def ours(asked: argparse.Namespace, samples_BT: torch.Tensor, labels_BF: torch.T
         "layerdrop": 0.0,
     }
     clusters = REGISTRY.get("clusters")
-    target = clusters(clusters.kind(feature="mfcc-39", k=CLASSES), Grid(RATE, 320, 200))
+    target = clusters(clusters.kind(feature="mfcc-39", k=CLASSES), FrameGrid(RATE, 320, 200))
     encoder = build("musichubert-base", 0, sizes)
-    model = MaskedPrediction(encoder, {"codes": target}, ObjectiveSettings(final_width=FINAL), 0)
+    model = MaskedPrediction(encoder, {"codes": target}, ObjectiveSettings(final_dim=FINAL), 0)
     adam = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
     frames, count = labels_BF.shape[1], len(samples_BT)
     seen = view([(0, 0, item) for item in range(count)], MASKING, frames, asked.width)

@@ -41,7 +41,7 @@ class _Kind:
     apply: Callable[[np.ndarray, int, float], np.ndarray]
 
 
-def deformed(samples_T: np.ndarray, rate: int, deform: str) -> np.ndarray:
+def corrupt(samples_T: np.ndarray, rate: int, deform: str) -> np.ndarray:
     """Return the samples spoilt as `deform` says, as many as came, float32.
 
     Raises:

@@ -14,7 +14,7 @@ from carrara.core.settings import replace
 
 
 @dataclass(frozen=True)
-class Rules:
+class BenchConfig:
     """How records are made.
 
     Attributes:
@@ -29,9 +29,9 @@ class Rules:
     protocol: str = "constrained"
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (1234,)
-    deform: tuple[str, ...] = ()
+    corruptions: tuple[str, ...] = ()
     overwrite: Literal["never", "missing", "always"] = "missing"
-    wall_hours: float = 168.0
+    time_limit_hours: float = 168.0
 
     @property
     def name(self) -> str:
@@ -47,9 +47,9 @@ class Rules:
         """
         protocol = protocols.REGISTRY.get(self.protocol)
         self.read(protocol)
-        for deform in self.deform:
+        for deform in self.corruptions:
             read_deformation(deform)
-        if self.deform and not protocol.deforms:
+        if self.corruptions and not protocol.deforms:
             raise UsageError(f"--deform: the protocol {self.protocol} cannot be asked about spoilt sound")
 
     def read(self, protocol: Protocol) -> Any:

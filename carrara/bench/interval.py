@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from carrara.bench.task_types._base import Answer
+from carrara.bench.task_types._base import TaskType
 from carrara.core.task import Task
 from carrara.metrics._ranking import macro
 from carrara.metrics.average_precision import average_precision
@@ -29,7 +29,12 @@ LOW, HIGH = 2.5, 97.5
 
 
 def intervals(
-    task: Task, answer: Answer, truths: Sequence[Any], answers_S: Sequence[Sequence[Any]], seed: int, draws: int = DRAWS
+    task: Task,
+    answer: TaskType,
+    truths: Sequence[Any],
+    answers_S: Sequence[Sequence[Any]],
+    seed: int,
+    draws: int = DRAWS,
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each metric that the task names; that of a metric no draw could compute is NaN.
 
@@ -55,7 +60,7 @@ def intervals(
 
 
 def resampled(
-    task: Task, answer: Answer, truths: Sequence[Any], answers: Sequence[Any], counts_GU: np.ndarray
+    task: Task, answer: TaskType, truths: Sequence[Any], answers: Sequence[Any], counts_GU: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return each metric's value in each draw, `[G]`; a draw holds unit u `counts_GU[g, u]` times."""
     value = answer.metrics(task, truths, answers)
@@ -106,7 +111,7 @@ def _from_units(
     names: list[str],
     value: dict[str, float],
     task: Task,
-    answer: Answer,
+    answer: TaskType,
     pairs: tuple[Sequence[Any], Sequence[Any]],
     counts_GU: np.ndarray,
 ) -> dict[str, np.ndarray]:
@@ -122,7 +127,7 @@ def _from_units(
 
 
 def _from_scratch(
-    names: list[str], task: Task, answer: Answer, pairs: tuple[Sequence[Any], Sequence[Any]], counts_GU: np.ndarray
+    names: list[str], task: Task, answer: TaskType, pairs: tuple[Sequence[Any], Sequence[Any]], counts_GU: np.ndarray
 ) -> dict[str, np.ndarray]:
     if not names:
         return {}

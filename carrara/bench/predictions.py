@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from carrara.bench.protocols._base import Outcome
+from carrara.bench.protocols._base import ProtocolResult
 from carrara.core.errors import StoreError
-from carrara.core.io import whole
+from carrara.core.io import atomic_write
 from carrara.core.record import Record
 
 
@@ -21,7 +21,7 @@ def predictions_path(record: Record, results: Path) -> Path:
     return record.path(results).with_suffix(".predictions.parquet")
 
 
-def write_predictions(path: Path, ids: Sequence[str], outcome: Outcome, seeds: Sequence[int]) -> None:
+def write_predictions(path: Path, ids: Sequence[str], outcome: ProtocolResult, seeds: Sequence[int]) -> None:
     """Write every seed's answers with their clips' truths.
 
     Raises:
@@ -39,7 +39,7 @@ def write_predictions(path: Path, ids: Sequence[str], outcome: Outcome, seeds: S
             "answer": [json.dumps(given, default=_plain) for answers in outcome.answers for given in answers],
         }
     )
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         pq.write_table(table, draft)
 
 

@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from carrara.core.clip import Clip
-from carrara.core.hashing import identity
-from carrara.core.record import RunPart
+from carrara.core.hashing import sha256_of_json
+from carrara.core.record import RunInfo
 from carrara.core.task import Task
 
 # Raised whenever a kind of answer or a metric would give another value for the same logits.
@@ -27,17 +27,17 @@ PACKAGES = ("carrara", "torch", "numpy", "scipy", "mir_eval", "soundfile", "soxr
 
 def index_identity(clips: Sequence[Clip]) -> str:
     """Return the identity of the clips' ids, sides and labels."""
-    return identity([[clip.id, clip.split, clip.labels] for clip in clips])
+    return sha256_of_json([[clip.id, clip.split, clip.labels] for clip in clips])
 
 
 def fingerprint(task: Task, index: str) -> str:
     """Return the identity of a task asked of an index."""
-    return identity([task.model_dump(mode="json", exclude={"name"}), index, VERSIONS])
+    return sha256_of_json([task.model_dump(mode="json", exclude={"name"}), index, VERSIONS])
 
 
-def run_part(seeds: Sequence[int], device: str, seconds: dict[str, float]) -> RunPart:
+def run_part(seeds: Sequence[int], device: str, seconds: dict[str, float]) -> RunInfo:
     """Return what a run took, with the state of this machine's software."""
-    return RunPart(
+    return RunInfo(
         seed=seeds[0],
         seeds=tuple(seeds),
         device=device,

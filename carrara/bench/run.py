@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from carrara.bench import protocols, task_types, tasks
-from carrara.bench.config import Rules
+from carrara.bench.config import BenchConfig
 from carrara.bench.interval import intervals
 from carrara.bench.predictions import predictions_path, write_predictions
-from carrara.bench.protocols._base import Inputs, Outcome
+from carrara.bench.protocols._base import ProtocolInputs, ProtocolResult
 from carrara.bench.provenance import fingerprint, index_identity, run_part
-from carrara.bench.task_data import Library, Material
-from carrara.bench.task_types._base import Answer
+from carrara.bench.task_data import FeatureProvider, TaskData
+from carrara.bench.task_types._base import TaskType
 from carrara.core.clip import SPLITS
 from carrara.core.errors import AudioError, CarraraError, DataError, UsageError
 from carrara.core.record import (
-    DataPart,
-    EncoderPart,
-    ProtocolPart,
+    DataInfo,
+    EncoderInfo,
+    ProtocolInfo,
     Record,
     Score,
-    TaskPart,
+    TaskInfo,
     read_record,
     record_path,
     write_record,
@@ -48,7 +48,7 @@ def bench(
     data_dir: Path | str | None = None,
     results: Path | str = "results",
     *,
-    rules: Rules | None = None,
+    config: BenchConfig | None = None,
     device: str = "cpu",
     limit: int | None = None,
     partial: bool = False,
@@ -77,19 +77,19 @@ def bench(
         DataError: a dataset that is not there or of which clips are missing, or a side with too few.
         StoreError: a record that cannot be read or written.
     """
-    rules = rules or Rules()
-    rules.check()
+    config = config or BenchConfig()
+    config.check()
     heard = _loaded(encoder, device)
-    library = Library(heard, Path(data_dir) if data_dir else None, device, limit, partial, datasets or {})
+    library = FeatureProvider(heard, Path(data_dir) if data_dir else None, device, limit, partial, datasets or {})
     found = []
     for task in [_task(name) for name in tasks]:
-        answer = task_types.REGISTRY.get(task.answer)
+        answer = task_types.REGISTRY.get(task.task_type)
         if answer.frames and heard.card.frame_rate is None:
             print(f"{task.name}: {heard.card.name} answers once a clip, not frame by frame; no record", file=sys.stderr)
             continue
         try:
-            standing = _standing(library, rules, task, Path(results))
-            found.append(standing or _measure(library, rules, task, answer, Path(results)))
+            standing = _standing(library, config, task, Path(results))
+            found.append(standing or _measure(library, config, task, answer, Path(results)))
         except (DataError, UsageError) as problem:
             if on_problem is None:
                 raise
@@ -109,10 +109,10 @@ def _task(task: str | Task) -> Task:
     return tasks.task(task) if isinstance(task, str) else task
 
 
-def _standing(library: Library, rules: Rules, task: Task, results: Path) -> Record | None:
+def _standing(library: FeatureProvider, rules: BenchConfig, task: Task, results: Path) -> Record | None:
     """Return the record that makes a new measurement needless, if there is one."""
     card, protocol = library.encoder.card, protocols.REGISTRY.get(rules.protocol)
-    path = record_path(results, card.name, card.weights, rules.name, task.name, task.version)
+    path = record_path(results, card.name, card.weights_sha256, rules.name, task.name, task.version)
     if rules.overwrite == "always" or not path.is_file():
         return None
     record = read_record(path)
@@ -124,12 +124,12 @@ def _standing(library: Library, rules: Rules, task: Task, results: Path) -> Reco
         record.task.fingerprint == fingerprint(task, index_identity(library.clips(task)))
         and record.protocol.version == protocol.version
         and set(rules.seeds) <= {record.run.seed, *record.run.seeds}
-        and set(rules.deform) <= set(record.deformed)
+        and set(rules.corruptions) <= set(record.robustness)
     )
     return record if same and not found_since else None
 
 
-def _unheard(record: Record, library: Library, task: Task) -> set[str]:
+def _unheard(record: Record, library: FeatureProvider, task: Task) -> set[str]:
     """Return the clips that are there but could not be decoded when the record was made, as far as still so."""
     from carrara.audio.decode import probe
 
@@ -143,12 +143,12 @@ def _unheard(record: Record, library: Library, task: Task) -> set[str]:
     return broken
 
 
-def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results: Path) -> Record:
+def _measure(library: FeatureProvider, rules: BenchConfig, task: Task, answer: TaskType, results: Path) -> Record:
     protocol = protocols.REGISTRY.get(rules.protocol)
     material = library.material(task, answer)
     began = time.perf_counter()
     outcome = protocol.run(
-        Inputs(
+        ProtocolInputs(
             task=task,
             answer=answer,
             encoder=library.encoder,
@@ -168,20 +168,20 @@ def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results
         task=_task_part(task, library),
         data=_data_part(task, library, material),
         encoder=_encoder_part(library.encoder),
-        protocol=ProtocolPart(
+        protocol=ProtocolInfo(
             name=rules.name,
             version=protocol.version,
             tried=outcome.tried,
             chosen=outcome.chosen[0],
-            on=f"valid {task.monitor}",
+            monitor=f"valid {task.monitor}",
             chosen_by_seed=outcome.chosen if len(outcome.chosen) > 1 else (),
         ),
         grid=outcome.grid,
         scores=scores,
         run=run_part(rules.seeds, library.device, seconds),
         partial=library.limit is not None or bool(material.missing or library.lacking(task)),
-        over_wall=took > 3600 * rules.wall_hours,
-        deformed=_deformed(material, rules, outcome),
+        exceeded_time_limit=took > 3600 * rules.time_limit_hours,
+        robustness=_deformed(material, rules, outcome),
     )
     ids = [clip.id for clip in material.of("test")]
     write_predictions(predictions_path(record, results), ids, outcome, rules.seeds)
@@ -189,8 +189,8 @@ def _measure(library: Library, rules: Rules, task: Task, answer: Answer, results
     return record
 
 
-def _task_part(task: Task, library: Library) -> TaskPart:
-    return TaskPart(
+def _task_part(task: Task, library: FeatureProvider) -> TaskInfo:
+    return TaskInfo(
         name=task.name,
         version=task.version,
         fingerprint=fingerprint(task, index_identity(library.clips(task))),
@@ -198,9 +198,9 @@ def _task_part(task: Task, library: Library) -> TaskPart:
     )
 
 
-def _data_part(task: Task, library: Library, material: Material) -> DataPart:
+def _data_part(task: Task, library: FeatureProvider, material: TaskData) -> DataInfo:
     sides = Counter(clip.split for clip in material.clips)
-    return DataPart(
+    return DataInfo(
         name=task.dataset,
         index=index_identity(library.clips(task)),
         n={side: sides[side] for side in SPLITS},
@@ -208,23 +208,23 @@ def _data_part(task: Task, library: Library, material: Material) -> DataPart:
     )
 
 
-def _encoder_part(encoder: Encoder) -> EncoderPart:
+def _encoder_part(encoder: Encoder) -> EncoderInfo:
     card = encoder.card
-    return EncoderPart(
+    return EncoderInfo(
         name=card.name,
-        weights=card.weights,
-        code=card.code,
+        weights_sha256=card.weights_sha256,
+        output_version=card.output_version,
         parameters=card.parameters,
         trained_on=card.trained_on,
         license=card.license,
     )
 
 
-def _deformed(material: Material, rules: Rules, outcome: Outcome) -> dict[str, dict[str, Score]]:
-    if rules.deform and outcome.read is None:
+def _deformed(material: TaskData, rules: BenchConfig, outcome: ProtocolResult) -> dict[str, dict[str, Score]]:
+    if rules.corruptions and outcome.read is None:
         raise UsageError(f"--deform: {material.task.name} cannot be asked about spoilt sound")
     found = {}
-    for deform in rules.deform:
+    for deform in rules.corruptions:
         side = material.spoilt(deform, outcome.frames)
         given = outcome.read(side) if outcome.read else []
         found[deform] = _scores(material.task, material.answer, side.truths, given, rules.seeds[0])
@@ -232,12 +232,12 @@ def _deformed(material: Material, rules: Rules, outcome: Outcome) -> dict[str, d
 
 
 def _scores(
-    task: Task, answer: Answer, truths: Sequence[Any], answers_S: Sequence[Sequence[Any]], seed: int
+    task: Task, answer: TaskType, truths: Sequence[Any], answers_S: Sequence[Sequence[Any]], seed: int
 ) -> dict[str, Score]:
     by_seed = [answer.metrics(task, truths, given) for given in answers_S]
     spans = intervals(task, answer, truths, answers_S, seed)
     scores = {}
-    for name in dict.fromkeys((*task.scores, *task.also, task.monitor)):
+    for name in dict.fromkeys((*task.metrics, *task.extra_metrics, task.monitor)):
         values = [one[name] for one in by_seed]
         value, (low, high) = sum(values) / len(values), spans[name]
         if not all(map(math.isfinite, (value, low, high))):

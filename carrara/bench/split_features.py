@@ -16,13 +16,13 @@ from torch import Tensor
 
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.window_ensemble import MEAN, RULES, joined
-from carrara.bench.task_types._base import Answer, Frames, State, Truth
+from carrara.bench.task_types._base import Frames, State, TaskType, Truth
 from carrara.core.progress import track
 from carrara.core.task import Task
 
 
 @dataclass(frozen=True)
-class Side:
+class SplitFeatures:
     """Clips of one side.
 
     Attributes:
@@ -46,7 +46,7 @@ class Side:
         return Examples(self.layers, np.concatenate(self.rows_U), np.array([len(rows) for rows in self.rows_U]))
 
 
-def to_learn(task: Task, answer: Answer, state: State, side: Side) -> Examples:
+def to_learn(task: Task, answer: TaskType, state: State, side: SplitFeatures) -> Examples:
     """Return the examples that a side gives to train on: windows, or excerpts of frames without the padding."""
     frames = side.frames()
     targets = answer.targets(task, state, side.truths, frames)
@@ -69,7 +69,7 @@ def to_learn(task: Task, answer: Answer, state: State, side: Side) -> Examples:
 
 
 def answers(
-    task: Task, answer: Answer, state: State, side: Side, logits_PRK: Tensor, rule: str = MEAN
+    task: Task, answer: TaskType, state: State, side: SplitFeatures, logits_PRK: Tensor, rule: str = MEAN
 ) -> list[list[Any]]:
     """Return each probe's answer for each clip; the logits of a clip's several windows are joined by the rule."""
     counts = [len(rows) for rows in side.rows_U]
@@ -82,15 +82,17 @@ def answers(
     return answer.decode(task, state, logits_PRK, None)
 
 
-def rules(task: Task, side: Side) -> tuple[str, ...]:
+def rules(task: Task, side: SplitFeatures) -> tuple[str, ...]:
     """Return the rules that validation may choose from to join a clip's windows."""
     several = task.aggregate == "ensemble" and max(len(rows) for rows in side.rows_U) > 1
     return tuple(RULES) if several else (MEAN,)
 
 
-def watched(task: Task, answer: Answer, state: State, side: Side, logits_PRK: Tensor) -> list[tuple[float, str]]:
+def watched(
+    task: Task, answer: TaskType, state: State, side: SplitFeatures, logits_PRK: Tensor
+) -> list[tuple[float, str]]:
     """Return each probe's watched score on a side, by the best rule, and that rule (the first of equals)."""
-    watching = task.model_copy(update={"scores": (task.monitor,), "also": ()})
+    watching = task.model_copy(update={"metrics": (task.monitor,), "extra_metrics": ()})
     best: list[tuple[float, str]] = []
     for rule in rules(task, side):
         given = answers(task, answer, state, side, logits_PRK, rule)

@@ -18,23 +18,23 @@ from typing import Any
 
 import numpy as np
 
-from carrara.bench.protocols._base import Sides
-from carrara.bench.split_features import Side, averaged
-from carrara.bench.task_types._base import Answer
+from carrara.bench.protocols._base import Splits
+from carrara.bench.split_features import SplitFeatures, averaged
+from carrara.bench.task_types._base import TaskType
 from carrara.core.clip import SPLITS, Clip
 from carrara.core.errors import AbsentError, DataError
 from carrara.core.task import Task
 from carrara.data import REGISTRY as DATA
 from carrara.data._base import Dataset
 from carrara.encoders._base import Encoder
-from carrara.features.extract import Features, View, extract
+from carrara.features.extract import Features, WindowSpec, extract
 
 LEAST_CLIPS = 2
 NAMED = 3
 
 
 @dataclass
-class Library:
+class FeatureProvider:
     """Datasets and features for one encoder, each fetched once.
 
     Attributes:
@@ -53,7 +53,7 @@ class Library:
     partial: bool = False
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     _indexes: dict[tuple[str, str], tuple[list[Clip], set[str]]] = field(default_factory=dict)
-    _features: dict[tuple[str, View, tuple[str, ...]], Features] = field(default_factory=dict)
+    _features: dict[tuple[str, WindowSpec, tuple[str, ...]], Features] = field(default_factory=dict)
 
     def clips(self, task: Task) -> list[Clip]:
         """Return the clips that a task asks about, each with its side, whether their sound is there or not.
@@ -70,7 +70,7 @@ class Library:
     def lacking(self, task: Task) -> str:
         """Return what the annotations on disk lack of the whole dataset; empty where they define all its clips."""
         dataset = self.dataset(task)
-        golden = dataset.golden_at(dataset.root(self.data_dir)).get(task.split, {})
+        golden = dataset.golden_at(dataset.root(self.data_dir)).get(task.split_scheme, {})
         found = Counter(str(clip.split) for clip in self.clips(task))
         off = [
             f"{found[side]:,} {side} clips, not {number:,}" for side, number in golden.items() if found[side] != number
@@ -81,7 +81,7 @@ class Library:
         """Return the dataset of a task."""
         return self.datasets.get(task.dataset) or DATA.get(task.dataset)
 
-    def material(self, task: Task, answer: Answer) -> Material:
+    def material(self, task: Task, answer: TaskType) -> TaskData:
         """Return a task's clips and the way to their features.
 
         Raises:
@@ -92,9 +92,9 @@ class Library:
             raise incomplete(task, f"the sound of {_some(absent)} of {len(clips)} clips is not there")
         if (lacking := self.lacking(task)) and not self.partial and self.limit is None:
             raise incomplete(task, lacking)
-        return Material(self, task, answer, [clip for clip in clips if clip.id not in absent], sorted(absent))
+        return TaskData(self, task, answer, [clip for clip in clips if clip.id not in absent], sorted(absent))
 
-    def features(self, task: Task, view: View, clips: Sequence[Clip]) -> Features:
+    def features(self, task: Task, view: WindowSpec, clips: Sequence[Clip]) -> Features:
         """Return the features of a task's clips."""
         # The clips belong to the key: those that could not be decoded drop out between one call and the next.
         key = (task.dataset, view, tuple(clip.id for clip in clips))
@@ -103,13 +103,13 @@ class Library:
         return self._features[key]
 
     def _index(self, task: Task) -> tuple[list[Clip], set[str]]:
-        key = (task.dataset, task.split)
+        key = (task.dataset, task.split_scheme)
         if key not in self._indexes:
             dataset = self.dataset(task)
             root = dataset.root(self.data_dir)
             if not root.exists():
                 raise AbsentError(f"{dataset.name} is not at {root}; `carrara get {dataset.name}` gets it or says how")
-            found = [clip for clip in dataset.clips(root, task.split) if clip.split]
+            found = [clip for clip in dataset.clips(root, task.split_scheme) if clip.split]
             absent = {clip.id for clip in found if not all(path.is_file() for path in dataset.paths(clip))}
             if len(absent) == len(found) > 0:
                 raise AbsentError(
@@ -122,12 +122,12 @@ class Library:
 
 
 @dataclass
-class Material:
+class TaskData:
     """A task's clips that are there, the features of those that can be heard, and the ids of those that cannot."""
 
-    library: Library
+    library: FeatureProvider
     task: Task
-    answer: Answer
+    answer: TaskType
     clips: list[Clip]
     missing: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -139,7 +139,7 @@ class Material:
         """Return the clips of one side."""
         return [clip for clip in self.clips if clip.split == side]
 
-    def sides(self, frames: bool = False) -> Sides:
+    def sides(self, frames: bool = False) -> Splits:
         """Return the sides with their features; clips that turn out to be undecodable leave `clips`.
 
         Args:
@@ -152,9 +152,9 @@ class Material:
         heard = self._heard(self.clips, frames=frames or self.answer.frames)
         self.seconds["features"] = time.perf_counter() - began
         test = [place for place, clip in enumerate(self.clips) if clip.split == "test"]
-        return Sides(self._side(heard, "train"), self._side(heard, "valid"), lambda: self._cut(heard, test))
+        return Splits(self._side(heard, "train"), self._side(heard, "valid"), lambda: self._cut(heard, test))
 
-    def spoilt(self, deform: str, frames: bool = False) -> Side:
+    def spoilt(self, deform: str, frames: bool = False) -> SplitFeatures:
         """Return the test side heard through a deformation.
 
         Args:
@@ -166,15 +166,15 @@ class Material:
         """
         clips = self.of("test")
         layers, rows_U, rate = self._heard(clips, deform, frames or self.answer.frames)
-        return Side(self.answer.truths(self.task, clips), layers, rows_U, rate)
+        return SplitFeatures(self.answer.truths(self.task, clips), layers, rows_U, rate)
 
     def _heard(
         self, clips: list[Clip], deform: str = "", frames: bool = False
     ) -> tuple[dict[str, Any], list[np.ndarray], float | None]:
         task = self.task
-        view = View(window_seconds=task.window_seconds, tail=task.tail, pool="mean", deform=deform)
+        view = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean", deform=deform)
         if frames:
-            view = View(window_seconds=None, pool="frames", deform=deform)
+            view = WindowSpec(window_seconds=None, pool="frames", deform=deform)
         features = self.library.features(task, view, clips)
         broken = {clip.id: features.missing.get(clip.id, "no sound in it") for clip, rows in zip(clips, features.rows)
                   if clip.id in features.missing or rows.stop == rows.start}  # fmt: skip
@@ -189,13 +189,13 @@ class Material:
             layers, rows_U = averaged(layers, rows_U), list(np.arange(len(rows_U))[:, None])
         return layers, rows_U, features.frame_rate if frames else None
 
-    def _side(self, heard: tuple[dict[str, Any], list[np.ndarray], float | None], name: str) -> Side:
+    def _side(self, heard: tuple[dict[str, Any], list[np.ndarray], float | None], name: str) -> SplitFeatures:
         return self._cut(heard, [place for place, clip in enumerate(self.clips) if clip.split == name])
 
-    def _cut(self, heard: tuple[dict[str, Any], list[np.ndarray], float | None], places: list[int]) -> Side:
+    def _cut(self, heard: tuple[dict[str, Any], list[np.ndarray], float | None], places: list[int]) -> SplitFeatures:
         layers, rows_U, rate = heard
         truths = self.answer.truths(self.task, [self.clips[place] for place in places])
-        return Side(truths, layers, [rows_U[place] for place in places], rate)
+        return SplitFeatures(truths, layers, [rows_U[place] for place in places], rate)
 
 
 def incomplete(task: Task, what: str) -> DataError:
@@ -216,7 +216,7 @@ def enough(task: Task, clips: Sequence[Clip]) -> None:
     for side, count in counts.items():
         if count < LEAST_CLIPS:
             raise DataError(
-                f"task {task.name!r}: the {side} side of {task.dataset}/{task.split} has too few clips ({count}, at "
+                f"task {task.name!r}: the {side} side of {task.dataset}/{task.split_scheme} has too few clips ({count}, at "
                 f"least {LEAST_CLIPS} are needed); `carrara check {task.dataset}` shows what is on disk"
             )
 

@@ -2,7 +2,7 @@
 
     # mood.toml
     data = "my-music"      # a folder with labels.csv (`carrara show folder`), from this file's place
-    answer = "one-of"      # one-of, any-of, numbers or events
+    task_type = "multiclass"      # multiclass, multilabel, numbers or events
     label = "mood"         # the column that holds the truth
 
 Any field of a task (`carrara show pebble/key` has them all) may be added. What is left out: `labels` are those of the
@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from carrara.core.errors import DataError, UsageError
-from carrara.core.settings import read
+from carrara.core.settings import parse_settings
 from carrara.core.task import Task
 from carrara.data._base import Dataset
 from carrara.data.folder import Folder
 
 SCORES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "one-of": (("accuracy",), "accuracy"),
-    "any-of": (("roc_auc", "average_precision"), "roc_auc"),
-    "numbers": ((), "r2"),
-    "events": (("beat_f_70ms",), "beat_f_70ms"),
+    "multiclass": (("accuracy",), "accuracy"),
+    "multilabel": (("roc_auc", "average_precision"), "roc_auc"),
+    "regression": ((), "r2"),
+    "beat_tracking": (("beat_f_70ms",), "beat_f_70ms"),
 }
 
 
@@ -64,7 +64,7 @@ def _toml(path: Path) -> tuple[Task, Dataset | None]:
         raise UsageError(f"{path}: not TOML ({problem})") from None
     folder = values.pop("data", None)
     if folder is None:
-        return read(Task, values, str(path)), None
+        return parse_settings(Task, values, str(path)), None
     root = path.parent / str(folder)
     if not root.is_dir():
         raise DataError(f"{path}: data = {str(folder)!r}: there is no folder {root}")
@@ -72,22 +72,22 @@ def _toml(path: Path) -> tuple[Task, Dataset | None]:
     usual = {
         "version": 1,
         "dataset": root.resolve().name,
-        "level": "high-level",
+        "category": "high-level",
         "split": next(iter(dataset.splits(root))),
     }
     scores, watch = SCORES.get(str(values.get("answer")), ((), ""))
-    values = {**usual, **({"scores": scores} if scores else {}), "watch": watch, **values}
+    values = {**usual, **({"scores": scores} if scores else {}), "monitor": watch, **values}
     values.setdefault("labels", _labels(dataset, root, values))
-    if values.get("answer") == "numbers":
+    if values.get("answer") == "regression":
         values.setdefault("scores", tuple(f"r2_{name}" for name in values["labels"]))
-    return read(Task, values, str(path)), dataset
+    return parse_settings(Task, values, str(path)), dataset
 
 
 def _labels(dataset: Folder, root: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
     kind, label = values.get("answer"), str(values.get("label"))
-    if kind == "events":
+    if kind == "beat_tracking":
         return ("beat",)
-    if kind == "numbers":
+    if kind == "regression":
         return (label,)
     found: set[str] = set()
     for clip in dataset.clips(root, str(values["split"])):

@@ -22,19 +22,19 @@ import numpy as np
 
 from carrara.bench import task_types, tasks
 from carrara.bench.interval import intervals
-from carrara.bench.probes.grid import GridSettings, Question, answer_rows, train_grid
+from carrara.bench.probes.grid import GridSettings, ProbeProblem, answer_rows, train_grid
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.protocols.constrained import SUM
-from carrara.bench.split_features import Side, averaged, to_learn
+from carrara.bench.split_features import SplitFeatures, averaged, to_learn
 from carrara.bench.split_features import answers as answered
-from carrara.bench.task_data import Library, incomplete
-from carrara.bench.task_types._base import Answer
+from carrara.bench.task_data import FeatureProvider, incomplete
+from carrara.bench.task_types._base import TaskType
 from carrara.cli._select_tasks import chosen_tasks
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
 from carrara.encoders._hub.load import build
 from carrara.features.extract import extract
-from carrara.features.windows import View
+from carrara.features.windows import WindowSpec
 
 if TYPE_CHECKING:
     from carrara.core.clip import Clip
@@ -61,7 +61,7 @@ def probe_of(words: list[str], data_dir: Path | None, device: str) -> Callable[[
     chosen, datasets = chosen_tasks(None, words)
     asked = [tasks.task(one) if isinstance(one, str) else one for one in chosen]
     # Whoever hears them, the clips are the same: what is missing is told before the training begins.
-    library = Library(build("noise"), data_dir, device, MOST_CLIPS, False, datasets)
+    library = FeatureProvider(build("noise"), data_dir, device, MOST_CLIPS, False, datasets)
     clips = {task.name: _clips(library, task) for task in asked}
 
     def ask(encoder: Encoder) -> Scores:
@@ -71,10 +71,10 @@ def probe_of(words: list[str], data_dir: Path | None, device: str) -> Callable[[
     return ask
 
 
-def _clips(library: Library, task: Task) -> list[Clip]:
-    answer: Answer = task_types.REGISTRY.get(task.answer)
+def _clips(library: FeatureProvider, task: Task) -> list[Clip]:
+    answer: TaskType = task_types.REGISTRY.get(task.task_type)
     if answer.run is not None:
-        raise UsageError(f"--probe {task.name}: {task.answer} need a network of their own; choose another row")
+        raise UsageError(f"--probe {task.name}: {task.task_type} need a network of their own; choose another row")
     return [clip for clip in library.material(task, answer).clips if clip.split != "test"]
 
 
@@ -85,7 +85,7 @@ def _score(task: Task, clips: list[Clip], encoder: Encoder, home: Path, device: 
         DataError: a clip cannot be heard, or the score has no value.
     """
     began = time.perf_counter()
-    answer: Answer = task_types.REGISTRY.get(task.answer)
+    answer: TaskType = task_types.REGISTRY.get(task.task_type)
     if answer.frames and encoder.card.frame_rate is None:
         raise UsageError(f"--probe {task.name}: {encoder.card.name} answers once a clip, not frame by frame")
     train, valid = (_side(task, answer, clips, split, encoder, (home, device)) for split in ("train", "valid"))
@@ -95,14 +95,14 @@ def _score(task: Task, clips: list[Clip], encoder: Encoder, home: Path, device: 
     layers = tuple(train.layers)
     spec = ProbeSpec(SUM if len(layers) > 1 else layers[0], layers, LEARNING_RATE, SEED)
     # Each epoch counts as better than the one before, so that the last is kept and the validation side chooses nothing.
-    question = Question(
+    question = ProbeProblem(
         to_learn(task, answer, state, train), valid.to_answer(), answer.loss, lambda logits_PRK: [float(next(epochs))]
     )
     trained = train_grid(question, [spec], how)[0]
     if trained.best_N is None:
         raise DataError(f"task {task.name!r}: the probe's loss is not finite; look for features that are not")
     given = answered(task, answer, state, valid, answer_rows(trained, valid.to_answer())[None])
-    watching = task.model_copy(update={"scores": (task.monitor,), "also": ()})
+    watching = task.model_copy(update={"metrics": (task.monitor,), "extra_metrics": ()})
     score = answer.metrics(watching, valid.truths, given[0])[task.monitor]
     low, high = intervals(watching, answer, valid.truths, given, SEED)[task.monitor]
     if not all(map(math.isfinite, (score, low, high))):
@@ -110,12 +110,14 @@ def _score(task: Task, clips: list[Clip], encoder: Encoder, home: Path, device: 
     return {"score": score, "low": low, "high": high, "metric": task.monitor, "seconds": time.perf_counter() - began}
 
 
-def _side(task: Task, answer: Answer, clips: list[Clip], split: str, encoder: Encoder, where: tuple[Path, str]) -> Side:
+def _side(
+    task: Task, answer: TaskType, clips: list[Clip], split: str, encoder: Encoder, where: tuple[Path, str]
+) -> SplitFeatures:
     """Return a side's clips with their features in every layer."""
     own = [clip for clip in clips if clip.split == split]
-    view = View(window_seconds=task.window_seconds, tail=task.tail)
+    view = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window)
     if answer.frames:
-        view = View(window_seconds=None, pool="frames")
+        view = WindowSpec(window_seconds=None, pool="frames")
     features = extract(encoder, own, view, where[0], where[1])
     if features.missing:
         raise incomplete(
@@ -125,4 +127,4 @@ def _side(task: Task, answer: Answer, clips: list[Clip], split: str, encoder: En
     layers: dict[str, Any] = {name: features.layer(name) for name in features.layers}
     if not answer.frames and task.aggregate == "embedding" and any(len(rows) > 1 for rows in rows_U):
         layers, rows_U = averaged(layers, rows_U), list(np.arange(len(rows_U))[:, None])
-    return Side(answer.truths(task, own), layers, rows_U, features.frame_rate if answer.frames else None)
+    return SplitFeatures(answer.truths(task, own), layers, rows_U, features.frame_rate if answer.frames else None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from carrara.core.io import whole
+from carrara.core.io import atomic_write
 from carrara.features.tags import Track
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def style_picture(path: Path, track: Track, labels: Sequence[str], top: int) -> 
         # Names in scripts that the font lacks are drawn as boxes; a warning for each letter helps nobody.
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font", UserWarning)
         figure = figure_of(drawing(track, labels, top), Path(track.path).name)
-        with whole(path) as draft:
+        with atomic_write(path) as draft:
             figure.savefig(draft, format="png", dpi=150, metadata={"Software": "carrara"})
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from carrara.bench.config import Rules
+    from carrara.bench.config import BenchConfig
     from carrara.core.errors import CarraraError
     from carrara.core.record import Record
     from carrara.core.task import Task
@@ -114,16 +114,16 @@ def bench(
 
     A row whose dataset is not there is named, and the others go on; so is one of several encoders that does not load.
     """
-    from carrara.bench.config import Rules
+    from carrara.bench.config import BenchConfig
     from carrara.core.settings import assignments
 
-    rules = Rules(
+    rules = BenchConfig(
         protocol=protocol,
         settings=assignments(changes or ()),
         seeds=tuple(range(seed, seed + seeds)),
-        deform=tuple(part.strip() for text in deform or () for part in text.split(",") if part.strip()),
+        corruptions=tuple(part.strip() for text in deform or () for part in text.split(",") if part.strip()),
         overwrite=overwrite,
-        wall_hours=wall_hours,
+        time_limit_hours=wall_hours,
     )
     rules.check()
     place = {"data_dir": data_dir, "results": output, "limit": limit, "partial": partial}
@@ -132,7 +132,11 @@ def bench(
 
 
 def _measured(
-    encoders: list[str], wanted: tuple[str | None, list[str] | None], rules: Rules, device: str, place: dict[str, Any]
+    encoders: list[str],
+    wanted: tuple[str | None, list[str] | None],
+    rules: BenchConfig,
+    device: str,
+    place: dict[str, Any],
 ) -> tuple[list[Record], dict[str, CarraraError], list[str]]:
     """Return the records, why by task there is none, and the encoders that do not load.
 
@@ -164,7 +168,7 @@ def _measured(
             unloaded.append(spec)
             typer.echo(f"no record of {spec}: {error}", err=True)
             continue
-        records += measure(encoder, chosen, rules=rules, device=at, datasets=datasets, on_problem=problem, **place)
+        records += measure(encoder, chosen, config=rules, device=at, datasets=datasets, on_problem=problem, **place)
     return records, failed, unloaded
 
 
@@ -197,7 +201,7 @@ def _tell(
         )
     else:
         for record in records:
-            for deform, scores in {"": record.scores, **record.deformed}.items():
+            for deform, scores in {"": record.scores, **record.robustness}.items():
                 text = "  ".join(
                     f"{name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()
                 )

@@ -51,15 +51,17 @@ def embed(
     Columns: path, start, duration (s), layer, embedding. A file that cannot be heard is named with its reason, the rest
     go on, and the exit code is 1. The same command goes on where it was stopped, and hears only what is new.
     """
-    from carrara.core.settings import assignments, read
+    from carrara.core.settings import assignments, parse_settings
     from carrara.encoders._hub.load import load
     from carrara.encoders._hub.reconfigure import changed
-    from carrara.features.embed import How, sound_files
+    from carrara.features.embed import EmbedConfig, sound_files
     from carrara.features.parquet import write_embeddings
     from carrara.nn.device import pick_device
 
     began = time.perf_counter()
-    how = read(How, {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop}, "embed")
+    how = parse_settings(
+        EmbedConfig, {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop}, "embed"
+    )
     files = sound_files(paths)
     place = pick_device(device)
     hearing = changed(load(encoder), assignments(changes or [])).to(place)

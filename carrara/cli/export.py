@@ -33,7 +33,7 @@ def export(
     loaded = load(encoder)
     folder = write(loaded, kind, output, source=encoder)
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "format": kind, "weights": loaded.card.weights}))
+        typer.echo(json.dumps({"folder": str(folder), "format": kind, "weights": loaded.card.weights_sha256}))
         return
     typer.echo(str(folder))
     typer.echo(f"{loaded.card.name}: written for {kind} and read back; the same", err=True)

@@ -79,7 +79,7 @@ def pretrain(
 
     - `carrara pretrain mert-v0 --scale tiny --corpus ~/Music -o my-mert`
     - `carrara pretrain mert-v0 --scale tiny --corpus ~/Music -o my-mert --resume`
-    - `carrara pretrain mert-v0 --scale tiny --set masking.span=10 --set targets.cqt.weight=2 -c ~/Music -o wide-mert`
+    - `carrara pretrain mert-v0 --scale tiny --set masking.mask_length=10 --set targets.cqt.weight=2 -c ~/Music -o wide-mert`
     - `carrara pretrain maest-5s --scale tiny --corpus pebble -o my-maest`
     - `carrara pretrain mert-v1-95m --from m-a-p/MERT-v1-95M -c ~/Music -o further --probe pebble/key,pebble/genre`
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from carrara.features.embed import How
+    from carrara.features.embed import EmbedConfig
     from carrara.features.tags import Tagger, Track
 
 TABLE = "probabilities.parquet"
@@ -88,16 +88,18 @@ def _tagger(encoder: str, changes: list[str], labels: Path | None) -> tuple[Tagg
     return tagger(changed(load(encoder), assignments(changes)), labels)
 
 
-def _how(hearing: Tagger, window: float | None, hop: float | None) -> How:
+def _how(hearing: Tagger, window: float | None, hop: float | None) -> EmbedConfig:
     """Return the windows in full, so that naming the default is the same as leaving it out."""
-    from carrara.core.settings import read
-    from carrara.features.embed import How
+    from carrara.core.settings import parse_settings
+    from carrara.features.embed import EmbedConfig
 
     seconds = window or hearing.card.window_seconds
-    return read(How, {"per": "window", "layer": "0", "window_seconds": seconds, "hop_seconds": hop or seconds}, "tag")
+    return parse_settings(
+        EmbedConfig, {"per": "window", "layer": "0", "window_seconds": seconds, "hop_seconds": hop or seconds}, "tag"
+    )
 
 
-def _former(folder: Path, hearing: Tagger, how: How) -> dict[str, str]:
+def _former(folder: Path, hearing: Tagger, how: EmbedConfig) -> dict[str, str]:
     """Return the pictures by recording that a folder has, if what it holds was made as it would be now."""
     from carrara.features.tags import agree_with_table, told_pictures
 
@@ -106,7 +108,7 @@ def _former(folder: Path, hearing: Tagger, how: How) -> dict[str, str]:
 
 
 def _hear(
-    hearing: Tagger, files: list[Path], table: Path, manner: tuple[How, str, int | None]
+    hearing: Tagger, files: list[Path], table: Path, manner: tuple[EmbedConfig, str, int | None]
 ) -> tuple[list[Track], dict[str, str]]:
     """Return everything that the table then holds, and by path why the rest was not heard."""
     from carrara.features.tags import complete, too_short, tracks

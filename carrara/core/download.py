@@ -23,7 +23,7 @@ from typing import Any
 
 from carrara.core.archives import unpack
 from carrara.core.errors import DataError, StoreError
-from carrara.core.io import whole, write_text
+from carrara.core.io import atomic_write, write_text
 from carrara.core.lock import locked
 from carrara.core.progress import progress, track
 
@@ -100,7 +100,7 @@ def joined(parts: list[Path], target: Path) -> Path:
     missing = [part for part in parts if not part.is_file()]
     if missing:
         raise DataError(f"{missing[0]}: this part is missing; all of {', '.join(part.name for part in parts)} belong")
-    with whole(target) as draft, draft.open("wb") as file:
+    with atomic_write(target) as draft, draft.open("wb") as file:
         for part in track(parts, f"joining {target.name}"):
             with part.open("rb") as piece:
                 while block := piece.read(BLOCK):

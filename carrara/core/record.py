@@ -15,7 +15,7 @@ from pydantic import Field
 
 from carrara.core.errors import StoreError, UsageError
 from carrara.core.io import write_text
-from carrara.core.settings import Settings, read
+from carrara.core.settings import Settings, parse_settings
 
 SCHEMA = 1
 
@@ -47,7 +47,7 @@ class GridPoint(Settings):
     seed: int | None = None
 
 
-class TaskPart(Settings):
+class TaskInfo(Settings):
     """Which question: the resolved task whole, and the fingerprint of task, index, answer kind and metrics."""
 
     name: str
@@ -56,7 +56,7 @@ class TaskPart(Settings):
     task: dict[str, Any]
 
 
-class DataPart(Settings):
+class DataInfo(Settings):
     """Which recordings: the identity of the index, how many clips of each split were used, which were missing."""
 
     name: str
@@ -65,29 +65,29 @@ class DataPart(Settings):
     missing: tuple[str, ...] = ()
 
 
-class EncoderPart(Settings):
+class EncoderInfo(Settings):
     """Which representation: name, identity of its weights, output version, size, what it was trained on."""
 
     name: str
-    weights: str
-    code: int
+    weights_sha256: str
+    output_version: int
     parameters: int
     trained_on: tuple[str, ...] = ()
     license: str = ""
 
 
-class ProtocolPart(Settings):
+class ProtocolInfo(Settings):
     """Which rules: how many probes were tried, which one validation chose (for the first seed), and by which score."""
 
     name: str
     version: int
     tried: int
     chosen: dict[str, Any]
-    on: str
+    monitor: str
     chosen_by_seed: tuple[dict[str, Any], ...] = ()
 
 
-class RunPart(Settings):
+class RunInfo(Settings):
     """What it took: seeds, device, seconds a phase, versions, source state, date (ISO, UTC) and the command."""
 
     seed: int
@@ -108,16 +108,16 @@ class Record(Settings):
     """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
-    task: TaskPart
-    data: DataPart
-    encoder: EncoderPart
-    protocol: ProtocolPart
+    task: TaskInfo
+    data: DataInfo
+    encoder: EncoderInfo
+    protocol: ProtocolInfo
     grid: tuple[GridPoint, ...]
     scores: dict[str, Score]
-    run: RunPart
+    run: RunInfo
     partial: bool = False
-    over_wall: bool = False
-    deformed: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    exceeded_time_limit: bool = False
+    robustness: dict[str, dict[str, Score]] = Field(default_factory=dict)
 
     def cell(self) -> float:
         """Return the row's score: the mean of the task's own metrics (benchmark.md, section 2.4)."""
@@ -129,7 +129,7 @@ class Record(Settings):
         return record_path(
             results,
             self.encoder.name,
-            self.encoder.weights,
+            self.encoder.weights_sha256,
             self.protocol.name,
             self.task.name,
             self.task.version,
@@ -169,7 +169,7 @@ def read_record(path: Path) -> Record:
     for step in range(found, SCHEMA):
         values = MIGRATIONS[step](values)
     try:
-        return read(Record, values, str(path))
+        return parse_settings(Record, values, str(path))
     except UsageError as problem:
         raise StoreError(str(problem)) from None
 

@@ -1,6 +1,6 @@
 """Settings: frozen, typed, with one place for defaults; changed by dotted path; unknown keys refused by name.
 
-`replace(recipe, {"masking.span": 5})` and `--set masking.span=5` do the same thing. The resolved settings are saved
+`replace(recipe, {"masking.mask_length": 5})` and `--set masking.mask_length=5` do the same thing. The resolved settings are saved
 beside what they made, and their canonical JSON is what gets hashed.
 """
 
@@ -24,7 +24,7 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-def read(kind: type[S], values: Mapping[str, Any], source: str) -> S:
+def parse_settings(kind: type[S], values: Mapping[str, Any], source: str) -> S:
     """Return `values` as settings of the given kind.
 
     Raises:
@@ -52,7 +52,7 @@ def replace(settings: S, changes: Mapping[str, Any], source: str = "--set") -> S
         if not isinstance(node, dict) or leaf not in node:
             raise UsageError(f"{source}: there is no setting {path!r}.{did_you_mean(path, known)}")
         node[leaf] = value
-    return read(type(settings), tree, source)
+    return parse_settings(type(settings), tree, source)
 
 
 def assignments(texts: Sequence[str]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def assignments(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"--set {text!r}: write it as path=value, for example --set masking.span=5")
+            raise UsageError(f"--set {text!r}: write it as path=value, for example --set masking.mask_length=5")
         try:
             changes[path.strip()] = json.loads(value)
         except json.JSONDecodeError:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from carrara.core.settings import Settings
 
-Level = Literal["acoustic", "score", "performance", "high-level"]
+Category = Literal["acoustic", "score", "performance", "high-level"]
 
 
 class Task(Settings):
@@ -22,7 +22,7 @@ class Task(Settings):
         version: raised whenever a score could change.
         dataset: name on the shelf of datasets.
         split: name of one of the dataset's splits.
-        answer: name of the kind of answer: one-of, any-of, numbers, events, stems.
+        answer: name of the kind of answer: multiclass, multilabel, numbers, events, stems.
         label: key of `Clip.labels` that holds the truth.
         labels: the classes, tags, dimensions or kinds of event, in the order of the probe's outputs.
         window_seconds: length of the windows that the encoder hears; none: the whole clip at once. For answers given
@@ -44,16 +44,16 @@ class Task(Settings):
 
     version: int
     dataset: str
-    split: str
-    answer: str
+    split_scheme: str
+    task_type: str
     label: str
     labels: tuple[str, ...]
-    scores: tuple[str, ...]
+    metrics: tuple[str, ...]
     monitor: str
-    level: Level
-    also: tuple[str, ...] = ()
+    category: Category
+    extra_metrics: tuple[str, ...] = ()
     window_seconds: float | None = Field(default=None, gt=0)
-    tail: Literal["keep", "drop"] = "keep"
+    partial_window: Literal["keep", "drop"] = "keep"
     aggregate: Literal["embedding", "logit", "ensemble", "window"] = "embedding"
     examples_per_clip: int = Field(default=64, ge=1)
     max_epochs: int = Field(default=100, ge=1)

@@ -44,19 +44,19 @@ class Card(Settings):
     name: str
     sample_rate: int = Field(gt=0)
     frame_rate: float | None
-    layers: int = Field(ge=0)
-    width: int = Field(ge=1)
-    cnn_width: int | None = None
+    num_layers: int = Field(ge=0)
+    dim: int = Field(ge=1)
+    cnn_dim: int | None = None
     window_seconds: float | None = None
     parameters: int = 0
     license: str = ""
     commercial_use: bool | None = None
     trained_on: tuple[str, ...] = ()
     paper: str = ""
-    benchmark: str = ""
+    benchmark_setup: str = ""
     files: dict[str, str] = Field(default_factory=dict)
-    code: int = 1
-    weights: str = ""
+    output_version: int = 1
+    weights_sha256: str = ""
 
 
 class Encoder(nn.Module):
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class Family:
+class EncoderFamily:
     """What a file of the shelf defines as `ENCODER`: one network shape and its published variants.
 
     Attributes:
@@ -112,10 +112,10 @@ class Family:
     """
 
     settings: type[Settings]
-    network: Callable[[Any, Card, int], Encoder]
+    build: Callable[[Any, Card, int], Encoder]
     variants: Mapping[str, tuple[Card, Settings]]
-    trained: bool = True
-    described: Callable[[Card, Any], Card] | None = None
-    official: Callable[[str, Path], Mapping[str, Tensor]] | None = None
-    fitted: Callable[[Any, Any, str, bool], Mapping[str, Tensor]] | None = None
-    told: Callable[[str, Any, Path], Any] | None = None
+    has_weights: bool = True
+    update_card: Callable[[Card, Any], Card] | None = None
+    load_official: Callable[[str, Path], Mapping[str, Tensor]] | None = None
+    resize_positions: Callable[[Any, Any, str, bool], Mapping[str, Tensor]] | None = None
+    settings_from_files: Callable[[str, Any, Path], Any] | None = None

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.formats.hdf5 import read_hdf5
 from carrara.formats.weights import opening
 from carrara.nn.init import draw_weights
@@ -186,16 +186,16 @@ CARD = Card(
     name="choi",
     sample_rate=SAMPLE_RATE,
     frame_rate=None,
-    layers=0,
-    width=len(POOLS) * CHANNELS,
+    num_layers=0,
+    dim=len(POOLS) * CHANNELS,
     parameters=37_632,
     license="none stated; not to be passed on",
     commercial_use=None,
     trained_on=("Million Song Dataset",),
     paper="Choi et al. 2017, Transfer learning for music classification and regression tasks, ISMIR, "
     "https://arxiv.org/abs/1703.09179",
-    benchmark="JukeMIR: the first 29 s as one window, shorter clips repeated; mean of each map; decibels and maps "
+    benchmark_setup="JukeMIR: the first 29 s as one window, shorter clips repeated; mean of each map; decibels and maps "
     "normalised over batches of 256 clips (`batch_stats`; by default here over each clip)",
     files=FILES["choi"],
 )
-ENCODER = Family(ChoiSettings, network, {"choi": (CARD, ChoiSettings())}, official=official)
+ENCODER = EncoderFamily(ChoiSettings, network, {"choi": (CARD, ChoiSettings())}, load_official=official)

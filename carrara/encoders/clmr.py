@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from carrara.core.archives import unpack
 from carrara.core.errors import WeightsError
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.formats.safe_pickle import read_checkpoint
 from carrara.formats.weights import reading
 from carrara.nn.init import draw_weights
@@ -188,23 +188,23 @@ def _variant(name: str, window: int, window_seconds: float | None) -> tuple[Card
         name=name,
         sample_rate=SAMPLE_RATE,
         frame_rate=None,
-        layers=0,
-        width=CHANNELS[-1],
+        num_layers=0,
+        dim=CHANNELS[-1],
         window_seconds=window_seconds,
         parameters=2_368_512,
         license="Apache-2.0 (of the repository; none stated for the weights)",
         trained_on=("magnatagatune",),
         paper="Spijkervet and Burgoyne 2021, Contrastive Learning of Musical Representations, ISMIR, "
         "https://arxiv.org/abs/2103.09410",
-        benchmark=BENCHMARKS[name],
+        benchmark_setup=BENCHMARKS[name],
         files=FILES[name],
     )
     return card, ClmrSettings(window=window)
 
 
-ENCODER = Family(
+ENCODER = EncoderFamily(
     ClmrSettings,
     network,
     {"clmr": _variant("clmr", 59_409, 30.0), "clmr-native": _variant("clmr-native", SHORTEST, None)},
-    official=official,
+    load_official=official,
 )

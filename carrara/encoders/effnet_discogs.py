@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.encoders._effnet.file import FILE, weights_of
 from carrara.encoders._maest.labels import LABELS, read_labels
 from carrara.formats.onnx import read_onnx
@@ -172,19 +172,24 @@ CARD = Card(
     name="effnet-discogs",
     sample_rate=SAMPLE_RATE,
     frame_rate=None,
-    layers=0,
-    width=1280,
+    num_layers=0,
+    dim=1280,
     parameters=4_519_372,
     license="CC-BY-NC-SA-4.0",
     commercial_use=False,
     trained_on=("Discogs (in-house)",),
     paper="Alonso-Jiménez, Serra, Bogdanov 2022, Music Representation Learning Based on Editorial Metadata from "
     "Discogs, ISMIR",
-    benchmark="MAEST's authors: windows of 128 frames (2.05 s) every 62 (0.99 s); mean over windows; samples as they "
+    benchmark_setup="MAEST's authors: windows of 128 frames (2.05 s) every 62 (0.99 s); mean over windows; samples as they "
     "are",
     files=FILES["effnet-discogs"],
 )
 PUBLISHED = {"effnet-discogs": (CARD, EffnetSettings())}
-ENCODER = Family(
-    settings=EffnetSettings, network=network, variants=PUBLISHED, described=described, official=official, told=told
+ENCODER = EncoderFamily(
+    settings=EffnetSettings,
+    build=network,
+    variants=PUBLISHED,
+    update_card=described,
+    load_official=official,
+    settings_from_files=told,
 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.nn.spectral.chroma import TunedChroma
 from carrara.nn.spectral.framing import preset
 from carrara.nn.spectral.mfcc import MFCC
@@ -90,18 +90,18 @@ def _variant(name: str, width: int, features: tuple[Literal["chroma", "mfcc"], .
         name=name,
         sample_rate=SAMPLE_RATE,
         frame_rate=None,
-        layers=0,
-        width=width,
+        num_layers=0,
+        dim=width,
         commercial_use=True,
         paper="Castellon, Donahue, Liang: Codified audio language modeling learns useful representations for music "
         "information retrieval (ISMIR 2021)",
-        benchmark="JukeMIR: the whole clip; mean and deviation over frames of the features and of their first and "
+        benchmark_setup="JukeMIR: the whole clip; mean and deviation over frames of the features and of their first and "
         "second differences; samples divided by the clip's peak",
     )
     return card, Statistics(features=features)
 
 
-ENCODER = Family(
+ENCODER = EncoderFamily(
     Statistics,
     network,
     {
@@ -109,5 +109,5 @@ ENCODER = Family(
         "mfcc": _variant("mfcc", 120, ("mfcc",)),
         "chroma-mfcc": _variant("chroma-mfcc", 192, ("chroma", "mfcc")),
     },
-    trained=False,
+    has_weights=False,
 )

@@ -32,7 +32,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.encoders._jukebox.codec import STRIDE, Codec
 from carrara.encoders._jukebox.files import read_official
 from carrara.encoders._jukebox.prior import Prior, Product
@@ -74,8 +74,8 @@ class JukeboxSettings(Settings):
     layer: int = Field(default=36, ge=1, le=72)
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     piece_seconds: float = Field(default=30.0, gt=0)
-    width: int = Field(default=4800, ge=4)
-    heads: int = Field(default=8, ge=1)
+    dim: int = Field(default=4800, ge=4)
+    num_heads: int = Field(default=8, ge=1)
     context: int = Field(default=8192, ge=1)
     row: int = Field(default=64, ge=1)
     codes: int = Field(default=2048, ge=1)
@@ -88,7 +88,7 @@ class JukeboxSettings(Settings):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> JukeboxSettings:
-        if self.width % (4 * self.heads):
+        if self.dim % (4 * self.num_heads):
             raise ValueError("width must be a multiple of 4 * heads")
         if self.context % (PARTS[-1] * self.row):
             raise ValueError("context must be a multiple of 8 * row, for the shortest piece is an eighth")
@@ -107,8 +107,8 @@ class Jukebox(Encoder):
             self.codec = Codec(settings.codec_width, settings.codec_depth, settings.codes, settings.code_width)
             self.prior = Prior(
                 blocks=settings.layer,
-                width=settings.width,
-                heads=settings.heads,
+                width=settings.dim,
+                heads=settings.num_heads,
                 context=settings.context,
                 row=settings.row,
                 codes=settings.codes,
@@ -195,7 +195,7 @@ def described(card: Card, settings: JukeboxSettings) -> Card:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in Jukebox(settings, card).parameters())
     sizes = {
-        "width": settings.width,
+        "width": settings.dim,
         "window_seconds": settings.context * STRIDE / SAMPLE_RATE,
         "parameters": parameters,
     }
@@ -206,8 +206,8 @@ CARD = Card(
     name="jukebox-5b",
     sample_rate=SAMPLE_RATE,
     frame_rate=None,
-    layers=0,
-    width=4800,
+    num_layers=0,
+    dim=4800,
     window_seconds=8192 * STRIDE / SAMPLE_RATE,
     parameters=2_561_131_424,
     license="OpenAI's Noncommercial Use License, of code and weights",
@@ -215,14 +215,14 @@ CARD = Card(
     trained_on=("1.2 million songs, not published",),
     paper="Dhariwal et al. 2020, Jukebox: A Generative Model for Music, https://arxiv.org/abs/2005.00341; layer 36: "
     "Castellon et al. 2021, ISMIR, https://arxiv.org/abs/2107.05677",
-    benchmark="JukeMIR: one window of 8192 codes (23.78 s); mean over codes of layer 36; samples divided by their "
+    benchmark_setup="JukeMIR: one window of 8192 codes (23.78 s); mean over codes of layer 36; samples divided by their "
     "peak. MARBLE: one such window, or a half to an eighth, of every 30 s; mean over codes, over windows too; likewise",
     files=FILES["jukebox-5b"],
 )
-ENCODER = Family(
+ENCODER = EncoderFamily(
     JukeboxSettings,
     network,
     {"jukebox-5b": (CARD, JukeboxSettings())},
-    described=described,
-    official=official,
+    update_card=described,
+    load_official=official,
 )

@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from carrara.encoders._base import Card, Family
+from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._maest.keys import fitted, native, read_published
 from carrara.encoders._maest.labels import labels_beside
 from carrara.encoders._maest.network import SAMPLE_RATE, MaestEncoder, MaestSettings, describe
@@ -91,7 +91,7 @@ BENCHMARK = (
     "its authors: windows of its own length, no overlap, a last one at most a tenth short kept; cls, dist and mean of "
     "the patches side by side at layer 7, mean over windows; log-mel minus 2.068, over twice 1.268"
 )
-TINY = MaestSettings(frames=312, width=128, layers=4, heads=4, feed_forward=512)
+TINY = MaestSettings(frames=312, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
 
 def official(name: str, path: Path) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def official(name: str, path: Path) -> dict[str, Tensor]:
 
 def _card(name: str, **known: Any) -> Card:
     """Return a card that `describe` completes."""
-    return Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, layers=0, width=1, paper=PAPER, **known)
+    return Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, num_layers=0, dim=1, paper=PAPER, **known)
 
 
 def _published(name: str, parameters: int, **changes: Any) -> tuple[Card, MaestSettings]:
@@ -134,12 +134,14 @@ _VARIANTS: dict[str, tuple[Card, MaestSettings]] = {
     "maest-tiny": (describe(_card("maest-tiny", parameters=935_328, license="no published weights"), TINY), TINY),
 }
 
-ENCODER = Family(
+ENCODER = EncoderFamily(
     settings=MaestSettings,
-    network=MaestEncoder,
+    build=MaestEncoder,
     variants=_VARIANTS,
-    described=describe,
-    official=official,
-    fitted=lambda tensors, settings, source, interpolate: fitted(tensors, settings.shape, source, interpolate),
-    told=labels_beside,
+    update_card=describe,
+    load_official=official,
+    resize_positions=lambda tensors, settings, source, interpolate: fitted(
+        tensors, settings.shape, source, interpolate
+    ),
+    settings_from_files=labels_beside,
 )

@@ -18,7 +18,7 @@ enough to pre-train on a laptop; nobody publishes weights for it.
 
 from __future__ import annotations
 
-from carrara.encoders._base import Family
+from carrara.encoders._base import EncoderFamily
 from carrara.encoders._hubert.huggingface import official, told
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
 
@@ -54,10 +54,10 @@ BASE_V0 = MertSettings(standardise=True)
 BASE_V1 = MertSettings(sample_rate=24000, standardise=True)
 LARGE_V1 = MertSettings(
     sample_rate=24000,
-    width=1024,
-    layers=24,
-    heads=16,
-    feed_forward=4096,
+    dim=1024,
+    num_layers=24,
+    num_heads=16,
+    ffn_dim=4096,
     norm_placement="pre",
     conv_gradient=1.0,
     dropout=0.0,
@@ -65,7 +65,7 @@ LARGE_V1 = MertSettings(
     input_dropout=0.0,
     layerdrop=0.0,
 )
-TINY = MertSettings(conv_channels=64, width=128, layers=4, heads=4, feed_forward=512)
+TINY = MertSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
 
 def _benchmark(settings: MertSettings) -> str:
@@ -74,7 +74,7 @@ def _benchmark(settings: MertSettings) -> str:
     )
     return (
         "MARBLE: windows of 30 s (5 s for emotion), no overlap, a tail under 1 s dropped; mean over frames of each of "
-        f"layers 0 to {settings.layers}, or a weighted sum of 1 to {settings.layers}; {samples}"
+        f"layers 0 to {settings.num_layers}, or a weighted sum of 1 to {settings.num_layers}; {samples}"
     )
 
 
@@ -94,12 +94,12 @@ def _published(name: str, settings: MertSettings, parameters: int):
     return card, settings
 
 
-ENCODER = Family(
+ENCODER = EncoderFamily(
     settings=MertSettings,
-    network=HubertEncoder,
-    described=redescribed,
-    official=official,
-    told=told,
+    build=HubertEncoder,
+    update_card=redescribed,
+    load_official=official,
+    settings_from_files=told,
     variants={
         "mert-v0": _published("mert-v0", BASE_V0, 94_371_712),
         "mert-v0-public": _published("mert-v0-public", BASE_V0, 94_371_712),

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.errors import WeightsError
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.formats.keras import Place, Sizes, placed, read_keras
 from carrara.nn.conv.nfnet import StandardisedConv, initialise
 from carrara.nn.conv.slow_fast import SlowFast, SlowFastSettings
@@ -246,16 +246,18 @@ CARD = Card(
     name="mule",
     sample_rate=SAMPLE_RATE,
     frame_rate=None,
-    layers=0,
-    width=1728,
+    num_layers=0,
+    dim=1728,
     parameters=62_345_742,
     license="CC-BY-NC-4.0",
     commercial_use=False,
     trained_on=("Musicset",),
     paper="McCallum et al. 2022, Supervised and Unsupervised Learning of Audio Representations for Music "
     "Understanding, ISMIR, https://arxiv.org/abs/2210.03799",
-    benchmark="MARBLE: windows of 300 frames (3 s) every 2 s, the last moved back to the end; mean over windows; each "
+    benchmark_setup="MARBLE: windows of 300 frames (3 s) every 2 s, the last moved back to the end; mean over windows; each "
     "window standardised, samples the mean of channels within ±1",
     files=FILES["mule"],
 )
-ENCODER = Family(MuleSettings, network, {"mule": (CARD, PUBLISHED)}, described=redescribed, official=official)
+ENCODER = EncoderFamily(
+    MuleSettings, network, {"mule": (CARD, PUBLISHED)}, update_card=redescribed, load_official=official
+)

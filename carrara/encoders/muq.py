@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.core.settings import read
-from carrara.encoders._base import Family
+from carrara.core.settings import parse_settings
+from carrara.encoders._base import EncoderFamily
 from carrara.encoders._conformer.network import (
     MSD_DEVIATION,
     MSD_MEAN,
@@ -120,7 +120,7 @@ def _settings(config: Mapping[str, Any], source: str) -> MuqSettings:
                 raise UsageError(f"{source}: {key} is {table[key]!r}, and {value!r} in a MuQ; others are not read")
     values = {ours: config[theirs] for ours, theirs in SIZES.items() if theirs in config}
     values |= {ours: inside[theirs] for ours, theirs in CONFORMER_SIZES.items() if theirs in inside}
-    return read(MuqSettings, values, source)
+    return parse_settings(MuqSettings, values, source)
 
 
 def _statistics(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -167,10 +167,10 @@ CARD = describe(
     ),
     MuqSettings(),
 )
-ENCODER = Family(
+ENCODER = EncoderFamily(
     settings=MuqSettings,
-    network=ConformerEncoder,
+    build=ConformerEncoder,
     variants={"muq": (CARD, MuqSettings())},
-    described=describe,
-    official=official,
+    update_card=describe,
+    load_official=official,
 )

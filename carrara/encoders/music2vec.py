@@ -10,7 +10,7 @@ crops. Music2Vec's authors found the convolutions' output, the extra "cnn", best
 
 from __future__ import annotations
 
-from carrara.encoders._base import Family
+from carrara.encoders._base import EncoderFamily
 from carrara.encoders._hubert.huggingface import official, told
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
 
@@ -41,14 +41,14 @@ class Music2vecSettings(HubertSettings):
 
 
 BASE = Music2vecSettings()
-TINY = Music2vecSettings(conv_channels=64, width=128, layers=4, heads=4, feed_forward=512)
+TINY = Music2vecSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
-ENCODER = Family(
+ENCODER = EncoderFamily(
     settings=Music2vecSettings,
-    network=HubertEncoder,
-    described=redescribed,
-    official=official,
-    told=told,
+    build=HubertEncoder,
+    update_card=redescribed,
+    load_official=official,
+    settings_from_files=told,
     variants={
         "music2vec-v1": (
             describe(

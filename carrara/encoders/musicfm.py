@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
-from carrara.encoders._base import Card, Family
+from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._conformer.network import (
     MSD_DEVIATION,
     MSD_MEAN,
@@ -62,7 +62,7 @@ class MusicFmSettings(ConformerSettings):
     """Settings of a MusicFM; the defaults are those of both published."""
 
 
-TINY = MusicFmSettings(channels=16, width=128, layers=4, heads=4, feed_forward=512)
+TINY = MusicFmSettings(channels=16, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
 
 def official(name: str, path: Path) -> dict[str, Tensor]:
@@ -120,6 +120,6 @@ _VARIANTS: dict[str, tuple[Card, MusicFmSettings]] = {
     ),
 }
 
-ENCODER = Family(
-    settings=MusicFmSettings, network=ConformerEncoder, variants=_VARIANTS, described=describe, official=official
+ENCODER = EncoderFamily(
+    settings=MusicFmSettings, build=ConformerEncoder, variants=_VARIANTS, update_card=describe, load_official=official
 )

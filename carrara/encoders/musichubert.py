@@ -11,7 +11,7 @@ comparison.
 
 from __future__ import annotations
 
-from carrara.encoders._base import Family
+from carrara.encoders._base import EncoderFamily
 from carrara.encoders._hubert.huggingface import official, told
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
 
@@ -37,14 +37,14 @@ class MusicHubertSettings(HubertSettings):
 
 
 BASE = MusicHubertSettings()
-TINY = MusicHubertSettings(conv_channels=64, width=128, layers=4, heads=4, feed_forward=512)
+TINY = MusicHubertSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
-ENCODER = Family(
+ENCODER = EncoderFamily(
     settings=MusicHubertSettings,
-    network=HubertEncoder,
-    described=redescribed,
-    official=official,
-    told=told,
+    build=HubertEncoder,
+    update_card=redescribed,
+    load_official=official,
+    settings_from_files=told,
     variants={
         "musichubert-base": (
             describe(

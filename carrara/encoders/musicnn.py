@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.encoders._musicnn.files import FOLDERS, official_tensors
 from carrara.encoders._musicnn.network import BANDS, NETWORKS, WINDOW, MusicnnSettings, initialise
 from carrara.formats.weights import load_strictly
@@ -186,14 +186,14 @@ def _variant(name: str, settings: MusicnnSettings, parameters: int) -> tuple[Car
         name=name,
         sample_rate=SAMPLE_RATE,
         frame_rate=None,
-        layers=0,
-        width=settings.width,
+        num_layers=0,
+        dim=settings.width,
         parameters=parameters,
         license="ISC",
         commercial_use=True,
         trained_on=("magnatagatune",) if settings.taught == "mtt" else ("Million Song Dataset",),
         paper="Pons and Serra 2019, musicnn, https://arxiv.org/abs/1909.06654",
-        benchmark=BENCHMARKS.get(name, f"none known: {HEARD}"),
+        benchmark_setup=BENCHMARKS.get(name, f"none known: {HEARD}"),
         files=FILES[name],
     )
     return card, settings
@@ -206,4 +206,6 @@ PUBLISHED = {
     "musicnn-mtt-vgg": _variant("musicnn-mtt-vgg", MusicnnSettings(network="vgg"), 605_748),
     "musicnn-msd-vgg": _variant("musicnn-msd-vgg", MusicnnSettings(network="vgg", taught="msd"), 605_748),
 }
-ENCODER = Family(settings=MusicnnSettings, network=network, variants=PUBLISHED, described=described, official=official)
+ENCODER = EncoderFamily(
+    settings=MusicnnSettings, build=network, variants=PUBLISHED, update_card=described, load_official=official
+)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 
 HOP = 320
 
@@ -38,13 +38,13 @@ class Noise(Encoder):
         """Return the numbers, `[B, 1, F, D]`; zero after each clip's own frames."""
         longest = samples_BT.shape[-1]
         lengths = [longest] * len(samples_BT) if lengths_B is None else lengths_B.tolist()
-        layers_BLFD = torch.zeros(len(samples_BT), 1, self.frames(longest), self.card.width)
+        layers_BLFD = torch.zeros(len(samples_BT), 1, self.frames(longest), self.card.dim)
         for layers_LFD, samples_T, length in zip(layers_BLFD, samples_BT.float().cpu(), lengths):
             clip = samples_T[:length].contiguous().numpy()
             seed = int.from_bytes(hashlib.sha256(clip.astype("<f4").tobytes()).digest()[:8], "little")
             generator = torch.Generator().manual_seed(seed)
             frames = self.frames(length)
-            layers_LFD[0, :frames] = torch.randn(frames, self.card.width, generator=generator)
+            layers_LFD[0, :frames] = torch.randn(frames, self.card.dim, generator=generator)
         return layers_BLFD.to(samples_BT.device)
 
 
@@ -53,5 +53,5 @@ def network(settings: NoNetwork, card: Card, seed: int) -> Noise:
     return Noise(settings, card)
 
 
-CARD = Card(name="noise", sample_rate=16_000, frame_rate=50.0, layers=0, width=64, commercial_use=True)
-ENCODER = Family(NoNetwork, network, {"noise": (CARD, NoNetwork())}, trained=False)
+CARD = Card(name="noise", sample_rate=16_000, frame_rate=50.0, num_layers=0, dim=64, commercial_use=True)
+ENCODER = EncoderFamily(NoNetwork, network, {"noise": (CARD, NoNetwork())}, has_weights=False)

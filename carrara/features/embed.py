@@ -24,13 +24,13 @@ from carrara.audio.decode import blocks
 from carrara.audio.find import sound_files
 from carrara.audio.window import Parts, cut, stitched
 from carrara.core.errors import AudioError, UsageError
-from carrara.core.settings import Settings, read
+from carrara.core.settings import Settings, parse_settings
 from carrara.encoders._base import Encoder
 from carrara.features.encode import CNN, Plan, Rows, Window, encoded
 from carrara.features.extract import DEPTH, arriving
 from carrara.features.pool import Pool
 from carrara.features.prefetch import ahead
-from carrara.features.windows import Grid, View, grid
+from carrara.features.windows import Grid, WindowSpec, grid
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,7 +41,7 @@ BLOCK_SECONDS = 10.0
 THREADS = 2  # that decode ahead of the encoder
 
 
-class How(Settings):
+class EmbedConfig(Settings):
     """What a row of the table is.
 
     Attributes:
@@ -97,7 +97,9 @@ def embed(
         from carrara.encoders._hub.load import load
 
         encoder = load(encoder)
-    how = read(How, {"per": per, "layer": str(layer), "window_seconds": window, "hop_seconds": hop}, "embed")
+    how = parse_settings(
+        EmbedConfig, {"per": per, "layer": str(layer), "window_seconds": window, "hop_seconds": hop}, "embed"
+    )
     device = str(next((tensor.device for tensor in encoder.parameters()), "cpu"))
     several = [paths] if isinstance(paths, str | Path) else list(paths)
     tables: list[pyarrow.Table] = []
@@ -123,20 +125,20 @@ def layers_of(encoder: Encoder, layer: str) -> list[str]:
     Raises:
         UsageError: the encoder has no such layer.
     """
-    last = encoder.card.layers
+    last = encoder.card.num_layers
     if layer == "all":
         return [str(row) for row in range(last + 1)]
     if layer == "last":
         return [str(last)]
-    if layer == "mean" or (layer == CNN and encoder.card.cnn_width):
+    if layer == "mean" or (layer == CNN and encoder.card.cnn_dim):
         return [layer]
     if layer.isdecimal() and int(layer) <= last:
         return [str(int(layer))]
-    extra = ", cnn" if encoder.card.cnn_width else ""
+    extra = ", cnn" if encoder.card.cnn_dim else ""
     raise UsageError(f"--layer {layer}: {encoder.card.name} has the layers 0 to {last}, last, mean, all{extra}")
 
 
-def schema(encoder: Encoder, how: How) -> pyarrow.Schema:
+def schema(encoder: Encoder, how: EmbedConfig) -> pyarrow.Schema:
     """Return the schema of the table.
 
     Raises:
@@ -146,7 +148,7 @@ def schema(encoder: Encoder, how: How) -> pyarrow.Schema:
 
     if how.per == "frame":
         _frame_rate(encoder)
-    width = encoder.card.cnn_width if layers_of(encoder, how.layer) == [CNN] else encoder.card.width
+    width = encoder.card.cnn_dim if layers_of(encoder, how.layer) == [CNN] else encoder.card.dim
     return pyarrow.schema(
         {
             "path": pyarrow.string(),
@@ -161,7 +163,7 @@ def schema(encoder: Encoder, how: How) -> pyarrow.Schema:
 def pieces(
     encoder: Encoder,
     files: Sequence[Path],
-    how: How,
+    how: EmbedConfig,
     device: str = "cpu",
     batch: int | None = None,
     advance: Callable[[float], None] = lambda seconds: None,
@@ -182,7 +184,9 @@ def pieces(
     layers = layers_of(encoder, how.layer)
     pool: Pool = "frames" if how.per == "frame" else "mean"
     window = how.window_seconds or encoder.card.window_seconds or DEFAULT_WINDOW_SECONDS
-    view = read(View, {"pool": pool, "window_seconds": window, "hop_seconds": how.hop_seconds}, "--window and --hop")
+    view = parse_settings(
+        WindowSpec, {"pool": pool, "window_seconds": window, "hop_seconds": how.hop_seconds}, "--window and --hop"
+    )
     encoder = encoder.to(device).eval()
     rate, windows, lengths = encoder.card.sample_rate, grid(encoder, view), [0] * len(files)
     sources = [partial(_streamed, path, rate, windows, lengths, place) for place, path in enumerate(files)]

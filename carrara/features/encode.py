@@ -80,7 +80,7 @@ def encoded(encoder: Encoder, windows: Iterable[Window], plan: Plan) -> Iterator
     card = encoder.card
     most, seconds = plan.limits()
     run_samples = RUN_BATCHES * min(seconds, most * 30.0) * card.sample_rate
-    row_bytes = 4 * ((card.layers + 1) * card.width + (card.cnn_width or 0) * plan.cnn)
+    row_bytes = 4 * ((card.num_layers + 1) * card.dim + (card.cnn_dim or 0) * plan.cnn)
     run: list[Window] = []
     samples, size = 0, 0
     for window in windows:

@@ -25,11 +25,11 @@ import numpy as np
 
 from carrara.audio.decode import VERSIONS, load
 from carrara.audio.deform import VERSION as DEFORMATIONS
-from carrara.audio.deform import deformed
+from carrara.audio.deform import corrupt
 from carrara.audio.window import stitched, windows
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
-from carrara.core.hashing import identity
+from carrara.core.hashing import sha256_of_json
 from carrara.core.paths import features_home
 from carrara.core.progress import progress
 from carrara.encoders._base import Encoder
@@ -37,7 +37,7 @@ from carrara.features.encode import CNN, Plan, Rows, Window, encoded, precision
 from carrara.features.hash_cache import Contents
 from carrara.features.prefetch import Source, ahead
 from carrara.features.store import Place, Store, Writer
-from carrara.features.windows import Grid, View, grid
+from carrara.features.windows import Grid, WindowSpec, grid
 
 FORMAT = 2  # raised whenever the same key would hold other rows
 DEPTH = 8
@@ -76,7 +76,12 @@ class Features:
 
 
 def extract(
-    encoder: Encoder, clips: Sequence[Clip], view: View, home: Path | None = None, device: str = "cpu", threads: int = 2
+    encoder: Encoder,
+    clips: Sequence[Clip],
+    view: WindowSpec,
+    home: Path | None = None,
+    device: str = "cpu",
+    threads: int = 2,
 ) -> Features:
     """Return the features of clips, hearing those that the store does not hold yet.
 
@@ -92,7 +97,7 @@ def extract(
         DataError: the encoder gives features that are not finite; what was heard before is kept.
         StoreError: the store cannot be written, is damaged, or is being written by another process.
     """
-    view = view if encoder.card.cnn_width else view.model_copy(update={"cnn": False})
+    view = view if encoder.card.cnn_dim else view.model_copy(update={"cnn": False})
     folder = Path(home) / "features" if home else features_home()
     store = _store(encoder, view, folder, device)
     keys, missing = _keys(clips, home, threads)
@@ -112,8 +117,8 @@ def extract(
 
 def weights_identity(encoder: Encoder) -> str:
     """Return the identity of an encoder's weights: as its card says, else the SHA-256 of its tensors."""
-    if encoder.card.weights:
-        return encoder.card.weights
+    if encoder.card.weights_sha256:
+        return encoder.card.weights_sha256
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -121,16 +126,16 @@ def weights_identity(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _store(encoder: Encoder, view: View, folder: Path, device: str) -> Store:
+def _store(encoder: Encoder, view: WindowSpec, folder: Path, device: str) -> Store:
     card, cut = encoder.card, grid(encoder, view)
-    widths = {str(row): card.width for row in range(card.layers + 1)}
-    if view.cnn and card.cnn_width:
-        widths[CNN] = card.cnn_width
+    widths = {str(row): card.dim for row in range(card.num_layers + 1)}
+    if view.cnn and card.cnn_dim:
+        widths[CNN] = card.cnn_dim
     meta = {
         "format": FORMAT,
         "encoder": card.name,
         "weights": weights_identity(encoder),
-        "code": card.code,
+        "code": card.output_version,
         "settings": encoder.settings.model_dump(mode="json"),
         "sample_rate": card.sample_rate,
         "decoders": VERSIONS,
@@ -143,7 +148,7 @@ def _store(encoder: Encoder, view: View, folder: Path, device: str) -> Store:
         "computed": precision(device),
         "dtype": "float16",
     }
-    return Store(folder / plain(card.name) / identity({**meta, "widths": widths})[:16], widths, meta)
+    return Store(folder / plain(card.name) / sha256_of_json({**meta, "widths": widths})[:16], widths, meta)
 
 
 def plain(name: str) -> str:
@@ -180,7 +185,7 @@ def _keys(clips: Sequence[Clip], home: Path | None, threads: int) -> tuple[list[
 def _hear(
     encoder: Encoder,
     wanted: Mapping[str, Clip],
-    view: View,
+    view: WindowSpec,
     plan: Plan,
     writer: Writer,
     threads: int,
@@ -245,7 +250,7 @@ def _decoded(
     began = time.perf_counter()
     samples_T = load(clip.path, rate, clip.start, clip.duration)
     if deform:
-        samples_T = deformed(samples_T, rate, deform)
+        samples_T = corrupt(samples_T, rate, deform)
     seconds["decode"] += time.perf_counter() - began
     for start, length in windows(len(samples_T), cut.window, cut.hop, cut.least):
         yield start, samples_T[start : start + length]

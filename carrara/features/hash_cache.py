@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from carrara.core.errors import AudioError
-from carrara.core.hashing import file_identity
+from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import home
 
 RACY_SECONDS = 2.0
@@ -39,7 +39,7 @@ class Contents:
             before = _stamp(path)
             if found := self._find(str(path), before):
                 return found
-            digest = file_identity(path)
+            digest = sha256_of_file(path)
             after = _stamp(path)
         except OSError as problem:
             reasons = {FileNotFoundError: "no such file", IsADirectoryError: "a folder, not a sound file"}

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import carrara
 from carrara.audio.decode import VERSIONS, header
 from carrara.core.errors import AudioError, StoreError
-from carrara.core.hashing import identity
-from carrara.core.io import whole, write_text
+from carrara.core.hashing import sha256_of_json
+from carrara.core.io import atomic_write, write_text
 from carrara.core.progress import progress, shown
 from carrara.encoders._base import Encoder
-from carrara.features.embed import How, Piece, pieces, schema
+from carrara.features.embed import EmbedConfig, Piece, pieces, schema
 from carrara.features.encode import precision
 from carrara.features.extract import weights_identity
 from carrara.features.hash_cache import Contents
@@ -66,7 +66,7 @@ class _Old:
 
 
 def write_embeddings(
-    encoder: Encoder, files: Sequence[Path], out: Path, how: How, device: str = "cpu", batch: int | None = None
+    encoder: Encoder, files: Sequence[Path], out: Path, how: EmbedConfig, device: str = "cpu", batch: int | None = None
 ) -> Written:
     """Write the embeddings of recordings to a Parquet file, hearing only those that it does not hold yet.
 
@@ -99,12 +99,12 @@ def write_embeddings(
     return written
 
 
-def _made(encoder: Encoder, how: How, device: str) -> dict[str, Any]:
+def _made(encoder: Encoder, how: EmbedConfig, device: str) -> dict[str, Any]:
     """Return everything that the numbers depend on."""
     return {
         "encoder": encoder.card.name,
         "weights": weights_identity(encoder),
-        "code": encoder.card.code,
+        "code": encoder.card.output_version,
         "encoder_settings": encoder.settings.model_dump(mode="json"),
         **how.model_dump(mode="json"),
         "decoders": VERSIONS,
@@ -116,7 +116,7 @@ def _keys(files: Sequence[Path], made: Mapping[str, Any], failed: dict[str, str]
     contents, keys = Contents(), {}
     for path in files:
         try:
-            keys[path] = identity([str(path), contents.identity(path), made])[:16]
+            keys[path] = sha256_of_json([str(path), contents.identity(path), made])[:16]
         except AudioError as problem:
             failed[str(path)] = str(problem)
     contents.close()
@@ -133,7 +133,7 @@ def _hear(
     parts: Path,
     keys: Mapping[Path, str],
     names: pyarrow.Schema,
-    manner: tuple[How, str, int | None],
+    manner: tuple[EmbedConfig, str, int | None],
     written: Written,
 ) -> None:
     """Make the parts that are missing, and note the reasons of those that cannot be made."""
@@ -146,7 +146,7 @@ def _hear(
     ):
         for path in missing:
             try:
-                with whole(_part(parts, keys[path])) as draft, parquet.ParquetWriter(draft, names) as writer:
+                with atomic_write(_part(parts, keys[path])) as draft, parquet.ParquetWriter(draft, names) as writer:
                     _until_end(stream, writer)
             except AudioError as problem:
                 written.failed[str(path)] = str(problem)
@@ -210,7 +210,7 @@ def _join(
         "files": json.dumps([[str(path), key, counts[str(path)]] for path, key in keys.items()]),
     }
     with (
-        whole(out) as draft,
+        atomic_write(out) as draft,
         parquet.ParquetWriter(draft, names.with_metadata(told)) as writer,
         _grouped(writer) as write,
     ):

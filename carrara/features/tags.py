@@ -26,11 +26,11 @@ from torch import Tensor
 
 from carrara.audio.decode import header
 from carrara.core.errors import AudioError, StoreError, UsageError
-from carrara.core.io import whole, write_text
+from carrara.core.io import atomic_write, write_text
 from carrara.encoders._base import Encoder
 from carrara.encoders._maest.labels import agree, read_labels
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
-from carrara.features.embed import How
+from carrara.features.embed import EmbedConfig
 from carrara.features.extract import weights_identity
 from carrara.features.parquet import LOCK, Written, write_embeddings
 from carrara.features.store import held
@@ -123,7 +123,7 @@ def too_short(files: Iterable[Path], encoder: Encoder) -> dict[str, str]:
     return found
 
 
-def agree_with_table(table: Path, hearing: Tagger, how: How) -> None:
+def agree_with_table(table: Path, hearing: Tagger, how: EmbedConfig) -> None:
     """See that a table, where there is one, holds what this tagger says of such windows.
 
     Raises:
@@ -146,7 +146,7 @@ def agree_with_table(table: Path, hearing: Tagger, how: How) -> None:
 
 
 def complete(
-    hearing: Tagger, files: Sequence[Path], table: Path, how: How, device: str = "cpu", batch: int | None = None
+    hearing: Tagger, files: Sequence[Path], table: Path, how: EmbedConfig, device: str = "cpu", batch: int | None = None
 ) -> Written:
     """Hear recordings into a table in which those of earlier calls stay; see `write_embeddings`.
 
@@ -162,7 +162,7 @@ def complete(
     with held(beside / LOCK):
         _put_back(former, table)
         if table.exists():
-            with whole(former) as draft:
+            with atomic_write(former) as draft:
                 shutil.copyfile(table, draft)
         try:
             return write_embeddings(hearing, files, table, how, device, batch)
@@ -187,7 +187,7 @@ def _put_back(former: Path, table: Path) -> None:
     rows = before.filter(compute.is_in(before["path"], pyarrow.array([path for path, *_ in lacking])))
     files = json.dumps(lacking + there)
     joined = pyarrow.concat_tables([rows, now]).replace_schema_metadata({**now.schema.metadata, b"files": files})
-    with whole(table) as draft:
+    with atomic_write(table) as draft:
         parquet.write_table(joined, draft)
 
 
@@ -275,7 +275,7 @@ def write_told(folder: Path, summary: Mapping[str, Any]) -> None:
     Raises:
         StoreError: they cannot be written.
     """
-    with whole(folder / "styles.csv") as draft, open(draft, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(folder / "styles.csv") as draft, open(draft, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "start", "duration", "style", "probability"])
         for recording in summary["recordings"]:

@@ -19,7 +19,7 @@ LEAST_SECONDS = 1.0  # a shorter tail is dropped (MARBLE's rule for 30-s windows
 OVERLAP_SECONDS = 1.0
 
 
-class View(Settings):
+class WindowSpec(Settings):
     """How clips are heard and what is kept of them.
 
     Attributes:
@@ -39,7 +39,7 @@ class View(Settings):
     deform: str = ""
 
     @model_validator(mode="after")
-    def _frames_overlap(self) -> View:
+    def _frames_overlap(self) -> WindowSpec:
         hop, window = self.hop_seconds, self.window_seconds
         if self.pool == "frames" and hop is not None and (window is None or hop > 0.9 * window):
             raise ValueError("windows of frames must overlap: hop_seconds at most 0.9 of window_seconds")
@@ -55,7 +55,7 @@ class Grid:
     least: int
 
 
-def grid(encoder: Encoder, view: View) -> Grid:
+def grid(encoder: Encoder, view: WindowSpec) -> Grid:
     """Return the windows that a view means for an encoder."""
     rate, frame_rate = encoder.card.sample_rate, encoder.card.frame_rate
     seconds = view.window_seconds or encoder.card.window_seconds

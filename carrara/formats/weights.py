@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from carrara.core.errors import CarraraError, StoreError, WeightsError, did_you_mean
-from carrara.core.io import whole
+from carrara.core.io import atomic_write
 
 NEW_GAIN, NEW_DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 OLD_GAIN, OLD_DIRECTION = ".weight_g", ".weight_v"
@@ -66,7 +66,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    with whole(Path(path)) as draft:
+    with atomic_write(Path(path)) as draft:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft, PLAIN)
         except SafetensorError as problem:

@@ -34,7 +34,7 @@ def readme(run: Run) -> str:
             "",
             f"encoder = carrara.load({card.name!r})",
             f"layers = encoder(samples)  # float32 [batch, samples] at {card.sample_rate} Hz "
-            f"-> [batch, {card.layers + 1}, frames, {card.width}]",
+            f"-> [batch, {card.num_layers + 1}, frames, {card.dim}]",
             "```",
             "",
             f"Network: `{recipe.encoder}` with the settings in `config.json`. Corpus: SHA-256 of names and lengths",

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from carrara.core.errors import StoreError
-from carrara.core.hashing import canonical
-from carrara.core.io import whole
+from carrara.core.hashing import canonical_json
+from carrara.core.io import atomic_write
 from carrara.pretrain.fsdp import divided
 from carrara.pretrain.fsdp import whole as whole_tensor
 
@@ -65,9 +65,9 @@ def write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any])
     Raises:
         StoreError: it cannot be written, for example because the disk is full; the former ones stay as they are.
     """
-    with whole(folder / LAST) as draft:
+    with atomic_write(folder / LAST) as draft:
         try:
-            save_file(dict(tensors), draft, metadata={"state": canonical(dict(state))})
+            save_file(dict(tensors), draft, metadata={"state": canonical_json(dict(state))})
         except SafetensorError as problem:
             raise StoreError(f"{folder / LAST}: cannot write here ({problem}); make room and resume") from None
         with open(draft, "rb") as file:

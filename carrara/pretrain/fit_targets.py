@@ -21,13 +21,13 @@ from carrara.formats.weights import load_strictly, read_tensors, save_tensors
 from carrara.pretrain.corpus.stream import Stream
 from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.targets import REGISTRY as TARGETS
-from carrara.pretrain.targets._base import Grid, Target
+from carrara.pretrain.targets._base import FrameGrid, Target
 
 TARGET_FOLDER = "targets"
 FITTING_CROPS = 32
 
 
-def fitted(folder: Path, recipe: Recipe, grid: Grid, stream: Stream, device: torch.device) -> None:
+def fitted(folder: Path, recipe: Recipe, grid: FrameGrid, stream: Stream, device: torch.device) -> None:
     """Fit the targets that are not there yet, and write them.
 
     Raises:
@@ -43,7 +43,7 @@ def fitted(folder: Path, recipe: Recipe, grid: Grid, stream: Stream, device: tor
             save_tensors(target.state_dict(), path)
 
 
-def targets(folder: Path, recipe: Recipe, grid: Grid, device: torch.device) -> dict[str, Target]:
+def targets(folder: Path, recipe: Recipe, grid: FrameGrid, device: torch.device) -> dict[str, Target]:
     """Return the targets as they were fitted, on the device.
 
     Raises:
@@ -68,7 +68,7 @@ def target_path(folder: Path, name: str) -> Path:
 
 def _fit(name: str, target: Target, stream: Stream, seed: int, device: torch.device) -> dict[str, Any]:
     """Fit a target on random crops of its share of the corpus, and return its report."""
-    share = target.settings.share
+    share = target.settings.fraction
     crops = math.ceil(share * stream.corpus.seconds * stream.corpus.sample_rate / stream.crop)
     drawn = dataclasses.replace(stream, batch=FITTING_CROPS, seed=seed)
     steps = math.ceil(crops / FITTING_CROPS)

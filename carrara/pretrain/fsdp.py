@@ -26,7 +26,7 @@ def divide(model: MaskedPrediction, recipe: Recipe, ranks: Ranks, moving: bool) 
     Raises:
         UsageError: there is one rank only, or the recipe has what cannot be divided.
     """
-    if not recipe.shard:
+    if not recipe.fsdp:
         return
     if ranks.size == 1:
         raise UsageError("shard=true needs several ranks: torchrun --nproc-per-node 2 -m carrara pretrain …")

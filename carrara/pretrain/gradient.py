@@ -82,21 +82,21 @@ def gradient(run: Run, batch: Batch, stop: bool = False) -> Found:
     run.model.train()
     done = []
     for part in parts:
-        last_part(run.model, recipe.shard, part is parts[-1])
+        last_part(run.model, recipe.fsdp, part is parts[-1])
         losses = _forward(run, part, batch.step)
         share = losses.loss(frames, clips) * (run.scale.value if part.counts else 0.0)
         # Sharded gradients come as means over the ranks; a sum is wanted.
-        (share * ranks.size if recipe.shard else share).backward()
+        (share * ranks.size if recipe.fsdp else share).backward()
         if part.counts:
             done.append(losses)
     parameters = list(run.model.parameters())
-    if not recipe.shard:
+    if not recipe.fsdp:
         ranks.add_gradients(parameters)
     if run.scale.value != 1.0:
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.div_(run.scale.value)
-    norm = norm_of(nn.utils.clip_grad_norm_(parameters, recipe.optimiser.clip or math.inf))
+    norm = norm_of(nn.utils.clip_grad_norm_(parameters, recipe.optimiser.max_grad_norm or math.inf))
     heard = merged(done) if done else None
     sums = ranks.total([float(heard.answers), float(heard.penalty)] if heard else [0.0, 0.0])
     return Found(heard, sums[0] / max(frames, 1) + sums[1] / clips, norm, int(clips), stops > 0)
@@ -110,8 +110,8 @@ def _parts(run: Run, batch: Batch) -> list[_Part]:
     clean_BT = batch.samples_BT
     heard_BT = mixed(augmented(clean_BT, draws_B, recipe.augment, rate), draws_B, recipe.mixup, rate)
     settings = masks.at(recipe.masking, run.step / recipe.steps)
-    width = run.model.encoder.settings.width
-    count = math.ceil(recipe.parts / ranks.size)
+    width = run.model.encoder.settings.dim
+    count = math.ceil(recipe.accumulation_steps / ranks.size)
     stored = {
         name: of_batch(store, run.targets[name], batch, run.stream, run.frames) for name, store in run.stores.items()
     }
@@ -122,7 +122,7 @@ def _parts(run: Run, batch: Batch) -> list[_Part]:
             view = masks.view([draws_B[place] for place in places], settings, run.frames, width)
             labels = {name: codes_BFQ[places.to(codes_BFQ.device)] for name, codes_BFQ in stored.items()}
             made.append(_Part(number, clean_BT[places], heard_BT[places], view, labels))
-        elif recipe.shard:
+        elif recipe.fsdp:
             nothing = torch.zeros(1, run.frames, dtype=torch.bool)
             silence_BT = clean_BT.new_zeros(1, run.stream.crop)
             made.append(_Part(number, silence_BT, silence_BT, View(nothing, nothing), {}, counts=False))

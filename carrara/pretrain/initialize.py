@@ -17,7 +17,7 @@ import torch
 
 from carrara.core.errors import StoreError, UsageError
 from carrara.encoders import REGISTRY as ENCODERS
-from carrara.encoders._base import Card, Family
+from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._hub.load import load
 from carrara.encoders._hubert.huggingface import FREE
 from carrara.encoders._hubert.network import HubertEncoder
@@ -80,7 +80,7 @@ def begin(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path) -> St
         return _described(encoder, Start(record))
     place = Path(spec).expanduser()
     card = _file_put(place, recipe, encoder) if place.is_file() else _encoder_put(spec, encoder)
-    kept = former(place, recipe) if (place / RUN).is_file() else official(spec, recipe, encoder.settings.width)
+    kept = former(place, recipe) if (place / RUN).is_file() else official(spec, recipe, encoder.settings.dim)
     record = {
         "from": spec,
         "weights": tensors_identity(encoder.state_dict()),
@@ -110,7 +110,7 @@ def fetch(start: Start, folder: Path) -> None:
 @torch.no_grad()
 def put(start: Start, model: MaskedPrediction, targets: Mapping[str, Target]) -> None:
     """Put the heads into the model, and what moved with the former student into the targets."""
-    place, width = 0, model.settings.final_width
+    place, width = 0, model.settings.final_dim
     for name, sets in model.sets.items():
         for number, head in enumerate(start.kept.heads.get(name, ())):
             if head.classes_CP is None:
@@ -136,11 +136,11 @@ def _described(encoder: HubertEncoder, start: Start) -> Start:
 
 def _file_put(path: Path, recipe: Recipe, encoder: HubertEncoder) -> Card:
     """Put an official file's weights into the encoder, and return the card of the recipe's encoder."""
-    family: Family = ENCODERS.get(recipe.encoder)
+    family: EncoderFamily = ENCODERS.get(recipe.encoder)
     name = ENCODERS.entry(recipe.encoder).name
-    if family.official is None:
+    if family.load_official is None:
         raise UsageError(f"--from {path}: no file of {name} is published; give a folder")
-    load_strictly(encoder, family.official(name, path), str(path))
+    load_strictly(encoder, family.load_official(name, path), str(path))
     return family.variants[name][0]
 
 

@@ -39,7 +39,7 @@ def check(targets: Mapping[str, Target], samples_BT: Tensor, frames: int) -> Non
 
 
 def _check_shape(name: str, target: Target, labels: Tensor, clips: int, frames: int) -> None:
-    wide = len(target.books) or target.bins
+    wide = len(target.num_classes) or target.num_values
     if labels.ndim != 3 or labels.shape[0] != clips or labels.shape[2] != wide:
         raise DataError(
             f"target {name}: gives labels of shape {tuple(labels.shape)}, wanted ({clips}, {frames}, {wide})"
@@ -52,7 +52,7 @@ def _check_shape(name: str, target: Target, labels: Tensor, clips: int, frames: 
 
 
 def _check_range(name: str, target: Target, labels: Tensor) -> None:
-    if not target.books:
+    if not target.num_classes:
         if not torch.isfinite(labels).all():
             raise DataError(f"target {name}: gives values that are not finite")
         if float(labels.std()) == 0.0:
@@ -60,7 +60,7 @@ def _check_range(name: str, target: Target, labels: Tensor) -> None:
         return
     if labels.is_floating_point():
         raise DataError(f"target {name}: gives {labels.dtype} where class numbers are wanted")
-    for book, classes in enumerate(target.books):
+    for book, classes in enumerate(target.num_classes):
         codes = labels[..., book]
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= classes:
@@ -78,7 +78,7 @@ def _check_place(name: str, target: Target, samples_BT: Tensor, labels: Tensor) 
     # Another clip played backwards: even a batch of one, or of steady tones, then sounds different there.
     spliced_BT[:, begin:stop] = samples_BT.flip(0, 1)[:, begin:stop]
     changed = (target.labels(spliced_BT, frames) - labels).abs().float()
-    change_F = (changed.ne(0).float() if target.books else changed).sum(dim=(0, 2))
+    change_F = (changed.ne(0).float() if target.num_classes else changed).sum(dim=(0, 2))
     if float(change_F.sum()) == 0.0:
         if torch.equal(spliced_BT, samples_BT):
             return

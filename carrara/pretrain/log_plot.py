@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carrara.core.io import whole
+from carrara.core.io import atomic_write
 from carrara.pretrain.metrics_log import NAME, PROBES, probed, read
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def draw(folder: Path | str) -> Path | None:
             _panel(axes, title, lines)
         grid[-1].set_xlabel("steps", color=SOFT)
         path = Path(folder) / PICTURE
-        with whole(path) as draft:
+        with atomic_write(path) as draft:
             figure.savefig(draft, format="png", dpi=150, metadata={"Software": "carrara"})
     return path
 

@@ -47,9 +47,9 @@ def adamw(model: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
 
 def rate(step: int, steps: int, settings: OptimiserSettings) -> float:
     """Return the learning rate of a step."""
-    if settings.hold is not None:
-        return tri_stage(step, steps, settings.learning_rate, settings.warmup, settings.hold)
-    return learning_rate(step, steps, settings.learning_rate, settings.warmup, settings.power)
+    if settings.hold_fraction is not None:
+        return tri_stage(step, steps, settings.learning_rate, settings.warmup_fraction, settings.hold_fraction)
+    return learning_rate(step, steps, settings.learning_rate, settings.warmup_fraction, settings.poly_power)
 
 
 def train(run: Run, save: Callable[[Run], None]) -> None:
@@ -65,7 +65,7 @@ def train(run: Run, save: Callable[[Run], None]) -> None:
     bar: Any = progress("pre-training", recipe.steps) if run.ranks.first else nullcontext(lambda *note: None)
     with torch.random.fork_rng(), interruptible() as interrupted, bar as advance:
         advance(run.step)
-        if recipe.recovery.patience and run.step == 0:
+        if recipe.recovery.max_consecutive_skips and run.step == 0:
             save(run)
         if run.probes.due(run.step, recipe.steps) and probes.look(run, interrupted):
             raise KeyboardInterrupt
@@ -106,11 +106,11 @@ def _put_down(run: Run, save: Callable[[Run], None], batch: Batch, tally: Tally,
     recipe = run.recipe
     last = stop or run.step == recipe.steps
     due = last or run.step % recipe.checkpoint_every == 0
-    if tally.steps and (due or run.step % recipe.journal_every == 0):
+    if tally.steps and (due or run.step % recipe.log_every == 0):
         _write(run, batch, tally)
         tally = Tally()
     # In the middle of trouble the last good checkpoint is worth more than a new one.
-    if due and (last or not (recipe.recovery.patience and run.watch.trouble)):
+    if due and (last or not (recipe.recovery.max_consecutive_skips and run.watch.trouble)):
         save(run)
     return tally
 
@@ -133,10 +133,10 @@ def _step(run: Run, batch: Batch, tally: Tally, interrupted: threading.Event) ->
         return found
     run.optimiser.step()
     for target in run.targets.values():
-        target.follow(run.step)
+        target.update(run.step)
     run.scale.clear()
     run.watch.taken(found.loss, found.norm)
-    tally.took(found.norm, settings.clip)
+    tally.took(found.norm, settings.max_grad_norm)
     if found.losses:
         tally.audio_seconds += len(batch.items) * run.stream.crop / run.stream.corpus.sample_rate
         tally.add(found.losses)
@@ -170,7 +170,7 @@ def _go_back(run: Run, save: Callable[[Run], None]) -> None:
     run.recall(found.state)
     run.left_out, run.seconds, run.watch.rollbacks = heard - run.step, seconds, rollbacks
     with run.ranks.alike():
-        run.watch.gone_back(f"{run.recipe.recovery.patience} steps skipped one after another")
+        run.watch.gone_back(f"{run.recipe.recovery.max_consecutive_skips} steps skipped one after another")
     run.ranks.lead(
         lambda: run.journal.write(
             {"step": run.step, "event": ROLLED_BACK, "from": reached, "left_out": reached - run.step}
@@ -186,7 +186,7 @@ def _write(run: Run, batch: Batch, tally: Tally) -> None:
     run.seconds += took
     tally = together(run.ranks.gather(tally.on_cpu()))
     line: dict[str, float] = {"step": run.step, **tally.line()}
-    if batch.items or run.recipe.shard:
+    if batch.items or run.recipe.fsdp:
         heard_BT = batch.samples_BT if batch.items else batch.samples_BT.new_zeros(1, run.stream.crop)
         line |= monitors.look(run.model, heard_BT.to(run.device))
     if not run.scale.fixed:

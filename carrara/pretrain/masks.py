@@ -77,7 +77,7 @@ def view(draws_B: Sequence[tuple[int, int, int]], settings: MaskingSettings, fra
     """
     asked_BF = torch.zeros(len(draws_B), frames, dtype=torch.bool)
     for asked_F, draw in zip(asked_BF, draws_B):
-        asked_F[:] = span_mask(frames, settings.probability, settings.span, settings.minimum, *draw)
+        asked_F[:] = span_mask(frames, settings.mask_prob, settings.mask_length, settings.min_masks, *draw)
     if settings.same_masks and len(draws_B):
         _trim(asked_BF, draws_B)
     hidden_BF, sources_BF = _exchange(asked_BF, draws_B, settings)

@@ -115,7 +115,7 @@ class Journal:
         if not self.board:
             return
         if "event" in line:
-            self.board.add_text("events", json.dumps(line), line["step"])
+            self.board.add_text("beat_tracking", json.dumps(line), line["step"])
             return
         if PROBES in line:
             for name, found in line[PROBES].items():

@@ -81,21 +81,25 @@ class MaskedPrediction(nn.Module):
         self.use = {name: target.use for name, target in targets.items()}
         self.weights = {name: target.settings.weight for name, target in targets.items()}
         self.sets = {
-            name: [f"{name}.{book}" if len(target.books) > 1 else name for book in range(len(target.books))]
+            name: [f"{name}.{book}" if len(target.num_classes) > 1 else name for book in range(len(target.num_classes))]
             for name, target in targets.items()
         }
-        width, final = encoder.settings.width, settings.final_width
+        width, final = encoder.settings.dim, settings.final_dim
         generator = torch.Generator().manual_seed(seed)
-        classes = [count for target in targets.values() for count in target.books]
+        classes = [count for target in targets.values() for count in target.num_classes]
         self.project = _linear(width, final * len(classes), generator) if classes else None
         # fairseq draws the classes' vectors from U(0, 1): all start in one corner of the space.
         self.classes = nn.ParameterList(
             [nn.Parameter(torch.rand(count, final, generator=generator)) for count in classes]
         )
         self.values = nn.ModuleDict(
-            {name: _linear(width, target.bins, generator) for name, target in targets.items() if target.bins}
+            {
+                name: _linear(width, target.num_values, generator)
+                for name, target in targets.items()
+                if target.num_values
+            }
         )
-        self.means = {name: target.mean_M for name, target in targets.items() if target.bins}
+        self.means = {name: target.mean_M for name, target in targets.items() if target.num_values}
 
     def forward(self, samples_BT: Tensor, view: View, labels: Mapping[str, Tensor], step: int = 0) -> Losses:
         """Return the loss of the frames asked for.

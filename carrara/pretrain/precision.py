@@ -68,5 +68,5 @@ class LossScale:
             raise DataError(
                 f"the loss scale fell below {self.settings.smallest:g}: gradients overflow float16 whatever the scale; "
                 "resume is of no use; try precision=bfloat16, network.relaxation=32 with network.attention=eager, or "
-                "a smaller optimiser.clip"
+                "a smaller optimiser.max_grad_norm"
             )

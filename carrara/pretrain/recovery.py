@@ -70,7 +70,7 @@ class Watch:
     @property
     def hopeless(self) -> bool:
         """Whether it is time to go back."""
-        return bool(self.settings.patience) and self.trouble >= self.settings.patience
+        return bool(self.settings.max_consecutive_skips) and self.trouble >= self.settings.max_consecutive_skips
 
     def gone_back(self, reason: str) -> None:
         """Count a roll-back.
@@ -80,10 +80,10 @@ class Watch:
         """
         self.trouble = 0
         self.rollbacks += 1
-        if self.rollbacks > self.settings.rollbacks:
+        if self.rollbacks > self.settings.max_rollbacks:
             raise DataError(
-                f"the run went back {self.settings.rollbacks} times and fails again ({reason}); the journal has each "
-                "event; lower optimiser.learning_rate or optimiser.clip, or look at the corpus"
+                f"the run went back {self.settings.max_rollbacks} times and fails again ({reason}); the journal has each "
+                "event; lower optimiser.learning_rate or optimiser.max_grad_norm, or look at the corpus"
             )
 
     def collapse(self, line: Mapping[str, float], step: int) -> None:
@@ -92,18 +92,18 @@ class Watch:
         Raises:
             DataError: a target, or the student's answers to it, have become one value.
         """
-        if step < self.settings.guard_after:
+        if step < self.settings.collapse_check_after:
             return
         bounds = {
-            "deviation/target/": self.settings.least_target,
-            "deviation/prediction/": self.settings.least_prediction,
+            "deviation/target/": self.settings.min_target_std,
+            "deviation/prediction/": self.settings.min_prediction_std,
         }
         for prefix, least in bounds.items():
             for name, value in line.items():
                 if name.startswith(prefix) and value < least:
                     raise DataError(
                         f"step {step}: collapse: {name} is {value:.2g}, below {least:g}; "
-                        "lower optimiser.learning_rate, or raise recovery.guard_after if it is too early to tell"
+                        "lower optimiser.learning_rate, or raise recovery.collapse_check_after if it is too early to tell"
                     )
 
     def state(self) -> dict[str, Any]:

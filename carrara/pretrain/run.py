@@ -40,7 +40,7 @@ from carrara.pretrain.run_file import prepare
 from carrara.pretrain.state import Run
 from carrara.pretrain.tagging import run as tagging
 from carrara.pretrain.tagging.settings import TaggingRecipe
-from carrara.pretrain.targets._base import Grid, Target
+from carrara.pretrain.targets._base import FrameGrid, Target
 
 LABELS = "labels"
 CHECKED_CROPS = 8
@@ -117,15 +117,15 @@ def _made(
     found = ranks.lead(lambda: find(corpus, grid.sample_rate, crop))
     ranks.lead(lambda: prepare(folder, recipe, found, resume, begun.record))
     ranks.lead(lambda: fetch(begun, folder))
-    stream = Stream(found, crop, grid.hop, recipe.batch, recipe.seed, recipe.level)
+    stream = Stream(found, crop, grid.hop, recipe.batch, recipe.seed, recipe.target_rms)
     ranks.lead(lambda: fit_targets.fitted(folder, recipe, grid, stream, ranks.device))
     targets = fit_targets.targets(folder, recipe, grid, ranks.device)
     encoder.to(ranks.device)
-    encoder.encoder.recompute = recipe.recompute
-    still = {name: target for name, target in targets.items() if not target.moving}
+    encoder.encoder.recompute = recipe.activation_checkpointing
+    still = {name: target for name, target in targets.items() if not target.is_ema}
     with ranks.alike():
         for target in targets.values():
-            target.begin(encoder)
+            target.attach(encoder)
         label_checks.check(still, _some(stream, ranks.device), encoder.frames(crop))
         model = MaskedPrediction(encoder, targets, recipe.objective, recipe.seed).to(ranks.device)
         put(begun, model, targets)
@@ -204,27 +204,27 @@ def _encoder(recipe: Recipe, name: str) -> HubertEncoder:
     return encoder
 
 
-def _grid(encoder: HubertEncoder) -> Grid:
+def _grid(encoder: HubertEncoder) -> FrameGrid:
     settings = encoder.settings
     receptive = 1
     for kernel, stride in zip(reversed(settings.conv_kernels), reversed(settings.conv_strides)):
         receptive = (receptive - 1) * stride + kernel
-    return Grid(settings.sample_rate, settings.stride, receptive // 2)
+    return FrameGrid(settings.sample_rate, settings.stride, receptive // 2)
 
 
-def _crop(recipe: Recipe, encoder: HubertEncoder, grid: Grid) -> int:
+def _crop(recipe: Recipe, encoder: HubertEncoder, grid: FrameGrid) -> int:
     crop = round(recipe.crop_seconds * grid.sample_rate)
-    span = max([recipe.masking.span, *(span for _, _, span in recipe.masking.schedule)])
+    span = max([recipe.masking.mask_length, *(span for _, _, span in recipe.masking.schedule)])
     frames, needed = encoder.frames(crop), span + label_checks.FEWER_FRAMES
     if frames <= needed:
         tenths = next(one for one in count(1) if encoder.frames(one * grid.sample_rate // 10) > needed)
         raise UsageError(
             f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for spans of {span}; "
-            f"use {tenths / 10:g} or more, or a shorter masking.span (and in masking.schedule)"
+            f"use {tenths / 10:g} or more, or a shorter masking.mask_length (and in masking.schedule)"
         )
-    if recipe.masking.channels and recipe.masking.channel_span >= encoder.settings.width:
+    if recipe.masking.channels and recipe.masking.channel_span >= encoder.settings.dim:
         raise UsageError(
-            f"masking.channel_span {recipe.masking.channel_span} silences all {encoder.settings.width} channels of the "
+            f"masking.channel_span {recipe.masking.channel_span} silences all {encoder.settings.dim} channels of the "
             "network; lower it"
         )
     return crop
@@ -256,7 +256,7 @@ def _save(run: Run) -> None:
     def write() -> None:
         checkpoint.write(run.folder / TRAINING, tensors, run.state())
         encoder = run.model.encoder
-        if run.recipe.shard:
+        if run.recipe.fsdp:
             prefix = "model.encoder."
             encoder = HubertEncoder(encoder.settings, encoder.card)
             encoder.load_state_dict(

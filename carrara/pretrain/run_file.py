@@ -10,7 +10,7 @@ from typing import Any
 import carrara
 from carrara.core.errors import StoreError
 from carrara.core.io import write_text
-from carrara.core.settings import Settings, paths, read
+from carrara.core.settings import Settings, parse_settings, paths
 from carrara.pretrain.corpus.stream import Corpus
 
 RUN = "run.json"
@@ -53,7 +53,7 @@ def _compare(path: Path, wanted: Mapping[str, Any], kind: type[Settings]) -> Non
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         # What an earlier version did not know has its default.
-        before, corpus = read(kind, found["recipe"], str(path)).model_dump(mode="json"), found["corpus"]
+        before, corpus = parse_settings(kind, found["recipe"], str(path)).model_dump(mode="json"), found["corpus"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise StoreError(f"{path}: cannot be read ({problem}); choose another folder with -o") from None
     now = wanted["recipe"]

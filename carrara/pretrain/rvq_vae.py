@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from carrara.core.errors import DataError, UsageError
-from carrara.core.io import whole
+from carrara.core.io import atomic_write
 from carrara.core.progress import progress
 from carrara.nn.quantize.residual_quantizer import evenness
 from carrara.nn.quantize.rvq_vae import RVQVAE, save
@@ -93,14 +93,14 @@ def teach(recipe: CodecRecipe, corpus: Sequence[str | Path], folder: Path, resum
     network = recipe.network
     crop = round(recipe.crop_seconds * network.sample_rate)
     frames = recipe.batch * math.ceil(crop / network.hop)
-    if frames < network.size:
+    if frames < network.codebook_size:
         raise UsageError(
             f"a step of {recipe.batch} crops of {recipe.crop_seconds:g} s has {frames} frames, too few to start "
-            f"{network.size} codes from; raise batch or crop_seconds, or lower network.size"
+            f"{network.codebook_size} codes from; raise batch or crop_seconds, or lower network.codebook_size"
         )
     found = find(corpus, network.sample_rate, crop)
     prepare(folder, recipe, found, resume)
-    stream = Stream(found, crop, network.hop, recipe.batch, recipe.seed, recipe.level)
+    stream = Stream(found, crop, network.hop, recipe.batch, recipe.seed, recipe.target_rms)
     codec = RVQVAE(network, recipe.seed).to(device)
     optimiser = adamw(codec, recipe.optimiser)
     step, seconds = _restore(folder, codec, optimiser)
@@ -150,7 +150,7 @@ def _train(run: _Training) -> None:
             run.step += 1
             advance(1, f"loss {loss:.3f}")
             due = interrupted.is_set() or run.step == recipe.steps or run.step % recipe.checkpoint_every == 0
-            if due or run.step % recipe.journal_every == 0:
+            if due or run.step % recipe.log_every == 0:
                 _write(run, sums)
                 sums = _Sums()
             if due:
@@ -172,7 +172,9 @@ def _step(run: _Training, batch: Batch, sums: _Sums) -> float:
         sums.skipped += 1
         return math.nan
     for group in run.optimiser.param_groups:
-        group["lr"] = learning_rate(batch.step, recipe.steps, settings.learning_rate, settings.warmup, settings.power)
+        group["lr"] = learning_rate(
+            batch.step, recipe.steps, settings.learning_rate, settings.warmup_fraction, settings.poly_power
+        )
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + batch.step)
     samples_BT = batch.samples_BT.to(run.device, non_blocking=True)
     coded = run.codec.train()(samples_BT, generator)
@@ -184,7 +186,7 @@ def _step(run: _Training, batch: Batch, sums: _Sums) -> float:
     loss = parts["spectral"] + recipe.waveform * parts["waveform"] + recipe.commitment * parts["commitment"]
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    norm = float(nn.utils.clip_grad_norm_(run.codec.parameters(), settings.clip or math.inf))
+    norm = float(nn.utils.clip_grad_norm_(run.codec.parameters(), settings.max_grad_norm or math.inf))
     if not math.isfinite(norm):
         sums.skipped += 1
         return math.nan
@@ -216,9 +218,9 @@ def _write_sound(run: _Training) -> None:
 
     sounds = {"original": run.checked_BT[:1]}
     codes_BFQ, books = run.codec.encode(run.checked_BT[:1]), 1
-    while books <= run.recipe.network.books:
+    while books <= run.recipe.network.num_codebooks:
         sounds[f"books-{books}"] = run.codec.decode(codes_BFQ[..., :books])
         books *= 2
     for name, samples_1T in sounds.items():
-        with whole(run.folder / SOUND / f"{name}.wav") as draft:
+        with atomic_write(run.folder / SOUND / f"{name}.wav") as draft:
             soundfile.write(draft, samples_1T[0].clamp(-1, 1).cpu().numpy(), run.recipe.network.sample_rate)

@@ -69,7 +69,7 @@ class Run:
 
     def moving(self) -> dict[str, nn.Module]:
         """Return the targets that change with the student, which a checkpoint must hold."""
-        return {name: target for name, target in self.targets.items() if target.moving}
+        return {name: target for name, target in self.targets.items() if target.is_ema}
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside tensors."""
@@ -78,7 +78,7 @@ class Run:
             "seconds": self.seconds,
             "left_out": self.left_out,
             "scale": [self.scale.value, self.scale.clean],
-            "watch": self.watch.state(),
+            "monitor": self.watch.state(),
         }
 
     def recall(self, state: Mapping[str, Any]) -> None:

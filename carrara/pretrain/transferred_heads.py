@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import StoreError
-from carrara.core.settings import read
+from carrara.core.settings import parse_settings
 from carrara.encoders._hub.official import heads
 from carrara.encoders._hubert.fairseq import TEACHER, ours
 from carrara.pretrain import checkpoint
@@ -75,7 +75,7 @@ def former(folder: Path, recipe: Recipe) -> Kept:
         UsageError: its recipe is not one that predicts what is masked.
         StoreError: its files cannot be read.
     """
-    before = read(Recipe, read_json(folder / RUN).get("recipe") or {}, str(folder / RUN))
+    before = parse_settings(Recipe, read_json(folder / RUN).get("recipe") or {}, str(folder / RUN))
     found = checkpoint.load(folder / TRAINING)
     tensors = found.tensors if found else {}
     named = _named_heads(before, tensors)
@@ -106,14 +106,14 @@ def _differs(name: str, settings: TargetSettings, before: Recipe, recipe: Recipe
     off = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
     if off:
         return f"{off[0]} was {theirs.get(off[0])}, now {ours.get(off[0])}"
-    width, former = recipe.objective.final_width, before.objective.final_width
+    width, former = recipe.objective.final_dim, before.objective.final_dim
     return "" if width == former or _sets(settings) == 0 else f"final_width was {former}, now {width}"
 
 
 def _named_heads(recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, list[Head]]:
     """Return the heads in a checkpoint by target, as `MaskedPrediction` lays them out."""
     named: dict[str, list[Head]] = {}
-    place, final = 0, recipe.objective.final_width
+    place, final = 0, recipe.objective.final_dim
     for name, settings in recipe.targets.items():
         value = f"model.values.{name}."
         if value + "weight" in tensors:
@@ -188,14 +188,16 @@ def _published_books(
 ) -> list[Head] | str:
     weight, bias = published.get("final_proj.weight"), published.get("final_proj.bias")
     rows_RP = published.get("label_embs_concat")
-    books, final = settings.books, recipe.objective.final_width
+    books, final = settings.num_codebooks, recipe.objective.final_dim
     if weight is None or bias is None or rows_RP is None:
         return "no head for label sets is published with it"
-    in_order = torch.arange(-SPECIAL_SYMBOLS, settings.size)
+    in_order = torch.arange(-SPECIAL_SYMBOLS, settings.codebook_size)
     codes = [published.get(f"dictionaries.{book}", in_order) for book in range(books)]
     shapes = tuple(weight.shape), tuple(rows_RP.shape)
     wanted = (books * final, width), (sum(map(len, codes)), final)
-    if shapes != wanted or any(set(codes_R[codes_R >= 0].tolist()) != {*range(settings.size)} for codes_R in codes):
+    if shapes != wanted or any(
+        set(codes_R[codes_R >= 0].tolist()) != {*range(settings.codebook_size)} for codes_R in codes
+    ):
         return f"its label sets are others: maps and classes of {shapes}, not {wanted}"
     return [
         Head(weight_PD.float(), bias_P.float(), one_RP.float()[_order(codes_R)])

@@ -145,7 +145,7 @@ def _heard(study: Study, line: Line, plan: Plan, seed: int) -> Encoder | str:
 
 
 def _asked(study: Study, model: Encoder | str, plan: Plan, seed: int) -> dict[str, Record]:
-    from carrara.bench.config import Rules
+    from carrara.bench.config import BenchConfig
     from carrara.bench.run import bench
 
     found = bench(
@@ -153,7 +153,7 @@ def _asked(study: Study, model: Encoder | str, plan: Plan, seed: int) -> dict[st
         study.rows,
         data_dir=plan.data_dir,
         results=plan.output / "results",
-        rules=Rules(seeds=(seed,)),
+        config=BenchConfig(seeds=(seed,)),
         device=plan.device,
     )
     return {record.task.name: record for record in found}

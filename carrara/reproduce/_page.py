@@ -10,7 +10,7 @@ from typing import Any
 
 from carrara.bench.leaderboard.published import table
 from carrara.bench.leaderboard.ranking import Span
-from carrara.core.io import whole, write_text
+from carrara.core.io import atomic_write, write_text
 from carrara.reproduce._base import Line, Study
 from carrara.reproduce._measure import Plan
 from carrara.reproduce._verdict import Found, Verdict
@@ -118,7 +118,7 @@ def picture(path: Path, study: Study, lines: dict[str, Found]) -> None:
     axes.set_xlabel(f"mean of {len(study.rows)} Pebble rows in percent, with its 95 % interval over seeds and clips")
     axes.grid(axis="x", alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         figure.savefig(draft, dpi=150, format="png")
 
 

@@ -101,7 +101,7 @@ def _line(models: Sequence[Measured], rows: Sequence[str], results: Path, place:
 def _drawn(record: Record, results: Path) -> np.ndarray:
     """Return a record's cell in each draw of its test clips, `[G]`."""
     task = Task.model_validate(record.task.task)
-    answer = task_types.REGISTRY.get(task.answer)
+    answer = task_types.REGISTRY.get(task.task_type)
     clips = next(iter(read_predictions(predictions_path(record, results)).values()))
     ids = sorted(clips)
     truths, given = ([reloaded(clips[unit][side]) for unit in ids] for side in (0, 1))

@@ -33,4 +33,4 @@ class OneLayer(Encoder):
 def looked_at(model: str, view: View, name: str, device: str) -> OneLayer:
     """Return what a view hears of a model; `name` is what its records call it."""
     encoder = changed(load(model, device), view.settings, f"the view {name}").to(device)
-    return OneLayer(encoder, view.layer_of(encoder.card.layers), name)
+    return OneLayer(encoder, view.layer_of(encoder.card.num_layers), name)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.audio.deform import EXAMPLES, KINDS, deformed, read
+from carrara.audio.deform import EXAMPLES, KINDS, corrupt, read
 from carrara.core.errors import UsageError
 
 RATE = 16_000
@@ -24,16 +24,16 @@ def power(samples):
 def test_noise_lies_as_far_below_the_sound_as_it_says():
     sound = tone()
     for below in (-5, 10, 30):
-        added = deformed(sound, RATE, f"noise:{below}db").astype(np.float64) - sound
+        added = corrupt(sound, RATE, f"noise:{below}db").astype(np.float64) - sound
         assert 10 * np.log10(power(sound) / power(added)) == pytest.approx(below, abs=0.2)
 
 
 def test_gain_is_a_factor():
-    np.testing.assert_allclose(deformed(tone(), RATE, "gain:-6db"), tone() * 10**-0.3, rtol=1e-6)
+    np.testing.assert_allclose(corrupt(tone(), RATE, "gain:-6db"), tone() * 10**-0.3, rtol=1e-6)
 
 
 def test_clipping_cuts_the_share_that_it_says():
-    sound, cut = tone(), deformed(tone(), RATE, "clip:25")
+    sound, cut = tone(), corrupt(tone(), RATE, "clip:25")
     assert np.mean(cut != sound) == pytest.approx(0.25, abs=0.01)
     assert np.abs(cut).max() < np.abs(sound).max() and np.array_equal(np.sign(cut), np.sign(sound))
 
@@ -41,7 +41,7 @@ def test_clipping_cuts_the_share_that_it_says():
 def test_a_room_answers_for_as_long_as_it_says_and_leaves_the_direct_sound_in_place():
     click = np.zeros(3 * RATE, np.float32)
     click[100] = 1
-    heard = deformed(click, RATE, "reverb:1s")
+    heard = corrupt(click, RATE, "reverb:1s")
     assert np.abs(heard).argmax() == 100 and not heard[:99].round(6).any()
     decay = [10 * np.log10(power(heard[100 + round(at * RATE) :][: RATE // 20])) for at in (0.1, 0.6)]
     assert decay[0] - decay[1] == pytest.approx(30, abs=2)
@@ -51,7 +51,7 @@ def test_a_room_answers_for_as_long_as_it_says_and_leaves_the_direct_sound_in_pl
 def test_pitch_moves_by_semitones_and_time_stays(semitones):
     sound = tone()
     sound[: RATE // 2] = 0
-    moved = deformed(sound, RATE, f"pitch:{semitones:+}")
+    moved = corrupt(sound, RATE, f"pitch:{semitones:+}")
     found = librosa.yin(moved[RATE : 2 * RATE - 4000], fmin=100, fmax=2000, sr=RATE)
     assert np.median(12 * np.log2(found / 440)) == pytest.approx(semitones, abs=0.15)
     onset = np.flatnonzero(np.abs(moved) > 0.1)[0] / RATE
@@ -62,10 +62,10 @@ def test_pitch_moves_by_semitones_and_time_stays(semitones):
 def test_mp3_loses_a_little_and_stays_in_place(rate):
     rough = np.random.default_rng(0).standard_normal(2 * rate + 20)
     sound = (0.01 * np.convolve(rough, np.hanning(21), "valid")).astype(np.float32)
-    heard = deformed(sound, rate, "mp3:64k")
+    heard = corrupt(sound, rate, "mp3:64k")
     lag = np.argmax(np.correlate(heard[4000:12000], sound[2000:14000], "valid")[::-1]) - 2000
     assert lag == 0
-    assert power(deformed(sound, rate, "mp3:8k") - sound) > power(heard - sound) > 0 and power(heard) == pytest.approx(
+    assert power(corrupt(sound, rate, "mp3:8k") - sound) > power(heard - sound) > 0 and power(heard) == pytest.approx(
         power(sound), rel=0.1
     )
 
@@ -74,15 +74,15 @@ def test_mp3_loses_a_little_and_stays_in_place(rate):
 @given(st.sampled_from(EXAMPLES.split(", ")), st.integers(0, 6000), st.sampled_from([16_000, 24_000]))
 def test_any_length_stays_and_comes_out_the_same_twice(deform, length, rate):
     sound = np.random.default_rng(length).standard_normal(length).astype(np.float32) * 0.1
-    first = deformed(sound, rate, deform)
+    first = corrupt(sound, rate, deform)
     assert first.shape == sound.shape and first.dtype == np.float32 and np.isfinite(first).all()
-    assert np.array_equal(first, deformed(sound, rate, deform))
+    assert np.array_equal(first, corrupt(sound, rate, deform))
 
 
 def test_silence_stays_silent_but_for_codecs():
     silence = np.zeros(8000, np.float32)
     for deform in EXAMPLES.split(", "):
-        assert np.abs(deformed(silence, RATE, deform)).max() < 1e-4
+        assert np.abs(corrupt(silence, RATE, deform)).max() < 1e-4
 
 
 @pytest.mark.parametrize("wrong", ["noize:20db", "noise", "noise:loud", "mp3:5000k", "pitch:+40", "gain:", "clip:200"])

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 import torch
 
-from carrara.bench.config import Rules
+from carrara.bench.config import BenchConfig
 from carrara.bench.probes.examples import Examples
-from carrara.bench.probes.grid import GridSettings, Question
+from carrara.bench.probes.grid import GridSettings, ProbeProblem
 from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
 from carrara.bench.probes.rng import dropout_generator, kept, order
 from carrara.bench.protocols import constrained
@@ -36,7 +36,7 @@ class Plain:
     logits: torch.Tensor
 
 
-def train_plainly(question: Question, spec: ProbeSpec, settings: GridSettings) -> Plain:
+def train_plainly(question: ProbeProblem, spec: ProbeSpec, settings: GridSettings) -> Plain:
     """Train one probe as a tutorial would: torch's Adam, torch's scheduler, autograd, one probe in the world."""
     train, valid = question.train, question.valid
     several = len(spec.sources) if len(spec.sources) > 1 else 0
@@ -100,7 +100,13 @@ class Bands(Encoder):
         super().__init__()
         self.settings = Settings()
         self.card = Card(
-            name="bands", sample_rate=RATE, frame_rate=frame_rate, layers=1, width=8, weights="b" * 64, parameters=0
+            name="bands",
+            sample_rate=RATE,
+            frame_rate=frame_rate,
+            num_layers=1,
+            dim=8,
+            weights_sha256="b" * 64,
+            parameters=0,
         )
 
     def frames(self, samples: int) -> int:
@@ -168,7 +174,7 @@ def ask(tones, tmp_path, monkeypatch):
             encoder or Bands(),
             tasks,
             results=tmp_path / "results",
-            rules=Rules(**rules),
+            config=BenchConfig(**rules),
             limit=limit,
             partial=partial,
             datasets={"tones": tones},
@@ -177,17 +183,17 @@ def ask(tones, tmp_path, monkeypatch):
     return measure
 
 
-def tone_task(answer="one-of", **changes):
+def tone_task(task_type="multiclass", **changes):
     values = {
         "version": 1,
         "dataset": "tones",
-        "split": "all",
-        "answer": answer,
+        "split_scheme": "all",
+        "task_type": task_type,
         "label": "pitch",
         "labels": tuple(PITCHES),
-        "scores": ("accuracy",),
-        "watch": "accuracy",
-        "level": "score",
+        "metrics": ("accuracy",),
+        "monitor": "accuracy",
+        "category": "score",
         "max_epochs": 40,
         "name": "tones/pitch",
     }
@@ -202,11 +208,11 @@ def task():
 @pytest.fixture
 def tags():
     return tone_task(
-        "any-of",
+        "multilabel",
         label="tags",
         labels=(*PITCHES, "noisy"),
         scores=("roc_auc", "average_precision"),
-        watch="roc_auc",
+        monitor="roc_auc",
         name="tones/tags",
     )
 

@@ -46,7 +46,7 @@ def test_windows_that_answer_for_themselves_are_scored_two_ways(ask, task):
         aggregate="window",
         scores=("accuracy_windows",),
         also=("accuracy_recordings",),
-        watch="accuracy_windows",
+        monitor="accuracy_windows",
         name="tones/windows",
     )
     record = ask(cut)[0]

@@ -18,14 +18,14 @@ def task(answer, labels, scores, watch, also=()):
     return Task(
         version=1,
         dataset="d",
-        split="s",
-        answer=answer,
+        split_scheme="s",
+        task_type=answer,
         label="x",
         labels=labels,
-        scores=scores,
+        metrics=scores,
         monitor=watch,
-        also=also,
-        level="score",
+        extra_metrics=also,
+        category="score",
         name="d/x",
     )
 
@@ -33,7 +33,7 @@ def task(answer, labels, scores, watch, also=()):
 def test_accuracy_equals_the_binomial():
     right, units = 143, 200
     truths, answers = [0] * units, [0] * right + [1] * (units - right)
-    asked = task("one-of", ("a", "b"), ("accuracy",), "accuracy")
+    asked = task("multiclass", ("a", "b"), ("accuracy",), "accuracy")
     low, high = intervals(asked, multiclass.TASK_TYPE, truths, [answers], seed=0, draws=20_000)["accuracy"]
     expected = stats.binom(units, right / units).ppf([0.025, 0.975]) / units
     assert [low, high] == pytest.approx(expected, abs=1.5 / units)
@@ -43,7 +43,7 @@ def test_r2_equals_scipy():
     draw = np.random.default_rng(0)
     truth = draw.standard_normal((80, 2))
     answer = truth + draw.standard_normal((80, 2)) * [0.4, 0.9]
-    asked = task("numbers", ("v", "a"), ("r2_v", "r2_a"), "r2")
+    asked = task("regression", ("v", "a"), ("r2_v", "r2_a"), "r2")
     found = intervals(asked, regression.TASK_TYPE, list(truth), [list(answer)], seed=1, draws=4000)
     from sklearn.metrics import r2_score
 
@@ -68,7 +68,7 @@ def test_tag_measures_skip_the_tags_that_a_draw_empties():
     truth[:20, 0] = truth[5:25, 1] = 1
     truth[7, 2] = 1
     scores = truth + draw.standard_normal((40, 3))
-    asked = task("any-of", ("a", "b", "c"), ("roc_auc", "average_precision"), "roc_auc")
+    asked = task("multilabel", ("a", "b", "c"), ("roc_auc", "average_precision"), "roc_auc")
     found = intervals(asked, multilabel.TASK_TYPE, list(truth), [list(scores)], seed=4, draws=300)
     values = {"roc_auc": [], "average_precision": []}
     with warnings.catch_warnings():
@@ -82,7 +82,7 @@ def test_tag_measures_skip_the_tags_that_a_draw_empties():
 
 
 def test_any_other_metric_is_asked_again_for_each_draw_unless_it_is_a_mean_of_units():
-    asked = task("one-of", ("a", "b"), ("accuracy",), "accuracy")
+    asked = task("multiclass", ("a", "b"), ("accuracy",), "accuracy")
     calls = []
 
     def metrics(task, truths, answers):
@@ -101,7 +101,7 @@ def test_any_other_metric_is_asked_again_for_each_draw_unless_it_is_a_mean_of_un
 
 
 def test_the_same_seed_gives_the_same_interval():
-    asked = task("one-of", ("a", "b"), ("accuracy",), "accuracy")
+    asked = task("multiclass", ("a", "b"), ("accuracy",), "accuracy")
     truths, answers = np.random.default_rng(0).integers(0, 2, (2, 50)).tolist()
     one, again, other = (intervals(asked, multiclass.TASK_TYPE, truths, [answers], seed=seed) for seed in (1, 1, 2))
     assert one == again

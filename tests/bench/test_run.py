@@ -20,7 +20,9 @@ SIDES = {"train": 24, "valid": 12, "test": 18}
 
 
 def test_a_record_of_each_kind_stands_at_its_place_with_its_predictions(ask, tmp_path, task, tags):
-    height = task("numbers", label="height", labels=("height",), scores=("r2_height",), watch="r2", name="tones/height")
+    height = task(
+        "regression", label="height", labels=("height",), metrics=("r2_height",), monitor="r2", name="tones/height"
+    )
     records = ask(task(also=("accuracy",)), tags, height)
     assert [record.task.name for record in records] == ["tones/pitch", "tones/tags", "tones/height"]
     for record in records:
@@ -145,7 +147,7 @@ def test_too_few_clips_and_features_that_are_not_finite_say_so(ask, task, bands)
 
 
 def test_an_encoder_without_frames_has_no_record_of_a_row_of_events(ask, capsys, tmp_path, task, bands):
-    beats = task("events", labels=("beat",), scores=("beat_f_70ms",), watch="beat_f_70ms", name="tones/beats")
+    beats = task("beat_tracking", labels=("beat",), metrics=("beat_f_70ms",), monitor="beat_f_70ms", name="tones/beats")
     assert ask(beats, encoder=bands(frame_rate=None)) == []
     assert "tones/beats: bands answers once a clip" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()

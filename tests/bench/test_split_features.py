@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from carrara.bench.protocols.constrained import LEARNING_RATES, choose, search
-from carrara.bench.split_features import Side, answers, averaged, to_learn
+from carrara.bench.split_features import SplitFeatures, answers, averaged, to_learn
 from carrara.bench.task_types import multiclass
 from carrara.bench.task_types._base import Frames
 from carrara.core.errors import DataError
@@ -18,13 +18,13 @@ from carrara.core.task import Task
 TASK = Task(
     version=1,
     dataset="d",
-    split="s",
-    answer="one-of",
+    split_scheme="s",
+    task_type="multiclass",
     label="x",
     labels=("a", "b"),
-    scores=("accuracy",),
+    metrics=("accuracy",),
     monitor="accuracy",
-    level="score",
+    category="score",
     window_seconds=2.0,
     name="d/x",
 )
@@ -33,7 +33,7 @@ ROWS = [np.arange(0, 5), np.arange(5, 6), np.arange(6, 11)]
 
 
 def test_windows_are_examples_with_their_clips_target():
-    examples = to_learn(TASK, multiclass.TASK_TYPE, None, Side([1, 0, 1], LAYERS, ROWS))
+    examples = to_learn(TASK, multiclass.TASK_TYPE, None, SplitFeatures([1, 0, 1], LAYERS, ROWS))
     np.testing.assert_array_equal(examples.targets_R, [1] * 5 + [0] + [1] * 5)
     np.testing.assert_array_equal(examples.counts_N, np.ones(11))
     np.testing.assert_array_equal(examples.rows_R, np.arange(11))
@@ -44,7 +44,7 @@ def test_logits_of_a_clips_windows_are_averaged():
     logits[0, :5, 0] = torch.tensor([1.0, 1.0, 1.0, 1.0, -5.0])
     logits[1, 5, 1] = 1
     logits[1, 6:, 1] = torch.tensor([-1.0, -1.0, 0, 0, 3.0])
-    found = answers(TASK, multiclass.TASK_TYPE, None, Side([0, 0, 0], LAYERS, ROWS), logits)
+    found = answers(TASK, multiclass.TASK_TYPE, None, SplitFeatures([0, 0, 0], LAYERS, ROWS), logits)
     assert found == [[1, 0, 0], [0, 1, 1]]
 
 
@@ -64,7 +64,7 @@ def test_excerpts_leave_the_padding_out_and_answers_hear_whole_clips():
         return [["heard"] * 3] * 2
 
     answer = replace(multiclass.TASK_TYPE, frames=True, targets=targets, decode=decode)
-    side = Side([3, 4, 5], LAYERS, ROWS, rate=1.5)
+    side = SplitFeatures([3, 4, 5], LAYERS, ROWS, rate=1.5)
     examples = to_learn(TASK, answer, None, side)
     np.testing.assert_array_equal(examples.counts_N, [3, 1, 1, 1])
     np.testing.assert_array_equal(examples.rows_R, [0, 1, 2, 3, 5, 6])

@@ -12,7 +12,7 @@ from carrara.cli._main import app
 from carrara.core.errors import DataError, UsageError
 
 RATE = 16_000
-SHORT = 'data = "music"\nanswer = "one-of"\nlabel = "pitch"\nmax_epochs = 30\n'
+SHORT = 'data = "music"\ntask_type = "multiclass"\nlabel = "pitch"\nmax_epochs = 30\n'
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def write(folder, text, name="pitch.toml"):
 
 def test_what_is_left_out_is_the_usual(folder):
     task, dataset = read_task(write(folder, SHORT))
-    assert (task.name, task.dataset, task.split, task.labels) == ("pitch", "music", "given", ("high", "low"))
-    assert task.scores == ("accuracy",) and task.monitor == "accuracy" and task.max_epochs == 30
+    assert (task.name, task.dataset, task.split_scheme, task.labels) == ("pitch", "music", "given", ("high", "low"))
+    assert task.metrics == ("accuracy",) and task.monitor == "accuracy" and task.max_epochs == 30
     assert dataset.root() == folder / "music"
-    tags, _ = read_task(write(folder, 'data = "music"\nanswer = "any-of"\nlabel = "tags"', "tags.toml"))
-    assert tags.labels == ("high", "low", "tone") and tags.scores == ("roc_auc", "average_precision")
-    height, _ = read_task(write(folder, 'data = "music"\nanswer = "numbers"\nlabel = "height"', "height.toml"))
-    assert height.labels == ("height",) and height.scores == ("r2_height",) and height.monitor == "r2"
+    tags, _ = read_task(write(folder, 'data = "music"\ntask_type = "multilabel"\nlabel = "tags"', "tags.toml"))
+    assert tags.labels == ("high", "low", "tone") and tags.metrics == ("roc_auc", "average_precision")
+    height, _ = read_task(write(folder, 'data = "music"\ntask_type = "regression"\nlabel = "height"', "height.toml"))
+    assert height.labels == ("height",) and height.metrics == ("r2_height",) and height.monitor == "r2"
 
 
 def test_a_python_file_is_a_task_as_on_the_shelf(folder):
@@ -60,8 +60,12 @@ def test_a_python_file_is_a_task_as_on_the_shelf(folder):
     [
         (SHORT + "max_epoch = 3\n", UsageError, "unknown key 'max_epoch'.*'max_epochs'"),
         ('data = "music"\nlabel = "pitch"\n', UsageError, "answer"),
-        ('data = "musik"\nanswer = "one-of"\nlabel = "pitch"\n', DataError, "there is no folder"),
-        ('data = "music"\nanswer = "one-of"\nlabel = "pich"\n', DataError, "no training clip has a label 'pich'"),
+        ('data = "musik"\ntask_type = "multiclass"\nlabel = "pitch"\n', DataError, "there is no folder"),
+        (
+            'data = "music"\ntask_type = "multiclass"\nlabel = "pich"\n',
+            DataError,
+            "no training clip has a label 'pich'",
+        ),
         ("data = music", UsageError, "not TOML"),
     ],
 )

@@ -8,6 +8,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from carrara.cli._main import app
+from carrara.encoders._hub import availability
 from carrara.encoders._hub.availability import State
 
 RATE = 8000
@@ -25,7 +26,7 @@ def task(tmp_path_factory):
         lines.append(f"{number}.wav,{('train', 'valid', 'test')[number // 2 % 3]},{('no', 'yes')[loud]}")
     (root / "music" / "labels.csv").write_text("\n".join(lines))
     path = root / "loud.toml"
-    path.write_text('data = "music"\nanswer = "one-of"\nlabel = "loud"\nmax_epochs = 2\n')
+    path.write_text('data = "music"\ntask_type = "multiclass"\nlabel = "loud"\nmax_epochs = 2\n')
     return path
 
 
@@ -49,7 +50,7 @@ def test_a_row_that_is_not_there_is_named_and_the_others_go_on(run, task):
 
 
 def test_without_names_every_encoder_that_is_ready_is_measured(run, task, monkeypatch):
-    monkeypatch.setattr(_ready, "state", lambda name: State("ready" if name in ("mfcc", "noise") else "import"))
+    monkeypatch.setattr(availability, "state", lambda name: State("ready" if name in ("mfcc", "noise") else "import"))
     done = run("-t", task, encoders=())
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith("2 encoders are ready: mfcc, noise\n")
@@ -57,7 +58,7 @@ def test_without_names_every_encoder_that_is_ready_is_measured(run, task, monkey
 
 
 def test_one_that_is_ready_but_does_not_load_is_named_and_the_others_go_on(run, task, monkeypatch):
-    monkeypatch.setattr(_ready, "state", lambda name: State("ready" if name in ("clmr", "noise") else "import"))
+    monkeypatch.setattr(availability, "state", lambda name: State("ready" if name in ("clmr", "noise") else "import"))
     done = run("-t", task, encoders=())
     assert done.exit_code == 1
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["noise"]

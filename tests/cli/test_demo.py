@@ -5,6 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from carrara.cli import _demo
 from carrara.cli._main import app
 from carrara.data._pebble import sizes
 
@@ -17,7 +18,7 @@ def twice(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARRARA_HOME", str(root / "home"))
         patch.setitem(sizes.SIZES, "demo", FEW)
-        patch.setattr(demo, "TASKS", ("pebble/key", "pebble/emotion", "pebble/beats"))
+        patch.setattr(_demo, "TASKS", ("pebble/key", "pebble/emotion", "pebble/beats"))
         words = ["demo", "-o", str(root / "out"), "--data-dir", str(root / "data"), "--steps", "4"]
         first = CliRunner().invoke(app, words)
         stamps = {path: path.stat().st_mtime_ns for path in (root / "out/results").rglob("*.json")}

@@ -65,7 +65,7 @@ def test_one_row_a_recording_with_its_provenance(tmp_path, music):
     told = table.schema.metadata
     encoder = load_encoder("noise")
     assert told[b"encoder"] == b"noise"
-    assert told[b"weights"].decode() == encoder.card.weights
+    assert told[b"weights"].decode() == encoder.card.weights_sha256
     assert told[b"carrara"].decode() == carrara.__version__
     assert json.loads(told[b"settings"])["layer"] == "mean"
     assert not list(tmp_path.glob("*.parts"))
@@ -242,9 +242,9 @@ def test_memory_stays_flat_however_long_the_recording(tmp_path):
             nonlocal peak
             peak = max(peak, process.memory_info().rss - before)
 
-        from carrara.features.embed import How, pieces
+        from carrara.features.embed import EmbedConfig, pieces
 
-        heard = list(pieces(encoder, [path], How(), advance=watch))
+        heard = list(pieces(encoder, [path], EmbedConfig(), advance=watch))
         assert heard[0].table["duration"].to_pylist() == [60.0 * minutes]
         return peak
 
@@ -255,10 +255,10 @@ def test_memory_stays_flat_however_long_the_recording(tmp_path):
 
 def test_the_cache_is_told_by_encoder_and_cleaned(tmp_path, music):
     from carrara.core.clip import Clip
-    from carrara.features.extract import View, extract
+    from carrara.features.extract import WindowSpec, extract
 
     for name in ("noise", "mfcc"):
-        features = extract(load_encoder(name), [Clip("a", music / "a.wav")], View())
+        features = extract(load_encoder(name), [Clip("a", music / "a.wav")], WindowSpec())
     assert run("cache", "dir").stdout.strip() == str(tmp_path / "home")
     told = json.loads(run("cache", "size", "--json").stdout)
     assert {store["encoder"]: store["items"] for store in told["stores"]} == {"noise": 1, "mfcc": 1}

@@ -16,8 +16,8 @@ def carrara(*arguments):
 
 
 TASK = {
-    "version": 1, "dataset": "pebble", "split": "official", "answer": "one-of", "label": "key", "labels": ["x", "y"],
-    "scores": ["accuracy"], "watch": "accuracy", "level": "acoustic",
+    "version": 1, "dataset": "pebble", "split_scheme": "official", "task_type": "multiclass", "label": "key", "labels": ["x", "y"],
+    "metrics": ["accuracy"], "monitor": "accuracy", "category": "acoustic",
 }  # fmt: skip
 
 

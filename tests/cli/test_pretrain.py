@@ -13,15 +13,15 @@ from carrara.encoders._hub.load import load
 
 SMALLER = [
     "network.conv_channels=16",
-    "network.width=32",
-    "network.layers=1",
-    "network.heads=2",
-    "network.feed_forward=32",
+    "network.dim=32",
+    "network.num_layers=1",
+    "network.num_heads=2",
+    "network.ffn_dim=32",
     "network.position_groups=4",
     "targets.log-mel.k=8",
     "targets.log-mel.share=1.0",
     "targets.chroma.k=6",
-    "targets.chroma.share=1.0",
+    "targets.chroma.fraction=1.0",
     "crop_seconds=1.0",
     "batch=4",
     "steps=4",
@@ -53,7 +53,7 @@ def test_it_makes_an_encoder_and_prints_one_line_of_data(music, tmp_path):
     line = json.loads(done.stdout)
     assert line["folder"] == str(out)
     assert line["step"] == 4
-    assert load(out).card.width == 32
+    assert load(out).card.dim == 32
     again = run("mert-v0", "--scale", "tiny", *settings(), "-c", music, "-o", out)
     assert again.exit_code == 1
     assert "go on with --resume" in again.output
@@ -67,9 +67,9 @@ def test_it_makes_an_encoder_and_prints_one_line_of_data(music, tmp_path):
     [
         (["mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no recipe 'mert-v9'. Did you mean 'mert-v0'"),
         (["mert-v0", "--scale", "tin", "-c", "MUSIC", "-o", "OUT"], 2, "has no scale 'tin'. Did you mean 'tiny'?"),
-        (["mert-v0", "--set", "maskin.span=3", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'masking.span'"),
+        (["mert-v0", "--set", "maskin.span=3", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'masking.mask_length'"),
         (["mert-v0", "--set", "targets.cqt.form=loud", "-c", "MUSIC", "-o", "OUT"], 2, "form: input should be"),
-        (["mert-v0", "--set", "network.width=100", "-c", "MUSIC", "-o", "OUT"], 2, "must be divisible"),
+        (["mert-v0", "--set", "network.dim=100", "-c", "MUSIC", "-o", "OUT"], 2, "must be divisible"),
         (["mert-v0", "--set", "batch", "-c", "MUSIC", "-o", "OUT"], 2, "write it as path=value"),
         (["mert-v0", "-o", "OUT"], 2, "nothing to learn from; give files or folders with --corpus"),
         (["mert-v0", "-c", "MUSIC"], 2, "nowhere to write"),
@@ -110,7 +110,7 @@ def test_an_interruption_says_how_to_go_on(music, tmp_path, monkeypatch):
 
 
 def test_the_codec_is_taught_by_the_same_verb(music, tmp_path):
-    small = ["network.filters=4", "network.books=2", "network.size=16", "batch=2", "crop_seconds=0.5"]
+    small = ["network.filters=4", "network.num_codebooks=2", "network.codebook_size=16", "batch=2", "crop_seconds=0.5"]
     words = [word for setting in small for word in ("--set", setting)]
     done = run("rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", tmp_path / "codec")
     assert done.exit_code == 0, done.output
@@ -123,7 +123,7 @@ def test_the_codec_is_taught_by_the_same_verb(music, tmp_path):
 
 
 def test_what_is_said_about_a_codec_works_as_typed(music, tmp_path):
-    small = ["network.filters=4", "network.books=2", "network.size=16", "batch=2", "crop_seconds=0.5"]
+    small = ["network.filters=4", "network.num_codebooks=2", "network.codebook_size=16", "batch=2", "crop_seconds=0.5"]
     words = [word for setting in small for word in ("--set", setting)]
     codec = tmp_path / "codec"
     done = run("rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", codec)
@@ -151,7 +151,7 @@ def pitches(tmp_path_factory):
             (root / "tones" / f"{number}.wav").write_bytes(b"shut")
         lines.append(f"{number}.wav,{side},{('low', 'high')[high]}")
     (root / "tones" / "labels.csv").write_text("\n".join(lines))
-    (root / "pitch.toml").write_text('data = "tones"\nanswer = "one-of"\nlabel = "pitch"\n')
+    (root / "pitch.toml").write_text('data = "tones"\ntask_type = "multiclass"\nlabel = "pitch"\n')
     return root / "pitch.toml"
 
 

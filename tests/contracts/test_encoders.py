@@ -13,7 +13,7 @@ import torch
 
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.load import build
-from carrara.features.embed import How, pieces
+from carrara.features.embed import EmbedConfig, pieces
 
 SMALL = 5_000_000
 MEMORY = 500e6  # bytes, above what the process had
@@ -122,7 +122,7 @@ class TestOutput:
         encoder, card = runnable(name), runnable(name).card
         layers = encoder(noise(2, card.sample_rate))
         samples = 2 * card.sample_rate
-        assert layers.shape == (1, card.layers + 1, encoder.frames(samples), card.width)
+        assert layers.shape == (1, card.num_layers + 1, encoder.frames(samples), card.dim)
         assert torch.isfinite(layers).all()
         if card.frame_rate:
             assert abs(encoder.frames(samples) - 2 * card.frame_rate) <= 2
@@ -168,11 +168,11 @@ class TestOutput:
     def test_the_extra_cnn_is_as_declared(self, name):
         encoder, card = runnable(name), runnable(name).card
         samples = noise(1, card.sample_rate)
-        if card.cnn_width is None:
+        if card.cnn_dim is None:
             with pytest.raises(NotImplementedError):
                 encoder.cnn(samples)
         else:
-            assert encoder.cnn(samples).shape == (1, encoder.frames(card.sample_rate), card.cnn_width)
+            assert encoder.cnn(samples).shape == (1, encoder.frames(card.sample_rate), card.cnn_dim)
 
 
 @pytest.mark.parametrize("name", smallest_of_each_network())
@@ -188,8 +188,8 @@ def test_ten_minutes_are_heard_within_a_bound_of_memory(tmp_path, name):
         nonlocal peak
         peak = max(peak, process.memory_info().rss - before)
 
-    heard = [piece.table for piece in pieces(encoder, [tmp_path / "long.wav"], How(layer="all"), advance=watch)]
-    assert heard[0].num_rows == encoder.card.layers + 1
+    heard = [piece.table for piece in pieces(encoder, [tmp_path / "long.wav"], EmbedConfig(layer="all"), advance=watch)]
+    assert heard[0].num_rows == encoder.card.num_layers + 1
     assert heard[0]["duration"].to_pylist() == [seconds] * heard[0].num_rows
     assert all(torch.isfinite(torch.tensor(row)).all() for row in heard[0]["embedding"].to_pylist())
     assert peak < MEMORY

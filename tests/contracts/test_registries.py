@@ -3,8 +3,8 @@
 import pytest
 
 from carrara.bench.suites import SUITES
-from carrara.bench.task_types import REGISTRY as ANSWERS
-from carrara.bench.task_types._base import Answer
+from carrara.bench.task_types import REGISTRY as TASK_TYPES
+from carrara.bench.task_types._base import TaskType
 from carrara.bench.tasks import REGISTRY as TASKS
 from carrara.bench.tasks import task
 from carrara.cli._registries import REGISTRIES
@@ -33,14 +33,14 @@ def test_a_task_names_things_that_exist(name):
     assert isinstance(row, Task)
     assert row.name == name
     assert row.dataset in DATA.names()
-    assert row.answer in ANSWERS.names()
+    assert row.task_type in TASK_TYPES.names()
     assert len(set(row.labels)) == len(row.labels) >= 1
-    assert not set(row.scores) & set(row.also)
+    assert not set(row.metrics) & set(row.extra_metrics)
 
 
-@pytest.mark.parametrize("name", ANSWERS.names())
+@pytest.mark.parametrize("name", TASK_TYPES.names())
 def test_an_answer_is_an_answer(name):
-    assert isinstance(ANSWERS.get(name), Answer)
+    assert isinstance(TASK_TYPES.get(name), TaskType)
 
 
 @pytest.mark.parametrize("name", DATA.names())

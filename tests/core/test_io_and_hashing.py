@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from carrara.core import paths
 from carrara.core.errors import StoreError
-from carrara.core.hashing import canonical, file_identity, identity
-from carrara.core.io import whole, write_text
+from carrara.core.hashing import canonical_json, sha256_of_file, sha256_of_json
+from carrara.core.io import atomic_write, write_text
 
 trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -23,27 +23,27 @@ trees = st.recursive(
 
 @given(trees)
 def test_identity_does_not_depend_on_key_order_and_survives_json(tree):
-    assert identity(json.loads(canonical(tree))) == identity(tree)
+    assert sha256_of_json(json.loads(canonical_json(tree))) == sha256_of_json(tree)
 
 
 def test_identity_is_sha256_of_canonical_json():
-    assert identity({"b": 1, "a": "é"}) == hashlib.sha256('{"a":"é","b":1}'.encode()).hexdigest()
+    assert sha256_of_json({"b": 1, "a": "é"}) == hashlib.sha256('{"a":"é","b":1}'.encode()).hexdigest()
 
 
 def test_identity_refuses_nan():
     with pytest.raises(ValueError):
-        identity({"a": float("nan")})
+        sha256_of_json({"a": float("nan")})
 
 
 def test_file_identity(tmp_path):
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
-    assert file_identity(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert sha256_of_file(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
     path = tmp_path / "深い" / "record.json"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), whole(path) as draft:
+    with pytest.raises(RuntimeError), atomic_write(path) as draft:
         draft.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -53,7 +53,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
 def test_a_full_disk_is_one_clear_error(tmp_path):
     path = tmp_path / "record.json"
     write_text(path, "old")
-    with pytest.raises(StoreError, match=r"record.json: cannot write here \(No space left on device\)"), whole(path):
+    with (
+        pytest.raises(StoreError, match=r"record.json: cannot write here \(No space left on device\)"),
+        atomic_write(path),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_text() == "old"
 

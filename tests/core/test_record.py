@@ -12,7 +12,7 @@ def example(**changes):
     values = {
         "schema": 1,
         "task": {"name": "pebble/emotion", "version": 2, "fingerprint": "f" * 16,
-                 "task": {"scores": ["r2_valence", "r2_arousal"]}},
+                 "task": {"metrics": ["r2_valence", "r2_arousal"]}},
         "data": {"name": "pebble", "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
         "encoder": {"name": "org/some encoder:random", "weights": "0123456789abcdef", "code": 1, "parameters": 10},
         "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "on": "r2"},

@@ -165,7 +165,7 @@ def test_the_folder_is_found_by_the_names_people_give_it(tmp_path):
 def test_the_tasks_read_tags_as_ones_in_the_order_of_the_list(tmp_path):
     small(tmp_path)
     for task, expected in ((TASK, [{0}, set(), {21}, {2, 49}, set()]), (CLEANED, [{0}, {21}, {2, 49}])):
-        found = truths(task, DATASET.clips(tmp_path, task.split))
+        found = truths(task, DATASET.clips(tmp_path, task.split_scheme))
         assert [set(np.flatnonzero(truth)) for truth in found] == expected
         assert all(len(truth) == 50 for truth in found)
 

@@ -144,5 +144,5 @@ def test_a_song_on_both_sides_is_refused(root):
 
 
 def test_the_task_asks_for_the_four_stems_of_this_dataset():
-    assert TASK.labels == STEMS and TASK.scores == tuple(f"sdr_{stem}" for stem in STEMS)
+    assert TASK.labels == STEMS and TASK.metrics == tuple(f"sdr_{stem}" for stem in STEMS)
     assert (TASK.window_seconds, TASK.examples_per_clip, TASK.max_epochs) == (6.0, 64, 50)

@@ -110,7 +110,7 @@ def test_features_are_those_of_the_published_network_on_one_clip(published):
 @torch.inference_mode()
 def test_with_batch_stats_clips_are_heard_against_each_other_as_published(published):
     clips = [np.resize(sound(5.0, 0.02, 1), HEARD), np.resize(sound(6.0, 0.3, 2), HEARD)]
-    encoder = ENCODER.network(ChoiSettings(batch_stats=True), ENCODER.variants["choi"][0], 0)
+    encoder = ENCODER.build(ChoiSettings(batch_stats=True), ENCODER.variants["choi"][0], 0)
     load_strictly(encoder, official("choi", published), "here")
     together = encoder(torch.from_numpy(np.stack(clips)))[:, 0, 0].numpy()
     np.testing.assert_allclose(together, naive(clips, arrays()), atol=2e-5)

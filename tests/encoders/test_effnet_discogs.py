@@ -143,5 +143,5 @@ def test_a_saved_encoder_comes_back_with_its_rule_for_zeros(tmp_path):
     save_pretrained(made, tmp_path / "saved")
     back = load(tmp_path / "saved")
     assert back.network.symmetric
-    assert back.card.width == 128
+    assert back.card.dim == 128
     torch.testing.assert_close(made(noise(2.5)), back(noise(2.5)), atol=1e-4, rtol=1e-4)

@@ -15,7 +15,7 @@ AUDIO = Path(__file__).parents[3] / "shared" / "fixtures" / "audio"
 
 def encoder(name):
     card, settings = ENCODER.variants[name]
-    return ENCODER.network(settings, card, 0)
+    return ENCODER.build(settings, card, 0)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_unequal_clips_in_a_batch_give_what_each_alone_gives(name, clip):
 def test_cards(name):
     network = encoder(name)
     card = network.card
-    assert (card.name, card.layers, card.frame_rate, card.sample_rate) == (name, 0, None, 22_050)
-    assert card.width == {"chroma": 72, "mfcc": 120, "chroma-mfcc": 192}[name]
+    assert (card.name, card.num_layers, card.frame_rate, card.sample_rate) == (name, 0, None, 22_050)
+    assert card.dim == {"chroma": 72, "mfcc": 120, "chroma-mfcc": 192}[name]
     assert network.frames(1_000_000) == network.frames(1) == 1
-    assert not ENCODER.trained
+    assert not ENCODER.has_weights
     assert set(ENCODER.variants) == set(handcrafted.VARIANTS)

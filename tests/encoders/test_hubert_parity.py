@@ -20,7 +20,7 @@ SMALL = {
     "position_kernel": 16,
     "position_groups": 4,
 }
-CARD = Card(name="x", sample_rate=16000, frame_rate=50, layers=3, width=32)
+CARD = Card(name="x", sample_rate=16000, frame_rate=50, num_layers=3, dim=32)
 
 
 def encoder(**changes):

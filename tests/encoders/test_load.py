@@ -7,6 +7,7 @@ import torch
 
 from carrara.core.errors import StoreError, UsageError, WeightsError
 from carrara.core.paths import encoders_home
+from carrara.encoders._hub import availability
 from carrara.encoders._hub.availability import State, state
 from carrara.encoders._hub.load import build, load, save_pretrained
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings
@@ -59,12 +60,12 @@ def test_the_folder_holds_three_files_that_say_what_it_is(saved):
 
 def test_a_card_that_was_saved_before_it_told_of_benchmarks_still_loads(tmp_path):
     encoder = build("musicnn-mtt-vgg")
-    assert encoder.card.benchmark
+    assert encoder.card.benchmark_setup
     save_pretrained(encoder, tmp_path)
-    assert load(tmp_path).card.benchmark == encoder.card.benchmark
-    assert encoder.card.benchmark in (tmp_path / "README.md").read_text()
+    assert load(tmp_path).card.benchmark_setup == encoder.card.benchmark_setup
+    assert encoder.card.benchmark_setup in (tmp_path / "README.md").read_text()
     rewrite(tmp_path, lambda config: config["card"].pop("benchmark"))
-    assert load(tmp_path).card.benchmark == ""
+    assert load(tmp_path).card.benchmark_setup == ""
 
 
 def test_heads_stand_beside_the_weights_until_an_encoder_without_any_takes_their_place(saved):
@@ -80,14 +81,14 @@ def test_weights_that_changed_after_saving_are_in_the_saved_identity(saved):
     with torch.no_grad():
         encoder.masked_spec_embed.add_(1)
     save_pretrained(encoder, folder)
-    assert load(folder).card.weights != encoder.card.weights
+    assert load(folder).card.weights_sha256 != encoder.card.weights
 
 
 def test_random_weights_follow_the_seed():
     one, same, other = (load(f"mert-tiny:random{suffix}") for suffix in ("", "-0", "-7"))
     assert one.card.name == "mert-tiny:random" and other.card.name == "mert-tiny:random-7"
-    assert one.card.weights == same.card.weights == tensors_identity(one.state_dict())
-    assert one.card.weights != other.card.weights
+    assert one.card.weights_sha256 == same.card.weights_sha256 == tensors_identity(one.state_dict())
+    assert one.card.weights_sha256 != other.card.weights_sha256
     assert not one.training
 
 
@@ -95,8 +96,8 @@ def test_random_weights_of_a_folder_have_its_shape_and_other_weights(saved):
     encoder, folder = saved
     random = load(f"{folder}:random-5")
     assert random.settings == encoder.settings and random.card.name == "my-mert:random-5"
-    assert random.card.weights == encoder.card.weights
-    assert load(f"{folder}:random").card.weights != encoder.card.weights
+    assert random.card.weights_sha256 == encoder.card.weights
+    assert load(f"{folder}:random").card.weights_sha256 != encoder.card.weights
 
 
 def test_a_trained_encoder_without_weights_says_what_to_give(monkeypatch, tmp_path, no_hub):
@@ -236,7 +237,7 @@ def test_an_encoder_that_is_not_here_tells_which_files_it_needs(monkeypatch, tmp
 def test_files_at_mixed_places_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     files = {"clmr": {"org/repository/one.pt": "", "https://host/two.json": ""}}
-    monkeypatch.setattr(_ready, "_read", lambda module: (True, files))
+    monkeypatch.setattr(availability, "_read", lambda module: (True, files))
     assert state("clmr").needs == "`carrara import clmr --file …` takes org/repository/one.pt, https://host/two.json"
     assert state("clmr").briefly == "2 files from host and huggingface.co"
 
@@ -266,6 +267,6 @@ def test_an_encoder_of_no_family_cannot_be_saved(tmp_path):
 def test_the_card_follows_changed_settings():
     changes = {"layers": 2, "width": 64, "heads": 4, "feed_forward": 96, "conv_channels": 16, "sample_rate": 8000}
     card = build("mert-tiny", 0, changes).card
-    assert (card.layers, card.width, card.cnn_width, card.sample_rate, card.frame_rate) == (2, 64, 16, 8000, 25.0)
+    assert (card.num_layers, card.dim, card.cnn_dim, card.sample_rate, card.frame_rate) == (2, 64, 16, 8000, 25.0)
     layers = build("mert-tiny", 0, changes).eval()(torch.zeros(1, 8000))
     assert layers.shape[1:] == (3, 24, 64)

@@ -58,7 +58,7 @@ def test_sizes_are_the_published_ones(name):
     frames, parameters = SIZES[name]
     assert encoder.card.parameters == sum(p.numel() for p in encoder.parameters()) == parameters
     assert encoder.settings.frames == frames
-    assert (encoder.card.layers, encoder.card.width, encoder.card.frame_rate) == (12, 2304, None)
+    assert (encoder.card.num_layers, encoder.card.dim, encoder.card.frame_rate) == (12, 2304, None)
     assert encoder.card.commercial_use is False
 
 
@@ -87,7 +87,7 @@ def test_a_clips_features_are_the_chosen_tokens(tokens):
     expected = torch.stack([chosen(tokens, x[0]) for x in naive(encoder, clip)])
     found = encoder(clip)[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert encoder.card.width == found.shape[-1]
+    assert encoder.card.dim == found.shape[-1]
     assert encoder.frames(clip.shape[1]) == found.shape[1]
     assert encoder.card.frame_rate == (6.25 if tokens == "frames" else None)
 

@@ -263,13 +263,13 @@ def test_own_folders_keep_labels_and_answers(tmp_path):
 def test_names_beside_a_checkpoint_come_along_when_it_is_imported(tmp_path):
     settings = maest.ENCODER.variants["maest-5s"][1]
     file = tmp_path / "discogs-maest-5s-pw-129e-swa.ckpt"
-    assert maest.ENCODER.told("maest-5s", settings, file).labels == ()
+    assert maest.ENCODER.settings_from_files("maest-5s", settings, file).labels == ()
     names = [f"Genre---Style {place}" for place in range(7)]
     (tmp_path / "labels.json").write_text(json.dumps({"classes": names}))
-    assert maest.ENCODER.told("maest-5s", settings, file).labels == tuple(names)
+    assert maest.ENCODER.settings_from_files("maest-5s", settings, file).labels == tuple(names)
     (tmp_path / "labels.json").write_text(json.dumps(names[:-1]))
     with pytest.raises(UsageError, match="6 names for a head of 7 styles"):
-        maest.ENCODER.told("maest-5s", settings, file)
+        maest.ENCODER.settings_from_files("maest-5s", settings, file)
 
 
 def test_it_is_exported_for_transformers_and_read_back(tmp_path, encoder):

@@ -29,7 +29,7 @@ def noise(seconds, seed=0):
 
 def tiny(seed=0, **changes) -> Encoder:
     settings = TINY.model_copy(update=changes)
-    encoder = ENCODER.network(settings, ENCODER.described(ENCODER.variants["mule"][0], settings), seed).eval()
+    encoder = ENCODER.build(settings, ENCODER.update_card(ENCODER.variants["mule"][0], settings), seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():

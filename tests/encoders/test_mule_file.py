@@ -142,7 +142,7 @@ class File:
 @pytest.fixture(scope="module")
 def tensors():
     card = ENCODER.variants["mule"][0]
-    network = ENCODER.network(TINY, ENCODER.described(card, TINY), 3)
+    network = ENCODER.build(TINY, ENCODER.update_card(card, TINY), 3)
     generator = torch.Generator().manual_seed(3)
     return {
         name: 0.3 * torch.randn(tensor.shape, generator=generator) + name.endswith("gain")
@@ -184,13 +184,13 @@ def test_an_excitation_that_is_one_layer_with_two_inside_is_read(tensors, tmp_pa
 
 
 def test_a_network_without_memory_comes_to_life(tensors, model, tmp_path):
-    card = ENCODER.described(ENCODER.variants["mule"][0], TINY)
+    card = ENCODER.update_card(ENCODER.variants["mule"][0], TINY)
     with torch.device("meta"):
-        encoder = ENCODER.network(TINY, card, 0)
+        encoder = ENCODER.build(TINY, card, 0)
     load_strictly(encoder, from_keras(model.write(tmp_path / "model.keras"), TINY), "model.keras")
     with torch.inference_mode():
         features = encoder.eval()(torch.sin(torch.arange(50_000.0))[None])
-    assert features.shape == (1, 1, 1, card.width)
+    assert features.shape == (1, 1, 1, card.dim)
     assert torch.isfinite(features).all()
     assert features.std() > 0
 

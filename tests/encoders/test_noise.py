@@ -7,7 +7,7 @@ from carrara.encoders.noise import ENCODER
 
 def encoder():
     card, settings = ENCODER.variants["noise"]
-    return ENCODER.network(settings, card, 0)
+    return ENCODER.build(settings, card, 0)
 
 
 def clips(count, samples):

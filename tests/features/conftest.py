@@ -25,7 +25,7 @@ class Plain(Encoder):
         super().__init__()
         self.settings = Scaled(scale=scale)
         known = {"sample_rate": RATE, "frame_rate": RATE / STRIDE, "width": 2, "cnn_width": 1, "weights": "none"}
-        self.card = Card(name=name, layers=layers, **{**known, **changes})
+        self.card = Card(name=name, num_layers=layers, **{**known, **changes})
         self.heard = []
 
     def frames(self, samples):
@@ -44,7 +44,7 @@ class Plain(Encoder):
     def forward(self, samples_BT, lengths_B=None):
         self.heard.append(tuple(samples_BT.shape))
         pieces_BFD = self._pieces(samples_BT, lengths_B) * self.settings.scale
-        return torch.stack([(layer + 1) * pieces_BFD for layer in range(self.card.layers + 1)], dim=1)
+        return torch.stack([(layer + 1) * pieces_BFD for layer in range(self.card.num_layers + 1)], dim=1)
 
     def cnn(self, samples_BT, lengths_B=None):
         return self._pieces(samples_BT, lengths_B)[..., :1] * 10

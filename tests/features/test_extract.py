@@ -11,7 +11,7 @@ from carrara.audio.window import windows
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError
 from carrara.features.extract import extract, weights_identity
-from carrara.features.windows import View, grid
+from carrara.features.windows import WindowSpec, grid
 
 RATE = 8000
 
@@ -27,7 +27,9 @@ def alone(encoder, path, view, start=0.0, duration=None):
     return torch.cat(rows, dim=1).numpy()
 
 
-@pytest.mark.parametrize("view", [View(), View(window_seconds=2), View(pool="frames"), View(cnn=True)])
+@pytest.mark.parametrize(
+    "view", [WindowSpec(), WindowSpec(window_seconds=2), WindowSpec(pool="frames"), WindowSpec(cnn=True)]
+)
 def test_a_batch_gives_what_each_window_alone_gives(tmp_path, plain, clips, view):
     sounds = clips(3.0, 0.05, 5.7, 2.0, 1.01, 0.3, 4.0, 2.9)
     features = extract(plain(), sounds, view, home=tmp_path)
@@ -47,8 +49,8 @@ def test_a_batch_gives_what_each_window_alone_gives(tmp_path, plain, clips, view
 
 def test_frames_of_a_long_clip_stand_on_one_grid(tmp_path, plain, clips):
     (clip,) = clips(13.37)
-    whole = extract(plain(), [clip], View(pool="frames"), home=tmp_path)
-    pieces = extract(plain(window_seconds=3.0), [clip], View(pool="frames"), home=tmp_path)
+    whole = extract(plain(), [clip], WindowSpec(pool="frames"), home=tmp_path)
+    pieces = extract(plain(window_seconds=3.0), [clip], WindowSpec(pool="frames"), home=tmp_path)
     assert whole.store.folder != pieces.store.folder
     np.testing.assert_array_equal(whole.layer("1")[whole.rows[0]], pieces.layer("1")[pieces.rows[0]])
     assert whole.rows[0].stop == 1337
@@ -57,25 +59,25 @@ def test_frames_of_a_long_clip_stand_on_one_grid(tmp_path, plain, clips):
 def test_what_is_there_is_not_heard_again_and_sound_not_path_counts(tmp_path, plain, clips):
     sounds = clips(1.0, 2.0)
     first = plain()
-    extract(first, sounds, View(), home=tmp_path)
+    extract(first, sounds, WindowSpec(), home=tmp_path)
     assert first.heard
     again = plain()
     copy = tmp_path / "copy.wav"
     copy.write_bytes(sounds[0].path.read_bytes())
-    features = extract(again, [*sounds, Clip("copy", copy)], View(), home=tmp_path)
+    features = extract(again, [*sounds, Clip("copy", copy)], WindowSpec(), home=tmp_path)
     assert again.heard == []
     assert features.rows[2] == features.rows[0]
     soundfile.write(sounds[0].path, np.full(RATE, 0.25), RATE, subtype="FLOAT")
-    changed = extract(again, sounds, View(), home=tmp_path)
+    changed = extract(again, sounds, WindowSpec(), home=tmp_path)
     np.testing.assert_allclose(changed.layer("0")[changed.rows[0]], [[0.25, 0.25]])
 
 
 def test_stretches_of_one_file_are_items_of_their_own(tmp_path, plain, clips):
     (clip,) = clips(6.0)
     parts = [Clip(f"part-{start}", clip.path, start, 1.5) for start in (0.0, 1.0, 3.5)]
-    features = extract(plain(), parts, View(), home=tmp_path)
+    features = extract(plain(), parts, WindowSpec(), home=tmp_path)
     for part, rows in zip(parts, features.rows):
-        truth = alone(plain(), clip.path, View(), part.start, part.duration)
+        truth = alone(plain(), clip.path, WindowSpec(), part.start, part.duration)
         np.testing.assert_allclose(features.layer("0")[rows], truth[0], rtol=1e-3, atol=1e-4)
 
 
@@ -86,10 +88,10 @@ def test_stretches_of_one_file_are_items_of_their_own(tmp_path, plain, clips):
 )
 def test_two_encoders_and_one_cache_give_different_answers(tmp_path, plain, clips, other):
     sounds = clips(1.0)
-    one = extract(plain(), sounds, View(), home=tmp_path)
-    two = extract(plain(**other), sounds, View(), home=tmp_path)
+    one = extract(plain(), sounds, WindowSpec(), home=tmp_path)
+    two = extract(plain(**other), sounds, WindowSpec(), home=tmp_path)
     assert one.store.folder != two.store.folder
-    truth = alone(plain(**other), sounds[0].path, View())
+    truth = alone(plain(**other), sounds[0].path, WindowSpec())
     np.testing.assert_allclose(two.layer("0")[two.rows[0]], truth[0], rtol=1e-3, atol=1e-4)
     assert len(one.layer("0")) == len(two.layer("0")) == 1
 
@@ -109,7 +111,7 @@ def test_broken_files_are_named_and_the_rest_go_on(tmp_path, plain, clips):
     soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
     broken = [Clip(name, tmp_path / name) for name in ("empty.wav", "text.mp3", "nan.wav", "none.wav")]
     mixed = [broken[0], sounds[0], broken[1], broken[2], sounds[1], broken[3], sounds[2]]
-    features = extract(plain(), mixed, View(), home=tmp_path)
+    features = extract(plain(), mixed, WindowSpec(), home=tmp_path)
     assert set(features.missing) == {clip.id for clip in broken}
     assert "empty" in features.missing["empty.wav"]
     assert "no such file" in features.missing["none.wav"]
@@ -127,17 +129,17 @@ def test_features_that_are_not_finite_are_not_kept(tmp_path, plain, clips):
                 return super().forward(samples_BT, lengths_B) * factor
 
         with pytest.raises(DataError, match=rf"wav: the features that broken-{factor} gives of it are not finite"):
-            extract(Broken(name=f"broken-{factor}"), sounds, View(), home=tmp_path)
-    loud = extract(plain(scale=1e6), sounds, View(), home=tmp_path)
+            extract(Broken(name=f"broken-{factor}"), sounds, WindowSpec(), home=tmp_path)
+    loud = extract(plain(scale=1e6), sounds, WindowSpec(), home=tmp_path)
     assert np.isfinite(loud.layer("2")).all()
     assert loud.layer("2").max() == np.finfo(np.float16).max
 
 
 def test_windows_of_frames_must_overlap(plain):
     with pytest.raises(ValidationError, match="must overlap"):
-        View(pool="frames", window_seconds=5, hop_seconds=5)
-    assert View(pool="mean", window_seconds=5, hop_seconds=5).hop_seconds == 5
-    cut = grid(plain(window_seconds=5.0), View(pool="frames"))
+        WindowSpec(pool="frames", window_seconds=5, hop_seconds=5)
+    assert WindowSpec(pool="mean", window_seconds=5, hop_seconds=5).hop_seconds == 5
+    cut = grid(plain(window_seconds=5.0), WindowSpec(pool="frames"))
     assert cut.window == 5 * RATE
     assert 0 < cut.hop < cut.window
     assert cut.hop % 80 == 0
@@ -147,4 +149,4 @@ def test_a_home_that_cannot_be_written(tmp_path, plain, clips):
     sounds = clips(0.5)
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write"):
-        extract(plain(), sounds, View(), home=tmp_path / "file")
+        extract(plain(), sounds, WindowSpec(), home=tmp_path / "file")

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from carrara.features.extract import View, extract
+from carrara.features.extract import WindowSpec, extract
 
 KILLS = 8
 # Torch is imported once; each line of input forks a child that extracts, before any thread has been started.
@@ -67,7 +67,7 @@ def test_extraction_killed_at_random_moments_ends_as_one_left_alone(tmp_path, pl
     assert sizes == sorted(sizes)
     assert ends.count(-signal.SIGKILL) >= 2, "hardly ever interrupted"
     assert 0 < sizes[0] < len(sounds)
-    view = View(pool=pool, window_seconds=1.0)
+    view = WindowSpec(pool=pool, window_seconds=1.0)
     resumed = extract(plain(), sounds, view, home=home)
     whole = extract(plain(), sounds, view, home=tmp_path / "other")
     for name in whole.layers:

@@ -13,23 +13,23 @@ from carrara.pretrain.run import _made
 RATE = 16_000
 MICRO = {
     "network.conv_channels": 16,
-    "network.width": 32,
-    "network.layers": 2,
-    "network.heads": 2,
-    "network.feed_forward": 64,
+    "network.dim": 32,
+    "network.num_layers": 2,
+    "network.num_heads": 2,
+    "network.ffn_dim": 64,
     "network.position_groups": 4,
     "network.dropout": 0.1,
     "targets.log-mel.k": 8,
     "targets.log-mel.share": 1.0,
     "targets.chroma.k": 6,
-    "targets.chroma.share": 1.0,
+    "targets.chroma.fraction": 1.0,
     "targets.cqt.bins": 84,
     "targets.cqt.bins_per_octave": 12,
     "crop_seconds": 1.0,
     "batch": 4,
     "steps": 12,
     "checkpoint_every": 4,
-    "journal_every": 2,
+    "log_every": 2,
 }
 
 
@@ -71,7 +71,7 @@ def micro():
 @pytest.fixture(scope="session")
 def two_steps(micro):
     """Two label sets and a CQT, two steps."""
-    return replace(micro, {"steps": 2, "checkpoint_every": 1, "batch": 2, "network.layers": 1})
+    return replace(micro, {"steps": 2, "checkpoint_every": 1, "batch": 2, "network.num_layers": 1})
 
 
 @pytest.fixture(scope="session")

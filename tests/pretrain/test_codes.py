@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.core.settings import read
+from carrara.core.settings import parse_settings
 from carrara.nn.quantize.kmeans import k_means_plus_plus
 from carrara.nn.quantize.rvq_vae import RVQVAE, CodecSettings, save
 from carrara.pretrain import label_checks
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.targets import REGISTRY, _codecs
-from carrara.pretrain.targets._base import Grid
+from carrara.pretrain.targets._base import FrameGrid
 from carrara.pretrain.targets._codecs import Resampled
 
-MERT_V0, MERT_V1, MUSICFM = Grid(16_000, 320, 200), Grid(24_000, 320, 200), Grid(24_000, 960, 480)
+MERT_V0, MERT_V1, MUSICFM = FrameGrid(16_000, 320, 200), FrameGrid(24_000, 320, 200), FrameGrid(24_000, 960, 480)
 codes = REGISTRY.get("codes")
 SMALL = {"books": 3, "size": 8, "learning_steps": 30}
 
@@ -28,14 +28,14 @@ def crops(melody, rate, seconds=1.0, count=4):
 
 
 def target(grid, **settings):
-    return codes(read(codes.kind, {**SMALL, **settings}, "test"), grid)
+    return codes(parse_settings(codes.kind, {**SMALL, **settings}, "test"), grid)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory, melody):
     """A folder with an RVQ-VAE of 16 kHz whose codebooks have started."""
     folder = tmp_path_factory.mktemp("own")
-    codec = RVQVAE(CodecSettings(sample_rate=16_000, filters=4, latent=8, books=4, size=8), seed=1)
+    codec = RVQVAE(CodecSettings(sample_rate=16_000, filters=4, latent=8, num_codebooks=4, codebook_size=8), seed=1)
     codec(crops(melody, 16_000), torch.Generator().manual_seed(0))
     save(codec, folder)
     return folder
@@ -105,7 +105,7 @@ def test_residual_k_means_is_a_naive_search_in_librosas_log_mel(melody, own):
     assert made.report["left"] == sorted(made.report["left"], reverse=True)
 
 
-@pytest.mark.parametrize(("grid", "stack"), [(MERT_V0, 2), (MERT_V1, 1), (MUSICFM, 4), (Grid(16_000, 321, 5), 1)])
+@pytest.mark.parametrize(("grid", "stack"), [(MERT_V0, 2), (MERT_V1, 1), (MUSICFM, 4), (FrameGrid(16_000, 321, 5), 1)])
 def test_mel_frames_are_stacked_to_ten_milliseconds_around_the_students_frames(grid, stack):
     made = target(grid, source="random-projection")
     assert made.source.stack == stack
@@ -203,7 +203,7 @@ def test_our_own_codec_is_given_the_sound_from_where_the_frames_middles_meet(own
     network = made.source.codec.network
     # The student's frame 0 is centred on sample 200, the codec's on 160 of what it is given.
     assert torch.equal(made.labels(samples, 49), network.encode(samples[:, 40:])[:, :49, :3])
-    early = Resampled(made.source.codec, Grid(16_000, 320, 100))
+    early = Resampled(made.source.codec, FrameGrid(16_000, 320, 100))
     silence = torch.zeros(1, 60)
     assert torch.equal(early.encode(samples, 49), network.encode(torch.cat([silence, samples], 1))[:, :49, :3])
 

@@ -19,7 +19,7 @@ from carrara.pretrain.run import pretrain
 
 ROOT = Path(__file__).parents[2]
 # Two parts in either case, so that even dropout is the same.
-TWO = {"parts": 2, "steps": 6, "checkpoint_every": 2, "journal_every": 1}
+TWO = {"accumulation_steps": 2, "steps": 6, "checkpoint_every": 2, "log_every": 1}
 CHILD = """
 import json, sys, time
 from pathlib import Path
@@ -101,7 +101,7 @@ def test_torchrun_with_two_processes_gives_the_losses_and_weights_of_one(recipe,
 def test_sharded_weights_give_the_losses_and_weights_of_one(recipe, corpus, alone, tmp_path):
     import carrara
 
-    codes, said = ended(started(replace(recipe, {"shard": True}), corpus, tmp_path / "two"))
+    codes, said = ended(started(replace(recipe, {"fsdp": True}), corpus, tmp_path / "two"))
     assert codes == [0, 0], said
     same(tmp_path / "two", alone, 1e-5)
     trained = load_file(tmp_path / "two" / "training" / "last.safetensors")
@@ -127,8 +127,8 @@ def test_a_killed_rank_does_not_hang_the_other_and_one_process_goes_on(recipe, c
 
 
 def test_what_the_first_rank_cannot_do_is_told_once(recipe, corpus, alone):
-    other = replace(recipe, {"masking.span": 3})
+    other = replace(recipe, {"masking.mask_length": 3})
     codes, said = ended(started(other, corpus, alone))
     assert codes == [1, 1]
-    assert "another recipe: masking.span was 5, now 3" in said[0]
+    assert "another recipe: masking.mask_length was 5, now 3" in said[0]
     assert "another recipe" not in said[1]

@@ -12,7 +12,7 @@ from carrara.pretrain.gradient import gradient
 from carrara.pretrain.run import _divisible, _made
 from carrara.pretrain.targets._base import Target
 
-CALM = {"network.dropout": 0.0, "optimiser.clip": 0.0, "masking.probability": 0.4}
+CALM = {"network.dropout": 0.0, "optimiser.max_grad_norm": 0.0, "masking.mask_prob": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -153,4 +153,4 @@ def test_mixup_pools_that_ranks_would_cut_are_refused(micro):
 
 def test_sharding_needs_several_ranks(micro, corpus, tmp_path):
     with pytest.raises(UsageError, match="shard=true needs several ranks: torchrun"):
-        _made(replace(micro, {"shard": True}), [corpus], tmp_path / "x", False, Ranks())
+        _made(replace(micro, {"fsdp": True}), [corpus], tmp_path / "x", False, Ranks())

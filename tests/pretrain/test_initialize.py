@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import carrara
 from carrara.core.errors import StoreError, UsageError
-from carrara.core.settings import read as read_settings
+from carrara.core.settings import parse_settings as read_settings
 from carrara.core.settings import replace
 from carrara.encoders._hub.load import build, load, save_pretrained
 from carrara.pretrain.dist import Ranks
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_drawn_anew_and_told_everywhere(begun, first, two_s
     plain, _ = begun(other, corpus, tmp_path / "plain")
     folder = tmp_path / "x"
     tensors, _ = begun(other, corpus, folder, first)
-    wanted, final = trained(first), two_steps.objective.final_width
+    wanted, final = trained(first), two_steps.objective.final_dim
     for name in ("classes.0", "values.cqt.weight", "values.cqt.bias"):
         assert torch.equal(tensors[name], wanted[name])
     assert torch.equal(tensors["project.weight"][:final], wanted["project.weight"][:final])
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_drawn_anew_and_told_everywhere(begun, first, two_s
     assert line in capsys.readouterr().err
     record = json.loads((folder / "run.json").read_text())["start"]
     assert (record["taken"], record["renewed"]) == (["log-mel", "cqt"], {"chroma": "k was 6, now 7"})
-    assert record["weights"] == load(first).card.weights
+    assert record["weights"] == load(first).card.weights_sha256
     entry = json.loads((folder / "journal.jsonl").read_text().splitlines()[0])
     assert entry == {"step": 0, "event": "started", **record}
     pretrain(other, corpus, folder, device="cpu", resume=True, start=first)
@@ -68,8 +68,8 @@ def test_what_does_not_fit_is_drawn_anew_and_told_everywhere(begun, first, two_s
 
 
 def test_another_final_width_or_name_is_told(first, two_steps):
-    wider = replace(two_steps, {"objective.final_width": 2 * two_steps.objective.final_width})
-    width = two_steps.objective.final_width
+    wider = replace(two_steps, {"objective.final_dim": 2 * two_steps.objective.final_dim})
+    width = two_steps.objective.final_dim
     reason = f"final_width was {width}, now {2 * width}"
     assert former(first, wider).renewed == {"log-mel": reason, "chroma": reason}
     values = two_steps.model_dump()
@@ -104,13 +104,13 @@ def test_an_encoders_licence_and_past_stay_with_it(two_steps, corpus, tmp_path):
 
 
 def test_another_network_is_named_in_one_line(first, two_steps, corpus, tmp_path):
-    wide = replace(two_steps, {"network.width": 48, "network.layers": 2, "network.dropout": 0.0})
+    wide = replace(two_steps, {"network.dim": 48, "network.num_layers": 2, "network.dropout": 0.0})
     with pytest.raises(UsageError) as told:
         pretrain(wide, corpus, tmp_path / "x", device="cpu", start=first)
     assert f"--from {first}: is another network: width is 32 there and 48 here, layers is 1 there and 2 here" in str(
         told.value
     )
-    assert "--set network.width=32 --set network.layers=1" in str(told.value) and "dropout" not in str(told.value)
+    assert "--set network.dim=32 --set network.num_layers=1" in str(told.value) and "dropout" not in str(told.value)
     assert "\n" not in str(told.value)
     with pytest.raises(UsageError, match="--from noise: is no network of the recipe's kind"):
         pretrain(two_steps, corpus, tmp_path / "x", device="cpu", start="noise")
@@ -134,7 +134,7 @@ def test_a_resumed_run_must_have_started_there_and_needs_it_no_more(first, two_s
     pretrain(longer, corpus, half, device="cpu", resume=True, start=source)
     one, two = trained(whole), trained(half)
     assert not [name for name in one if not torch.equal(one[name], two[name])]
-    assert carrara.load(half).card.weights == carrara.load(whole).card.weights
+    assert carrara.load(half).card.weights_sha256 == carrara.load(whole).card.weights_sha256
 
 
 def test_other_weights_under_the_same_name_are_refused(begun, first, two_steps, corpus, tmp_path):

@@ -8,12 +8,13 @@ from safetensors.torch import save_file
 
 from carrara.core.errors import WeightsError
 from carrara.core.settings import replace
-from carrara.encoders._hub import official
+from carrara.encoders._hub import official as official_files
 from carrara.encoders._hub.load import build, save_pretrained
+from carrara.pretrain import transferred_heads
 from carrara.pretrain.initialize import Start, put
 from carrara.pretrain.objective import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings, resolve
-from carrara.pretrain.targets._base import Grid, Target, TargetSettings
+from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
 from carrara.pretrain.transferred_heads import Kept, official
 
 
@@ -38,16 +39,16 @@ def published(seed=0, width=32, final=8):
 @pytest.fixture
 def eight():
     """A recipe as MERT-v1's with three books of five codes from EnCodec and a CQT of 84 bins, on a width of 32."""
-    changes = {"network.width": 32, "network.heads": 2, "network.position_groups": 4, "objective.final_width": 8}
-    codes = {"targets.codes.source": "encodec", "targets.codes.weights": "x", "targets.codes.books": 3}
-    cqt = {"targets.codes.size": 5, "targets.cqt.form": "magnitude"}
+    changes = {"network.dim": 32, "network.num_heads": 2, "network.position_groups": 4, "objective.final_dim": 8}
+    codes = {"targets.codes.source": "encodec", "targets.codes.weights": "x", "targets.codes.num_codebooks": 3}
+    cqt = {"targets.codes.codebook_size": 5, "targets.cqt.form": "magnitude"}
     return resolve("mert-v1-95m", "tiny", {**changes, **codes, **cqt})
 
 
 def model_of(recipe, kept):
     encoder = build(recipe.encoder, 0, recipe.network.model_dump())
-    targets = {"codes": Books(TargetSettings(target="x"), Grid(24_000, 320, 200))}
-    model = MaskedPrediction(encoder, targets, ObjectiveSettings(final_width=8), 0)
+    targets = {"codes": Books(TargetSettings(target="x"), FrameGrid(24_000, 320, 200))}
+    model = MaskedPrediction(encoder, targets, ObjectiveSettings(final_dim=8), 0)
     put(Start({}, Kept(heads={"codes": kept.heads["codes"]})), model, targets)
     return model
 
@@ -59,7 +60,7 @@ def test_fairseqs_heads_give_fairseqs_logits(eight, permuted, monkeypatch):
         codes = [torch.cat([torch.full((4,), -1), torch.randperm(5, generator=torch.Generator().manual_seed(book))])
                  for book in range(3)]  # fmt: skip
         tensors |= {f"dictionaries.{book}": order for book, order in enumerate(codes)}
-    monkeypatch.setattr(heads, "heads", lambda spec: tensors)
+    monkeypatch.setattr(transferred_heads, "heads", lambda spec: tensors)
     kept = official("spec", eight, 32)
     assert kept.renewed == {}
     model, hidden_SD = model_of(eight, kept), torch.randn(6, 32)
@@ -77,27 +78,29 @@ def test_fairseqs_heads_give_fairseqs_logits(eight, permuted, monkeypatch):
 
 
 def test_fairseqs_heads_of_other_labels_are_drawn_anew(eight, monkeypatch):
-    monkeypatch.setattr(heads, "heads", lambda spec: published())
+    monkeypatch.setattr(transferred_heads, "heads", lambda spec: published())
     cases = [
         ({"targets.codes.source": "residual-k-means", "targets.codes.weights": None}, "numbered anew by every fit"),
-        ({"targets.codes.size": 6}, "its label sets are others"),
-        ({"targets.codes.books": 2}, "its label sets are others"),
-        ({"objective.final_width": 16}, "its label sets are others"),
+        ({"targets.codes.codebook_size": 6}, "its label sets are others"),
+        ({"targets.codes.num_codebooks": 2}, "its label sets are others"),
+        ({"objective.final_dim": 16}, "its label sets are others"),
         ({"targets.cqt.form": "log"}, "published for the form magnitude, not log"),
         ({"targets.cqt.bins": 72}, "no head of 72 values is published with it"),
     ]
     for changes, reason in cases:
         renewed = official("spec", replace(eight, changes), 32).renewed
         assert len(renewed) == 1 and reason in next(iter(renewed.values()))
-    monkeypatch.setattr(heads, "heads", lambda spec: {"encoder_cqt_model.fc.weight": published()["final_proj.bias"]})
+    monkeypatch.setattr(
+        transferred_heads, "heads", lambda spec: {"encoder_cqt_model.fc.weight": published()["final_proj.bias"]}
+    )
     assert official("spec", eight, 32).renewed["codes"] == "no head for label sets is published with it"
 
 
 def test_data2vecs_regression_is_taken(monkeypatch):
-    changes = {"network.width": 32, "network.heads": 2, "network.position_groups": 4}
+    changes = {"network.dim": 32, "network.num_heads": 2, "network.position_groups": 4}
     recipe = resolve("music2vec", "tiny", changes)
     tensors = {"final_proj.weight": torch.randn(32, 32), "final_proj.bias": torch.randn(32)}
-    monkeypatch.setattr(heads, "heads", lambda spec: tensors)
+    monkeypatch.setattr(transferred_heads, "heads", lambda spec: tensors)
     (name,) = recipe.targets
     assert torch.equal(official("spec", recipe, 32).heads[name][0].weight, tensors["final_proj.weight"])
     assert official("spec", recipe, 48).renewed == {name: "no head of 48 values is published with it"}
@@ -106,7 +109,7 @@ def test_data2vecs_regression_is_taken(monkeypatch):
 @pytest.mark.parametrize("positions", [True, False])
 def test_fairseqs_average_is_the_teacher_that_goes_on(begun, corpus, tmp_path, positions):
     """`_ema` holds the Transformer's names from inside the encoder; positions may be left out, being copied."""
-    changes = {"network.width": 32, "network.heads": 2, "network.feed_forward": 48, "network.layers": 1}
+    changes = {"network.dim": 32, "network.num_heads": 2, "network.ffn_dim": 48, "network.num_layers": 1}
     changes |= {"network.conv_channels": 8, "network.position_groups": 4, "targets.teacher.top": 1, "crop_seconds": 1}
     recipe = resolve("music2vec", "tiny", changes)
     encoder, folder = build(recipe.encoder, 5, recipe.network.model_dump()), tmp_path / "official"
@@ -121,7 +124,7 @@ def test_fairseqs_average_is_the_teacher_that_goes_on(begun, corpus, tmp_path, p
         slow |= {f"pos_conv.{theirs[name][2]}.0.{theirs[name][4]}": 0 * own for name, own in convolutions.items()}
     head = {"final_proj.weight": torch.randn(32, 32), "final_proj.bias": torch.randn(32)}
     save_pretrained(encoder, folder)
-    save_file(head | {f"_ema.{name}": tensor for name, tensor in slow.items()}, folder / official.HEADS)
+    save_file(head | {f"_ema.{name}": tensor for name, tensor in slow.items()}, folder / official_files.HEADS)
     _, targets = begun(recipe, corpus, tmp_path / "x", folder)
     found = targets["teacher"].average.state_dict()
     assert torch.equal(found["layers.0.feed_forward.output_dense.weight"], slow["layers.0.fc2.weight"])
@@ -130,7 +133,7 @@ def test_fairseqs_average_is_the_teacher_that_goes_on(begun, corpus, tmp_path, p
     assert torch.equal(found["layers.0.attention.k_proj.bias"], slow["layers.0.self_attn.k_proj.bias"])
     assert all(torch.equal(found[name], 0 * own if positions else own) for name, own in convolutions.items())
     del slow["layers.0.fc1.bias"]
-    save_file(head | {f"_ema.{name}": tensor for name, tensor in slow.items()}, folder / official.HEADS)
+    save_file(head | {f"_ema.{name}": tensor for name, tensor in slow.items()}, folder / official_files.HEADS)
     with pytest.raises(WeightsError, match=r"1 missing .*layers.0.feed_forward.intermediate_dense.bias"):
         begun(recipe, corpus, tmp_path / "y", folder)
 
@@ -171,9 +174,9 @@ def test_a_fairseq_file_brings_its_encoder_and_heads(begun, two_steps, corpus, t
     record = json.loads((tmp_path / "x" / "run.json").read_text())["start"]
     assert record["renewed"] == {"log-mel": why, "chroma": why} and record["taken"] == ["cqt"]
     with pytest.raises(WeightsError, match=r"fairseq.pt: not the weights of this network: .* of another shape"):
-        begun(replace(bare, {"network.width": 48}), corpus, tmp_path / "y", path)
+        begun(replace(bare, {"network.dim": 48}), corpus, tmp_path / "y", path)
 
 
 def test_an_imported_folder_brings_its_heads(eight, tmp_path):
-    save_file(published(), tmp_path / official.HEADS)
+    save_file(published(), tmp_path / official_files.HEADS)
     assert sorted(official(str(tmp_path), eight, 32).heads) == ["codes", "cqt"]

@@ -7,9 +7,9 @@ import torch
 from carrara.core.errors import DataError
 from carrara.pretrain.label_checks import check
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import Grid
+from carrara.pretrain.targets._base import FrameGrid
 
-GRID = Grid(16_000, 320, 200)
+GRID = FrameGrid(16_000, 320, 200)
 FRAMES = 99
 
 

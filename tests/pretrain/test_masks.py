@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.core.settings import read
+from carrara.core.settings import parse_settings
 from carrara.nn.transformer.masking import span_mask, span_masks
 from carrara.pretrain.masks import at, view
 from carrara.pretrain.recipes._base import MaskingSettings
 
-PLAIN = MaskingSettings(probability=0.8, span=5)
+PLAIN = MaskingSettings(mask_prob=0.8, mask_length=5)
 DRAWS = [(7, 2, item) for item in range(200)]
 
 
@@ -57,11 +57,11 @@ def test_the_same_number_of_frames_is_asked_of_every_clip_on_request():
 def test_a_schedule_changes_probability_and_span_from_its_shares_on():
     settings = PLAIN.model_copy(update={"schedule": ((0.25, 0.5, 10), (0.5, 0.65, 3))})
     steps = [0.0, 0.24, 0.25, 0.49, 0.5, 1.0]
-    found = [(at(settings, share).probability, at(settings, share).span) for share in steps]
+    found = [(at(settings, share).mask_prob, at(settings, share).mask_length) for share in steps]
     assert found == [(0.8, 5), (0.8, 5), (0.5, 10), (0.5, 10), (0.65, 3), (0.65, 3)]
 
 
 @pytest.mark.parametrize("values", [{"keep": 0.6, "other": 0.6}, {"schedule": [[0.5, 0.8, 5], [0.2, 0.8, 5]]}])
 def test_variants_that_cannot_be_are_refused(values):
     with pytest.raises(UsageError, match="masking"):
-        read(MaskingSettings, values, "masking")
+        parse_settings(MaskingSettings, values, "masking")

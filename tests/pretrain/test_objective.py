@@ -12,9 +12,9 @@ from carrara.pretrain.masks import View
 from carrara.pretrain.objective import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import Grid
+from carrara.pretrain.targets._base import FrameGrid
 
-GRID = Grid(16_000, 320, 200)
+GRID = FrameGrid(16_000, 320, 200)
 NETWORK = {
     "conv_channels": 8, "width": 32, "layers": 1, "heads": 2, "feed_forward": 32, "position_groups": 4,
     "dropout": 0.0, "attention_dropout": 0.0, "input_dropout": 0.0, "layerdrop": 0.0,
@@ -64,7 +64,7 @@ def parts():
         "cqt": torch.rand(3, frames, 12),
     }
     mask = torch.rand(3, frames) < 0.5
-    model = MaskedPrediction(build("mert-v0", 0, NETWORK), targets, ObjectiveSettings(final_width=16), 0)
+    model = MaskedPrediction(build("mert-v0", 0, NETWORK), targets, ObjectiveSettings(final_dim=16), 0)
     return model.eval(), samples, mask, labels
 
 

@@ -9,33 +9,33 @@ from carrara.pretrain.run import pretrain
 
 NETWORK = {
     "network.conv_channels": 24,
-    "network.width": 64,
-    "network.layers": 2,
-    "network.heads": 2,
-    "network.feed_forward": 128,
-    "objective.final_width": 32,
-    "masking.probability": 0.8,
+    "network.dim": 64,
+    "network.num_layers": 2,
+    "network.num_heads": 2,
+    "network.ffn_dim": 128,
+    "objective.final_dim": 32,
+    "masking.mask_prob": 0.8,
     "optimiser.learning_rate": 5e-3,
     "crop_seconds": 1.0,
     "batch": 8,
     "steps": 200,
     "checkpoint_every": 200,
-    "journal_every": 10,
+    "log_every": 10,
 }
 CQT = {"targets.cqt.bins": 84, "targets.cqt.bins_per_octave": 12}
 LOG_MEL_CHROMA = {"targets.log-mel.k": 12, "targets.log-mel.share": 1.0, "targets.chroma.k": 8}
 # Residual books past the first hold what is close to noise; few classes keep 200 steps enough.
-CODES = {"targets.codes.books": 2, "targets.codes.size": 8, "targets.codes.share": 1.0}
+CODES = {"targets.codes.num_codebooks": 2, "targets.codes.codebook_size": 8, "targets.codes.fraction": 1.0}
 RECIPES = {
-    "mert-v0": CQT | LOG_MEL_CHROMA | {"targets.chroma.share": 1.0},
+    "mert-v0": CQT | LOG_MEL_CHROMA | {"targets.chroma.fraction": 1.0},
     "mert-v1-95m-no-mixup": CQT | CODES,
     "mert-v1-95m-random-codebook": CQT | CODES | {"steps": 300},
     "mert-v1-330m": CQT | CODES | {"mixup.probability": 0.0},
-    "musichubert-k500": {"targets.mfcc.k": 12, "targets.mfcc.share": 1.0},
-    "musichubert-mfcc60": {"targets.mfcc.k": 12, "targets.mfcc.share": 1.0},
+    "musichubert-k500": {"targets.mfcc.k": 12, "targets.mfcc.fraction": 1.0},
+    "musichubert-mfcc60": {"targets.mfcc.k": 12, "targets.mfcc.fraction": 1.0},
     "musichubert-iter2": {
         "targets.layer.k": 12,
-        "targets.layer.share": 1.0,
+        "targets.layer.fraction": 1.0,
         "targets.layer.encoder": "mert-tiny:random",
     },
 }

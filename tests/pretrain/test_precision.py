@@ -35,7 +35,7 @@ def test_only_float16_is_scaled(precision):
 
 @pytest.fixture(scope="module")
 def short(micro):
-    return replace(micro, {"steps": 6, "journal_every": 1, "checkpoint_every": 6, "network.dropout": 0.0})
+    return replace(micro, {"steps": 6, "log_every": 1, "checkpoint_every": 6, "network.dropout": 0.0})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_an_overflow_is_skipped_told_and_halves_the_scale(short, corpus, tmp_pat
         return math.inf if len(calls) in (2, 3) else norm_of(norm)
 
     monkeypatch.setattr(gradient, "norm_of", overflowing)
-    half = replace(short, {"precision": "float16", "loss_scale.double_after": 2, "recovery.patience": 1})
+    half = replace(short, {"precision": "float16", "loss_scale.double_after": 2, "recovery.max_consecutive_skips": 1})
     journal = pretrain(half, corpus, tmp_path / "x", device="cpu") / "journal.jsonl"
     assert [line["skipped"] for line in read(journal)] == [0, 1, 1, 0, 0, 0]
     assert [line["loss_scale"] for line in read(journal)] == [128, 64, 32, 32, 64, 64]

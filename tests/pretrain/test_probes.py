@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import carrara
 from carrara.core.errors import DataError, UsageError
 from carrara.core.progress import progress
-from carrara.core.settings import read as read_settings
+from carrara.core.settings import parse_settings as read_settings
 from carrara.core.settings import replace
 from carrara.pretrain.log_plot import draw
 from carrara.pretrain.metrics_log import events, probed, read
@@ -31,7 +31,7 @@ SCORE = {"score": 0.5, "low": 0.25, "high": 0.75, "metric": "accuracy", "seconds
 @pytest.fixture(scope="module")
 def short(micro):
     """Five steps, probed at 0, 2, 4 and 5; checkpoints at 2, 4 and 5, a line of the journal at 3 and 5."""
-    few = {"steps": 5, "checkpoint_every": 2, "journal_every": 3, "batch": 2, "network.layers": 1}
+    few = {"steps": 5, "checkpoint_every": 2, "log_every": 3, "batch": 2, "network.num_layers": 1}
     values = replace(micro, few).model_dump()
     return read_settings(type(micro), values | {"targets": {"chroma": values["targets"]["chroma"]}}, "test")
 
@@ -93,7 +93,7 @@ def test_what_is_asked_is_the_encoder_as_it_is_then(short, corpus, tmp_path):
     made = carrara.load(folder)
     assert [training for training, _, _ in heard] == [False, False, False]
     assert len({weights for _, weights, _ in heard}) == 3
-    assert heard[-1][1] == made.card.weights
+    assert heard[-1][1] == made.card.weights_sha256
     torch.testing.assert_close(heard[-1][2], made(torch.linspace(-1, 1, 16_000)[None]))
 
 

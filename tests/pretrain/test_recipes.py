@@ -16,28 +16,34 @@ from carrara.pretrain.run import pretrain
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "network.conv_channels": 16,
-    "network.width": 32,
-    "network.layers": 3,
-    "network.heads": 2,
-    "network.feed_forward": 64,
+    "network.dim": 32,
+    "network.num_layers": 3,
+    "network.num_heads": 2,
+    "network.ffn_dim": 64,
     "network.position_groups": 4,
     "crop_seconds": 1.0,
     "batch": 4,
 }
 CQT = {"targets.cqt.bins": 84, "targets.cqt.bins_per_octave": 12}
-CODES = {"targets.codes.books": 3, "targets.codes.size": 8, "targets.codes.share": 1.0, **CQT}
+CODES = {"targets.codes.num_codebooks": 3, "targets.codes.codebook_size": 8, "targets.codes.fraction": 1.0, **CQT}
 KINDS = {
     "mert-v0-mixup50": {**SMALL, **CQT, "targets.log-mel.k": 8, "targets.chroma.k": 6},
     "mert-v1-95m": {**SMALL, **CODES},
     "mert-v1-95m-random-codebook": {**SMALL, **CODES},
-    "mert-v1-330m": {**SMALL, **CODES, "recompute": True},
+    "mert-v1-330m": {**SMALL, **CODES, "activation_checkpointing": True},
     "music2vec-crop5s": {**SMALL, "network.position_kernel": 5},
     "musichubert-k2000": {**SMALL, "targets.mfcc.k": 8},
     "musichubert-iter2": {**SMALL, "targets.layer.k": 8, "targets.layer.encoder": "mert-tiny:random"},
-    "rvq-vae": {"network.filters": 4, "network.latent": 16, "network.books": 4, "network.size": 32, "batch": 4}
+    "rvq-vae": {
+        "network.filters": 4,
+        "network.latent": 16,
+        "network.num_codebooks": 4,
+        "network.codebook_size": 32,
+        "batch": 4,
+    }
     | {"crop_seconds": 0.2},
 }
-STEPS = {"steps": 8, "checkpoint_every": 3, "journal_every": 1}
+STEPS = {"steps": 8, "checkpoint_every": 3, "log_every": 1}
 # One process learns the imports and forks a child for each recipe; a child kills itself in the middle of its sixth
 # step, after the journal and before the checkpoint know of it.
 NURSERY = """

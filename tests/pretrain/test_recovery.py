@@ -63,7 +63,7 @@ def test_a_bad_batch_is_skipped_and_its_files_are_told(corpus, micro, tmp_path, 
 
 @pytest.fixture(scope="module")
 def patient(micro):
-    return replace(micro, {"recovery.patience": 2})
+    return replace(micro, {"recovery.max_consecutive_skips": 2})
 
 
 @pytest.fixture
@@ -124,11 +124,11 @@ def test_resumed_after_a_roll_back_it_goes_on_with_the_later_data(gone_back, cor
 def test_a_run_that_fails_again_and_again_gives_up_in_one_line(corpus, patient, tmp_path, monkeypatch):
     spoil(monkeypatch, range(6, 100), math.nan)
     with pytest.raises(DataError, match="went back 2 times and fails again"):
-        pretrain(replace(patient, {"recovery.rollbacks": 2}), corpus, tmp_path / "x", device="cpu")
+        pretrain(replace(patient, {"recovery.max_rollbacks": 2}), corpus, tmp_path / "x", device="cpu")
     assert [one["event"] for one in events(tmp_path / "x" / "journal.jsonl")].count("rolled back") == 2
 
 
 def test_collapse_stops_the_run(corpus, micro, tmp_path):
-    strict = replace(micro, {"recovery.least_prediction": 1e6, "recovery.guard_after": 4})
+    strict = replace(micro, {"recovery.min_prediction_std": 1e6, "recovery.collapse_check_after": 4})
     with pytest.raises(DataError, match="step 4: collapse: deviation/prediction/cqt is .*, below 1e.06"):
         pretrain(strict, corpus, tmp_path / "x", device="cpu")

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from carrara.core.errors import CarraraError, DataError, StoreError, UsageError, WeightsError
-from carrara.core.settings import read as read_settings
+from carrara.core.settings import parse_settings as read_settings
 from carrara.core.settings import replace
 from carrara.pretrain.run import pretrain
 
@@ -15,7 +15,7 @@ CODES = {"target": "codes", "source": "random-projection", "books": 2, "size": 1
 @pytest.fixture(scope="module")
 def short(micro):
     """One step on chroma clusters alone."""
-    values = replace(micro, {"steps": 1, "batch": 2, "network.layers": 1}).model_dump()
+    values = replace(micro, {"steps": 1, "batch": 2, "network.num_layers": 1}).model_dump()
     return read_settings(type(micro), values | {"targets": {"chroma": values["targets"]["chroma"]}}, "test")
 
 
@@ -30,8 +30,11 @@ def refused(kind, recipe, corpus, folder, **options):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"masking.span": 46}, "crop_seconds 1 gives 47 frames, too few for spans of 46; use 1.1 or more"),
-        ({"masking.schedule": [[0.5, 0.8, 60]]}, "too few for spans of 60; use 1.4 or more, or a shorter masking.span"),
+        ({"masking.mask_length": 46}, "crop_seconds 1 gives 47 frames, too few for spans of 46; use 1.1 or more"),
+        (
+            {"masking.schedule": [[0.5, 0.8, 60]]},
+            "too few for spans of 60; use 1.4 or more, or a shorter masking.mask_length",
+        ),
         ({"masking.channels": 0.1, "masking.channel_span": 32}, "masking.channel_span 32 silences all 32 channels"),
         ({"targets.chroma.k": 5000}, "5000 clusters cannot be had from"),
         ({"mixup.probability": 0.5, "mixup.pool": 1}, "mixup.pool: input should be greater than or equal to 2"),
@@ -56,7 +59,7 @@ def test_labels_of_another_corpus(short, corpus, tmp_path):
     line = refused(StoreError, recipe, corpus / "0", tmp_path / "two")
     assert line.startswith(f"{tmp_path / 'two' / 'labels' / 'codes'}: holds codes of something else, another corpus")
     assert "remove it" in line
-    more = replace(recipe, {"targets.codes.books": 3})
+    more = replace(recipe, {"targets.codes.num_codebooks": 3})
     shutil.rmtree(tmp_path / "two" / "targets")
     (tmp_path / "two" / "run.json").unlink()
     assert "holds codes of something else" in refused(StoreError, more, corpus, tmp_path / "two")

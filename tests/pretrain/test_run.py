@@ -172,7 +172,7 @@ def test_a_teacher_that_moves_is_saved_and_goes_on_exactly(corpus, micro, tmp_pa
     from carrara.pretrain import loop
 
     values = micro.model_dump() | {"targets": {"slow": {"target": "teacher", "top": 2, "decay": 0.5}}, "steps": 6}
-    taught = settings.read(type(micro), values, "test")
+    taught = settings.parse_settings(type(micro), values, "test")
     whole = weights(pretrain(taught, corpus, tmp_path / "whole", device="cpu"))
     assert not torch.equal(
         whole["moving.slow.average.layers.0.layer_norm.weight"],
@@ -213,12 +213,12 @@ def test_a_finished_run_is_left_alone(finished, corpus, micro):
 def test_mixtures_are_refused_by_name(finished, corpus, micro, tmp_path):
     with pytest.raises(StoreError, match="holds a run already; go on with --resume"):
         pretrain(micro, corpus, finished, device="cpu")
-    other = replace(micro, {"masking.span": 3, "batch": 5})
-    with pytest.raises(StoreError, match="another recipe: masking.span was 5, now 3 and 1 more"):
+    other = replace(micro, {"masking.mask_length": 3, "batch": 5})
+    with pytest.raises(StoreError, match="another recipe: masking.mask_length was 5, now 3 and 1 more"):
         pretrain(other, corpus, finished, resume=True, device="cpu")
     with pytest.raises(StoreError, match="another corpus: 10 files of .* s then, 4 of .* s now"):
         pretrain(micro, corpus / "0", finished, resume=True, device="cpu")
-    watched = replace(micro, {"journal_every": 3, "checkpoint_every": 6})
+    watched = replace(micro, {"log_every": 3, "checkpoint_every": 6})
     assert pretrain(watched, corpus, finished, resume=True, device="cpu") == finished
 
 

@@ -21,16 +21,16 @@ CPU = torch.device("cpu")
 MICRO = {
     "network.filters": 4,
     "network.latent": 16,
-    "network.books": 4,
-    "network.size": 32,
+    "network.num_codebooks": 4,
+    "network.codebook_size": 32,
     "optimiser.learning_rate": 5e-3,
     "crop_seconds": 0.2,
     "batch": 4,
     "steps": 240,
     "checkpoint_every": 120,
-    "journal_every": 60,
+    "log_every": 60,
 }
-SHORT = {**MICRO, "steps": 8, "checkpoint_every": 4, "journal_every": 2}
+SHORT = {**MICRO, "steps": 8, "checkpoint_every": 4, "log_every": 2}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_finished_run_is_left_alone_and_mixtures_are_refused(uninterrupted, co
 
 def test_what_cannot_be_is_refused(corpus, tmp_path):
     with pytest.raises(UsageError, match="4 crops of 0.2 s has 40 frames, too few to start 41 codes"):
-        teach(replace(short(), {"network.size": 41}), [corpus], tmp_path, False, CPU)
+        teach(replace(short(), {"network.codebook_size": 41}), [corpus], tmp_path, False, CPU)
     with pytest.raises(DataError, match="no file is as long as a crop of 60 s"):
         teach(replace(short(), {"crop_seconds": 60}), [corpus], tmp_path, False, CPU)
 

@@ -11,9 +11,9 @@ from sklearn.cluster import KMeans
 from carrara.core.errors import DataError, UsageError
 from carrara.encoders._hub.load import build, save_pretrained
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import Grid, on_grid
+from carrara.pretrain.targets._base import FrameGrid, on_grid
 
-GRIDS = [Grid(16_000, 320, 200), Grid(24_000, 320, 200)]
+GRIDS = [FrameGrid(16_000, 320, 200), FrameGrid(24_000, 320, 200)]
 FEATURES = ["mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt"]
 clusters, cqt = REGISTRY.get("clusters"), REGISTRY.get("cqt")
 
@@ -156,7 +156,7 @@ def test_a_fitted_target_comes_back_as_it_was():
 def test_a_layer_of_an_encoder_is_clustered_for_the_second_iteration(melody, tmp_path):
     first = build("musichubert-tiny", 3)
     save_pretrained(first, tmp_path / "first")
-    grid = Grid(16_000, 320, 200)
+    grid = FrameGrid(16_000, 320, 200)
     settings = clusters.kind(feature="layer", encoder=str(tmp_path / "first"), layer=2, k=5)
     target = clusters(settings, grid)
     crops = torch.from_numpy(np.stack([melody(1.0, seed) for seed in range(6)])).float()
@@ -171,4 +171,4 @@ def test_a_layer_of_an_encoder_is_clustered_for_the_second_iteration(melody, tmp
     with pytest.raises(
         UsageError, match=r"hears 16000 Hz and gives 50 frames a second; the student wants 24000 and 75"
     ):
-        clusters(settings, Grid(24_000, 320, 200))
+        clusters(settings, FrameGrid(24_000, 320, 200))

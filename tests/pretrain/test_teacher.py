@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.load import build
-from carrara.pretrain.targets._base import Grid
+from carrara.pretrain.targets._base import FrameGrid
 from carrara.pretrain.targets.teacher import Teacher, TeacherSettings, normalised
 
 SMALL = {"conv_channels": 8, "width": 32, "layers": 3, "heads": 2, "feed_forward": 48, "position_groups": 4}
@@ -21,7 +21,7 @@ def student():
 
 @pytest.fixture
 def teacher(student):
-    made = Teacher(TeacherSettings(top=2), Grid(16000, 320, 199))
+    made = Teacher(TeacherSettings(top=2), FrameGrid(16000, 320, 199))
     made.begin(student)
     return made
 
@@ -73,7 +73,7 @@ def test_the_average_is_no_parameter_of_anything_trained_and_is_saved_whole(stud
         *student.encoder.state_dict(),
         "mean_M",
     }
-    other = Teacher(TeacherSettings(top=2), Grid(16000, 320, 199))
+    other = Teacher(TeacherSettings(top=2), FrameGrid(16000, 320, 199))
     other.begin(build("music2vec-tiny", 4, SMALL))
     other.load_state_dict(teacher.state_dict())
     other._student[0].load_state_dict(student.state_dict())
@@ -88,4 +88,4 @@ def test_a_channel_that_never_varies_teaches_nothing():
 
 def test_more_layers_than_there_are_is_refused(student):
     with pytest.raises(UsageError, match="top=4, but the network has 3 layers"):
-        Teacher(TeacherSettings(top=4), Grid(16000, 320, 199)).begin(student)
+        Teacher(TeacherSettings(top=4), FrameGrid(16000, 320, 199)).begin(student)

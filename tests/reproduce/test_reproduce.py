@@ -156,13 +156,13 @@ def test_a_view_is_one_layer_with_the_weights_of_its_model(tmp_path):
         for place, tokens in enumerate(("cls", "dist", "average")):
             view = View("model", {"tokens": tokens}, 7, 12)
             seen = looked_at(str(tmp_path / "model"), view, f"{tokens}-7-1", "cpu")
-            assert (seen.card.name, seen.card.layers, seen.card.width) == (f"{tokens}-7-1", 0, 128)
+            assert (seen.card.name, seen.card.num_layers, seen.card.dim) == (f"{tokens}-7-1", 0, 128)
             part_B1D = stack_B1D[..., 128 * place : 128 * (place + 1)]
             torch.testing.assert_close(seen(samples_BT), part_B1D[:, None], rtol=1e-5, atol=1e-5)
 
 
 def test_views_of_one_model_are_asked_apart_and_trained_once(tmp_path, data, monkeypatch):
-    small = {"network.width": 24, "network.layers": 2, "network.heads": 2, "network.feed_forward": 24, "batch": 4}
+    small = {"network.dim": 24, "network.num_layers": 2, "network.num_heads": 2, "network.ffn_dim": 24, "batch": 4}
     small |= {"crop_seconds": 1.5, "network.frames": 94, "patchout": 4, "epoch_clips": 8}
     looks = [Line(f"{what}-12", "", view=View("all", {"tokens": what}, 12, 12)) for what in ("cls", "average")]
     study = Study(
@@ -190,7 +190,7 @@ def test_views_of_one_model_are_asked_apart_and_trained_once(tmp_path, data, mon
 
 
 def test_a_study_runs_from_the_command_line_and_resumes(tmp_path, data, monkeypatch):
-    small = {"network.conv_channels": 16, "network.width": 32, "network.layers": 1, "network.feed_forward": 32}
+    small = {"network.conv_channels": 16, "network.dim": 32, "network.num_layers": 1, "network.ffn_dim": 32}
     small |= {"targets.mfcc.k": 8, "batch": 4}
     study = Study(
         "t",

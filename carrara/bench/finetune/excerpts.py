@@ -25,7 +25,7 @@ from carrara.audio.decode import header, load
 from carrara.audio.window import stitched, windows
 from carrara.bench.finetune.model import Tunable
 from carrara.bench.probes.rng import order
-from carrara.bench.task_types._base import Answer, Frames, State
+from carrara.bench.task_types._base import Frames, State, TaskType
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
@@ -33,7 +33,7 @@ from carrara.encoders._base import Encoder
 from carrara.features.encode import Plan, Rows, Window, encoded
 from carrara.features.extract import arriving
 from carrara.features.prefetch import ahead
-from carrara.features.windows import Grid, View, grid
+from carrara.features.windows import Grid, WindowSpec, grid
 
 WINDOW = 3  # beside ORDER and DROPOUT of carrara.bench.probes.rng
 THREADS, DEPTH = 2, 2
@@ -74,7 +74,7 @@ class Draw:
 
 
 def excerpts(
-    encoder: Encoder, task: Task, answer: Answer, state: State, clips: Sequence[Clip]
+    encoder: Encoder, task: Task, answer: TaskType, state: State, clips: Sequence[Clip]
 ) -> list[tuple[Excerpt, ...]]:
     """Return the examples of an epoch, each the windows of which one is heard.
 
@@ -106,7 +106,7 @@ def excerpts(
 
 def learning_grid(encoder: Encoder, task: Task, frames: bool) -> Grid:
     """Return the windows that are learned from; frame by frame they begin on the encoder's grid."""
-    cut = grid(encoder, View(window_seconds=task.window_seconds, tail=task.tail, pool="mean"))
+    cut = grid(encoder, WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean"))
     if not frames or cut.window is None or encoder.card.frame_rate is None:
         return cut
     stride = encoder.card.sample_rate / encoder.card.frame_rate
@@ -155,9 +155,9 @@ def logits(model: Tunable, clips: Sequence[Clip], task: Task, device: str) -> tu
     """
     model.eval()
     frames = model.frames
-    view = View(window_seconds=task.window_seconds, tail=task.tail, pool="mean")
+    view = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean")
     if frames:
-        view = View(window_seconds=None, pool="frames")
+        view = WindowSpec(window_seconds=None, pool="frames")
     cut, card = grid(model.encoder, view), model.encoder.card
     rate = card.frame_rate / card.sample_rate if frames and card.frame_rate else None
     sources = [partial(_windows, clip, cut, card.sample_rate) for clip in clips]

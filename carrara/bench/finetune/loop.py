@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from carrara.bench.finetune.excerpts import Batch
 from carrara.bench.finetune.model import Tunable
-from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.rng import dropout_generator, kept
 from carrara.core.errors import DataError, StoreError
-from carrara.core.io import whole
+from carrara.core.io import atomic_write
 from carrara.core.progress import progress
 from carrara.features.encode import precision
 
@@ -66,8 +66,8 @@ class Tuning:
 
     model: Tunable
     optimiser: torch.optim.Optimizer
-    course: Course
-    how: TuneSettings
+    course: ProbeHistory
+    how: FinetuneSettings
     seed: int
     device: str
     folder: Path
@@ -75,7 +75,7 @@ class Tuning:
     rule: str = ""
 
 
-def begun(model: Tunable, course: Course, how: TuneSettings, seed: int, device: str, folder: Path) -> Tuning:
+def begun(model: Tunable, course: ProbeHistory, how: FinetuneSettings, seed: int, device: str, folder: Path) -> Tuning:
     """Return a training at its beginning, or after the last epoch that its folder knows of.
 
     Raises:
@@ -172,7 +172,7 @@ def _step(tuning: Tuning, learning: list[nn.Parameter], step: int, steps: int, r
         if parameter.grad is not None:
             parameter.grad.div_(rows)
     nn.utils.clip_grad_norm_(learning, CLIP)
-    rising = max(round(how.warmup * steps * course.max_epochs), 1)
+    rising = max(round(how.warmup_fraction * steps * course.max_epochs), 1)
     share = min((step + 1) / rising, 1.0) * course.plateau.learning_rate
     for group in tuning.optimiser.param_groups:
         group["lr"] = group["rate"] * share
@@ -191,7 +191,7 @@ def _save(tuning: Tuning) -> None:
         "best": tuning.best,
         "rule": tuning.rule,
     }
-    with whole(tuning.folder / LAST) as draft:
+    with atomic_write(tuning.folder / LAST) as draft:
         try:
             torch.save(state, draft)
         except RuntimeError as problem:
@@ -209,7 +209,7 @@ def _restore(tuning: Tuning) -> None:
         tuning.model.load_state_dict(state["model"], strict=False)
         tuning.optimiser.load_state_dict(state["optimiser"])
         course = state["course"]
-        tuning.course = Course(**course | {"plateau": Plateau(**course["plateau"])})
+        tuning.course = ProbeHistory(**course | {"plateau": Plateau(**course["plateau"])})
         tuning.best, tuning.rule = state["best"], state["rule"]
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as problem:
         reason = str(problem).partition("\n")[0]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from carrara.bench.finetune.lora import adapt
-from carrara.bench.finetune.settings import TuneSettings
+from carrara.bench.finetune.settings import FinetuneSettings
 from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
@@ -45,7 +45,7 @@ class Tunable(nn.Module):
         UsageError: the encoder has no weights, or what `how` asks for is not in it.
     """
 
-    def __init__(self, encoder: Encoder, shape: ProbeShape, frames: bool, how: TuneSettings, seed: int) -> None:
+    def __init__(self, encoder: Encoder, shape: ProbeShape, frames: bool, how: FinetuneSettings, seed: int) -> None:
         super().__init__()
         card = encoder.card
         if not any(parameter.numel() for parameter in encoder.parameters()):
@@ -54,7 +54,7 @@ class Tunable(nn.Module):
         self.encoder: Encoder = copy.deepcopy(encoder).cpu().float()
         self.head = initial_probe(ProbeSpec(LAYER, (), how.learning_rate, seed), shape)
         self.encoder.requires_grad_(True)
-        if how.checkpointing:
+        if how.activation_checkpointing:
             recomputed(self.encoder)
         if how.mode == "lora":
             adapt(self.encoder, how.lora_rank, how.lora_alpha, seed)
@@ -87,7 +87,7 @@ class Tunable(nn.Module):
         """Return the probe's logits for rows, `[R, K]`; an encoder of one row has nothing to add up."""
         return self.head(x_LRD if self.head.mix is not None else x_LRD[0], kept_RH)
 
-    def groups(self, how: TuneSettings) -> list[dict[str, Any]]:
+    def groups(self, how: FinetuneSettings) -> list[dict[str, Any]]:
         """Return the weights that learn as an optimiser's groups, each with its highest `rate` and its decay."""
         held: dict[tuple[float, float], list[nn.Parameter]] = {}
         depths = depths_of(self.encoder)
@@ -97,7 +97,7 @@ class Tunable(nn.Module):
             place = name.removeprefix("encoder.")
             rate = how.learning_rate
             if place != name and ".lora_" not in name:
-                rate = how.encoder_learning_rate * how.layer_decay ** (self.encoder.card.layers - depths[place])
+                rate = how.encoder_learning_rate * how.layer_decay ** (self.encoder.card.num_layers - depths[place])
             decay = how.weight_decay if parameter.ndim > 1 else 0.0
             held.setdefault((rate, decay), []).append(parameter)
         return [
@@ -116,7 +116,7 @@ def layers_of(encoder: Encoder) -> nn.ModuleList | nn.Sequential | None:
     stacks = [
         (sum(parameter.numel() for parameter in module.parameters()), -place, module)
         for place, module in enumerate(encoder.modules())
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) == encoder.card.layers > 0
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) == encoder.card.num_layers > 0
     ]
     return max(stacks, key=lambda one: one[:2])[2] if stacks else None
 
@@ -128,7 +128,7 @@ def depths_of(encoder: Encoder) -> dict[str, int]:
     """
     stack = layers_of(encoder)
     if stack is None:
-        return dict.fromkeys((name for name, _ in encoder.named_parameters()), encoder.card.layers)
+        return dict.fromkeys((name for name, _ in encoder.named_parameters()), encoder.card.num_layers)
     depth = {id(parameter): place for place, layer in enumerate(stack, 1) for parameter in layer.parameters()}
     return {name: depth.get(id(parameter), 0) for name, parameter in encoder.named_parameters()}
 

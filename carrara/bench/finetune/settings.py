@@ -13,7 +13,7 @@ from pydantic import Field
 from carrara.core.settings import Settings
 
 
-class TuneSettings(Settings):
+class FinetuneSettings(Settings):
     """How an encoder is fine-tuned.
 
     Attributes:
@@ -36,11 +36,11 @@ class TuneSettings(Settings):
     encoder_learning_rate: float = Field(default=2e-5, gt=0)
     layer_decay: float = Field(default=0.9, gt=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
-    warmup: float = Field(default=0.1, ge=0, lt=1)
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     epochs: int = Field(default=50, ge=1)
     batch: int = Field(default=16, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    checkpointing: bool = False
+    accumulation_steps: int = Field(default=1, ge=1)
+    activation_checkpointing: bool = False
     freeze_front: bool = True
     lora_rank: int = Field(default=8, ge=1)
     lora_alpha: int = Field(default=16, ge=1)

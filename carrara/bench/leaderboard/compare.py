@@ -24,7 +24,7 @@ from carrara.bench.interval import DRAWS, percentiles, resampled, resampled_coun
 from carrara.bench.leaderboard.ranking import PERCENT, Span
 from carrara.bench.predictions import predictions_path, read_predictions
 from carrara.bench.suites import SUITES
-from carrara.bench.task_types._base import Answer
+from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import StoreError, UsageError, did_you_mean
 from carrara.core.record import Record
 from carrara.core.task import Task
@@ -123,7 +123,7 @@ def compare(
 
 def contrast(
     task: Task,
-    answer: Answer,
+    answer: TaskType,
     truths: Sequence[Any],
     answers_2S: tuple[Sequence[Sequence[Any]], Sequence[Sequence[Any]]],
     seed: int = SEED,
@@ -186,19 +186,19 @@ def judged(rows: Sequence[Row]) -> list[Row]:
 
 def cell(task: Task, metrics: dict[str, Any]) -> Any:
     """Return the row's score from its metrics, values or draws alike: the mean of the task's own."""
-    return sum(metrics[name] for name in task.scores) / len(task.scores)
+    return sum(metrics[name] for name in task.metrics) / len(task.metrics)
 
 
 def _by_system(records: Sequence[Record]) -> dict[str, dict[tuple[str, str], Record]]:
     """Return by system, named as on the board, its newest record of each protocol and task."""
     weights: dict[str, set[str]] = {}
     for record in records:
-        weights.setdefault(record.encoder.name, set()).add(record.encoder.weights)
+        weights.setdefault(record.encoder.name, set()).add(record.encoder.weights_sha256)
     found: dict[str, dict[tuple[str, str], Record]] = {}
     for record in sorted(records, key=lambda one: (one.task.version, one.run.date)):
         name = record.encoder.name
         if len(weights[name]) > 1:
-            name = f"{name}@{record.encoder.weights[:8]}"
+            name = f"{name}@{record.encoder.weights_sha256[:8]}"
         found.setdefault(name, {})[record.protocol.name, record.task.name] = record
     return found
 
@@ -233,11 +233,11 @@ def _row(pair: Pair, results: Path) -> Row | Apart:
     ]
     found = contrast(
         task,
-        task_types.REGISTRY.get(task.answer),
+        task_types.REGISTRY.get(task.task_type),
         [reloaded(truth) for truth in truths_2[0]],
         (answers_2S[0], answers_2S[1]),
     )
-    score = one.scores[task.scores[0]]
+    score = one.scores[task.metrics[0]]
     partial = one.partial or other.partial
     return Row(name, protocol, _shown(found, score.scale), len(ids), score.scale, score.better, partial)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from carrara.bench.leaderboard.ranking import Board, Span, System
 from carrara.bench.leaderboard.text import MISSING, marks, rank
 from carrara.bench.report.plots import compared
-from carrara.core.io import whole
+from carrara.core.io import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +55,7 @@ def board_picture(path: Path | str, board: Board, caption: str = "") -> Path:
             color=SOFT,
             va="center",
         )
-        with whole(Path(path)) as draft:
+        with atomic_write(Path(path)) as draft:
             figure.savefig(draft, format="png", dpi=200, metadata={"Software": "carrara"})
     return Path(path)
 

@@ -193,7 +193,7 @@ def _comparable(records: list[Record]) -> tuple[list[Record], list[Record]]:
 def _systems(records: list[Record]) -> list[System]:
     cells: dict[tuple[str, str], dict[str, Cell]] = {}
     for record in records:
-        cells.setdefault((record.encoder.name, record.encoder.weights), {})[record.task.name] = _cell(record)
+        cells.setdefault((record.encoder.name, record.encoder.weights_sha256), {})[record.task.name] = _cell(record)
     names = [name for name, _ in cells]
     return [
         System(name if names.count(name) == 1 else f"{name}@{weights[:8]}", found)
@@ -207,7 +207,7 @@ def _cell(record: Record) -> Cell:
     value, low, high = (sum(getattr(span, end) for span in own) / len(own) for end in ("value", "low", "high"))
     # A part of a dataset is written after a stroke: pebble/unlabelled.
     trained = any(name.partition("/")[0] == record.data.name for name in record.encoder.trained_on)
-    return Cell(Span(value, low, high), scores, record, trained, record.partial, record.over_wall)
+    return Cell(Span(value, low, high), scores, record, trained, record.partial, record.exceeded_time_limit)
 
 
 def _span(score: Score) -> Span:

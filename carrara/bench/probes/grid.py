@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from carrara.bench.probes.examples import BLOCK_BYTES, Cutting, Dropout, Examples, blocks
-from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.probe import ProbeShape, ProbeSpec
-from carrara.bench.probes.stack import Loss, Stack, logits
+from carrara.bench.probes.stack import Loss, ProbeStack, logits
 from carrara.core.progress import progress
 
 CPU_BATCH_ROWS, GPU_BATCH_ROWS = 1024, 8192
@@ -51,7 +51,7 @@ class GridSettings:
 
 
 @dataclass(frozen=True)
-class Question:
+class ProbeProblem:
     """What all probes are asked: training examples, validation rows, the loss, the watched score.
 
     Attributes:
@@ -73,11 +73,11 @@ class Trained:
 
     spec: ProbeSpec
     shape: ProbeShape
-    course: Course
+    course: ProbeHistory
     best_N: Tensor | None
 
 
-def train_grid(question: Question, specs: list[ProbeSpec], settings: GridSettings) -> list[Trained]:
+def train_grid(question: ProbeProblem, specs: list[ProbeSpec], settings: GridSettings) -> list[Trained]:
     """Return every probe trained, in the order of `specs`."""
     device = torch.device(settings.device)
     sources = _sources(specs)
@@ -110,14 +110,18 @@ def answer_rows(trained: Trained, examples: Examples, device: str = "cpu") -> Te
 class _Run:
     """One stack on its way through the epochs."""
 
-    def __init__(self, question: Question, specs: list[ProbeSpec], shape: ProbeShape, settings: GridSettings) -> None:
+    def __init__(
+        self, question: ProbeProblem, specs: list[ProbeSpec], shape: ProbeShape, settings: GridSettings
+    ) -> None:
         self.question, self.shape, self.settings = question, shape, settings
         self.device = torch.device(settings.device)
-        self.stack = Stack(specs, shape, self.device)
+        self.stack = ProbeStack(specs, shape, self.device)
         self.rows = list(range(len(specs)))
         self.specs = specs
         self.courses = [
-            Course(Plateau(spec.learning_rate, settings.plateau_patience), settings.stop_patience, settings.max_epochs)
+            ProbeHistory(
+                Plateau(spec.learning_rate, settings.plateau_patience), settings.stop_patience, settings.max_epochs
+            )
             for spec in specs
         ]
         self.best: list[Tensor | None] = [None] * len(specs)

@@ -39,7 +39,7 @@ class Plateau:
 
 
 @dataclass
-class Course:
+class ProbeHistory:
     """What one probe has been through: a loss and a score an epoch, its best epoch, whether it goes on.
 
     A loss or a score that is not finite ends it; what it reached before counts.

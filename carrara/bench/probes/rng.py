@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from carrara.core.hashing import identity
+from carrara.core.hashing import sha256_of_json
 
 ORDER, DROPOUT = 1, 2
 
@@ -34,4 +34,4 @@ def kept(generator: np.random.Generator, rows: int, hidden: int, dropout: float)
 
 def initial_generator(seed: int, layer: str, learning_rate: float) -> torch.Generator:
     """Return the generator of one probe's initial weights."""
-    return torch.Generator().manual_seed(int(identity([seed, layer, learning_rate])[:15], 16))
+    return torch.Generator().manual_seed(int(sha256_of_json([seed, layer, learning_rate])[:15], 16))

@@ -65,7 +65,7 @@ def hidden(own: Weights, shape: ProbeShape, x_PBD: Tensor) -> Tensor:
     return torch.baddbmm(own.inner_bias_PH[:, None], x_PBD, own.inner_PHD.transpose(1, 2)).relu_()
 
 
-class Stack:
+class ProbeStack:
     """Probes of one shape that are trained together.
 
     Attributes:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.heads._base import Head, HeadShape, Reader
-from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.rng import initial_generator, order
 
 BLOCK_BYTES = 128 * 2**20
@@ -68,7 +68,7 @@ class TrainedHead:
     """
 
     how: HeadTraining
-    course: Course
+    course: ProbeHistory
     reader: Reader
     best: dict[str, Tensor] | None = None
     rule: str = ""
@@ -90,7 +90,7 @@ def train_head(
         how: it is trained.
         advance: told of epochs that are settled.
     """
-    course = Course(Plateau(how.learning_rate, how.plateau_patience), how.stop_patience, how.max_epochs)
+    course = ProbeHistory(Plateau(how.learning_rate, how.plateau_patience), how.stop_patience, how.max_epochs)
     with torch.random.fork_rng():
         torch.manual_seed(initial_generator(how.seed, how.layer, how.learning_rate).initial_seed())
         trained = TrainedHead(how, course, Reader(head, shape, len(how.sources)).to(how.device))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from carrara.bench.split_features import Side
-from carrara.bench.task_types._base import Answer
+from carrara.bench.split_features import SplitFeatures
+from carrara.bench.task_types._base import TaskType
 from carrara.core.clip import Clip
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
@@ -16,16 +16,16 @@ from carrara.encoders._base import Encoder
 
 
 @dataclass(frozen=True)
-class Sides:
+class Splits:
     """The features of a task. The test side is a door that is opened once, after the choice."""
 
-    train: Side
-    valid: Side
-    test: Callable[[], Side]
+    train: SplitFeatures
+    valid: SplitFeatures
+    test: Callable[[], SplitFeatures]
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ProtocolInputs:
     """What a protocol is given.
 
     Attributes:
@@ -41,18 +41,18 @@ class Inputs:
     """
 
     task: Task
-    answer: Answer
+    answer: TaskType
     encoder: Encoder
     clips: Mapping[str, Sequence[Clip]]
-    sides: Callable[[], Sides]
-    frame_sides: Callable[[], Sides]
+    sides: Callable[[], Splits]
+    frame_sides: Callable[[], Splits]
     seeds: tuple[int, ...]
     device: str
     settings: Any = None
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProtocolResult:
     """What a protocol found.
 
     Attributes:
@@ -72,7 +72,7 @@ class Outcome:
     truths: Sequence[Any]
     answers: Sequence[Sequence[Any]]
     seconds: dict[str, float] = field(default_factory=dict)
-    read: Callable[[Side], list[list[Any]]] | None = None
+    read: Callable[[SplitFeatures], list[list[Any]]] | None = None
     frames: bool = False
 
 
@@ -90,6 +90,6 @@ class Protocol:
 
     name: str
     version: int
-    run: Callable[[Inputs], Outcome]
+    run: Callable[[ProtocolInputs], ProtocolResult]
     settings: type[Settings] | None = None
     deforms: bool = True

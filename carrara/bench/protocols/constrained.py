@@ -15,11 +15,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from carrara.bench.probes.grid import GridSettings, Question, Trained, answer_rows, train_grid
+from carrara.bench.probes.grid import GridSettings, ProbeProblem, Trained, answer_rows, train_grid
 from carrara.bench.probes.probe import ProbeSpec
-from carrara.bench.protocols._base import Inputs, Outcome, Protocol, Sides
-from carrara.bench.split_features import Side, answers, to_learn, watched
-from carrara.bench.task_types._base import Answer, State
+from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult, Splits
+from carrara.bench.split_features import SplitFeatures, answers, to_learn, watched
+from carrara.bench.task_types._base import State, TaskType
 from carrara.core.errors import DataError
 from carrara.core.record import GridPoint
 from carrara.core.task import Task
@@ -30,7 +30,7 @@ SUM = "weighted-sum"
 EXTRAS = ("cnn",)
 
 
-def run(inputs: Inputs) -> Outcome:
+def run(inputs: ProtocolInputs) -> ProtocolResult:
     """Return what the rules find for one task.
 
     Raises:
@@ -53,7 +53,7 @@ def run(inputs: Inputs) -> Outcome:
     return searched(inputs, sides, search(tuple(sides.train.layers), inputs.seeds), how)
 
 
-def searched(inputs: Inputs, sides: Sides, specs: list[ProbeSpec], how: GridSettings) -> Outcome:
+def searched(inputs: ProtocolInputs, sides: Splits, specs: list[ProbeSpec], how: GridSettings) -> ProtocolResult:
     """Return what a search over these probes finds: trained at once, chosen on validation, read on test once.
 
     Raises:
@@ -70,7 +70,7 @@ def searched(inputs: Inputs, sides: Sides, specs: list[ProbeSpec], how: GridSett
     ]
     probed = time.perf_counter()
 
-    def read(side: Side) -> list[list[Any]]:
+    def read(side: SplitFeatures) -> list[list[Any]]:
         rows = side.to_answer()
         return [
             answers(task, answer, state, side, answer_rows(one, rows)[None], rule)[0]
@@ -78,7 +78,7 @@ def searched(inputs: Inputs, sides: Sides, specs: list[ProbeSpec], how: GridSett
         ]
 
     test = sides.test()
-    return Outcome(
+    return ProtocolResult(
         tried=len(trained),
         grid=tuple(_point(one) for one in trained if one.best_N is not None),
         chosen=tuple(_choice(one, rule, task) for one, rule in zip(chosen, joining)),
@@ -101,10 +101,10 @@ def search(layers: tuple[str, ...], seeds: tuple[int, ...]) -> list[ProbeSpec]:
 
 
 def train(
-    task: Task, answer: Answer, state: State, sides: Sides, specs: list[ProbeSpec], how: GridSettings
+    task: Task, answer: TaskType, state: State, sides: Splits, specs: list[ProbeSpec], how: GridSettings
 ) -> list[Trained]:
     """Return all probes of the search, trained on the training side and watched on the validation side."""
-    question = Question(
+    question = ProbeProblem(
         to_learn(task, answer, state, sides.train),
         sides.valid.to_answer(),
         answer.loss,

@@ -6,7 +6,7 @@ interval covers them as well as the clips. A clip of several windows counts as o
 draw the layer is the one whose centroids score best on the whole validation side by the task's watched metric; then the
 test side is read, once.
 
-One-of: a clip (or each of its windows) belongs to the nearest of the classes' centroids; a class with fewer than k
+Multiclass: a clip (or each of its windows) belongs to the nearest of the classes' centroids; a class with fewer than k
 clips gives all it has, one with none is never answered. Any-of: k clips with the tag and k without it give two
 centroids, and the score is how much nearer the first one is; a tag that lacks either scores 0 everywhere. By `cosine`
 every row is brought to length 1 first and the nearest has the highest cosine, by `euclidean` the least distance
@@ -28,13 +28,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from carrara.bench.protocols._base import Inputs, Outcome, Protocol, Sides
-from carrara.bench.split_features import Side, answers, watched
+from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult, Splits
+from carrara.bench.split_features import SplitFeatures, answers, watched
 from carrara.core.errors import DataError, UsageError
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 
-KINDS = ("one-of", "any-of")
+KINDS = ("multiclass", "multilabel")
 SHOTS = 4  # the draw's own stream, beside those of `carrara.bench.probes.rng` and `carrara.bench.finetune.excerpts`
 BLOCK_ROWS = 8192
 
@@ -71,7 +71,7 @@ class Chosen:
     score: float
 
 
-def run(inputs: Inputs) -> Outcome:
+def run(inputs: ProtocolInputs) -> ProtocolResult:
     """Return what the rules find for one task.
 
     Raises:
@@ -79,9 +79,9 @@ def run(inputs: Inputs) -> Outcome:
         DataError: no layer reached a finite validation score.
     """
     task, answer = inputs.task, inputs.answer
-    if task.answer not in KINDS:
+    if task.task_type not in KINDS:
         raise UsageError(
-            f"task {task.name!r}: {task.answer} have no centroids, few-shot knows {' and '.join(KINDS)}; "
+            f"task {task.name!r}: {task.task_type} have no centroids, few-shot knows {' and '.join(KINDS)}; "
             "use --protocol constrained"
         )
     how = inputs.settings or FewShotSettings()
@@ -92,14 +92,14 @@ def run(inputs: Inputs) -> Outcome:
     chosen = [_best(task.name, task.monitor, found) for found in scored.values()]
     tried = time.perf_counter()
 
-    def read(side: Side) -> list[list[Any]]:
+    def read(side: SplitFeatures) -> list[list[Any]]:
         return [
             answers(task, answer, state, side, similarities(one.centroids, side, one.layer)[None], one.rule)[0]
             for one in chosen
         ]
 
     test = sides.test()
-    return Outcome(
+    return ProtocolResult(
         tried=sum(map(len, scored.values())),
         grid=tuple(
             # Nothing is trained: no rate, no epochs.
@@ -118,18 +118,18 @@ def run(inputs: Inputs) -> Outcome:
     )
 
 
-def drawn(inputs: Inputs, truths: Sequence[Any], shots: int, seed: int) -> list[list[np.ndarray]]:
+def drawn(inputs: ProtocolInputs, truths: Sequence[Any], shots: int, seed: int) -> list[list[np.ndarray]]:
     """Return which training clips a draw takes: for each class one list, for each tag one with and one without it."""
     generator = np.random.default_rng([seed, SHOTS])
     shuffled_U = generator.permutation(len(truths))
-    if inputs.task.answer == "any-of":
+    if inputs.task.task_type == "multilabel":
         held_UK = np.asarray(truths)[shuffled_U] > 0
         return [[shuffled_U[held_U][:shots], shuffled_U[~held_U][:shots]] for held_U in held_UK.T]
     truth_U = np.asarray(truths)[shuffled_U]
     return [[shuffled_U[truth_U == place][:shots]] for place in range(inputs.answer.outputs(inputs.task))]
 
 
-def centroids(side: Side, layer: str, picks: list[list[np.ndarray]], metric: str) -> Centroids:
+def centroids(side: SplitFeatures, layer: str, picks: list[list[np.ndarray]], metric: str) -> Centroids:
     """Return the centroids of the clips that were drawn, each clip weighing the same whatever its windows."""
     matrix = side.layers[layer]
     clips = {clip for groups in picks for group in groups for clip in group.tolist()}
@@ -145,7 +145,7 @@ def centroids(side: Side, layer: str, picks: list[list[np.ndarray]], metric: str
     return Centroids(found[0], found[1] if len(found) > 1 else None, known_K, metric)
 
 
-def similarities(centroids: Centroids, side: Side, layer: str) -> Tensor:
+def similarities(centroids: Centroids, side: SplitFeatures, layer: str) -> Tensor:
     """Return how near the rows of a side are to each class, or how much nearer with a tag than without it, `[R, K]`."""
     rows_R = np.concatenate(side.rows_U)
     parts = []
@@ -160,7 +160,7 @@ def similarities(centroids: Centroids, side: Side, layer: str) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _scored(inputs: Inputs, how: FewShotSettings, sides: Sides, state: Any, seed: int) -> Iterator[Chosen]:
+def _scored(inputs: ProtocolInputs, how: FewShotSettings, sides: Splits, state: Any, seed: int) -> Iterator[Chosen]:
     """Yield every layer's centroids of one draw with their validation score."""
     task, answer = inputs.task, inputs.answer
     picks = drawn(inputs, sides.train.truths, how.shots, seed)

@@ -12,12 +12,12 @@ weighted sum under a linear map is a linear map of all layers that share their d
 from __future__ import annotations
 
 from carrara.bench.probes.grid import GridSettings
-from carrara.bench.protocols._base import Inputs, Outcome, Protocol
+from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult
 from carrara.bench.protocols.constrained import BATCH, search, searched
 from carrara.core.errors import UsageError
 
 
-def run(inputs: Inputs) -> Outcome:
+def run(inputs: ProtocolInputs) -> ProtocolResult:
     """Return what the rules find for one task.
 
     Raises:
@@ -26,7 +26,9 @@ def run(inputs: Inputs) -> Outcome:
     """
     task, answer = inputs.task, inputs.answer
     if answer.run is not None:
-        raise UsageError(f"task {task.name!r}: {task.answer} need a network of their own; use --protocol constrained")
+        raise UsageError(
+            f"task {task.name!r}: {task.task_type} need a network of their own; use --protocol constrained"
+        )
     how = GridSettings(
         outputs=answer.outputs(task),
         hidden=0,

@@ -28,17 +28,17 @@ from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.heads import REGISTRY as HEADS
 from carrara.bench.probes.heads._base import Head, HeadShape
 from carrara.bench.probes.train_head import HeadQuestion, HeadTraining, TrainedHead, answer_head, train_head
-from carrara.bench.protocols._base import Inputs, Outcome, Protocol, Sides
+from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult, Splits
 from carrara.bench.protocols.constrained import BATCH, EXTRAS, SUM
-from carrara.bench.split_features import Side, answers, to_learn, watched
-from carrara.bench.task_types._base import Answer, State
+from carrara.bench.split_features import SplitFeatures, answers, to_learn, watched
+from carrara.bench.task_types._base import State, TaskType
 from carrara.core.errors import DataError, UsageError
 from carrara.core.progress import progress
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
-from carrara.features.windows import View, grid
+from carrara.features.windows import WindowSpec, grid
 
 
 class SemiConstrainedSettings(Settings):
@@ -63,7 +63,7 @@ class SemiConstrainedSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
 
 
-def run(inputs: Inputs) -> Outcome:
+def run(inputs: ProtocolInputs) -> ProtocolResult:
     """Return what the rules find for one task.
 
     Raises:
@@ -79,12 +79,12 @@ def run(inputs: Inputs) -> Outcome:
     chosen = [_best(task, [one for one in trained if one.how.seed == seed]) for seed in inputs.seeds]
     taught = time.perf_counter()
 
-    def read(side: Side) -> list[list[Any]]:
+    def read(side: SplitFeatures) -> list[list[Any]]:
         met, examples = to_hear(head, inputs.encoder, task, answer, side)
         return [answers(task, answer, state, met, answer_head(one, examples)[None], one.rule)[0] for one in chosen]
 
     test = sides.test()
-    return Outcome(
+    return ProtocolResult(
         tried=len(trained),
         grid=tuple(_point(one) for one in trained if one.best is not None),
         chosen=tuple(_choice(one, how.head, task) for one in chosen),
@@ -96,7 +96,9 @@ def run(inputs: Inputs) -> Outcome:
     )
 
 
-def to_hear(head: Head, encoder: Encoder, task: Task, answer: Answer, side: Side) -> tuple[Side, Examples]:
+def to_hear(
+    head: Head, encoder: Encoder, task: Task, answer: TaskType, side: SplitFeatures
+) -> tuple[SplitFeatures, Examples]:
     """Return a side as it is answered (its rows are what has a logit), and the examples that are heard for it.
 
     Raises:
@@ -119,11 +121,15 @@ def _cuts(frames: int, encoder: Encoder, task: Task, rate: float) -> list[slice]
         return [slice(0, frames)]
     window = max(round(task.window_seconds * rate), 1)
     # The last frames of a recording are fewer than its length has room for, since a frame needs all that it hears.
-    least = encoder.frames(grid(encoder, View(window_seconds=task.window_seconds, tail=task.tail)).least)
+    least = encoder.frames(
+        grid(encoder, WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window)).least
+    )
     return [slice(start, start + count) for start, count in windows(frames, window, least=min(least, window))]
 
 
-def _learning(head: Head, encoder: Encoder, task: Task, answer: Answer, state: State, side: Side) -> Examples:
+def _learning(
+    head: Head, encoder: Encoder, task: Task, answer: TaskType, state: State, side: SplitFeatures
+) -> Examples:
     if answer.frames or not head.frames:
         return to_learn(task, answer, state, side)
     met, examples = to_hear(head, encoder, task, answer, side)
@@ -132,7 +138,9 @@ def _learning(head: Head, encoder: Encoder, task: Task, answer: Answer, state: S
     return replace(examples, targets_R=np.repeat(targets_N, examples.counts_N, axis=0))
 
 
-def _trained(inputs: Inputs, how: SemiConstrainedSettings, head: Head, sides: Sides, state: State) -> list[TrainedHead]:
+def _trained(
+    inputs: ProtocolInputs, how: SemiConstrainedSettings, head: Head, sides: Splits, state: State
+) -> list[TrainedHead]:
     """Return the head trained at every rate, for every seed."""
     task, answer, encoder = inputs.task, inputs.answer, inputs.encoder
     layer, sources = _sources(tuple(sides.train.layers), how.layer)
@@ -170,10 +178,12 @@ def _trained(inputs: Inputs, how: SemiConstrainedSettings, head: Head, sides: Si
         return [train_head(head, shape, question, trial, advance) for trial in trials]
 
 
-def _head(inputs: Inputs, how: SemiConstrainedSettings) -> Head:
+def _head(inputs: ProtocolInputs, how: SemiConstrainedSettings) -> Head:
     task, answer, card = inputs.task, inputs.answer, inputs.encoder.card
     if answer.run is not None:
-        raise UsageError(f"task {task.name!r}: {task.answer} need a network of their own; use --protocol constrained")
+        raise UsageError(
+            f"task {task.name!r}: {task.task_type} need a network of their own; use --protocol constrained"
+        )
     head: Head = HEADS.get(how.head)
     if answer.frames and not head.each_row:
         others = [name for name in HEADS.names() if HEADS.get(name).each_row]

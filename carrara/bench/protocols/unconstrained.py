@@ -21,16 +21,16 @@ import torch
 from carrara.bench.finetune.excerpts import Draw, batches, excerpts, logits
 from carrara.bench.finetune.loop import Lesson, Tuning, begun, recall_best, tune
 from carrara.bench.finetune.model import LAYER, Tunable
-from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.probe import ProbeShape
-from carrara.bench.protocols._base import Inputs, Outcome, Protocol
+from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult
 from carrara.bench.protocols.constrained import DROPOUT, HIDDEN
 from carrara.bench.provenance import index_identity
-from carrara.bench.split_features import Side, answers, watched
-from carrara.bench.task_types._base import Answer, State
+from carrara.bench.split_features import SplitFeatures, answers, watched
+from carrara.bench.task_types._base import State, TaskType
 from carrara.core.errors import UsageError
-from carrara.core.hashing import identity
+from carrara.core.hashing import sha256_of_json
 from carrara.core.paths import home
 from carrara.core.record import GridPoint
 from carrara.core.task import Task
@@ -38,7 +38,7 @@ from carrara.features.encode import precision
 from carrara.features.extract import weights_identity
 
 
-def run(inputs: Inputs) -> Outcome:
+def run(inputs: ProtocolInputs) -> ProtocolResult:
     """Return what fine-tuning finds for one task.
 
     Raises:
@@ -48,7 +48,7 @@ def run(inputs: Inputs) -> Outcome:
     """
     task, answer = inputs.task, inputs.answer
     if answer.run is not None:
-        raise UsageError(f"task {task.name!r}: {task.answer} cannot be fine-tuned on; use --protocol constrained")
+        raise UsageError(f"task {task.name!r}: {task.task_type} cannot be fine-tuned on; use --protocol constrained")
     began = time.perf_counter()
     state = answer.fit(task, answer.truths(task, inputs.clips["train"]))
     tuned = [_tuned(inputs, state, seed) for seed in inputs.seeds]
@@ -61,7 +61,7 @@ def run(inputs: Inputs) -> Outcome:
         given.append(answers(task, answer, state, side, logits_1RK, one.rule)[0])
     for one in tuned:
         shutil.rmtree(one.folder, ignore_errors=True)
-    return Outcome(
+    return ProtocolResult(
         tried=len(tuned),
         grid=tuple(_point(one) for one in tuned),
         chosen=tuple(_choice(one, task) for one in tuned),
@@ -71,24 +71,24 @@ def run(inputs: Inputs) -> Outcome:
     )
 
 
-def _tuned(inputs: Inputs, state: State, seed: int) -> Tuning:
+def _tuned(inputs: ProtocolInputs, state: State, seed: int) -> Tuning:
     """Return a finished training of one seed, its model off the device."""
     task, answer, how = inputs.task, inputs.answer, _settings(inputs)
     card = inputs.encoder.card
-    rows = card.layers + 1 if card.layers else 0
-    shape = ProbeShape(card.width, HIDDEN, answer.outputs(task), DROPOUT, rows)
+    rows = card.num_layers + 1 if card.num_layers else 0
+    shape = ProbeShape(card.dim, HIDDEN, answer.outputs(task), DROPOUT, rows)
     model = Tunable(inputs.encoder, shape, answer.frames, how, seed)
-    course = Course(Plateau(1.0, task.plateau_patience), task.stop_patience, min(task.max_epochs, how.epochs))
+    course = ProbeHistory(Plateau(1.0, task.plateau_patience), task.stop_patience, min(task.max_epochs, how.epochs))
     tuning = begun(model, course, how, seed, inputs.device, _folder(inputs, how, seed))
     tune(tuning, _lesson(inputs, answer, state, how, seed))
     model.cpu()
     return tuning
 
 
-def _lesson(inputs: Inputs, answer: Answer, state: State, how: TuneSettings, seed: int) -> Lesson:
+def _lesson(inputs: ProtocolInputs, answer: TaskType, state: State, how: FinetuneSettings, seed: int) -> Lesson:
     task, encoder = inputs.task, inputs.encoder
     examples = excerpts(encoder, task, answer, state, inputs.clips["train"])
-    draw = Draw(how.batch, how.accumulate, seed)
+    draw = Draw(how.batch, how.accumulation_steps, seed)
     truths = answer.truths(task, inputs.clips["valid"])
 
     def score(model: Tunable) -> tuple[float, str]:
@@ -105,19 +105,19 @@ def _lesson(inputs: Inputs, answer: Answer, state: State, how: TuneSettings, see
     )
 
 
-def _answered(inputs: Inputs, model: Tunable, name: str, truths: Any) -> tuple[Side, torch.Tensor]:
+def _answered(inputs: ProtocolInputs, model: Tunable, name: str, truths: Any) -> tuple[SplitFeatures, torch.Tensor]:
     """Return a side of the split and the model's logits for it, `[1, R, K]`."""
     logits_RK, rows_U = logits(model.to(inputs.device), inputs.clips[name], inputs.task, inputs.device)
     rate = inputs.encoder.card.frame_rate if inputs.answer.frames else None
-    return Side(truths, {}, rows_U, rate), logits_RK[None]
+    return SplitFeatures(truths, {}, rows_U, rate), logits_RK[None]
 
 
-def _folder(inputs: Inputs, how: TuneSettings, seed: int) -> Path:
+def _folder(inputs: ProtocolInputs, how: FinetuneSettings, seed: int) -> Path:
     """Return where a training of this encoder on this task keeps what it needs to go on."""
     clips = [clip for name in ("train", "valid") for clip in inputs.clips[name]]
     made_of = [
         weights_identity(inputs.encoder),
-        inputs.encoder.card.code,
+        inputs.encoder.card.output_version,
         inputs.encoder.settings.model_dump(mode="json"),
         inputs.task.model_dump(mode="json"),
         index_identity(clips),
@@ -126,11 +126,11 @@ def _folder(inputs: Inputs, how: TuneSettings, seed: int) -> Path:
         seed,
         precision(inputs.device),
     ]
-    return home() / "finetune" / identity(made_of)[:16]
+    return home() / "finetune" / sha256_of_json(made_of)[:16]
 
 
-def _settings(inputs: Inputs) -> TuneSettings:
-    return inputs.settings or TuneSettings()
+def _settings(inputs: ProtocolInputs) -> FinetuneSettings:
+    return inputs.settings or FinetuneSettings()
 
 
 def _choice(tuning: Tuning, task: Task) -> dict[str, Any]:
@@ -157,4 +157,4 @@ def _point(tuning: Tuning) -> GridPoint:
     )
 
 
-PROTOCOL = Protocol("unconstrained", 1, run, TuneSettings, deforms=False)
+PROTOCOL = Protocol("unconstrained", 1, run, FinetuneSettings, deforms=False)

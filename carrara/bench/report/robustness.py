@@ -12,7 +12,7 @@ from carrara.core.record import Record, Score
 def deformations(board: Board) -> tuple[str, ...]:
     """Return the deformations that any record of the board was asked about, in the order in which they come."""
     records = (cell.record for system in board.systems for cell in system.cells.values())
-    return tuple(dict.fromkeys(name for record in records for name in record.deformed))
+    return tuple(dict.fromkeys(name for record in records for name in record.robustness))
 
 
 def fall(system: System, deform: str) -> tuple[float, float, tuple[str, ...]] | None:
@@ -20,12 +20,12 @@ def fall(system: System, deform: str) -> tuple[float, float, tuple[str, ...]] | 
     records = {
         task: cell.record
         for task, cell in system.cells.items()
-        if deform in cell.record.deformed and all(score.scale == "ratio" for score in cell.record.scores.values())
+        if deform in cell.record.robustness and all(score.scale == "ratio" for score in cell.record.scores.values())
     }
     if not records:
         return None
     clean = [_cell(record, record.scores) for record in records.values()]
-    spoilt = [_cell(record, record.deformed[deform]) for record in records.values()]
+    spoilt = [_cell(record, record.robustness[deform]) for record in records.values()]
     return PERCENT * sum(clean) / len(clean), PERCENT * sum(spoilt) / len(spoilt), tuple(records)
 
 

@@ -62,7 +62,7 @@ class Ears:
         autocast: Any = nullcontext()
         if precision(self.device) == "bfloat16":
             autocast = torch.autocast("cuda", dtype=torch.bfloat16)
-        shape = (len(heard_BS), self.frames, self.encoder.card.width)
+        shape = (len(heard_BS), self.frames, self.encoder.card.dim)
         found = {row: torch.empty(shape, device=self.device) for row in rows}
         for low in range(0, len(heard_BS), size):
             pieces_NS = torch.from_numpy(heard_BS[low : low + size]).unflatten(1, (self.pieces, -1)).flatten(0, 1)

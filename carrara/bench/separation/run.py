@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from carrara.bench.protocols._base import Inputs, Outcome
+from carrara.bench.protocols._base import ProtocolInputs, ProtocolResult
 from carrara.bench.protocols.constrained import search
 from carrara.bench.separation.evaluate import Ledger, estimated, passing
 from carrara.bench.separation.frozen_encoder import Ears
@@ -24,7 +24,7 @@ from carrara.core.progress import track
 from carrara.core.record import GridPoint
 
 
-def run(inputs: Inputs) -> Outcome:
+def run(inputs: ProtocolInputs) -> ProtocolResult:
     """Return what the search finds for one task.
 
     Raises:
@@ -43,13 +43,13 @@ def run(inputs: Inputs) -> Outcome:
         how=separation(task),
         device=inputs.device,
     )
-    layers = tuple(str(row) for row in range(inputs.encoder.card.layers + 1))
+    layers = tuple(str(row) for row in range(inputs.encoder.card.num_layers + 1))
     by_seed = [trained(lesson, search(layers, (seed,))) for seed in inputs.seeds]
     chosen = [_best(lesson, members) for members in by_seed]
     learned = time.perf_counter()
     heard = songs(task, inputs.clips["test"])
     answers = [_answers(lesson, member, heard) for member in chosen]
-    return Outcome(
+    return ProtocolResult(
         tried=sum(map(len, by_seed)),
         grid=tuple(_point(member) for members in by_seed for member in members if member.course.best_epoch >= 0),
         chosen=tuple(_choice(lesson, member) for member in chosen),

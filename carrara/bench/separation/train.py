@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.separation import spectrum
 from carrara.bench.separation.evaluate import Ledger, arrived, estimated, masked, passing
@@ -98,13 +98,13 @@ def groups(lesson: Lesson, specs: Sequence[ProbeSpec]) -> list[list[ProbeSpec]]:
 
 
 def _shape(lesson: Lesson, spec: ProbeSpec) -> HeadShape:
-    width = lesson.ears.encoder.card.width
+    width = lesson.ears.encoder.card.dim
     return shape_of(spec, width, lesson.how.hidden, lesson.how.dropout, spectrum.BINS)
 
 
 def _member(lesson: Lesson, spec: ProbeSpec) -> Member:
     task = lesson.task
-    course = Course(Plateau(spec.learning_rate, task.plateau_patience), task.stop_patience, task.max_epochs)
+    course = ProbeHistory(Plateau(spec.learning_rate, task.plateau_patience), task.stop_patience, task.max_epochs)
     return Member(spec, _shape(lesson, spec), len(task.labels), course, lesson.device)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from carrara.bench.probes.lr_schedule import Course
+from carrara.bench.probes.lr_schedule import ProbeHistory
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.probes.rng import initial_generator
 from carrara.bench.separation.head import Head, HeadShape, drawn
@@ -45,7 +45,7 @@ class Part:
 class Member:
     """A point of the search with its heads."""
 
-    def __init__(self, spec: ProbeSpec, shape: HeadShape, stems: int, course: Course, device: str) -> None:
+    def __init__(self, spec: ProbeSpec, shape: HeadShape, stems: int, course: ProbeHistory, device: str) -> None:
         self.spec, self.course = spec, course
         seed = initial_generator(spec.seed, spec.layer, spec.learning_rate).initial_seed()
         self.heads = drawn(shape, stems, seed).to(device)

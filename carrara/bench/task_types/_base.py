@@ -15,7 +15,7 @@ from carrara.core.clip import Clip
 from carrara.core.task import Task
 
 if TYPE_CHECKING:
-    from carrara.bench.protocols._base import Inputs, Outcome
+    from carrara.bench.protocols._base import ProtocolInputs, ProtocolResult
 
 Truth = Any  # what one clip's annotators said, in the form that the metrics take
 State = Any  # what a kind of answer learns from the training truths (a regression's mean and deviation), or none
@@ -30,7 +30,7 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskType:
     """One kind of answer, as plain functions.
 
     Attributes:
@@ -62,5 +62,5 @@ class Answer:
     decode: Callable[[Task, State, Any, Frames | None], list[list[Any]]]
     metrics: Callable[[Task, Sequence[Truth], Sequence[Any]], dict[str, float]]
     unit: str = "clip"
-    run: Callable[[Inputs], Outcome] | None = None
+    run: Callable[[ProtocolInputs], ProtocolResult] | None = None
     scale: Literal["ratio", "dB"] = "ratio"

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from carrara.bench.beat_decoder import beat_times
-from carrara.bench.task_types._base import Answer, Frames
+from carrara.bench.task_types._base import Frames, TaskType
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
@@ -95,11 +95,11 @@ def decode(task: Task, state: None, logits: Sequence[Tensor], frames: Frames | N
 
 def metrics(task: Task, truths: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> dict[str, float]:
     """Return the metrics that the task names."""
-    named = {*task.scores, *task.also, task.monitor}
+    named = {*task.metrics, *task.extra_metrics, task.monitor}
     return {name: score(truths, answers, window) for name, (score, window) in METRICS.items() if name in named}
 
 
-TASK_TYPE = Answer(
+TASK_TYPE = TaskType(
     frames=True,
     outputs=lambda task: len(task.labels),
     truths=truths,

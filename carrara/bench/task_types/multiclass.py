@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.bench.task_types._base import Answer, Frames
+from carrara.bench.task_types._base import Frames, TaskType
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.task import Task
@@ -63,7 +63,7 @@ def decode(task: Task, state: None, logits: Tensor | list[Tensor], frames: Frame
 
 def metrics(task: Task, truths: Sequence[int], answers: Sequence[Any]) -> dict[str, float]:
     """Return the metrics that the task names."""
-    named = {*task.scores, *task.also, task.monitor}
+    named = {*task.metrics, *task.extra_metrics, task.monitor}
     if task.aggregate == "window":
         return {name: value for name, value in _of_windows(truths, answers).items() if name in named}
     truth_U, answer_U = np.asarray(truths), np.asarray(answers)
@@ -86,7 +86,7 @@ def _of_windows(truths: Sequence[int], answers: Sequence[Sequence[int]]) -> dict
     }
 
 
-TASK_TYPE = Answer(
+TASK_TYPE = TaskType(
     frames=False,
     outputs=lambda task: len(task.labels),
     truths=truths,

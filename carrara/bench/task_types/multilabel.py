@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from carrara.bench.task_types._base import Answer, Frames
+from carrara.bench.task_types._base import Frames, TaskType
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.task import Task
@@ -81,7 +81,7 @@ def metrics(task: Task, truths: Sequence[np.ndarray], answers: Sequence[np.ndarr
             # Of this line, not of the callers', so that each message is shown once.
             stacklevel=1,
         )
-    named = {*task.scores, *task.also, task.monitor}
+    named = {*task.metrics, *task.extra_metrics, task.monitor}
     return {
         name: float(macro(measure(np.asarray(truths), np.asarray(answers)))[0])
         for name, measure in MEASURES.items()
@@ -89,7 +89,7 @@ def metrics(task: Task, truths: Sequence[np.ndarray], answers: Sequence[np.ndarr
     }
 
 
-TASK_TYPE = Answer(
+TASK_TYPE = TaskType(
     frames=False,
     outputs=lambda task: len(task.labels),
     truths=truths,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from carrara.bench.task_types._base import Answer, Frames
+from carrara.bench.task_types._base import Frames, TaskType
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.task import Task
@@ -80,11 +80,11 @@ def metrics(task: Task, truths: Sequence[np.ndarray], answers: Sequence[np.ndarr
     value_E = r2(np.asarray(truths), np.asarray(answers))[0]
     values = {f"r2_{name}": float(value) for name, value in zip(task.labels, value_E)}
     values["r2"] = float(value_E.mean())
-    named = {*task.scores, *task.also, task.monitor}
+    named = {*task.metrics, *task.extra_metrics, task.monitor}
     return {name: value for name, value in values.items() if name in named}
 
 
-TASK_TYPE = Answer(
+TASK_TYPE = TaskType(
     frames=False,
     outputs=lambda task: len(task.labels),
     truths=truths,

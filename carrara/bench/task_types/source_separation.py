@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from carrara.bench.protocols._base import Inputs, Outcome
-from carrara.bench.task_types._base import Answer
+from carrara.bench.protocols._base import ProtocolInputs, ProtocolResult
+from carrara.bench.task_types._base import TaskType
 from carrara.core.clip import Clip
 from carrara.core.errors import UsageError
 from carrara.core.task import Task
@@ -32,14 +32,14 @@ def metrics(task: Task, truths: Sequence[str], answers: Sequence[Mapping[str, fl
     """
     by_stem = {f"sdr_{stem}": _mean([given[f"sdr_{stem}"] for given in answers]) for stem in task.labels}
     found = {**by_stem, "sdr": _mean(list(by_stem.values()))}
-    named = dict.fromkeys((*task.scores, *task.also, task.monitor))
+    named = dict.fromkeys((*task.metrics, *task.extra_metrics, task.monitor))
     for name in named:
         if name not in found:
             raise UsageError(f"task {task.name!r}: stems have no metric {name!r}; they have {', '.join(found)}")
     return {name: found[name] for name in named}
 
 
-def run(inputs: Inputs) -> Outcome:
+def run(inputs: ProtocolInputs) -> ProtocolResult:
     """Return what the constrained track's search of separation heads finds."""
     from carrara.bench.separation.run import run
 
@@ -58,7 +58,7 @@ def _no_loss(logits: Any, targets: Any) -> NoReturn:
     raise UsageError("stems are no answer of a probe; use --protocol constrained")
 
 
-TASK_TYPE = Answer(
+TASK_TYPE = TaskType(
     frames=True,
     outputs=_no_probe,
     truths=truths,

@@ -19,8 +19,8 @@ from typing import Any
 import soundfile
 
 from carrara.core.errors import DataError
-from carrara.core.hashing import file_identity, identity
-from carrara.core.io import whole, write_text
+from carrara.core.hashing import sha256_of_file, sha256_of_json
+from carrara.core.io import atomic_write, write_text
 from carrara.core.progress import progress
 from carrara.data._pebble import soundfont
 from carrara.data._pebble.clips import COLLECTIONS, VERSION, Piece, piece
@@ -58,7 +58,7 @@ def write(root: Path, size: str, many: dict[str, int] | None = None, processes: 
             advance(len(entries))
     index = [made[f"{name}-{number:05d}"] for name, number in jobs]
     write_text(root / "index.jsonl", "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in index))
-    described["identity"] = identity([_told(entry) for entry in index])
+    described["identity"] = sha256_of_json([_told(entry) for entry in index])
     write_text(root / "meta.json", json.dumps(described, indent=1) + "\n")
     for draft in (root / "audio").rglob(".*.flac"):
         draft.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def _described(size: str, wanted: dict[str, int]) -> dict[str, Any]:
         "size": size,
         "counts": dict(wanted),
         "sample_rate": RATE,
-        "soundfont": file_identity(soundfont.path()),
+        "soundfont": sha256_of_file(soundfont.path()),
     }
 
 
@@ -170,7 +170,7 @@ def _render(root: Path, made: Piece, known: dict[str, list[int]]) -> Entry:
     whole_already = sizes == expected if expected else all(_decodes(file, made.seconds) for file in files)
     if not whole_already:
         for file, samples in zip(files, made.sound()):
-            with whole(file) as draft:
+            with atomic_write(file) as draft:
                 soundfile.write(draft, samples, RATE, subtype="PCM_16", format="FLAC")
     return {
         "id": made.id,

@@ -61,17 +61,17 @@ class ConformerSettings(Settings):
     """
 
     channels: int = Field(default=512, ge=1)
-    width: int = Field(default=1024, ge=2)
-    layers: int = Field(default=12, ge=1)
-    heads: int = Field(default=16, ge=1)
-    feed_forward: int = Field(default=4096, ge=1)
+    dim: int = Field(default=1024, ge=2)
+    num_layers: int = Field(default=12, ge=1)
+    num_heads: int = Field(default=16, ge=1)
+    ffn_dim: int = Field(default=4096, ge=1)
     kernel: int = Field(default=31, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _fits(self) -> ConformerSettings:
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} must be divisible by twice the heads {self.heads}")
+        if self.dim % (2 * self.num_heads):
+            raise ValueError(f"width {self.dim} must be divisible by twice the heads {self.num_heads}")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} must be odd")
         return self
@@ -84,13 +84,13 @@ class ConformerSettings(Settings):
 
 def describe(card: Card, settings: ConformerSettings) -> Card:
     """Return a card with everything that follows from the settings filled in."""
-    return card.model_copy(update={"layers": settings.layers, "width": settings.width})
+    return card.model_copy(update={"layers": settings.num_layers, "width": settings.dim})
 
 
 def known(name: str, **facts: Any) -> Card:
     """Return a card of this network that `describe` completes."""
     rate = SAMPLE_RATE / HOP / SHORTER
-    return Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=rate, layers=0, width=1, window_seconds=30.0, **facts)
+    return Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=rate, num_layers=0, dim=1, window_seconds=30.0, **facts)
 
 
 class ConformerEncoder(Encoder):
@@ -105,7 +105,7 @@ class ConformerEncoder(Encoder):
         self.settings = settings
         place = torch.get_default_device()
         with torch.device("meta"):
-            self.conv = ConvSubsampling(BANDS, settings.channels, settings.width)
+            self.conv = ConvSubsampling(BANDS, settings.channels, settings.dim)
             self.conformer = Conformer(settings.shape)
             self.register_buffer(MEAN, torch.tensor(MSD_MEAN))
             self.register_buffer(DEVIATION, torch.tensor(MSD_DEVIATION))
@@ -156,10 +156,10 @@ def network_tensors(given: Mapping[str, Any], settings: ConformerSettings, sourc
     if not given or not all(isinstance(tensor, Tensor) for tensor in given.values()):
         raise WeightsError(f"{source}: holds no table of tensors; give the authors' file")
     bare = {name.removeprefix(PREFIX): tensor for name, tensor in given.items()}
-    wanted = rotary_frequencies(settings.width // settings.heads)
+    wanted = rotary_frequencies(settings.dim // settings.num_heads)
     found = bare.get(FREQUENCIES, wanted).float()
     if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-2):
-        raise WeightsError(f"{source}: its {FREQUENCIES} is not that of {settings.heads} heads; another network's")
+        raise WeightsError(f"{source}: its {FREQUENCIES} is not that of {settings.num_heads} heads; another network's")
     return {name: tensor.float() for name, tensor in bare.items() if not LEFT_OUT.match(name)}
 
 

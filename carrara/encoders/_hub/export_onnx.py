@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from carrara.core.errors import CarraraError, StoreError, UsageError
-from carrara.core.io import whole, write_text
+from carrara.core.io import atomic_write, write_text
 from carrara.encoders._base import Card, Encoder
 from carrara.encoders._hubert.network import HubertSettings
 
@@ -53,7 +53,7 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
     frozen = _Plain(copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False))
     with _in_one_line(name):
         program = _program(frozen, encoder.card)
-        with whole(folder / MODEL) as draft:
+        with atomic_write(folder / MODEL) as draft:
             program.save(str(draft), external_data=False)
             _compare(frozen, draft, encoder.card)
     write_text(folder / "README.md", _readme(encoder))
@@ -129,7 +129,7 @@ def _readme(encoder: Encoder) -> str:
     return (
         f"# {card.name} as ONNX\n\nWritten by `carrara export --format onnx`.\n\n"
         f"- input `samples`: float32 [batch, samples], mono, {card.sample_rate} Hz\n"
-        f"- output `layers`: float32 [batch, {card.layers + 1}, frames, {card.width}]; row 0 is the input to layer 1\n"
+        f"- output `layers`: float32 [batch, {card.num_layers + 1}, frames, {card.dim}]; row 0 is the input to layer 1\n"
         f"- trained on: {', '.join(card.trained_on) or 'not stated'}; licence of the weights: "
         f"{card.license or 'not stated'}; paper: {card.paper or 'none'}\n"
     )

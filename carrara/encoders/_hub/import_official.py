@@ -16,7 +16,7 @@ from carrara.core.errors import CarraraError, DataError, StoreError, UsageError,
 from carrara.core.lock import locked
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Card, Family
+from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._hub.load import model_card, save_pretrained
 from carrara.encoders._hub.official import HEADS, convert, downloads, fetched, heads, refuse_changed
 from carrara.encoders._hubert.huggingface import SAFE, differs, tells
@@ -124,7 +124,7 @@ def _import(done: Imported, name: str, file: Path | None, folder: Path, interpol
 
 def _convert(name: str, path: Path, folder: Path, interpolate: bool, given: bool) -> list[str]:
     """Make the folder and return what a person should know of it."""
-    family: Family = REGISTRY.get(name)
+    family: EncoderFamily = REGISTRY.get(name)
     card, own = family.variants[name]
     refuse_changed(path, card)
     for file in _zips(path, card):

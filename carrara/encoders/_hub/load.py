@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import UsageError, WeightsError, did_you_mean
-from carrara.core.hashing import identity
+from carrara.core.hashing import sha256_of_json
 from carrara.core.io import write_text
 from carrara.core.paths import encoders_home
 from carrara.core.registry import Entry
-from carrara.core.settings import Settings, read, replace
+from carrara.core.settings import Settings, parse_settings, replace
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.encoders._hub.official import HEADS, convert, fetched, from_hub
 from carrara.encoders._hubert.huggingface import from_folder
 from carrara.formats.weights import load_strictly, read_tensors, save_tensors, tensors_identity
@@ -48,12 +48,12 @@ def build(name: str, seed: int = 0, changes: Mapping[str, Any] | None = None) ->
     Raises:
         UsageError: no such name or setting, or a value that does not fit.
     """
-    family: Family = REGISTRY.get(name)
+    family: EncoderFamily = REGISTRY.get(name)
     card, settings = family.variants[REGISTRY.entry(name).name]
     if changes:
         settings = replace(settings, changes, source=name)
-        card = family.described(card, settings) if family.described else card
-    return _identified(family.network(settings, card, seed))
+        card = family.update_card(card, settings) if family.update_card else card
+    return _identified(family.build(settings, card, seed))
 
 
 def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
@@ -116,13 +116,13 @@ def model_card(card: Card) -> str:
     rate = "one answer a clip" if card.frame_rate is None else f"{card.frame_rate:g} frames a second"
     body = [
         f"# {card.name}",
-        f"A music-audio encoder: {card.layers} layers of {card.width}, {card.parameters:,} parameters, "
+        f"A music-audio encoder: {card.num_layers} layers of {card.dim}, {card.parameters:,} parameters, "
         f"{card.sample_rate} Hz in, {rate} out.",
         f"Trained on: {', '.join(card.trained_on) or 'not stated'}. Licence of the weights: "
         f"{card.license or 'not stated'}. Paper: {card.paper or 'none'}.",
-        *([f"In the benchmarks – {card.benchmark}."] if card.benchmark else []),
+        *([f"In the benchmarks – {card.benchmark_setup}."] if card.benchmark_setup else []),
         f"```python\nimport carrara\n\nencoder = carrara.load({card.name!r})\nlayers = encoder(samples)  "
-        f"# [batch, {card.layers + 1}, frames, {card.width}]\n```",
+        f"# [batch, {card.num_layers + 1}, frames, {card.dim}]\n```",
     ]
     return "\n".join([*head, "---", ""]) + "\n\n".join(body) + "\n"
 
@@ -130,8 +130,8 @@ def model_card(card: Card) -> str:
 def _find(what: str, seed: int | None, text: str) -> Encoder:
     if what.strip().replace("_", "-") in REGISTRY.entries:
         name = REGISTRY.entry(what).name
-        family: Family = REGISTRY.get(name)
-        if seed is None and family.trained:
+        family: EncoderFamily = REGISTRY.get(name)
+        if seed is None and family.has_weights:
             imported = encoders_home() / name
             if (imported / CONFIG).is_file():
                 return _from_folder(imported, name, None)
@@ -173,18 +173,18 @@ def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     config = _checked(config, folder / CONFIG)
     source = str(folder / CONFIG)
     family = _family(str(config["encoder"]), source)
-    settings = read(family.settings, config["settings"], source)
-    card = read(Card, config["card"], source)
-    stated = card.weights
+    settings = parse_settings(family.settings, config["settings"], source)
+    card = parse_settings(Card, config["card"], source)
+    stated = card.weights_sha256
     if seed is not None:
-        return _identified(family.network(settings, card.model_copy(update={"name": _random(name, seed)}), seed))
+        return _identified(family.build(settings, card.model_copy(update={"name": _random(name, seed)}), seed))
     with torch.device("meta"):
-        encoder = family.network(settings, card.model_copy(update={"name": name}), 0)
+        encoder = family.build(settings, card.model_copy(update={"name": name}), 0)
     weights = folder / WEIGHTS
     tensors = read_tensors(weights)
     load_strictly(encoder, tensors, str(weights))
     encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(tensors)})
-    if stated and stated != encoder.card.weights:
+    if stated and stated != encoder.card.weights_sha256:
         raise WeightsError(
             f"{weights}: not the weights that {CONFIG} beside it describes; fetch or save the folder again"
         )
@@ -221,7 +221,7 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     return config
 
 
-def _family(name: str, source: str) -> Family:
+def _family(name: str, source: str) -> EncoderFamily:
     by_file = {entry.module.rpartition(".")[2].replace("_", "-"): entry.name for entry in REGISTRY.entries.values()}
     if name not in by_file:
         raise UsageError(f"{source}: there is no family of encoders {name!r}.{did_you_mean(name, by_file)}")
@@ -243,10 +243,10 @@ def family_entry(settings: Settings) -> Entry:
 def _identified(encoder: Encoder) -> Encoder:
     """Return the encoder with its weights' identity on its card; without weights, that of its settings."""
     tensors = encoder.state_dict()
-    if any(tensor.is_meta for tensor in tensors.values()) or (encoder.card.weights and not tensors):
+    if any(tensor.is_meta for tensor in tensors.values()) or (encoder.card.weights_sha256 and not tensors):
         return encoder
     made_of = {"name": encoder.card.name, "settings": encoder.settings.model_dump(mode="json")}
-    weights = tensors_identity(tensors) if tensors else identity(made_of)
+    weights = tensors_identity(tensors) if tensors else sha256_of_json(made_of)
     encoder.card = encoder.card.model_copy(update={"weights": weights})
     return encoder
 

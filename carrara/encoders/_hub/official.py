@@ -18,7 +18,7 @@ from carrara.core.download import Remote, download, sha256_of
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Card, Encoder, Family
+from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.encoders._hub.availability import ADDRESS, can_be_fetched, on_hub
 from carrara.encoders._hubert.huggingface import CONFIG, PROCESSOR, config_beside, pretraining_heads
 from carrara.formats.weights import load_strictly, read_tensors, tensors_identity
@@ -76,19 +76,19 @@ def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
             matrix of nothing but zeros.
     """
     name = REGISTRY.entry(name).name
-    family: Family = REGISTRY.get(name)
-    if family.official is None:
+    family: EncoderFamily = REGISTRY.get(name)
+    if family.load_official is None:
         raise UsageError(f"{name}: there are no official files of it to read; `carrara show {name}` says what it is")
     card, settings = family.variants[name]
-    if family.told:
-        settings = family.told(name, settings, path)
-    tensors = family.official(name, path)
-    if family.fitted:
-        tensors = family.fitted(tensors, settings, str(path), interpolate)
+    if family.settings_from_files:
+        settings = family.settings_from_files(name, settings, path)
+    tensors = family.load_official(name, path)
+    if family.resize_positions:
+        tensors = family.resize_positions(tensors, settings, str(path), interpolate)
     elif interpolate:
         raise UsageError(f"--interpolate: {name} has no positions to stretch; it takes sound of any length")
     with torch.device("meta"):
-        encoder = family.network(settings, card, 0)
+        encoder = family.build(settings, card, 0)
     try:
         load_strictly(encoder, tensors, str(path))
     except WeightsError as problem:
@@ -198,16 +198,16 @@ def _refuse_holes(encoder: Encoder, source: str) -> None:
             raise WeightsError(f"{source}: its {name} holds zeros alone, so a part of the file is lost; fetch it again")
 
 
-def _fitting(tensors: Mapping[str, Tensor], family: Family) -> set[str]:
+def _fitting(tensors: Mapping[str, Tensor], family: EncoderFamily) -> set[str]:
     """Return the variants, of all families that read the same files, whose network has these names and shapes."""
     found = set()
     for name in REGISTRY.names():
-        other: Family = REGISTRY.get(name)
-        if other.official is not family.official:
+        other: EncoderFamily = REGISTRY.get(name)
+        if other.load_official is not family.load_official:
             continue
         card, settings = other.variants[name]
         with torch.device("meta"):
-            network = other.network(settings, card, 0)
+            network = other.build(settings, card, 0)
         try:
             load_strictly(network, {key: tensor.to("meta") for key, tensor in tensors.items()}, "")
         except WeightsError:

@@ -10,7 +10,7 @@ import torch
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import replace
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Encoder, Family
+from carrara.encoders._base import Encoder, EncoderFamily
 from carrara.encoders._hub.load import family_entry
 from carrara.formats.weights import load_strictly
 
@@ -29,13 +29,13 @@ def changed(encoder: Encoder, changes: Mapping[str, Any], source: str = "--set")
     if not changes:
         return encoder
     settings = replace(encoder.settings, changes, source)
-    family: Family = REGISTRY.get(family_entry(encoder.settings).name)
-    card = family.described(encoder.card, settings) if family.described else encoder.card
-    with torch.device("meta" if family.trained else "cpu"):
-        other = family.network(settings, card, 0)
+    family: EncoderFamily = REGISTRY.get(family_entry(encoder.settings).name)
+    card = family.update_card(encoder.card, settings) if family.update_card else encoder.card
+    with torch.device("meta" if family.has_weights else "cpu"):
+        other = family.build(settings, card, 0)
     try:
         load_strictly(other, encoder.state_dict(), encoder.card.name)
     except WeightsError as problem:
         raise UsageError(f"{source}: {', '.join(changes)} would need other weights ({problem})") from None
-    other.card = other.card.model_copy(update={"weights": encoder.card.weights})
+    other.card = other.card.model_copy(update={"weights": encoder.card.weights_sha256})
     return other.eval()

@@ -69,7 +69,7 @@ def from_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encoder:
     if settings.layers > len(tensors):
         raise WeightsError(f"{folder}: {CONFIG} tells of {settings.layers} layers, and its weights hold fewer")
     with torch.device("meta"):
-        encoder = family.network(settings, card, 0)
+        encoder = family.build(settings, card, 0)
     load_strictly(encoder, tensors, str(folder))
     encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(encoder.state_dict())})
     return encoder

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from carrara.core.errors import UsageError
-from carrara.core.settings import read
+from carrara.core.settings import parse_settings
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Card, Family
+from carrara.encoders._base import Card, EncoderFamily
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 MERT_RATE = 24_000
@@ -45,7 +45,7 @@ FIXED = {
 KINDS = ("hubert", "music_hubert", "mert", "mert_model", "data2vec-audio")
 
 
-def network_of(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Family, Any]:
+def network_of(folder: Path, config: Mapping[str, Any], name: str) -> tuple[EncoderFamily, Any]:
     """Return the family and the settings of the network that a folder's config tells of.
 
     Raises:
@@ -69,7 +69,7 @@ def network_of(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Fami
     rate = rate_of(sound, config) or 16_000
     stacked = kind == "data2vec-audio"
     shelf = "music2vec-v1" if stacked else "mert-v0" if rate == MERT_RATE or "mert" in name.lower() else "hubert-base"
-    family: Family = REGISTRY.get(shelf)
+    family: EncoderFamily = REGISTRY.get(shelf)
     known = published(family, name)
     values = {ours: config[theirs] for ours, theirs in FIELDS.items() if theirs in config}
     positions = config.get("num_conv_pos_embeddings", 5 if stacked else 128)
@@ -84,7 +84,7 @@ def network_of(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Fami
         "norm_placement": "pre" if config.get("do_stable_layer_norm") and not stacked else "post",
         "standardise": standardises(folder, sound, known[1].standardise if known else stacked),
     }
-    return family, read(family.settings, values, str(source))
+    return family, parse_settings(family.settings, values, str(source))
 
 
 def rate_of(sound: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
@@ -104,7 +104,7 @@ def standardises(folder: Path, sound: Mapping[str, Any], default: bool) -> bool:
     return found
 
 
-def published(family: Family, name: str) -> tuple[Card, Any] | None:
+def published(family: EncoderFamily, name: str) -> tuple[Card, Any] | None:
     """Return card and settings of the variant whose files are of this repository on the hub; none where none's are."""
     found = (both for both in family.variants.values() if any(_repository(key) == name for key in both[0].files))
     return next(found, None)

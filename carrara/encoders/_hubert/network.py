@@ -57,10 +57,10 @@ class HubertSettings(Settings):
     conv_bias: bool = False
     conv_norm: ConvNorm = "group"
     conv_gradient: float = Field(default=0.1, ge=0)
-    width: int = Field(default=768, ge=1)
-    layers: int = Field(default=12, ge=1)
-    heads: int = Field(default=12, ge=1)
-    feed_forward: int = Field(default=3072, ge=1)
+    dim: int = Field(default=768, ge=1)
+    num_layers: int = Field(default=12, ge=1)
+    num_heads: int = Field(default=12, ge=1)
+    ffn_dim: int = Field(default=3072, ge=1)
     norm_placement: Literal["post", "pre"] = "post"
     final_norm: bool = True
     deepnorm: bool = False
@@ -80,8 +80,8 @@ class HubertSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> HubertSettings:
-        if self.width % self.heads or self.width % self.position_groups:
-            raise ValueError(f"width {self.width} must be divisible by heads and position_groups")
+        if self.dim % self.num_heads or self.dim % self.position_groups:
+            raise ValueError(f"width {self.dim} must be divisible by heads and position_groups")
         if not self.conv_kernels or len(self.conv_kernels) != len(self.conv_strides):
             raise ValueError("conv_kernels and conv_strides must be of one length, at least 1")
         if self.deepnorm and self.norm_placement != "post":
@@ -104,9 +104,9 @@ def describe(name: str, settings: HubertSettings, **known: Any) -> Card:
         name=name,
         sample_rate=settings.sample_rate,
         frame_rate=settings.sample_rate / settings.stride,
-        layers=settings.layers,
-        width=settings.width,
-        cnn_width=settings.conv_channels,
+        num_layers=settings.num_layers,
+        dim=settings.dim,
+        cnn_dim=settings.conv_channels,
         **known,
     )
 
@@ -145,16 +145,16 @@ class HubertEncoder(Encoder):
         draw_weights(self, self._initialise, seed)
 
     def _assemble(self, settings: HubertSettings) -> None:
-        self.masked_spec_embed = nn.Parameter(torch.empty(settings.width))
+        self.masked_spec_embed = nn.Parameter(torch.empty(settings.dim))
         self.feature_extractor = ConvFront(
             settings.conv_channels, settings.conv_kernels, settings.conv_strides, settings.conv_norm, settings.conv_bias
         )
-        self.feature_projection = FeatureProjection(settings.conv_channels, settings.width)
+        self.feature_projection = FeatureProjection(settings.conv_channels, settings.dim)
         kernel, groups = settings.position_kernel, settings.position_groups
         positions = (
-            HubertPositions(settings.width, kernel, groups)
+            HubertPositions(settings.dim, kernel, groups)
             if settings.positions == "hubert"
-            else Data2vecPositions(settings.width, kernel, groups, settings.position_depth)
+            else Data2vecPositions(settings.dim, kernel, groups, settings.position_depth)
         )
         same = {name: getattr(settings, name) for name in Shape.__dataclass_fields__}
         self.encoder = Transformer(Shape(**same), positions)

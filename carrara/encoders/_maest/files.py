@@ -15,7 +15,7 @@ import torch
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.io import write_text
-from carrara.core.settings import read
+from carrara.core.settings import parse_settings
 from carrara.encoders._base import Card
 from carrara.encoders._maest.keys import TIME, from_hub, to_hub
 from carrara.encoders._maest.labels import named
@@ -90,7 +90,7 @@ def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> Maest
     for ours, theirs in (("mean", "mean"), ("deviation", "std")):
         if theirs in sound:
             values[ours] = sound[theirs]
-    settings = read(MaestSettings, values, source)
+    settings = parse_settings(MaestSettings, values, source)
     if shape.time_patches(settings.frames) != columns:
         raise WeightsError(
             f"{source}: max_length is {settings.frames}, but the weights beside it have positions for {frames} frames "
@@ -100,7 +100,7 @@ def from_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> Maest
     file = f"/{Path(name).name}-swa.ckpt"
     known = next((card for card, _ in ENCODER.variants.values() if "".join(card.files).endswith(file)), None)
     facts = known.model_dump(include={"license", "commercial_use", "trained_on"}) if known else {}
-    card = Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, layers=0, width=1, paper=PAPER, **facts)
+    card = Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, num_layers=0, dim=1, paper=PAPER, **facts)
     return _loaded(settings, card, tensors, str(weights))
 
 

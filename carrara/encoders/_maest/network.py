@@ -52,10 +52,10 @@ class MaestSettings(Settings):
     """
 
     frames: int = Field(default=1875, ge=16)
-    width: int = Field(default=768, ge=1)
-    layers: int = Field(default=12, ge=1)
-    heads: int = Field(default=12, ge=1)
-    feed_forward: int = Field(default=3072, ge=1)
+    dim: int = Field(default=768, ge=1)
+    num_layers: int = Field(default=12, ge=1)
+    num_heads: int = Field(default=12, ge=1)
+    ffn_dim: int = Field(default=3072, ge=1)
     classes: int = Field(default=400, ge=1)
     labels: tuple[str, ...] = ()
     distilled: Literal["mean", "separated"] = "mean"
@@ -71,8 +71,8 @@ class MaestSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> MaestSettings:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be divisible by heads {self.heads}")
+        if self.dim % self.num_heads:
+            raise ValueError(f"width {self.dim} must be divisible by heads {self.num_heads}")
         if self.distilled == "separated" and not self.distillation_head:
             raise ValueError("distilled separated needs distillation_head")
         if self.labels and len(set(self.labels)) != self.classes:
@@ -102,8 +102,8 @@ def describe(card: Card, settings: MaestSettings) -> Card:
     return card.model_copy(
         update={
             "frame_rate": SAMPLE_RATE / HOP / settings.shape.stride if aligned else None,
-            "layers": settings.layers,
-            "width": settings.width * (3 if settings.tokens == "stack" else 1),
+            "layers": settings.num_layers,
+            "width": settings.dim * (3 if settings.tokens == "stack" else 1),
             "window_seconds": round(settings.frames * HOP / SAMPLE_RATE, 1),
         }
     )
@@ -129,8 +129,8 @@ class MaestEncoder(Encoder):
         place = torch.get_default_device()
         with torch.device("meta"):
             self.vit = PatchTransformer(settings.shape)
-            self.head = nn.Sequential(nn.LayerNorm(settings.width), nn.Linear(settings.width, settings.classes))
-            self.head_dist = nn.Linear(settings.width, settings.classes) if settings.distillation_head else None
+            self.head = nn.Sequential(nn.LayerNorm(settings.dim), nn.Linear(settings.dim, settings.classes))
+            self.head_dist = nn.Linear(settings.dim, settings.classes) if settings.distillation_head else None
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = describe(card, settings).model_copy(update={"parameters": parameters})
         draw_weights(self, self._initialise, seed)

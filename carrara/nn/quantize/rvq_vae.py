@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from carrara.core.errors import WeightsError
 from carrara.core.io import write_text
-from carrara.core.settings import Settings, read
+from carrara.core.settings import Settings, parse_settings
 from carrara.formats.weights import load_strictly, read_tensors, save_tensors
 from carrara.nn.quantize.kmeans import assign, k_means_plus_plus, lloyd
 from carrara.nn.quantize.residual_quantizer import counted, decode, encode
@@ -59,8 +59,8 @@ class CodecSettings(Settings):
     filters: int = Field(default=8, ge=1)
     strides: tuple[int, ...] = Field(default=(2, 4, 5, 8), min_length=1)
     latent: int = Field(default=64, ge=1)
-    books: int = Field(default=8, ge=1, le=32)
-    size: int = Field(default=1024, ge=2, le=32_768)
+    num_codebooks: int = Field(default=8, ge=1, le=32)
+    codebook_size: int = Field(default=1024, ge=2, le=32_768)
 
     @property
     def hop(self) -> int:
@@ -215,12 +215,12 @@ class RVQVAE(nn.Module):
             self.encoder, self.decoder = _encoder(settings), _decoder(settings)
             _liven(self.encoder)
             _liven(self.decoder, loudness=QUIET)
-        self.books = Codebooks(settings.books, settings.size, settings.latent)
+        self.books = Codebooks(settings.num_codebooks, settings.codebook_size, settings.latent)
 
     def forward(self, samples_BT: Tensor, generator: torch.Generator) -> Coded:
         """Take the samples through the codes and back, and move the codebooks; only for training."""
         latent_BCF = self.encoder(self._filled(samples_BT)[:, None])
-        active = self.settings.books
+        active = self.settings.num_codebooks
         if bool(self.books.started) and float(torch.rand(1, generator=generator)) < 0.5:
             active = int(torch.randint(1, active + 1, (1,), generator=generator))
         with float32(samples_BT):
@@ -274,6 +274,6 @@ def load(folder: Path) -> RVQVAE:
         found = json.loads(path.read_text(encoding="utf-8"))[KEY]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise WeightsError(f"{path}: no RVQ-VAE ({problem}); make one with `carrara pretrain rvq-vae`") from None
-    codec = RVQVAE(read(CodecSettings, found, str(path)))
+    codec = RVQVAE(parse_settings(CodecSettings, found, str(path)))
     load_strictly(codec, read_tensors(Path(folder) / WEIGHTS), str(Path(folder) / WEIGHTS))
     return codec.eval()

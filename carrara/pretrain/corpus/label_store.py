@@ -29,7 +29,7 @@ from torch import Tensor
 
 from carrara.audio.decode import load
 from carrara.core.errors import AudioError, StoreError, UsageError
-from carrara.core.hashing import identity
+from carrara.core.hashing import sha256_of_json
 from carrara.core.progress import progress
 from carrara.formats.weights import tensors_identity
 from carrara.pretrain.corpus.storage import as_file
@@ -199,8 +199,8 @@ def stores(folder: Path, targets: Mapping[str, Target], corpus: Corpus, device: 
     for name, target in targets.items():
         if getattr(target.settings, "whole_files", False):
             weights = tensors_identity(target.state_dict())
-            made_by = identity([weights, asdict(target.grid), corpus.identity()])
-            made[name] = LabelStore(folder / name, len(target.books), made_by)
+            made_by = sha256_of_json([weights, asdict(target.grid), corpus.identity()])
+            made[name] = LabelStore(folder / name, len(target.num_classes), made_by)
             left_out = fill(made[name], target, corpus, device)
             if left_out:
                 more = f"; and {len(left_out) - 1} more" if len(left_out) > 1 else ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from carrara.core.hashing import canonical
+from carrara.core.hashing import canonical_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -90,7 +90,7 @@ class Corpus:
         for batch in self.items.table.select(["id", "samples", "start"]).to_batches(CHUNK):
             columns = (column.to_pylist() for column in batch.columns)
             rows = ([name, samples, start] if start else [name, samples] for name, samples, start in zip(*columns))
-            digest.update((joint + ",".join(map(canonical, rows))).encode())
+            digest.update((joint + ",".join(map(canonical_json, rows))).encode())
             joint = ","
         digest.update(b"]]")
         return digest.hexdigest()

@@ -22,8 +22,8 @@ from typing import IO, Any
 
 from carrara.audio.decode import SUFFIXES
 from carrara.core.errors import AudioError
-from carrara.core.hashing import identity
-from carrara.core.io import whole
+from carrara.core.hashing import sha256_of_json
+from carrara.core.io import atomic_write
 from carrara.core.paths import home
 from carrara.pretrain.corpus.length import seconds_of
 from carrara.pretrain.corpus.storage import as_file, filesystem, suffix
@@ -72,7 +72,7 @@ def shard(place: str) -> Shard:
     except OSError as problem:
         reason = "no such file" if isinstance(problem, FileNotFoundError) else problem.strerror or str(problem)
         raise AudioError(f"{place}: cannot be read: {reason}") from None
-    path = home() / "shards" / f"{identity(place)[:32]}.json"
+    path = home() / "shards" / f"{sha256_of_json(place)[:32]}.json"
     made = {"format": FORMAT, "shard": place, "version": version}
     kept = _kept(path, made)
     if kept is not None:
@@ -80,7 +80,7 @@ def shard(place: str) -> Shard:
     with as_file(place) as file:
         found = _walked(file, place)
     rows = [[each.name, each.offset, each.size, each.seconds, each.told, each.problem] for each in found.members]
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(json.dumps({**made, "damage": found.damage, "members": rows}), encoding="utf-8")
     return found
 

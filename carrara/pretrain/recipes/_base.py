@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from carrara.core.errors import UsageError, did_you_mean
-from carrara.core.settings import Settings, read, replace
+from carrara.core.settings import Settings, parse_settings, replace
 from carrara.encoders import REGISTRY as ENCODERS
 from carrara.pretrain.recipes import REGISTRY
 from carrara.pretrain.targets import REGISTRY as TARGETS
@@ -25,10 +25,10 @@ def _target(value: Any) -> Any:
         return value
     if "target" not in value:
         raise UsageError(f"targets: each needs `target`, one of {', '.join(TARGETS.names())}")
-    return read(TARGETS.get(str(value["target"])).kind, value, f"target {value['target']}")
+    return parse_settings(TARGETS.get(str(value["target"])).kind, value, f"target {value['target']}")
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 AnyTarget = Annotated[SerializeAsAny[TargetSettings], BeforeValidator(_target)]
 
 
@@ -47,15 +47,15 @@ class MaskingSettings(Settings):
         schedule: rows of (share of the steps, probability, span), each in force from that share on.
     """
 
-    probability: float = Field(default=0.8, gt=0, le=1)
-    span: int = Field(default=10, ge=1)
-    minimum: int = Field(default=2, ge=1)
+    mask_prob: float = Field(default=0.8, gt=0, le=1)
+    mask_length: int = Field(default=10, ge=1)
+    min_masks: int = Field(default=2, ge=1)
     same_masks: bool = False
     keep: float = Field(default=0.0, ge=0, le=1)
     other: float = Field(default=0.0, ge=0, le=1)
     channels: float = Field(default=0.0, ge=0, le=1)
     channel_span: int = Field(default=10, ge=1)
-    schedule: tuple[tuple[Annotated[float, Field(ge=0)], Share, Annotated[int, Field(ge=1)]], ...] = ()
+    schedule: tuple[tuple[Annotated[float, Field(ge=0)], Fraction, Annotated[int, Field(ge=1)]], ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> MaskingSettings:
@@ -139,11 +139,11 @@ class RecoverySettings(Settings):
     spike_norm: float = Field(default=0.0, ge=0)
     spike_loss: float = Field(default=0.0, ge=0)
     window: int = Field(default=64, ge=1)
-    patience: int = Field(default=0, ge=0)
-    rollbacks: int = Field(default=5, ge=1)
-    least_target: float = Field(default=0.0, ge=0)
-    least_prediction: float = Field(default=0.0, ge=0)
-    guard_after: int = Field(default=5000, ge=0)
+    max_consecutive_skips: int = Field(default=0, ge=0)
+    max_rollbacks: int = Field(default=5, ge=1)
+    min_target_std: float = Field(default=0.0, ge=0)
+    min_prediction_std: float = Field(default=0.0, ge=0)
+    collapse_check_after: int = Field(default=5000, ge=0)
 
 
 class ObjectiveSettings(Settings):
@@ -156,7 +156,7 @@ class ObjectiveSettings(Settings):
         unmasked_weight: of frames that the student does see; 0 in every published recipe.
     """
 
-    final_width: int = Field(default=256, ge=1)
+    final_dim: int = Field(default=256, ge=1)
     temperature: float = Field(default=0.1, gt=0)
     feature_penalty: float = Field(default=10.0, ge=0)
     unmasked_weight: float = Field(default=0.0, ge=0)
@@ -176,17 +176,17 @@ class OptimiserSettings(Settings):
     """
 
     learning_rate: float = Field(default=5e-4, gt=0)
-    warmup: float = Field(default=0.08, ge=0, lt=1)
-    power: float = Field(default=1.0, gt=0)
-    hold: float | None = Field(default=None, ge=0, le=1)
+    warmup_fraction: float = Field(default=0.08, ge=0, lt=1)
+    poly_power: float = Field(default=1.0, gt=0)
+    hold_fraction: float | None = Field(default=None, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=10.0, ge=0)
+    max_grad_norm: float = Field(default=10.0, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> OptimiserSettings:
-        if self.warmup + (self.hold or 0) > 1:
+        if self.warmup_fraction + (self.hold_fraction or 0) > 1:
             raise ValueError("warmup and hold are shares of the steps; together at most 1")
         return self
 
@@ -199,7 +199,7 @@ def with_network(values: Any) -> Any:
     family = ENCODERS.get(name)
     own = family.variants[ENCODERS.entry(name).name][1]
     given = own.model_dump() | dict(values.get("network") or {})
-    return values | {"network": read(family.settings, given, f"network of {name}")}
+    return values | {"network": parse_settings(family.settings, given, f"network of {name}")}
 
 
 class Recipe(Settings):
@@ -233,7 +233,7 @@ class Recipe(Settings):
     objective: ObjectiveSettings = ObjectiveSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     crop_seconds: float = Field(default=5.0, gt=0)
-    level: float | None = Field(default=None, gt=0)
+    target_rms: float | None = Field(default=None, gt=0)
     batch: int = Field(default=8, ge=1)
     steps: int = Field(default=1000, ge=1)
     seed: int = Field(default=1337, ge=0)
@@ -242,12 +242,12 @@ class Recipe(Settings):
     mixup: MixupSettings = MixupSettings()
     augment: AugmentSettings = AugmentSettings()
     recovery: RecoverySettings = RecoverySettings()
-    parts: int = Field(default=1, ge=1)
-    recompute: bool = False
-    shard: bool = False
+    accumulation_steps: int = Field(default=1, ge=1)
+    activation_checkpointing: bool = False
+    fsdp: bool = False
     timeout_seconds: float = Field(default=600.0, gt=0)
     checkpoint_every: int = Field(default=100, ge=1)
-    journal_every: int = Field(default=10, ge=1)
+    log_every: int = Field(default=10, ge=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -16,19 +16,19 @@ from typing import Any, cast
 
 from carrara.pretrain.recipes._base import RecipeFamily
 from carrara.pretrain.recipes.maest import SMALL, TINY
-from carrara.pretrain.tagging.settings import OptimiserSettings, TaggingRecipe
+from carrara.pretrain.tagging.settings import TaggingOptimiserSettings, TaggingRecipe
 
 VARIANTS = {"effnet-tagger": "EfficientNet-B0 taught tags by MAEST's recipe over 10 s: the convolutional baseline"}
 
 _BASE = TaggingRecipe.model_validate(
-    {"encoder": "effnet-discogs", "crop_seconds": 10.0, "optimiser": OptimiserSettings(learning_rate=1e-3)}
+    {"encoder": "effnet-discogs", "crop_seconds": 10.0, "optimiser": TaggingOptimiserSettings(learning_rate=1e-3)}
 )
 
 RECIPE = RecipeFamily(
     variants={"effnet-tagger": cast(Any, _BASE)},
     scales={
         "base": {},
-        "small": {**SMALL, "network.width": 0.5},
-        "tiny": {**TINY, "network.width": 0.15},
+        "small": {**SMALL, "network.dim": 0.5},
+        "tiny": {**TINY, "network.dim": 0.15},
     },
 )

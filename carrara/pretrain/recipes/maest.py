@@ -49,7 +49,13 @@ def _recipe(seconds: int, kind: str = "random", **changes: Any) -> Any:
     return cast(Any, recipe)
 
 
-_SCHEDULE = ("optimiser.warm_up", "optimiser.hold_until", "optimiser.ramp_down", "averaging.first", "averaging.every")
+_SCHEDULE = (
+    "optimiser.warmup_epochs",
+    "optimiser.hold_until",
+    "optimiser.ramp_down",
+    "averaging.first",
+    "averaging.every",
+)
 # What the scales change whatever the network is.
 SMALL: dict[str, Any] = {"epoch_clips": 20_000}
 TINY: dict[str, Any] = {
@@ -60,7 +66,7 @@ TINY: dict[str, Any] = {
     "precision": "float32",
     "validate_every": 2,
     "checkpoint_every": 100,
-    "journal_every": 20,
+    "log_every": 20,
 }
 
 RECIPE = RecipeFamily(
@@ -74,18 +80,18 @@ RECIPE = RecipeFamily(
         "base": {},
         "small": {
             **SMALL,
-            "network.width": 384,
-            "network.layers": 6,
-            "network.heads": 6,
-            "network.feed_forward": 1536,
+            "network.dim": 384,
+            "network.num_layers": 6,
+            "network.num_heads": 6,
+            "network.ffn_dim": 1536,
             "optimiser.learning_rate": times(10),
         },
         "tiny": {
             **TINY,
-            "network.width": 128,
-            "network.layers": 4,
-            "network.heads": 4,
-            "network.feed_forward": 512,
+            "network.dim": 128,
+            "network.num_layers": 4,
+            "network.num_heads": 4,
+            "network.ffn_dim": 512,
             "optimiser.learning_rate": 1e-3,
         },
     },

@@ -52,7 +52,7 @@ def _recipe(cqt: float = 1.0, mixup: float = 0.0) -> Recipe:
             "batch": 1088,
             "steps": 400_000,
             "checkpoint_every": 5000,
-            "journal_every": 100,
+            "log_every": 100,
         }
     )
 

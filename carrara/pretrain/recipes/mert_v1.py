@@ -54,7 +54,7 @@ def _recipe(
             "batch": 1024,
             "steps": 400_000,
             "checkpoint_every": 5000,
-            "journal_every": 100,
+            "log_every": 100,
             **changes,
         }
     )
@@ -89,8 +89,8 @@ RECIPE = RecipeFamily(
         "tiny": {
             **TINY,
             **_LOCAL,
-            "targets.codes.books": 8,
-            "targets.codes.size": 64,
+            "targets.codes.num_codebooks": 8,
+            "targets.codes.codebook_size": 64,
             "targets.cqt.form": "log",
             "targets.cqt.bins": 84,
             "targets.cqt.bins_per_octave": 12,
@@ -99,7 +99,7 @@ RECIPE = RecipeFamily(
             "mixup.longest": 0.3,
             "mixup.pool": 4,
             "precision": "float32",
-            "recompute": False,
+            "activation_checkpointing": False,
         },
     },
 )

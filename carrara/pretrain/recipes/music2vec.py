@@ -49,7 +49,7 @@ def _recipe(
             "batch": round(BATCH_SECONDS / crop),
             "steps": steps,
             "checkpoint_every": 5000,
-            "journal_every": 100,
+            "log_every": 100,
         }
     )
 
@@ -86,14 +86,14 @@ RECIPE = RecipeFamily(
             "crop_seconds": times(1.28 / 5),
             "batch": times(1 / 63),
             "steps": times(1 / 400),
-            "masking.probability": times(1),
+            "masking.mask_prob": times(1),
             "targets.teacher.top": times(4 / 12),
             "targets.teacher.weight": math.sqrt(128),
             "targets.teacher.decay_steps": 500,
             "targets.teacher.decay": 0.99,
             "targets.teacher.last_decay": 0.999,
             "optimiser.learning_rate": 1e-3,
-            "level": None,
+            "target_rms": None,
         },
     },
 )

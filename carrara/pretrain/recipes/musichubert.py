@@ -35,7 +35,7 @@ def _recipe(name: str, **target: Any) -> Recipe:
             "batch": round(47 * 60 / 15.6),
             "steps": 400_000,
             "checkpoint_every": 5000,
-            "journal_every": 100,
+            "log_every": 100,
         }
     )
 

@@ -36,17 +36,17 @@ class CodecRecipe(Settings):
 
     network: CodecSettings = CodecSettings()
     optimiser: OptimiserSettings = OptimiserSettings(
-        learning_rate=1e-3, warmup=0.01, betas=(0.5, 0.9), weight_decay=0.0, clip=1.0
+        learning_rate=1e-3, warmup_fraction=0.01, betas=(0.5, 0.9), weight_decay=0.0, max_grad_norm=1.0
     )
     waveform: float = Field(default=10.0, ge=0)
     commitment: float = Field(default=1.0, ge=0)
     crop_seconds: float = Field(default=1.0, gt=0)
-    level: float | None = Field(default=None, gt=0)
+    target_rms: float | None = Field(default=None, gt=0)
     batch: int = Field(default=64, ge=1)
     steps: int = Field(default=300_000, ge=1)
     seed: int = Field(default=1337, ge=0)
     checkpoint_every: int = Field(default=1000, ge=1)
-    journal_every: int = Field(default=100, ge=1)
+    log_every: int = Field(default=100, ge=1)
 
 
 RECIPE = RecipeFamily(
@@ -57,12 +57,12 @@ RECIPE = RecipeFamily(
         "tiny": {
             "network.sample_rate": 16_000,
             "network.filters": 8,
-            "network.size": 256,
+            "network.codebook_size": 256,
             "optimiser.learning_rate": 3e-3,
             "batch": 16,
             "steps": 1500,
             "checkpoint_every": 150,
-            "journal_every": 20,
+            "log_every": 20,
         },
     },
 )

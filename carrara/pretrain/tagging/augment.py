@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.pretrain.tagging.settings import MaskSettings
+from carrara.pretrain.tagging.settings import SpecAugmentSettings
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def mixing(batch: int, alpha: float, draw: np.random.Generator) -> Mixing:
     return Mixing(torch.from_numpy(other_B), torch.from_numpy(np.maximum(own_B, 1 - own_B)))
 
 
-def masked(mel_BFM: Tensor, settings: MaskSettings, draw: np.random.Generator, mean: float = 0.0) -> Tensor:
+def masked(mel_BFM: Tensor, settings: SpecAugmentSettings, draw: np.random.Generator, mean: float = 0.0) -> Tensor:
     """Return the spectrograms with masks of each crop's own, filled with the mean; what was given is not changed."""
     batch, frames, bands = mel_BFM.shape
-    longest = min(settings.frames, int(settings.share * frames))
+    longest = min(settings.frames, int(settings.max_fraction * frames))
     gone_BF = _stretches(batch, frames, settings.time_masks, longest, draw)
     gone_BM = _stretches(batch, bands, settings.band_masks, min(settings.bands, bands), draw)
     return mel_BFM.masked_fill((gone_BF[:, :, None] | gone_BM[:, None]).to(mel_BFM.device), mean)

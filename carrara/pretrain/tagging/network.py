@@ -50,7 +50,7 @@ def made(recipe: TaggingRecipe, names: Sequence[str], title: str, dataset: str) 
     frames = framing(encoder).frames(round(recipe.crop_seconds * encoder.card.sample_rate))
     if isinstance(encoder, MaestEncoder):
         _see_columns(encoder, frames, recipe)
-        encoder.vit.recompute = recipe.recompute
+        encoder.vit.recompute = recipe.activation_checkpointing
     else:
         _see_patches(recipe, frames)
     known: dict[str, Any] = {"name": title, "trained_on": (dataset,)}

@@ -22,7 +22,7 @@ from carrara.pretrain.run_file import prepare
 from carrara.pretrain.tagging.crops import BalancedCrops, MiddleCrops
 from carrara.pretrain.tagging.initial import begin_from
 from carrara.pretrain.tagging.network import Tagger, framing, made
-from carrara.pretrain.tagging.settings import OptimiserSettings, TaggingRecipe
+from carrara.pretrain.tagging.settings import TaggingOptimiserSettings, TaggingRecipe
 from carrara.pretrain.tagging.state import TRAINING, Training
 from carrara.pretrain.tagging.tagged import LABELS, Tagged, find, read_labels, see_same
 from carrara.pretrain.tagging.teacher import teacher_of
@@ -91,7 +91,7 @@ def teach(
     return folder
 
 
-def _adamw(encoder: Tagger, settings: OptimiserSettings) -> torch.optim.AdamW:
+def _adamw(encoder: Tagger, settings: TaggingOptimiserSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         encoder.parameters(),
         lr=settings.learning_rate,

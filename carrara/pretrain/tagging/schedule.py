@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 
-from carrara.pretrain.tagging.settings import OptimiserSettings
+from carrara.pretrain.tagging.settings import TaggingOptimiserSettings
 
 FIRST = 0.5  # what epoch 0 counts as, so that something is learnt in it
 STEEPNESS = 5.0
 
 
-def learning_rate(epoch: int, settings: OptimiserSettings) -> float:
+def learning_rate(epoch: int, settings: TaggingOptimiserSettings) -> float:
     """Return the learning rate of an epoch, counted from 0."""
     factor = 1.0
-    if epoch < settings.warm_up:
-        left = 1 - min(max(epoch, FIRST), settings.warm_up) / settings.warm_up
+    if epoch < settings.warmup_epochs:
+        left = 1 - min(max(epoch, FIRST), settings.warmup_epochs) / settings.warmup_epochs
         factor = math.exp(-STEEPNESS * left**2)
     gone = min(max(epoch - settings.hold_until, 0) / settings.ramp_down, 1.0)
     return settings.learning_rate * factor * (1 - (1 - settings.last) * gone)

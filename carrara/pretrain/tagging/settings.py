@@ -47,7 +47,7 @@ class InitialSettings(Settings):
     head: bool = False
 
 
-class TeacherSettings(Settings):
+class TaggerTeacherSettings(Settings):
     """A tagger whose answers are a second set of targets, learnt by the head of the dist token.
 
     Attributes:
@@ -59,7 +59,7 @@ class TeacherSettings(Settings):
     threshold: float = Field(default=0.45, gt=0, lt=1)
 
 
-class MaskSettings(Settings):
+class SpecAugmentSettings(Settings):
     """Masks over what the network hears (carrara/pretrain/tagging/augment.py).
 
     Attributes:
@@ -70,12 +70,12 @@ class MaskSettings(Settings):
 
     time_masks: int = Field(default=20, ge=0)
     frames: int = Field(default=8, ge=0)
-    share: float = Field(default=0.2, ge=0, le=1)
+    max_fraction: float = Field(default=0.2, ge=0, le=1)
     band_masks: int = Field(default=8, ge=0)
     bands: int = Field(default=5, ge=0)
 
 
-class OptimiserSettings(Settings):
+class TaggingOptimiserSettings(Settings):
     """AdamW on every parameter alike, and how its learning rate goes by epochs (carrara/pretrain/tagging/schedule.py).
 
     Attributes:
@@ -88,7 +88,7 @@ class OptimiserSettings(Settings):
     """
 
     learning_rate: float = Field(default=2e-5, gt=0)
-    warm_up: int = Field(default=5, ge=0)
+    warmup_epochs: int = Field(default=5, ge=0)
     hold_until: int = Field(default=50, ge=0)
     ramp_down: int = Field(default=50, ge=1)
     last: float = Field(default=0.01, ge=0, le=1)
@@ -129,11 +129,11 @@ class TaggingRecipe(Settings):
     network: SerializeAsAny[Settings]
     labels: LabelSettings = LabelSettings()
     initial: InitialSettings = InitialSettings()
-    teacher: TeacherSettings = TeacherSettings()
+    teacher: TaggerTeacherSettings = TaggerTeacherSettings()
     patchout: int = Field(default=0, ge=0)
     mixup: float = Field(default=0.3, ge=0)
-    masks: MaskSettings = MaskSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
+    masks: SpecAugmentSettings = SpecAugmentSettings()
+    optimiser: TaggingOptimiserSettings = TaggingOptimiserSettings()
     averaging: AveragingSettings = AveragingSettings()
     crop_seconds: float = Field(default=30.0, gt=0)
     epoch_clips: int = Field(default=200_000, ge=1)
@@ -143,10 +143,10 @@ class TaggingRecipe(Settings):
     precision: Precision = "float16"
     loss_scale: LossScaleSettings = LossScaleSettings(initial=2.0**16, double_after=2000)
     validate_every: int = Field(default=5, ge=0)
-    recompute: bool = False
+    activation_checkpointing: bool = False
     seed: int = Field(default=1337, ge=0)
     checkpoint_every: int = Field(default=1000, ge=1)
-    journal_every: int = Field(default=100, ge=1)
+    log_every: int = Field(default=100, ge=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -22,7 +22,7 @@ import numpy as np
 
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError, StoreError, UsageError, did_you_mean
-from carrara.core.hashing import canonical
+from carrara.core.hashing import canonical_json
 from carrara.core.progress import track
 from carrara.data import REGISTRY as DATA
 from carrara.data._base import Dataset
@@ -53,7 +53,7 @@ class Tagged(Corpus):
 
     def identity(self) -> str:
         """Return the SHA-256 of names, lengths, starts and tags; the same wherever the corpus stands."""
-        digest = hashlib.sha256(f"{super().identity()}{canonical(list(self.names))}".encode())
+        digest = hashlib.sha256(f"{super().identity()}{canonical_json(list(self.names))}".encode())
         digest.update(np.packbits(self.tags_NC).tobytes())
         return digest.hexdigest()
 

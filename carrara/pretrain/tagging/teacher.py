@@ -16,11 +16,11 @@ from torch import Tensor
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.load import load
 from carrara.encoders._maest.network import MaestEncoder
-from carrara.pretrain.tagging.settings import TeacherSettings
+from carrara.pretrain.tagging.settings import TaggerTeacherSettings
 from carrara.pretrain.tagging.tagged import see_same
 
 
-def teacher_of(settings: TeacherSettings, names: Sequence[str], device: torch.device) -> MaestEncoder | None:
+def teacher_of(settings: TaggerTeacherSettings, names: Sequence[str], device: torch.device) -> MaestEncoder | None:
     """Return the teacher, or none where there is none.
 
     Raises:

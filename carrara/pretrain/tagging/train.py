@@ -82,7 +82,7 @@ def train(run: Training) -> None:
             stop, end = interrupted.is_set(), run.step == run.steps
             save = stop or end or run.step % recipe.checkpoint_every == 0
             score = end or _epochs_done(run, recipe.validate_every)
-            if save or score or run.step % recipe.journal_every == 0:
+            if save or score or run.step % recipe.log_every == 0:
                 _write(run, sums, score)
                 sums = _Sums()
             if save:

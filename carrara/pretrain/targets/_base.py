@@ -34,11 +34,11 @@ class TargetSettings(Settings):
 
     target: str
     weight: float = Field(default=1.0, ge=0)
-    share: float = Field(default=0.1, gt=0, le=1)
+    fraction: float = Field(default=0.1, gt=0, le=1)
 
 
 @dataclass(frozen=True)
-class Grid:
+class FrameGrid:
     """Where the student's frames stand: frame i is centred on sample i × hop + centre.
 
     Attributes:
@@ -65,16 +65,16 @@ class Target(nn.Module):
         moving: whether it changes while the student learns, so that each checkpoint must hold it.
     """
 
-    kind: ClassVar[type[TargetSettings]]
+    settings_type: ClassVar[type[TargetSettings]]
     settings: TargetSettings
-    books: tuple[int, ...] = ()
-    bins: int = 0
+    num_classes: tuple[int, ...] = ()
+    num_values: int = 0
     use: Literal["all", "random"] | int = "all"
     causal: bool = False
-    moving: ClassVar[bool] = False
+    is_ema: ClassVar[bool] = False
     mean_M: Tensor
 
-    def __init__(self, settings: Any, grid: Grid) -> None:
+    def __init__(self, settings: Any, grid: FrameGrid) -> None:
         super().__init__()
         self.settings, self.grid = settings, grid
 
@@ -86,10 +86,10 @@ class Target(nn.Module):
         """
         raise NotImplementedError
 
-    def begin(self, student: HubertEncoder) -> None:
+    def attach(self, student: HubertEncoder) -> None:
         """Meet the student before the first step, or before a run goes on; nothing unless the target needs it."""
 
-    def follow(self, step: int) -> None:
+    def update(self, step: int) -> None:
         """Change with the student after the optimiser's step of that number; nothing unless the target moves."""
 
     def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
@@ -97,7 +97,7 @@ class Target(nn.Module):
         raise NotImplementedError
 
 
-def on_grid(transform: Callable[[Tensor], Tensor], samples_BT: Tensor, grid: Grid, frames: int | None) -> Tensor:
+def on_grid(transform: Callable[[Tensor], Tensor], samples_BT: Tensor, grid: FrameGrid, frames: int | None) -> Tensor:
     """Return features that a transform centres at sample j × hop, moved to the student's frames, `[B, ≤ frames, D]`."""
     first = math.ceil(grid.centre / grid.hop)
     shifted_BT = functional.pad(samples_BT, (first * grid.hop - grid.centre, 0))

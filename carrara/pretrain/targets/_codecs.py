@@ -25,7 +25,7 @@ from carrara.audio.resample import resample
 from carrara.core.errors import UsageError, WeightsError
 from carrara.nn.quantize import rvq_vae
 from carrara.nn.spectral.framing import float32
-from carrara.pretrain.targets._base import Grid
+from carrara.pretrain.targets._base import FrameGrid
 
 # Frames of EnCodec that are coded at once, and those before them that its convolutions hear again.
 PIECE, CONTEXT = 2250, 16
@@ -34,7 +34,7 @@ PIECE, CONTEXT = 2250, 16
 class Resampled(nn.Module):
     """A codec on the student's frames."""
 
-    def __init__(self, codec: OwnCodec | EnCodec, grid: Grid) -> None:
+    def __init__(self, codec: OwnCodec | EnCodec, grid: FrameGrid) -> None:
         super().__init__()
         self.codec, self.grid = codec, grid
         same = (grid.sample_rate, grid.hop) == (codec.sample_rate, codec.hop)
@@ -73,9 +73,14 @@ class OwnCodec(nn.Module):
         super().__init__()
         self.network = rvq_vae.load(folder)
         settings = self.network.settings
-        if books > settings.books:
-            raise UsageError(f"{folder}: has {settings.books} books, not {books}; lower books")
-        self.sample_rate, self.hop, self.size, self.books = settings.sample_rate, settings.hop, settings.size, books
+        if books > settings.num_codebooks:
+            raise UsageError(f"{folder}: has {settings.num_codebooks} books, not {books}; lower books")
+        self.sample_rate, self.hop, self.size, self.books = (
+            settings.sample_rate,
+            settings.hop,
+            settings.codebook_size,
+            books,
+        )
 
     def encode(self, samples_BT: Tensor) -> Tensor:
         """Return the codes, int64 `[B, F, Q]`."""

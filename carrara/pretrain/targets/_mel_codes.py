@@ -22,7 +22,7 @@ from carrara.nn.quantize.residual_quantizer import encode, fit, usage
 from carrara.nn.spectral.cqt_target import LEAST_DEVIATION, statistics
 from carrara.nn.spectral.framing import preset
 from carrara.nn.spectral.mel import Bands, MelSpectrogram
-from carrara.pretrain.targets._base import Grid, on_grid
+from carrara.pretrain.targets._base import FrameGrid, on_grid
 
 MEMORY_BYTES = 2**30
 # MusicFM's and MuQ's frames are 10 ms apart, and as many of them are stacked as make one of the student's.
@@ -34,7 +34,7 @@ class ResidualKMeans(nn.Module):
 
     books_QKD: Tensor
 
-    def __init__(self, grid: Grid, books: int, size: int, iterations: int) -> None:
+    def __init__(self, grid: FrameGrid, books: int, size: int, iterations: int) -> None:
         super().__init__()
         self.grid, self.iterations = grid, iterations
         framing = preset("librosa", window=2048, hop=grid.hop)
@@ -66,7 +66,7 @@ class Stacked(nn.Module):
     mean_D: Tensor
     deviation_D: Tensor
 
-    def __init__(self, grid: Grid, books: int, size: int, steps: int) -> None:
+    def __init__(self, grid: FrameGrid, books: int, size: int, steps: int) -> None:
         """Prepare the features; `steps` of learning, 0 for a quantiser that stays as it is drawn."""
         super().__init__()
         self.grid, self.steps, self.size = grid, steps, size
@@ -113,7 +113,7 @@ class Stacked(nn.Module):
         frames = samples_BT.shape[1] // self.grid.hop if frames is None else frames
         # A hop of silence in front keeps the middle of the first small frame inside the clip.
         first = self.grid.hop + self.grid.centre - (stack - 1) * hop // 2
-        small_grid = Grid(self.grid.sample_rate, hop, first)
+        small_grid = FrameGrid(self.grid.sample_rate, hop, first)
         small_BFM = on_grid(self.mel, functional.pad(samples_BT, (self.grid.hop, 0)), small_grid, frames * stack)
         whole = small_BFM.shape[1] // stack
         return small_BFM[:, : whole * stack].reshape(len(samples_BT), whole, -1)

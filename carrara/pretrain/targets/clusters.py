@@ -32,7 +32,7 @@ from carrara.nn.spectral.cqt import CQT
 from carrara.nn.spectral.framing import preset
 from carrara.nn.spectral.mel import Bands, MelSpectrogram
 from carrara.nn.spectral.mfcc import KaldiMFCC
-from carrara.pretrain.targets._base import Grid, Target, TargetSettings, on_grid
+from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, on_grid
 
 MEMORY_BYTES = 2**30
 SAMPLE_POINTS = 20_000
@@ -74,9 +74,9 @@ class Clusters(Target):
     scale_D: Tensor
     centroids_KD: Tensor
 
-    def __init__(self, settings: ClustersSettings, grid: Grid) -> None:
+    def __init__(self, settings: ClustersSettings, grid: FrameGrid) -> None:
         super().__init__(settings, grid)
-        self.books = (settings.k,)
+        self.num_classes = (settings.k,)
         self.transform = _transform(settings, grid)
         width = self._raw(torch.zeros(1, grid.sample_rate // 4), 1).shape[-1]
         self.register_buffer("mean_D", torch.zeros(width))
@@ -132,7 +132,7 @@ class Clusters(Target):
 
 
 class _FoldedCQT(nn.Module):
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: FrameGrid) -> None:
         super().__init__()
         self.cqt = CQT(grid.sample_rate, grid.hop, bins=7 * FOLDED_BINS, bins_per_octave=FOLDED_BINS)
 
@@ -143,7 +143,7 @@ class _FoldedCQT(nn.Module):
 class _Row(nn.Module):
     """A row of an encoder that is no part of what is fitted: it is read again from where it was read first."""
 
-    def __init__(self, encoder: str, layer: int, grid: Grid) -> None:
+    def __init__(self, encoder: str, layer: int, grid: FrameGrid) -> None:
         super().__init__()
         found = load(encoder)
         card = found.card
@@ -152,8 +152,8 @@ class _Row(nn.Module):
                 f"target clusters: {encoder} hears {card.sample_rate} Hz and gives {card.frame_rate or 0:g} frames a "
                 f"second; the student wants {grid.sample_rate} and {grid.sample_rate / grid.hop:g}"
             )
-        if layer > card.layers:
-            raise UsageError(f"target clusters: {encoder} has {card.layers} layers, so there is no row {layer}")
+        if layer > card.num_layers:
+            raise UsageError(f"target clusters: {encoder} has {card.num_layers} layers, so there is no row {layer}")
         self.layer = layer
         # In a list, so that its weights do not stand in the target's own file.
         self.found = [found]
@@ -162,7 +162,7 @@ class _Row(nn.Module):
         return self.found[0].to(samples_BT.device)(samples_BT)[:, self.layer].float()
 
 
-def _transform(settings: ClustersSettings, grid: Grid) -> nn.Module:
+def _transform(settings: ClustersSettings, grid: FrameGrid) -> nn.Module:
     rate, hop = grid.sample_rate, grid.hop
     makers: dict[str, Callable[[], nn.Module]] = {
         "mfcc-39": lambda: KaldiMFCC(rate, 13, hop // 2),

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from carrara.core.errors import UsageError
 from carrara.nn.quantize.residual_quantizer import usage
-from carrara.pretrain.targets._base import Grid, Target, TargetSettings
+from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
 from carrara.pretrain.targets._codecs import EnCodec, OwnCodec, Resampled
 from carrara.pretrain.targets._mel_codes import ResidualKMeans, Stacked
 
@@ -49,8 +49,8 @@ class CodesSettings(TargetSettings):
 
     target: Literal["codes"] = "codes"
     source: Literal["residual-k-means", "rvq-vae", "encodec", "random-projection", "mel-rvq"] = "residual-k-means"
-    books: int = Field(default=8, ge=1, le=32)
-    size: int = Field(default=1024, ge=2, le=32_768)
+    num_codebooks: int = Field(default=8, ge=1, le=32)
+    codebook_size: int = Field(default=1024, ge=2, le=32_768)
     use: Literal["all", "random"] | int = "all"
     weights: str | None = None
     whole_files: bool = False
@@ -59,8 +59,8 @@ class CodesSettings(TargetSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> CodesSettings:
-        if isinstance(self.use, int) and not 0 <= self.use < self.books:
-            raise ValueError(f"use is all, random, or a book from 0 to {self.books - 1}")
+        if isinstance(self.use, int) and not 0 <= self.use < self.num_codebooks:
+            raise ValueError(f"use is all, random, or a book from 0 to {self.num_codebooks - 1}")
         if self.source == "rvq-vae" and self.weights is None:
             raise ValueError("source rvq-vae needs weights, a folder made by `carrara pretrain rvq-vae`")
         if self.source not in ("rvq-vae", "encodec") and self.weights is not None:
@@ -78,7 +78,7 @@ class Codes(Target):
     kind = CodesSettings
     settings: CodesSettings
 
-    def __init__(self, settings: CodesSettings, grid: Grid) -> None:
+    def __init__(self, settings: CodesSettings, grid: FrameGrid) -> None:
         """Make the teacher, reading weights where it has any.
 
         Raises:
@@ -86,7 +86,7 @@ class Codes(Target):
             WeightsError: the weights are not there or not whole.
         """
         super().__init__(settings, grid)
-        self.books, self.use = (settings.size,) * settings.books, settings.use
+        self.num_classes, self.use = (settings.codebook_size,) * settings.num_codebooks, settings.use
         self.source = _source(settings, grid)
         self.causal = settings.source == "encodec"
 
@@ -97,7 +97,7 @@ class Codes(Target):
             return self.source.fit(batches, seed)
         for samples_BT in batches:
             codes_NQ = self.labels(samples_BT, samples_BT.shape[1] // self.grid.hop).flatten(0, 1)
-            return {"points": len(codes_NQ), "usage": usage(codes_NQ, self.settings.size)}
+            return {"points": len(codes_NQ), "usage": usage(codes_NQ, self.settings.codebook_size)}
         return {"points": 0}
 
     @torch.no_grad()
@@ -106,8 +106,8 @@ class Codes(Target):
         return self.source.encode(samples_BT, frames)
 
 
-def _source(settings: CodesSettings, grid: Grid) -> ResidualKMeans | Stacked | Resampled:
-    books, size = settings.books, settings.size
+def _source(settings: CodesSettings, grid: FrameGrid) -> ResidualKMeans | Stacked | Resampled:
+    books, size = settings.num_codebooks, settings.codebook_size
     if settings.source == "residual-k-means":
         return ResidualKMeans(grid, books, size, settings.iterations)
     if settings.source == "random-projection":

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from carrara.nn.spectral.cqt import C1, CQT
 from carrara.nn.spectral.cqt_target import Form, Statistics, statistics, target
-from carrara.pretrain.targets._base import Grid, Target, TargetSettings, on_grid
+from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, on_grid
 
 
 class CQTSettings(TargetSettings):
@@ -45,9 +45,9 @@ class CQTValues(Target):
     bin_mean_M: Tensor
     bin_deviation_M: Tensor
 
-    def __init__(self, settings: CQTSettings, grid: Grid) -> None:
+    def __init__(self, settings: CQTSettings, grid: FrameGrid) -> None:
         super().__init__(settings, grid)
-        self.bins = settings.bins
+        self.num_values = settings.bins
         self.cqt = CQT(grid.sample_rate, grid.hop, settings.bins, settings.bins_per_octave, C1)
         self.register_buffer("bin_mean_M", torch.zeros(settings.bins))
         self.register_buffer("bin_deviation_M", torch.ones(settings.bins))

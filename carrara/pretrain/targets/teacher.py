@@ -27,7 +27,7 @@ from torch import Tensor
 from carrara.core.errors import UsageError
 from carrara.encoders._hubert.network import HubertEncoder
 from carrara.nn.transformer.encoder import Transformer
-from carrara.pretrain.targets._base import Grid, Target, TargetSettings
+from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
 
 LEAST_VARIANCE = 1e-5
 POSITIONS = "pos_conv_embed."
@@ -58,7 +58,7 @@ class Teacher(Target):
     settings: TeacherSettings
     moving = True
 
-    def __init__(self, settings: TeacherSettings, grid: Grid) -> None:
+    def __init__(self, settings: TeacherSettings, grid: FrameGrid) -> None:
         super().__init__(settings, grid)
         self.average: Transformer | None = None
         # In a list, so that the student is no part of this module.
@@ -70,13 +70,13 @@ class Teacher(Target):
         Raises:
             UsageError: more layers are to be averaged than there are.
         """
-        layers = student.settings.layers
+        layers = student.settings.num_layers
         if self.settings.top > layers:
             raise UsageError(f"target teacher: top={self.settings.top}, but the network has {layers} layers")
         self._student = [student]
         self.average = copy.deepcopy(student.encoder).float().requires_grad_(False).eval()
-        self.bins = student.settings.width
-        self.register_buffer("mean_M", torch.zeros(self.bins, device=next(student.parameters()).device))
+        self.num_values = student.settings.dim
+        self.register_buffer("mean_M", torch.zeros(self.num_values, device=next(student.parameters()).device))
 
     def fit(self, batches: Iterable[Tensor], seed: int) -> dict[str, Any]:
         """Return an empty report: there is nothing to fit."""

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from carrara.bench.finetune.excerpts import Draw, batches, excerpts, logits
 from carrara.bench.finetune.model import Tunable
-from carrara.bench.finetune.settings import TuneSettings
+from carrara.bench.finetune.settings import FinetuneSettings
 from carrara.bench.probes.probe import ProbeShape
-from carrara.bench.task_types import REGISTRY as ANSWERS
+from carrara.bench.task_types import REGISTRY as TASK_TYPES
 from carrara.core.clip import Clip
 from carrara.core.errors import UsageError
 from carrara.core.task import Task
@@ -30,10 +30,10 @@ def network():
         conv_channels=16,
         conv_kernels=(16, 4),
         conv_strides=(10, 4),
-        width=32,
-        layers=3,
-        heads=4,
-        feed_forward=32,
+        dim=32,
+        num_layers=3,
+        num_heads=4,
+        ffn_dim=32,
         position_kernel=8,
         position_groups=4,
     )
@@ -42,15 +42,15 @@ def network():
 
 def task(**changes):
     values = {
-        "version": 1, "dataset": "d", "split": "s", "answer": "one-of", "label": "class", "labels": ("a", "b", "c"),
-        "scores": ("accuracy",), "watch": "accuracy", "level": "score", "name": "d/class"
+        "version": 1, "dataset": "d", "split_scheme": "s", "task_type": "multiclass", "label": "class", "labels": ("a", "b", "c"),
+        "metrics": ("accuracy",), "monitor": "accuracy", "category": "score", "name": "d/class"
     }  # fmt: skip
     return Task(**values | changes)
 
 
 def beats(**changes):
-    scores = {"scores": ("beat_f_70ms",), "watch": "beat_f_70ms"}
-    return task(answer="events", label="beats", labels=("beat",), **scores, **changes)
+    scores = {"metrics": ("beat_f_70ms",), "monitor": "beat_f_70ms"}
+    return task(task_type="", label="beats", labels=("beat",), **scores, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def clips(tmp_path_factory):
 
 
 def model(frames=False, outputs=3):
-    return Tunable(network(), ProbeShape(32, 16, outputs, 0.0, 4), frames, TuneSettings(), seed=1).eval()
+    return Tunable(network(), ProbeShape(32, 16, outputs, 0.0, 4), frames, FinetuneSettings(), seed=1).eval()
 
 
 def sound(clip):
@@ -96,7 +96,7 @@ def test_logits_of_a_clip_are_those_of_its_windows_heard_one_by_one(clips, aggre
 
 
 def test_every_window_is_heard_once_an_epoch_or_one_of_each_clip(clips):
-    encoder, answer = network(), ANSWERS.get("one-of")
+    encoder, answer = network(), TASK_TYPES.get("multiclass")
     each = excerpts(encoder, task(window_seconds=0.5, aggregate="logit"), answer, None, clips)
     one_a_clip = excerpts(encoder, task(window_seconds=0.5), answer, None, clips)
     assert len(one_a_clip) == len(clips) and [len(windows) for windows in one_a_clip] == [2, 1, 4, 3, 2, 2]
@@ -125,7 +125,7 @@ def windows_of(windows):
 
 
 def test_targets_of_excerpts_lie_where_the_beats_are(clips):
-    encoder, answer = network(), ANSWERS.get("events")
+    encoder, answer = network(), TASK_TYPES.get("beat_tracking")
     examples = excerpts(encoder, beats(window_seconds=0.5), answer, None, clips[2:3])
     assert len(examples) == 4
     for (own,) in examples:
@@ -151,7 +151,7 @@ class Filters(Encoder):
 
     def __init__(self):
         super().__init__()
-        self.card = Card(name="filters", sample_rate=RATE, frame_rate=RATE / STRIDE, layers=0, width=8)
+        self.card = Card(name="filters", sample_rate=RATE, frame_rate=RATE / STRIDE, num_layers=0, dim=8)
         self.conv = torch.nn.Conv1d(1, 8, STRIDE, STRIDE)
 
     def frames(self, samples):
@@ -167,10 +167,10 @@ class Filters(Encoder):
 
 def test_an_encoder_of_one_row_without_layers_learns_whole_or_says_why_not(clips):
     shape = ProbeShape(8, 16, 3, 0.0, 0)
-    one = Tunable(Filters(), shape, False, TuneSettings(), 1)
-    assert {group["rate"] for group in one.groups(TuneSettings())} == {1e-4, 2e-5}
+    one = Tunable(Filters(), shape, False, FinetuneSettings(), 1)
+    assert {group["rate"] for group in one.groups(FinetuneSettings())} == {1e-4, 2e-5}
     assert logits(one, clips, task(), "cpu")[0].shape == (len(clips), 3)
     with pytest.raises(UsageError, match="filters: has no attention to adapt; use --set mode=full"):
-        Tunable(Filters(), shape, False, TuneSettings(mode="lora"), 1)
+        Tunable(Filters(), shape, False, FinetuneSettings(mode="lora"), 1)
     with pytest.raises(UsageError, match="filters: has no stack of layers; use --set checkpointing=false"):
-        Tunable(Filters(), shape, False, TuneSettings(checkpointing=True), 1)
+        Tunable(Filters(), shape, False, FinetuneSettings(activation_checkpointing=True), 1)

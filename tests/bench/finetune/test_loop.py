@@ -15,10 +15,10 @@ from carrara.bench.finetune import loop as finetune
 from carrara.bench.finetune.excerpts import Draw, batches, excerpts
 from carrara.bench.finetune.lora import attention_maps
 from carrara.bench.finetune.model import Tunable
-from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.probe import ProbeShape
-from carrara.bench.task_types import REGISTRY as ANSWERS
+from carrara.bench.task_types import REGISTRY as TASK_TYPES
 from carrara.core.clip import Clip
 from carrara.core.errors import StoreError, UsageError
 from carrara.core.task import Task
@@ -35,10 +35,10 @@ def network(**changes):
         conv_channels=16,
         conv_kernels=(16, 4),
         conv_strides=(10, 4),
-        width=32,
-        layers=3,
-        heads=4,
-        feed_forward=32,
+        dim=32,
+        num_layers=3,
+        num_heads=4,
+        ffn_dim=32,
         position_kernel=8,
         position_groups=4,
         **CALM | changes,
@@ -48,18 +48,18 @@ def network(**changes):
 
 def task(**changes):
     values = {
-        "version": 1, "dataset": "d", "split": "s", "answer": "one-of", "label": "class", "labels": ("a", "b", "c"),
-        "scores": ("accuracy",), "watch": "accuracy", "level": "score", "name": "d/class"
+        "version": 1, "dataset": "d", "split_scheme": "s", "task_type": "multiclass", "label": "class", "labels": ("a", "b", "c"),
+        "metrics": ("accuracy",), "monitor": "accuracy", "category": "score", "name": "d/class"
     }  # fmt: skip
     return Task(**values | changes)
 
 
 BEATS = {
-    "answer": "events",
+    "task_type": "beat_tracking",
     "label": "beats",
     "labels": ("beat",),
-    "scores": ("beat_f_70ms",),
-    "watch": "beat_f_70ms",
+    "metrics": ("beat_f_70ms",),
+    "monitor": "beat_f_70ms",
 }
 
 
@@ -77,7 +77,7 @@ def clips(tmp_path_factory):
 
 
 def model(how=None, frames=False, shape=SHAPE, **changes):
-    return Tunable(network(**changes), shape, frames, how or TuneSettings(), seed=1)
+    return Tunable(network(**changes), shape, frames, how or FinetuneSettings(), seed=1)
 
 
 @dataclass
@@ -87,13 +87,13 @@ class Run:
     model: Tunable
     before: dict[str, torch.Tensor]
     after: dict[str, torch.Tensor]
-    course: Course
+    course: ProbeHistory
     gradients: list[list[torch.Tensor]]
 
 
 def trained(clips, folder, how, row=None, course=None, watched=lambda tuning: 0.5):
     row = row or task()
-    answer = ANSWERS.get(row.answer)
+    answer = TASK_TYPES.get(row.task_type)
     one = model(how, answer.frames, ProbeShape(32, 16, answer.outputs(row), 0.0, 4))
     before = {name: tensor.clone() for name, tensor in one.state_dict().items()}
     examples = excerpts(one.encoder, row, answer, None, clips)
@@ -105,7 +105,7 @@ def trained(clips, folder, how, row=None, course=None, watched=lambda tuning: 0.
         answer.loss,
         lambda one: (watched(tuning), ""),
     )
-    tuning = finetune.begun(one, course or Course(Plateau(1.0, 5), 20, 1), how, 7, "cpu", folder)
+    tuning = finetune.begun(one, course or ProbeHistory(Plateau(1.0, 5), 20, 1), how, 7, "cpu", folder)
     steps = []
     groups = tuning.optimiser.param_groups
     tuning.optimiser.register_step_pre_hook(
@@ -116,8 +116,8 @@ def trained(clips, folder, how, row=None, course=None, watched=lambda tuning: 0.
 
 
 def test_adams_first_step_moves_every_layer_by_its_own_rate(clips, tmp_path):
-    how = TuneSettings(
-        learning_rate=1e-3, encoder_learning_rate=4e-3, layer_decay=0.5, weight_decay=0.0, warmup=0.0,
+    how = FinetuneSettings(
+        learning_rate=1e-3, encoder_learning_rate=4e-3, layer_decay=0.5, weight_decay=0.0, warmup_fraction=0.0,
         freeze_front=False
     )  # fmt: skip
     run = trained(clips, tmp_path, how)
@@ -133,20 +133,20 @@ def test_adams_first_step_moves_every_layer_by_its_own_rate(clips, tmp_path):
 
 
 def test_rates_rise_over_the_warm_up_and_halve_on_a_plateau(clips, tmp_path):
-    how = TuneSettings(batch=3, warmup=0.5, learning_rate=0.8e-3)
+    how = FinetuneSettings(batch=3, warmup_fraction=0.5, learning_rate=0.8e-3)
     rates = []
 
     def watched(tuning):
         rates.append([group["lr"] / group["rate"] for group in tuning.optimiser.param_groups])
         return 0.5
 
-    trained(clips, tmp_path, how, course=Course(Plateau(1.0, 1), 20, 6), watched=watched)
+    trained(clips, tmp_path, how, course=ProbeHistory(Plateau(1.0, 1), 20, 6), watched=watched)
     # Six epochs of two steps, six of them warm-up; the score never rises after the first epoch.
     assert np.allclose(rates, np.array([2 / 6, 4 / 6, 6 / 6, 1 / 2, 1 / 2, 1 / 4])[:, None])
 
 
 def test_the_front_end_stays_where_it_is_frozen(clips, tmp_path):
-    run = trained(clips, tmp_path, TuneSettings(encoder_learning_rate=1e-2))
+    run = trained(clips, tmp_path, FinetuneSettings(encoder_learning_rate=1e-2))
     before, after = run.before, run.after
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if "feature_extractor" in name} | {"encoder.masked_spec_embed"}
@@ -166,8 +166,8 @@ def test_checkpointing_changes_no_gradient(clips, mode):
     if mode == "lora":
         pytest.importorskip("peft")
     noisy = {"dropout": 0.2, "attention_dropout": 0.2}
-    plain = gradients(model(TuneSettings(mode=mode), **noisy), clips)
-    again = gradients(model(TuneSettings(mode=mode, checkpointing=True), **noisy), clips)
+    plain = gradients(model(FinetuneSettings(mode=mode), **noisy), clips)
+    again = gradients(model(FinetuneSettings(mode=mode, activation_checkpointing=True), **noisy), clips)
     assert plain.keys() == again.keys() and len(plain) > 10
     assert all(torch.equal(plain[name], again[name]) for name in plain)
 
@@ -189,8 +189,8 @@ def apart(one, other):
 )
 def test_gradients_that_are_added_up_equal_those_of_the_larger_batch(clips, tmp_path, monkeypatch, row):
     monkeypatch.setattr(finetune, "CLIP", float("inf"))
-    large = trained(clips, tmp_path / "1", TuneSettings(batch=4), row=row)
-    small = trained(clips, tmp_path / "2", TuneSettings(batch=1, accumulate=4), row=row)
+    large = trained(clips, tmp_path / "1", FinetuneSettings(batch=4), row=row)
+    small = trained(clips, tmp_path / "2", FinetuneSettings(batch=1, accumulation_steps=4), row=row)
     assert large.course.losses == pytest.approx(small.course.losses, rel=1e-5)
     assert len(large.gradients) == len(small.gradients) > 1
     assert apart(large.gradients[0], small.gradients[0]) < 1e-5
@@ -200,8 +200,8 @@ def test_padding_changes_neither_loss_nor_gradient(clips, tmp_path, monkeypatch)
     """Two clips of unequal length in one batch give the mean of what each gives alone."""
     monkeypatch.setattr(finetune, "CLIP", float("inf"))
     row = task(window_seconds=5.0)
-    both = trained(clips[1:3], tmp_path / "both", TuneSettings(batch=2), row)
-    alone = [trained([clip], tmp_path / clip.id, TuneSettings(batch=1), row) for clip in clips[1:3]]
+    both = trained(clips[1:3], tmp_path / "both", FinetuneSettings(batch=2), row)
+    alone = [trained([clip], tmp_path / clip.id, FinetuneSettings(batch=1), row) for clip in clips[1:3]]
     assert both.course.losses[0] == pytest.approx(np.mean([one.course.losses[0] for one in alone]), rel=1e-5)
     mean = [(one + other) / 2 for one, other in zip(alone[0].gradients[0], alone[1].gradients[0])]
     assert apart(both.gradients[0], mean) < 1e-5
@@ -209,16 +209,16 @@ def test_padding_changes_neither_loss_nor_gradient(clips, tmp_path, monkeypatch)
 
 def test_gradients_are_clipped_to_norm_one(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "CLIP", float("inf"))
-    free = trained(clips, tmp_path / "1", TuneSettings()).gradients[0]
+    free = trained(clips, tmp_path / "1", FinetuneSettings()).gradients[0]
     norm = torch.cat([one.flatten() for one in free]).norm()
     monkeypatch.setattr(finetune, "CLIP", norm.item() / 3)
-    clipped = trained(clips, tmp_path / "2", TuneSettings()).gradients[0]
+    clipped = trained(clips, tmp_path / "2", FinetuneSettings()).gradients[0]
     assert apart([one / 3 for one in free], clipped) < 1e-4
 
 
 def test_lora_trains_adapters_and_probe_only_and_is_the_sum_that_it_says(clips, tmp_path):
     pytest.importorskip("peft")
-    how = TuneSettings(mode="lora", lora_rank=2, lora_alpha=6, learning_rate=1e-2, warmup=0.0)
+    how = FinetuneSettings(mode="lora", lora_rank=2, lora_alpha=6, learning_rate=1e-2, warmup_fraction=0.0)
     fresh, plain = model(how), network()
     samples_BT = 0.1 * torch.randn(2, RATE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -251,7 +251,7 @@ def test_lora_without_peft_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UsageError, match=r"needs peft; pip install 'carrara\[finetune\]'"):
-        model(TuneSettings(mode="lora"))
+        model(FinetuneSettings(mode="lora"))
 
 
 def test_a_disk_without_room_is_named_and_leaves_no_half_a_file(clips, tmp_path):
@@ -260,7 +260,7 @@ def test_a_disk_without_room_is_named_and_leaves_no_half_a_file(clips, tmp_path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(StoreError, match=r"last\.pt: cannot write here"):
-            trained(clips, tmp_path, TuneSettings())
+            trained(clips, tmp_path, FinetuneSettings())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
@@ -274,7 +274,7 @@ def test_what_is_remembered_is_the_best_epoch(clips, tmp_path):
         seen.append({name: tensor.clone() for name, tensor in tuning.model.state_dict().items()})
         return scores[len(seen) - 1]
 
-    trained(clips, tmp_path, TuneSettings(), course=Course(Plateau(1.0, 5), 20, 4), watched=watched)
+    trained(clips, tmp_path, FinetuneSettings(), course=ProbeHistory(Plateau(1.0, 5), 20, 4), watched=watched)
     recalled = finetune.recall_best(kept[-1])
     assert not recalled.training and kept[-1].course.best_epoch == 1
     for name, tensor in recalled.state_dict().items():

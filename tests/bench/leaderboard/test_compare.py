@@ -21,11 +21,13 @@ from carrara.core.errors import UsageError
 from carrara.core.record import Record, read_records, write_record
 from carrara.core.task import Task
 
-TASK = Task(version=1, dataset="pebble", split="official", answer="one-of", label="key", labels=tuple("abcd"),
-            scores=("accuracy",), monitor="accuracy", level="acoustic", name="pebble/key")  # fmt: skip
-TAGS = TASK.model_copy(update={"answer": "any-of", "scores": ("roc_auc",), "watch": "roc_auc", "name": "pebble/tags"})
+TASK = Task(version=1, dataset="pebble", split_scheme="official", task_type="multiclass", label="key", labels=tuple("abcd"),
+            metrics=("accuracy",), monitor="accuracy", category="acoustic", name="pebble/key")  # fmt: skip
+TAGS = TASK.model_copy(
+    update={"task_type": "multilabel", "metrics": ("roc_auc",), "monitor": "roc_auc", "name": "pebble/tags"}
+)
 BEATS = TASK.model_copy(
-    update={"answer": "events", "labels": ("beat",), "scores": ("beat_f_70ms",), "watch": "beat_f_70ms",
+    update={"task_type": "beat_tracking", "labels": ("beat",), "metrics": ("beat_f_70ms",), "monitor": "beat_f_70ms",
             "name": "pebble/beats"}
 )  # fmt: skip
 IDS = [f"clip-{place:03}" for place in range(200)]
@@ -72,7 +74,7 @@ def compared(results, first="a", second="b", suite=None):
 def test_the_interval_and_p_are_those_of_a_bootstrap_written_out():
     truths, one = drawn(1, 0.8)
     _, other = drawn(2, 0.7)
-    found = contrast(TASK, task_types.REGISTRY.get("one-of"), truths, ([one], [other]), seed=3, draws=300)
+    found = contrast(TASK, task_types.REGISTRY.get("multiclass"), truths, ([one], [other]), seed=3, draws=300)
     differences = []
     for counts in resampled_counts(200, 3, 300):
         picks = [unit for unit, count in enumerate(counts) for _ in range(count)]
@@ -89,7 +91,7 @@ def test_the_interval_and_p_are_those_of_a_bootstrap_written_out():
 def test_the_interval_is_nearly_the_closed_one_of_paired_differences():
     truths, one = drawn(1, 0.8, units=1500)
     _, other = drawn(2, 0.77, units=1500)
-    found = contrast(TASK, task_types.REGISTRY.get("one-of"), truths, ([one], [other]))
+    found = contrast(TASK, task_types.REGISTRY.get("multiclass"), truths, ([one], [other]))
     gaps = np.equal(truths, one) * 1.0 - np.equal(truths, other)
     error = gaps.std() / math.sqrt(len(gaps))
     assert found.difference.high - found.difference.low == pytest.approx(2 * 1.96 * error, rel=0.08)
@@ -101,7 +103,7 @@ def test_pairing_sees_what_two_intervals_cannot():
     other = list(one)
     for unit in [unit for unit in range(200) if one[unit] == truths[unit]][:9]:
         other[unit] = (truths[unit] + 1) % 4
-    found = contrast(TASK, task_types.REGISTRY.get("one-of"), truths, ([one], [other]))
+    found = contrast(TASK, task_types.REGISTRY.get("multiclass"), truths, ([one], [other]))
     assert found.difference.low > 0
     # Apart each is known to ± 6.8 points only, more than the 4.5 between them.
     assert found.difference.high - found.difference.low < 0.068
@@ -109,7 +111,7 @@ def test_pairing_sees_what_two_intervals_cannot():
 
 
 def test_no_difference_is_rarely_called_one():
-    kind, called = task_types.REGISTRY.get("one-of"), 0
+    kind, called = task_types.REGISTRY.get("multiclass"), 0
     for seed in range(80):
         truths, one = drawn(10 + seed, 0.7, units=120)
         _, other = drawn(1000 + seed, 0.7, units=120)
@@ -119,7 +121,7 @@ def test_no_difference_is_rarely_called_one():
 
 def test_the_same_answers_do_not_differ():
     truths, one = drawn(1, 0.7)
-    found = contrast(TASK, task_types.REGISTRY.get("one-of"), truths, ([one], [one]))
+    found = contrast(TASK, task_types.REGISTRY.get("multiclass"), truths, ([one], [one]))
     assert found == Contrast(found.first, found.first, Span(0, 0, 0), 1.0)
 
 
@@ -127,7 +129,7 @@ def test_tags_are_compared_by_the_mean_area():
     generator = np.random.default_rng(0)
     truths = generator.integers(0, 2, (60, 4)).astype(float)
     one, other = truths + generator.normal(0, 0.8, truths.shape), truths + generator.normal(0, 1.6, truths.shape)
-    found = contrast(TAGS, task_types.REGISTRY.get("any-of"), truths, ([one], [other]), seed=5, draws=40)
+    found = contrast(TAGS, task_types.REGISTRY.get("multilabel"), truths, ([one], [other]), seed=5, draws=40)
     wanted = roc_auc_score(truths, one) - roc_auc_score(truths, other)
     assert found.difference.value == pytest.approx(wanted)
     differences = []
@@ -141,7 +143,7 @@ def test_several_seeds_count_as_their_mean_and_widen_the_interval():
     truths, _ = drawn(0, 0.7)
     many = [drawn(seed, right)[1] for seed, right in ((1, 0.9), (2, 0.5), (3, 0.7))]
     _, other = drawn(4, 0.6)
-    kind = task_types.REGISTRY.get("one-of")
+    kind = task_types.REGISTRY.get("multiclass")
     found = contrast(TASK, kind, truths, (many, [other]))
     assert found.first == pytest.approx(np.mean([np.equal(truths, one).mean() for one in many]))
     single = contrast(TASK, kind, truths, ([many[2]], [other]))

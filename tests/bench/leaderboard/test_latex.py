@@ -45,7 +45,7 @@ def typeset(text):
 def record(system, task, value):
     return Record.model_validate(
         {
-            "task": {"name": task, "version": 1, "fingerprint": "f", "task": {"scores": ["m"], "watch": "m"}},
+            "task": {"name": task, "version": 1, "fingerprint": "f", "task": {"metrics": ["m"], "monitor": "m"}},
             "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
             "encoder": {"name": system, "weights": "00", "code": 1, "parameters": 10},
             "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "on": "valid"},

@@ -51,7 +51,7 @@ def record(system, task, value, scale="ratio", level="acoustic", **changes):
             "name": task,
             "version": 1,
             "fingerprint": "f",
-            "task": {"scores": ["m"], "watch": "m", "level": level},
+            "task": {"metrics": ["m"], "monitor": "m", "level": level},
         },
         "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
         "encoder": {"name": system, "weights": "00", "code": 1, "parameters": 10},
@@ -97,7 +97,7 @@ def test_metrics_have_the_names_that_tasks_use():
         task = tasks.task(row)
         named = {line.metric for line in table() if line.row == row}
         # Which F-measure of beats is printed is not known.
-        assert named == set(task.scores) or row == "gtzan/beats"
+        assert named == set(task.metrics) or row == "gtzan/beats"
 
 
 def test_all_46_averages_of_the_thesis_come_out():
@@ -155,7 +155,7 @@ def test_a_level_with_a_missing_row_has_no_mean():
 def test_a_tasks_own_level_is_the_figures(task):
     rows = {row: level for level, found in levels.FIGURE_6_2.items() for row in found}
     if task in rows:
-        assert tasks.task(task).level == rows[task]
+        assert tasks.task(task).category == rows[task]
 
 
 def test_published_systems_stand_beside_and_change_nothing():

@@ -22,7 +22,7 @@ def record(system, task, *scores, width=0.02, **changes):
     """Return a record whose task has one metric a score."""
     names = [f"m{place}" for place in range(len(scores))]
     values = {
-        "task": {"name": task, "version": 1, "fingerprint": "f" * 16, "task": {"scores": names, "watch": "m0"}},
+        "task": {"name": task, "version": 1, "fingerprint": "f" * 16, "task": {"scores": names, "monitor": "m0"}},
         "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
         "encoder": {"name": system, "weights": "0123456789abcdef", "code": 1, "parameters": 10},
         "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "on": "valid"},
@@ -164,7 +164,7 @@ def test_borda_is_named_when_it_disagrees():
 def test_lower_is_better_says_so_and_is_in_no_average():
     low = record("good", "pebble/beats", 0.9)
     score = low.scores["m0"].model_copy(update={"better": "lower"})
-    low = low.model_copy(update={"scores": {"m0": score}})
+    low = low.model_copy(update={"metrics": {"m0": score}})
     found = board([FULL[0], low])
     assert found.systems[0].average.value == pytest.approx(70)
     assert "pebble/beats ↓" in table_text(found)
@@ -227,7 +227,7 @@ def test_what_took_too_long_is_marked():
 def test_decibels_are_shown_as_they_are_and_said_to_be_mixed():
     level = record("good", "musdb18/stems", 5.0, 3.0, width=1.0)
     scores = {name: score.model_copy(update={"scale": "dB"}) for name, score in level.scores.items()}
-    found = board([level.model_copy(update={"scores": scores}), record("good", "gtzan/genre", 0.5)])
+    found = board([level.model_copy(update={"metrics": scores}), record("good", "gtzan/genre", 0.5)])
     (one,) = found.systems
     assert one.cells["musdb18/stems"].span == Span(4, 3, 6)
     assert one.average.value == pytest.approx((50 + 4) / 2)

@@ -13,7 +13,7 @@ from carrara.cli._main import app
 
 FRAMES = ("gtzan/beats", "musdb18/stems")
 CLIPS = [name for name in SUITES["marble-14"].tasks if name not in FRAMES]
-CLASSES = [name for name in CLIPS if task(name).answer in ("one-of", "any-of")]
+CLASSES = [name for name in CLIPS if task(name).task_type in ("multiclass", "multilabel")]
 
 
 @pytest.fixture

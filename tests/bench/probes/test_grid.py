@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from carrara.bench.probes import grid
 from carrara.bench.probes.examples import Examples
-from carrara.bench.probes.grid import GridSettings, Question, answer_rows, train_grid
+from carrara.bench.probes.grid import GridSettings, ProbeProblem, answer_rows, train_grid
 from carrara.bench.probes.probe import ProbeSpec
 
 LAYERS = ("0", "1", "2")
@@ -45,7 +45,7 @@ def asked(train, valid):
     def score(logits_PRK):
         return [-F.cross_entropy(logits_RK, truth).item() for logits_RK in logits_PRK]
 
-    return Question(train, valid, cross_entropy, score)
+    return ProbeProblem(train, valid, cross_entropy, score)
 
 
 @pytest.fixture(params=["one after the other", "threads", "together"])
@@ -126,21 +126,21 @@ def test_a_fault_in_a_worker_reaches_the_caller(manner):
         raise ZeroDivisionError("score")
 
     train, valid = made(1, 40), made(2, 20)
-    question = Question(train, valid, cross_entropy, broken)
+    question = ProbeProblem(train, valid, cross_entropy, broken)
     with pytest.raises(ZeroDivisionError, match="score"):
         train_grid(question, SPECS[:6], GridSettings(CLASSES, hidden=8, max_epochs=2))
 
 
 def test_stopped_probes_leave_the_stack(monkeypatch):
     sizes = []
-    kept = grid.Stack.keep
+    kept = grid.ProbeStack.keep
 
     def watch(self, rows):
         sizes.append((len(self.specs), len(rows), tuple(self.value_PN[rows].shape)))
         kept(self, rows)
         assert len(self.value_PN) == len(self.first_PN) == len(self.steps_P) == len(rows)
 
-    monkeypatch.setattr(grid.Stack, "keep", watch)
+    monkeypatch.setattr(grid.ProbeStack, "keep", watch)
     monkeypatch.setattr(grid, "_together", lambda device: True)
     settings = GridSettings(CLASSES, hidden=16, batch=16, max_epochs=12, plateau_patience=1, stop_patience=2)
     train_grid(asked(made(1, 60), made(2, 30)), SPECS[:9], settings)

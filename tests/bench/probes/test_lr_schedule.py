@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 
 SCORES = st.lists(
     st.one_of(st.floats(-2, 2), st.sampled_from([0.5, 0.50004, 0.50006, -0.5, -0.50004, 0.0])), min_size=1, max_size=60
@@ -29,7 +29,7 @@ def test_rates_equal_torch(scores, patience, rate):
 @settings(deadline=None, max_examples=150)
 @given(SCORES, st.integers(1, 5))
 def test_course_stops_when_the_best_is_patience_epochs_old(scores, patience):
-    course = Course(Plateau(1e-3, 5), patience, max_epochs=40)
+    course = ProbeHistory(Plateau(1e-3, 5), patience, max_epochs=40)
     for score in scores:
         if course.over:
             break
@@ -42,7 +42,7 @@ def test_course_stops_when_the_best_is_patience_epochs_old(scores, patience):
 
 
 def test_a_loss_that_is_not_finite_ends_the_course_and_keeps_what_it_had():
-    course = Course(Plateau(1e-3, 5), 5, 10)
+    course = ProbeHistory(Plateau(1e-3, 5), 5, 10)
     assert course.saw(1.0, 0.4)
     assert not course.saw(math.nan, 0.9)
     assert course.dead and course.over and course.best == 0.4 and course.best_epoch == 0

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
 from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
-from carrara.bench.probes.stack import Batch, Stack, logits
+from carrara.bench.probes.stack import Batch, ProbeStack, logits
 
 KINDS = [(mixed, hidden) for hidden in (11, 0) for mixed in (0, 4)]
 
@@ -16,7 +16,7 @@ def made(mixed, hidden):
     shape = ProbeShape(width=7, hidden=hidden, outputs=3, dropout=0.3 if hidden else 0.0, mixed=mixed)
     sources = tuple("abcd"[: mixed or 1])
     specs = [ProbeSpec("x", sources, rate) for rate in (1e-3, 1e-2, 3e-1)]
-    return shape, specs, Stack(specs, shape, torch.device("cpu"))
+    return shape, specs, ProbeStack(specs, shape, torch.device("cpu"))
 
 
 def mean_square(logits_PBK, targets_B):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from carrara.bench.protocols._base import Inputs, Sides
-from carrara.bench.split_features import Side
-from carrara.bench.task_types import REGISTRY as ANSWERS
+from carrara.bench.protocols._base import ProtocolInputs, Splits
+from carrara.bench.split_features import SplitFeatures
+from carrara.bench.task_types import REGISTRY as TASK_TYPES
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Card, Encoder
@@ -24,7 +24,7 @@ class Made(Encoder):
     def __init__(self, frame_rate: float | None = FRAME_RATE) -> None:
         super().__init__()
         self.settings = Settings()
-        self.card = Card(name="made", sample_rate=100, frame_rate=frame_rate, layers=1, width=4)
+        self.card = Card(name="made", sample_rate=100, frame_rate=frame_rate, num_layers=1, dim=4)
 
     def frames(self, samples: int) -> int:
         return max(1, samples // 10)
@@ -40,21 +40,21 @@ class Setting:
     rate: float | None = None
     opened: list = field(default_factory=list)
 
-    def side(self, name: str) -> Side:
+    def side(self, name: str) -> SplitFeatures:
         self.opened.append(name)
         layers = {layer: np.concatenate(clips).astype(np.float16) for layer, clips in self.features[name].items()}
         counts = [len(clip) for clip in next(iter(self.features[name].values()))]
         ends = np.cumsum(counts)
         rows_U = [np.arange(end - count, end) for end, count in zip(ends, counts)]
-        return Side(self.truths[name], layers, rows_U, self.rate)
+        return SplitFeatures(self.truths[name], layers, rows_U, self.rate)
 
-    def inputs(self, seeds=(1234,), settings=None, encoder=None) -> Inputs:
+    def inputs(self, seeds=(1234,), settings=None, encoder=None) -> ProtocolInputs:
         def sides():
-            return Sides(self.side("train"), self.side("valid"), lambda: self.side("test"))
+            return Splits(self.side("train"), self.side("valid"), lambda: self.side("test"))
 
-        return Inputs(
+        return ProtocolInputs(
             task=self.task,
-            answer=ANSWERS.get(self.task.answer),
+            answer=TASK_TYPES.get(self.task.task_type),
             encoder=encoder or Made(),
             clips={},
             sides=sides,
@@ -65,17 +65,17 @@ class Setting:
         )
 
 
-def task(answer="one-of", **changes):
+def task(task_type="multiclass", **changes):
     values = {
         "version": 1,
         "dataset": "made",
-        "split": "all",
-        "answer": answer,
+        "split_scheme": "all",
+        "task_type": task_type,
         "label": "kind",
         "labels": ("a", "b", "c"),
-        "scores": ("accuracy",),
-        "watch": "accuracy",
-        "level": "score",
+        "metrics": ("accuracy",),
+        "monitor": "accuracy",
+        "category": "score",
         "max_epochs": 40,
         "name": "made/kind",
     }
@@ -122,7 +122,7 @@ def watched_answers(monkeypatch):
 
     def watch(setting):
         order = setting.opened
-        answer = ANSWERS.get(setting.task.answer)
+        answer = TASK_TYPES.get(setting.task.answer)
         metrics = answer.metrics
 
         def told(task, truths, answers):

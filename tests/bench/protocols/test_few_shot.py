@@ -82,7 +82,7 @@ def test_a_class_without_clips_is_never_answered_and_one_with_few_gives_them_all
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_tags_have_a_centroid_on_either_side(clouds, row, metric):
     made = clouds(spread=0.8)
-    made.task = row("any-of", labels=("a", "b", "c", "never"), scores=("roc_auc",), watch="roc_auc")
+    made.task = row("multilabel", labels=("a", "b", "c", "never"), metrics=("roc_auc",), monitor="roc_auc")
     for name, truths in made.truths.items():
         made.truths[name] = [np.array([truth == 0, truth < 2, truth > 0, 0], dtype=np.float32) for truth in truths]
     inputs, train, test = made.inputs(), made.side("train"), made.side("test")
@@ -140,10 +140,12 @@ def test_the_test_side_is_opened_after_all_scores_that_choose(clouds, watched_an
 
 def test_what_has_no_centroid_is_refused_and_a_score_that_is_none_is_told(clouds, row):
     made = clouds()
-    made.task = row("numbers", labels=("x",), scores=("r2",), watch="r2")
-    with pytest.raises(UsageError, match=r"numbers have no centroids.*one-of and any-of.*--protocol constrained"):
+    made.task = row("regression", labels=("x",), metrics=("r2",), monitor="r2")
+    with pytest.raises(
+        UsageError, match=r"numbers have no centroids.*multiclass and multilabel.*--protocol constrained"
+    ):
         PROTOCOL.run(made.inputs())
-    made.task = row("any-of", labels=("a",), scores=("roc_auc",), watch="roc_auc")
+    made.task = row("multilabel", labels=("a",), metrics=("roc_auc",), monitor="roc_auc")
     made.truths = {name: [np.ones(1, dtype=np.float32)] * len(truths) for name, truths in made.truths.items()}
     with (
         pytest.warns(UserWarning, match="no positive or no negative"),

@@ -79,7 +79,7 @@ def test_no_hidden_layer_means_that_only_straight_borders_are_found(clouds):
 def test_numbers_come_near_the_least_squares_fit(clouds, row, monkeypatch):
     monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-2, 1e-1))
     made = clouds(spread=1.0)
-    made.task = row("numbers", labels=("x",), scores=("r2_x",), watch="r2", max_epochs=200, stop_patience=60)
+    made.task = row("regression", labels=("x",), metrics=("r2_x",), monitor="r2", max_epochs=200, stop_patience=60)
     slope = np.arange(1.0, 7.0)
     for name, features in made.features.items():
         noise = np.random.default_rng(9).standard_normal(len(features["1"]))

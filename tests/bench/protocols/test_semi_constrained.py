@@ -11,7 +11,7 @@ from carrara.bench.probes.heads import REGISTRY as HEADS
 from carrara.bench.protocols import linear
 from carrara.bench.protocols.constrained import SUM
 from carrara.bench.protocols.semi_constrained import PROTOCOL, SemiConstrainedSettings, to_hear
-from carrara.bench.task_types import REGISTRY as ANSWERS
+from carrara.bench.task_types import REGISTRY as TASK_TYPES
 from carrara.core.errors import DataError, UsageError
 from carrara.core.settings import replace as changed
 
@@ -115,24 +115,31 @@ def test_beats_are_found_frame_by_frame(setting, row, head):
             clips.append(clip)
         features[name] = {"0": clips}
     patient = {"max_epochs": 80, "plateau_patience": 80, "stop_patience": 80}
-    beats = row("events", labels=("beat",), scores=("beat_f_70ms",), watch="beat_f_70ms", window_seconds=1.0, **patient)
+    beats = row(
+        "beat_tracking",
+        labels=("beat",),
+        metrics=("beat_f_70ms",),
+        monitor="beat_f_70ms",
+        window_seconds=1.0,
+        **patient,
+    )
     made = setting(beats, truths, features, rate=50.0)
     outcome = PROTOCOL.run(made.inputs(settings=fast(head=head, learning_rates=(2e-2,))))
-    score = ANSWERS.get("events").metrics(beats, outcome.truths, outcome.answers[0])["beat_f_70ms"]
+    score = TASK_TYPES.get("beat_tracking").metrics(beats, outcome.truths, outcome.answers[0])["beat_f_70ms"]
     assert score > 0.8
 
 
 def test_numbers_and_tags_are_answered_too(clouds, row):
     made = clouds(spread=0.4)
-    made.task = row("any-of", labels=("a", "b"), scores=("roc_auc",), watch="roc_auc", max_epochs=20)
+    made.task = row("multilabel", labels=("a", "b"), metrics=("roc_auc",), monitor="roc_auc", max_epochs=20)
     classes = made.truths
     made.truths = {name: [np.eye(3, dtype=np.float32)[one][:2] for one in own] for name, own in classes.items()}
     outcome = PROTOCOL.run(made.inputs(settings=fast(layer="1")))
-    assert ANSWERS.get("any-of").metrics(made.task, outcome.truths, outcome.answers[0])["roc_auc"] > 0.95
-    made.task = row("numbers", labels=("x",), scores=("r2",), watch="r2", max_epochs=40)
+    assert TASK_TYPES.get("multilabel").metrics(made.task, outcome.truths, outcome.answers[0])["roc_auc"] > 0.95
+    made.task = row("regression", labels=("x",), metrics=("r2",), monitor="r2", max_epochs=40)
     made.truths = {name: [np.array([10.0 + one]) for one in own] for name, own in classes.items()}
     outcome = PROTOCOL.run(made.inputs(settings=fast(layer="1")))
-    assert ANSWERS.get("numbers").metrics(made.task, outcome.truths, outcome.answers[0])["r2"] > 0.8
+    assert TASK_TYPES.get("regression").metrics(made.task, outcome.truths, outcome.answers[0])["r2"] > 0.8
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,7 @@ def test_windows_are_cut_from_a_clips_frames(in_time, row, made, tail, expected)
     setting.features["train"] = {"0": [np.arange(4.0 * n).reshape(n, 4) for n in (26, 7, 23)]}
     setting.truths["train"] = [0, 1, 1]
     side = setting.side("train")
-    met, examples = to_hear(HEADS.get("lstm"), made(), setting.task, ANSWERS.get("one-of"), side)
+    met, examples = to_hear(HEADS.get("lstm"), made(), setting.task, TASK_TYPES.get("multiclass"), side)
     assert [[int(examples.counts_N[place]) for place in own] for own in met.rows_U] == expected
     starts = [low for clip, own in zip((0, 26, 33), expected) for low in clip + 10 * np.arange(len(own))]
     firsts = np.cumsum(examples.counts_N) - examples.counts_N
@@ -158,7 +165,7 @@ def test_a_last_window_that_lacks_only_the_frames_a_recordings_end_lacks_is_a_wh
 
     setting = in_time("order", window_seconds=1.0, tail="drop")
     setting.features["train"] = {"0": [np.zeros((Short().frames(300), 4))] * 2}
-    _, examples = to_hear(HEADS.get("lstm"), Short(), setting.task, ANSWERS.get("one-of"), setting.side("train"))
+    _, examples = to_hear(HEADS.get("lstm"), Short(), setting.task, TASK_TYPES.get("multiclass"), setting.side("train"))
     assert examples.counts_N.tolist() == [10, 10, 9] * 2
 
 
@@ -190,7 +197,7 @@ def test_what_cannot_be_is_refused_before_anything_is_heard(clouds, row, made):
     with pytest.raises(UsageError, match=r"no head 'lsmt'\. Did you mean 'lstm'"):
         PROTOCOL.run(setting.inputs(settings=fast(head="lsmt")))
     with pytest.raises(UsageError, match=r"attention-pool has no answer for each frame.*conv, linear, lstm, mlp"):
-        PROTOCOL.run(replace(inputs, answer=ANSWERS.get("events"), settings=fast(head="attention-pool")))
+        PROTOCOL.run(replace(inputs, answer=TASK_TYPES.get("beat_tracking"), settings=fast(head="attention-pool")))
     with pytest.raises(UsageError, match=r"lstm hears frames, and made has none; use --set head=mlp"):
         PROTOCOL.run(setting.inputs(settings=fast(head="lstm"), encoder=made(frame_rate=None)))
     assert setting.opened == []
@@ -207,7 +214,7 @@ def test_a_head_over_frames_is_not_asked_about_windows(in_time):
 
 def test_no_finite_score_is_told(clouds, row):
     made = clouds(max_epochs=2)
-    made.task = row("any-of", labels=("a",), scores=("roc_auc",), watch="roc_auc", max_epochs=2)
+    made.task = row("multilabel", labels=("a",), metrics=("roc_auc",), monitor="roc_auc", max_epochs=2)
     made.truths = {name: [np.ones(1, dtype=np.float32)] * len(truths) for name, truths in made.truths.items()}
     with (
         pytest.warns(UserWarning, match="no positive or no negative"),

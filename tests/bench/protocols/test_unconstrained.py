@@ -10,13 +10,13 @@ import pytest
 import soundfile
 import torch
 
-from carrara.bench.config import Rules
+from carrara.bench.config import BenchConfig
 from carrara.bench.finetune import loop as finetune
-from carrara.bench.finetune.settings import TuneSettings
-from carrara.bench.protocols._base import Inputs
+from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.protocols._base import ProtocolInputs
 from carrara.bench.protocols.unconstrained import PROTOCOL
 from carrara.bench.run import bench
-from carrara.bench.task_types import REGISTRY as ANSWERS
+from carrara.bench.task_types import REGISTRY as TASK_TYPES
 from carrara.bench.task_types import multiclass
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError, UsageError
@@ -99,24 +99,24 @@ def task(**changes):
     values = {
         "version": 1,
         "dataset": "tones",
-        "split": "all",
-        "answer": "one-of",
+        "split_scheme": "all",
+        "task_type": "multiclass",
         "label": "pitch",
         "labels": tuple(PITCHES),
-        "scores": ("accuracy",),
-        "watch": "accuracy",
-        "level": "score",
+        "metrics": ("accuracy",),
+        "monitor": "accuracy",
+        "category": "score",
         "name": "tones/pitch",
     }
     return Task(**values | changes)
 
 
 BEATS = {
-    "answer": "events",
+    "task_type": "beat_tracking",
     "label": "beats",
     "labels": ("beat",),
-    "scores": ("beat_f_70ms",),
-    "watch": "beat_f_70ms",
+    "metrics": ("beat_f_70ms",),
+    "monitor": "beat_f_70ms",
     "window_seconds": 0.5,
 }
 
@@ -125,16 +125,16 @@ def run(tones, row=None, heard=None, seeds=(1234,), **settings):
     row = row or task()
     clips = {side: [clip for clip in tones.clips(tones.folder, "all") if clip.split == side] for side in SIDES}
     closed = lambda: pytest.fail("no frozen features are asked for")  # noqa: E731
-    given = Inputs(
+    given = ProtocolInputs(
         row,
-        ANSWERS.get(row.answer),
+        TASK_TYPES.get(row.task_type),
         heard or encoder(),
         clips,
         closed,
         closed,
         seeds,
         "cpu",
-        TuneSettings(**FAST | settings),
+        FinetuneSettings(**FAST | settings),
     )
     return PROTOCOL.run(given)
 
@@ -142,8 +142,8 @@ def run(tones, row=None, heard=None, seeds=(1234,), **settings):
 def test_a_record_says_what_was_done_and_nothing_is_left_behind(tones, tmp_path):
     heard = encoder()
     before = copy.deepcopy(heard.state_dict())
-    rules = Rules(protocol="unconstrained", settings=FAST, seeds=(1, 2))
-    record = bench(heard, [task()], results=tmp_path / "results", rules=rules, datasets={"tones": tones})[0]
+    rules = BenchConfig(protocol="unconstrained", settings=FAST, seeds=(1, 2))
+    record = bench(heard, [task()], results=tmp_path / "results", config=rules, datasets={"tones": tones})[0]
     assert record.protocol.name.startswith("unconstrained:batch=6,") and record.protocol.tried == 2
     assert {point.layer for point in record.grid} == {"fine-tuned"} and {p.seed for p in record.grid} == {1, 2}
     assert record.protocol.chosen["mode"] == "full" and record.protocol.chosen["learning_rate"] == 3e-3
@@ -157,8 +157,8 @@ def test_a_record_says_what_was_done_and_nothing_is_left_behind(tones, tmp_path)
 
 def losses_of(monkeypatch):
     found = []
-    saw = finetune.Course.saw
-    monkeypatch.setattr(finetune.Course, "saw", lambda course, *one: found.append(one) or saw(course, *one))
+    saw = finetune.ProbeHistory.saw
+    monkeypatch.setattr(finetune.ProbeHistory, "saw", lambda course, *one: found.append(one) or saw(course, *one))
     return found
 
 
@@ -249,8 +249,8 @@ def test_another_question_does_not_go_on_from_this_one(tones, tmp_path, monkeypa
 
 
 def test_the_test_side_is_read_after_every_choice(tones, monkeypatch):
-    order, truths, saw = [], multiclass.TASK_TYPE.truths, finetune.Course.saw
-    monkeypatch.setattr(finetune.Course, "saw", lambda *given: order.append("epoch") or saw(*given))
+    order, truths, saw = [], multiclass.TASK_TYPE.truths, finetune.ProbeHistory.saw
+    monkeypatch.setattr(finetune.ProbeHistory, "saw", lambda *given: order.append("epoch") or saw(*given))
 
     def watched(row, clips):
         order.append(clips[0].split)
@@ -290,5 +290,7 @@ def test_what_has_no_weights_is_refused(tones, name):
 
 def test_an_answer_that_no_probe_gives_is_refused(tones, monkeypatch):
     monkeypatch.setitem(multiclass.TASK_TYPE.__dict__, "run", lambda inputs: None)
-    with pytest.raises(UsageError, match="'tones/pitch': one-of cannot be fine-tuned on; use --protocol constrained"):
+    with pytest.raises(
+        UsageError, match="'tones/pitch': multiclass cannot be fine-tuned on; use --protocol constrained"
+    ):
         run(tones)

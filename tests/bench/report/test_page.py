@@ -27,7 +27,7 @@ def record(system, task, score, layers=("0", "1", "2", "weighted-sum", "cnn"), c
                 "name": task,
                 "version": 1,
                 "fingerprint": "f" * 64,
-                "task": {"scores": ["accuracy"], "watch": "accuracy"},
+                "task": {"metrics": ["accuracy"], "monitor": "accuracy"},
             },
             "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 300, "valid": 61, "test": 120}},
             "encoder": {"name": system, "weights": "ab" * 32, "code": 1, "parameters": 1234567, "license": "MIT"},

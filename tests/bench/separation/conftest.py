@@ -27,10 +27,10 @@ class Levels(Encoder):
             name="levels",
             sample_rate=16_000,
             frame_rate=50.0,
-            layers=0,
-            width=16,
+            num_layers=0,
+            dim=16,
             window_seconds=window_seconds,
-            weights="a" * 64,
+            weights_sha256="a" * 64,
         )
 
     def frames(self, samples: int) -> int:
@@ -89,15 +89,15 @@ def task():
     return Task(
         version=1,
         dataset="toys",
-        split="all",
-        answer="stems",
+        split_scheme="all",
+        task_type="source_separation",
         label="stems",
         labels=("tone", "hiss"),
         window_seconds=0.5,
         examples_per_clip=8,
-        scores=("sdr_tone", "sdr_hiss"),
+        metrics=("sdr_tone", "sdr_hiss"),
         monitor="sdr",
-        level="acoustic",
+        category="acoustic",
         max_epochs=6,
         plateau_patience=2,
         stop_patience=4,

@@ -188,7 +188,7 @@ def test_pebbles_stems_are_read_and_add_up_to_its_mixture(tmp_path, ears):
     from carrara.data.pebble import DATASET
 
     write(tmp_path, "demo", {"stems": 1}, processes=1)
-    found = songs(task("pebble/stems"), DATASET.clips(tmp_path, "stems"))
+    found = songs(task("pebble/stems"), DATASET.clips(tmp_path, "source_separation"))
     assert [song.samples for song in found] == [8 * 44100]
     for windows in passing(found, ears.reading):
         assert np.allclose(windows.stems_BJCT.sum(1), windows.mixture_BCT, atol=2e-4)

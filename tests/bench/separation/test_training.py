@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from carrara.bench.config import Rules
+from carrara.bench.config import BenchConfig
 from carrara.bench.predictions import predictions_path, read_predictions
-from carrara.bench.probes.lr_schedule import Course, Plateau
+from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.run import bench
 from carrara.bench.separation import settings, train
@@ -37,11 +37,11 @@ def test_a_record_of_stems_beats_the_mixture_and_tells_how(task, toys, levels, t
     monkeypatch.setattr("carrara.bench.separation.run.post_filter", lambda: "none")
     monkeypatch.setattr("carrara.bench.protocols.constrained.LEARNING_RATES", (2e-2,))
     (record,) = bench(
-        levels(), [task], results=tmp_path / "results", datasets={"toys": toys}, rules=Rules(seeds=(1, 2))
+        levels(), [task], results=tmp_path / "results", datasets={"toys": toys}, config=BenchConfig(seeds=(1, 2))
     )
     assert record.protocol.tried == 2 and len(record.grid) == 2
     assert record.protocol.chosen["hidden"] == 16 and record.protocol.chosen["post_filter"] == "none"
-    assert record.protocol.on == "valid sdr"
+    assert record.protocol.monitor == "valid sdr"
     found = songs(task, sides["test"])
     ledger = Ledger(len(found), 2)
     for windows in passing(found, Ears(levels(), 0.5, "cpu").reading):
@@ -98,7 +98,7 @@ def test_the_parts_of_a_step_add_up_to_one_step():
     members = []
     for cuts in (1, 2):
         shape = train.shape_of(spec, 16, 16, 0.0, 2049)
-        member = Member(spec, shape, 2, Course(Plateau(1e-3, 2), 5, 5), "cpu")
+        member = Member(spec, shape, 2, ProbeHistory(Plateau(1e-3, 2), 5, 5), "cpu")
         size = 4 // cuts
         for place in range(cuts):
             part = slice(place * size, (place + 1) * size)
@@ -111,7 +111,7 @@ def test_the_parts_of_a_step_add_up_to_one_step():
 
 def test_the_loss_is_the_squared_distance_of_magnitudes():
     spec = SPECS[0]
-    member = Member(spec, train.shape_of(spec, 16, 16, 0.0, 2049), 1, Course(Plateau(1e-3, 2), 5, 5), "cpu")
+    member = Member(spec, train.shape_of(spec, 16, 16, 0.0, 2049), 1, ProbeHistory(Plateau(1e-3, 2), 5, 5), "cpu")
     features, mixture, stem = torch.randn(2, 6, 16), torch.rand(2, 6, 2049), torch.rand(2, 1, 6, 2049)
     with torch.no_grad():
         mask = member.heads[0].train()(features)
@@ -136,7 +136,7 @@ def test_scores_are_means_over_songs_and_stems(task):
     answers = [{"sdr_tone": 2.0, "sdr_hiss": 4.0}, {"sdr_tone": 6.0, "sdr_hiss": -1.0}]
     assert metrics(task, ["a", "b"], answers) == {"sdr_tone": 4.0, "sdr_hiss": 1.5, "sdr": 2.75}
     with pytest.raises(UsageError, match="no metric 'accuracy'"):
-        metrics(task.model_copy(update={"also": ("accuracy",)}), ["a", "b"], answers)
+        metrics(task.model_copy(update={"extra_metrics": ("accuracy",)}), ["a", "b"], answers)
 
 
 def test_a_probe_over_rows_cannot_answer(task):

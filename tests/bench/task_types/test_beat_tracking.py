@@ -21,14 +21,14 @@ from carrara.core.task import Task
 TASK = Task(
     version=1,
     dataset="d",
-    split="s",
-    answer="events",
+    split_scheme="s",
+    task_type="beat_tracking",
     label="beats",
     labels=("beat",),
-    scores=("beat_f_70ms",),
-    also=("beat_f_20ms", "beat_f_70ms_pooled", "beat_f_20ms_pooled", "beat_f_70ms_trimmed"),
+    metrics=("beat_f_70ms",),
+    extra_metrics=("beat_f_20ms", "beat_f_70ms_pooled", "beat_f_20ms_pooled", "beat_f_70ms_trimmed"),
     monitor="beat_f_70ms",
-    level="high-level",
+    category="high-level",
     name="d/beats",
 )
 
@@ -89,7 +89,7 @@ def test_from_logits_to_scores():
     answers = TASK_TYPE.decode(TASK, None, [torch.stack(pair) for pair in zip(right, late)], frames)
     assert [len(probe) for probe in answers] == [2, 2]
     exact = TASK_TYPE.metrics(TASK, [slow, fast], answers[0])
-    assert exact == dict.fromkeys((*TASK.scores, *TASK.also), pytest.approx(1.0))
+    assert exact == dict.fromkeys((*TASK.metrics, *TASK.extra_metrics), pytest.approx(1.0))
     shifted = TASK_TYPE.metrics(TASK, [slow, fast], answers[1])
     assert shifted["beat_f_70ms"] > 0.95
     assert shifted["beat_f_20ms"] < 0.1
@@ -99,7 +99,7 @@ def test_from_logits_to_scores():
 
 
 def test_only_the_metrics_that_are_named():
-    plain = TASK.model_copy(update={"also": ()})
+    plain = TASK.model_copy(update={"extra_metrics": ()})
     assert set(TASK_TYPE.metrics(plain, [np.array([1.0])], [np.array([1.0])])) == {"beat_f_70ms"}
 
 

@@ -1,4 +1,4 @@
-"""One-of, any-of and numbers: losses against torch's own a probe at a time, scores against scikit-learn."""
+"""Multiclass, multilabel and numbers: losses against torch's own a probe at a time, scores against scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def task(answer, labels, scores, watch, label="x"):
     return Task(
         version=1,
         dataset="d",
-        split="s",
-        answer=answer,
+        split_scheme="s",
+        task_type=answer,
         label=label,
         labels=labels,
-        scores=scores,
+        metrics=scores,
         monitor=watch,
-        level="score",
+        category="score",
         name="d/x",
     )
 
@@ -35,9 +35,9 @@ def clips(*values, label="x"):
     return [Clip(str(place), Path("a.wav"), labels={label: value}) for place, value in enumerate(values)]
 
 
-ONE = task("one-of", ("a", "b", "3"), ("accuracy",), "accuracy")
-ANY = task("any-of", ("a", "b", "c"), ("roc_auc", "average_precision"), "roc_auc")
-NUM = task("numbers", ("valence", "arousal"), ("r2_valence", "r2_arousal"), "r2")
+ONE = task("multiclass", ("a", "b", "3"), ("accuracy",), "accuracy")
+ANY = task("multilabel", ("a", "b", "c"), ("roc_auc", "average_precision"), "roc_auc")
+NUM = task("regression", ("valence", "arousal"), ("r2_valence", "r2_arousal"), "r2")
 
 
 def test_one_of():
@@ -56,7 +56,7 @@ def test_one_of():
 
 
 def test_one_of_names_only_the_metrics_that_are_asked_for():
-    keys = task("one-of", ("C major", "G major"), ("key_weighted",), "key_weighted")
+    keys = task("multiclass", ("C major", "G major"), ("key_weighted",), "key_weighted")
     assert multiclass.metrics(keys, [0, 1], [1, 1]) == {"key_weighted": pytest.approx(0.75)}
 
 

@@ -100,14 +100,14 @@ def test_a_folder_gives_the_reference_rows_with_its_own_statistics(folder, twin,
     encoder = load(folder)
     same(encoder)
     assert float(encoder.mel_mean) == twin.statistics["melspec_2048_mean"]
-    assert (encoder.card.name, encoder.card.license, encoder.card.layers) == ("MuQ-small", "", 2)
+    assert (encoder.card.name, encoder.card.license, encoder.card.num_layers) == ("MuQ-small", "", 2)
     assert encoder.settings == MuqSettings(**twin.settings)
 
 
 def test_a_folder_of_the_published_name_has_its_card(folder, twin):
     card = from_folder(folder, config(twin), "OpenMuQ/MuQ-large-msd-iter").card
     assert (card.license, card.commercial_use) == ("CC-BY-NC-4.0", False)
-    assert card.width == 128 and card.weights
+    assert card.dim == 128 and card.weights_sha256
 
 
 def test_a_pickle_is_read_where_there_are_no_safetensors(folder, tensors, same):
@@ -135,7 +135,7 @@ def test_a_file_without_its_config_has_the_published_statistics(folder):
 def test_random_weights_of_a_folders_network(folder):
     one, same = load(f"{folder}:random-3"), load(f"{folder}:random-3")
     assert torch.equal(one.conv.linear.weight, same.conv.linear.weight)
-    assert one.card.layers == 2
+    assert one.card.num_layers == 2
 
 
 def test_the_published_size():
@@ -143,7 +143,7 @@ def test_the_published_size():
     with torch.device("meta"):
         network = build("muq")
     assert card.parameters == network.card.parameters == build_parameters(settings)
-    assert (card.layers, card.width, card.sample_rate, card.frame_rate) == (12, 1024, 24_000, 25)
+    assert (card.num_layers, card.dim, card.sample_rate, card.frame_rate) == (12, 1024, 24_000, 25)
     assert card.license == "CC-BY-NC-4.0" and card.commercial_use is False
 
 

@@ -125,7 +125,7 @@ class TestNetwork:
                     network, tensors | {key: torch.tensor(1.0) for key in ("mel_mean", "mel_deviation")}, name
                 )
             assert card.parameters == network.card.parameters == sum(tensor.numel() for tensor in network.parameters())
-            assert (card.layers, card.width, card.sample_rate) == (12, 1024, 24_000)
+            assert (card.num_layers, card.dim, card.sample_rate) == (12, 1024, 24_000)
             assert card.commercial_use and "MIT" in card.license
 
     def test_a_seed_draws_the_same_weights(self):

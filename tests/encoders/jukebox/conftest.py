@@ -12,8 +12,8 @@ from carrara.encoders.jukebox import JukeboxSettings
 TINY = JukeboxSettings(
     layer=4,
     dtype="float32",
-    width=32,
-    heads=2,
+    dim=32,
+    num_heads=2,
     context=64,
     row=4,
     codes=64,
@@ -56,7 +56,7 @@ def codec_table(settings=TINY, seed=0):
 
 def prior_table(blocks, settings=TINY, seed=0):
     """Names of the prior with so many blocks; matrices in half precision, as published."""
-    generator, width = np.random.default_rng(seed), settings.width
+    generator, width = np.random.default_rng(seed), settings.dim
 
     def normal(*shape, mean=0.0, spread=1.0):
         return torch.from_numpy(mean + spread * generator.standard_normal(shape)).float()

@@ -45,7 +45,7 @@ def without_gradients():
 
 def encoder(name, tensors=None):
     card, settings = ENCODER.variants[name]
-    made = ENCODER.network(settings, card, 0).eval()
+    made = ENCODER.build(settings, card, 0).eval()
     if tensors is not None:
         load_strictly(made, tensors, name)
     return made
@@ -141,13 +141,13 @@ def published(request, tmp_path_factory, write_checkpoint):
 def test_features_and_tags_are_those_of_the_spec(published):
     name, v, root = published
     samples = sound(6.2 if "vgg" in name else 3.5)
-    ours = encoder(name, ENCODER.official(name, root))
+    ours = encoder(name, ENCODER.load_official(name, root))
     mel = log_mel(samples)
     windows = mel[: len(mel) // 187 * 187].reshape(-1, 187, 96)
     body = (lambda mel: numpy_vgg(v, mel, VGG_POOLS[name])) if "vgg" in name else (lambda mel: numpy_musicnn(v, mel))
     features, logits = zip(*map(body, windows))
     found = ours(torch.from_numpy(samples)[None])
-    assert found.shape == (1, 1, 1, ours.card.width)
+    assert found.shape == (1, 1, 1, ours.card.dim)
     np.testing.assert_allclose(found.flatten(), np.mean(features, axis=0), atol=1e-4, rtol=1e-5)
     tags = ours.tags(torch.from_numpy(samples)[None])
     np.testing.assert_allclose(tags[0], np.mean(1 / (1 + np.exp(-np.array(logits))), axis=0), atol=1e-5)
@@ -208,7 +208,7 @@ def test_random_weights_come_from_the_seed_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     card, settings = ENCODER.variants["musicnn-mtt-vgg"]
-    one, same, other = (ENCODER.network(settings, card, seed).state_dict() for seed in (3, 3, 4))
+    one, same, other = (ENCODER.build(settings, card, seed).state_dict() for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["network.tags.weight"], other["network.tags.weight"])
@@ -225,7 +225,7 @@ def test_sizes_are_those_of_the_spec(name):
         "musicnn-mtt-vgg": (256, 605_748),
         "musicnn-msd-vgg": (256, 605_748),
     }[name]
-    assert ENCODER.variants[name][0].width == ours.card.width == width
+    assert ENCODER.variants[name][0].dim == ours.card.dim == width
     assert ENCODER.variants[name][0].parameters == ours.card.parameters == parameters
     assert len(set(ours.tag_names)) == 50
 
@@ -268,7 +268,7 @@ def clip():
 
 @pytest.mark.parametrize("name, folder", {**FOLDERS, "musicnn-msd": "MSD_musicnn"}.items())
 def test_real_weights_answer_as_the_original_graph(real, clip, name, folder):
-    ours, expected = encoder(name, ENCODER.official(name, real)), json.loads(REFERENCE.read_text())[folder]
+    ours, expected = encoder(name, ENCODER.load_official(name, real)), json.loads(REFERENCE.read_text())[folder]
     np.testing.assert_allclose(ours.tags(clip)[0], expected["tags"], atol=2e-6)
     features = ours(clip).flatten()[:: expected["every"]]
     np.testing.assert_allclose(features, expected["features"], atol=2e-4, rtol=1e-5)

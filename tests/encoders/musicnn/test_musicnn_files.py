@@ -41,7 +41,7 @@ def packed(root):
 
 
 def read(path, name="musicnn-mtt-vgg"):
-    return ENCODER.official(name, path)
+    return ENCODER.load_official(name, path)
 
 
 @pytest.mark.parametrize("given", [

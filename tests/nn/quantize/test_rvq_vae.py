@@ -10,7 +10,7 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.nn.quantize.rvq_vae import PIECE, RVQVAE, Codebooks, CodecSettings, load, save
 from carrara.nn.spectral.multiscale_loss import SpectralDistance
 
-TINY = CodecSettings(sample_rate=16_000, filters=4, latent=8, books=3, size=16)
+TINY = CodecSettings(sample_rate=16_000, filters=4, latent=8, num_codebooks=3, codebook_size=16)
 
 
 def generator(seed=0):

@@ -5,6 +5,7 @@ import torch
 from transformers import Wav2Vec2ConformerConfig
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
 
+from carrara.nn.conv import subsampling
 from carrara.nn.conv.subsampling import ConvSubsampling, subsampled
 from carrara.nn.transformer.conformer import Conformer, ConformerShape, rotated, rotations
 
@@ -166,7 +167,7 @@ def test_long_clips_in_blocks_give_what_they_give_at_once(front, counts, monkeyp
     at_once = front(mel_BFM, counts_B)
     widest = []
     hook = front.conv[0].register_forward_hook(lambda module, given, out: widest.append(given[0].shape[-1]))
-    monkeypatch.setattr(conv_subsampling, "BLOCK", 3 * 16)
+    monkeypatch.setattr(subsampling, "BLOCK", 3 * 16)
     in_blocks = front(mel_BFM, counts_B)
     hook.remove()
     assert len(widest) == 6 and max(widest) == 16 + 24

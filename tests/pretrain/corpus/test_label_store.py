@@ -15,9 +15,9 @@ from carrara.pretrain.corpus.stream import Stream, find
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import Grid
+from carrara.pretrain.targets._base import FrameGrid
 
-GRID = Grid(16_000, 320, 200)
+GRID = FrameGrid(16_000, 320, 200)
 
 
 def opened(folder, books=3, made_by="x"):
@@ -201,10 +201,10 @@ def test_only_targets_that_are_told_to_get_a_store_and_keep_it(filled, tmp_path,
 
 def test_a_run_learns_from_labels_of_whole_files_and_goes_on_with_them(corpus, tmp_path):
     changes = {
-        "network.conv_channels": 16, "network.width": 32, "network.layers": 1, "network.heads": 2,
-        "network.feed_forward": 32, "network.position_groups": 4, "targets.codes.books": 2, "targets.codes.size": 8,
-        "targets.codes.share": 1.0, "targets.codes.whole_files": True, "crop_seconds": 1.0, "batch": 4,
-        "mixup.probability": 0.0, "steps": 4, "checkpoint_every": 2, "parts": 2,
+        "network.conv_channels": 16, "network.dim": 32, "network.num_layers": 1, "network.num_heads": 2,
+        "network.ffn_dim": 32, "network.position_groups": 4, "targets.codes.num_codebooks": 2, "targets.codes.codebook_size": 8,
+        "targets.codes.fraction": 1.0, "targets.codes.whole_files": True, "crop_seconds": 1.0, "batch": 4,
+        "mixup.probability": 0.0, "steps": 4, "checkpoint_every": 2, "accumulation_steps": 2,
     }  # fmt: skip
     whole = pretrain(resolve("mert-v1-95m", "tiny", changes), corpus, tmp_path / "whole", device="cpu")
     assert (tmp_path / "whole/labels/codes").is_dir()

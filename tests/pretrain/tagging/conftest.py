@@ -9,23 +9,23 @@ from carrara.pretrain.recipes._base import resolve
 RATE = 16_000
 MICRO = {
     "network.frames": 96,
-    "network.width": 32,
-    "network.layers": 2,
-    "network.heads": 2,
-    "network.feed_forward": 64,
+    "network.dim": 32,
+    "network.num_layers": 2,
+    "network.num_heads": 2,
+    "network.ffn_dim": 64,
     "crop_seconds": 1.536,
     "patchout": 3,
     "epoch_clips": 12,
     "batch": 4,
     "epochs": 4,
-    "optimiser.warm_up": 1,
+    "optimiser.warmup_epochs": 1,
     "optimiser.hold_until": 2,
     "optimiser.ramp_down": 2,
     "averaging.first": 2,
     "averaging.every": 1,
     "validate_every": 2,
     "checkpoint_every": 4,
-    "journal_every": 2,
+    "log_every": 2,
 }
 
 

@@ -18,7 +18,7 @@ from carrara.pretrain.tagging.patchout import kept_columns
 from carrara.pretrain.tagging.sampling import weights
 from carrara.pretrain.tagging.schedule import learning_rate
 from carrara.pretrain.tagging.scores import scores
-from carrara.pretrain.tagging.settings import AveragingSettings, MaskSettings, OptimiserSettings
+from carrara.pretrain.tagging.settings import AveragingSettings, SpecAugmentSettings, TaggingOptimiserSettings
 
 
 def draws(seed=0):
@@ -27,7 +27,7 @@ def draws(seed=0):
 
 def test_the_learning_rate_goes_as_published():
     # encoders.md 1.5: exp(-5 (1 - e/5)^2), e at least .5, over 5 epochs; flat to 50; down to 1 % by 100; 1 % after.
-    settings = OptimiserSettings()
+    settings = TaggingOptimiserSettings()
     relative = [learning_rate(epoch, settings) / 2e-5 for epoch in range(130)]
     assert relative[0] == pytest.approx(math.exp(-5 * 0.9**2))
     assert relative[1:5] == pytest.approx([math.exp(-5 * (1 - epoch / 5) ** 2) for epoch in range(1, 5)])
@@ -83,7 +83,7 @@ def test_mixup_mixes_sounds_and_tags_alike():
 
 
 def test_masks_change_what_is_heard_within_their_bounds():
-    settings, mel = MaskSettings(), torch.randn(64, 312, 96) + 3
+    settings, mel = SpecAugmentSettings(), torch.randn(64, 312, 96) + 3
     given = mel.clone()
     heard = masked(mel, settings, draws())
     assert torch.equal(mel, given)
@@ -95,12 +95,12 @@ def test_masks_change_what_is_heard_within_their_bounds():
     assert float(frames.sum(1).float().mean()) == pytest.approx(312 * (1 - (1 - 4 / 312) ** 20), rel=0.1)
     assert float(bands.sum(1).float().mean()) == pytest.approx(96 * (1 - (1 - 2.5 / 96) ** 8), rel=0.15)
     assert not torch.equal(frames[0], frames[1])
-    assert torch.equal(masked(mel, MaskSettings(time_masks=0, band_masks=0), draws()), mel)
+    assert torch.equal(masked(mel, SpecAugmentSettings(time_masks=0, band_masks=0), draws()), mel)
 
 
 def test_one_mask_is_never_longer_than_it_may_be():
     for share, longest in ((1.0, 8), (0.1, 3)):
-        settings = MaskSettings(time_masks=1, band_masks=0, share=share)
+        settings = SpecAugmentSettings(time_masks=1, band_masks=0, max_fraction=share)
         gone = (masked(torch.ones(500, 31, 4), settings, draws()) == 0).all(2).sum(1)
         assert (int(gone.min()), int(gone.max())) == (0, longest)
 

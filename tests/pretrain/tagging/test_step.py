@@ -8,7 +8,7 @@ from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 from carrara.pretrain.tagging import train, validate
 from carrara.pretrain.tagging.network import heard
-from carrara.pretrain.tagging.settings import OptimiserSettings
+from carrara.pretrain.tagging.settings import TaggingOptimiserSettings
 
 BANDS, COLUMNS, PLACES, OUT = 9, 9, 15, 3
 NO_MASKS = {"masks__time_masks": 0, "masks__band_masks": 0}
@@ -112,9 +112,9 @@ def test_sounds_tags_and_the_teachers_answers_are_mixed_alike(labelled, micro, t
 
 
 def test_the_optimiser_is_the_specs(labelled, micro, tmp_path, watched):
-    settings = OptimiserSettings()
+    settings = TaggingOptimiserSettings()
     assert (settings.learning_rate, settings.weight_decay, settings.betas) == (2e-5, 1e-4, (0.9, 0.999))
-    assert (settings.warm_up, settings.hold_until, settings.ramp_down, settings.last) == (5, 50, 50, 0.01)
+    assert (settings.warmup_epochs, settings.hold_until, settings.ramp_down, settings.last) == (5, 50, 50, 0.01)
     pretrain(micro(optimiser__weight_decay=0.03), labelled, tmp_path / "run", steps=1, device="cpu")
     (group,) = watched[0][0]["run"].optimiser.param_groups
     assert (group["weight_decay"], group["betas"], group["eps"]) == (0.03, (0.9, 0.999), 1e-8)
@@ -131,7 +131,7 @@ def test_the_convolutional_networks_norms_learn_in_training_alone(labelled, tmp_
             return forward(encoder, *rest)
 
         monkeypatch.setattr(module, "answers", note)
-    changes = {"network.width": 0.1, "crop_seconds": 2.05, "batch": 4, "steps": 4, "epoch_clips": 4}
+    changes = {"network.dim": 0.1, "crop_seconds": 2.05, "batch": 4, "steps": 4, "epoch_clips": 4}
     pretrain(resolve("effnet-tagger", "tiny", changes), labelled, tmp_path / "run", device="cpu")
     assert modes["train"] == [{True}] * 4
     assert modes["validate"] and all(mode == {False} for mode in modes["validate"])

@@ -225,7 +225,7 @@ def test_a_teacher_s_targets_are_thresholded_and_never_empty():
 
 
 def test_the_convolutional_baseline_learns_by_the_same_recipe(labelled, tmp_path):
-    changes = {"network.width": 0.25, "crop_seconds": 2.05, "batch": 4, "steps": 2, "epoch_clips": 4}
+    changes = {"network.dim": 0.25, "crop_seconds": 2.05, "batch": 4, "steps": 2, "epoch_clips": 4}
     recipe = resolve("effnet-tagger", "tiny", changes)
     folder = pretrain(recipe, labelled, tmp_path / "run", device="cpu")
     encoder = load(folder)

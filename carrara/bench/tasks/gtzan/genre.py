@@ -15,13 +15,13 @@ from carrara.data.gtzan import GENRES
 TASK = Task(
     version=1,
     dataset="gtzan",
-    split="fault-filtered",
-    answer="one-of",
+    split_scheme="fault-filtered",
+    task_type="multiclass",
     label="genre",
     labels=GENRES,
-    scores=("accuracy",),
+    metrics=("accuracy",),
     monitor="accuracy",
-    level="high-level",
+    category="high-level",
     plateau_patience=6,
     stop_patience=20,
 )

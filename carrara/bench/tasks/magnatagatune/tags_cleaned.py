@@ -10,13 +10,13 @@ from carrara.data.magnatagatune import TOP_50
 TASK = Task(
     version=1,
     dataset="magnatagatune",
-    split="cleaned",
-    answer="any-of",
+    split_scheme="cleaned",
+    task_type="multilabel",
     label="tags",
     labels=TOP_50,
-    scores=("roc_auc", "average_precision"),
+    metrics=("roc_auc", "average_precision"),
     monitor="roc_auc",
-    level="high-level",
+    category="high-level",
     plateau_patience=3,
     stop_patience=10,
 )

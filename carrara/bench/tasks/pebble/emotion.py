@@ -9,13 +9,13 @@ from carrara.core.task import Task
 TASK = Task(
     version=1,
     dataset="pebble",
-    split="songs",
-    answer="numbers",
+    split_scheme="songs",
+    task_type="regression",
     label="emotion",
     labels=("valence", "arousal"),
-    scores=("r2_valence", "r2_arousal"),
+    metrics=("r2_valence", "r2_arousal"),
     monitor="r2",
-    level="high-level",
+    category="high-level",
     plateau_patience=5,
     stop_patience=20,
 )

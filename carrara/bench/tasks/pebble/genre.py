@@ -9,13 +9,13 @@ from carrara.data._pebble.labels import GENRES
 TASK = Task(
     version=1,
     dataset="pebble",
-    split="songs",
-    answer="one-of",
+    split_scheme="songs",
+    task_type="multiclass",
     label="genre",
     labels=GENRES,
-    scores=("accuracy",),
+    metrics=("accuracy",),
     monitor="accuracy",
-    level="high-level",
+    category="high-level",
     plateau_patience=6,
     stop_patience=20,
 )

@@ -9,13 +9,13 @@ from carrara.data._pebble.labels import GENRES
 TASK = Task(
     version=1,
     dataset="pebble",
-    split="songs",
-    answer="any-of",
+    split_scheme="songs",
+    task_type="multilabel",
     label="genres",
     labels=GENRES,
-    scores=("roc_auc", "average_precision"),
+    metrics=("roc_auc", "average_precision"),
     monitor="roc_auc",
-    level="high-level",
+    category="high-level",
     plateau_patience=3,
     stop_patience=10,
 )

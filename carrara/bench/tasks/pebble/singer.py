@@ -10,13 +10,13 @@ from carrara.data._pebble.labels import SINGERS
 TASK = Task(
     version=1,
     dataset="pebble",
-    split="singer",
-    answer="one-of",
+    split_scheme="singer",
+    task_type="multiclass",
     label="singer",
     labels=SINGERS,
-    scores=("accuracy",),
+    metrics=("accuracy",),
     monitor="accuracy",
-    level="acoustic",
+    category="acoustic",
     plateau_patience=5,
     stop_patience=20,
 )

@@ -9,13 +9,13 @@ from carrara.data._pebble.labels import TECHNIQUES
 TASK = Task(
     version=1,
     dataset="pebble",
-    split="technique",
-    answer="one-of",
+    split_scheme="technique",
+    task_type="multiclass",
     label="technique",
     labels=TECHNIQUES,
-    scores=("accuracy",),
+    metrics=("accuracy",),
     monitor="accuracy",
-    level="performance",
+    category="performance",
     plateau_patience=5,
     stop_patience=10,
 )
