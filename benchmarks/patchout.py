@@ -30,7 +30,7 @@ from carrara.pretrain.precision import computing
 from carrara.pretrain.tagging.network import answers, heard
 
 SHARES = (0.0, 0.25, 0.5, 0.75)
-SMALL = {"width": 192, "layers": 4, "heads": 3, "feed_forward": 768}
+SMALL = {"dim": 192, "num_layers": 4, "num_heads": 3, "ffn_dim": 768}
 CLASSES = 400
 
 

@@ -43,7 +43,7 @@ def ours(asked: argparse.Namespace, samples_BT: torch.Tensor, labels_BF: torch.T
         "width": asked.width,
         "layers": asked.layers,
         "heads": asked.width // 64,
-        "feed_forward": 4 * asked.width,
+        "ffn_dim": 4 * asked.width,
         "layerdrop": 0.0,
     }
     clusters = REGISTRY.get("clusters")

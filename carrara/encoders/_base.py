@@ -28,7 +28,7 @@ class Card(Settings):
         frame_rate: of the features it gives, in Hz; none when it answers once for a whole clip.
         layers: number of layers; `forward` gives one row more.
         width: features a frame.
-        cnn_width: width of the extra "cnn"; none where there is none.
+        cnn_dim: width of the extra "cnn"; none where there is none.
         window_seconds: longest stretch that it should hear at once; none: any length.
         parameters: number of weights.
         license: of the weights, as the authors state it.
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the extra "cnn", `[batch, frames, cnn_width]`; zero after each clip's own frames."""
+        """Return the extra "cnn", `[batch, frames, cnn_dim]`; zero after each clip's own frames."""
         raise NotImplementedError(f"{self.card.name} has no convolutional front end")
 
     @property

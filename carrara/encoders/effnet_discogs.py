@@ -79,7 +79,7 @@ class EffnetDiscogs(Encoder):
             self.network = EfficientNet(settings.width)
             self.classifier = nn.Linear(self.network.channels, settings.styles)
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        self.card = card.model_copy(update={"parameters": parameters, "width": self.network.channels})
+        self.card = card.model_copy(update={"parameters": parameters, "dim": self.network.channels})
         draw_weights(self, self._initialise, seed)
         # The front end's constants are not among the weights that bring a network on meta to life.
         with torch.device("cpu"):
@@ -165,7 +165,7 @@ def network(settings: EffnetSettings, card: Card, seed: int) -> EffnetDiscogs:
 
 def described(card: Card, settings: EffnetSettings) -> Card:
     """Return the card of a network with other settings, of which nothing is published."""
-    return card.model_copy(update={"files": {}, "trained_on": (), "benchmark": ""})
+    return card.model_copy(update={"files": {}, "trained_on": (), "benchmark_setup": ""})
 
 
 CARD = Card(

@@ -195,7 +195,7 @@ def described(card: Card, settings: JukeboxSettings) -> Card:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in Jukebox(settings, card).parameters())
     sizes = {
-        "width": settings.dim,
+        "dim": settings.dim,
         "window_seconds": settings.context * STRIDE / SAMPLE_RATE,
         "parameters": parameters,
     }

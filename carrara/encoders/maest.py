@@ -117,7 +117,7 @@ def _published(name: str, parameters: int, **changes: Any) -> tuple[Card, MaestS
         commercial_use=False,
         trained_on=("Discogs20",),
         files=FILES[name],
-        benchmark=BENCHMARK,
+        benchmark_setup=BENCHMARK,
     )
     return describe(card, settings), settings
 

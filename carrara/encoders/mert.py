@@ -89,7 +89,7 @@ def _published(name: str, settings: MertSettings, parameters: int):
         trained_on=(HEARD[name],),
         paper=PAPER,
         files=FILES[name],
-        benchmark=_benchmark(settings),
+        benchmark_setup=_benchmark(settings),
     )
     return card, settings
 

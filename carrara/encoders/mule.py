@@ -239,7 +239,7 @@ def redescribed(card: Card, settings: MuleSettings) -> Card:
     """Return a card with what follows from other settings."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in SlowFast(settings).parameters())
-    return card.model_copy(update={"width": settings.width, "parameters": parameters})
+    return card.model_copy(update={"dim": settings.width, "parameters": parameters})
 
 
 CARD = Card(

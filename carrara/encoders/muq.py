@@ -47,10 +47,10 @@ FILES = {
 }
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 CONFORMER = "w2v2_config"
-SIZES = {"channels": "conv_dim", "width": "encoder_dim", "layers": "encoder_depth"}
+SIZES = {"channels": "conv_dim", "dim": "encoder_dim", "num_layers": "encoder_depth"}
 CONFORMER_SIZES = {
-    "heads": "num_attention_heads",
-    "feed_forward": "intermediate_size",
+    "num_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
     "kernel": "conv_depthwise_kernel_size",
 }
 # What this network has no other form of.
@@ -161,7 +161,7 @@ CARD = describe(
         commercial_use=False,
         trained_on=("Million Song Dataset",),
         paper=PAPER,
-        benchmark="MARBLE as its authors ran it: windows not stated; mean over frames, layers 0 to 12; decibels "
+        benchmark_setup="MARBLE as its authors ran it: windows not stated; mean over frames, layers 0 to 12; decibels "
         "standardised with the training set's mean and deviation",
         files=FILES["muq"],
     ),

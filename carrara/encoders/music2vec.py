@@ -61,7 +61,7 @@ ENCODER = EncoderFamily(
                 trained_on=("1,000 hours of music, not published",),
                 paper=MUSIC2VEC,
                 files=FILES["music2vec-v1"],
-                benchmark="MARBLE: windows of 30 s, no overlap; mean over frames of each of layers 0 to 12, or a "
+                benchmark_setup="MARBLE: windows of 30 s, no overlap; mean over frames of each of layers 0 to 12, or a "
                 "weighted sum of 1 to 12; samples of the whole file standardised (here of each window)",
             ),
             BASE,
@@ -77,7 +77,7 @@ ENCODER = EncoderFamily(
                 trained_on=("librispeech",),
                 paper=DATA2VEC,
                 files=FILES["data2vec-audio-base"],
-                benchmark="the thesis, table 4.1: windows not stated; mean over frames of layers 0 to 12; "
+                benchmark_setup="the thesis, table 4.1: windows not stated; mean over frames of layers 0 to 12; "
                 "normalisation not stated, here samples standardised as in its training",
             ),
             BASE,

@@ -104,7 +104,7 @@ def _published(name: str, dataset: str) -> tuple[Card, MusicFmSettings]:
         commercial_use=True,
         trained_on=(dataset,),
         paper=PAPER,
-        benchmark="MARBLE as MuQ's authors ran it: windows not stated; mean over frames, layers 0 to 12; decibels "
+        benchmark_setup="MARBLE as MuQ's authors ran it: windows not stated; mean over frames, layers 0 to 12; decibels "
         "standardised with the training set's mean and deviation",
         files=FILES[name],
     )

@@ -68,7 +68,7 @@ ENCODER = EncoderFamily(
                 trained_on=("librispeech",),
                 paper=HUBERT,
                 files=FILES["hubert-base"],
-                benchmark="the thesis, table 4.1: windows of 30 s for emotion, others not stated; mean over frames of "
+                benchmark_setup="the thesis, table 4.1: windows of 30 s for emotion, others not stated; mean over frames of "
                 "layers 0 to 12; normalisation not stated, here samples as they are",
             ),
             BASE,

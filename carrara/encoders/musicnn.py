@@ -178,7 +178,7 @@ def network(settings: MusicnnSettings, card: Card, seed: int) -> MusicnnEncoder:
 
 def described(card: Card, settings: MusicnnSettings) -> Card:
     """Return the card of a network with other settings, of which nothing is published."""
-    return card.model_copy(update={"width": settings.width, "files": {}, "benchmark": ""})
+    return card.model_copy(update={"dim": settings.dim, "files": {}, "benchmark_setup": ""})
 
 
 def _variant(name: str, settings: MusicnnSettings, parameters: int) -> tuple[Card, MusicnnSettings]:
@@ -187,7 +187,7 @@ def _variant(name: str, settings: MusicnnSettings, parameters: int) -> tuple[Car
         sample_rate=SAMPLE_RATE,
         frame_rate=None,
         num_layers=0,
-        dim=settings.width,
+        dim=settings.dim,
         parameters=parameters,
         license="ISC",
         commercial_use=True,

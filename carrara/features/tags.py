@@ -49,7 +49,7 @@ class Tagger(Encoder):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder, self.settings = encoder, encoder.settings
-        one = {"layers": 0, "width": len(encoder.tag_names), "frame_rate": None, "cnn_width": None}
+        one = {"num_layers": 0, "dim": len(encoder.tag_names), "frame_rate": None, "cnn_dim": None}
         window = encoder.card.window_seconds or WINDOW_SECONDS
         self.card = encoder.card.model_copy(
             update={**one, "name": encoder.card.name + SUFFIX, "window_seconds": window}

@@ -26,7 +26,7 @@ def own_home(tmp_path, monkeypatch):
 def folder(tmp_path_factory):
     """Return a folder with a small MAEST whose tokens differ enough for a mistake to show."""
     place = tmp_path_factory.mktemp("encoder") / "mine"
-    encoder = build("maest-tiny", 1, {"width": 16, "layers": 2, "heads": 2, "feed_forward": 16, "classes": 5})
+    encoder = build("maest-tiny", 1, {"dim": 16, "num_layers": 2, "num_heads": 2, "ffn_dim": 16, "classes": 5})
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.mul_(5)

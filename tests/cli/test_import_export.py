@@ -66,7 +66,7 @@ def test_import_with_a_folder_and_export_of_it(file, tmp_path):
 
 def test_import_stretches_a_maest_of_another_length_when_told(tmp_path, monkeypatch):
     card, settings = maest.ENCODER.variants["maest-tiny"]
-    small = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 5}
+    small = {"dim": 24, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "classes": 5}
     for name, frames in (("maest-5s", 312), ("maest-10s", 625)):
         monkeypatch.setitem(
             maest.ENCODER.variants, name, (card, settings.model_copy(update=small | {"frames": frames}))

@@ -25,8 +25,8 @@ def keep(folder, system, task, score):
     values = {
         "task": {"name": task, "version": 1, "fingerprint": "f", "task": TASK},
         "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
-        "encoder": {"name": system, "weights": "00", "code": 1, "parameters": 10},
-        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "on": "valid"},
+        "encoder": {"name": system, "weights_sha256": "00", "output_version": 1, "parameters": 10},
+        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "monitor": "valid"},
         "grid": [],
         "scores": {"accuracy": {"value": score, "low": score - 0.1, "high": score + 0.1, "unit": "clip", "n": 2}},
         "run": {"seed": 0, "device": "cpu", "seconds": {}, "versions": {}, "git": "", "date": "2026-11-21",

@@ -29,7 +29,7 @@ def own_home(tmp_path, monkeypatch):
 def folder(tmp_path_factory):
     """Return a folder with a small MAEST that knows its labels and tells clips apart."""
     place = tmp_path_factory.mktemp("encoder") / "mine"
-    encoder = build("maest-tiny", 1, {"width": 16, "layers": 1, "heads": 1, "feed_forward": 16, "classes": 5})
+    encoder = build("maest-tiny", 1, {"dim": 16, "num_layers": 1, "num_heads": 1, "ffn_dim": 16, "classes": 5})
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.mul_(20)

@@ -18,17 +18,17 @@ from carrara.features.embed import EmbedConfig, pieces
 SMALL = 5_000_000
 MEMORY = 500e6  # bytes, above what the process had
 NAMES = REGISTRY.names()
-TRANSFORMER = {"layers": 2, "heads": 2, "feed_forward": 48}
+TRANSFORMER = {"num_layers": 2, "num_heads": 2, "ffn_dim": 48}
 SHRUNK = {
-    "HubertSettings": {**TRANSFORMER, "conv_channels": 16, "width": 48},
-    "MaestSettings": {**TRANSFORMER, "width": 24},
-    "ConformerSettings": {**TRANSFORMER, "channels": 4, "width": 128},
+    "HubertSettings": {**TRANSFORMER, "conv_channels": 16, "dim": 48},
+    "MaestSettings": {**TRANSFORMER, "dim": 24},
+    "ConformerSettings": {**TRANSFORMER, "channels": 4, "dim": 128},
     "MusicnnSettings": {"dense": 20},
     "JukeboxSettings": {
         "layer": 2,
         "dtype": "float32",
-        "width": 32,
-        "heads": 2,
+        "dim": 32,
+        "num_heads": 2,
         "context": 1024,
         "row": 16,
         "codes": 64,

@@ -14,8 +14,8 @@ def example(**changes):
         "task": {"name": "pebble/emotion", "version": 2, "fingerprint": "f" * 16,
                  "task": {"metrics": ["r2_valence", "r2_arousal"]}},
         "data": {"name": "pebble", "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
-        "encoder": {"name": "org/some encoder:random", "weights": "0123456789abcdef", "code": 1, "parameters": 10},
-        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "on": "r2"},
+        "encoder": {"name": "org/some encoder:random", "weights_sha256": "0123456789abcdef", "output_version": 1, "parameters": 10},
+        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "monitor": "r2"},
         "grid": [{"layer": "0", "learning_rate": 0.001, "valid": 0.5, "epoch": 3, "epochs": 9}],
         "scores": {
             "r2_valence": {"value": 0.4, "low": 0.3, "high": 0.5, "unit": "clip", "n": 2},

@@ -8,10 +8,10 @@ from carrara.formats.weights import load_strictly
 
 CHANGES = {
     "conv_channels": 24,
-    "width": 32,
-    "layers": 3,
-    "heads": 4,
-    "feed_forward": 48,
+    "dim": 32,
+    "num_layers": 3,
+    "num_heads": 4,
+    "ffn_dim": 48,
     "position_groups": 4,
 }
 

@@ -138,7 +138,7 @@ def test_labels_of_another_head_are_refused(tmp_path):
 
 
 def test_a_saved_encoder_comes_back_with_its_rule_for_zeros(tmp_path):
-    made = build("effnet-discogs", seed=3, changes={"width": 0.1, "styles": STYLES}).eval()
+    made = build("effnet-discogs", seed=3, changes={"dim": 0.1, "styles": STYLES}).eval()
     made.network.symmetric.fill_(True)
     save_pretrained(made, tmp_path / "saved")
     back = load(tmp_path / "saved")

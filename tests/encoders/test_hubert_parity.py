@@ -13,10 +13,10 @@ from carrara.formats.weights import load_strictly
 
 SMALL = {
     "conv_channels": 24,
-    "width": 32,
-    "layers": 3,
-    "heads": 4,
-    "feed_forward": 48,
+    "dim": 32,
+    "num_layers": 3,
+    "num_heads": 4,
+    "ffn_dim": 48,
     "position_kernel": 16,
     "position_groups": 4,
 }
@@ -197,7 +197,7 @@ def test_weights_come_from_the_seed_alone_and_leave_the_global_generator_as_it_w
 @pytest.mark.parametrize(
     "changes",
     [
-        {"width": 30},
+        {"dim": 30},
         {"deepnorm": True, "norm_placement": "pre"},
         {"relaxation": 32.0},
         {"conv_kernels": (10, 3)},

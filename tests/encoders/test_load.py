@@ -13,7 +13,7 @@ from carrara.encoders._hub.load import build, load, save_pretrained
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings
 from carrara.formats.weights import read_tensors, save_tensors, tensors_identity
 
-CHANGES = {"layers": 2, "width": 32, "feed_forward": 32, "conv_channels": 16}
+CHANGES = {"num_layers": 2, "dim": 32, "ffn_dim": 32, "conv_channels": 16}
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_changed_settings_are_checked():
     with pytest.raises(UsageError, match="'layer'.*'layers'"):
         build("mert-tiny", changes={"layer": 3})
     with pytest.raises(UsageError, match="mert-tiny"):
-        build("mert-tiny", changes={"width": 30})
+        build("mert-tiny", changes={"dim": 30})
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_an_encoder_of_no_family_cannot_be_saved(tmp_path):
 
 
 def test_the_card_follows_changed_settings():
-    changes = {"layers": 2, "width": 64, "heads": 4, "feed_forward": 96, "conv_channels": 16, "sample_rate": 8000}
+    changes = {"num_layers": 2, "dim": 64, "num_heads": 4, "ffn_dim": 96, "conv_channels": 16, "sample_rate": 8000}
     card = build("mert-tiny", 0, changes).card
     assert (card.num_layers, card.dim, card.cnn_dim, card.sample_rate, card.frame_rate) == (2, 64, 16, 8000, 25.0)
     layers = build("mert-tiny", 0, changes).eval()(torch.zeros(1, 8000))

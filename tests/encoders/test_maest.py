@@ -20,7 +20,7 @@ SIZES = {
     "maest-30s-ts": (1875, 86_023_712),
     "maest-30s-519": (1875, 86_206_734),
 }
-SMALL = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 7}
+SMALL = {"dim": 24, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "classes": 7}
 CHOICES = ("cls", "dist", "average", "stack", "frames")
 
 
@@ -180,7 +180,7 @@ def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
         ({"labels": ["a", "b"]}, "7 different names"),
         ({"distilled": "separated", "distillation_head": False}, "distillation_head"),
         ({"tokens": "clz"}, "tokens"),
-        ({"width": 25}, "divisible"),
+        ({"dim": 25}, "divisible"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, said):

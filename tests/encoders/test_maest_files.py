@@ -16,7 +16,7 @@ from carrara.encoders._maest import files as files
 from carrara.encoders._maest.labels import agree
 
 LABELS = [f"Jazz---Kind {place}" for place in range(7)]
-SMALL = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 7}
+SMALL = {"dim": 24, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "classes": 7}
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,7 @@ head.1.bias                 classifier.dense.bias                               
 """  # noqa: E501
 ROWS = [row.replace("…", AST).split() for row in TABLE.strip().splitlines()]
 POSITIONS = AST + "embeddings.position_embeddings"
-SIZES = {"width": 24, "layers": 2, "heads": 2, "feed_forward": 48, "classes": 7}
+SIZES = {"dim": 24, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "classes": 7}
 CONSTANTS = {"melspectrogram.spec.window": (512,), "melspectrogram.mel_scale.fb": (257, 96)}
 
 
@@ -130,7 +130,7 @@ def stretched(values, size):
 def test_tables_are_stretched_by_cubic_interpolation_each_along_its_own_axis():
     """From PaSST's 12 rows and 99 columns to 9 and 187."""
     time, frequency = torch.randn(1, 4, 1, 99), torch.randn(1, 4, 12, 1)
-    found = resized({TIME: time, FREQUENCY: frequency, "head.1.bias": torch.ones(3)}, VitShape(frames=1875, width=4))
+    found = resized({TIME: time, FREQUENCY: frequency, "head.1.bias": torch.ones(3)}, VitShape(frames=1875, dim=4))
     assert found[TIME].shape == (1, 4, 1, 187)
     assert found[FREQUENCY].shape == (1, 4, 9, 1)
     for width in range(4):

@@ -24,7 +24,7 @@ class Plain(Encoder):
     def __init__(self, name="plain", scale=1.0, layers=2, **changes):
         super().__init__()
         self.settings = Scaled(scale=scale)
-        known = {"sample_rate": RATE, "frame_rate": RATE / STRIDE, "width": 2, "cnn_width": 1, "weights": "none"}
+        known = {"sample_rate": RATE, "frame_rate": RATE / STRIDE, "dim": 2, "cnn_dim": 1, "weights": "none"}
         self.card = Card(name=name, num_layers=layers, **{**known, **changes})
         self.heard = []
 

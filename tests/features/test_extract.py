@@ -83,7 +83,7 @@ def test_stretches_of_one_file_are_items_of_their_own(tmp_path, plain, clips):
 
 @pytest.mark.parametrize(
     "other",
-    [{"scale": 3.0}, {"name": "other"}, {"weights": "others"}, {"code": 2}, {"layers": 1}],
+    [{"scale": 3.0}, {"name": "other"}, {"weights": "others"}, {"code": 2}, {"num_layers": 1}],
     ids=lambda other: next(iter(other)),
 )
 def test_two_encoders_and_one_cache_give_different_answers(tmp_path, plain, clips, other):

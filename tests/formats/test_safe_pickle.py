@@ -80,7 +80,7 @@ def test_tensors_come_back_and_objects_become_inert(tmp_path, zipped):
     assert type(found["model"]) is collections.OrderedDict
     assert torch.equal(found["parameter"], torch.ones(2))
     assert isinstance(found["args"], Inert) and found["args"].kind == "argparse.Namespace"
-    assert found["args"].state == {"width": 768, "names": ["a"]}
+    assert found["args"].state == {"dim": 768, "names": ["a"]}
     assert found["kinds"] == content["kinds"]
     assert found["counts"].items == [("a", [1])]
 

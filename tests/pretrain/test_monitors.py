@@ -8,7 +8,7 @@ from carrara.pretrain.monitors import effective_rank, look
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import ObjectiveSettings
 
-NETWORK = {"conv_channels": 8, "width": 32, "layers": 3, "heads": 2, "feed_forward": 32, "position_groups": 4}
+NETWORK = {"conv_channels": 8, "dim": 32, "num_layers": 3, "num_heads": 2, "ffn_dim": 32, "position_groups": 4}
 
 
 def test_the_effective_rank_counts_equal_directions():

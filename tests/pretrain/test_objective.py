@@ -16,7 +16,7 @@ from carrara.pretrain.targets._base import FrameGrid
 
 GRID = FrameGrid(16_000, 320, 200)
 NETWORK = {
-    "conv_channels": 8, "width": 32, "layers": 1, "heads": 2, "feed_forward": 32, "position_groups": 4,
+    "conv_channels": 8, "dim": 32, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "position_groups": 4,
     "dropout": 0.0, "attention_dropout": 0.0, "input_dropout": 0.0, "layerdrop": 0.0,
 }  # fmt: skip
 

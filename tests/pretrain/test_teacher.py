@@ -11,7 +11,7 @@ from carrara.encoders._hub.load import build
 from carrara.pretrain.targets._base import FrameGrid
 from carrara.pretrain.targets.teacher import Teacher, TeacherSettings, normalised
 
-SMALL = {"conv_channels": 8, "width": 32, "layers": 3, "heads": 2, "feed_forward": 48, "position_groups": 4}
+SMALL = {"conv_channels": 8, "dim": 32, "num_layers": 3, "num_heads": 2, "ffn_dim": 48, "position_groups": 4}
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ class ConformerSettings(Settings):
 
 def describe(card: Card, settings: ConformerSettings) -> Card:
     """Return a card with everything that follows from the settings filled in."""
-    return card.model_copy(update={"layers": settings.num_layers, "width": settings.dim})
+    return card.model_copy(update={"num_layers": settings.num_layers, "dim": settings.dim})
 
 
 def known(name: str, **facts: Any) -> Card:

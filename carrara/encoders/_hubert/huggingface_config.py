@@ -19,10 +19,10 @@ from carrara.encoders._base import Card, EncoderFamily
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 MERT_RATE = 24_000
 FIELDS = {
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "feed_forward": "intermediate_size",
+    "dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
     "conv_kernels": "conv_kernel",
     "conv_strides": "conv_stride",
     "conv_bias": "conv_bias",

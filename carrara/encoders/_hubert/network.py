@@ -28,7 +28,7 @@ from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
 from carrara.nn.conv.waveform_frontend import ConvFront, ConvNorm, Padding, frame_count, inside, standardise
 from carrara.nn.init import draw_weights
-from carrara.nn.transformer.encoder import Shape, Transformer
+from carrara.nn.transformer.encoder import TransformerShape, Transformer
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
 
 
@@ -113,7 +113,7 @@ def describe(name: str, settings: HubertSettings, **known: Any) -> Card:
 
 def redescribed(card: Card, settings: HubertSettings) -> Card:
     """Return a card with everything that follows from other settings."""
-    known = card.model_dump(include={"window_seconds", "license", "commercial_use", "trained_on", "paper", "code"})
+    known = card.model_dump(include={"window_seconds", "license", "commercial_use", "trained_on", "paper", "output_version"})
     return describe(card.name, settings, **known)
 
 
@@ -156,8 +156,8 @@ class HubertEncoder(Encoder):
             if settings.positions == "hubert"
             else Data2vecPositions(settings.dim, kernel, groups, settings.position_depth)
         )
-        same = {name: getattr(settings, name) for name in Shape.__dataclass_fields__}
-        self.encoder = Transformer(Shape(**same), positions)
+        same = {name: getattr(settings, name) for name in TransformerShape.__dataclass_fields__}
+        self.encoder = Transformer(TransformerShape(**same), positions)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:

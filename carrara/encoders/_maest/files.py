@@ -32,10 +32,10 @@ CONFIG, SOUND, WEIGHTS, PICKLE = (
     "pytorch_model.bin",
 )
 SIZES = {
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "feed_forward": "intermediate_size",
+    "dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
 }
 # transformers writes all of these. Where one is absent, a person left it out, and a MAEST's is meant.
 FIXED = {

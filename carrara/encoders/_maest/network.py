@@ -92,7 +92,7 @@ class MaestSettings(Settings):
     @property
     def shape(self) -> VitShape:
         """The network's sizes."""
-        sizes = {name: getattr(self, name) for name in ("frames", "width", "layers", "heads", "feed_forward")}
+        sizes = {name: getattr(self, name) for name in ("frames", "dim", "num_layers", "num_heads", "ffn_dim")}
         return VitShape(**sizes)
 
 
@@ -102,8 +102,8 @@ def describe(card: Card, settings: MaestSettings) -> Card:
     return card.model_copy(
         update={
             "frame_rate": SAMPLE_RATE / HOP / settings.shape.stride if aligned else None,
-            "layers": settings.num_layers,
-            "width": settings.dim * (3 if settings.tokens == "stack" else 1),
+            "num_layers": settings.num_layers,
+            "dim": settings.dim * (3 if settings.tokens == "stack" else 1),
             "window_seconds": round(settings.frames * HOP / SAMPLE_RATE, 1),
         }
     )

@@ -50,7 +50,7 @@ class MusicnnSettings(Settings):
     dense: int = 200
 
     @property
-    def width(self) -> int:
+    def dim(self) -> int:
         """Number of features."""
         return VGG_FLAT if self.network == "vgg" else 2 * (FRONT + 3 * self.middle)
 
@@ -74,7 +74,7 @@ class Musicnn(nn.Module):
 
     def __init__(self, settings: MusicnnSettings) -> None:
         super().__init__()
-        channels, width = settings.middle, settings.width
+        channels, width = settings.middle, settings.dim
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3, momentum=0.01)
         self.timbral = nn.ModuleList(
             Block(nn.Conv2d(1, TIMBRAL, kernel, padding=(kernel[0] // 2, 0))) for kernel in TIMBRAL_KERNELS

@@ -37,10 +37,10 @@ class ConformerShape:
         dropout: in training, on the input, attention weights, and inside and after every part of a layer.
     """
 
-    layers: int
-    width: int
-    heads: int
-    feed_forward: int
+    num_layers: int
+    dim: int
+    num_heads: int
+    ffn_dim: int
     kernel: int
     dropout: float = 0.0
 
@@ -68,11 +68,11 @@ class RotaryAttention(nn.Module):
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
-        self.heads, self.dropout = shape.heads, shape.dropout
-        self.linear_q = nn.Linear(shape.width, shape.width)
-        self.linear_k = nn.Linear(shape.width, shape.width)
-        self.linear_v = nn.Linear(shape.width, shape.width)
-        self.linear_out = nn.Linear(shape.width, shape.width)
+        self.heads, self.dropout = shape.num_heads, shape.dropout
+        self.linear_q = nn.Linear(shape.dim, shape.dim)
+        self.linear_k = nn.Linear(shape.dim, shape.dim)
+        self.linear_v = nn.Linear(shape.dim, shape.dim)
+        self.linear_out = nn.Linear(shape.dim, shape.dim)
 
     def forward(self, x_BFD: Tensor, turn: tuple[Tensor, Tensor], valid_BF: Tensor | None = None) -> Tensor:
         """Return `[batch, frames, width]`; no frame looks at those where `valid_BF` is false."""
@@ -93,8 +93,8 @@ class FeedForward(nn.Module):
     def __init__(self, shape: ConformerShape):
         super().__init__()
         self.dropout = shape.dropout
-        self.intermediate_dense = nn.Linear(shape.width, shape.feed_forward)
-        self.output_dense = nn.Linear(shape.feed_forward, shape.width)
+        self.intermediate_dense = nn.Linear(shape.dim, shape.ffn_dim)
+        self.output_dense = nn.Linear(shape.ffn_dim, shape.dim)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         """Return `[batch, frames, width]`."""
@@ -107,7 +107,7 @@ class TimeConvolution(nn.Module):
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
-        width, kernel = shape.width, shape.kernel
+        width, kernel = shape.dim, shape.kernel
         self.dropout = shape.dropout
         self.layer_norm = nn.LayerNorm(width, eps=EPS)
         self.pointwise_conv1 = nn.Conv1d(width, 2 * width, 1, bias=False)
@@ -130,14 +130,14 @@ class ConformerLayer(nn.Module):
     def __init__(self, shape: ConformerShape):
         super().__init__()
         self.dropout = shape.dropout
-        self.ffn1_layer_norm = nn.LayerNorm(shape.width, eps=EPS)
+        self.ffn1_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
         self.ffn1 = FeedForward(shape)
-        self.self_attn_layer_norm = nn.LayerNorm(shape.width, eps=EPS)
+        self.self_attn_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
         self.self_attn = RotaryAttention(shape)
         self.conv_module = TimeConvolution(shape)
-        self.ffn2_layer_norm = nn.LayerNorm(shape.width, eps=EPS)
+        self.ffn2_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
         self.ffn2 = FeedForward(shape)
-        self.final_layer_norm = nn.LayerNorm(shape.width, eps=EPS)
+        self.final_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
 
     def forward(self, x_BFD: Tensor, turn: tuple[Tensor, Tensor], valid_BF: Tensor | None = None) -> Tensor:
         """Return the layer's output, `[batch, frames, width]`."""
@@ -155,8 +155,8 @@ class Conformer(nn.Module):
     def __init__(self, shape: ConformerShape):
         super().__init__()
         self.shape = shape
-        self.layers = nn.ModuleList(ConformerLayer(shape) for _ in range(shape.layers))
-        self.layer_norm = nn.LayerNorm(shape.width, eps=EPS)
+        self.layers = nn.ModuleList(ConformerLayer(shape) for _ in range(shape.num_layers))
+        self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> list[Tensor]:
         """Return layers + 1 tensors `[batch, frames, width]`; what stands after a clip's frames means nothing.
@@ -166,7 +166,7 @@ class Conformer(nn.Module):
             valid_BF: which frames are sound; none: all.
         """
         shape = self.shape
-        turn = rotations(x_BFD.shape[1], shape.width // shape.heads, x_BFD.device)
+        turn = rotations(x_BFD.shape[1], shape.dim // shape.num_heads, x_BFD.device)
         rows = [functional.dropout(x_BFD, shape.dropout, self.training)]
         for layer in self.layers:
             rows.append(layer(rows[-1], turn, valid_BF))

@@ -47,7 +47,7 @@ def deepnorm(layers: int) -> DeepNorm:
 
 
 @dataclass(frozen=True)
-class Shape:
+class TransformerShape:
     """What a stack is made of.
 
     Attributes:
@@ -61,10 +61,10 @@ class Shape:
         layerdrop: probability of skipping a layer in training.
     """
 
-    layers: int
-    width: int
-    heads: int
-    feed_forward: int
+    num_layers: int
+    dim: int
+    num_heads: int
+    ffn_dim: int
     norm_placement: Literal["post", "pre"] = "post"
     deepnorm: bool = False
     final_norm: bool = True
@@ -94,17 +94,17 @@ class FeedForward(nn.Module):
 class TransformerLayer(nn.Module):
     """One layer; `layer_norm` belongs to the attention, `final_layer_norm` to the feed-forward network."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: TransformerShape):
         super().__init__()
         self.pre = shape.norm_placement == "pre"
         self.dropout = shape.dropout
-        self.alpha = deepnorm(shape.layers).alpha if shape.deepnorm else 1.0
+        self.alpha = deepnorm(shape.num_layers).alpha if shape.deepnorm else 1.0
         self.attention = MultiHeadAttention(
-            shape.width, shape.heads, shape.attention_dropout, shape.attention, shape.relaxation
+            shape.dim, shape.num_heads, shape.attention_dropout, shape.attention, shape.relaxation
         )
-        self.layer_norm = nn.LayerNorm(shape.width, eps=EPS)
-        self.feed_forward = FeedForward(shape.width, shape.feed_forward, shape.activation_dropout)
-        self.final_layer_norm = nn.LayerNorm(shape.width, eps=EPS)
+        self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
+        self.feed_forward = FeedForward(shape.dim, shape.ffn_dim, shape.activation_dropout)
+        self.final_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
         """Return the layer's output, `[batch, frames, width]`."""
@@ -129,13 +129,13 @@ class Transformer(nn.Module):
             being kept (Chen et al. 2016); the same result in less memory.
     """
 
-    def __init__(self, shape: Shape, positions: HubertPositions | Data2vecPositions):
+    def __init__(self, shape: TransformerShape, positions: HubertPositions | Data2vecPositions):
         super().__init__()
         self.recompute = False
         self.shape = shape
         self.pos_conv_embed: HubertPositions | Data2vecPositions = positions
-        self.layer_norm = nn.LayerNorm(shape.width, eps=EPS)
-        self.layers = nn.ModuleList(TransformerLayer(shape) for _ in range(shape.layers))
+        self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
+        self.layers = nn.ModuleList(TransformerLayer(shape) for _ in range(shape.num_layers))
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None, mask_positions: bool = True) -> list[Tensor]:
         """Return layers + 1 tensors `[batch, frames, width]`; what stands after a clip's frames means nothing.
@@ -170,7 +170,7 @@ class Transformer(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw every linear weight from N(0, 0.02) with zero bias, as BERT; under DeepNorm times β."""
         self.pos_conv_embed.initialise(generator)
-        beta = deepnorm(self.shape.layers).beta if self.shape.deepnorm else 1.0
+        beta = deepnorm(self.shape.num_layers).beta if self.shape.deepnorm else 1.0
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 gain = beta if name.rpartition(".")[2] in SCALED_BY_DEEPNORM else 1.0

@@ -45,10 +45,10 @@ class VitShape:
     bands: int = 96
     patch: int = 16
     stride: int = 10
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    feed_forward: int = 3072
+    dim: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    ffn_dim: int = 3072
 
     @property
     def rows(self) -> int:
@@ -100,10 +100,10 @@ class Block(nn.Module):
 
     def __init__(self, shape: VitShape):
         super().__init__()
-        self.norm1 = nn.LayerNorm(shape.width, eps=EPS)
-        self.attn = Attention(shape.width, shape.heads)
-        self.norm2 = nn.LayerNorm(shape.width, eps=EPS)
-        self.mlp = FeedForward(shape.width, shape.feed_forward)
+        self.norm1 = nn.LayerNorm(shape.dim, eps=EPS)
+        self.attn = Attention(shape.dim, shape.num_heads)
+        self.norm2 = nn.LayerNorm(shape.dim, eps=EPS)
+        self.mlp = FeedForward(shape.dim, shape.ffn_dim)
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None) -> Tensor:
         """Return the layer's output, `[batch, tokens, width]`."""
@@ -123,14 +123,14 @@ class PatchTransformer(nn.Module):
         super().__init__()
         self.recompute = False
         self.shape = shape
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.width))
-        self.dist_token = nn.Parameter(torch.zeros(1, 1, shape.width))
-        self.new_pos_embed = nn.Parameter(torch.zeros(1, EXTRA, shape.width))
-        self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, shape.width, shape.rows, 1))
-        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, shape.width, 1, shape.columns))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, shape.width, shape.patch, shape.stride)})
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = nn.LayerNorm(shape.width, eps=EPS)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, shape.dim))
+        self.new_pos_embed = nn.Parameter(torch.zeros(1, EXTRA, shape.dim))
+        self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, shape.dim, shape.rows, 1))
+        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, shape.dim, 1, shape.columns))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, shape.dim, shape.patch, shape.stride)})
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        self.norm = nn.LayerNorm(shape.dim, eps=EPS)
 
     def time_patches(self, frames: int) -> int:
         """Return how many columns so many mel frames give; 0 where not even one patch fits."""

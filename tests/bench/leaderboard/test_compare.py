@@ -47,8 +47,8 @@ def write(results, system, task, truths, answers_S, ids=IDS, score=None, **chang
         {
             "task": {"name": task.name, "version": task.version, "fingerprint": "f", "task": task.model_dump()},
             "data": {"name": "pebble", "index": "i", "n": {"train": 3, "valid": 1, "test": len(ids)}},
-            "encoder": {"name": system, "weights": "0123456789", "code": 1, "parameters": 10},
-            "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "on": "valid"},
+            "encoder": {"name": system, "weights_sha256": "0123456789", "output_version": 1, "parameters": 10},
+            "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "monitor": "valid"},
             "grid": [],
             "scores": {task.scores[0]: {"value": 0, "low": 0, "high": 0, "unit": "clip", "n": 9} | (score or {})},
             "run": {"seed": 0, "device": "cpu", "seconds": {}, "versions": {}, "git": "", "date": "d", "command": "c"},

@@ -47,8 +47,8 @@ def record(system, task, value):
         {
             "task": {"name": task, "version": 1, "fingerprint": "f", "task": {"metrics": ["m"], "monitor": "m"}},
             "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
-            "encoder": {"name": system, "weights": "00", "code": 1, "parameters": 10},
-            "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "on": "valid"},
+            "encoder": {"name": system, "weights_sha256": "00", "output_version": 1, "parameters": 10},
+            "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "monitor": "valid"},
             "grid": [],
             "scores": {"m": {"value": value, "low": value - 0.1, "high": value + 0.1, "unit": "clip", "n": 9}},
             "run": {"seed": 0, "device": "cpu", "seconds": {}, "versions": {}, "git": "", "date": "d", "command": "c"},

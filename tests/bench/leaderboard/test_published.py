@@ -54,8 +54,8 @@ def record(system, task, value, scale="ratio", level="acoustic", **changes):
             "task": {"metrics": ["m"], "monitor": "m", "level": level},
         },
         "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
-        "encoder": {"name": system, "weights": "00", "code": 1, "parameters": 10},
-        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "on": "valid"},
+        "encoder": {"name": system, "weights_sha256": "00", "output_version": 1, "parameters": 10},
+        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "monitor": "valid"},
         "grid": [],
         "scores": {
             "m": {"value": value, "low": value * 0.9, "high": value * 1.1, "unit": "clip", "n": 9, "scale": scale}

@@ -24,8 +24,8 @@ def record(system, task, *scores, width=0.02, **changes):
     values = {
         "task": {"name": task, "version": 1, "fingerprint": "f" * 16, "task": {"scores": names, "monitor": "m0"}},
         "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
-        "encoder": {"name": system, "weights": "0123456789abcdef", "code": 1, "parameters": 10},
-        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "on": "valid"},
+        "encoder": {"name": system, "weights_sha256": "0123456789abcdef", "output_version": 1, "parameters": 10},
+        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "monitor": "valid"},
         "grid": [{"layer": "0", "learning_rate": 0.001, "valid": 0.5, "epoch": 3, "epochs": 9}],
         "scores": {
             name: {"value": score, "low": score - width, "high": score + 2 * width, "unit": "clip", "n": 9}

@@ -242,10 +242,10 @@ TINY = {
     "conv_kernels": (640, 4, 2),
     "conv_strides": (80, 2, 2),
     "norm_placement": "pre",
-    "width": 32,
-    "layers": 1,
-    "heads": 2,
-    "feed_forward": 64,
+    "dim": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "ffn_dim": 64,
 }
 
 

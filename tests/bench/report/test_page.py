@@ -31,7 +31,7 @@ def record(system, task, score, layers=("0", "1", "2", "weighted-sum", "cnn"), c
             },
             "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 300, "valid": 61, "test": 120}},
             "encoder": {"name": system, "weights": "ab" * 32, "code": 1, "parameters": 1234567, "license": "MIT"},
-            "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "on": "valid"},
+            "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "monitor": "valid"},
             "grid": [
                 {"layer": layer, "learning_rate": rate, "valid": score, "epoch": 3, "epochs": 9}
                 for layer in layers

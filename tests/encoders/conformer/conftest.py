@@ -15,7 +15,7 @@ from transformers import Wav2Vec2ConformerConfig
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
 
 # 64 features a head, as published, so that the positions of a small file are those of a large one.
-SMALL = {"channels": 4, "width": 128, "layers": 2, "heads": 2, "feed_forward": 48}
+SMALL = {"channels": 4, "dim": 128, "num_layers": 2, "num_heads": 2, "ffn_dim": 48}
 STATISTICS = {"melspec_2048_mean": 5.5, "melspec_2048_std": 17.25}
 
 

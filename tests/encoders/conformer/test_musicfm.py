@@ -101,7 +101,7 @@ class TestNetwork:
 
     @torch.inference_mode()
     def test_ten_minutes_are_heard_in_blocks(self, noise):
-        small = {"channels": 2, "width": 8, "layers": 1, "heads": 1, "feed_forward": 8}
+        small = {"channels": 2, "dim": 8, "num_layers": 1, "num_heads": 1, "ffn_dim": 8}
         encoder = build("musicfm-tiny", changes=small).eval()
         widest = []
         encoder.conv.conv[0].register_forward_hook(lambda module, given, out: widest.append(given[0].shape[-1]))
@@ -133,7 +133,7 @@ class TestNetwork:
         assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
         assert not torch.equal(one["conv.linear.weight"], other["conv.linear.weight"])
 
-    @pytest.mark.parametrize("change", [{"heads": 3}, {"kernel": 30}])
+    @pytest.mark.parametrize("change", [{"num_heads": 3}, {"kernel": 30}])
     def test_sizes_that_do_not_fit_are_refused(self, change):
         with pytest.raises(UsageError, match="must be"):
             build("musicfm-tiny", changes=change)
@@ -197,7 +197,7 @@ class TestFile:
             convert("musicfm-msd", folder)
 
     def test_another_number_of_heads_is_refused(self, folder, twin, monkeypatch):
-        four = MusicFmSettings(**twin.settings | {"heads": 4})
+        four = MusicFmSettings(**twin.settings | {"num_heads": 4})
         monkeypatch.setitem(ENCODER.variants, "musicfm-msd", (ENCODER.variants["musicfm-msd"][0], four))
         with pytest.raises(WeightsError, match="not that of 4 heads"):
             official("musicfm-msd", folder)

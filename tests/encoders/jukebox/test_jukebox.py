@@ -280,7 +280,7 @@ class TestShelf:
         ("change", "message"),
         [
             ({"layer": 73}, "layer"),
-            ({"width": 4801}, "multiple of 4"),
+            ({"dim": 4801}, "multiple of 4"),
             ({"row": 3}, "multiple of 8"),
             ({"dtype": "int8"}, "dtype"),
         ],

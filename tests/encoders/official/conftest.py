@@ -22,7 +22,7 @@ SMALL = {
     "conv_dim": (24,) * 7,
     "num_conv_pos_embedding_groups": 4,
 }
-OURS = {"conv_channels": 24, "width": 32, "layers": 2, "heads": 4, "feed_forward": 48, "position_groups": 4}
+OURS = {"conv_channels": 24, "dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48, "position_groups": 4}
 
 
 @pytest.fixture(autouse=True)

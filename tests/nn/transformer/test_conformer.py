@@ -9,7 +9,7 @@ from carrara.nn.conv import subsampling
 from carrara.nn.conv.subsampling import ConvSubsampling, subsampled
 from carrara.nn.transformer.conformer import Conformer, ConformerShape, rotated, rotations
 
-SHAPE = ConformerShape(layers=3, width=32, heads=2, feed_forward=48, kernel=7)
+SHAPE = ConformerShape(num_layers=3, dim=32, num_heads=2, ffn_dim=48, kernel=7)
 
 
 def spread(module, seed=0, scale=0.3):
@@ -26,10 +26,10 @@ def spread(module, seed=0, scale=0.3):
 @pytest.fixture(scope="module")
 def theirs():
     config = Wav2Vec2ConformerConfig(
-        hidden_size=SHAPE.width,
-        num_hidden_layers=SHAPE.layers,
-        num_attention_heads=SHAPE.heads,
-        intermediate_size=SHAPE.feed_forward,
+        hidden_size=SHAPE.dim,
+        num_hidden_layers=SHAPE.num_layers,
+        num_attention_heads=SHAPE.num_heads,
+        intermediate_size=SHAPE.ffn_dim,
         conv_depthwise_kernel_size=SHAPE.kernel,
         num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,
@@ -47,7 +47,7 @@ def ours(theirs):
     return conformer.eval()
 
 
-def frames(count, batch=2, width=SHAPE.width, seed=1):
+def frames(count, batch=2, width=SHAPE.dim, seed=1):
     return torch.randn(batch, count, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -60,7 +60,7 @@ def test_every_layer_is_that_of_transformers(theirs, ours):
     for hook in hooks:
         hook.remove()
     rows = ours(x_BFD)
-    assert len(rows) == SHAPE.layers + 1 and len(seen) == SHAPE.layers
+    assert len(rows) == SHAPE.num_layers + 1 and len(seen) == SHAPE.num_layers
     torch.testing.assert_close(rows[0], x_BFD)
     for mine, other in zip(rows[1:-1], seen[:-1]):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
@@ -91,7 +91,7 @@ def test_rotations_are_multiplications_by_unit_complex_numbers():
 
 
 def test_dropout_acts_in_training_alone():
-    conformer = Conformer(ConformerShape(layers=1, width=8, heads=2, feed_forward=8, kernel=3, dropout=0.5))
+    conformer = Conformer(ConformerShape(num_layers=1, dim=8, num_heads=2, ffn_dim=8, kernel=3, dropout=0.5))
     conformer.initialise(torch.Generator().manual_seed(0))
     x_BFD = frames(20, width=8)
     assert not torch.equal(conformer.train()(x_BFD)[-1], conformer(x_BFD)[-1])

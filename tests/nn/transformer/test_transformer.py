@@ -6,10 +6,10 @@ import itertools
 import pytest
 import torch
 
-from carrara.nn.transformer.encoder import Shape, Transformer, deepnorm
+from carrara.nn.transformer.encoder import TransformerShape, Transformer, deepnorm
 from carrara.nn.transformer.positions import HubertPositions
 
-SHAPE = Shape(layers=6, width=32, heads=4, feed_forward=64)
+SHAPE = TransformerShape(num_layers=6, dim=32, num_heads=4, ffn_dim=64)
 
 
 def stack(**changes):

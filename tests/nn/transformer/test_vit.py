@@ -9,7 +9,7 @@ from carrara.core.errors import UsageError
 from carrara.encoders._maest.keys import from_hub
 from carrara.nn.transformer.vit import PatchTransformer, VitShape
 
-SMALL = VitShape(frames=316, width=32, layers=3, heads=4, feed_forward=64)
+SMALL = VitShape(frames=316, dim=32, num_layers=3, num_heads=4, ffn_dim=64)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def inference(request):
     [(312, 272, 316, 281), (625, 551, 626, 560), (1250, 1118, 1256, 1127), (1875, 1676, 1876, 1685)],
 )
 def test_tokens_of_the_published_lengths(nominal, tokens, hub_frames, hub_tokens):
-    small = VitShape(frames=nominal, width=8, layers=1, heads=1, feed_forward=8)
+    small = VitShape(frames=nominal, dim=8, num_layers=1, num_heads=1, ffn_dim=8)
     module = PatchTransformer(small)
     for frames, count in ((nominal, tokens), (hub_frames, hub_tokens)):
         rows = module(mel(1, frames))
@@ -162,7 +162,7 @@ def test_recomputing_gives_the_same_gradient():
 
 
 def test_initial_weights_are_as_said():
-    module = PatchTransformer(VitShape(frames=312, width=192, layers=2, heads=4, feed_forward=384))
+    module = PatchTransformer(VitShape(frames=312, dim=192, num_layers=2, num_heads=4, ffn_dim=384))
     module.initialise(torch.Generator().manual_seed(1))
     for name in ("blocks.1.attn.qkv.weight", "blocks.0.mlp.fc2.weight", "time_new_pos_embed"):
         values = module.get_parameter(name)

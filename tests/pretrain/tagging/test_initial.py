@@ -10,7 +10,7 @@ from carrara.pretrain.tagging.initial import begin_from
 from carrara.pretrain.tagging.settings import InitialSettings
 
 WIDTH, LAYERS = 16, 2
-SIZES = {"width": WIDTH, "layers": LAYERS, "heads": 2, "feed_forward": 32}
+SIZES = {"width": WIDTH, "layers": LAYERS, "num_heads": 2, "ffn_dim": 32}
 TAGS = ("a", "b", "c")
 
 
@@ -125,12 +125,12 @@ def test_files_of_another_kind_are_refused_by_name(passt, deit, tmp_path):
     with pytest.raises(WeightsError, match="577 positions are not 2 and a square of patches"):
         begin(kind="deit", weights=str(tmp_path / "plain.pth"))
     with pytest.raises(WeightsError, match="of another shape"):
-        wide = build("maest-tiny", 0, {**SIZES, "width": 32})
+        wide = build("maest-tiny", 0, {**SIZES, "dim": 32})
         begin_from(wide, InitialSettings(kind="passt", weights=str(passt[0])), TAGS)
     with pytest.raises(WeightsError, match="no table of tensors"):
         torch.save([1, 2], tmp_path / "list.pth")
         begin(kind="deit", weights=str(tmp_path / "list.pth"))
-    conv = build("effnet-discogs", 0, {"width": 0.25, "styles": 3})
+    conv = build("effnet-discogs", 0, {"dim": 0.25, "styles": 3})
     with pytest.raises(UsageError, match="are a patch Transformer's"):
         begin_from(conv, InitialSettings(kind="passt", weights=str(passt[0])), TAGS)
 
@@ -150,7 +150,7 @@ def test_a_tagger_of_another_length_is_stretched_only_when_told(tmp_path):
 
 
 def test_a_convolutional_networks_head_is_taken_with_its_tags(tmp_path):
-    changes = {"width": 0.1, "styles": 3, "labels": ("a", "b", "c")}
+    changes = {"dim": 0.1, "styles": 3, "labels": ("a", "b", "c")}
     before, after = (build("effnet-discogs", seed, changes) for seed in (1, 2))
     save_pretrained(before, tmp_path / "before")
     begin_from(after, InitialSettings(kind="folder", weights=str(tmp_path / "before"), head=True), ("a", "b", "c"))
