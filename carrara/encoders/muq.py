@@ -106,7 +106,7 @@ def from_folder(folder: Path, config: Mapping[str, Any], name: str) -> Conformer
     with torch.device("meta"):
         encoder = ConformerEncoder(settings, card.model_copy(update={"name": name}), 0)
     load_strictly(encoder, tensors, str(file))
-    encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(encoder.state_dict())})
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(encoder.state_dict())})
     return encoder
 
 

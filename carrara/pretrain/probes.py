@@ -92,7 +92,7 @@ def frozen(run: Run) -> Encoder:
     with torch.device("meta"):
         copy = HubertEncoder(live.settings, live.card)
     load_strictly(copy, tensors, live.card.name)
-    copy.card = live.card.model_copy(update={"weights": tensors_identity(tensors) if run.ranks.first else ""})
+    copy.card = live.card.model_copy(update={"weights_sha256": tensors_identity(tensors) if run.ranks.first else ""})
     return copy.eval()
 
 

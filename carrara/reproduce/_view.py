@@ -19,7 +19,7 @@ class OneLayer(Encoder):
     def __init__(self, encoder: Encoder, layer: int, name: str) -> None:
         super().__init__()
         self.encoder, self.layer, self.settings = encoder, layer, encoder.settings
-        self.card = encoder.card.model_copy(update={"name": name, "layers": 0, "cnn_dim": None})
+        self.card = encoder.card.model_copy(update={"name": name, "num_layers": 0, "cnn_dim": None})
 
     def frames(self, samples: int) -> int:
         """Return how many frames that many samples give."""

@@ -109,7 +109,7 @@ def _read(module: str) -> tuple[bool, dict[str, dict[str, str]]]:
         return True, {}
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"), filename=spec.origin)
     untrained = any(
-        isinstance(node, ast.keyword) and node.arg == "trained" and _value(node.value) is False
+        isinstance(node, ast.keyword) and node.arg == "has_weights" and _value(node.value) is False
         for node in ast.walk(tree)
     )
     for node in tree.body:

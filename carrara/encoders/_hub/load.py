@@ -92,7 +92,7 @@ def save_pretrained(
     """
     folder = Path(folder)
     tensors = encoder.state_dict()
-    card = encoder.card.model_copy(update={"weights": tensors_identity(tensors)})
+    card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(tensors)})
     config = {
         "carrara": FORMAT,
         "encoder": family_entry(encoder.settings).module.rpartition(".")[2].replace("_", "-"),
@@ -183,7 +183,7 @@ def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     weights = folder / WEIGHTS
     tensors = read_tensors(weights)
     load_strictly(encoder, tensors, str(weights))
-    encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(tensors)})
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(tensors)})
     if stated and stated != encoder.card.weights_sha256:
         raise WeightsError(
             f"{weights}: not the weights that {CONFIG} beside it describes; fetch or save the folder again"
@@ -247,7 +247,7 @@ def _identified(encoder: Encoder) -> Encoder:
         return encoder
     made_of = {"name": encoder.card.name, "settings": encoder.settings.model_dump(mode="json")}
     weights = tensors_identity(tensors) if tensors else sha256_of_json(made_of)
-    encoder.card = encoder.card.model_copy(update={"weights": weights})
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": weights})
     return encoder
 
 

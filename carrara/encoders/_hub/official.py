@@ -96,7 +96,7 @@ def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
         hint = f"; it would fit {' or '.join(sorted(twins))}" if twins else ""
         raise WeightsError(f"{problem}{hint}") from None
     _refuse_holes(encoder, str(path))
-    encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(encoder.state_dict())})
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(encoder.state_dict())})
     return encoder
 
 

@@ -37,5 +37,5 @@ def changed(encoder: Encoder, changes: Mapping[str, Any], source: str = "--set")
         load_strictly(other, encoder.state_dict(), encoder.card.name)
     except WeightsError as problem:
         raise UsageError(f"{source}: {', '.join(changes)} would need other weights ({problem})") from None
-    other.card = other.card.model_copy(update={"weights": encoder.card.weights_sha256})
+    other.card = other.card.model_copy(update={"weights_sha256": encoder.card.weights_sha256})
     return other.eval()

@@ -66,12 +66,12 @@ def from_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encoder:
     facts = known[0].model_dump(include={"license", "commercial_use", "trained_on", "paper", "files"}) if known else {}
     card = describe(name, settings, window_seconds=30.0, **facts)
     tensors = bare(_tensors(folder), str(folder))
-    if settings.layers > len(tensors):
-        raise WeightsError(f"{folder}: {CONFIG} tells of {settings.layers} layers, and its weights hold fewer")
+    if settings.num_layers > len(tensors):
+        raise WeightsError(f"{folder}: {CONFIG} tells of {settings.num_layers} layers, and its weights hold fewer")
     with torch.device("meta"):
         encoder = family.build(settings, card, 0)
     load_strictly(encoder, tensors, str(folder))
-    encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(encoder.state_dict())})
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(encoder.state_dict())})
     return encoder
 
 

@@ -148,5 +148,5 @@ def _loaded(settings: MaestSettings, card: Card, tensors: dict[str, Any], source
     with torch.device("meta"):
         encoder = MaestEncoder(settings, card)
     load_strictly(encoder, tensors, source)
-    encoder.card = encoder.card.model_copy(update={"weights": tensors_identity(encoder.state_dict())})
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(encoder.state_dict())})
     return encoder

@@ -54,7 +54,7 @@ def made(recipe: TaggingRecipe, names: Sequence[str], title: str, dataset: str) 
     else:
         _see_patches(recipe, frames)
     known: dict[str, Any] = {"name": title, "trained_on": (dataset,)}
-    unknown: dict[str, Any] = {"license": "", "commercial_use": None, "files": {}, "weights": ""}
+    unknown: dict[str, Any] = {"license": "", "commercial_use": None, "files": {}, "weights_sha256": ""}
     encoder.card = encoder.card.model_copy(update=known | unknown)
     return encoder
 
