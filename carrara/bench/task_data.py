@@ -172,9 +172,9 @@ class TaskData:
         self, clips: list[Clip], deform: str = "", frames: bool = False
     ) -> tuple[dict[str, Any], list[np.ndarray], float | None]:
         task = self.task
-        view = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean", deform=deform)
+        view = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean", corruption=deform)
         if frames:
-            view = WindowSpec(window_seconds=None, pool="frames", deform=deform)
+            view = WindowSpec(window_seconds=None, pool="frames", corruption=deform)
         features = self.library.features(task, view, clips)
         broken = {clip.id: features.missing.get(clip.id, "no sound in it") for clip, rows in zip(clips, features.rows)
                   if clip.id in features.missing or rows.stop == rows.start}  # fmt: skip

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from carrara.core.io import atomic_write
-from carrara.features.tags import Track
+from carrara.features.tags import TrackTags
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,20 +32,20 @@ class Drawing:
     probability_SW: np.ndarray
 
 
-def drawing(track: Track, labels: Sequence[str], top: int) -> Drawing:
+def drawing(track: TrackTags, labels: Sequence[str], top: int) -> Drawing:
     """Return what is drawn of a recording: its most probable styles, the first first, over time."""
     styles = track.top(top)
     names = [labels[style].replace("---", " / ") for style in styles]
     return Drawing(names, edges(track), track.probability_WK[:, styles].T)
 
 
-def edges(track: Track) -> np.ndarray:
+def edges(track: TrackTags) -> np.ndarray:
     """Return the times between which each window is shown, `[W + 1]`: midway to the next window's middle."""
     middle_W = track.start_W + track.duration_W / 2
     return np.concatenate([[0.0], (middle_W[1:] + middle_W[:-1]) / 2, [track.seconds]])
 
 
-def style_picture(path: Path, track: Track, labels: Sequence[str], top: int) -> None:
+def style_picture(path: Path, track: TrackTags, labels: Sequence[str], top: int) -> None:
     """Write the picture of a recording's most probable styles as a PNG.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from carrara.features.parquet import Written
+    from carrara.features.parquet import EmbedReport
 
 
 def embed(
@@ -71,7 +71,7 @@ def embed(
         raise typer.Exit(1)
 
 
-def _tell(written: Written, output: Path, seconds: float, as_json: bool) -> None:
+def _tell(written: EmbedReport, output: Path, seconds: float, as_json: bool) -> None:
     for reason in written.failed.values():
         typer.echo(f"carrara embed: {reason}", err=True)
     done = written.heard + written.kept

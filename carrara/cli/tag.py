@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from carrara.features.embed import EmbedConfig
-    from carrara.features.tags import Tagger, Track
+    from carrara.features.tags import Tagger, TrackTags
 
 TABLE = "probabilities.parquet"
 
@@ -109,18 +109,18 @@ def _former(folder: Path, hearing: Tagger, how: EmbedConfig) -> dict[str, str]:
 
 def _hear(
     hearing: Tagger, files: list[Path], table: Path, manner: tuple[EmbedConfig, str, int | None]
-) -> tuple[list[Track], dict[str, str]]:
+) -> tuple[list[TrackTags], dict[str, str]]:
     """Return everything that the table then holds, and by path why the rest was not heard."""
-    from carrara.features.tags import complete, too_short, tracks
+    from carrara.features.tags import complete, too_short, read_tracks
 
     failed = too_short(files, hearing.encoder)
     long = [path for path in files if str(path) not in failed]
     written = complete(hearing, long, table, *manner)
-    return list(tracks(table)) if table.exists() else [], failed | written.failed
+    return list(read_tracks(table)) if table.exists() else [], failed | written.failed
 
 
 def _summary(
-    hearing: Tagger, found: list[Track], names: tuple[str, ...], top: int, failed: dict[str, str]
+    hearing: Tagger, found: list[TrackTags], names: tuple[str, ...], top: int, failed: dict[str, str]
 ) -> dict[str, Any]:
     from carrara.features.tags import told
 
@@ -128,7 +128,7 @@ def _summary(
     return {"encoder": hearing.encoder.card.name, "labels": names, "recordings": recordings, "failed": failed}
 
 
-def _keep(folder: Path, found: list[Track], summary: dict[str, Any], named: set[str], former: dict[str, str]) -> None:
+def _keep(folder: Path, found: list[TrackTags], summary: dict[str, Any], named: set[str], former: dict[str, str]) -> None:
     """Write what is told, with the name of each recording's picture, and draw what is named or has no picture yet."""
     from carrara.cli._tag_plot import picture_names, style_picture
     from carrara.core.progress import track as shown
@@ -146,7 +146,7 @@ def _keep(folder: Path, found: list[Track], summary: dict[str, Any], named: set[
         style_picture(folder / pictures[one.path], one, summary["labels"], count)
 
 
-def _print(summary: dict[str, Any], own: list[Track], over_time: bool, as_json: bool) -> None:
+def _print(summary: dict[str, Any], own: list[TrackTags], over_time: bool, as_json: bool) -> None:
     """Print what is told of the recordings of this call."""
     for reason in summary["failed"].values():
         typer.echo(f"carrara tag: {reason}", err=True)
@@ -163,7 +163,7 @@ def _print(summary: dict[str, Any], own: list[Track], over_time: bool, as_json: 
             _print_windows(track, [one["style"] for one in recording["styles"]])
 
 
-def _print_windows(track: Track, styles: list[str]) -> None:
+def _print_windows(track: TrackTags, styles: list[str]) -> None:
     """Print how probable a recording's most probable styles are, a line a window below their names."""
     typer.echo("\t".join([track.path, "start", *styles]))
     for start, probability_K in zip(track.start_W, track.probability_WK[:, track.top(len(styles))]):

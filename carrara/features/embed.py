@@ -26,11 +26,11 @@ from carrara.audio.window import Parts, cut, stitched
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, parse_settings
 from carrara.encoders._base import Encoder
-from carrara.features.encode import CNN, Plan, Rows, Window, encoded
-from carrara.features.extract import DEPTH, arriving
+from carrara.features.encode import CNN, EncodePlan, Rows, Window, encode_windows
+from carrara.features.extract import PREFETCH_DEPTH, as_windows
 from carrara.features.pool import Pool
-from carrara.features.prefetch import ahead
-from carrara.features.windows import Grid, WindowSpec, grid
+from carrara.features.prefetch import prefetch
+from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
 if TYPE_CHECKING:
     import pyarrow
@@ -58,7 +58,7 @@ class EmbedConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Piece:
+class EmbedChunk:
     """Some rows of one recording; none at its end, with the reason if it could not be heard whole."""
 
     path: Path
@@ -105,7 +105,7 @@ def embed(
     tables: list[pyarrow.Table] = []
     problem = None
     held: list[pyarrow.Table] = []
-    with closing(pieces(encoder, sound_files(several), how, device)) as arriving_pieces:
+    with closing(embed_files(encoder, sound_files(several), how, device)) as arriving_pieces:
         for piece in arriving_pieces:
             if piece.table is not None:
                 held.append(piece.table)
@@ -116,10 +116,10 @@ def embed(
                 warnings.warn(problem, stacklevel=2)
     if problem and not tables:
         raise AudioError(problem)
-    return pyarrow.concat_tables([schema(encoder, how).empty_table(), *tables])
+    return pyarrow.concat_tables([embedding_schema(encoder, how).empty_table(), *tables])
 
 
-def layers_of(encoder: Encoder, layer: str) -> list[str]:
+def layer_names(encoder: Encoder, layer: str) -> list[str]:
     """Return the values that the column "layer" takes.
 
     Raises:
@@ -138,7 +138,7 @@ def layers_of(encoder: Encoder, layer: str) -> list[str]:
     raise UsageError(f"--layer {layer}: {encoder.card.name} has the layers 0 to {last}, last, mean, all{extra}")
 
 
-def schema(encoder: Encoder, how: EmbedConfig) -> pyarrow.Schema:
+def embedding_schema(encoder: Encoder, how: EmbedConfig) -> pyarrow.Schema:
     """Return the schema of the table.
 
     Raises:
@@ -148,7 +148,7 @@ def schema(encoder: Encoder, how: EmbedConfig) -> pyarrow.Schema:
 
     if how.per == "frame":
         _frame_rate(encoder)
-    width = encoder.card.cnn_dim if layers_of(encoder, how.layer) == [CNN] else encoder.card.dim
+    width = encoder.card.cnn_dim if layer_names(encoder, how.layer) == [CNN] else encoder.card.dim
     return pyarrow.schema(
         {
             "path": pyarrow.string(),
@@ -160,14 +160,14 @@ def schema(encoder: Encoder, how: EmbedConfig) -> pyarrow.Schema:
     )
 
 
-def pieces(
+def embed_files(
     encoder: Encoder,
     files: Sequence[Path],
     how: EmbedConfig,
     device: str = "cpu",
     batch: int | None = None,
     advance: Callable[[float], None] = lambda seconds: None,
-) -> Generator[Piece, None, None]:
+) -> Generator[EmbedChunk, None, None]:
     """Yield the table piece by piece, file after file in order; each file ends with a piece without rows.
 
     Args:
@@ -181,26 +181,26 @@ def pieces(
     Raises:
         UsageError: the encoder has no such layer or no frames, or the windows do not suit.
     """
-    layers = layers_of(encoder, how.layer)
+    layers = layer_names(encoder, how.layer)
     pool: Pool = "frames" if how.per == "frame" else "mean"
     window = how.window_seconds or encoder.card.window_seconds or DEFAULT_WINDOW_SECONDS
     view = parse_settings(
         WindowSpec, {"pool": pool, "window_seconds": window, "hop_seconds": how.hop_seconds}, "--window and --hop"
     )
     encoder = encoder.to(device).eval()
-    rate, windows, lengths = encoder.card.sample_rate, grid(encoder, view), [0] * len(files)
+    rate, windows, lengths = encoder.card.sample_rate, window_grid(encoder, view), [0] * len(files)
     sources = [partial(_streamed, path, rate, windows, lengths, place) for place, path in enumerate(files)]
-    names = schema(encoder, how)
-    with closing(ahead(sources, THREADS, DEPTH)) as items:
-        heard = encoded(encoder, arriving(items), Plan(device, pool, layers == [CNN], batch))
-        for place, group in groupby(heard, key=lambda pair: pair[0].place):
+    names = embedding_schema(encoder, how)
+    with closing(prefetch(sources, THREADS, PREFETCH_DEPTH)) as items:
+        heard = encode_windows(encoder, as_windows(items), EncodePlan(device, pool, layers == [CNN], batch))
+        for place, group in groupby(heard, key=lambda pair: pair[0].source_index):
             problems: list[str] = []
             sounding = _sounding(group, encoder, files[place], problems, advance)
             for span in SPANS[how.per](sounding, encoder):
                 if not problems:
                     seconds = lengths[place] / rate
-                    yield Piece(files[place], _table(files[place], span, how.layer, layers, names, seconds))
-            yield Piece(files[place], None, problems[0] if problems else None)
+                    yield EmbedChunk(files[place], _table(files[place], span, how.layer, layers, names, seconds))
+            yield EmbedChunk(files[place], None, problems[0] if problems else None)
 
 
 @dataclass(frozen=True)
@@ -290,10 +290,10 @@ def _table(
     return pyarrow.table(columns, schema=names)
 
 
-def _streamed(path: Path, rate: int, windows: Grid, lengths: list[int], place: int) -> Iterator[tuple[int, np.ndarray]]:
+def _streamed(path: Path, rate: int, windows: WindowGrid, lengths: list[int], place: int) -> Iterator[tuple[int, np.ndarray]]:
     def counted() -> Iterator[np.ndarray]:
         for block_T in blocks(path, rate, BLOCK_SECONDS):
             lengths[place] += len(block_T)
             yield block_T
 
-    yield from cut(counted(), windows.window, windows.hop, windows.least)
+    yield from cut(counted(), windows.window, windows.hop, windows.min_tail)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from carrara.encoders._base import Encoder
-from carrara.features.pool import Pool, pooled
+from carrara.features.pool import Pool, pool_frames
 
 CNN = "cnn"
 RUN_BATCHES = 4
@@ -32,14 +32,14 @@ class Window:
     `problem` is the reason why the recording ended early.
     """
 
-    place: int
+    source_index: int
     start: int
     samples_T: np.ndarray | None
     problem: str | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
+class EncodePlan:
     """How windows are encoded.
 
     Attributes:
@@ -52,33 +52,33 @@ class Plan:
     device: str = "cpu"
     pool: Pool = "mean"
     cnn: bool = False
-    batch: int | None = None
+    batch_size: int | None = None
 
-    def limits(self) -> tuple[int, float]:
+    def batch_limits(self) -> tuple[int, float]:
         """Return the most windows, and the most seconds with their padding, of one batch."""
         on_cpu = torch.device(self.device).type == "cpu"
-        if self.batch is not None:
-            return self.batch, float("inf")
+        if self.batch_size is not None:
+            return self.batch_size, float("inf")
         return (16, 60.0) if on_cpu else (64, 320.0)
 
 
 Rows = dict[str, np.ndarray]
 
 
-def precision(device: str) -> str:
+def compute_dtype(device: str) -> str:
     """Return the type in which an encoder computes there: bfloat16 on a GPU that has it, else float32."""
     has = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
     return "bfloat16" if has else "float32"
 
 
 @torch.inference_mode()
-def encoded(encoder: Encoder, windows: Iterable[Window], plan: Plan) -> Iterator[tuple[Window, Rows]]:
+def encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePlan) -> Iterator[tuple[Window, Rows]]:
     """Yield each window with its rows: layer by name ("0" to "L", and "cnn") to float32 `[rows, width]`.
 
     The window that ends a recording comes with no rows.
     """
     card = encoder.card
-    most, seconds = plan.limits()
+    most, seconds = plan.batch_limits()
     run_samples = RUN_BATCHES * min(seconds, most * 30.0) * card.sample_rate
     row_bytes = 4 * ((card.num_layers + 1) * card.dim + (card.cnn_dim or 0) * plan.cnn)
     run: list[Window] = []
@@ -95,7 +95,7 @@ def encoded(encoder: Encoder, windows: Iterable[Window], plan: Plan) -> Iterator
     yield from _run(encoder, run, plan)
 
 
-def _run(encoder: Encoder, run: Sequence[Window], plan: Plan) -> Iterator[tuple[Window, Rows]]:
+def _run(encoder: Encoder, run: Sequence[Window], plan: EncodePlan) -> Iterator[tuple[Window, Rows]]:
     found: dict[int, Rows] = {}
     lengths = {place: len(window.samples_T) for place, window in enumerate(run) if window.samples_T is not None}
     for batch in _batches(lengths, plan, encoder.card.sample_rate):
@@ -105,9 +105,9 @@ def _run(encoder: Encoder, run: Sequence[Window], plan: Plan) -> Iterator[tuple[
         yield window, found.pop(place, {})
 
 
-def _batches(lengths: dict[int, int], plan: Plan, sample_rate: int) -> Iterator[list[int]]:
+def _batches(lengths: dict[int, int], plan: EncodePlan, sample_rate: int) -> Iterator[list[int]]:
     """Yield the places of the windows of each batch, longest first, so that a batch too large fails at once."""
-    most, seconds = plan.limits()
+    most, seconds = plan.batch_limits()
     batch: list[int] = []
     for place in sorted(lengths, key=lambda place: -lengths[place]):
         longest = lengths[batch[0]] if batch else 0
@@ -120,7 +120,7 @@ def _batches(lengths: dict[int, int], plan: Plan, sample_rate: int) -> Iterator[
         yield batch
 
 
-def _batch(encoder: Encoder, samples: Sequence[np.ndarray], plan: Plan) -> list[Rows]:
+def _batch(encoder: Encoder, samples: Sequence[np.ndarray], plan: EncodePlan) -> list[Rows]:
     lengths_B = torch.tensor([len(samples_T) for samples_T in samples])
     padded_BT = np.zeros((len(samples), int(lengths_B.max())), dtype=np.float32)
     for row_T, samples_T in zip(padded_BT, samples):
@@ -128,13 +128,13 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], plan: Plan) -> list[
     samples_BT, lengths_B = torch.from_numpy(padded_BT).to(plan.device), lengths_B.to(plan.device)
     frames_B = [encoder.frames(len(samples_T)) for samples_T in samples]
     autocast: Any = nullcontext()
-    if precision(plan.device) == "bfloat16":
+    if compute_dtype(plan.device) == "bfloat16":
         autocast = torch.autocast("cuda", dtype=torch.bfloat16)
     with autocast:
         layers_BLFD = encoder(samples_BT, lengths_B)
         cnn_BFD = encoder.cnn(samples_BT, lengths_B) if plan.cnn else None
-    found = [{str(layer): row for layer, row in enumerate(rows)} for rows in pooled(layers_BLFD, frames_B, plan.pool)]
+    found = [{str(layer): row for layer, row in enumerate(rows)} for rows in pool_frames(layers_BLFD, frames_B, plan.pool)]
     if cnn_BFD is not None:
-        for rows, extra_LFD in zip(found, pooled(cnn_BFD[:, None], frames_B, plan.pool)):
+        for rows, extra_LFD in zip(found, pool_frames(cnn_BFD[:, None], frames_B, plan.pool)):
             rows[CNN] = extra_LFD[0]
     return found

@@ -33,14 +33,14 @@ from carrara.core.hashing import sha256_of_json
 from carrara.core.paths import features_home
 from carrara.core.progress import progress
 from carrara.encoders._base import Encoder
-from carrara.features.encode import CNN, Plan, Rows, Window, encoded, precision
-from carrara.features.hash_cache import Contents
-from carrara.features.prefetch import Source, ahead
-from carrara.features.store import Place, Store, Writer
-from carrara.features.windows import Grid, WindowSpec, grid
+from carrara.features.encode import CNN, EncodePlan, Rows, Window, encode_windows, compute_dtype
+from carrara.features.hash_cache import FileHashCache
+from carrara.features.prefetch import Source, prefetch
+from carrara.features.store import RowRange, FeatureStore, StoreWriter
+from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
 FORMAT = 2  # raised whenever the same key would hold other rows
-DEPTH = 8
+PREFETCH_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Features:
         seconds: what "decode" (all threads together) and "encode" took in this call.
     """
 
-    store: Store
+    store: FeatureStore
     rows: list[slice]
     missing: dict[str, str]
     frame_rate: float | None
@@ -64,21 +64,21 @@ class Features:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers: "0" to "L", and "cnn" where it was asked for."""
-        return tuple(self.store.widths)
+        return tuple(self.store.dims)
 
     def layer(self, name: str) -> np.ndarray:
         """Return one layer, `[rows of all clips in the store, width]`, memory-mapped half precision."""
         return self.store.layer(name)
 
-    def width(self, name: str) -> int:
+    def dim(self, name: str) -> int:
         """Return the width of a layer."""
-        return self.store.widths[name]
+        return self.store.dims[name]
 
 
 def extract(
     encoder: Encoder,
     clips: Sequence[Clip],
-    view: WindowSpec,
+    spec: WindowSpec,
     home: Path | None = None,
     device: str = "cpu",
     threads: int = 2,
@@ -97,20 +97,20 @@ def extract(
         DataError: the encoder gives features that are not finite; what was heard before is kept.
         StoreError: the store cannot be written, is damaged, or is being written by another process.
     """
-    view = view if encoder.card.cnn_dim else view.model_copy(update={"cnn": False})
+    spec = spec if encoder.card.cnn_dim else spec.model_copy(update={"cnn": False})
     folder = Path(home) / "features" if home else features_home()
-    store = _store(encoder, view, folder, device)
+    store = _store(encoder, spec, folder, device)
     keys, missing = _keys(clips, home, threads)
     seconds = {"decode": 0.0, "encode": 0.0}
-    if any(key is not None and key not in store.places for key in keys):
-        with store.writing() as writer:
-            wanted = {key: clip for key, clip in zip(keys, clips) if key is not None and key not in store.places}
+    if any(key is not None and key not in store.items for key in keys):
+        with store.writer() as writer:
+            wanted = {key: clip for key, clip in zip(keys, clips) if key is not None and key not in store.items}
             training = encoder.training
             encoder.to(device).eval()
-            broken = _hear(encoder, wanted, view, Plan(device, view.pool, view.cnn), writer, threads, seconds)
+            broken = _hear(encoder, wanted, spec, EncodePlan(device, spec.pool, spec.cnn), writer, threads, seconds)
             encoder.train(training)
         missing |= {clip.id: broken[key] for key, clip in zip(keys, clips) if key in broken}
-    places = [store.places.get(key or "", Place(0, 0)) for key in keys]
+    places = [store.items.get(key or "", RowRange(0, 0)) for key in keys]
     rows = [slice(place.offset, place.offset + place.rows) for place in places]
     return Features(store, rows, missing, encoder.card.frame_rate, seconds)
 
@@ -126,8 +126,8 @@ def weights_identity(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _store(encoder: Encoder, view: WindowSpec, folder: Path, device: str) -> Store:
-    card, cut = encoder.card, grid(encoder, view)
+def _store(encoder: Encoder, view: WindowSpec, folder: Path, device: str) -> FeatureStore:
+    card, cut = encoder.card, window_grid(encoder, view)
     widths = {str(row): card.dim for row in range(card.num_layers + 1)}
     if view.cnn and card.cnn_dim:
         widths[CNN] = card.cnn_dim
@@ -141,28 +141,28 @@ def _store(encoder: Encoder, view: WindowSpec, folder: Path, device: str) -> Sto
         "decoders": VERSIONS,
         "window": cut.window,
         "hop": cut.hop,
-        "least": cut.least,
+        "least": cut.min_tail,
         "padding": "none",
         "pool": view.pool,
-        **({"deform": view.deform, "deformations": DEFORMATIONS} if view.deform else {}),
-        "computed": precision(device),
+        **({"deform": view.corruption, "deformations": DEFORMATIONS} if view.corruption else {}),
+        "computed": compute_dtype(device),
         "dtype": "float16",
     }
-    return Store(folder / plain(card.name) / sha256_of_json({**meta, "widths": widths})[:16], widths, meta)
+    return FeatureStore(folder / folder_name(card.name) / sha256_of_json({**meta, "widths": widths})[:16], widths, meta)
 
 
-def plain(name: str) -> str:
+def folder_name(name: str) -> str:
     """Return an encoder's name as the name of a folder."""
     return "".join(char if char.isalnum() or char in "-_." else "_" for char in name).lstrip(".") or "_"
 
 
 def _keys(clips: Sequence[Clip], home: Path | None, threads: int) -> tuple[list[str | None], dict[str, str]]:
     """Return the key of each clip (none where its file cannot be read), and why by id."""
-    contents = Contents(home)
+    contents = FileHashCache(home)
 
     def known(path: Path) -> str | AudioError:
         try:
-            return contents.identity(path)
+            return contents.sha256(path)
         except AudioError as problem:
             return problem
 
@@ -186,24 +186,24 @@ def _hear(
     encoder: Encoder,
     wanted: Mapping[str, Clip],
     view: WindowSpec,
-    plan: Plan,
-    writer: Writer,
+    plan: EncodePlan,
+    writer: StoreWriter,
     threads: int,
     seconds: dict[str, float],
 ) -> dict[str, str]:
     """Write the features of the wanted clips and return the reason by key of those that cannot be heard."""
-    cut = grid(encoder, view)
+    cut = window_grid(encoder, view)
     order = _by_length(wanted)
     sources: list[Source[tuple[int, np.ndarray]]] = [
-        partial(_decoded, wanted[key], cut, encoder.card.sample_rate, view.deform, seconds) for key in order
+        partial(_decoded, wanted[key], cut, encoder.card.sample_rate, view.corruption, seconds) for key in order
     ]
     broken: dict[str, str] = {}
     began = time.perf_counter()
     # Closed by name: after an error the threads that decode must end before Python can.
     title = f"hearing with {encoder.card.name}"
-    with progress(title, len(order)) as advance, closing(ahead(sources, threads, DEPTH)) as items:
-        rows = encoded(encoder, arriving(items), plan)
-        for place, group in groupby(rows, key=lambda pair: pair[0].place):
+    with progress(title, len(order)) as advance, closing(prefetch(sources, threads, PREFETCH_DEPTH)) as items:
+        rows = encode_windows(encoder, as_windows(items), plan)
+        for place, group in groupby(rows, key=lambda pair: pair[0].source_index):
             problem = _item(encoder, wanted[order[place]].path, group, plan, writer)
             if problem:
                 writer.abandon()
@@ -215,7 +215,7 @@ def _hear(
     return broken
 
 
-def _item(encoder: Encoder, path: Path, group: Iterable[tuple[Window, Rows]], plan: Plan, writer: Writer) -> str | None:
+def _item(encoder: Encoder, path: Path, group: Iterable[tuple[Window, Rows]], plan: EncodePlan, writer: StoreWriter) -> str | None:
     """Append one recording's rows, and return the reason if it could not be heard."""
     problem: list[str] = []
 
@@ -235,7 +235,7 @@ def _item(encoder: Encoder, path: Path, group: Iterable[tuple[Window, Rows]], pl
     return problem[0] if problem else None
 
 
-def arriving(items: Iterable[tuple[int, Any]]) -> Iterator[Window]:
+def as_windows(items: Iterable[tuple[int, Any]]) -> Iterator[Window]:
     """Yield what `ahead` gives of sources of (start, samples) as windows."""
     for place, item in items:
         if item is None or isinstance(item, AudioError):
@@ -245,14 +245,14 @@ def arriving(items: Iterable[tuple[int, Any]]) -> Iterator[Window]:
 
 
 def _decoded(
-    clip: Clip, cut: Grid, rate: int, deform: str, seconds: dict[str, float]
+    clip: Clip, cut: WindowGrid, rate: int, deform: str, seconds: dict[str, float]
 ) -> Iterator[tuple[int, np.ndarray]]:
     began = time.perf_counter()
     samples_T = load(clip.path, rate, clip.start, clip.duration)
     if deform:
         samples_T = corrupt(samples_T, rate, deform)
     seconds["decode"] += time.perf_counter() - began
-    for start, length in windows(len(samples_T), cut.window, cut.hop, cut.least):
+    for start, length in windows(len(samples_T), cut.window, cut.hop, cut.min_tail):
         yield start, samples_T[start : start + length]
 
 

@@ -20,7 +20,7 @@ from carrara.core.paths import home
 RACY_SECONDS = 2.0
 
 
-class Contents:
+class FileHashCache:
     """SHA-256 of files by path; may be asked from several threads."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -28,7 +28,7 @@ class Contents:
         self._lock = threading.Lock()
         self._memory = self._opened()
 
-    def identity(self, path: Path) -> str:
+    def sha256(self, path: Path) -> str:
         """Return the SHA-256 of a file's bytes.
 
         Raises:

@@ -23,10 +23,10 @@ from carrara.core.hashing import sha256_of_json
 from carrara.core.io import atomic_write, write_text
 from carrara.core.progress import progress, shown
 from carrara.encoders._base import Encoder
-from carrara.features.embed import EmbedConfig, Piece, pieces, schema
-from carrara.features.encode import precision
+from carrara.features.embed import EmbedConfig, EmbedChunk, embed_files, embedding_schema
+from carrara.features.encode import compute_dtype
 from carrara.features.extract import weights_identity
-from carrara.features.hash_cache import Contents
+from carrara.features.hash_cache import FileHashCache
 from carrara.features.store import held
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ SETTINGS, LOCK = "settings.json", "lock"
 
 
 @dataclass
-class Written:
+class EmbedReport:
     """What came of it: rows of the file, recordings kept from before and heard now, and why the others were not."""
 
     rows: int = 0
@@ -67,7 +67,7 @@ class _Old:
 
 def write_embeddings(
     encoder: Encoder, files: Sequence[Path], out: Path, how: EmbedConfig, device: str = "cpu", batch: int | None = None
-) -> Written:
+) -> EmbedReport:
     """Write the embeddings of recordings to a Parquet file, hearing only those that it does not hold yet.
 
     Raises:
@@ -76,11 +76,11 @@ def write_embeddings(
     """
     out, parts = Path(out), Path(f"{out}.parts")
     made = _made(encoder, how, device)
-    names = schema(encoder, how)
+    names = embedding_schema(encoder, how)
     old = _old(out, made)
     with held(parts / LOCK):
         _agree(parts, made)
-        written = Written()
+        written = EmbedReport()
         keys = _keys(files, made, written.failed)
         for stale in parts.glob(".*"):
             stale.unlink()
@@ -108,15 +108,15 @@ def _made(encoder: Encoder, how: EmbedConfig, device: str) -> dict[str, Any]:
         "encoder_settings": encoder.settings.model_dump(mode="json"),
         **how.model_dump(mode="json"),
         "decoders": VERSIONS,
-        "computed": precision(device),
+        "computed": compute_dtype(device),
     }
 
 
 def _keys(files: Sequence[Path], made: Mapping[str, Any], failed: dict[str, str]) -> dict[Path, str]:
-    contents, keys = Contents(), {}
+    contents, keys = FileHashCache(), {}
     for path in files:
         try:
-            keys[path] = sha256_of_json([str(path), contents.identity(path), made])[:16]
+            keys[path] = sha256_of_json([str(path), contents.sha256(path), made])[:16]
         except AudioError as problem:
             failed[str(path)] = str(problem)
     contents.close()
@@ -134,7 +134,7 @@ def _hear(
     keys: Mapping[Path, str],
     names: pyarrow.Schema,
     manner: tuple[EmbedConfig, str, int | None],
-    written: Written,
+    written: EmbedReport,
 ) -> None:
     """Make the parts that are missing, and note the reasons of those that cannot be made."""
     from pyarrow import parquet
@@ -142,7 +142,7 @@ def _hear(
     how, device, batch = manner
     with (
         progress("embedding, seconds of sound", _seconds(missing)) as advance,
-        closing(pieces(encoder, missing, how, device, batch, advance)) as stream,
+        closing(embed_files(encoder, missing, how, device, batch, advance)) as stream,
     ):
         for path in missing:
             try:
@@ -152,7 +152,7 @@ def _hear(
                 written.failed[str(path)] = str(problem)
 
 
-def _until_end(stream: Iterator[Piece], writer: parquet.ParquetWriter) -> None:
+def _until_end(stream: Iterator[EmbedChunk], writer: parquet.ParquetWriter) -> None:
     """Write one recording.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 Pool = Literal["mean", "frames"]
 
 
-def pooled(layers_BLFD: Tensor, frames_B: list[int], pool: Pool) -> list[np.ndarray]:
+def pool_frames(layers_BLFD: Tensor, frames_B: list[int], pool: Pool) -> list[np.ndarray]:
     """Return for each window of a batch a float32 array `[L, rows, D]`: its own frames, or one row with their mean.
 
     Args:

@@ -28,7 +28,7 @@ class _End:
         self.problem = problem
 
 
-def ahead(sources: Iterable[Source[T]], workers: int, depth: int) -> Items[T]:
+def prefetch(sources: Iterable[Source[T]], workers: int, depth: int) -> Items[T]:
     """Yield `(place of the source, item)` in order; after each source's items comes none, or the error that ended it.
 
     Raises:

@@ -30,14 +30,14 @@ META, LOG, LOCK = "meta.json", "items.jsonl", "lock"
 CURE = "`carrara cache clean` removes it, and it is made again"
 
 
-class Place(NamedTuple):
+class RowRange(NamedTuple):
     """Where an item's rows stand in every layer's file."""
 
     offset: int
     rows: int
 
 
-class Store:
+class FeatureStore:
     """One folder of features, open for reading.
 
     Attributes:
@@ -53,16 +53,16 @@ class Store:
         Raises:
             StoreError: it was made with other settings, is damaged, or cannot be written.
         """
-        self.folder, self.widths = Path(folder), dict(widths)
-        self.meta: dict[str, Any] = {**meta, "widths": self.widths}
-        self.places: dict[str, Place] = {}
+        self.folder, self.dims = Path(folder), dict(widths)
+        self.meta: dict[str, Any] = {**meta, "widths": self.dims}
+        self.items: dict[str, RowRange] = {}
         self.rows = 0
         self._agree()
         self.refresh()
 
     def layer(self, name: str) -> np.ndarray:
         """Return all committed rows of a layer, `[R, D]`, memory-mapped half precision."""
-        rows, width = self.rows, self.widths[name]
+        rows, width = self.rows, self.dims[name]
         if not rows:
             return np.zeros((0, width), HALF)
         return np.memmap(self.path(name), HALF, "r", shape=(rows, width))
@@ -79,13 +79,13 @@ class Store:
         """
         log = self.folder / LOG
         text = log.read_bytes() if log.exists() else b""
-        there = min((self._rows_there(name) for name in self.widths), default=0)
-        places: dict[str, Place] = {}
+        there = min((self._rows_there(name) for name in self.dims), default=0)
+        places: dict[str, RowRange] = {}
         rows = whole = 0
         for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
             try:
                 item = json.loads(line)
-                key, place = item["key"], Place(item["offset"], item["rows"])
+                key, place = item["key"], RowRange(item["offset"], item["rows"])
             except (ValueError, KeyError, TypeError):
                 raise StoreError(f"{log}: damaged after item {len(places)}; {CURE}") from None
             if place.offset != rows or key in places:
@@ -94,11 +94,11 @@ class Store:
                 break  # a machine that lost power kept the line but not the rows
             places[key] = place
             rows, whole = rows + place.rows, whole + len(line)
-        self.places, self.rows = places, rows
+        self.items, self.rows = places, rows
         return whole
 
     @contextmanager
-    def writing(self) -> Iterator[Writer]:
+    def writer(self) -> Iterator[StoreWriter]:
         """Give the one writer; whatever an earlier one left unfinished is cut off.
 
         Raises:
@@ -109,7 +109,7 @@ class Store:
                 whole = self.refresh()
                 (self.folder / LOG).touch()
                 os.truncate(self.folder / LOG, whole)
-                writer = Writer(self)
+                writer = StoreWriter(self)
             try:
                 yield writer
             finally:
@@ -117,7 +117,7 @@ class Store:
 
     def _rows_there(self, name: str) -> int:
         path = self.path(name)
-        return path.stat().st_size // (self.widths[name] * HALF.itemsize) if path.exists() else 0
+        return path.stat().st_size // (self.dims[name] * HALF.itemsize) if path.exists() else 0
 
     def _agree(self) -> None:
         path = self.folder / META
@@ -138,14 +138,14 @@ class Store:
             )
 
 
-class Writer:
+class StoreWriter:
     """Appends rows to a store's layers, and commits them as items."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: FeatureStore) -> None:
         self._store = store
         self._pending = 0
         self._files: dict[str, FileIO] = {}
-        for name in store.widths:
+        for name in store.dims:
             self._files[name] = FileIO(store.path(name), "a")
         self._log = FileIO(store.folder / LOG, "a")
         self.abandon()
@@ -169,12 +169,12 @@ class Writer:
         Raises:
             StoreError: as `append`.
         """
-        place = Place(self._store.rows, self._pending)
+        place = RowRange(self._store.rows, self._pending)
         line = json.dumps({"key": key, "offset": place.offset, "rows": place.rows}) + "\n"
         size = os.fstat(self._log.fileno()).st_size
         with self._undone(size):
             _write(self._log, line.encode())
-        self._store.places[key] = place
+        self._store.items[key] = place
         self._store.rows += place.rows
         self._pending = 0
 
@@ -182,7 +182,7 @@ class Writer:
         """Drop the rows added since the last commit."""
         rows = self._store.rows
         for name, file in self._files.items():
-            file.truncate(rows * self._store.widths[name] * HALF.itemsize)
+            file.truncate(rows * self._store.dims[name] * HALF.itemsize)
         self._pending = 0
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from carrara.encoders._maest.labels import agree, read_labels
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.features.embed import EmbedConfig
 from carrara.features.extract import weights_identity
-from carrara.features.parquet import LOCK, Written, write_embeddings
+from carrara.features.parquet import LOCK, EmbedReport, write_embeddings
 from carrara.features.store import held
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Tagger(Encoder):
 
 
 @dataclass(frozen=True)
-class Track:
+class TrackTags:
     """A recording's windows (in seconds) and how probable each style is in them."""
 
     path: str
@@ -147,7 +147,7 @@ def agree_with_table(table: Path, hearing: Tagger, how: EmbedConfig) -> None:
 
 def complete(
     hearing: Tagger, files: Sequence[Path], table: Path, how: EmbedConfig, device: str = "cpu", batch: int | None = None
-) -> Written:
+) -> EmbedReport:
     """Hear recordings into a table in which those of earlier calls stay; see `write_embeddings`.
 
     That writes a table of exactly the files which it is given, so the former table is kept beside it, in
@@ -211,7 +211,7 @@ def _files(table: pyarrow.Table) -> list[list[Any]]:
     return json.loads(table.schema.metadata[b"files"])
 
 
-def tracks(table: Path) -> Iterator[Track]:
+def read_tracks(table: Path) -> Iterator[TrackTags]:
     """Yield the recordings of a table that `complete` made."""
     from pyarrow import parquet
 
@@ -222,10 +222,10 @@ def tracks(table: Path) -> Iterator[Track]:
     start_R, duration_R = content["start"].to_numpy(), content["duration"].to_numpy()
     for path, group in groupby(enumerate(content["path"].to_pylist()), key=lambda pair: pair[1]):
         rows = [row for row, _ in group]
-        yield Track(path, start_R[rows], duration_R[rows], probability_RK[rows])
+        yield TrackTags(path, start_R[rows], duration_R[rows], probability_RK[rows])
 
 
-def told(track: Track, labels: Sequence[str], top: int) -> dict[str, Any]:
+def told(track: TrackTags, labels: Sequence[str], top: int) -> dict[str, Any]:
     """Return the most probable styles of a recording and of each window, as plain numbers and names."""
     mean_K = track.mean_K
     return {

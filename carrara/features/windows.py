@@ -15,7 +15,7 @@ from carrara.core.settings import Settings
 from carrara.encoders._base import Encoder
 from carrara.features.pool import Pool
 
-LEAST_SECONDS = 1.0  # a shorter tail is dropped (MARBLE's rule for 30-s windows), or one under half a short window
+MIN_TAIL_SECONDS = 1.0  # a shorter tail is dropped (MARBLE's rule for 30-s windows), or one under half a short window
 OVERLAP_SECONDS = 1.0
 
 
@@ -36,7 +36,7 @@ class WindowSpec(Settings):
     tail: Literal["keep", "drop"] = "keep"
     pool: Pool = "mean"
     cnn: bool = False
-    deform: str = ""
+    corruption: str = ""
 
     @model_validator(mode="after")
     def _frames_overlap(self) -> WindowSpec:
@@ -47,23 +47,23 @@ class WindowSpec(Settings):
 
 
 @dataclass(frozen=True)
-class Grid:
+class WindowGrid:
     """Windows in samples: their length (none: any), the hop between them, and the least of a shorter last one."""
 
     window: int | None
     hop: int | None
-    least: int
+    min_tail: int
 
 
-def grid(encoder: Encoder, view: WindowSpec) -> Grid:
+def window_grid(encoder: Encoder, spec: WindowSpec) -> WindowGrid:
     """Return the windows that a view means for an encoder."""
     rate, frame_rate = encoder.card.sample_rate, encoder.card.frame_rate
-    seconds = view.window_seconds or encoder.card.window_seconds
+    seconds = spec.window_seconds or encoder.card.window_seconds
     window = None if seconds is None else max(round(seconds * rate), 1)
-    hop = None if view.hop_seconds is None else max(round(view.hop_seconds * rate), 1)
-    if view.pool == "mean" or window is None or frame_rate is None:
-        least = min(round(LEAST_SECONDS * rate), (window or rate) // 2)
-        return Grid(window, hop, window if window and view.tail == "drop" else least)
+    hop = None if spec.hop_seconds is None else max(round(spec.hop_seconds * rate), 1)
+    if spec.pool == "mean" or window is None or frame_rate is None:
+        least = min(round(MIN_TAIL_SECONDS * rate), (window or rate) // 2)
+        return WindowGrid(window, hop, window if window and spec.tail == "drop" else least)
     stride = rate / frame_rate
     hop = hop or window - min(round(OVERLAP_SECONDS * rate), window // 4)
-    return Grid(window, max(round(int(hop / stride) * stride), 1), 1)
+    return WindowGrid(window, max(round(int(hop / stride) * stride), 1), 1)

@@ -242,9 +242,9 @@ def test_memory_stays_flat_however_long_the_recording(tmp_path):
             nonlocal peak
             peak = max(peak, process.memory_info().rss - before)
 
-        from carrara.features.embed import EmbedConfig, pieces
+        from carrara.features.embed import EmbedConfig, embed_files
 
-        heard = list(pieces(encoder, [path], EmbedConfig(), advance=watch))
+        heard = list(embed_files(encoder, [path], EmbedConfig(), advance=watch))
         assert heard[0].table["duration"].to_pylist() == [60.0 * minutes]
         return peak
 
@@ -265,7 +265,7 @@ def test_the_cache_is_told_by_encoder_and_cleaned(tmp_path, music):
     assert "mfcc\t1 items" in run("cache", "size").stdout
     assert run("cache", "clean").exit_code == 2
     assert run("cache", "clean", "--encoder", "mfc", "--yes").exit_code == 2
-    with features.store.writing():
+    with features.store.writer():
         assert "another process is writing" in run("cache", "clean", "-e", "mfcc", "--yes").stderr
     assert run("cache", "clean", "-e", "mfcc", "--yes").exit_code == 0
     assert [store["encoder"] for store in json.loads(run("cache", "size", "--json").stdout)["stores"]] == ["noise"]

@@ -205,7 +205,7 @@ def test_each_recording_has_a_picture_of_its_own(tmp_path, folder):
         pictures = [recording["picture"] for recording in kept]
         assert pictures == ["a.png", "a-2.png", "a-2-2.png", "A-3.png", "cover-2.png"][: len(paths)]
     assert (out / "Cover.png").read_bytes() == b"precious"
-    for track, picture in zip(tags.tracks(out / "probabilities.parquet"), pictures):
+    for track, picture in zip(tags.read_tracks(out / "probabilities.parquet"), pictures):
         style_picture(tmp_path / "again.png", track, LABELS, 5)
         assert (out / picture).read_bytes() == (tmp_path / "again.png").read_bytes()
 

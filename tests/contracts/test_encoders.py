@@ -13,7 +13,7 @@ import torch
 
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.load import build
-from carrara.features.embed import EmbedConfig, pieces
+from carrara.features.embed import EmbedConfig, embed_files
 
 SMALL = 5_000_000
 MEMORY = 500e6  # bytes, above what the process had
@@ -188,7 +188,7 @@ def test_ten_minutes_are_heard_within_a_bound_of_memory(tmp_path, name):
         nonlocal peak
         peak = max(peak, process.memory_info().rss - before)
 
-    heard = [piece.table for piece in pieces(encoder, [tmp_path / "long.wav"], EmbedConfig(layer="all"), advance=watch)]
+    heard = [piece.table for piece in embed_files(encoder, [tmp_path / "long.wav"], EmbedConfig(layer="all"), advance=watch)]
     assert heard[0].num_rows == encoder.card.num_layers + 1
     assert heard[0]["duration"].to_pylist() == [seconds] * heard[0].num_rows
     assert all(torch.isfinite(torch.tensor(row)).all() for row in heard[0]["embedding"].to_pylist())

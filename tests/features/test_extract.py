@@ -11,7 +11,7 @@ from carrara.audio.window import windows
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError
 from carrara.features.extract import extract, weights_identity
-from carrara.features.windows import WindowSpec, grid
+from carrara.features.windows import WindowSpec, window_grid
 
 RATE = 8000
 
@@ -44,7 +44,7 @@ def test_a_batch_gives_what_each_window_alone_gives(tmp_path, plain, clips, view
             np.testing.assert_allclose(stored_RD, truth_LRD[layer], rtol=1e-3, atol=1e-4)
         if view.cnn:
             np.testing.assert_allclose(features.layer("cnn")[rows], 10 * truth_LRD[0, :, :1], rtol=1e-3, atol=1e-4)
-    assert features.width("0") == 2
+    assert features.dim("0") == 2
 
 
 def test_frames_of_a_long_clip_stand_on_one_grid(tmp_path, plain, clips):
@@ -139,7 +139,7 @@ def test_windows_of_frames_must_overlap(plain):
     with pytest.raises(ValidationError, match="must overlap"):
         WindowSpec(pool="frames", window_seconds=5, hop_seconds=5)
     assert WindowSpec(pool="mean", window_seconds=5, hop_seconds=5).hop_seconds == 5
-    cut = grid(plain(window_seconds=5.0), WindowSpec(pool="frames"))
+    cut = window_grid(plain(window_seconds=5.0), WindowSpec(pool="frames"))
     assert cut.window == 5 * RATE
     assert 0 < cut.hop < cut.window
     assert cut.hop % 80 == 0

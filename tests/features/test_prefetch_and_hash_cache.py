@@ -8,8 +8,8 @@ import time
 import pytest
 
 from carrara.core.errors import AudioError
-from carrara.features.hash_cache import Contents
-from carrara.features.prefetch import ahead
+from carrara.features.hash_cache import FileHashCache
+from carrara.features.prefetch import prefetch
 
 
 def test_sources_come_out_in_order_each_with_its_end():
@@ -23,7 +23,7 @@ def test_sources_come_out_in_order_each_with_its_end():
 
         return items
 
-    found = list(ahead([source(place, place) for place in range(7)], workers=3, depth=2))
+    found = list(prefetch([source(place, place) for place in range(7)], workers=3, depth=2))
     for place in range(7):
         mine = [item for owner, item in found if owner == place]
         assert mine[:-1] == [(place, item) for item in range(place)]
@@ -40,7 +40,7 @@ def test_only_so_much_is_read_ahead_and_threads_end_with_the_reader():
             yield item
 
     before = threading.active_count()
-    stream = ahead([source] * 5, workers=2, depth=3)
+    stream = prefetch([source] * 5, workers=2, depth=3)
     assert next(stream) == (0, 0)
     time.sleep(0.3)
     assert len(made) <= 2 * (3 + 2) + 1
@@ -54,7 +54,7 @@ def test_a_mistake_in_a_source_is_raised():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(ahead([source], workers=1, depth=2))
+        list(prefetch([source], workers=1, depth=2))
 
 
 def test_contents_are_read_once_and_changes_are_seen(tmp_path, monkeypatch):
@@ -70,31 +70,31 @@ def test_contents_are_read_once_and_changes_are_seen(tmp_path, monkeypatch):
 
     monkeypatch.setattr("carrara.features.hash_cache.file_identity", counted)
     monkeypatch.setattr("carrara.features.hash_cache.RACY_SECONDS", -1)
-    contents = Contents(tmp_path)
-    assert contents.identity(path) == contents.identity(path) == hashlib.sha256(b"one").hexdigest()
+    contents = FileHashCache(tmp_path)
+    assert contents.sha256(path) == contents.sha256(path) == hashlib.sha256(b"one").hexdigest()
     assert len(reads) == 1
-    assert Contents(tmp_path).identity(path) == hashlib.sha256(b"one").hexdigest()
+    assert FileHashCache(tmp_path).sha256(path) == hashlib.sha256(b"one").hexdigest()
     assert len(reads) == 1
     stamp = path.stat()
     path.write_bytes(b"two")
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert contents.identity(path) == hashlib.sha256(b"two").hexdigest()
+    assert contents.sha256(path) == hashlib.sha256(b"two").hexdigest()
 
 
 def test_a_file_just_written_is_not_trusted_to_stay(tmp_path):
     path = tmp_path / "a.bin"
-    contents = Contents(tmp_path)
+    contents = FileHashCache(tmp_path)
     for text in (b"one", b"two", b"six"):
         path.write_bytes(text)
-        assert contents.identity(path) == hashlib.sha256(text).hexdigest()
+        assert contents.sha256(path) == hashlib.sha256(text).hexdigest()
 
 
 def test_without_a_place_to_remember_files_are_read(tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "a.bin"
     path.write_bytes(b"one")
-    assert Contents(tmp_path / "file").identity(path) == hashlib.sha256(b"one").hexdigest()
+    assert FileHashCache(tmp_path / "file").sha256(path) == hashlib.sha256(b"one").hexdigest()
     with pytest.raises(AudioError, match="no such file"):
-        Contents(tmp_path).identity(tmp_path / "none")
+        FileHashCache(tmp_path).sha256(tmp_path / "none")
     with pytest.raises(AudioError, match="a folder"):
-        Contents(tmp_path).identity(tmp_path)
+        FileHashCache(tmp_path).sha256(tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carrara.core.errors import StoreError
-from carrara.features.store import Store
+from carrara.features.store import FeatureStore
 
 WIDTHS = {"0": 3, "1": 3, "cnn": 2}
 
@@ -22,8 +22,8 @@ def rows_of(seed, count):
 
 
 def filled(folder, counts):
-    store = Store(folder, WIDTHS, {"encoder": "x"})
-    with store.writing() as writer:
+    store = FeatureStore(folder, WIDTHS, {"encoder": "x"})
+    with store.writer() as writer:
         for seed, count in enumerate(counts):
             writer.append(rows_of(seed, count))
             writer.commit(f"item-{seed}")
@@ -42,7 +42,7 @@ def check(store, counts):
 def test_what_is_written_is_read_by_another(tmp_path):
     counts = [4, 0, 1, 7]
     check(filled(tmp_path / "s", counts), counts)
-    check(Store(tmp_path / "s", WIDTHS, {"encoder": "x"}), counts)
+    check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), counts)
     assert (tmp_path / "s" / "layer-1.f16").stat().st_size == 12 * 3 * 2
 
 
@@ -58,25 +58,25 @@ def test_whatever_a_killed_writer_leaves_is_cut_off(tmp_path_factory, log_cut, g
     with open(folder / "layer-0.f16", "ab") as file:
         file.write(b"\x01" * extra)
     kept = log.read_bytes().count(b"\n")
-    store = Store(folder, WIDTHS, {"encoder": "x"})
+    store = FeatureStore(folder, WIDTHS, {"encoder": "x"})
     check(store, counts[:kept])
-    with store.writing() as writer:
+    with store.writer() as writer:
         for seed in range(kept, len(counts)):
             writer.append(rows_of(seed, counts[seed]))
             writer.commit(f"item-{seed}")
-    check(Store(folder, WIDTHS, {"encoder": "x"}), counts)
+    check(FeatureStore(folder, WIDTHS, {"encoder": "x"}), counts)
     assert all((folder / f"layer-{name}.f16").stat().st_size == 11 * width * 2 for name, width in WIDTHS.items())
 
 
 def test_rows_that_never_reached_the_disk_take_their_lines_along(tmp_path):
     filled(tmp_path / "s", [2, 3, 4])
     os.truncate(tmp_path / "s" / "layer-cnn.f16", 6 * 2 * 2)
-    check(Store(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 3])
+    check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 3])
 
 
 def test_an_abandoned_item_leaves_nothing(tmp_path):
     store = filled(tmp_path / "s", [2])
-    with store.writing() as writer:
+    with store.writer() as writer:
         writer.append(rows_of(9, 5))
         writer.abandon()
         writer.append(rows_of(1, 1))
@@ -84,29 +84,29 @@ def test_an_abandoned_item_leaves_nothing(tmp_path):
         writer.commit("item-1")
         writer.append(rows_of(9, 5))
     check(store, [2, 1])
-    check(Store(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 1])
+    check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 1])
 
 
 def test_one_writer_many_readers(tmp_path):
     store = filled(tmp_path / "s", [2])
-    with store.writing() as writer:
+    with store.writer() as writer:
         writer.append(rows_of(1, 2))
-        with pytest.raises(StoreError, match="another process is writing"), store.writing():
+        with pytest.raises(StoreError, match="another process is writing"), store.writer():
             pass
-        check(Store(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2])
+        check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2])
         writer.commit("item-1")
-        check(Store(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 2])
+        check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 2])
 
 
 def test_a_store_made_with_other_settings_says_which(tmp_path):
     filled(tmp_path / "s", [1])
     with pytest.raises(StoreError, match="encoder was 'x', is 'y'"):
-        Store(tmp_path / "s", WIDTHS, {"encoder": "y"})
+        FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "y"})
     with pytest.raises(StoreError, match="widths"):
-        Store(tmp_path / "s", {**WIDTHS, "2": 3}, {"encoder": "x"})
+        FeatureStore(tmp_path / "s", {**WIDTHS, "2": 3}, {"encoder": "x"})
     (tmp_path / "s" / "meta.json").write_text("{")
     with pytest.raises(StoreError, match="cannot be read"):
-        Store(tmp_path / "s", WIDTHS, {"encoder": "x"})
+        FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"})
 
 
 @pytest.mark.parametrize("line", ["nonsense", json.dumps({"key": "a", "offset": 7, "rows": 1}), "[]"])
@@ -116,7 +116,7 @@ def test_a_damaged_log_is_refused(tmp_path, line):
     first, second = log.read_text().splitlines()
     log.write_text(f"{first}\n{line}\n{second}\n")
     with pytest.raises(StoreError, match=r"items.jsonl"):
-        Store(tmp_path / "s", WIDTHS, {"encoder": "x"})
+        FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"})
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
@@ -124,7 +124,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with store.writing() as writer:
+        with store.writer() as writer:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
             with pytest.raises(StoreError, match="cannot write here"):
                 writer.append(rows_of(2, 5000))
@@ -134,4 +134,4 @@ def test_a_full_disk_loses_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    check(Store(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 3, 4])
+    check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 3, 4])

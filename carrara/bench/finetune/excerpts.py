@@ -30,10 +30,10 @@ from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
-from carrara.features.encode import Plan, Rows, Window, encoded
-from carrara.features.extract import arriving
-from carrara.features.prefetch import ahead
-from carrara.features.windows import Grid, WindowSpec, grid
+from carrara.features.encode import EncodePlan, Rows, Window, encode_windows
+from carrara.features.extract import as_windows
+from carrara.features.prefetch import prefetch
+from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
 WINDOW = 3  # beside ORDER and DROPOUT of carrara.bench.probes.rng
 THREADS, DEPTH = 2, 2
@@ -88,7 +88,7 @@ def excerpts(
     targets = answer.targets(task, state, answer.truths(task, clips), grid_of_frames)
     found: list[tuple[Excerpt, ...]] = []
     for clip, samples, target in zip(clips, lengths, targets):
-        spans = windows(samples, cut.window, cut.hop, cut.least)
+        spans = windows(samples, cut.window, cut.hop, cut.min_tail)
         own = []
         for start, length in spans:
             wanted = target
@@ -104,14 +104,14 @@ def excerpts(
     return found
 
 
-def learning_grid(encoder: Encoder, task: Task, frames: bool) -> Grid:
+def learning_grid(encoder: Encoder, task: Task, frames: bool) -> WindowGrid:
     """Return the windows that are learned from; frame by frame they begin on the encoder's grid."""
-    cut = grid(encoder, WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean"))
+    cut = window_grid(encoder, WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean"))
     if not frames or cut.window is None or encoder.card.frame_rate is None:
         return cut
     stride = encoder.card.sample_rate / encoder.card.frame_rate
     hop = max(round(int(cut.window / stride) * stride), 1)
-    return Grid(hop, hop, cut.least)
+    return WindowGrid(hop, hop, cut.min_tail)
 
 
 def batches(examples: Sequence[Sequence[Excerpt]], draw: Draw, epoch: int, sample_rate: int) -> Iterator[Batch]:
@@ -136,7 +136,7 @@ def batches(examples: Sequence[Sequence[Excerpt]], draw: Draw, epoch: int, sampl
         for low in range(begin, min(begin + step, len(picks)), draw.batch)
     ]
     sources = [partial(_sounds, heard, sample_rate) for heard, _, _ in cuts]
-    with closing(ahead(sources, THREADS, DEPTH)) as items:
+    with closing(prefetch(sources, THREADS, DEPTH)) as items:
         for place, item in items:
             if isinstance(item, AudioError):
                 raise unheard(str(item))
@@ -158,13 +158,13 @@ def logits(model: Tunable, clips: Sequence[Clip], task: Task, device: str) -> tu
     view = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean")
     if frames:
         view = WindowSpec(window_seconds=None, pool="frames")
-    cut, card = grid(model.encoder, view), model.encoder.card
+    cut, card = window_grid(model.encoder, view), model.encoder.card
     rate = card.frame_rate / card.sample_rate if frames and card.frame_rate else None
     sources = [partial(_windows, clip, cut, card.sample_rate) for clip in clips]
     parts = []
-    with closing(ahead(sources, THREADS, DEPTH)) as items:
-        pairs = encoded(model.encoder, arriving(items), Plan(device, view.pool))
-        for _, group in groupby(pairs, key=lambda pair: pair[0].place):
+    with closing(prefetch(sources, THREADS, DEPTH)) as items:
+        pairs = encode_windows(model.encoder, as_windows(items), EncodePlan(device, view.pool))
+        for _, group in groupby(pairs, key=lambda pair: pair[0].source_index):
             x_LRD = _joined(group, rate)
             if not frames and task.aggregate == "embedding":
                 x_LRD = x_LRD.mean(1, keepdims=True)
@@ -209,9 +209,9 @@ def _sounds(heard: Sequence[Excerpt], sample_rate: int) -> Iterator[list[np.ndar
     yield [load(one.path, sample_rate, one.start, one.duration) for one in heard]
 
 
-def _windows(clip: Clip, cut: Grid, sample_rate: int) -> Iterator[tuple[int, np.ndarray]]:
+def _windows(clip: Clip, cut: WindowGrid, sample_rate: int) -> Iterator[tuple[int, np.ndarray]]:
     samples_T = load(clip.path, sample_rate, clip.start, clip.duration)
-    for start, length in windows(len(samples_T), cut.window, cut.hop, cut.least):
+    for start, length in windows(len(samples_T), cut.window, cut.hop, cut.min_tail):
         yield start, samples_T[start : start + length]
 
 

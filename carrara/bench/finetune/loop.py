@@ -29,7 +29,7 @@ from carrara.bench.probes.rng import dropout_generator, kept
 from carrara.core.errors import DataError, StoreError
 from carrara.core.io import atomic_write
 from carrara.core.progress import progress
-from carrara.features.encode import precision
+from carrara.features.encode import compute_dtype
 
 CLIP = 1.0
 LAST = "last.pt"
@@ -152,7 +152,7 @@ def _loss(tuning: Tuning, lesson: Lesson, batch: Batch, generator: np.random.Gen
     counts = [model.encoder.frames(length) if model.frames else 1 for length in batch.lengths_B.tolist()]
     head = model.head
     kept_RH = torch.from_numpy(kept(generator, sum(counts), len(head.inner_bias), head.dropout)).to(device)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision(device) == "bfloat16"):
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=compute_dtype(device) == "bfloat16"):
         logits_RK = model(batch.samples_BT.to(device), batch.lengths_B.to(device), kept_RH)
     wanted = batch.targets
     target_R = np.concatenate([_fitted(one, count) for one, count in zip(wanted, counts)]) if model.frames else wanted

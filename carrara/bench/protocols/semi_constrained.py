@@ -38,7 +38,7 @@ from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
-from carrara.features.windows import WindowSpec, grid
+from carrara.features.windows import WindowSpec, window_grid
 
 
 class SemiConstrainedSettings(Settings):
@@ -122,7 +122,7 @@ def _cuts(frames: int, encoder: Encoder, task: Task, rate: float) -> list[slice]
     window = max(round(task.window_seconds * rate), 1)
     # The last frames of a recording are fewer than its length has room for, since a frame needs all that it hears.
     least = encoder.frames(
-        grid(encoder, WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window)).least
+        window_grid(encoder, WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window)).min_tail
     )
     return [slice(start, start + count) for start, count in windows(frames, window, least=min(least, window))]
 

@@ -34,7 +34,7 @@ from carrara.core.hashing import sha256_of_json
 from carrara.core.paths import home
 from carrara.core.record import GridPoint
 from carrara.core.task import Task
-from carrara.features.encode import precision
+from carrara.features.encode import compute_dtype
 from carrara.features.extract import weights_identity
 
 
@@ -124,7 +124,7 @@ def _folder(inputs: ProtocolInputs, how: FinetuneSettings, seed: int) -> Path:
         [[str(clip.path), float(clip.start), clip.duration and float(clip.duration)] for clip in clips],
         how.model_dump(mode="json"),
         seed,
-        precision(inputs.device),
+        compute_dtype(inputs.device),
     ]
     return home() / "finetune" / sha256_of_json(made_of)[:16]
 

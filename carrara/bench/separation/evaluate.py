@@ -20,7 +20,7 @@ from torch import Tensor
 from carrara.bench.separation import spectrum
 from carrara.bench.separation.songs import Reading, Song, Windows, load_windows
 from carrara.core.errors import AudioError, DataError
-from carrara.features.prefetch import ahead
+from carrara.features.prefetch import prefetch
 from carrara.metrics.sdr import sdr_of_sums
 
 HELD = 4  # windows of one song
@@ -69,7 +69,7 @@ def arrived(sources: Sequence[Callable[[], Iterator]]) -> Iterator:
     Raises:
         DataError: a file cannot be read.
     """
-    with closing(ahead(sources, THREADS, DEPTH)) as items:
+    with closing(prefetch(sources, THREADS, DEPTH)) as items:
         for _, item in items:
             if isinstance(item, AudioError):
                 raise DataError(f"{item}; repair the file, or remove it and measure with --partial")

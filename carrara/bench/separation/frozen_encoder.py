@@ -22,7 +22,7 @@ from carrara.bench.separation import spectrum
 from carrara.bench.separation.songs import Reading
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
-from carrara.features.encode import Plan, precision
+from carrara.features.encode import EncodePlan, compute_dtype
 
 
 class Ears:
@@ -56,11 +56,11 @@ class Ears:
     @torch.no_grad()
     def hear(self, heard_BS: np.ndarray, rows: Sequence[int]) -> dict[int, Tensor]:
         """Return the features of windows by row, `[B, F, D]` each."""
-        most, seconds = Plan(self.device).limits()
+        most, seconds = EncodePlan(self.device).batch_limits()
         window = self.reading.heard / self.reading.sample_rate
         size = max(1, min(most // self.pieces, int(seconds / window)))
         autocast: Any = nullcontext()
-        if precision(self.device) == "bfloat16":
+        if compute_dtype(self.device) == "bfloat16":
             autocast = torch.autocast("cuda", dtype=torch.bfloat16)
         shape = (len(heard_BS), self.frames, self.encoder.card.dim)
         found = {row: torch.empty(shape, device=self.device) for row in rows}
