@@ -27,7 +27,7 @@ def export(
     ONNX holds networks of HuBERT's and data2vec's shape, for clips of one length in a batch. Its extra: pip install
     'carrara[onnx]'.
     """
-    from carrara.encoders._hub.export import export as write
+    from carrara.encoders._hub.export import export_encoder as write
     from carrara.encoders._hub.load import load
 
     loaded = load(encoder)

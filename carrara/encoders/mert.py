@@ -19,8 +19,8 @@ enough to pre-train on a laptop; nobody publishes weights for it.
 from __future__ import annotations
 
 from carrara.encoders._base import EncoderFamily
-from carrara.encoders._hubert.huggingface import official, told
-from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
+from carrara.encoders._hubert.huggingface import read_hubert_weights, hubert_settings_from_files
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, hubert_card, update_hubert_card
 
 VARIANTS = {
     "mert-v0": "MERT v0, 95M, 16 kHz: k-means of log-mel and chroma plus CQT, 1,000 h",
@@ -79,7 +79,7 @@ def _benchmark(settings: MertSettings) -> str:
 
 
 def _published(name: str, settings: MertSettings, parameters: int):
-    card = describe(
+    card = hubert_card(
         name,
         settings,
         window_seconds=30.0,
@@ -97,16 +97,16 @@ def _published(name: str, settings: MertSettings, parameters: int):
 ENCODER = EncoderFamily(
     settings=MertSettings,
     build=HubertEncoder,
-    update_card=redescribed,
-    load_official=official,
-    settings_from_files=told,
+    update_card=update_hubert_card,
+    load_official=read_hubert_weights,
+    settings_from_files=hubert_settings_from_files,
     variants={
         "mert-v0": _published("mert-v0", BASE_V0, 94_371_712),
         "mert-v0-public": _published("mert-v0-public", BASE_V0, 94_371_712),
         "mert-v1-95m": _published("mert-v1-95m", BASE_V1, 94_371_712),
         "mert-v1-330m": _published("mert-v1-330m", LARGE_V1, 315_428_992),
         "mert-tiny": (
-            describe(
+            hubert_card(
                 "mert-tiny",
                 TINY,
                 window_seconds=30.0,

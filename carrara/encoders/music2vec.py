@@ -11,8 +11,8 @@ crops. Music2Vec's authors found the convolutions' output, the extra "cnn", best
 from __future__ import annotations
 
 from carrara.encoders._base import EncoderFamily
-from carrara.encoders._hubert.huggingface import official, told
-from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
+from carrara.encoders._hubert.huggingface import read_hubert_weights, hubert_settings_from_files
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, hubert_card, update_hubert_card
 
 VARIANTS = {
     "music2vec-v1": "Music2Vec, 93M, 16 kHz: data2vec taught music, 1,000 h",
@@ -46,12 +46,12 @@ TINY = Music2vecSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, f
 ENCODER = EncoderFamily(
     settings=Music2vecSettings,
     build=HubertEncoder,
-    update_card=redescribed,
-    load_official=official,
-    settings_from_files=told,
+    update_card=update_hubert_card,
+    load_official=read_hubert_weights,
+    settings_from_files=hubert_settings_from_files,
     variants={
         "music2vec-v1": (
-            describe(
+            hubert_card(
                 "music2vec-v1",
                 BASE,
                 window_seconds=30.0,
@@ -67,7 +67,7 @@ ENCODER = EncoderFamily(
             BASE,
         ),
         "data2vec-audio-base": (
-            describe(
+            hubert_card(
                 "data2vec-audio-base",
                 BASE,
                 window_seconds=30.0,
@@ -83,7 +83,7 @@ ENCODER = EncoderFamily(
             BASE,
         ),
         "music2vec-tiny": (
-            describe(
+            hubert_card(
                 "music2vec-tiny",
                 TINY,
                 window_seconds=30.0,

@@ -12,8 +12,8 @@ comparison.
 from __future__ import annotations
 
 from carrara.encoders._base import EncoderFamily
-from carrara.encoders._hubert.huggingface import official, told
-from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe, redescribed
+from carrara.encoders._hubert.huggingface import read_hubert_weights, hubert_settings_from_files
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, hubert_card, update_hubert_card
 
 VARIANTS = {
     "musichubert-base": "HuBERT-base taught music, 95M, 16 kHz; no weights are published",
@@ -42,12 +42,12 @@ TINY = MusicHubertSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4,
 ENCODER = EncoderFamily(
     settings=MusicHubertSettings,
     build=HubertEncoder,
-    update_card=redescribed,
-    load_official=official,
-    settings_from_files=told,
+    update_card=update_hubert_card,
+    load_official=read_hubert_weights,
+    settings_from_files=hubert_settings_from_files,
     variants={
         "musichubert-base": (
-            describe(
+            hubert_card(
                 "musichubert-base",
                 BASE,
                 window_seconds=30.0,
@@ -58,7 +58,7 @@ ENCODER = EncoderFamily(
             BASE,
         ),
         "hubert-base": (
-            describe(
+            hubert_card(
                 "hubert-base",
                 BASE,
                 window_seconds=30.0,
@@ -74,7 +74,7 @@ ENCODER = EncoderFamily(
             BASE,
         ),
         "musichubert-tiny": (
-            describe(
+            hubert_card(
                 "musichubert-tiny",
                 TINY,
                 window_seconds=30.0,

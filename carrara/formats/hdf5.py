@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import UsageError
-from carrara.formats.weights import reading
+from carrara.formats.weights import wrap_errors
 
 
 def read_hdf5(file: Path | io.BytesIO, source: str) -> dict[str, Tensor]:
@@ -47,6 +47,6 @@ def read_hdf5(file: Path | io.BytesIO, source: str) -> dict[str, Tensor]:
             raise ValueError(f"{path}: more numbers than the file holds")
         found[path] = torch.from_numpy(np.array(item[()], dtype=np.float32))
 
-    with reading(source, "an HDF5 file"), h5py.File(file, "r") as opened:
+    with wrap_errors(source, "an HDF5 file"), h5py.File(file, "r") as opened:
         opened.visititems(keep)
     return found

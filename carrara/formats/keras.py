@@ -27,12 +27,12 @@ from torch import Tensor
 
 from carrara.core.errors import WeightsError
 from carrara.formats.hdf5 import read_hdf5
-from carrara.formats.weights import amount, opening, reading
+from carrara.formats.weights import format_bytes, read_magic, wrap_errors
 
 CONFIG, ARRAYS = "config.json", "model.weights.h5"
 ARRAY = re.compile(r"(?:layers|_layer_checkpoint_dependencies)/(?P<slot>[^/]+)/(?P<inside>.+/)?vars/(?P<number>\d+)")
 EXPANSION = 100  # times that a file may grow when it is unpacked; zip's own limit is 1,000
-Sizes = tuple[tuple[int, ...] | int, ...]
+ArraySizes = tuple[tuple[int, ...] | int, ...]
 
 
 class KerasLayer(NamedTuple):
@@ -46,10 +46,10 @@ class KerasLayer(NamedTuple):
 
     name: str
     arrays: tuple[Tensor, ...]
-    kernels: frozenset[str]
+    input_convs: frozenset[str]
 
 
-class Place(NamedTuple):
+class LayerSlot(NamedTuple):
     """Where a layer belongs.
 
     Attributes:
@@ -59,8 +59,8 @@ class Place(NamedTuple):
     """
 
     name: str
-    sizes: Sizes
-    kernels: frozenset[str]
+    sizes: ArraySizes
+    input_convs: frozenset[str]
 
 
 def read_keras(path: Path) -> list[KerasLayer]:
@@ -70,12 +70,12 @@ def read_keras(path: Path) -> list[KerasLayer]:
         UsageError: h5py is not installed.
         WeightsError: the file is not whole, not of this format, or not a functional model.
     """
-    opening(path)
-    with reading(path, "a .keras file"):
+    read_magic(path)
+    with wrap_errors(path, "a .keras file"):
         return _layers(path)
 
 
-def placed(layers: Sequence[KerasLayer], places: Sequence[Place], source: str) -> dict[str, tuple[Tensor, ...]]:
+def match_layers(layers: Sequence[KerasLayer], slots: Sequence[LayerSlot], source: str) -> dict[str, tuple[Tensor, ...]]:
     """Return the arrays by the name of their place: every layer has one and every place is taken.
 
     Args:
@@ -89,10 +89,10 @@ def placed(layers: Sequence[KerasLayer], places: Sequence[Place], source: str) -
     left = {layer.name: layer for layer in layers}
     found: dict[str, str] = {}
     taken = {}
-    for place in places:
-        alike = [layer for layer in left.values() if sizes(layer.arrays) == place.sizes]
-        kernels = {found[kernel] for kernel in place.kernels}
-        fitting = [layer for layer in alike if layer.kernels == kernels]
+    for place in slots:
+        alike = [layer for layer in left.values() if array_sizes(layer.arrays) == place.sizes]
+        kernels = {found[kernel] for kernel in place.input_convs}
+        fitting = [layer for layer in alike if layer.input_convs == kernels]
         if len(fitting) != 1:
             raise WeightsError(
                 f"{source}: not the weights of this network: {_complaint(place, kernels, alike, fitting)}"
@@ -103,12 +103,12 @@ def placed(layers: Sequence[KerasLayer], places: Sequence[Place], source: str) -
         layer = next(iter(left.values()))
         raise WeightsError(
             f"{source}: not the weights of this network: {len(left)} layers have no place in it, first {layer.name} "
-            f"(arrays of {_spelled(sizes(layer.arrays))})"
+            f"(arrays of {_spelled(array_sizes(layer.arrays))})"
         )
     return taken
 
 
-def sizes(arrays: Sequence[Tensor]) -> Sizes:
+def array_sizes(arrays: Sequence[Tensor]) -> ArraySizes:
     """Return what a layer is recognised by: the first array's shape and how many numbers the others have."""
     first, *others = arrays
     return (tuple(first.shape) if first.numel() > 1 else (), *(array.numel() for array in others))
@@ -118,7 +118,7 @@ def _layers(path: Path) -> list[KerasLayer]:
     with zipfile.ZipFile(path) as archive:
         size = sum(archive.getinfo(name).file_size for name in (CONFIG, ARRAYS))
         if size > EXPANSION * path.stat().st_size:
-            raise WeightsError(f"{path}: would grow to {amount(size)} when unpacked; give the official file")
+            raise WeightsError(f"{path}: would grow to {format_bytes(size)} when unpacked; give the official file")
         config = json.loads(archive.read(CONFIG))
         stored = io.BytesIO(archive.read(ARRAYS))
     listed = config.get("config") if isinstance(config, dict) else None
@@ -129,7 +129,7 @@ def _layers(path: Path) -> list[KerasLayer]:
         raise WeightsError(f"{path}: is a Keras model that does not say what its layers are fed by; only functional do")
     arrays = read_hdf5(stored, f"{path}: its {ARRAYS}")
     arrays = {key: array for key, array in arrays.items() if not key.startswith("optimizer/")}
-    held = _held(listed, _by_slot(arrays, path), path)
+    held = _layers_by_slot(listed, _by_slot(arrays, path), path)
     feeds = {_name(layer): sorted(set(_sources(layer["inbound_nodes"]))) for layer in listed}
     nearest: dict[str, frozenset[str]] = {}
     layers = []
@@ -173,7 +173,7 @@ def _by_slot(arrays: dict[str, Tensor], path: Path) -> dict[str, dict[str, tuple
     }
 
 
-def _held(
+def _layers_by_slot(
     listed: list[dict[str, Any]], slots: dict[str, dict[str, tuple[Tensor, ...]]], path: Path
 ) -> dict[str, dict[str, tuple[Tensor, ...]]]:
     """Return the same by the layers' names in the list."""
@@ -195,7 +195,7 @@ def _snake_case(name: str) -> str:
     return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", re.sub(r"\W", "", name)).lower()
 
 
-def _complaint(place: Place, kernels: set[str], alike: list[KerasLayer], fitting: list[KerasLayer]) -> str:
+def _complaint(place: LayerSlot, kernels: set[str], alike: list[KerasLayer], fitting: list[KerasLayer]) -> str:
     if fitting:
         names = " and ".join(layer.name for layer in fitting[:2])
         return f"{names} cannot be told apart, {place.name} fits both"
@@ -203,9 +203,9 @@ def _complaint(place: Place, kernels: set[str], alike: list[KerasLayer], fitting
     if not alike:
         return f"no layer is left that fits {wanted}"
     after = ", ".join(sorted(kernels)) or "the input"
-    instead = ", ".join(sorted(alike[0].kernels)) or "the input"
+    instead = ", ".join(sorted(alike[0].input_convs)) or "the input"
     return f"{wanted} comes after {after}, but {alike[0].name} after {instead}"
 
 
-def _spelled(wanted: Sizes) -> str:
+def _spelled(wanted: ArraySizes) -> str:
     return " and ".join(str(size) for size in wanted)

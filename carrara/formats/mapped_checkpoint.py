@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import UntypedStorage
 
-from carrara.formats.safe_pickle import is_zip, read_checkpoint, read_older
+from carrara.formats.safe_pickle import is_zip, read_torch_checkpoint, read_legacy
 
 
 def mapped_checkpoint(path: Path) -> Any:
@@ -21,7 +21,7 @@ def mapped_checkpoint(path: Path) -> Any:
         WeightsError: it is not a torch file, not whole, or one that `carrara.formats.safe_pickle` refuses.
     """
     path = Path(path)
-    return read_checkpoint(path) if is_zip(path) else read_older(path, _as_it_lies)
+    return read_torch_checkpoint(path) if is_zip(path) else read_legacy(path, _as_it_lies)
 
 
 def _as_it_lies(storage: UntypedStorage) -> UntypedStorage:

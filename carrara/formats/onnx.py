@@ -20,7 +20,7 @@ from torch import Tensor
 from carrara.core.errors import WeightsError
 from carrara.formats.protobuf import Fields, varint
 from carrara.formats.protobuf import fields as fields_of
-from carrara.formats.weights import opening, reading
+from carrara.formats.weights import read_magic, wrap_errors
 
 # TensorProto.DataType of what is read; other constants (strings, quantised numbers) are left out.
 FLOAT32, INT64 = 1, 7
@@ -28,23 +28,23 @@ KINDS = {FLOAT32: "<f4", 6: "<i4", INT64: "<i8", 10: "<f2", 11: "<f8"}
 FLOAT, INT, STRING, TENSOR, FLOATS, INTS = 1, 2, 3, 4, 6, 7
 
 
-class Node(NamedTuple):
+class OnnxNode(NamedTuple):
     """A step: what it does ("Conv"), the names of what goes in and comes out, and its settings by name."""
 
-    kind: str
+    op_type: str
     inputs: list[str]
     outputs: list[str]
-    settings: dict[str, Any]
+    attributes: dict[str, Any]
 
 
-class Graph(NamedTuple):
+class OnnxGraph(NamedTuple):
     """The steps in an order in which they can run, and the constants by name."""
 
-    nodes: list[Node]
+    nodes: list[OnnxNode]
     tensors: dict[str, Tensor]
 
 
-def read_onnx(path: Path) -> Graph:
+def read_onnx(path: Path) -> OnnxGraph:
     """Return the graph of an ONNX file; constants that are made by a step, or renamed by one, are among its constants.
 
     Raises:
@@ -52,8 +52,8 @@ def read_onnx(path: Path) -> Graph:
             weights in other files.
     """
     path = Path(path)
-    opening(path)
-    with reading(path, "an ONNX file"):
+    read_magic(path)
+    with wrap_errors(path, "an ONNX file"):
         try:
             return _graph(path.read_bytes())
         except _Elsewhere:
@@ -64,17 +64,17 @@ class _Elsewhere(ValueError):
     """A tensor's numbers lie in another file."""
 
 
-def _graph(content: bytes) -> Graph:
+def _graph(content: bytes) -> OnnxGraph:
     graph = fields_of(fields_of(memoryview(content))[7][0])
     tensors = dict(_tensor(fields_of(part)) for part in graph.get(5, []))
     nodes = [_node(fields_of(part)) for part in graph[1]]
     for node in nodes:
-        if node.kind == "Identity" and node.inputs[:1] and node.inputs[0] in tensors:
+        if node.op_type == "Identity" and node.inputs[:1] and node.inputs[0] in tensors:
             tensors[node.outputs[0]] = tensors[node.inputs[0]]
-        if node.kind == "Constant":
-            values = [value for value in node.settings.values() if not isinstance(value, str)]
+        if node.op_type == "Constant":
+            values = [value for value in node.attributes.values() if not isinstance(value, str)]
             tensors |= {name: torch.as_tensor(value) for name, value in zip(node.outputs, values)}
-    return Graph(nodes, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+    return OnnxGraph(nodes, {name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def _text(values: list[Any]) -> str:
@@ -119,10 +119,10 @@ def _tensor(fields: Fields) -> tuple[str, Tensor | None]:
     return name, torch.from_numpy(numbers.reshape(shape).astype(numbers.dtype.newbyteorder("=")))
 
 
-def _node(fields: Fields) -> Node:
+def _node(fields: Fields) -> OnnxNode:
     settings = dict(_setting(fields_of(part)) for part in fields.get(5, []))
     inputs, outputs = ([_text([name]) for name in fields.get(number, [])] for number in (1, 2))
-    return Node(
+    return OnnxNode(
         _text(fields[4]), inputs, outputs, {name: value for name, value in settings.items() if value is not None}
     )
 

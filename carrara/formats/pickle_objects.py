@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, UntypedStorage
 from torch.storage import TypedStorage
 
-from carrara.formats.weights import stretched
+from carrara.formats.weights import is_expanded
 
-KINDS = {
+STORAGE_DTYPES = {
     "torch.HalfStorage": torch.float16,
     "torch.BFloat16Storage": torch.bfloat16,
     "torch.FloatStorage": torch.float32,
@@ -33,7 +33,7 @@ KINDS = {
 }
 
 
-class Inert:
+class UnknownObject:
     """Stands in for an object of an unknown kind: its `kind`, what it was made from, its state; it does nothing."""
 
     kind = ""
@@ -43,10 +43,10 @@ class Inert:
         self.state: Any = {}
         self.items: list[Any] = []
 
-    def __new__(cls, *arguments: Any, **named: Any) -> Inert:
+    def __new__(cls, *arguments: Any, **named: Any) -> UnknownObject:
         """Return one whose attributes are there even where pickle makes it without `__init__`."""
         made = super().__new__(cls)
-        Inert.__init__(made, *arguments)
+        UnknownObject.__init__(made, *arguments)
         return made
 
     def __setstate__(self, state: Any) -> None:
@@ -68,21 +68,21 @@ class Inert:
     add = append
 
 
-def inert(module: str, name: str) -> type[Inert]:
+def unknown_class(module: str, name: str) -> type[UnknownObject]:
     """Return a kind of stand-ins, named as the pickle names it."""
-    return type("Inert", (Inert,), {"kind": f"{module}.{name}"})
+    return type("Inert", (UnknownObject,), {"kind": f"{module}.{name}"})
 
 
-def number_kind(pid: Any) -> torch.dtype:
+def storage_dtype(pid: Any) -> torch.dtype:
     """Return the kind of numbers in a storage.
 
     Raises:
         KeyError: it is of an unknown kind.
     """
-    return KINDS[pid[1].kind]
+    return STORAGE_DTYPES[pid[1].kind]
 
 
-class _Tensor:
+class _RebuildTensor:
     """Makes a tensor when called; keeps nothing that a pickle sets on it, and is no place to set anything."""
 
     __slots__ = ()
@@ -91,7 +91,7 @@ class _Tensor:
         """Return a view of a storage; `as_strided`, unlike torch's own way, never reaches beyond the storage's end."""
         flat = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
         made = flat.as_strided(tuple(size), tuple(stride), offset)
-        if stretched(made):
+        if is_expanded(made):
             raise ValueError(f"a tensor of {made.numel()} numbers, of which the file holds fewer")
         return made
 
@@ -99,7 +99,7 @@ class _Tensor:
         """Keep nothing."""
 
 
-class _Parameter(_Tensor):
+class _RebuildParameter(_RebuildTensor):
     """Returns the tensor that a parameter is made from when called."""
 
     __slots__ = ()
@@ -108,20 +108,20 @@ class _Parameter(_Tensor):
         return tensor
 
 
-KNOWN: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_tensor"): _Tensor(),
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor(),
-    ("torch._utils", "_rebuild_parameter"): _Parameter(),
+    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
 }
 
 
-def _none(key: str) -> UntypedStorage:
+def _no_storage(key: str) -> UntypedStorage:
     raise KeyError(f"no storage {key!r}")
 
 
-class Unpickler(pickle.Unpickler):
+class SafeUnpickler(pickle.Unpickler):
     """Pickle's machine with a closed world of names.
 
     Args:
@@ -129,22 +129,22 @@ class Unpickler(pickle.Unpickler):
         storages: gives a storage by its key; without it a pickle that asks for one is refused.
     """
 
-    def __init__(self, file: Any, storages: Callable[[str], UntypedStorage] = _none) -> None:
+    def __init__(self, file: Any, storages: Callable[[str], UntypedStorage] = _no_storage) -> None:
         super().__init__(file, encoding="utf-8")
         self.storages = storages
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in KNOWN:
-            return KNOWN[module, name]
+        if (module, name) in ALLOWED:
+            return ALLOWED[module, name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        return inert(module, name)
+        return unknown_class(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         """Return a storage; a module of the older kind, which comes with its source text, is left out."""
         if pid[0] != "storage":
-            return Inert()
-        dtype, storage = number_kind(pid), self.storages(pid[2])
+            return UnknownObject()
+        dtype, storage = storage_dtype(pid), self.storages(pid[2])
         if pid[5:] and pid[5]:  # of torch before 0.4: a part of that storage
             _, first, count = pid[5]
             storage = storage[first * dtype.itemsize : (first + count) * dtype.itemsize]

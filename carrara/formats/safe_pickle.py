@@ -30,16 +30,16 @@ from torch import UntypedStorage
 
 from carrara.core.errors import WeightsError
 from carrara.core.progress import progress
-from carrara.formats.pickle_objects import Inert, Unpickler, inert, number_kind
-from carrara.formats.weights import amount, is_pickle, opening, reading
+from carrara.formats.pickle_objects import UnknownObject, SafeUnpickler, unknown_class, storage_dtype
+from carrara.formats.weights import format_bytes, is_pickle, read_magic, wrap_errors
 
-MAGIC = 0x1950A86A20F9469CFC6C  # what torch's older files open with
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what torch's older files open with
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a record in a zip: mark, length of its name and of what follows that
-BLOCK = 2**20
+BLOCK_BYTES = 2**20
 PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_torch_checkpoint(path: Path) -> Any:
     """Return what a torch file holds, with every object of an unknown kind replaced by an `Inert`.
 
     Tensors of a zip file stay on the disk until they are used, so an optimizer's state costs nothing. Nothing is
@@ -50,10 +50,10 @@ def read_checkpoint(path: Path) -> Any:
     """
     path = Path(path)
     if is_zip(path):
-        with reading(path, "a torch file"):
-            return _zipped(path)
+        with wrap_errors(path, "a torch file"):
+            return _read_zip(path)
     # Copies, because storages of the older kind may lie at odd addresses.
-    return read_older(path, UntypedStorage.clone)
+    return read_legacy(path, UntypedStorage.clone)
 
 
 def is_zip(path: Path) -> bool:
@@ -62,32 +62,32 @@ def is_zip(path: Path) -> bool:
     Raises:
         WeightsError: it is no torch file of either kind.
     """
-    head = opening(path)
+    head = read_magic(path)
     if not is_pickle(head):
         raise WeightsError(f"{path}: is no torch checkpoint")
     return head[:2] == b"PK"
 
 
-def see_whole(path: Path) -> None:
+def verify_crc(path: Path) -> None:
     """Compare every record of a zip checkpoint with its checksum (CRC-32); other kinds have none and pass.
 
     Raises:
         WeightsError: it cannot be read, is cut short, or a record is damaged; the message names the record.
     """
     path = Path(path)
-    if not is_pickle(head := opening(path)) or head[:2] != b"PK":
+    if not is_pickle(head := read_magic(path)) or head[:2] != b"PK":
         return
-    with reading(path, "a zip"), zipfile.ZipFile(path) as archive:
+    with wrap_errors(path, "a zip"), zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         with progress(f"checking {path.name}", sum(record.file_size for record in records)) as advance:
             for record in records:
                 source = f"{path}: its record {record.filename!r}"
-                with reading(source, "as it was written"), archive.open(record) as file:
-                    while block := file.read(BLOCK):
+                with wrap_errors(source, "as it was written"), archive.open(record) as file:
+                    while block := file.read(BLOCK_BYTES):
                         advance(len(block))
 
 
-def read_older(path: Path, placed: Callable[[UntypedStorage], UntypedStorage]) -> Any:
+def read_legacy(path: Path, placed: Callable[[UntypedStorage], UntypedStorage]) -> Any:
     """Return what a torch file of the older kind holds.
 
     Args:
@@ -97,21 +97,21 @@ def read_older(path: Path, placed: Callable[[UntypedStorage], UntypedStorage]) -
     Raises:
         WeightsError: it is not of this kind, or not whole.
     """
-    with reading(path, "a torch file"), open(path, "rb") as file:
-        if _surveyed(file)[0] != MAGIC:
+    with wrap_errors(path, "a torch file"), open(path, "rb") as file:
+        if _scan_pickle(file)[0] != LEGACY_MAGIC:
             raise WeightsError(f"{path}: is a pickle, but no torch file")
         for _ in ("version", "machine"):
-            _surveyed(file)
+            _scan_pickle(file)
         begin = file.tell()
-        _, sizes = _surveyed(file)
-        keys, _ = _surveyed(file)
-        pieces = _pieces(file, path, {str(key): sizes[key] for key in keys})
+        _, sizes = _scan_pickle(file)
+        keys, _ = _scan_pickle(file)
+        pieces = _legacy_storages(file, path, {str(key): sizes[key] for key in keys})
         storages = {key: placed(piece) for key, piece in pieces.items()}
         file.seek(begin)
-        return Unpickler(file, storages.__getitem__).load()
+        return SafeUnpickler(file, storages.__getitem__).load()
 
 
-class _Survey(pickle.Unpickler):
+class _StorageScan(pickle.Unpickler):
     """Pickle's machine that makes nothing, and notes how many bytes each number of a storage has."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -119,25 +119,25 @@ class _Survey(pickle.Unpickler):
         self.sizes: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        return OrderedDict if (module, name) == ("collections", "OrderedDict") else inert(module, name)
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else unknown_class(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         if pid[0] == "storage":
             # The first kind that a storage is seen as is the one that it was written as.
-            self.sizes.setdefault(pid[2], number_kind(pid).itemsize)
-        return Inert()
+            self.sizes.setdefault(pid[2], storage_dtype(pid).itemsize)
+        return UnknownObject()
 
 
-def _surveyed(file: BinaryIO) -> tuple[Any, dict[str, int]]:
+def _scan_pickle(file: BinaryIO) -> tuple[Any, dict[str, int]]:
     """Return what the next pickle holds, without tensors, and the bytes of a number by the key of a storage."""
     begin = file.tell()
     _refuse_large_memo(file)
     file.seek(begin)
-    survey = _Survey(file)
+    survey = _StorageScan(file)
     return survey.load(), survey.sizes
 
 
-def _zipped(path: Path) -> Any:
+def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         records = {record.filename: record for record in archive.infolist()}
         if any(name.endswith("constants.pkl") for name in records):
@@ -148,20 +148,20 @@ def _zipped(path: Path) -> Any:
         mapped = UntypedStorage.from_file(str(path), False, path.stat().st_size)
 
         def content(name: str) -> bytes:
-            place = _place(file, records[folder + name])
+            place = _record_slice(file, records[folder + name])
             file.seek(place.start)
             return file.read(place.stop - place.start)
 
         @functools.cache
         def storage(key: str) -> UntypedStorage:
-            return mapped[_place(file, records[f"{folder}data/{key}"])]
+            return mapped[_record_slice(file, records[f"{folder}data/{key}"])]
 
         if folder + "byteorder" in records and content("byteorder") != b"little":
             raise WeightsError(f"{path}: was written on a big-endian machine; save it again on this kind")
         pickled = io.BytesIO(content("data.pkl"))
         _refuse_large_memo(pickled)
         pickled.seek(0)
-        return Unpickler(pickled, storage).load()
+        return SafeUnpickler(pickled, storage).load()
 
 
 def _refuse_large_memo(file: BinaryIO) -> None:
@@ -177,7 +177,7 @@ def _refuse_large_memo(file: BinaryIO) -> None:
             raise ValueError(f"keeps something under number {number}")
 
 
-def _place(file: BinaryIO, record: zipfile.ZipInfo) -> slice:
+def _record_slice(file: BinaryIO, record: zipfile.ZipInfo) -> slice:
     """Return where the content of a record lies in the file."""
     if record.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{record.filename!r} is compressed, which torch's own files never are")
@@ -189,7 +189,7 @@ def _place(file: BinaryIO, record: zipfile.ZipInfo) -> slice:
     return slice(begin, begin + record.file_size)
 
 
-def _pieces(file: BinaryIO, path: Path, sizes: dict[str, int]) -> dict[str, UntypedStorage]:
+def _legacy_storages(file: BinaryIO, path: Path, sizes: dict[str, int]) -> dict[str, UntypedStorage]:
     """Return the storages in the order of the file: eight bytes that count its numbers, then the numbers."""
     whole = path.stat().st_size
     mapped = UntypedStorage.from_file(str(path), False, whole)
@@ -199,6 +199,6 @@ def _pieces(file: BinaryIO, path: Path, sizes: dict[str, int]) -> dict[str, Unty
         (count,) = struct.unpack("<q", file.read(8))
         place, begin = place + 8 + count * size, place + 8
         if count < 0 or place > whole:
-            raise WeightsError(f"{path}: is cut short, {amount(whole)}; fetch it again")
+            raise WeightsError(f"{path}: is cut short, {format_bytes(whole)}; fetch it again")
         pieces[key] = mapped[begin:place]
     return pieces

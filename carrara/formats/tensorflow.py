@@ -25,7 +25,7 @@ from torch import Tensor
 
 from carrara.core.errors import WeightsError
 from carrara.formats.protobuf import fields, varint
-from carrara.formats.weights import reading
+from carrara.formats.weights import wrap_errors
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER, TRAILER = 48, 5
@@ -34,10 +34,10 @@ FLOAT32 = 1
 POLYNOMIAL = 0x82F63B78  # of CRC-32C, bits reversed
 ONES = 0xFFFFFFFF
 # A checksum of one byte after the other takes 0.1 µs a byte in Python; long data go in parallel lanes.
-LANES, LONG = 4096, 2**16
+NUM_LANES, MIN_PARALLEL_BYTES = 4096, 2**16
 
 
-class _Place(NamedTuple):
+class _TensorEntry(NamedTuple):
     kind: int
     shape: tuple[int, ...]
     shard: int
@@ -47,7 +47,7 @@ class _Place(NamedTuple):
     slices: Any
 
 
-def read_checkpoint(index: bytes, data: bytes, source: str, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+def read_tensorflow_checkpoint(index: bytes, data: bytes, source: str, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     """Return the wanted tensors of a checkpoint with one data file, float32, by name.
 
     Args:
@@ -60,29 +60,29 @@ def read_checkpoint(index: bytes, data: bytes, source: str, wanted: Callable[[st
         WeightsError: it is no such checkpoint, damaged, cut short, compressed or in several data files, or a wanted
             tensor is not float32 or lies in slices.
     """
-    with reading(f"{source}: its .index", "that of a TensorFlow checkpoint"):
+    with wrap_errors(f"{source}: its .index", "that of a TensorFlow checkpoint"):
         entries = dict(_table(index, source))
         header = fields(entries.pop(b""))
         if header.get(1, [1])[0] != 1 or header.get(2, [0])[0] != 0:
             raise WeightsError(f"{source}: lies in several data files or is big-endian; save it again as one file")
-        places = {key.decode(): _place(entry) for key, entry in entries.items()}
-    with reading(source, "a TensorFlow checkpoint"):
+        places = {key.decode(): _parse_entry(entry) for key, entry in entries.items()}
+    with wrap_errors(source, "a TensorFlow checkpoint"):
         return {name: _tensor(name, place, data, source) for name, place in places.items() if wanted(name)}
 
 
 def crc32c(data: bytes) -> int:
     """Return the CRC-32C (Castagnoli) of some bytes."""
-    if len(data) < LONG:
+    if len(data) < MIN_PARALLEL_BYTES:
         return functools.reduce(lambda register, byte: _step(register, byte, _TABLE), data, ONES) ^ ONES
     # A register that starts at zero does not notice zeros in front, so the first lane is filled up there; to start at
     # ones means to turn over the first four bytes.
-    size = -(-len(data) // LANES)
-    lanes_NS = np.zeros(LANES * size, np.uint8)
+    size = -(-len(data) // NUM_LANES)
+    lanes_NS = np.zeros(NUM_LANES * size, np.uint8)
     mine = lanes_NS[len(lanes_NS) - len(data) :]
     mine[:] = np.frombuffer(data, np.uint8)
     mine[:4] ^= 0xFF
-    registers_N = np.zeros(LANES, np.uint32)
-    for bytes_N in np.ascontiguousarray(lanes_NS.reshape(LANES, size).T):
+    registers_N = np.zeros(NUM_LANES, np.uint32)
+    for bytes_N in np.ascontiguousarray(lanes_NS.reshape(NUM_LANES, size).T):
         registers_N = _step(registers_N, bytes_N, _TABLES)
     # Lanes are joined by what a register becomes over a lane of zeros, which is linear in its bits.
     over = np.uint32(1) << np.arange(32, dtype=np.uint32)
@@ -95,7 +95,7 @@ def crc32c(data: bytes) -> int:
     return register ^ ONES
 
 
-def masked(checksum: int) -> int:
+def mask_checksum(checksum: int) -> int:
     """Return a checksum as LevelDB stores it: turned right by 15 bits, and a constant added."""
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & ONES
 
@@ -129,7 +129,7 @@ def _block(index: bytes, handle: bytes, source: str) -> bytes:
     """Return the content of the block that a handle (offset and size) points at."""
     (offset, size), _ = _varints(handle, 0, 2)
     block, trailer = index[offset : offset + size + 1], index[offset + size + 1 : offset + size + TRAILER]
-    if masked(crc32c(block)) != struct.unpack("<I", trailer)[0]:
+    if mask_checksum(crc32c(block)) != struct.unpack("<I", trailer)[0]:
         raise WeightsError(f"{source}: its .index is damaged (checksum); fetch it again")
     if block[-1]:
         kind = COMPRESSIONS.get(block[-1], f"kind {block[-1]}")
@@ -163,20 +163,20 @@ def _varints(data: bytes, place: int, count: int) -> tuple[list[int], int]:
     return values, place
 
 
-def _place(entry: bytes) -> _Place:
+def _parse_entry(entry: bytes) -> _TensorEntry:
     found = fields(entry)
     shape = tuple(fields(size).get(1, [0])[0] for size in fields(found.get(2, [b""])[0]).get(2, []))
     kind, shard, offset, size = (found.get(number, [0])[0] for number in (1, 3, 4, 5))
     checksum = struct.unpack("<I", found.get(6, [bytes(4)])[0])[0]
-    return _Place(kind, shape, shard, offset, size, checksum, found.get(7))
+    return _TensorEntry(kind, shape, shard, offset, size, checksum, found.get(7))
 
 
-def _tensor(name: str, place: _Place, data: bytes, source: str) -> Tensor:
+def _tensor(name: str, place: _TensorEntry, data: bytes, source: str) -> Tensor:
     if place.kind != FLOAT32 or place.slices or place.shard or place.size != 4 * math.prod(place.shape):
         raise WeightsError(f"{source}: {name!r} is not one whole float32 tensor, so it is not read here")
     content = data[place.offset : place.offset + place.size]
     if len(content) != place.size:
         raise WeightsError(f"{source}: its .data file is cut short (at {name!r}); fetch it again")
-    if masked(crc32c(content)) != place.checksum:
+    if mask_checksum(crc32c(content)) != place.checksum:
         raise WeightsError(f"{source}: its .data file is damaged (checksum of {name!r}); fetch it again")
     return torch.from_numpy(np.frombuffer(content, "<f4").astype(np.float32).reshape(place.shape))

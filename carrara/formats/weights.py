@@ -30,9 +30,9 @@ from carrara.core.io import atomic_write
 
 NEW_GAIN, NEW_DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 OLD_GAIN, OLD_DIRECTION = ".weight_g", ".weight_v"
-PLAIN = {"format": "pt"}  # without it, transformers 4 does not open the file
-LONGEST_HEADER = 10**8  # of safetensors, which takes no longer one
-MARK = b"\xef\xbb\xbf"  # with which some texts in UTF-8 begin
+METADATA = {"format": "pt"}  # without it, transformers 4 does not open the file
+MAX_HEADER_BYTES = 10**8  # of safetensors, which takes no longer one
+UTF8_BOM = b"\xef\xbb\xbf"  # with which some texts in UTF-8 begin
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -42,10 +42,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         WeightsError: the file is missing, empty, cut short, not weights, or a pickle that would run code.
     """
     path = Path(path)
-    if not is_pickle(opening(path)):
-        with reading(path, "safetensors"):
+    if not is_pickle(read_magic(path)):
+        with wrap_errors(path, "safetensors"):
             return load_file(path)
-    with reading(path, "a torch file"):
+    with wrap_errors(path, "a torch file"):
         try:
             # An opened file, because by its path torch would take every .safetensors for one.
             with open(path, "rb") as file:
@@ -68,12 +68,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     with atomic_write(Path(path)) as draft:
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft, PLAIN)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft, METADATA)
         except SafetensorError as problem:
             raise StoreError(f"{path}: cannot write here ({problem})") from None
 
 
-def opening(path: Path) -> bytes:
+def read_magic(path: Path) -> bytes:
     """Return the first 512 bytes of a file that can be weights.
 
     Raises:
@@ -87,9 +87,9 @@ def opening(path: Path) -> bytes:
     if not head:
         raise WeightsError(f"{path}: is empty; fetch it again")
     if not _is_safetensors(head):
-        _refuse_text(path, head.removeprefix(MARK))
-    with reading(path, "a file of weights"):
-        _refuse_cut(path, head)
+        _refuse_text(path, head.removeprefix(UTF8_BOM))
+    with wrap_errors(path, "a file of weights"):
+        _check_length(path, head)
     return head
 
 
@@ -99,7 +99,7 @@ def is_pickle(head: bytes) -> bool:
 
 
 @contextmanager
-def reading(source: Path | str, kind: str) -> Iterator[None]:
+def wrap_errors(source: Path | str, kind: str) -> Iterator[None]:
     """Turn whatever a reader raises at a damaged file into one line.
 
     Args:
@@ -118,20 +118,20 @@ def reading(source: Path | str, kind: str) -> Iterator[None]:
         raise WeightsError(f"{source}: not whole or not {kind} ({line}); fetch it again") from None
 
 
-def stretched(tensor: Tensor) -> bool:
+def is_expanded(tensor: Tensor) -> bool:
     """Return whether a tensor shows numbers of its storage more than once, so that a copy may fill the memory."""
     # Not numel(), which may run over.
     return math.prod(tensor.shape) * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
-def amount(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Return a number of bytes as it is told: 12 bytes, 1.2 kB, 1.2 MB."""
     if size < 1000:
         return f"{size} bytes"
     return f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
 
 
-def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 over names, kinds, shapes and bytes, whatever the order: 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -141,7 +141,7 @@ def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+def load_state_dict_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Put the tensors into a module, every one of them and nothing else; a module on the meta device comes to life.
 
     Args:
@@ -152,25 +152,25 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     Raises:
         WeightsError: names are missing or unknown, or shapes differ; the module is unchanged.
     """
-    wanted = module.state_dict()
-    given = _respell(tensors, wanted)
-    missing = [name for name in wanted if name not in given]
-    unknown = [name for name in given if name not in wanted]
-    wrong = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
+    expected = module.state_dict()
+    given = _match_weight_norm_names(tensors, expected)
+    missing = [name for name in expected if name not in given]
+    unknown = [name for name in given if name not in expected]
+    wrong = [name for name in expected if name in given and given[name].shape != expected[name].shape]
     complaints = []
     if missing:
-        complaints.append(f"{len(missing)} missing ({_some(missing)})")
+        complaints.append(f"{len(missing)} missing ({_first_names(missing)})")
     if unknown:
-        complaints.append(f"{len(unknown)} unknown ({_some(unknown)}){did_you_mean(unknown[0], missing or wanted)}")
+        complaints.append(f"{len(unknown)} unknown ({_first_names(unknown)}){did_you_mean(unknown[0], missing or expected)}")
     if wrong:
         name = wrong[0]
-        shapes = f"{tuple(given[name].shape)} where {tuple(wanted[name].shape)} is wanted"
+        shapes = f"{tuple(given[name].shape)} where {tuple(expected[name].shape)} is wanted"
         complaints.append(f"{len(wrong)} of another shape ({name}: {shapes})")
     if complaints:
         raise WeightsError(f"{source}: not the weights of this network: {'; '.join(complaints)}")
     module.load_state_dict(
-        {name: tensor.to(wanted[name].dtype) for name, tensor in given.items()},
-        assign=any(tensor.is_meta for tensor in wanted.values()),
+        {name: tensor.to(expected[name].dtype) for name, tensor in given.items()},
+        assign=any(tensor.is_meta for tensor in expected.values()),
     )
 
 
@@ -179,13 +179,13 @@ def _is_safetensors(head: bytes) -> bool:
 
     To be asked before anything else about a file: the length's first bytes may be those of any other kind.
     """
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
 
 
 def _is_plain(name: object, value: object) -> bool:
     if not isinstance(name, str) or not isinstance(value, Tensor):
         return False
-    return value.layout == torch.strided and value.device.type == "cpu" and not stretched(value)
+    return value.layout == torch.strided and value.device.type == "cpu" and not is_expanded(value)
 
 
 def _refuse_text(path: Path, head: bytes) -> None:
@@ -198,10 +198,10 @@ def _refuse_text(path: Path, head: bytes) -> None:
         raise WeightsError(f"{path}: is text ({said!r}), not safetensors nor another kind of weights; fetch it again")
 
 
-def _refuse_cut(path: Path, head: bytes) -> None:
+def _check_length(path: Path, head: bytes) -> None:
     size = path.stat().st_size
     if is_pickle(head) and head[:2] == b"PK" and not zipfile.is_zipfile(path):
-        raise WeightsError(f"{path}: is cut short after {amount(size)} (its end is missing); fetch it again")
+        raise WeightsError(f"{path}: is cut short after {format_bytes(size)} (its end is missing); fetch it again")
     if not _is_safetensors(head):
         return
     (length,) = struct.unpack("<Q", head[:8])
@@ -212,10 +212,10 @@ def _refuse_cut(path: Path, head: bytes) -> None:
             table = json.loads(file.read(length))
         whole_size += max((row["data_offsets"][1] for name, row in table.items() if name[:2] != "__"), default=0)
     if size < whole_size:
-        raise WeightsError(f"{path}: is cut short, {amount(size)} of {amount(whole_size)}; fetch it again")
+        raise WeightsError(f"{path}: is cut short, {format_bytes(size)} of {format_bytes(whole_size)}; fetch it again")
 
 
-def _respell(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _match_weight_norm_names(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     given = dict(tensors)
     for gain in [name for name in wanted if name.endswith(NEW_GAIN)]:
         stem = gain.removesuffix(NEW_GAIN)
@@ -231,5 +231,5 @@ def _respell(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dic
     return given
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import carrara
 from carrara.cli._main import app
 from carrara.core.errors import UsageError
-from carrara.encoders._hub.load import load as load_encoder
+from carrara.encoders._hub.load import load
 from carrara.features import parquet
 
 RATE = 16_000
@@ -63,7 +63,7 @@ def test_one_row_a_recording_with_its_provenance(tmp_path, music):
     assert table["duration"].to_pylist() == [2.0, 65.5, 0.05]
     assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[64]"
     told = table.schema.metadata
-    encoder = load_encoder("noise")
+    encoder = load("noise")
     assert told[b"encoder"] == b"noise"
     assert told[b"weights"].decode() == encoder.card.weights_sha256
     assert told[b"carrara"].decode() == carrara.__version__
@@ -98,7 +98,7 @@ def test_frames_of_an_encoder_that_answers_once_a_clip_are_refused(tmp_path, mus
 def test_layers_are_those_of_the_encoder_itself(tmp_path, music):
     import torch
 
-    encoder = load_encoder("mert-tiny:random")
+    encoder = load("mert-tiny:random")
     samples_T = torch.from_numpy(soundfile.read(music / "a.wav", dtype="float32")[0])
     with torch.inference_mode():
         truth_LD = encoder(samples_T[None])[0].mean(dim=1).numpy()
@@ -227,7 +227,7 @@ def test_a_full_disk_loses_nothing(tmp_path, music):
 
 
 def test_memory_stays_flat_however_long_the_recording(tmp_path):
-    encoder = load_encoder("noise")
+    encoder = load("noise")
     process = psutil.Process()
 
     def grown(minutes):
@@ -258,7 +258,7 @@ def test_the_cache_is_told_by_encoder_and_cleaned(tmp_path, music):
     from carrara.features.extract import WindowSpec, extract
 
     for name in ("noise", "mfcc"):
-        features = extract(load_encoder(name), [Clip("a", music / "a.wav")], WindowSpec())
+        features = extract(load(name), [Clip("a", music / "a.wav")], WindowSpec())
     assert run("cache", "dir").stdout.strip() == str(tmp_path / "home")
     told = json.loads(run("cache", "size", "--json").stdout)
     assert {store["encoder"]: store["items"] for store in told["stores"]} == {"noise": 1, "mfcc": 1}

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from carrara.cli._main import app
 from carrara.core.errors import DataError
 from carrara.encoders import maest, mert
-from carrara.encoders._hub.load import build, load
+from carrara.encoders._hub.load import build_encoder, load
 from carrara.formats.weights import save_tensors
 
 
@@ -26,7 +26,7 @@ def carrara(*arguments):
 
 @pytest.fixture
 def file(tmp_path):
-    save_tensors(build("mert-tiny", seed=7).state_dict(), tmp_path / "official.safetensors")
+    save_tensors(build_encoder("mert-tiny", seed=7).state_dict(), tmp_path / "official.safetensors")
     return tmp_path / "official.safetensors"
 
 
@@ -71,7 +71,7 @@ def test_import_stretches_a_maest_of_another_length_when_told(tmp_path, monkeypa
         monkeypatch.setitem(
             maest.ENCODER.variants, name, (card, settings.model_copy(update=small | {"frames": frames}))
         )
-    weights = {name.removeprefix("vit."): tensor for name, tensor in build("maest-5s", 3).state_dict().items()}
+    weights = {name.removeprefix("vit."): tensor for name, tensor in build_encoder("maest-5s", 3).state_dict().items()}
     torch.save(weights, tmp_path / "five.ckpt")
     done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten")
     assert done.exit_code == 1 and "where 10 s (62) are wanted" in done.stderr

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from carrara.encoders import REGISTRY
-from carrara.encoders._hub.load import build
+from carrara.encoders._hub.load import build_encoder
 from carrara.features.embed import EmbedConfig, embed_files
 
 SMALL = 5_000_000
@@ -54,7 +54,7 @@ SHRUNK = {
 
 def meta(name):
     with torch.device("meta"):
-        return build(name)
+        return build_encoder(name)
 
 
 def smallest_of_each_network():
@@ -62,7 +62,7 @@ def smallest_of_each_network():
     kinds = {}
     for name in sorted(NAMES, key=lambda name: REGISTRY.get(name).variants[name][0].parameters):
         settings = REGISTRY.get(name).variants[name][1]
-        kinds.setdefault((REGISTRY.entry(name).module, getattr(settings, "network", "")), name)
+        kinds.setdefault((REGISTRY.get_entry(name).module, getattr(settings, "network", "")), name)
     return sorted(kinds.values())
 
 
@@ -70,11 +70,11 @@ def smallest_of_each_network():
 def runnable(name):
     encoder = meta(name)
     if encoder.card.parameters <= SMALL:
-        return build(name).eval()
+        return build_encoder(name).eval()
     kinds = [kind.__name__ for kind in type(encoder.settings).mro()]
     changes = [SHRUNK[kind] for kind in kinds if kind in SHRUNK]
     assert changes, f"{name} is large: give {kinds[0]} a line in SHRUNK"
-    return build(name, changes=changes[0]).eval()
+    return build_encoder(name, changes=changes[0]).eval()
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_the_card_tells_the_truth(name):
     card = encoder.card
     assert card.name == name
     assert card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
-    assert REGISTRY.entry(name).summary
+    assert REGISTRY.get_entry(name).summary
     assert card.license or not REGISTRY.get(name).trained
 
 
@@ -111,7 +111,7 @@ def test_the_card_of_published_weights_tells_how_benchmarks_heard_them(name):
 def test_variants_are_those_the_file_names(name):
     family = REGISTRY.get(name)
     assert set(family.variants) == {
-        entry.name for entry in REGISTRY.entries.values() if entry.module == REGISTRY.entry(name).module
+        entry.name for entry in REGISTRY.entries.values() if entry.module == REGISTRY.get_entry(name).module
     }
 
 

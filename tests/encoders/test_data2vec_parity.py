@@ -3,8 +3,8 @@
 import torch
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, Wav2Vec2FeatureExtractor
 
-from carrara.encoders._hub.load import build
-from carrara.formats.weights import load_strictly
+from carrara.encoders._hub.load import build_encoder
+from carrara.formats.weights import load_state_dict_strict
 
 CHANGES = {
     "conv_channels": 24,
@@ -37,8 +37,8 @@ def twin():
 
 
 def ours(model, **changes):
-    encoder = build("music2vec-v1", changes={**CHANGES, **changes}).eval()
-    load_strictly(encoder, model.state_dict(), "transformers")
+    encoder = build_encoder("music2vec-v1", changes={**CHANGES, **changes}).eval()
+    load_state_dict_strict(encoder, model.state_dict(), "transformers")
     return encoder
 
 

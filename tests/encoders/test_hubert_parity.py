@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from transformers import HubertConfig, HubertModel
 
 from carrara.encoders._base import Card
-from carrara.encoders._hub.load import build
+from carrara.encoders._hub.load import build_encoder
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings
-from carrara.formats.weights import load_strictly
+from carrara.formats.weights import load_state_dict_strict
 
 SMALL = {
     "conv_channels": 24,
@@ -69,7 +69,7 @@ def test_every_layer_equals_hugging_face(placement, norm, bias, attention):
         attention=attention,
         relaxation=relaxation,
     )
-    load_strictly(ours, model.state_dict(), "transformers")
+    load_state_dict_strict(ours, model.state_dict(), "transformers")
     x = noise(2, 5000)
     theirs = model(x, output_hidden_states=True)
     layers = ours(x)
@@ -78,7 +78,7 @@ def test_every_layer_equals_hugging_face(placement, norm, bias, attention):
         torch.testing.assert_close(layers[:, i], row, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.cnn(x), model.feature_extractor(x).transpose(1, 2), atol=1e-5, rtol=1e-5)
     normed = encoder(norm_placement=placement, conv_norm=norm, conv_bias=bias)
-    load_strictly(normed, model.state_dict(), "transformers")
+    load_state_dict_strict(normed, model.state_dict(), "transformers")
     torch.testing.assert_close(normed(x)[:, -1], theirs.last_hidden_state, atol=1e-5, rtol=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_every_layer_equals_hugging_face(placement, norm, bias, attention):
 def test_padding_original_equals_hugging_face_with_its_attention_mask(placement, norm):
     model = twin(placement == "pre", norm)
     ours = encoder(norm_placement=placement, conv_norm=norm, final_norm=False, padding="original")
-    load_strictly(ours, model.state_dict(), "transformers")
+    load_state_dict_strict(ours, model.state_dict(), "transformers")
     lengths = torch.tensor([5000, 2300])
     x = noise(2, 5000).masked_fill(torch.arange(5000) >= lengths[:, None], 0)
     mask = (torch.arange(5000) < lengths[:, None]).long()
@@ -102,11 +102,11 @@ def test_padding_original_equals_hugging_face_with_its_attention_mask(placement,
 def test_masked_frames_equal_hugging_faces():
     model = twin(False, "group")
     ours = encoder()
-    load_strictly(ours, model.state_dict(), "transformers")
+    load_state_dict_strict(ours, model.state_dict(), "transformers")
     x = noise(2, 5000)
     mask = torch.rand(2, ours.frames(5000), generator=torch.Generator().manual_seed(0)) < 0.5
     theirs = model(x, mask_time_indices=mask, output_hidden_states=True).hidden_states
-    rows = ours.contextualise(ours.front(x), mask_BF=mask)
+    rows = ours.encode_frames(ours.conv_features(x), mask_BF=mask)
     for i, row in enumerate(theirs):
         torch.testing.assert_close(rows[:, i], row, atol=1e-5, rtol=1e-5)
 
@@ -125,14 +125,14 @@ def test_masked_frames_equal_hugging_faces():
 )
 def test_parameters_are_those_of_the_published_models(name, parameters):
     with torch.device("meta"):
-        assert build(name).card.parameters == parameters
+        assert build_encoder(name).card.parameters == parameters
 
 
 def test_keys_are_hugging_faces():
     with torch.device("meta"):
-        assert len(build("mert-v1-95m").state_dict()) == 211
-        assert len(build("mert-v1-330m").state_dict()) == 403
-        assert len(build("music2vec-v1").state_dict()) == 230
+        assert len(build_encoder("mert-v1-95m").state_dict()) == 211
+        assert len(build_encoder("mert-v1-330m").state_dict()) == 403
+        assert len(build_encoder("music2vec-v1").state_dict()) == 230
 
 
 @settings(deadline=None, max_examples=15)

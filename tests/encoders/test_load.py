@@ -8,17 +8,17 @@ import torch
 from carrara.core.errors import StoreError, UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders._hub import availability
-from carrara.encoders._hub.availability import State, state
-from carrara.encoders._hub.load import build, load, save_pretrained
+from carrara.encoders._hub.availability import Availability, check_availability
+from carrara.encoders._hub.load import build_encoder, load, save_pretrained
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings
-from carrara.formats.weights import read_tensors, save_tensors, tensors_identity
+from carrara.formats.weights import read_tensors, save_tensors, hash_tensors
 
 CHANGES = {"num_layers": 2, "dim": 32, "ffn_dim": 32, "conv_channels": 16}
 
 
 @pytest.fixture
 def saved(tmp_path):
-    encoder = build("mert-tiny", seed=5, changes=CHANGES).eval()
+    encoder = build_encoder("mert-tiny", seed=5, changes=CHANGES).eval()
     save_pretrained(encoder, tmp_path / "my-mert")
     return encoder, tmp_path / "my-mert"
 
@@ -35,7 +35,7 @@ def no_hub(monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["mert-tiny", "musichubert-tiny", "music2vec-tiny"])
 def test_a_saved_encoder_comes_back_the_same(tmp_path, name):
-    encoder = build(name, seed=1, changes=CHANGES).eval()
+    encoder = build_encoder(name, seed=1, changes=CHANGES).eval()
     save_pretrained(encoder, tmp_path / "mine")
     back = load(tmp_path / "mine")
     assert not back.training and type(back.settings) is type(encoder.settings)
@@ -51,7 +51,7 @@ def test_the_folder_holds_three_files_that_say_what_it_is(saved):
     config = json.loads((folder / "config.json").read_text())
     assert config["carrara"] == 1 and config["encoder"] == "mert"
     assert config["settings"]["layers"] == 2
-    assert config["card"]["weights"] == tensors_identity(read_tensors(folder / "model.safetensors"))
+    assert config["card"]["weights"] == hash_tensors(read_tensors(folder / "model.safetensors"))
     assert config["card"]["parameters"] == sum(p.numel() for p in encoder.parameters())
     assert (folder / "README.md").read_text().startswith("---\n")
     save_pretrained(encoder, folder, readme="# Mine\n")
@@ -59,7 +59,7 @@ def test_the_folder_holds_three_files_that_say_what_it_is(saved):
 
 
 def test_a_card_that_was_saved_before_it_told_of_benchmarks_still_loads(tmp_path):
-    encoder = build("musicnn-mtt-vgg")
+    encoder = build_encoder("musicnn-mtt-vgg")
     assert encoder.card.benchmark_setup
     save_pretrained(encoder, tmp_path)
     assert load(tmp_path).card.benchmark_setup == encoder.card.benchmark_setup
@@ -87,7 +87,7 @@ def test_weights_that_changed_after_saving_are_in_the_saved_identity(saved):
 def test_random_weights_follow_the_seed():
     one, same, other = (load(f"mert-tiny:random{suffix}") for suffix in ("", "-0", "-7"))
     assert one.card.name == "mert-tiny:random" and other.card.name == "mert-tiny:random-7"
-    assert one.card.weights_sha256 == same.card.weights_sha256 == tensors_identity(one.state_dict())
+    assert one.card.weights_sha256 == same.card.weights_sha256 == hash_tensors(one.state_dict())
     assert one.card.weights_sha256 != other.card.weights_sha256
     assert not one.training
 
@@ -109,9 +109,9 @@ def test_a_trained_encoder_without_weights_says_what_to_give(monkeypatch, tmp_pa
 
 def test_changed_settings_are_checked():
     with pytest.raises(UsageError, match="'layer'.*'layers'"):
-        build("mert-tiny", changes={"layer": 3})
+        build_encoder("mert-tiny", changes={"layer": 3})
     with pytest.raises(UsageError, match="mert-tiny"):
-        build("mert-tiny", changes={"dim": 30})
+        build_encoder("mert-tiny", changes={"dim": 30})
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_weights_cut_short_swapped_or_of_another_network_are_told(saved):
     save_tensors({name: tensor + 1 for name, tensor in encoder.state_dict().items()}, path)
     with pytest.raises(WeightsError, match="not the weights that config.json"):
         load(folder)
-    save_tensors(build("mert-tiny").state_dict(), path)
+    save_tensors(build_encoder("mert-tiny").state_dict(), path)
     with pytest.raises(WeightsError, match="another shape"):
         load(folder)
     path.unlink()
@@ -187,9 +187,9 @@ def test_weights_cut_short_swapped_or_of_another_network_are_told(saved):
 
 def test_an_imported_encoder_whose_weights_are_not_whole_is_not_ready(monkeypatch, tmp_path):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
-    assert state("mert-tiny").word == "train"
-    save_pretrained(build("mert-tiny", changes=CHANGES), encoders_home() / "mert-tiny")
-    assert state("mert-tiny") == State("ready")
+    assert check_availability("mert-tiny").status == "train"
+    save_pretrained(build_encoder("mert-tiny", changes=CHANGES), encoders_home() / "mert-tiny")
+    assert check_availability("mert-tiny") == Availability("ready")
     path = encoders_home() / "mert-tiny" / "model.safetensors"
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
@@ -203,13 +203,13 @@ def test_an_imported_encoder_whose_weights_are_not_whole_is_not_ready(monkeypatc
         b"\xff" * 99,
     ):
         path.write_bytes(torn)
-        found = state("mert-tiny")
-        assert found.word == "import"
+        found = check_availability("mert-tiny")
+        assert found.status == "import"
         assert found.needs == f"{path} is not whole; `carrara import mert-tiny` again"
         with pytest.raises(WeightsError):
             load("mert-tiny")
     path.unlink()
-    assert state("mert-tiny").word == "import"
+    assert check_availability("mert-tiny").status == "import"
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,8 @@ def test_an_imported_encoder_whose_weights_are_not_whole_is_not_ready(monkeypatc
 def test_an_encoder_that_is_not_here_tells_which_files_it_needs(monkeypatch, tmp_path, name, needs, briefly):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
-    found = state(name)
-    assert found.word == "import" and found.briefly == briefly
+    found = check_availability(name)
+    assert found.status == "import" and found.summary == briefly
     assert found.needs.startswith(f"`carrara import {name}{needs}")
 
 
@@ -238,8 +238,8 @@ def test_files_at_mixed_places_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     files = {"clmr": {"org/repository/one.pt": "", "https://host/two.json": ""}}
     monkeypatch.setattr(availability, "_read", lambda module: (True, files))
-    assert state("clmr").needs == "`carrara import clmr --file …` takes org/repository/one.pt, https://host/two.json"
-    assert state("clmr").briefly == "2 files from host and huggingface.co"
+    assert check_availability("clmr").needs == "`carrara import clmr --file …` takes org/repository/one.pt, https://host/two.json"
+    assert check_availability("clmr").summary == "2 files from host and huggingface.co"
 
 
 def test_a_folder_without_a_config_and_a_file_are_told(tmp_path):
@@ -253,11 +253,11 @@ def test_a_folder_without_a_config_and_a_file_are_told(tmp_path):
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write"):
-        save_pretrained(build("mert-tiny", changes=CHANGES), tmp_path / "file" / "mine")
+        save_pretrained(build_encoder("mert-tiny", changes=CHANGES), tmp_path / "file" / "mine")
 
 
 def test_an_encoder_of_no_family_cannot_be_saved(tmp_path):
-    tiny = build("mert-tiny", changes=CHANGES)
+    tiny = build_encoder("mert-tiny", changes=CHANGES)
     settings = HubertSettings(**tiny.settings.model_dump())
     with pytest.raises(UsageError, match="HubertSettings"):
         save_pretrained(HubertEncoder(settings, tiny.card), tmp_path / "mine")
@@ -266,7 +266,7 @@ def test_an_encoder_of_no_family_cannot_be_saved(tmp_path):
 
 def test_the_card_follows_changed_settings():
     changes = {"num_layers": 2, "dim": 64, "num_heads": 4, "ffn_dim": 96, "conv_channels": 16, "sample_rate": 8000}
-    card = build("mert-tiny", 0, changes).card
+    card = build_encoder("mert-tiny", 0, changes).card
     assert (card.num_layers, card.dim, card.cnn_dim, card.sample_rate, card.frame_rate) == (2, 64, 16, 8000, 25.0)
-    layers = build("mert-tiny", 0, changes).eval()(torch.zeros(1, 8000))
+    layers = build_encoder("mert-tiny", 0, changes).eval()(torch.zeros(1, 8000))
     assert layers.shape[1:] == (3, 24, 64)

@@ -84,7 +84,7 @@ def written(tmp_path):
 def test_steps_and_constants_come_out_as_they_went_in(written):
     graph = read_onnx(written(FILE))
     assert [step[:3] for step in graph.nodes] == [("Conv", ["x", "w", "b"], ["y"])]
-    assert graph.nodes[0].settings == {
+    assert graph.nodes[0].attributes == {
         "pads": [0, 0, 1, 1],
         "strides": [2, 2],
         "group": 3,
@@ -145,7 +145,7 @@ def test_the_onnx_package_reads_the_same(tmp_path):
     graph = helper.make_graph([step, inside], "g", [], [], [numpy_helper.from_array(ARRAY, "w"), plain])
     onnx.save(helper.make_model(graph), tmp_path / "theirs.onnx")
     found = read_onnx(tmp_path / "theirs.onnx")
-    assert found.nodes[0].settings == {"pads": [1, 2, 3, 4], "auto_pad": "VALID", "alpha": 0.5, "axis": -2}
+    assert found.nodes[0].attributes == {"pads": [1, 2, 3, 4], "auto_pad": "VALID", "alpha": 0.5, "axis": -2}
     assert all(torch.equal(found.tensors[name], torch.from_numpy(ARRAY)) for name in ("w", "c", "p"))
     (tmp_path / "ours.onnx").write_bytes(FILE)
     theirs = onnx.load(tmp_path / "ours.onnx").graph

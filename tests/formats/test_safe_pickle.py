@@ -18,8 +18,8 @@ import torch
 
 from carrara.core.errors import WeightsError
 from carrara.formats.mapped_checkpoint import mapped_checkpoint
-from carrara.formats.pickle_objects import Unpickler
-from carrara.formats.safe_pickle import Inert, read_checkpoint, see_whole
+from carrara.formats.pickle_objects import SafeUnpickler
+from carrara.formats.safe_pickle import UnknownObject, read_torch_checkpoint, verify_crc
 from carrara.formats.weights import read_tensors, save_tensors
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # what torch writes at the head of its older kind
@@ -74,12 +74,12 @@ def test_tensors_come_back_and_objects_become_inert(tmp_path, zipped):
         "kinds": [torch.float16, torch.Size([2, 3]), None, True, 1.5, "text", (1, 2)],
         "counts": collections.defaultdict(list, {"a": [1]}),
     }
-    found = read_checkpoint(write(content, tmp_path / "x.pt", zipped))
+    found = read_torch_checkpoint(write(content, tmp_path / "x.pt", zipped))
     for name, tensor in content["model"].items():
         assert torch.equal(found["model"][name], tensor) and found["model"][name].dtype == tensor.dtype
     assert type(found["model"]) is collections.OrderedDict
     assert torch.equal(found["parameter"], torch.ones(2))
-    assert isinstance(found["args"], Inert) and found["args"].kind == "argparse.Namespace"
+    assert isinstance(found["args"], UnknownObject) and found["args"].kind == "argparse.Namespace"
     assert found["args"].state == {"dim": 768, "names": ["a"]}
     assert found["kinds"] == content["kinds"]
     assert found["counts"].items == [("a", [1])]
@@ -95,9 +95,9 @@ def test_nothing_that_a_file_asks_for_is_run(tmp_path, zipped, how):
         "getattr": Call(builtins.getattr, Call(os.mkdir, str(sprung)), "__globals__"),
         "state": Stated(os.mkdir, (str(sprung),), {"a": Call(os.mkdir, str(sprung))}),
     }[how]
-    found = read_checkpoint(write({"trap": trap, "x": torch.ones(2)}, tmp_path / "x.pt", zipped))
+    found = read_torch_checkpoint(write({"trap": trap, "x": torch.ones(2)}, tmp_path / "x.pt", zipped))
     assert not sprung.exists()
-    assert isinstance(found["trap"], Inert) and torch.equal(found["x"], torch.ones(2))
+    assert isinstance(found["trap"], UnknownObject) and torch.equal(found["x"], torch.ones(2))
 
 
 @KINDS
@@ -109,7 +109,7 @@ def test_no_module_that_a_file_names_is_imported(tmp_path, monkeypatch, zipped):
     write({"args": author.Settings()}, tmp_path / "x.pt", zipped)
     del sys.modules["author"]
     (tmp_path / "author.py").write_text("raise SystemExit('the module was imported')\n")
-    assert read_checkpoint(tmp_path / "x.pt")["args"].kind == "author.Settings"
+    assert read_torch_checkpoint(tmp_path / "x.pt")["args"].kind == "author.Settings"
     assert "author" not in sys.modules
 
 
@@ -120,15 +120,15 @@ NAMES += [b"ccollections\nOrderedDict\n", b"ctorch\nSize\n", b"cauthor\nSettings
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("state", [b"}(Vmark\nI1\nu", b"(N}(Vmark\nI1\nut", b"}(V__call__\nI1\nu"])
 def test_a_file_sets_nothing_on_what_its_names_become(name, state):
-    plain = dir(Unpickler(io.BytesIO(name + b".")).load())
+    plain = dir(SafeUnpickler(io.BytesIO(name + b".")).load())
     with contextlib.suppress(TypeError, AttributeError):
-        Unpickler(io.BytesIO(name + state + b"b.")).load()
-    again = Unpickler(io.BytesIO(name + b".")).load()
+        SafeUnpickler(io.BytesIO(name + state + b"b.")).load()
+    again = SafeUnpickler(io.BytesIO(name + b".")).load()
     assert dir(again) == plain and not hasattr(again, "mark")
     assert not hasattr(torch._utils._rebuild_parameter, "mark")
 
 
-@pytest.mark.parametrize("read", [read_checkpoint, mapped_checkpoint])
+@pytest.mark.parametrize("read", [read_torch_checkpoint, mapped_checkpoint])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_module_with_its_source_text_makes_torch_write_no_patch(tmp_path, read, name):
     # Torch compares that text with the module's source, and where a module asks for it writes the difference to a file.
@@ -143,11 +143,11 @@ def test_a_module_with_its_source_text_makes_torch_write_no_patch(tmp_path, read
         )
         with contextlib.suppress(WeightsError), warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert isinstance(read(path), Inert)
+            assert isinstance(read(path), UnknownObject)
         assert os.listdir(tmp_path) == ["x.pt"]
 
 
-@pytest.mark.parametrize("read", [read_checkpoint, mapped_checkpoint])
+@pytest.mark.parametrize("read", [read_torch_checkpoint, mapped_checkpoint])
 def test_the_older_kinds_storages_are_found_by_hand(tmp_path, read):
     """Two kinds of numbers in a storage, part of a storage as torch before 0.4 has it, one at an odd address."""
 
@@ -178,7 +178,7 @@ def test_the_older_kinds_storages_are_found_by_hand(tmp_path, read):
     assert found["float"].tolist() == [1.5, -2.0, 3.25, 4.0]
     assert found["same"].tolist() == list(struct.unpack("<8h", numbers))
     assert found["part"].tolist() == [-2.0, 3.25]
-    if read is read_checkpoint:
+    if read is read_torch_checkpoint:
         assert all(tensor.data_ptr() % tensor.element_size() == 0 for tensor in read(tmp_path / "x.pt").values())
 
 
@@ -187,7 +187,7 @@ def test_the_older_kinds_storages_are_found_by_hand(tmp_path, read):
 @pytest.mark.parametrize("stated", [((10**12,), (0,)), ((2**62, 4), (0, 0)), ((2, 2), (0, 1))])
 def test_a_tensor_that_repeats_what_the_file_holds_is_refused(tmp_path, zipped, stated):
     bomb = Call(torch._utils._rebuild_tensor_v2, torch.ones(2).storage(), 0, *stated, False, collections.OrderedDict())
-    for read in (read_checkpoint, read_tensors):
+    for read in (read_torch_checkpoint, read_tensors):
         with pytest.raises(WeightsError, match="x.pt: ") as caught:
             read(write({"x": bomb}, tmp_path / "x.pt", zipped))
         assert "\n" not in str(caught.value)
@@ -201,7 +201,7 @@ def test_a_pickle_that_would_make_a_list_of_a_gigabyte_is_refused(tmp_path, put)
         archive.writestr("x/data.pkl", main)
     for path in (tmp_path / "older.pt", tmp_path / "zip.pt"):
         with pytest.raises(WeightsError, match="keeps something under number 6"):
-            read_checkpoint(path)
+            read_torch_checkpoint(path)
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
@@ -209,7 +209,7 @@ def test_a_pickle_that_would_make_a_list_of_a_gigabyte_is_refused(tmp_path, put)
 def test_a_view_beyond_its_storage_is_refused(tmp_path, zipped):
     reach = Call(torch._utils._rebuild_tensor_v2, torch.ones(2).storage(), 0, (4,), (1,), False, {})
     with pytest.raises(WeightsError, match="x.pt: not whole") as caught:
-        read_checkpoint(write({"x": reach}, tmp_path / "x.pt", zipped))
+        read_torch_checkpoint(write({"x": reach}, tmp_path / "x.pt", zipped))
     assert "\n" not in str(caught.value)
 
 
@@ -219,41 +219,41 @@ def test_a_file_cut_short_is_refused(tmp_path, zipped, part):
     path = write({"x": torch.randn(2000)}, tmp_path / "x.pt", zipped)
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
     with pytest.raises(WeightsError, match="x.pt: (is cut short|not whole)") as caught:
-        read_checkpoint(path)
+        read_torch_checkpoint(path)
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
     with pytest.raises(WeightsError, match="TorchScript"):
-        read_checkpoint(tmp_path / "script.pt")
+        read_torch_checkpoint(tmp_path / "script.pt")
     (tmp_path / "page.pt").write_text("<html>sign in</html>")
     with pytest.raises(WeightsError, match="web page"):
-        read_checkpoint(tmp_path / "page.pt")
+        read_torch_checkpoint(tmp_path / "page.pt")
     with tarfile.open(tmp_path / "old.pt", "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("\udc80"))
     with pytest.raises(WeightsError, match="no torch checkpoint|not whole or not a torch file"):
-        read_checkpoint(tmp_path / "old.pt")
+        read_torch_checkpoint(tmp_path / "old.pt")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("notes.txt", "nothing")
     with pytest.raises(WeightsError, match="a zip of other files"):
-        read_checkpoint(tmp_path / "other.zip")
+        read_torch_checkpoint(tmp_path / "other.zip")
 
 
 def test_a_zip_is_read_under_any_name_and_refused_when_packed_again(tmp_path):
     path = write({"x": torch.arange(900.0)}, tmp_path / "x.safetensors")
-    assert torch.equal(read_checkpoint(path)["x"], torch.arange(900.0))
+    assert torch.equal(read_torch_checkpoint(path)["x"], torch.arange(900.0))
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as target:
         for record in source.infolist():
             target.writestr(record.filename, source.read(record))
     with pytest.raises(WeightsError, match="compressed"):
-        read_checkpoint(tmp_path / "y.pt")
+        read_torch_checkpoint(tmp_path / "y.pt")
 
 
 def test_every_record_of_a_zip_is_compared_with_its_checksum(tmp_path, monkeypatch):
     monkeypatch.setattr("carrara.formats.safe_pickle.BLOCK", 1000)
     path = write({"a": torch.randn(3000), "b": torch.randn(3000)}, tmp_path / "x.pt")
-    see_whole(path)
+    verify_crc(path)
     whole = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
@@ -265,18 +265,18 @@ def test_every_record_of_a_zip_is_compared_with_its_checksum(tmp_path, monkeypat
         with pytest.raises(
             WeightsError, match=f"x.pt: its record '{record.filename}'.*CRC-32.*fetch it again"
         ) as caught:
-            see_whole(path)
+            verify_crc(path)
         assert "\n" not in str(caught.value)
     path.write_bytes(whole[: len(whole) // 2] + bytes(4000) + whole[len(whole) // 2 + 4000 :])
-    assert read_checkpoint(path)["a"].shape == (3000,)
+    assert read_torch_checkpoint(path)["a"].shape == (3000,)
     with pytest.raises(WeightsError, match="its record 'x/data/"):
-        see_whole(path)
+        verify_crc(path)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WeightsError, match="cut short"):
-        see_whole(path)
+        verify_crc(path)
 
 
 def test_kinds_without_checksums_pass(tmp_path):
-    see_whole(write({"a": torch.ones(3)}, tmp_path / "older.pt", zipped=False))
+    verify_crc(write({"a": torch.ones(3)}, tmp_path / "older.pt", zipped=False))
     save_tensors({"a": torch.ones(3)}, tmp_path / "x.safetensors")
-    see_whole(tmp_path / "x.safetensors")
+    verify_crc(tmp_path / "x.safetensors")

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import crc32c as tensorboards_crc32c
 
 from carrara.core.errors import WeightsError
-from carrara.formats.tensorflow import LANES, LONG, crc32c, masked, read_checkpoint
+from carrara.formats.tensorflow import NUM_LANES, MIN_PARALLEL_BYTES, crc32c, mask_checksum, read_tensorflow_checkpoint
 
 
 def arrays():
@@ -19,7 +19,7 @@ def arrays():
 
 def read(prefix, wanted=lambda name: True):
     index, data = (Path(f"{prefix}{end}").read_bytes() for end in (".index", ".data-00000-of-00001"))
-    return read_checkpoint(index, data, "this file", wanted)
+    return read_tensorflow_checkpoint(index, data, "this file", wanted)
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def test_checksums_of_the_standard():
     assert crc32c(b"123456789") == 0xE3069283
 
 
-@pytest.mark.parametrize("size", [0, 1, LONG - 1, LONG, LONG + 1, 3 * LONG + 77, 20 * LANES])
+@pytest.mark.parametrize("size", [0, 1, MIN_PARALLEL_BYTES - 1, MIN_PARALLEL_BYTES, MIN_PARALLEL_BYTES + 1, 3 * MIN_PARALLEL_BYTES + 77, 20 * NUM_LANES])
 def test_long_checksums_are_those_of_tensorboard(size):
     data = np.random.default_rng(size).bytes(size)
     assert crc32c(data) == tensorboards_crc32c(data)
 
 
 def test_masking():
-    assert masked(0) == 0xA282EAD8
-    assert masked(1) == 0xA284EAD8
+    assert mask_checksum(0) == 0xA282EAD8
+    assert mask_checksum(1) == 0xA284EAD8
 
 
 def test_every_tensor_comes_back(written):
@@ -84,7 +84,7 @@ def test_an_index_cut_anywhere_is_refused(written):
     index, data = written.with_suffix(".index").read_bytes(), b""
     for length in range(len(index)):
         with pytest.raises(WeightsError, match="this file: its .index"):
-            read_checkpoint(index[:length], data, "this file", lambda name: True)
+            read_tensorflow_checkpoint(index[:length], data, "this file", lambda name: True)
 
 
 def test_an_index_with_any_byte_changed_is_refused_or_means_the_same(written):
@@ -93,7 +93,7 @@ def test_an_index_with_any_byte_changed_is_refused_or_means_the_same(written):
     for place in range(len(index)):
         changed = index[:place] + bytes([index[place] ^ 0x11]) + index[place + 1 :]
         try:
-            found = read_checkpoint(changed, data, "this file", lambda name: True)
+            found = read_tensorflow_checkpoint(changed, data, "this file", lambda name: True)
         except WeightsError:
             refused += 1
         else:
@@ -107,12 +107,12 @@ def test_an_index_with_any_byte_changed_is_refused_or_means_the_same(written):
 def test_data_cut_short_or_damaged_are_named_with_their_tensor(written):
     index, data = written.with_suffix(".index").read_bytes(), Path(f"{written}.data-00000-of-00001").read_bytes()
     with pytest.raises(WeightsError, match="cut short \\(at 'no/rows'|cut short \\(at 'conv2d/kernel'"):
-        read_checkpoint(index, data[:-1], "this file", lambda name: True)
+        read_tensorflow_checkpoint(index, data[:-1], "this file", lambda name: True)
     with pytest.raises(WeightsError, match="damaged \\(checksum of 'conv2d/kernel'"):
-        read_checkpoint(index, data[:-1] + bytes([data[-1] ^ 1]), "this file", lambda name: True)
+        read_tensorflow_checkpoint(index, data[:-1] + bytes([data[-1] ^ 1]), "this file", lambda name: True)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\0" * 48, b"<html>" * 20, bytes(range(256)) * 4])
 def test_what_is_no_index_is_refused(content):
     with pytest.raises(WeightsError, match="not that of a TensorFlow checkpoint"):
-        read_checkpoint(content, b"", "this file", lambda name: True)
+        read_tensorflow_checkpoint(content, b"", "this file", lambda name: True)

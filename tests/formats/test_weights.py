@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from carrara.core.errors import StoreError, UsageError, WeightsError
-from carrara.formats.weights import amount, load_strictly, read_tensors, reading, save_tensors, tensors_identity
+from carrara.formats.weights import format_bytes, load_state_dict_strict, read_tensors, wrap_errors, save_tensors, hash_tensors
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "half": torch.ones(4).bfloat16()}
 
@@ -117,17 +117,17 @@ def test_a_table_that_is_none_is_told_in_one_line(tmp_path, table):
     ("size", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (10**6, "1.0 MB"), (10**9, "1000.0 MB")]
 )
 def test_amounts_are_told_in_a_fitting_unit(size, said):
-    assert amount(size) == said
+    assert format_bytes(size) == said
 
 
 def test_one_line_comes_out_whatever_a_reader_raises():
     for problem in (KeyError("a\nb"), MemoryError(), RecursionError("deep"), OSError(5, "broken"), AssertionError()):
         said = "^here: not whole or not a table .*; fetch it again$"
-        with pytest.raises(WeightsError, match=said) as caught, reading("here", "a table"):
+        with pytest.raises(WeightsError, match=said) as caught, wrap_errors("here", "a table"):
             raise problem
         assert "\n" not in str(caught.value)
     for problem in (UsageError("no h5py"), WeightsError("is another's"), KeyboardInterrupt()):
-        with pytest.raises(type(problem)) as passed, reading("here", "a table"):
+        with pytest.raises(type(problem)) as passed, wrap_errors("here", "a table"):
             raise problem
         assert passed.value is problem
 
@@ -159,17 +159,17 @@ def test_a_missing_file_and_a_table_of_other_things(tmp_path):
 
 
 def test_the_identity_follows_name_kind_shape_and_bytes_but_not_order():
-    first = tensors_identity(TENSORS)
-    assert tensors_identity(dict(reversed(TENSORS.items()))) == first
+    first = hash_tensors(TENSORS)
+    assert hash_tensors(dict(reversed(TENSORS.items()))) == first
     changed = [
         {**TENSORS, "b": torch.tensor(4)},
         {**TENSORS, "b": torch.tensor(3, dtype=torch.int32)},
         {**TENSORS, "a.weight": TENSORS["a.weight"].reshape(3, 2)},
         {("c" if name == "b" else name): tensor for name, tensor in TENSORS.items()},
     ]
-    assert len({first, *map(tensors_identity, changed)}) == 5
+    assert len({first, *map(hash_tensors, changed)}) == 5
     transposed = {**TENSORS, "a.weight": TENSORS["a.weight"].T.contiguous().T}
-    assert tensors_identity(transposed) == first
+    assert hash_tensors(transposed) == first
 
 
 def conv():
@@ -186,7 +186,7 @@ def test_three_spellings_of_a_weight_normalised_convolution(spelling):
         "old": {"conv.weight_g": gain, "conv.weight_v": direction},
         "folded": {"conv.weight": source["conv"].weight.detach()},
     }
-    load_strictly(target, {**state, **names[spelling]}, "here")
+    load_state_dict_strict(target, {**state, **names[spelling]}, "here")
     torch.testing.assert_close(target["conv"].weight, source["conv"].weight)
 
 
@@ -195,7 +195,7 @@ def test_a_folded_convolution_with_a_tap_of_zeros_keeps_it(dtype):
     weight = torch.randn(4, 4, 3).to(dtype)
     weight[:, :, 1] = 0
     target = conv()
-    load_strictly(target, {"conv.weight": weight, "conv.bias": torch.zeros(4)}, "here")
+    load_state_dict_strict(target, {"conv.weight": weight, "conv.bias": torch.zeros(4)}, "here")
     torch.testing.assert_close(
         target["conv"].weight, weight.float(), atol=1e-3 if dtype == torch.float16 else 1e-6, rtol=0
     )
@@ -210,7 +210,7 @@ def test_what_does_not_fit_is_told_in_one_line_and_changes_nothing():
     tensors["0.wieght"] = tensors.pop("0.weight")
     tensors["1.bias"] = torch.zeros(5)
     with pytest.raises(WeightsError) as caught:
-        load_strictly(module, tensors, "file.safetensors")
+        load_state_dict_strict(module, tensors, "file.safetensors")
     message = str(caught.value)
     assert "\n" not in message and message.startswith("file.safetensors: ")
     assert "1 missing (0.weight)" in message and "1 unknown (0.wieght) Did you mean '0.weight'" in message
@@ -221,6 +221,6 @@ def test_what_does_not_fit_is_told_in_one_line_and_changes_nothing():
 def test_a_module_without_memory_comes_to_life_in_its_own_kind():
     with torch.device("meta"):
         module = nn.Linear(3, 2)
-    load_strictly(module, {"weight": torch.ones(2, 3).half(), "bias": torch.zeros(2)}, "here")
+    load_state_dict_strict(module, {"weight": torch.ones(2, 3).half(), "bias": torch.zeros(2)}, "here")
     assert module.weight.dtype == torch.float32 and module.weight.requires_grad
     assert module(torch.ones(1, 3)).tolist() == [[3, 3]]

@@ -26,7 +26,7 @@ ADDRESS, HUB = "https://", "huggingface.co"
 
 
 @dataclass(frozen=True)
-class State:
+class Availability:
     """Whether an encoder can be loaded here and now.
 
     Attributes:
@@ -35,60 +35,60 @@ class State:
         briefly: the same as the name of its one official file, or how many lie where.
     """
 
-    word: str
+    status: str
     needs: str = ""
-    briefly: str = ""
+    summary: str = ""
 
 
-def state(name: str) -> State:
+def check_availability(name: str) -> Availability:
     """Return whether the encoder of that name on the shelf is ready, and what it needs.
 
     Raises:
         UsageError: no such name.
     """
-    entry = REGISTRY.entry(name)
+    entry = REGISTRY.get_entry(name)
     trained, files = _read(entry.module)
     if not trained:
-        return State("ready")
+        return Availability("ready")
     folder = encoders_home() / entry.name
     if (folder / "config.json").is_file():
-        if _whole(folder / WEIGHTS):
-            return State("ready")
-        return State("import", f"{folder / WEIGHTS} is not whole; `carrara import {entry.name}` again", "not whole")
+        if _is_complete(folder / WEIGHTS):
+            return Availability("ready")
+        return Availability("import", f"{folder / WEIGHTS} is not whole; `carrara import {entry.name}` again", "not whole")
     if any(phrase in entry.summary for phrase in UNPUBLISHED):
-        return State("train", "no weights are published; `carrara pretrain` makes a folder to load")
+        return Availability("train", "no weights are published; `carrara pretrain` makes a folder to load")
     addresses = list(files.get(entry.name, {}))
-    hub = [address for address in addresses if on_hub(address)]
+    hub = [address for address in addresses if is_on_hub(address)]
     if hub and len(hub) == len(addresses) and all(map(_in_cache, hub)):
-        return State("ready")
-    return State("import", _needs(entry.name, addresses), _briefly(addresses))
+        return Availability("ready")
+    return Availability("import", _needs(entry.name, addresses), _summarize(addresses))
 
 
 def _needs(name: str, addresses: list[str]) -> str:
     if not addresses:
         return f"`carrara import {name}` takes its official files"
-    verb = "` fetches" if can_be_fetched(addresses) else " --file …` takes"
+    verb = "` fetches" if is_downloadable(addresses) else " --file …` takes"
     return f"`carrara import {name}{verb} {', '.join(addresses)}"
 
 
-def _briefly(addresses: list[str]) -> str:
+def _summarize(addresses: list[str]) -> str:
     if len(addresses) < 2:
         return "".join(addresses).rpartition("/")[2]
-    hosts = {HUB if on_hub(address) else address.removeprefix(ADDRESS).partition("/")[0] for address in addresses}
+    hosts = {HUB if is_on_hub(address) else address.removeprefix(ADDRESS).partition("/")[0] for address in addresses}
     return f"{len(addresses)} files from {' and '.join(sorted(hosts))}"
 
 
-def can_be_fetched(addresses: Collection[str]) -> bool:
+def is_downloadable(addresses: Collection[str]) -> bool:
     """Return whether official files all lie on the hub, or all elsewhere."""
-    return all(map(on_hub, addresses)) or all(address.startswith(ADDRESS) for address in addresses)
+    return all(map(is_on_hub, addresses)) or all(address.startswith(ADDRESS) for address in addresses)
 
 
-def on_hub(address: str) -> bool:
+def is_on_hub(address: str) -> bool:
     """Return whether an official file lies on the hub."""
     return not address.startswith(ADDRESS) and address.count("/") >= 2
 
 
-def _whole(weights: Path) -> bool:
+def _is_complete(weights: Path) -> bool:
     """Return whether a safetensors file is as long as its header says; its tensors are not read."""
     try:
         with weights.open("rb") as file:

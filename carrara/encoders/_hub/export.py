@@ -23,19 +23,19 @@ from carrara.core.io import write_text
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.export_onnx import export_onnx
 from carrara.encoders._hub.load import CONFIG, README, load, model_card, save_pretrained
-from carrara.encoders._hub.official import HEADS, heads
+from carrara.encoders._hub.official import HEADS, read_heads
 from carrara.encoders._hubert.huggingface import SAFE
 from carrara.encoders._hubert.huggingface_config import FIELDS, PROCESSOR
 from carrara.encoders._hubert.network import HubertSettings
 from carrara.encoders._maest.files import save_ast_folder
 from carrara.encoders._maest.keys import to_hub
 from carrara.encoders._maest.network import MaestEncoder
-from carrara.formats.weights import save_tensors, tensors_identity
+from carrara.formats.weights import save_tensors, hash_tensors
 
 FORMATS = ("transformers", "carrara", "onnx")
 
 
-def export(encoder: Encoder, kind: str, folder: Path, source: str | Path | None = None) -> Path:
+def export_encoder(encoder: Encoder, kind: str, folder: Path, source: str | Path | None = None) -> Path:
     """Write an encoder in another's format and return the folder.
 
     Args:
@@ -57,7 +57,7 @@ def export(encoder: Encoder, kind: str, folder: Path, source: str | Path | None 
         export_onnx(encoder, folder)
         return folder
     if kind == "carrara":
-        save_pretrained(encoder, folder, heads=heads(source) if source is not None else None)
+        save_pretrained(encoder, folder, heads=read_heads(source) if source is not None else None)
     else:
         _export_transformers(encoder, folder)
         (folder / HEADS).unlink(missing_ok=True)  # a former encoder's
@@ -130,7 +130,7 @@ def _for_transformers(encoder: Encoder, model: str) -> str:
 
 def _read_back(encoder: Encoder, folder: Path) -> None:
     found = load(folder)
-    same = found.card.weights_sha256 == tensors_identity(encoder.state_dict())
+    same = found.card.weights_sha256 == hash_tensors(encoder.state_dict())
     if isinstance(found, MaestEncoder) and not same:
         written, wanted = to_hub(found.state_dict()), to_hub(encoder.state_dict())
         same = all(torch.allclose(written[name], wanted[name], atol=1e-6) for name in wanted)

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from carrara.core.download import sha256_of
 from carrara.core.errors import CarraraError, DataError, StoreError, UsageError, WeightsError, did_you_mean
-from carrara.core.lock import locked
+from carrara.core.lock import file_lock
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._hub.load import model_card, save_pretrained
-from carrara.encoders._hub.official import HEADS, convert, downloads, fetched, heads, refuse_changed
-from carrara.encoders._hubert.huggingface import SAFE, differs, tells
+from carrara.encoders._hub.official import HEADS, convert_official, download_paths, fetch_official, read_heads, verify_official_sha256
+from carrara.encoders._hubert.huggingface import SAFE, standardise_note, has_evidence
 from carrara.encoders._hubert.network import HubertSettings
-from carrara.formats.safe_pickle import see_whole
+from carrara.formats.safe_pickle import verify_crc
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What came of an import.
 
     Attributes:
@@ -41,7 +41,7 @@ class Imported:
 
 def import_official(
     name: str, file: Path | None = None, output: Path | None = None, interpolate: bool = False
-) -> Imported:
+) -> ImportResult:
     """Convert official files to folders; of a family, one member that cannot be had does not keep the others away.
 
     Args:
@@ -66,7 +66,7 @@ def import_official(
             raise UsageError(f"--file {file}: is not there")
         if output is not None and output.exists() and not output.is_dir():
             raise StoreError(f"-o {output}: is a file; name a folder")
-    done = Imported()
+    done = ImportResult()
     with _downloading(names if file is None else [], done):
         for variant in names:
             try:
@@ -88,14 +88,14 @@ def _one_line(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _downloading(names: list[str], done: Imported) -> Iterator[None]:
+def _downloading(names: list[str], done: ImportResult) -> Iterator[None]:
     """Say to other programs which downloads are in use; the last to use those that were converted removes them."""
-    paths = sorted({path for name in names for path in downloads(name)})
+    paths = sorted({path for name in names for path in download_paths(name)})
     try:
         with ExitStack() as held, _one_line(", ".join(names)):
-            alone = {path: held.enter_context(locked(_use(path), shared=True)) for path in paths}
+            alone = {path: held.enter_context(file_lock(_use(path), shared=True)) for path in paths}
             yield
-            for path in {path for name in done.folders for path in downloads(name)} & alone.keys():
+            for path in {path for name in done.folders for path in download_paths(name)} & alone.keys():
                 if alone[path]():
                     path.unlink(missing_ok=True)
     finally:
@@ -108,8 +108,8 @@ def _use(path: Path) -> Path:
     return path.with_name(f".{path.name}.use")
 
 
-def _import(done: Imported, name: str, file: Path | None, folder: Path, interpolate: bool) -> None:
-    path = fetched(name) if file is None else file.expanduser()
+def _import(done: ImportResult, name: str, file: Path | None, folder: Path, interpolate: bool) -> None:
+    path = fetch_official(name) if file is None else file.expanduser()
     try:
         remarks = _convert(name, path, folder, interpolate, given=file is not None)
     except (WeightsError, DataError) as problem:
@@ -126,15 +126,15 @@ def _convert(name: str, path: Path, folder: Path, interpolate: bool, given: bool
     """Make the folder and return what a person should know of it."""
     family: EncoderFamily = REGISTRY.get(name)
     card, own = family.variants[name]
-    refuse_changed(path, card)
+    verify_official_sha256(path, card)
     for file in _zips(path, card):
-        see_whole(file)
-    encoder = convert(name, path, interpolate)
+        verify_crc(file)
+    encoder = convert_official(name, path, interpolate)
     remarks, kept = [], {}
     if isinstance(own, HubertSettings) and isinstance(encoder.settings, HubertSettings):
-        kept = heads(path)
-        remarks = differs(name, own, encoder.settings)
-        if given and not tells(path, card):
+        kept = read_heads(path)
+        remarks = standardise_note(name, own, encoder.settings)
+        if given and not has_evidence(path, card):
             remarks.append(f"{name}: nothing in {path} says which model it is, so its shapes alone were checked")
     readme = f"{model_card(encoder.card)}\n{_origin(encoder.card, path, bool(kept))}\n"
     save_pretrained(encoder, folder, readme, kept)
@@ -162,8 +162,8 @@ def _removed(name: str) -> list[Path]:
     The hub's cache and given files are nobody's to remove.
     """
     card: Card = REGISTRY.get(name).variants[name][0]
-    known = {path for path, sha256 in zip(downloads(name), card.files.values()) if sha256}
-    removed = [path for path in downloads(name) if path not in known and path.is_file()]
+    known = {path for path, sha256 in zip(download_paths(name), card.files.values()) if sha256}
+    removed = [path for path in download_paths(name) if path not in known and path.is_file()]
     for path in removed:
         path.unlink()
     return removed

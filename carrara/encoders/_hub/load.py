@@ -25,9 +25,9 @@ from carrara.core.registry import Entry
 from carrara.core.settings import Settings, parse_settings, replace
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily
-from carrara.encoders._hub.official import HEADS, convert, fetched, from_hub
-from carrara.encoders._hubert.huggingface import from_folder
-from carrara.formats.weights import load_strictly, read_tensors, save_tensors, tensors_identity
+from carrara.encoders._hub.official import HEADS, convert_official, fetch_official, fetch_repository
+from carrara.encoders._hubert.huggingface import load_hubert_folder
+from carrara.formats.weights import load_state_dict_strict, read_tensors, save_tensors, hash_tensors
 
 FORMAT = 1
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
@@ -37,7 +37,7 @@ RANDOM = re.compile(r"^(?P<what>.+):random(-(?P<seed>\d+))?$")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
-def build(name: str, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Encoder:
+def build_encoder(name: str, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Encoder:
     """Return the encoder of that shelf name, with random weights where it has any, as a module in training mode.
 
     Args:
@@ -49,7 +49,7 @@ def build(name: str, seed: int = 0, changes: Mapping[str, Any] | None = None) ->
         UsageError: no such name or setting, or a value that does not fit.
     """
     family: EncoderFamily = REGISTRY.get(name)
-    card, settings = family.variants[REGISTRY.entry(name).name]
+    card, settings = family.variants[REGISTRY.get_entry(name).name]
     if changes:
         settings = replace(settings, changes, source=name)
         card = family.update_card(card, settings) if family.update_card else card
@@ -92,7 +92,7 @@ def save_pretrained(
     """
     folder = Path(folder)
     tensors = encoder.state_dict()
-    card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(tensors)})
+    card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(tensors)})
     config = {
         "carrara": FORMAT,
         "encoder": family_entry(encoder.settings).module.rpartition(".")[2].replace("_", "-"),
@@ -129,14 +129,14 @@ def model_card(card: Card) -> str:
 
 def _find(what: str, seed: int | None, text: str) -> Encoder:
     if what.strip().replace("_", "-") in REGISTRY.entries:
-        name = REGISTRY.entry(what).name
+        name = REGISTRY.get_entry(what).name
         family: EncoderFamily = REGISTRY.get(name)
         if seed is None and family.has_weights:
             imported = encoders_home() / name
             if (imported / CONFIG).is_file():
                 return _from_folder(imported, name, None)
-            return _named(convert(name, fetched(name, with_addresses=False)), name)
-        encoder = build(name, seed or 0)
+            return _named(convert_official(name, fetch_official(name, allow_download=False)), name)
+        encoder = build_encoder(name, seed or 0)
         return encoder if seed is None else _named(encoder, text)
     folder = Path(what).expanduser()
     if folder.is_dir():
@@ -147,7 +147,7 @@ def _find(what: str, seed: int | None, text: str) -> Encoder:
             f"with `carrara import NAME --file {what}`"
         )
     if HUB_ID.match(what) and not what.startswith("."):
-        return _from_folder(from_hub(what, HUB_PATTERNS), what, seed)
+        return _from_folder(fetch_repository(what, HUB_PATTERNS), what, seed)
     names = REGISTRY.names()
     raise UsageError(
         f"there is no encoder {what!r} on the shelf and no such folder.{did_you_mean(what, names)} "
@@ -161,7 +161,7 @@ def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
         from carrara.encoders import muq
         from carrara.encoders._maest import files
 
-        reader = from_folder
+        reader = load_hubert_folder
         if "w2v2_config" in config:
             reader = muq.from_folder
         elif config["model_type"] == files.AST:
@@ -182,8 +182,8 @@ def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
         encoder = family.build(settings, card.model_copy(update={"name": name}), 0)
     weights = folder / WEIGHTS
     tensors = read_tensors(weights)
-    load_strictly(encoder, tensors, str(weights))
-    encoder.card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(tensors)})
+    load_state_dict_strict(encoder, tensors, str(weights))
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(tensors)})
     if stated and stated != encoder.card.weights_sha256:
         raise WeightsError(
             f"{weights}: not the weights that {CONFIG} beside it describes; fetch or save the folder again"
@@ -246,7 +246,7 @@ def _identified(encoder: Encoder) -> Encoder:
     if any(tensor.is_meta for tensor in tensors.values()) or (encoder.card.weights_sha256 and not tensors):
         return encoder
     made_of = {"name": encoder.card.name, "settings": encoder.settings.model_dump(mode="json")}
-    weights = tensors_identity(tensors) if tensors else sha256_of_json(made_of)
+    weights = hash_tensors(tensors) if tensors else sha256_of_json(made_of)
     encoder.card = encoder.card.model_copy(update={"weights_sha256": weights})
     return encoder
 

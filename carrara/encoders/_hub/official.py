@@ -19,15 +19,15 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily
-from carrara.encoders._hub.availability import ADDRESS, can_be_fetched, on_hub
-from carrara.encoders._hubert.huggingface import CONFIG, PROCESSOR, config_beside, pretraining_heads
-from carrara.formats.weights import load_strictly, read_tensors, tensors_identity
+from carrara.encoders._hub.availability import ADDRESS, is_downloadable, is_on_hub
+from carrara.encoders._hubert.huggingface import CONFIG, PROCESSOR, config_folder, read_hubert_heads
+from carrara.formats.weights import load_state_dict_strict, read_tensors, hash_tensors
 
 HEADS = "heads.safetensors"
 DOWNLOADS = ".downloads"
 
 
-def fetched(name: str, with_addresses: bool = True) -> Path:
+def fetch_official(name: str, allow_download: bool = True) -> Path:
     """Return where a variant's official files are after fetching what is not here: one file, or the folder of several.
 
     Args:
@@ -40,14 +40,14 @@ def fetched(name: str, with_addresses: bool = True) -> Path:
         DataError: a download that the host refuses.
     """
     card: Card = REGISTRY.get(name).variants[name][0]
-    hub = [key for key in card.files if on_hub(key)]
+    hub = [key for key in card.files if is_on_hub(key)]
     addresses = [key for key in card.files if key.startswith(ADDRESS)]
     if not card.files:
         raise UsageError(
             f"{name}: no weights of it are published; give the folder of one that you trained, or {name}:random for "
             "the same network with random weights"
         )
-    if not can_be_fetched(card.files) or (addresses and not with_addresses):
+    if not is_downloadable(card.files) or (addresses and not allow_download):
         cure = (
             f"`carrara import {name}` fetches and converts them" if addresses else f"`carrara import {name} --file …`"
         )
@@ -58,11 +58,11 @@ def fetched(name: str, with_addresses: bool = True) -> Path:
     paths = _from_hub(name, hub) if hub else [_from_address(name, key, card.files[key]) for key in addresses]
     if hub:
         for path in paths:
-            refuse_changed(path, card)
+            verify_official_sha256(path, card)
     return paths[0] if len(paths) == 1 else paths[0].parent
 
 
-def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
+def convert_official(name: str, path: Path, interpolate: bool = False) -> Encoder:
     """Return a variant's encoder with the weights of its authors' files, in training mode.
 
     Args:
@@ -75,7 +75,7 @@ def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
         WeightsError: files that are not whole, not weights, or another network's; weights that are not finite, or a
             matrix of nothing but zeros.
     """
-    name = REGISTRY.entry(name).name
+    name = REGISTRY.get_entry(name).name
     family: EncoderFamily = REGISTRY.get(name)
     if family.load_official is None:
         raise UsageError(f"{name}: there are no official files of it to read; `carrara show {name}` says what it is")
@@ -90,17 +90,17 @@ def convert(name: str, path: Path, interpolate: bool = False) -> Encoder:
     with torch.device("meta"):
         encoder = family.build(settings, card, 0)
     try:
-        load_strictly(encoder, tensors, str(path))
+        load_state_dict_strict(encoder, tensors, str(path))
     except WeightsError as problem:
-        twins = _fitting(tensors, family) - {name}
+        twins = _matching_variants(tensors, family) - {name}
         hint = f"; it would fit {' or '.join(sorted(twins))}" if twins else ""
         raise WeightsError(f"{problem}{hint}") from None
-    _refuse_holes(encoder, str(path))
-    encoder.card = encoder.card.model_copy(update={"weights_sha256": tensors_identity(encoder.state_dict())})
+    _check_values(encoder, str(path))
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(encoder.state_dict())})
     return encoder
 
 
-def heads(spec: str | Path) -> dict[str, Tensor]:
+def read_heads(spec: str | Path) -> dict[str, Tensor]:
     """Return what only pre-training needs of an encoder, on the CPU, by its authors' names; empty where there is none.
 
     From fairseq's checkpoints: `final_proj.weight`, `label_embs_concat` (four rows of special marks first in each
@@ -118,10 +118,10 @@ def heads(spec: str | Path) -> dict[str, Tensor]:
     path = encoders_home() / name if name in REGISTRY.entries else Path(spec).expanduser()
     if (path / HEADS).is_file():
         return read_tensors(path / HEADS)
-    return pretraining_heads(path) if path.is_file() or config_beside(path) else {}
+    return read_hubert_heads(path) if path.is_file() or config_folder(path) else {}
 
 
-def refuse_changed(path: Path, card: Card) -> None:
+def verify_official_sha256(path: Path, card: Card) -> None:
     """Refuse a file that bears an official file's name but not its content, where the content's hash is known.
 
     Raises:
@@ -136,14 +136,14 @@ def refuse_changed(path: Path, card: Card) -> None:
             )
 
 
-def downloads(name: str) -> list[Path]:
+def download_paths(name: str) -> list[Path]:
     """Return where `fetched` downloads a variant's files to; empty where they are of the hub, or none are published."""
     card: Card = REGISTRY.get(name).variants[name][0]
-    folder = encoders_home() / DOWNLOADS / REGISTRY.entry(name).family.replace("/", "-")
+    folder = encoders_home() / DOWNLOADS / REGISTRY.get_entry(name).family.replace("/", "-")
     return [folder / _file_name(key) for key in card.files if key.startswith(ADDRESS)]
 
 
-def from_hub(repository: str, patterns: list[str]) -> Path:
+def fetch_repository(repository: str, patterns: list[str]) -> Path:
     """Return the folder in the hub's cache with a repository's files of these patterns, fetched if they are not there.
 
     Raises:
@@ -164,7 +164,7 @@ def _from_hub(name: str, keys: list[str]) -> list[Path]:
     repository = "/".join(keys[0].split("/")[:2])
     inside = [key.split("/", 2)[2] for key in keys]
     try:
-        folder = from_hub(repository, [*inside, CONFIG, PROCESSOR])
+        folder = fetch_repository(repository, [*inside, CONFIG, PROCESSOR])
     except UsageError as problem:
         raise UsageError(
             f"{name}: its weights are not on this machine ({problem}); `carrara import {name} --file …` takes its file "
@@ -177,7 +177,7 @@ def _from_hub(name: str, keys: list[str]) -> list[Path]:
 
 
 def _from_address(name: str, address: str, sha256: str) -> Path:
-    family = REGISTRY.entry(name).family.replace("/", "-")
+    family = REGISTRY.get_entry(name).family.replace("/", "-")
     return download(Remote(address, _file_name(address), sha256 or None), encoders_home() / DOWNLOADS / family)
 
 
@@ -185,7 +185,7 @@ def _file_name(address: str) -> str:
     return address.partition("?")[0].rpartition("/")[2]
 
 
-def _refuse_holes(encoder: Encoder, source: str) -> None:
+def _check_values(encoder: Encoder, source: str) -> None:
     """Refuse what a torn file leaves: weights that are not finite, or a matrix of zeros.
 
     A bias may be all zero, and so may a head: MAEST's second one begins at zero and most of them never teach it.
@@ -198,7 +198,7 @@ def _refuse_holes(encoder: Encoder, source: str) -> None:
             raise WeightsError(f"{source}: its {name} holds zeros alone, so a part of the file is lost; fetch it again")
 
 
-def _fitting(tensors: Mapping[str, Tensor], family: EncoderFamily) -> set[str]:
+def _matching_variants(tensors: Mapping[str, Tensor], family: EncoderFamily) -> set[str]:
     """Return the variants, of all families that read the same files, whose network has these names and shapes."""
     found = set()
     for name in REGISTRY.names():
@@ -209,7 +209,7 @@ def _fitting(tensors: Mapping[str, Tensor], family: EncoderFamily) -> set[str]:
         with torch.device("meta"):
             network = other.build(settings, card, 0)
         try:
-            load_strictly(network, {key: tensor.to("meta") for key, tensor in tensors.items()}, "")
+            load_state_dict_strict(network, {key: tensor.to("meta") for key, tensor in tensors.items()}, "")
         except WeightsError:
             continue
         found.add(name)

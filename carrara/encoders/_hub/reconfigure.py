@@ -12,10 +12,10 @@ from carrara.core.settings import replace
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Encoder, EncoderFamily
 from carrara.encoders._hub.load import family_entry
-from carrara.formats.weights import load_strictly
+from carrara.formats.weights import load_state_dict_strict
 
 
-def changed(encoder: Encoder, changes: Mapping[str, Any], source: str = "--set") -> Encoder:
+def with_settings(encoder: Encoder, changes: Mapping[str, Any], source: str = "--set") -> Encoder:
     """Return an encoder with the same weights and other settings, in evaluation mode.
 
     Args:
@@ -34,7 +34,7 @@ def changed(encoder: Encoder, changes: Mapping[str, Any], source: str = "--set")
     with torch.device("meta" if family.has_weights else "cpu"):
         other = family.build(settings, card, 0)
     try:
-        load_strictly(other, encoder.state_dict(), encoder.card.name)
+        load_state_dict_strict(other, encoder.state_dict(), encoder.card.name)
     except WeightsError as problem:
         raise UsageError(f"{source}: {', '.join(changes)} would need other weights ({problem})") from None
     other.card = other.card.model_copy(update={"weights_sha256": encoder.card.weights_sha256})

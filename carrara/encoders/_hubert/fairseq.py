@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
-from carrara.formats.safe_pickle import Inert
+from carrara.formats.safe_pickle import UnknownObject
 from carrara.formats.weights import NEW_DIRECTION, NEW_GAIN, OLD_DIRECTION, OLD_GAIN
 
 END = r"\.(weight|bias)"
@@ -63,7 +63,7 @@ SPELLINGS = {
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class FairseqCheckpoint:
     """What a checkpoint holds.
 
     Attributes:
@@ -77,12 +77,12 @@ class Checkpoint:
     heads: dict[str, Tensor]
 
 
-def is_checkpoint(content: Any) -> bool:
+def is_fairseq(content: Any) -> bool:
     """Return whether an opened file is a training checkpoint: a table of weights under `model`, among other things."""
     return isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
 
 
-def read(content: Mapping[str, Any], source: str) -> Checkpoint:
+def parse_fairseq(content: Mapping[str, Any], source: str) -> FairseqCheckpoint:
     """Return the network and the heads of an opened checkpoint.
 
     Raises:
@@ -98,12 +98,12 @@ def read(content: Mapping[str, Any], source: str) -> Checkpoint:
         elif HEADS.match(name):
             heads[name] = _single(value, name, source)
         else:
-            put(network, ours(name), _single(value, name, source), source)
+            add_tensor(network, map_fairseq_name(name), _single(value, name, source), source)
     heads.update(_dictionaries(content))
-    return Checkpoint(network, heads)
+    return FairseqCheckpoint(network, heads)
 
 
-def ours(name: str) -> str:
+def map_fairseq_name(name: str) -> str:
     """Return our name of a tensor of the network; an unknown one unchanged."""
     bare = FINE_TUNED.sub("", name)
     for pattern, replacement in RULES:
@@ -112,7 +112,7 @@ def ours(name: str) -> str:
     return name
 
 
-def put(found: dict[str, Tensor], name: str, tensor: Tensor, source: str) -> None:
+def add_tensor(found: dict[str, Tensor], name: str, tensor: Tensor, source: str) -> None:
     """Add a tensor under the name that it has in the network.
 
     Raises:
@@ -124,7 +124,7 @@ def put(found: dict[str, Tensor], name: str, tensor: Tensor, source: str) -> Non
     found[name] = tensor
 
 
-def said(content: Mapping[str, Any]) -> dict[str, Any]:
+def run_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint's run says of its network: those of `SAID` that it has, by fairseq's names."""
     found = {}
     for key, part in SAID.items():
@@ -136,13 +136,13 @@ def said(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def label_rows(content: Mapping[str, Any]) -> int | None:
+def count_label_rows(content: Mapping[str, Any]) -> int | None:
     """Return how many rows a checkpoint's label embeddings have, all books together; none where it has none."""
     found = content["model"].get(LABELS)
     return len(found) if isinstance(found, Tensor) and found.dim() else None
 
 
-def refuse_other(content: Mapping[str, Any], trained: Mapping[str, Any], name: str, source: str) -> None:
+def check_run(content: Mapping[str, Any], trained: Mapping[str, Any], name: str, source: str) -> None:
     """Refuse the checkpoint of another network of the same shapes.
 
     Args:
@@ -154,10 +154,10 @@ def refuse_other(content: Mapping[str, Any], trained: Mapping[str, Any], name: s
     Raises:
         WeightsError: it says otherwise, or learnt other labels.
     """
-    for key, value in said(content).items():
+    for key, value in run_settings(content).items():
         if value != trained[key]:
             raise WeightsError(f"{source}: not {name}: its run's {key} is {value}, and {trained[key]} of {name}")
-    rows = label_rows(content)
+    rows = count_label_rows(content)
     wanted = LABEL_ROWS.get(name)
     other = sorted(other for other, known in LABEL_ROWS.items() if known == rows)
     if rows is not None and (rows != wanted if wanted else other):
@@ -169,13 +169,13 @@ def refuse_other(content: Mapping[str, Any], trained: Mapping[str, Any], name: s
 
 def _inside(holder: Any, key: str) -> Any:
     """Return an entry of a table or of a stand-in for argparse's or omegaconf's; none where there is none."""
-    table = holder.state if isinstance(holder, Inert) else holder
+    table = holder.state if isinstance(holder, UnknownObject) else holder
     if isinstance(table, Mapping) and isinstance(table.get("_content"), Mapping):
         table = table["_content"]
     value = table.get(key) if isinstance(table, Mapping) else None
-    if isinstance(value, Inert) and isinstance(value.state, Mapping) and "_val" in value.state:
+    if isinstance(value, UnknownObject) and isinstance(value.state, Mapping) and "_val" in value.state:
         value = value.state["_val"]
-    if isinstance(value, Inert) and len(value.arguments) == 1:  # an enumeration's member
+    if isinstance(value, UnknownObject) and len(value.arguments) == 1:  # an enumeration's member
         value = value.arguments[0]
     return value
 

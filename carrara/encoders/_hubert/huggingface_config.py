@@ -45,7 +45,7 @@ FIXED = {
 KINDS = ("hubert", "music_hubert", "mert", "mert_model", "data2vec-audio")
 
 
-def network_of(folder: Path, config: Mapping[str, Any], name: str) -> tuple[EncoderFamily, Any]:
+def parse_network(folder: Path, config: Mapping[str, Any], name: str) -> tuple[EncoderFamily, Any]:
     """Return the family and the settings of the network that a folder's config tells of.
 
     Raises:
@@ -65,12 +65,12 @@ def network_of(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Enco
         raise UsageError(f"{source}: conv_dim is {channels!r}, not a list of whole numbers; fetch it again")
     if len(set(channels)) > 1:
         raise UsageError(f"{source}: convolutions of {len(set(channels))} widths; only networks of one are known")
-    sound = read_json(folder / PROCESSOR)
-    rate = rate_of(sound, config) or 16_000
+    sound = read_json_file(folder / PROCESSOR)
+    rate = read_sample_rate(sound, config) or 16_000
     stacked = kind == "data2vec-audio"
     shelf = "music2vec-v1" if stacked else "mert-v0" if rate == MERT_RATE or "mert" in name.lower() else "hubert-base"
     family: EncoderFamily = REGISTRY.get(shelf)
-    known = published(family, name)
+    known = find_published(family, name)
     values = {ours: config[theirs] for ours, theirs in FIELDS.items() if theirs in config}
     positions = config.get("num_conv_pos_embeddings", 5 if stacked else 128)
     values |= {"position_depth": positions, "position_kernel": config.get("conv_pos_kernel_size", 19)} if stacked else {
@@ -82,17 +82,17 @@ def network_of(folder: Path, config: Mapping[str, Any], name: str) -> tuple[Enco
         # transformers' data2vec has layer norms and post-LN whatever its config says.
         "conv_norm": "layer" if stacked else config.get("feat_extract_norm", "group"),
         "norm_placement": "pre" if config.get("do_stable_layer_norm") and not stacked else "post",
-        "standardise": standardises(folder, sound, known[1].standardise if known else stacked),
+        "standardise": read_standardise(folder, sound, known[1].standardise if known else stacked),
     }
     return family, parse_settings(family.settings, values, str(source))
 
 
-def rate_of(sound: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+def read_sample_rate(sound: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
     """Return the sample rate that a folder's files tell; none where they tell none."""
     return sound.get("sampling_rate") or sound.get("sample_rate") or config.get("sample_rate")
 
 
-def standardises(folder: Path, sound: Mapping[str, Any], default: bool) -> bool:
+def read_standardise(folder: Path, sound: Mapping[str, Any], default: bool) -> bool:
     """Return whether a folder's preprocessor_config says that waveforms are standardised; `default` where it is silent.
 
     Raises:
@@ -104,7 +104,7 @@ def standardises(folder: Path, sound: Mapping[str, Any], default: bool) -> bool:
     return found
 
 
-def published(family: EncoderFamily, name: str) -> tuple[Card, Any] | None:
+def find_published(family: EncoderFamily, name: str) -> tuple[Card, Any] | None:
     """Return card and settings of the variant whose files are of this repository on the hub; none where none's are."""
     found = (both for both in family.variants.values() if any(_repository(key) == name for key in both[0].files))
     return next(found, None)
@@ -114,7 +114,7 @@ def _repository(file: str) -> str:
     return "/".join(file.split("/")[:2])
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_file(path: Path) -> dict[str, Any]:
     """Return the table in a JSON file; an empty one where there is no file, or something else in it.
 
     Raises:

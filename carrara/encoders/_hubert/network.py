@@ -26,8 +26,8 @@ from torch.nn import functional
 
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
-from carrara.nn.conv.waveform_frontend import ConvFront, ConvNorm, Padding, frame_count, inside, standardise
-from carrara.nn.init import draw_weights
+from carrara.nn.conv.waveform_frontend import WaveformFrontend, ConvNorm, Padding, num_frames, valid_mask, standardize_waveform
+from carrara.nn.init import init_weights
 from carrara.nn.transformer.encoder import TransformerShape, Transformer
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
 
@@ -98,7 +98,7 @@ class HubertSettings(Settings):
         return math.prod(self.conv_strides)
 
 
-def describe(name: str, settings: HubertSettings, **known: Any) -> Card:
+def hubert_card(name: str, settings: HubertSettings, **known: Any) -> Card:
     """Return a card with everything that follows from the settings filled in, and what else is known."""
     return Card(
         name=name,
@@ -111,10 +111,10 @@ def describe(name: str, settings: HubertSettings, **known: Any) -> Card:
     )
 
 
-def redescribed(card: Card, settings: HubertSettings) -> Card:
+def update_hubert_card(card: Card, settings: HubertSettings) -> Card:
     """Return a card with everything that follows from other settings."""
     known = card.model_dump(include={"window_seconds", "license", "commercial_use", "trained_on", "paper", "output_version"})
-    return describe(card.name, settings, **known)
+    return hubert_card(card.name, settings, **known)
 
 
 class FeatureProjection(nn.Module):
@@ -142,11 +142,11 @@ class HubertEncoder(Encoder):
             self._assemble(settings)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = card.model_copy(update={"parameters": parameters})
-        draw_weights(self, self._initialise, seed)
+        init_weights(self, self._initialise, seed)
 
     def _assemble(self, settings: HubertSettings) -> None:
         self.masked_spec_embed = nn.Parameter(torch.empty(settings.dim))
-        self.feature_extractor = ConvFront(
+        self.feature_extractor = WaveformFrontend(
             settings.conv_channels, settings.conv_kernels, settings.conv_strides, settings.conv_norm, settings.conv_bias
         )
         self.feature_projection = FeatureProjection(settings.conv_channels, settings.dim)
@@ -162,7 +162,7 @@ class HubertEncoder(Encoder):
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
         # Outside the Transformer, PyTorch's default for linear maps; the mask vector U(0, 1) as in fairseq.
-        self.feature_extractor.initialise(generator)
+        self.feature_extractor.init_weights(generator)
         nn.init.ones_(self.feature_projection.layer_norm.weight)
         nn.init.zeros_(self.feature_projection.layer_norm.bias)
         linear = self.feature_projection.projection
@@ -170,27 +170,27 @@ class HubertEncoder(Encoder):
         linear.weight.uniform_(-bound, bound, generator=generator)
         linear.bias.uniform_(-bound, bound, generator=generator)
         self.masked_spec_embed.uniform_(0, 1, generator=generator)
-        self.encoder.initialise(generator)
+        self.encoder.init_weights(generator)
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the features of every layer, `[batch, layers + 1, frames, width]` (see `Encoder.forward`)."""
-        lengths_B = _unequal(lengths_B, samples_BT.shape[1])
+        lengths_B = _lengths_if_padded(lengths_B, samples_BT.shape[1])
         frames_B = None if lengths_B is None else self.frame_lengths(lengths_B)
-        return self.contextualise(self.front(samples_BT, lengths_B), frames_B)
+        return self.encode_frames(self.conv_features(samples_BT, lengths_B), frames_B)
 
-    def front(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    def conv_features(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the raw output of the convolutions, `[batch, frames, channels]`; its gradient is scaled."""
         settings = self.settings
-        lengths_B = _unequal(lengths_B, samples_BT.shape[1])
+        lengths_B = _lengths_if_padded(lengths_B, samples_BT.shape[1])
         if settings.standardise:
-            samples_BT = standardise(samples_BT, lengths_B)
+            samples_BT = standardize_waveform(samples_BT, lengths_B)
         with torch.set_grad_enabled(torch.is_grad_enabled() and settings.conv_gradient > 0):
             cnn_BFC = self.feature_extractor(samples_BT, lengths_B, settings.padding)
         if cnn_BFC.requires_grad and settings.conv_gradient != 1:
             cnn_BFC.register_hook(lambda gradient: gradient * settings.conv_gradient)
         return cnn_BFC
 
-    def contextualise(
+    def encode_frames(
         self, cnn_BFC: Tensor, frame_lengths_B: Tensor | None = None, mask_BF: Tensor | None = None
     ) -> Tensor:
         """Return the rows stacked, `[batch, layers + 1, frames, width]`; zero after each clip's own frames.
@@ -200,14 +200,14 @@ class HubertEncoder(Encoder):
             frame_lengths_B: frames of each clip that are sound; none: all.
             mask_BF: frames that the Transformer sees as the learned mask vector; none: no frame.
         """
-        layers_BLFD = torch.stack(self.rows(cnn_BFC, frame_lengths_B, mask_BF), 1)
-        frame_lengths_B = _unequal(frame_lengths_B, cnn_BFC.shape[1])
+        layers_BLFD = torch.stack(self.layer_outputs(cnn_BFC, frame_lengths_B, mask_BF), 1)
+        frame_lengths_B = _lengths_if_padded(frame_lengths_B, cnn_BFC.shape[1])
         if frame_lengths_B is None:
             return layers_BLFD
-        valid_BF = inside(frame_lengths_B, cnn_BFC.shape[1], cnn_BFC.device)
+        valid_BF = valid_mask(frame_lengths_B, cnn_BFC.shape[1], cnn_BFC.device)
         return layers_BLFD.masked_fill(~valid_BF[:, None, :, None], 0)
 
-    def rows(
+    def layer_outputs(
         self,
         cnn_BFC: Tensor,
         frame_lengths_B: Tensor | None = None,
@@ -220,8 +220,8 @@ class HubertEncoder(Encoder):
         any is masked.
         """
         settings = self.settings
-        frame_lengths_B = _unequal(frame_lengths_B, cnn_BFC.shape[1])
-        valid_BF = None if frame_lengths_B is None else inside(frame_lengths_B, cnn_BFC.shape[1], cnn_BFC.device)
+        frame_lengths_B = _lengths_if_padded(frame_lengths_B, cnn_BFC.shape[1])
+        valid_BF = None if frame_lengths_B is None else valid_mask(frame_lengths_B, cnn_BFC.shape[1], cnn_BFC.device)
         x_BFD = functional.dropout(self.feature_projection(cnn_BFC), settings.input_dropout, self.training)
         if spoil is not None:
             x_BFD = spoil(x_BFD)
@@ -231,17 +231,17 @@ class HubertEncoder(Encoder):
 
     def cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the extra "cnn": the raw convolutional features, `[batch, frames, channels]`."""
-        return self.front(samples_BT, lengths_B)
+        return self.conv_features(samples_BT, lengths_B)
 
     def frames(self, samples: int) -> int:
         """Return how many frames that many samples give (at least 1)."""
-        return frame_count(samples, self.settings.conv_kernels, self.settings.conv_strides)
+        return num_frames(samples, self.settings.conv_kernels, self.settings.conv_strides)
 
     def frame_lengths(self, lengths_B: Tensor) -> Tensor:
         """Return how many frames each clip of that many samples gives, int64 `[batch]`."""
-        return frame_count(lengths_B, self.settings.conv_kernels, self.settings.conv_strides)
+        return num_frames(lengths_B, self.settings.conv_kernels, self.settings.conv_strides)
 
 
-def _unequal(lengths_B: Tensor | None, size: int) -> Tensor | None:
+def _lengths_if_padded(lengths_B: Tensor | None, size: int) -> Tensor | None:
     """Return none where nothing is padding, so that no work is spent on masks."""
     return None if lengths_B is None or bool((lengths_B >= size).all()) else lengths_B

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoFeatureExtractor, Data2VecAudioModel, HubertModel
 
 from carrara.core.errors import UsageError
-from carrara.encoders._hub.export import export
-from carrara.encoders._hub.load import build, load, save_pretrained
-from carrara.encoders._hub.official import heads
-from carrara.formats.weights import save_tensors, tensors_identity
+from carrara.encoders._hub.export import export_encoder
+from carrara.encoders._hub.load import build_encoder, load, save_pretrained
+from carrara.encoders._hub.official import read_heads
+from carrara.formats.weights import save_tensors, hash_tensors
 
 KINDS = {"post": "mert-tiny", "pre": "mert-tiny", "layer": "musichubert-tiny", "data2vec": "music2vec-tiny"}
 
@@ -27,7 +27,7 @@ def sound(clips=2, samples=5000):
 @pytest.fixture
 def encoder(changes):
     def make(kind="post", **more):
-        made = build(KINDS[kind], seed=1, changes={**changes(kind), **more}).eval()
+        made = build_encoder(KINDS[kind], seed=1, changes={**changes(kind), **more}).eval()
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
             for parameter in made.parameters():
@@ -41,7 +41,7 @@ def encoder(changes):
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_loads_it_with_every_layer_equal(tmp_path, encoder, kind):
     ours = encoder(kind, standardise=False)
-    export(ours, "transformers", tmp_path)
+    export_encoder(ours, "transformers", tmp_path)
     model = Data2VecAudioModel if kind == "data2vec" else HubertModel
     theirs, told = model.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(told.values())
@@ -57,7 +57,7 @@ def test_transformers_loads_it_with_every_layer_equal(tmp_path, encoder, kind):
 @torch.no_grad()
 def test_the_final_norm_is_a_choice(tmp_path, encoder):
     ours = encoder("pre", standardise=False, final_norm=False)
-    export(ours, "transformers", tmp_path)
+    export_encoder(ours, "transformers", tmp_path)
     given = HubertModel.from_pretrained(tmp_path).eval()(sound(), output_hidden_states=True)
     torch.testing.assert_close(ours(sound())[:, -1], given.hidden_states[-1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(load(tmp_path)(sound())[:, -1], given.last_hidden_state, atol=1e-5, rtol=1e-5)
@@ -66,7 +66,7 @@ def test_the_final_norm_is_a_choice(tmp_path, encoder):
 @torch.no_grad()
 def test_its_feature_extractor_standardises_as_the_encoder_does(tmp_path, encoder):
     ours = encoder(standardise=True)
-    export(ours, "transformers", tmp_path)
+    export_encoder(ours, "transformers", tmp_path)
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
     clips = [clip.numpy() + np.float32(0.3) for clip in sound()]
     given = extractor(clips, sampling_rate=16_000, return_tensors="pt").input_values
@@ -78,10 +78,10 @@ def test_its_feature_extractor_standardises_as_the_encoder_does(tmp_path, encode
 def test_there_and_back_the_weights_are_the_same_bits(tmp_path, encoder, kind):
     ours = encoder(kind)
     for form in ("transformers", "carrara"):
-        export(ours, form, tmp_path / form)
+        export_encoder(ours, form, tmp_path / form)
         back = load(tmp_path / form)
-        assert back.card.weights_sha256 == tensors_identity(ours.state_dict())
-        again = export(back, "carrara", tmp_path / "again")
+        assert back.card.weights_sha256 == hash_tensors(ours.state_dict())
+        again = export_encoder(back, "carrara", tmp_path / "again")
         assert load(again).card.weights_sha256 == back.card.weights_sha256
         same = {name: getattr(back.settings, name) for name in ("layers", "heads", "norm_placement", "standardise")}
         assert same == {name: getattr(ours.settings, name) for name in same}
@@ -91,22 +91,22 @@ def test_there_and_back_the_weights_are_the_same_bits(tmp_path, encoder, kind):
 def test_heads_go_along_with_carraras_own_folder(tmp_path, encoder):
     save_pretrained(encoder(), tmp_path / "mine")
     save_tensors({"final_proj.bias": torch.ones(3)}, tmp_path / "mine" / "heads.safetensors")
-    export(load(tmp_path / "mine"), "carrara", tmp_path / "given", source=tmp_path / "mine")
-    assert heads(tmp_path / "given")["final_proj.bias"].tolist() == [1, 1, 1]
+    export_encoder(load(tmp_path / "mine"), "carrara", tmp_path / "given", source=tmp_path / "mine")
+    assert read_heads(tmp_path / "given")["final_proj.bias"].tolist() == [1, 1, 1]
 
 
 def test_a_former_encoders_heads_do_not_stay(tmp_path, encoder):
     for form in ("carrara", "transformers"):
         save_pretrained(encoder(), tmp_path, heads={"final_proj.bias": torch.ones(3)})
-        assert heads(tmp_path)["final_proj.bias"].tolist() == [1, 1, 1]
-        export(encoder(), form, tmp_path)
-        assert heads(tmp_path) == {} and not (tmp_path / "heads.safetensors").exists()
+        assert read_heads(tmp_path)["final_proj.bias"].tolist() == [1, 1, 1]
+        export_encoder(encoder(), form, tmp_path)
+        assert read_heads(tmp_path) == {} and not (tmp_path / "heads.safetensors").exists()
 
 
 def test_an_export_onto_itself_keeps_the_heads(tmp_path, encoder):
     save_pretrained(encoder(), tmp_path, heads={"final_proj.bias": torch.ones(3)})
-    export(load(tmp_path), "carrara", tmp_path, source=tmp_path)
-    assert heads(tmp_path)["final_proj.bias"].tolist() == [1, 1, 1]
+    export_encoder(load(tmp_path), "carrara", tmp_path, source=tmp_path)
+    assert read_heads(tmp_path)["final_proj.bias"].tolist() == [1, 1, 1]
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_onnxruntime_gives_the_same_layers_at_any_size(tmp_path, encoder):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     ours = encoder("pre", layers=1, standardise=True, conv_kernels=(20, 16), conv_strides=(20, 16))
-    export(ours, "onnx", tmp_path)
+    export_encoder(ours, "onnx", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "README.md"}
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     for clips, samples in ((1, 1600), (3, 9011), (2, 40_000)):
@@ -129,14 +129,14 @@ def test_onnxruntime_gives_the_same_layers_at_any_size(tmp_path, encoder):
 )
 def test_what_transformers_has_no_network_for_is_told(tmp_path, encoder, changed, said):
     with pytest.raises(UsageError, match=said):
-        export(encoder(**changed), "transformers", tmp_path / "out")
+        export_encoder(encoder(**changed), "transformers", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["musicnn-mtt-vgg", "clmr", "musicfm-tiny", "maest-tiny", "chroma"])
 def test_what_onnx_does_not_hold_is_told_before_anything_is_written(tmp_path, name):
     with pytest.raises(UsageError, match=f"^{name}: --format onnx holds networks of HuBERT's and data2vec's") as caught:
-        export(build(name), "onnx", tmp_path / "out")
+        export_encoder(build_encoder(name), "onnx", tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
@@ -156,7 +156,7 @@ def test_what_the_exporter_and_the_runtime_say_becomes_one_line(tmp_path, monkey
         monkeypatch.setattr("torch.onnx.export", lambda *given, **options: program)
     monkeypatch.setattr(stage, failing)
     with pytest.raises(UsageError, match=r"^mert-tiny: .* ONNX \(aten.stft: no conversion Traceback") as caught:
-        export(build("mert-tiny"), "onnx", tmp_path)
+        export_encoder(build_encoder("mert-tiny"), "onnx", tmp_path)
     said = capfd.readouterr()
     assert "\n" not in str(caught.value) and (said.out, said.err) == ("", "") and not caplog.records
     assert list(tmp_path.iterdir()) == [] and not logging.root.manager.disable
@@ -164,13 +164,13 @@ def test_what_the_exporter_and_the_runtime_say_becomes_one_line(tmp_path, monkey
 
 def test_other_encoders_and_formats_are_told(tmp_path):
     with pytest.raises(UsageError, match="noise: --format transformers holds networks of HuBERT"):
-        export(build("noise"), "transformers", tmp_path)
+        export_encoder(build_encoder("noise"), "transformers", tmp_path)
     with pytest.raises(UsageError, match="'transformers'"):
-        export(build("noise"), "transformer", tmp_path)
+        export_encoder(build_encoder("noise"), "transformer", tmp_path)
 
 
 def test_the_folder_names_no_code_to_run(tmp_path, encoder):
-    export(encoder(), "transformers", tmp_path)
+    export_encoder(encoder(), "transformers", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architectures"] == ["HubertModel"] and "auto_map" not in config
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".md"}

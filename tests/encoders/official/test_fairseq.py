@@ -7,10 +7,10 @@ import torch
 
 from carrara.core.errors import WeightsError
 from carrara.encoders import REGISTRY
-from carrara.encoders._hub.load import build
-from carrara.encoders._hubert.fairseq import ours
-from carrara.encoders._hubert.huggingface import official, pretraining_heads
-from carrara.formats.weights import load_strictly
+from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._hubert.fairseq import map_fairseq_name
+from carrara.encoders._hubert.huggingface import read_hubert_weights, read_hubert_heads
+from carrara.formats.weights import load_state_dict_strict
 
 FAMILIES = {"post": "mert-tiny", "pre": "mert-tiny", "layer": "musichubert-tiny", "data2vec": "music2vec-tiny"}
 
@@ -25,8 +25,8 @@ def sound():
 def test_every_layer_equals_transformers(tmp_path, twin, changes, write_fairseq, kind, zipped):
     model = twin(kind)
     path = write_fairseq(tmp_path / "mert.pt", model.state_dict(), kind, zipped=zipped)
-    encoder = build(FAMILIES[kind], changes={**changes(kind), "standardise": False}).eval()
-    load_strictly(encoder, official("x", path), str(path))
+    encoder = build_encoder(FAMILIES[kind], changes={**changes(kind), "standardise": False}).eval()
+    load_state_dict_strict(encoder, read_hubert_weights("x", path), str(path))
     theirs = model(sound(), output_hidden_states=True)
     rows = list(theirs.hidden_states)
     if kind == "pre":
@@ -42,17 +42,17 @@ def test_every_layer_equals_transformers(tmp_path, twin, changes, write_fairseq,
 )
 def test_the_published_networks_have_a_name_for_every_tensor(fairseq_names, name, kind):
     with torch.device("meta"):
-        wanted = set(build(name).state_dict())
+        wanted = set(build_encoder(name).state_dict())
     pairs = fairseq_names(REGISTRY.get(name).variants[name][0].layers, kind)
     assert set(pairs) == wanted
-    assert {ours(theirs) for theirs in pairs.values()} - wanted == {
+    assert {map_fairseq_name(theirs) for theirs in pairs.values()} - wanted == {
         name.replace("parametrizations.weight.original0", "weight_g").replace(
             "parametrizations.weight.original1", "weight_v"
         )
         for name in wanted
         if "original" in name
     }
-    assert all(ours(theirs) == name for name, theirs in pairs.items() if "original" not in name)
+    assert all(map_fairseq_name(theirs) == name for name, theirs in pairs.items() if "original" not in name)
 
 
 @torch.no_grad()
@@ -72,8 +72,8 @@ def test_other_spellings(tmp_path, twin, changes, write_fairseq, spelling):
         whole = {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in whole.items()}
         whole |= {"w2v_encoder.proj.weight": torch.zeros(3, 32), "w2v_encoder.proj.bias": torch.zeros(3)}
     torch.save({"args": None, "model": whole}, tmp_path / "x.pt")
-    encoder = build("mert-tiny", changes=changes()).eval()
-    load_strictly(encoder, official("x", tmp_path / "x.pt"), "x")
+    encoder = build_encoder("mert-tiny", changes=changes()).eval()
+    load_state_dict_strict(encoder, read_hubert_weights("x", tmp_path / "x.pt"), "x")
     theirs = model(sound(), output_hidden_states=True).hidden_states
     torch.testing.assert_close(encoder(sound()), torch.stack(theirs, 1), atol=1e-5, rtol=1e-5)
 
@@ -108,18 +108,18 @@ def test_heads_are_kept_and_fixed_kernels_are_not(tmp_path, twin, write_fairseq)
         books=([2, 0, 1], [0, 1, 2]),
         extra={**heads, **fixed, "_ema": teacher},
     )
-    found = pretraining_heads(path)
+    found = read_hubert_heads(path)
     wanted = {**heads, **{f"_ema.{name}": tensor for name, tensor in teacher.items()}}
     assert found.keys() == {*wanted, "dictionaries.0", "dictionaries.1"}
     assert all(torch.equal(found[name], tensor.float()) for name, tensor in wanted.items())
     assert found["dictionaries.0"].tolist() == [-1, -1, -1, -1, 2, 0, 1]
-    assert not set(official("x", path)) & set(wanted)
-    assert ours("encoder.layers.0.fc1.weight") == "encoder.layers.0.feed_forward.intermediate_dense.weight"
+    assert not set(read_hubert_weights("x", path)) & set(wanted)
+    assert map_fairseq_name("encoder.layers.0.fc1.weight") == "encoder.layers.0.feed_forward.intermediate_dense.weight"
 
 
 def test_half_precision_becomes_single(tmp_path, twin, write_fairseq):
     half = {name: tensor.half() for name, tensor in twin().state_dict().items()}
-    found = official("x", write_fairseq(tmp_path / "x.pt", half))
+    found = read_hubert_weights("x", write_fairseq(tmp_path / "x.pt", half))
     assert all(tensor.dtype == torch.float32 for tensor in found.values())
     assert torch.equal(found["masked_spec_embed"], half["masked_spec_embed"].float())
 
@@ -127,17 +127,17 @@ def test_half_precision_becomes_single(tmp_path, twin, write_fairseq):
 @pytest.mark.parametrize("lost", ["layer_norm.weight", "encoder.layer_norm.weight", "encoder.layers.1.fc2.bias"])
 def test_one_name_never_stands_for_another(tmp_path, twin, changes, write_fairseq, lost):
     path = write_fairseq(tmp_path / "x.pt", twin().state_dict())
-    tensors = official("x", path)
-    del tensors[ours(lost)]
-    with pytest.raises(WeightsError, match=f"1 missing \\({ours(lost)}\\)"):
-        load_strictly(build("mert-tiny", changes=changes()), tensors, str(path))
+    tensors = read_hubert_weights("x", path)
+    del tensors[map_fairseq_name(lost)]
+    with pytest.raises(WeightsError, match=f"1 missing \\({map_fairseq_name(lost)}\\)"):
+        load_state_dict_strict(build_encoder("mert-tiny", changes=changes()), tensors, str(path))
 
 
 def test_a_name_that_nobody_knows_is_told(tmp_path, twin, changes, write_fairseq):
     extra = {"encoder.layers.0.self_attn.k_projection.weight": torch.zeros(2)}
     path = write_fairseq(tmp_path / "x.pt", twin().state_dict(), extra=extra)
     with pytest.raises(WeightsError, match="x.pt.*1 unknown \\(encoder.layers.0.self_attn.k_projection.weight\\)"):
-        load_strictly(build("mert-tiny", changes=changes()), official("x", path), str(path))
+        load_state_dict_strict(build_encoder("mert-tiny", changes=changes()), read_hubert_weights("x", path), str(path))
 
 
 class Evil:
@@ -148,10 +148,10 @@ class Evil:
 def test_files_of_another_kind_are_told(tmp_path, twin, write_fairseq, capsys):
     torch.save({"weights": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match="neither a table of tensors.*print.*nothing in it was run"):
-        official("x", tmp_path / "evil.pt")
+        read_hubert_weights("x", tmp_path / "evil.pt")
     path = write_fairseq(tmp_path / "x.pt", twin().state_dict(), extra={"layer_norm.weight": [1, 2]})
     with pytest.raises(WeightsError, match="layer_norm.weight is not a tensor"):
-        official("x", path)
+        read_hubert_weights("x", path)
     assert capsys.readouterr().out == ""
 
 
@@ -160,4 +160,4 @@ def test_two_names_that_become_one_are_refused(tmp_path, twin, write_fairseq, tw
     extra = {twin_name.format("parametrizations.weight.original"): torch.zeros(32)}
     path = write_fairseq(tmp_path / "x.pt", twin().state_dict(), extra=extra)
     with pytest.raises(WeightsError, match="x.pt: two tensors in it mean encoder"):
-        official("x", path)
+        read_hubert_weights("x", path)

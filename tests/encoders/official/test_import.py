@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.core.lock import locked
+from carrara.core.lock import file_lock
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.import_official import import_official
 from carrara.encoders._hub.load import load
-from carrara.encoders._hub.official import heads
-from carrara.encoders._hubert.huggingface import told
+from carrara.encoders._hub.official import read_heads
+from carrara.encoders._hubert.huggingface import hubert_settings_from_files
 from carrara.formats.weights import save_tensors
 from carrara.pretrain.recipes import REGISTRY as RECIPES
 from carrara.pretrain.recipes._base import resolve
@@ -67,10 +67,10 @@ def test_heads_go_with_the_weights_that_they_belong_to(tmp_path, tiny, write_fai
     assert (folder / "heads.safetensors").stat().st_mtime_ns <= (folder / "config.json").stat().st_mtime_ns
     with pytest.raises(WeightsError):
         import_official("mert-v1-95m", path, folder)
-    assert heads("mert-tiny").keys() == {"final_proj.weight"}
+    assert read_heads("mert-tiny").keys() == {"final_proj.weight"}
     tiny.save_pretrained(tmp_path / "hf")
     import_official("mert-tiny", tmp_path / "hf")
-    assert heads("mert-tiny") == {} and load("mert-tiny")
+    assert read_heads("mert-tiny") == {} and load("mert-tiny")
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_download_of_a_known_hash_is_what_it_should_be_and_stays(downloaded):
 def test_only_ones_own_downloads_are_removed_and_only_by_the_last_who_uses_them(downloaded):
     downloaded(beside=["other.bin", ".other.bin.part"])
     folder = encoders_home() / ".downloads" / "mert"
-    with locked(folder / ".tiny.safetensors.use", shared=True):
+    with file_lock(folder / ".tiny.safetensors.use", shared=True):
         import_official("mert-tiny")
         assert (folder / "tiny.safetensors").exists()
     import_official("mert-tiny")
@@ -168,9 +168,9 @@ def test_label_embeddings_tell_models_of_equal_shapes_apart(tmp_path, name, rows
     settings = REGISTRY.get(name).variants[name][1]
     if said:
         with pytest.raises(WeightsError, match=said):
-            told(name, settings, tmp_path / "x.pt")
+            hubert_settings_from_files(name, settings, tmp_path / "x.pt")
     else:
-        assert told(name, settings, tmp_path / "x.pt") == settings
+        assert hubert_settings_from_files(name, settings, tmp_path / "x.pt") == settings
 
 
 def test_the_published_merts_standardise_as_marble_does_and_no_recipe_does():

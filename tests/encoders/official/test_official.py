@@ -9,10 +9,10 @@ import torch
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
-from carrara.encoders._hub.availability import UNPUBLISHED, _read, state
+from carrara.encoders._hub.availability import UNPUBLISHED, _read, check_availability
 from carrara.encoders._hub.import_official import _variants, import_official
-from carrara.encoders._hub.load import build, load, save_pretrained
-from carrara.encoders._hub.official import heads
+from carrara.encoders._hub.load import build_encoder, load, save_pretrained
+from carrara.encoders._hub.official import read_heads
 from carrara.formats.weights import save_tensors
 
 TRAINED = [name for name in REGISTRY.names() if REGISTRY.get(name).trained]
@@ -33,7 +33,7 @@ def test_a_fairseq_file_becomes_an_encoder_that_loads_by_its_name(tmp_path, tiny
     torch.testing.assert_close(encoder(sound()), torch.stack(theirs, 1), atol=1e-5, rtol=1e-5)
     assert encoder.card.name == "mert-tiny" and type(encoder.settings).__name__ == "MertSettings"
     for source in ("mert-tiny", path, str(encoders_home() / "mert-tiny")):
-        assert heads(source).keys() == {"final_proj.weight", "dictionaries.0"}
+        assert read_heads(source).keys() == {"final_proj.weight", "dictionaries.0"}
     readme = (encoders_home() / "mert-tiny" / "README.md").read_text()
     assert "mine.pt" in readme and hashlib.sha256(path.read_bytes()).hexdigest() in readme
     assert load("mert-tiny:random").card.weights_sha256 != encoder.card.weights_sha256
@@ -53,7 +53,7 @@ def test_a_hugging_face_folder_is_imported_with_its_word_on_standardising(tmp_pa
         import_official("mert-tiny", path, tmp_path / "out")
         encoder = load(tmp_path / "out")
         assert encoder.settings.standardise and encoder.settings.layerdrop == 0.05
-        assert heads(tmp_path / "out") == heads(path) == {}
+        assert read_heads(tmp_path / "out") == read_heads(path) == {}
 
 
 def test_a_network_of_another_size_is_named_after_the_encoder_that_it_would_fit(tmp_path, tiny, write_fairseq):
@@ -180,26 +180,26 @@ def test_a_family_without_official_files_and_a_file_that_is_not_there_are_told(t
 
 
 def test_heads_of_what_has_none_are_empty(tmp_path):
-    save_pretrained(build("mert-tiny"), tmp_path / "mine")
-    assert heads(tmp_path / "mine") == heads("mert-v1-95m") == heads("noise") == {}
+    save_pretrained(build_encoder("mert-tiny"), tmp_path / "mine")
+    assert read_heads(tmp_path / "mine") == read_heads("mert-v1-95m") == read_heads("noise") == {}
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_the_list_reads_of_a_file_is_what_its_cards_say(name):
     card = REGISTRY.get(name).variants[name][0]
-    entry = REGISTRY.entry(name)
+    entry = REGISTRY.get_entry(name)
     assert any(phrase in entry.summary for phrase in UNPUBLISHED) == (not card.files)
     trained, files = _read(entry.module)
     assert trained and files.get(name, card.files) == card.files
 
 
 def test_ready_is_what_needs_nothing_was_imported_or_lies_in_the_hubs_cache(tmp_path, monkeypatch):
-    assert state("noise").word == "ready" and state("mert-tiny").word == "train"
+    assert check_availability("noise").status == "ready" and check_availability("mert-tiny").status == "train"
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
-    assert state("mert-v1-95m").word == "import" and "`carrara import mert-v1-95m`" in state("mert-v1-95m").needs
+    assert check_availability("mert-v1-95m").status == "import" and "`carrara import mert-v1-95m`" in check_availability("mert-v1-95m").needs
     seen = []
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *what: seen.append(what) or "/a/file")
-    assert state("mert-v1-95m").word == "ready"
+    assert check_availability("mert-v1-95m").status == "ready"
     assert seen == [("m-a-p/MERT-v1-95M", "pytorch_model.bin")]
-    save_pretrained(build("mert-tiny"), encoders_home() / "mert-tiny")
-    assert state("mert-tiny").word == "ready"
+    save_pretrained(build_encoder("mert-tiny"), encoders_home() / "mert-tiny")
+    assert check_availability("mert-tiny").status == "ready"
