@@ -32,15 +32,15 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.formats.hdf5 import read_hdf5
-from carrara.formats.weights import opening
-from carrara.nn.init import draw_weights
-from carrara.nn.spectral.framing import float32, preset
-from carrara.nn.spectral.mel import Bands, MelSpectrogram
+from carrara.formats.magic import read_magic
+from carrara.nn.init import init_weights
+from carrara.nn.spectral.framing import no_autocast, framing_preset
+from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 
 VARIANTS = {
     "choi": "CHOI: five convolutions over mel, taught Million Song Dataset's tags, 0.04M, 12 kHz, 160 numbers a clip"
 }
-SAMPLE_RATE, HEARD = 12_000, 348_000
+SAMPLE_RATE, CLIP_SAMPLES = 12_000, 348_000
 WINDOW, HOP, MELS, REACH = 512, 256, 96, 80.0
 CHANNELS = 32
 POOLS = ((2, 4), (3, 4), (2, 5), (2, 4), (4, 4))  # mel bands × frames
@@ -79,8 +79,8 @@ class Choi(Encoder):
         place = torch.get_default_device()
         # What is computed and not loaded must exist even where the weights do not yet.
         with torch.device("cpu" if place.type == "meta" else place):
-            framing = preset("librosa", window=WINDOW, hop=HOP)
-            self.mel = MelSpectrogram(SAMPLE_RATE, framing, Bands(MELS), "db")
+            framing = framing_preset("librosa", window=WINDOW, hop=HOP)
+            self.mel = MelSpectrogram(SAMPLE_RATE, framing, MelBands(MELS), "db")
         norm = nn.BatchNorm2d if settings.batch_stats else nn.InstanceNorm2d
         with torch.device("meta"):
             self.blocks = nn.ModuleList(
@@ -94,7 +94,7 @@ class Choi(Encoder):
                 )
                 for block, pool in enumerate(POOLS)
             )
-        draw_weights(self.blocks, self._initialise, seed)
+        init_weights(self.blocks, self._initialise, seed)
 
     def frames(self, samples: int) -> int:
         """Return 1: a whole clip gives one row of numbers."""
@@ -125,7 +125,7 @@ class Choi(Encoder):
 
     def _levels(self, samples_BH: Tensor) -> Tensor:
         """Return the mel spectrogram in decibels below the loudest, `[B, F, M]`."""
-        with float32(samples_BH):
+        with no_autocast(samples_BH):
             # The published frames start at 256 i − 257.
             levels_BFM = self.mel(nn.functional.pad(samples_BH, (1, 0)))
             loudest = levels_BFM.amax() if self.settings.batch_stats else levels_BFM.amax(dim=(-2, -1), keepdim=True)
@@ -143,7 +143,7 @@ class Choi(Encoder):
 
 def heard(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
     """Return what is heard of each clip, `[B, H]`: its first 29 s, repeated from its start where it is shorter."""
-    place_BH = torch.arange(HEARD, device=samples_BT.device) % lengths_B[:, None]
+    place_BH = torch.arange(CLIP_SAMPLES, device=samples_BT.device) % lengths_B[:, None]
     return samples_BT.gather(1, place_BH)
 
 
@@ -166,7 +166,7 @@ def official(name: str, path: Path) -> Mapping[str, Tensor]:
     path = Path(path)
     if path.is_dir():
         path = next((path / file for file in (FILE, SAME_FILE) if (path / file).is_file()), path / FILE)
-    opening(path)
+    read_magic(path)
     arrays = read_hdf5(path, str(path))
     if "ConvBNEluDr/convolution2d_1_W" not in arrays:
         raise WeightsError(f"{path}: holds no network of CHOI for Keras 1; give {FILE}")

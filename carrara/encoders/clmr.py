@@ -31,9 +31,9 @@ from carrara.core.archives import unpack
 from carrara.core.errors import WeightsError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, EncoderFamily
-from carrara.formats.safe_pickle import read_checkpoint
-from carrara.formats.weights import reading
-from carrara.nn.init import draw_weights
+from carrara.formats.safe_pickle import read_torch_checkpoint
+from carrara.formats.magic import wrap_errors
+from carrara.nn.init import init_weights
 
 VARIANTS = {
     "clmr": "CLMR, 2.4M, 22.05 kHz, waveform, windows of 59,409 samples as in JukeMIR and MARBLE, 512 numbers a clip",
@@ -89,7 +89,7 @@ class Clmr(Encoder):
                 *(nn.Sequential(*convolution(*sizes), nn.MaxPool1d(3)) for sizes in middle),
                 nn.Sequential(*convolution(*last)),
             )
-        draw_weights(self, self._initialise, seed)
+        init_weights(self, self._initialise, seed)
 
     def frames(self, samples: int) -> int:
         """Return 1: a whole clip gives one row of numbers."""
@@ -98,7 +98,7 @@ class Clmr(Encoder):
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the mean over each clip's windows, `[B, 1, 1, D]`; windows go through the network a few at a time."""
         lengths = [samples_BT.shape[-1]] * len(samples_BT) if lengths_B is None else lengths_B.tolist()
-        cut = [windows(samples_T[:n], self.settings.window) for samples_T, n in zip(samples_BT.float(), lengths)]
+        cut = [clmr_windows(samples_T[:n], self.settings.window) for samples_T, n in zip(samples_BT.float(), lengths)]
         windows_NW = torch.cat(cut)
         features_ND = torch.cat([self.sequential(block[:, None]).flatten(1) for block in windows_NW.split(BLOCK)])
         means = [features.mean(dim=0) for features in features_ND.split([len(found) for found in cut])]
@@ -114,7 +114,7 @@ class Clmr(Encoder):
                 module.reset_parameters()
 
 
-def windows(samples_T: Tensor, window: int) -> Tensor:
+def clmr_windows(samples_T: Tensor, window: int) -> Tensor:
     """Return a clip's windows but the last, `[N, W]`, or its only one filled up with zeros."""
     count = max(-(-len(samples_T) // window) - 1, 1)
     missing = max(count * window - len(samples_T), 0)
@@ -151,7 +151,7 @@ def _is_release(path: Path) -> bool:
     """Say whether it is a zip of files; torch's own files are zips too."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with reading(path, "a zip"), zipfile.ZipFile(path) as opened:
+    with wrap_errors(path, "a zip"), zipfile.ZipFile(path) as opened:
         return not any(name.endswith("/data.pkl") for name in opened.namelist())
 
 
@@ -163,7 +163,7 @@ def _checkpoint(folder: Path, source: str) -> Path:
 
 
 def _tensors(path: Path, source: str) -> dict[str, Tensor]:
-    content = read_checkpoint(path)
+    content = read_torch_checkpoint(path)
     if isinstance(content, Mapping) and LIGHTNING in content:
         content, prefix = content.get("state_dict"), "model.encoder."
     else:

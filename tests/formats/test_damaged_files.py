@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import functools
 import io
 import json
 import random
@@ -15,12 +16,11 @@ import torch
 
 from carrara.core.errors import DataError, WeightsError
 from carrara.encoders.clmr import FILE, official
-from carrara.formats import tensorflow
 from carrara.formats.hdf5 import read_hdf5
 from carrara.formats.keras import read_keras
-from carrara.formats.mapped_checkpoint import mapped_checkpoint
 from carrara.formats.onnx import read_onnx
 from carrara.formats.safe_pickle import read_torch_checkpoint, verify_crc
+from carrara.formats.tensorflow import read_tensorflow_checkpoint
 from carrara.formats.weights import read_tensors, save_tensors
 
 TENSORS = collections.OrderedDict(a=torch.randn(5), b=torch.ones(2, 3).half())
@@ -92,7 +92,7 @@ READERS = {
     "table, older": (read_tensors, pickled(TENSORS, False)),
     "checkpoint, zip": (read_torch_checkpoint, pickled(TRAINED, True)),
     "checkpoint, older": (read_torch_checkpoint, pickled(TRAINED, False)),
-    "mapped, older": (mapped_checkpoint, pickled(TRAINED, False)),
+    "mapped, older": (functools.partial(read_torch_checkpoint, memory_map=True), pickled(TRAINED, False)),
     "checksums": (verify_crc, pickled(TRAINED, True)),
     "onnx": (read_onnx, onnx),
     "hdf5": (lambda path: read_hdf5(path, str(path)), hdf5),
@@ -149,7 +149,7 @@ def test_a_damaged_index_of_tensorflow_is_read_or_refused_in_one_line():
         block = b"".join(bytes([0, len(key), len(value)]) + key + value for key, value in entries) + bytes(4)
         block = bytes(damaged(block, draw)) if time else block
         try:
-            found = tensorflow.read_tensorflow_checkpoint(table(block, masked_crc32c), data, "this file", lambda name: True)
+            found = read_tensorflow_checkpoint(table(block, masked_crc32c), data, "this file", lambda name: True)
             assert time or found["w"].tolist() == [1, 1]
         except WeightsError as problem:
             refused += 1
@@ -183,7 +183,7 @@ def test_an_entry_that_leads_back_to_itself_is_refused():
 
     block = bytes([0, 0]) + varint(-12) + bytes(4)
     with pytest.raises(WeightsError, match="below zero"):
-        tensorflow.read_tensorflow_checkpoint(table(block, masked_crc32c), b"", "this file", lambda name: True)
+        read_tensorflow_checkpoint(table(block, masked_crc32c), b"", "this file", lambda name: True)
 
 
 def test_arrays_that_a_file_only_declares_are_refused(tmp_path):

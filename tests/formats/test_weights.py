@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from carrara.core.errors import StoreError, UsageError, WeightsError
-from carrara.formats.weights import format_bytes, load_state_dict_strict, read_tensors, wrap_errors, save_tensors, hash_tensors
+from carrara.formats.magic import format_bytes, wrap_errors
+from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "half": torch.ones(4).bfloat16()}
 
@@ -151,7 +152,7 @@ def test_a_missing_file_and_a_table_of_other_things(tmp_path):
     with pytest.raises(WeightsError, match="cannot be read"):
         read_tensors(tmp_path / "none")
     torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "nested.pt")
-    with pytest.raises(WeightsError, match="no plain table"):
+    with pytest.raises(WeightsError, match="not a plain dictionary of tensors"):
         read_tensors(tmp_path / "nested.pt")
     with pytest.raises(StoreError):
         (tmp_path / "file").touch()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
-from carrara.formats.mapped_checkpoint import mapped_checkpoint
+from carrara.formats.safe_pickle import read_torch_checkpoint
 
 CODEC_FILE, PRIOR_FILE = "vqvae.pth.tar", "prior_level_2.pth.tar"
 PARALLEL = "module."  # what training on several machines puts before names
@@ -82,7 +82,7 @@ def _both(path: Path) -> tuple[Path, Path]:
 
 
 def _table(path: Path) -> dict[str, Tensor]:
-    content = mapped_checkpoint(path)
+    content = read_torch_checkpoint(path, memory_map=True)
     table = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(table, Mapping):
         raise WeightsError(f"{path}: has no table 'model', so it is no checkpoint of Jukebox; give {path.name} itself")

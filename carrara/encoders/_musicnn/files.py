@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
-from carrara.formats.tensorflow import read_checkpoint
-from carrara.formats.weights import opening
+from carrara.formats.tensorflow import read_tensorflow_checkpoint
+from carrara.formats.magic import read_magic
 
 # Names of the folders in the wheel and in the repository.
 FOLDERS = {
@@ -70,15 +70,15 @@ def official_tensors(folder: str, kind: str, path: Path) -> tuple[dict[str, Tens
     """
     if path.is_file() and zipfile.is_zipfile(path):
         source = f"{path}: {folder}"
-        tensors = read_checkpoint(*_of_wheel(folder, path), source, _wanted)
+        tensors = read_tensorflow_checkpoint(*_of_wheel(folder, path), source, _wanted)
     else:
         source = _beginning(folder, path)
         files = [Path(source + end) for end in (INDEX, DATA)]
         try:
-            tensors = read_checkpoint(files[0].read_bytes(), files[1].read_bytes(), source, _wanted)
+            tensors = read_tensorflow_checkpoint(files[0].read_bytes(), files[1].read_bytes(), source, _wanted)
         except (WeightsError, OSError):
             for file in files:
-                opening(file)  # names what it is in the place of weights
+                read_magic(file)  # names what it is in the place of weights
             raise
     return dict(_renamed(name, tensor, kind) for name, tensor in tensors.items()), source
 
@@ -90,7 +90,7 @@ def _beginning(folder: str, path: Path) -> str:
     if not path.is_dir():
         found = [Path(str(path).removesuffix(INDEX).removesuffix(DATA) + INDEX)]
         if not found[0].is_file():
-            opening(path)
+            read_magic(path)
             raise WeightsError(f"{path}: is neither the wheel musicnn 0.1.0 nor part of a checkpoint, or is cut short")
     if not found:
         raise WeightsError(f"{path}: holds no {folder}{ELSEWHERE}")

@@ -10,9 +10,9 @@ import torch
 from carrara.core.errors import WeightsError
 from carrara.encoders import jukebox
 from carrara.encoders._hub.load import load, save_pretrained
-from carrara.encoders._hub.official import convert
+from carrara.encoders._hub.official import convert_official
 from carrara.encoders._jukebox.files import CODEC_FILE, PRIOR_FILE, read_official
-from carrara.formats.mapped_checkpoint import mapped_checkpoint
+from carrara.formats.safe_pickle import read_torch_checkpoint
 
 NAME = "jukebox-5b"
 MEGABYTE = 2**20
@@ -42,7 +42,7 @@ def folder(small, tables, tmp_path):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 def test_every_spelling_gives_the_same_encoder(small, shelf, tables, tmp_path, zipped, prefix):
     small.write(tmp_path, *tables, zipped, prefix)
-    found = [convert(NAME, path).state_dict() for path in (tmp_path, tmp_path / PRIOR_FILE, tmp_path / CODEC_FILE)]
+    found = [convert_official(NAME, path).state_dict() for path in (tmp_path, tmp_path / PRIOR_FILE, tmp_path / CODEC_FILE)]
     matrix = tables[1]["prior.transformer._attn_mods.3.attn.c_attn.w"]
     for tensors in found:
         assert tensors.keys() == found[0].keys()
@@ -52,7 +52,7 @@ def test_every_spelling_gives_the_same_encoder(small, shelf, tables, tmp_path, z
 
 
 def test_an_imported_encoder_loads_again(shelf, folder, tmp_path):
-    encoder = convert(NAME, folder).eval()
+    encoder = convert_official(NAME, folder).eval()
     save_pretrained(encoder, tmp_path / "saved")
     again = load(tmp_path / "saved")
     samples = torch.linspace(-1, 1, 5000)[None] ** 3
@@ -107,35 +107,35 @@ class TestOtherFiles:
     def test_a_prior_that_does_not_fit(self, small, shelf, tables, tmp_path, change, message):
         change(tables[1])
         with pytest.raises(WeightsError, match=re.escape(message)):
-            convert(NAME, small.write(tmp_path, *tables))
+            convert_official(NAME, small.write(tmp_path, *tables))
 
     def test_a_codec_that_does_not_fit(self, small, shelf, tables, tmp_path):
         tables[0]["encoders.2.level_blocks.0.model.9.bias"] = torch.ones(1)
         with pytest.raises(WeightsError, match=r"codec\.levels\.0\.9\.bias"):
-            convert(NAME, small.write(tmp_path, *tables))
+            convert_official(NAME, small.write(tmp_path, *tables))
 
     def test_too_few_blocks(self, small, shelf, tmp_path):
         with pytest.raises(WeightsError, match=r"12 missing \(prior\.blocks\.3\."):
-            convert(NAME, small.write(tmp_path, small.codec_table(), small.prior_table(3)))
+            convert_official(NAME, small.write(tmp_path, small.codec_table(), small.prior_table(3)))
 
     @pytest.mark.parametrize("gone", [CODEC_FILE, PRIOR_FILE])
     def test_one_without_the_other(self, shelf, folder, gone):
         (folder / gone).unlink()
         with pytest.raises(WeightsError, match=f"{gone} is not there"):
-            convert(NAME, folder)
+            convert_official(NAME, folder)
 
     def test_each_in_the_place_of_the_other(self, small, shelf, tables, tmp_path):
         small.write(tmp_path, tables[1], tables[1])
         with pytest.raises(WeightsError, match=f"is not Jukebox's VQ-VAE; give {CODEC_FILE}"):
-            convert(NAME, tmp_path)
+            convert_official(NAME, tmp_path)
         small.write(tmp_path, tables[0], tables[0])
         with pytest.raises(WeightsError, match=f"is not Jukebox's prior; give {PRIOR_FILE}"):
-            convert(NAME, tmp_path)
+            convert_official(NAME, tmp_path)
 
     def test_another_checkpoint(self, shelf, folder):
         torch.save({"state_dict": {}}, folder / PRIOR_FILE)
         with pytest.raises(WeightsError, match="has no table 'model'"):
-            convert(NAME, folder)
+            convert_official(NAME, folder)
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -150,7 +150,7 @@ class TestOtherFiles:
     def test_no_checkpoint_at_all(self, shelf, folder, content, message):
         (folder / PRIOR_FILE).write_bytes(content)
         with pytest.raises(WeightsError, match=message):
-            convert(NAME, folder)
+            convert_official(NAME, folder)
 
     @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
     @pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
@@ -158,7 +158,7 @@ class TestOtherFiles:
         path = small.write(tmp_path, *tables, zipped) / PRIOR_FILE
         path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
         with pytest.raises(WeightsError, match="cut short|not whole") as caught:
-            convert(NAME, tmp_path)
+            convert_official(NAME, tmp_path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -176,7 +176,7 @@ class Trap:
 class TestOlderKind:
     def save(self, content, path):
         torch.save(content, path, _use_new_zipfile_serialization=False)
-        return mapped_checkpoint(path)
+        return read_torch_checkpoint(path, memory_map=True)
 
     def test_tensors_are_those_that_torch_reads(self, tmp_path):
         base = torch.arange(24, dtype=torch.float32).view(4, 6)

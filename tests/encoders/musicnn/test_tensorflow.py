@@ -7,7 +7,7 @@ import pytest
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import crc32c as tensorboards_crc32c
 
 from carrara.core.errors import WeightsError
-from carrara.formats.tensorflow import NUM_LANES, MIN_PARALLEL_BYTES, crc32c, mask_checksum, read_tensorflow_checkpoint
+from carrara.formats.tensorflow import MIN_PARALLEL_BYTES, NUM_LANES, crc32c, mask_checksum, read_tensorflow_checkpoint
 
 
 def arrays():
@@ -17,9 +17,9 @@ def arrays():
     return {name: draw.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def read(prefix, wanted=lambda name: True):
+def read(prefix, selected=lambda name: True):
     index, data = (Path(f"{prefix}{end}").read_bytes() for end in (".index", ".data-00000-of-00001"))
-    return read_tensorflow_checkpoint(index, data, "this file", wanted)
+    return read_tensorflow_checkpoint(index, data, "this file", selected)
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def test_checksums_of_the_standard():
     assert crc32c(b"123456789") == 0xE3069283
 
 
-@pytest.mark.parametrize("size", [0, 1, MIN_PARALLEL_BYTES - 1, MIN_PARALLEL_BYTES, MIN_PARALLEL_BYTES + 1, 3 * MIN_PARALLEL_BYTES + 77, 20 * NUM_LANES])
+@pytest.mark.parametrize(
+    "size", [0, 1, *(MIN_PARALLEL_BYTES + i for i in (-1, 0, 1)), 3 * MIN_PARALLEL_BYTES + 77, 20 * NUM_LANES]
+)
 def test_long_checksums_are_those_of_tensorboard(size):
     data = np.random.default_rng(size).bytes(size)
     assert crc32c(data) == tensorboards_crc32c(data)
@@ -55,7 +57,7 @@ def test_every_tensor_comes_back(written):
         np.testing.assert_array_equal(found[name].numpy(), array)
 
 
-def test_only_what_is_wanted_is_read(tmp_path, write_checkpoint):
+def test_only_what_is_selected_is_read(tmp_path, write_checkpoint):
     write_checkpoint(tmp_path / "model", arrays() | {"global_step": np.array(7)})
     assert set(read(tmp_path / "model", lambda name: name.startswith("conv2d/"))) == {"conv2d/kernel", "conv2d/bias"}
 
