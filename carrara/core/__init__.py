@@ -1,1 +1,3 @@
-"""The words every room shares: names, records, settings, homes, errors. No torch."""
+"""What every package shares: registries, records, settings, paths, downloads, errors. No torch."""
+
+__version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""A clip: a stretch of one recording, with what is known about it."""
+"""A clip: a segment of one recording with its annotations."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Clip:
-    """A stretch of one recording.
+    """A segment of one recording.
 
     Attributes:
-        id: unique within its dataset, stable for ever.
-        path: the sound file.
-        start: where the stretch begins, in seconds.
-        duration: its length in seconds; none means to the end of the file.
-        split: train, valid or test under the split that was asked for; none outside of it.
-        group: the song, singer or artist that must not straddle splits; none where nothing is known.
-        labels: what the annotators said, by the label's name.
+        id: Identifier, unique within its dataset and the same in every release.
+        path: The audio file.
+        start: Start of the segment in seconds.
+        duration: Its length in seconds; None means to the end of the file.
+        split: train, valid or test in the current split scheme; None outside of it.
+        group: Song, singer or artist whose clips must all be in one split; None where it is unknown.
+        labels: Annotations by label name.
     """
 
     id: str
@@ -32,6 +32,6 @@ class Clip:
     group: str | None = None
     labels: dict[str, Any] = field(default_factory=dict)
 
-    def assigned(self, split: Split | None) -> Clip:
+    def with_split(self, split: Split | None) -> Clip:
         """Return the same clip in another split."""
         return replace(self, split=split)

@@ -1,52 +1,56 @@
-"""Files from the network: resumed where they broke off, checked by SHA-256, unpacked nowhere but below their folder.
+"""Download files from plain URLs and from the Hugging Face hub.
 
-A file grows as `.<name>.part` beside its place and takes its name when it is whole. What the server said of its version
-(a strong ETag, else Last-Modified; RFC 9110, sections 13.1.5 and 14) stands in `.<name>.part.version`: a file that has
-changed since, or a server that cannot go on in the middle, begins anew. A pinned file goes on without a version too,
-because its hash finds every mistake. A connection that drops is tried again after growing pauses; they begin again from
-the shortest whenever the part has grown, so a long download over a bad line ends. Of two programs that want one file
-the second waits for the first, and then finds it.
+pooch transfers plain files. It neither resumes nor recognises a page in the place of a file, so that is done here: a
+file grows as `.<name>.part` and is renamed when it is complete and its SHA-256 is right. `.<name>.part.version` holds
+the server's strong ETag or Last-Modified (RFC 9110 §13.1.5, §14); a file that has changed since, or a server that
+cannot resume, starts over. A file with a known hash resumes without a version too, since the hash finds any mistake. A
+lost connection is retried after growing pauses, which start over whenever the part has grown. A second process that
+wants the same file waits for the first.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+import shutil
+import sys
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from carrara.core.archives import unpack
-from carrara.core.errors import DataError, StoreError
-from carrara.core.io import atomic_write, write_text
-from carrara.core.lock import locked
-from carrara.core.progress import progress, track
+from carrara.core.errors import DataError, StoreError, UsageError
+from carrara.core.hashing import sha256_of_file
+from carrara.core.io import atomic_write, file_lock, write_text
+from carrara.core.progress import is_progress_shown, progress, track
 
-BLOCK = 2**18
-PAUSES = (1.0, 3.0, 10.0, 30.0)
+if TYPE_CHECKING:
+    from requests import Response
+
+CHUNK_BYTES = 2**13  # what a lost connection may cost
+PAUSES_SECONDS = (1.0, 3.0, 10.0, 30.0)
 TIMEOUT_SECONDS = 60
-PARTIAL, RANGE_NOT_SATISFIABLE = 206, 416
-PASSING = (408, 425, 429)
-SPAN = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
-LFS = b"version https://git-lfs.github.com/spec/"
-PAGES = (b"<!doctype html", b"<html")
+RANGE_NOT_SATISFIABLE = 416
+TEMPORARY_STATUSES = (408, 425, 429)
+CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+WEB_PAGE = (b"<!doctype html", b"<html")
 MEGABYTE = 10**6
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that a program may download.
+    """A file to download.
 
     Attributes:
-        url: where it is, pinned to a version where its host allows that.
-        path: where it belongs, below a dataset's root.
-        sha256: of its content, or its first 16 digits or more; none where the source pins nothing.
-        unpack: folder below the root into which the archive is unpacked; none: it is no archive.
+        url: Its address, pinned to a version where the host allows that.
+        path: Where it is stored below a dataset's root.
+        sha256: SHA-256 of its content, or at least the first 16 digits; None where it is not known.
+        unpack: Folder below the root into which an archive is unpacked; None for a file that is no archive.
     """
 
     url: str
@@ -55,210 +59,225 @@ class Remote:
     unpack: str | None = None
 
 
-class _Lost(Exception):
-    """The connection could not be made, or broke off."""
+class _ConnectionLost(Exception):
+    """The connection failed or broke off; a retry may succeed."""
 
 
 class _Refused(Exception):
-    """The host will not give the file, however often it is asked."""
+    """The host does not give the file; a retry would not change that."""
 
 
 def download(remote: Remote, root: Path) -> Path:
-    """Return where a remote file stands below `root`, downloading and unpacking what is not there yet.
+    """Return the path of a remote file below `root`, after downloading and unpacking what is missing.
 
-    A file that stands there is kept if its hash is the pinned one, or none is pinned. An archive is removed once it is
-    unpacked; `.<name>.unpacked` remembers from where it came and its hash, so that another version is downloaded.
+    An existing file is kept if its hash is right or unknown. An archive is removed once it is unpacked;
+    `.<name>.unpacked` stores its address and hash, so that another version is downloaded again.
 
     Raises:
-        DataError: it cannot be had, or is not the file that was pinned; the message says whether to ask again.
+        DataError: the download failed, or the file is not the pinned one; the message says whether to retry.
         StoreError: it cannot be written.
     """
-    target = Path(root) / remote.path
-    place = target if remote.unpack is None else Path(root) / remote.unpack
-    if _stands(remote, target, place):
-        return place
+    path = Path(root) / remote.path
+    target = path if remote.unpack is None else Path(root) / remote.unpack
+    if _is_current(remote, path, target):
+        return target
     try:
-        with locked(target.with_name(f".{target.name}.lock")):
-            if not _stands(remote, target, place):
-                _have(remote, target)
+        with file_lock(path.with_name(f".{path.name}.lock")):
+            if not _is_current(remote, path, target):
+                if remote.unpack is None or not _matches_hash(remote, path):
+                    part = path.with_name(f".{path.name}.part")
+                    _retry(remote, part)
+                    _check_content(remote, part)
+                    part.replace(path)
+                    _version_path(part).unlink(missing_ok=True)
                 if remote.unpack is not None:
-                    unpack(target, place)
-                    write_text(_mark(target), _origin(remote))
-                    target.unlink()
+                    unpack(path, target)
+                    write_text(_origin_path(path), _origin(remote))
+                    path.unlink()
     except OSError as problem:
-        raise StoreError(f"{target}: cannot be written ({problem.strerror or problem})") from None
-    return place
-
-
-def joined(parts: list[Path], target: Path) -> Path:
-    """Return a file made of parts in their order (`mp3.zip.001`, …); it is whole or not there.
-
-    Raises:
-        DataError: a part is missing.
-        StoreError: it cannot be written.
-    """
-    missing = [part for part in parts if not part.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]}: this part is missing; all of {', '.join(part.name for part in parts)} belong")
-    with atomic_write(target) as draft, draft.open("wb") as file:
-        for part in track(parts, f"joining {target.name}"):
-            with part.open("rb") as piece:
-                while block := piece.read(BLOCK):
-                    file.write(block)
+        raise StoreError(f"{path}: cannot be written ({problem.strerror or problem})") from None
     return target
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, with progress where it is long."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file, progress(f"checking {path.name}", path.stat().st_size) as advance:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            advance(len(block))
-    return digest.hexdigest()
+def download_from_hub(repository: str, patterns: Sequence[str]) -> Path:
+    """Return the folder in the Hugging Face cache with a repository's files of these patterns, fetched if missing.
+
+    Raises:
+        UsageError: the repository cannot be fetched; the message says why.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+    except (OSError, ValueError, RuntimeError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise UsageError(
+            f"{repository}: is no folder here and cannot be fetched from the Hugging Face hub ({reason})"
+        ) from None
 
 
-def _stands(remote: Remote, target: Path, place: Path) -> bool:
-    """Return whether the file, or the folder that was unpacked from it, is there as it should be."""
+def is_in_hub_cache(repository: str, filename: str) -> bool:
+    """Return whether the Hugging Face cache holds a file of a repository."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repository, filename), str)
+
+
+def concatenate_files(parts: Sequence[Path], target: Path) -> Path:
+    """Concatenate the parts of a split file (`mp3.zip.001`, …) into `target` and return it.
+
+    Raises:
+        DataError: a part is missing.
+        StoreError: the file cannot be written.
+    """
+    missing = [part for part in parts if not part.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]}: this part is missing; download all of {', '.join(part.name for part in parts)}")
+    with atomic_write(target) as tmp, tmp.open("wb") as file:
+        for part in track(parts, f"joining {target.name}"):
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, file)
+    return target
+
+
+def _is_current(remote: Remote, path: Path, target: Path) -> bool:
+    """Return whether the file, or the folder unpacked from it, exists in this version."""
     if remote.unpack is None:
-        return _kept(remote, target)
-    mark = _mark(target)
-    known = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else ""
-    return place.is_dir() and known == _origin(remote)
+        return _matches_hash(remote, path)
+    origin = _origin_path(path)
+    return target.is_dir() and origin.is_file() and origin.read_text("utf-8", errors="replace") == _origin(remote)
 
 
-def _kept(remote: Remote, target: Path) -> bool:
-    return target.is_file() and (remote.sha256 is None or sha256_of(target).startswith(remote.sha256))
+def _matches_hash(remote: Remote, path: Path) -> bool:
+    return path.is_file() and (remote.sha256 is None or sha256_of_file(path).startswith(remote.sha256))
 
 
-def _mark(target: Path) -> Path:
-    return target.with_name(f".{target.name}.unpacked")
+def _origin_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unpacked")
 
 
 def _origin(remote: Remote) -> str:
     return f"{remote.url}\n{remote.sha256 or 'not pinned'}\n"
 
 
-def _have(remote: Remote, target: Path) -> None:
-    """See that the file stands at `target`: kept, gone on with or begun."""
-    if remote.unpack is not None and _kept(remote, target):
-        return
-    part = target.with_name(f".{target.name}.part")
-    _persist(remote, part)
-    _accept(remote, part)
-    part.replace(target)
-    _version(part).unlink(missing_ok=True)
-
-
-def _persist(remote: Remote, part: Path) -> None:
-    """Grow the part until it is whole.
+def _retry(remote: Remote, part: Path) -> None:
+    """Append to the partial file until it is complete.
 
     Raises:
-        DataError: the host refuses, or as many tries in a row as there are pauses, and one, brought nothing new.
+        DataError: the host refuses, or one try and one after each pause brought nothing new.
+        OSError: the file cannot be written.
     """
-    idle, most = 0, _size(part)
+    failures, largest = 0, _size(part)
     while True:
         try:
-            return _grow(remote, part)
+            return _append_range(remote, part)
         except _Refused as problem:
+            if not _size(part):
+                part.unlink(missing_ok=True)
             raise DataError(
-                f"{remote.url}: its host does not give it ({problem}); if it has moved, put it at "
-                f"{part.with_name(part.name[1:-5])} by hand, and tell us"
+                f"{remote.url}: the host refuses it ({problem}); if it has moved, store it as "
+                f"{part.with_name(part.name[1:-5])} and report the new address"
             ) from None
-        except _Lost as problem:
-            idle, most = (0 if _size(part) > most else idle + 1), max(most, _size(part))
-            if idle > len(PAUSES):
-                raise DataError(_ended(remote, part, problem)) from None
-            pause = PAUSES[max(idle - 1, 0)]
-            with progress(f"{remote.url}: {problem}; again in {pause:g} s", None):
+        except _ConnectionLost as problem:
+            size = _size(part)
+            failures, largest = (0 if size > largest else failures + 1), max(largest, size)
+            if failures > len(PAUSES_SECONDS):
+                cure = "check the network connection and run the same command again"
+                if size and (remote.sha256 or _read_version(part)):
+                    cure = f"run the same command again, it resumes at {size / MEGABYTE:.1f} MB"
+                raise DataError(f"{remote.url}: {problem}; {cure}") from None
+            pause = PAUSES_SECONDS[max(failures - 1, 0)]
+            with progress(f"{remote.url}: {problem}; next try in {pause:g} s", None):
                 time.sleep(pause)
 
 
-def _ended(remote: Remote, part: Path, problem: _Lost) -> str:
-    if _size(part) and (remote.sha256 or _known(part)):
-        return f"{remote.url}: {problem}; run the same command again, it goes on from {_size(part) / MEGABYTE:.1f} MB"
-    return f"{remote.url}: {problem}; see that this machine is online and run the same command again"
-
-
-def _grow(remote: Remote, part: Path) -> None:
-    """Append to the part what is still lacking.
+def _append_range(remote: Remote, part: Path) -> None:
+    """Request the missing bytes once and append them.
 
     Raises:
-        _Lost: the connection could not be made, broke off, or what came does not continue the part.
-        _Refused: the host does not give the file.
-        OSError: the part cannot be written.
+        _ConnectionLost: The connection failed or broke off, or the response does not continue the partial file.
+        _Refused: The host does not give the file.
+        OSError: the file cannot be written.
     """
-    have, known = _size(part), _known(part)
-    request = urllib.request.Request(remote.url, headers={"User-Agent": "carrara"})
-    if have and (known or remote.sha256):
-        request.add_header("Range", f"bytes={have}-")
-    if have and known:
-        request.add_header("If-Range", known)
-    with _answer(request) as answer:
-        status, version = getattr(answer, "status", None), _stated(answer.headers)
-        begin, end = _span(answer.headers)
-        if status == RANGE_NOT_SATISFIABLE and end == have:
-            return
-        goes_on = status == PARTIAL and begin == have and (not known or version in ("", known))
-        if status in (PARTIAL, RANGE_NOT_SATISFIABLE) and not goes_on:
-            part.unlink(missing_ok=True)
-            raise _Lost("the file there is not the one that was begun")
-        length = answer.headers.get("Content-Length", "")
-        total = int(length) + (have if goes_on else 0) if length.isdigit() else None
-        with part.open("ab" if goes_on else "wb") as file:
-            if not goes_on:  # only now, when nothing is left of another version that it could be taken for
-                _version(part).write_text(version, encoding="latin-1")
-            _append(answer, file, part.name[1:-5], total)
-    if total is not None and _size(part) != total:
-        raise _Lost(f"broke off after {_size(part) / MEGABYTE:.1f} of {total / MEGABYTE:.1f} MB")
+    if urlsplit(remote.url).scheme == "file":
+        source = Path(url2pathname(urlsplit(remote.url).path))
+        if not source.is_file():
+            raise _Refused("No such file or directory")
+        shutil.copyfile(source, part)
+        return
 
+    import pooch
+    import requests
 
-def _answer(request: urllib.request.Request) -> Any:
-    try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as problem:
-        if problem.code == RANGE_NOT_SATISFIABLE and request.has_header("Range"):
-            return problem
-        with problem:
-            passing = problem.code >= 500 or problem.code in PASSING
-            raise (_Lost if passing else _Refused)(f"{problem.code} {problem.reason}") from None
-    except (OSError, HTTPException) as problem:
-        raise (_Refused if request.type == "file" else _Lost)(_reason(problem)) from None
+    size, known_version = _size(part), _read_version(part)
+    headers = {"Accept-Encoding": "identity", "User-Agent": "carrara"}
+    if size and (known_version or remote.sha256):
+        headers["Range"] = f"bytes={size}-"
+        if known_version:
+            headers["If-Range"] = known_version
 
+    with part.open("ab") as file:
 
-def _append(answer: Any, file: Any, name: str, total: int | None) -> None:
-    with progress(f"downloading {name}", total) as advance:
-        advance(file.tell())
-        while block := _received(answer):
-            file.write(block)
-            advance(len(block))
+        def continue_or_restart(response: Response, **_: Any) -> None:
+            if response.is_redirect or not response.ok:
+                return
+            version = _version_of(response.headers)
+            if response.status_code == requests.codes.partial_content:
+                if _content_range(response.headers)[0] == size and (
+                    not known_version or version in ("", known_version)
+                ):
+                    return
+                file.truncate(0)
+                raise _ConnectionLost("the file at the host has changed")
+            if size:
+                file.truncate(0)
+            # Written only now, when no byte of another version is left.
+            _version_path(part).write_text(version, encoding="latin-1")
+
+        if is_progress_shown():
+            print(f"downloading {part.name[1:-5]}", file=sys.stderr)
+        transfer = pooch.HTTPDownloader(
+            progressbar=is_progress_shown(),
+            chunk_size=CHUNK_BYTES,
+            headers=headers,
+            timeout=TIMEOUT_SECONDS,
+            hooks={"response": continue_or_restart},
+        )
+        try:
+            transfer(remote.url, file, None)
+        except requests.HTTPError as problem:
+            response = problem.response
+            assert response is not None
+            status = response.status_code
+            if status == RANGE_NOT_SATISFIABLE and "Range" in headers:
+                if _content_range(response.headers)[1] == size:
+                    return
+                file.truncate(0)
+                raise _ConnectionLost("the file at the host has changed") from None
+            is_temporary = status >= 500 or status in TEMPORARY_STATUSES
+            raise (_ConnectionLost if is_temporary else _Refused)(f"{status} {response.reason}") from None
+        except requests.exceptions.ChunkedEncodingError:
+            raise _ConnectionLost(f"broke off after {_size(part) / MEGABYTE:.1f} MB") from None
+        except requests.RequestException as problem:
+            cause: BaseException = problem
+            while cause.__context__ is not None:  # requests wraps urllib3, which wraps the system's own short reason
+                cause = cause.__context__
+            reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+            raise _ConnectionLost(reason) from None
         file.flush()
         os.fsync(file.fileno())
 
 
-def _received(answer: Any) -> bytes:
-    try:
-        block: bytes = answer.read(BLOCK)
-    except (OSError, HTTPException) as problem:  # OSError: of TLS and of the line; writing has its own
-        raise _Lost(_reason(problem)) from None
-    return block
-
-
-def _reason(problem: Exception) -> str:
-    reason = getattr(problem, "reason", None) or problem
-    return str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
-
-
-def _stated(headers: Any) -> str:
-    """Return what the server says of the file's version; a weak ETag does not promise the same bytes."""
+def _version_of(headers: Mapping[str, str]) -> str:
+    """Return what the server states of the file's version; a weak ETag does not promise the same bytes."""
     tag = headers.get("ETag", "")
-    return str(tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", ""))
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def _span(headers: Any) -> tuple[int | None, int | None]:
-    """Return where the answer's bytes begin and how long the whole file is; none where that is not said."""
-    found = SPAN.fullmatch(headers.get("Content-Range", "").strip())
-    begin, total = found.groups() if found else (None, None)
+def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Return the first byte of a partial response and the size of the whole file; None where it is not stated."""
+    match = CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+    begin, total = match.groups() if match else (None, None)
     return int(begin) if begin else None, int(total) if total and total != "*" else None
 
 
@@ -266,30 +285,31 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _version(part: Path) -> Path:
+def _version_path(part: Path) -> Path:
     return part.with_name(part.name + ".version")
 
 
-def _known(part: Path) -> str:
-    return _version(part).read_text(encoding="latin-1") if _version(part).exists() else ""
+def _read_version(part: Path) -> str:
+    path = _version_path(part)
+    return path.read_text(encoding="latin-1") if path.exists() else ""
 
 
-def _accept(remote: Remote, part: Path) -> None:
-    """Refuse a file that is not what was asked for, and remove it.
+def _check_content(remote: Remote, part: Path) -> None:
+    """Remove and refuse a partial file that is not the remote one.
 
     Raises:
-        DataError: a pointer or a page in the file's place, or another content than the pinned one.
+        DataError: a Git LFS pointer, a web page, or content with another hash.
     """
     with part.open("rb") as file:
         head = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     problem = ""
-    if head.startswith(LFS):
-        problem = "is a Git LFS pointer, not the file itself; download it from where the pointer leads"
-    elif head.startswith(PAGES) and not remote.path.lower().endswith((".html", ".htm")):
-        problem = "is a web page, not the file; its host wants a person to look at it"
-    elif remote.sha256 is not None and not (found := sha256_of(part)).startswith(remote.sha256):
-        problem = f"has SHA-256 {found}, should have {remote.sha256}; it was removed, ask again or tell us it moved"
+    if head.startswith(LFS_POINTER):
+        problem = "is a Git LFS pointer, not the file itself; download the file that it points to"
+    elif head.startswith(WEB_PAGE) and not remote.path.lower().endswith((".html", ".htm")):
+        problem = "is a web page, not the file; open the address in a browser to see what its host requires"
+    elif remote.sha256 is not None and not (sha256 := sha256_of_file(part)).startswith(remote.sha256):
+        problem = f"has SHA-256 {sha256}, not {remote.sha256}; it was removed, try again or report that it changed"
     if problem:
         part.unlink()
-        _version(part).unlink(missing_ok=True)
+        _version_path(part).unlink(missing_ok=True)
         raise DataError(f"{remote.url}: {problem}")

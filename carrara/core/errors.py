@@ -1,4 +1,4 @@
-"""The errors that every room raises: one line that names the thing, what is wrong with it and the cure.
+"""The errors that the package raises: one line that names the file or option, what is wrong with it and the cure.
 
 The command line prints the line and exits with `exit_code`: 1 when something failed, 2 when the command was misused.
 """
@@ -10,35 +10,35 @@ from collections.abc import Iterable
 
 
 class CarraraError(Exception):
-    """Something failed; the message is one line a person can act on."""
+    """Something failed; the message is one line that the user can act on."""
 
     exit_code = 1
 
 
 class UsageError(CarraraError):
-    """The request itself cannot be met: an unknown name, a bad option, an impossible setting."""
+    """The request is invalid: an unknown name, a wrong option, an impossible setting."""
 
     exit_code = 2
 
 
 class AudioError(CarraraError):
-    """A sound file that cannot be used; the message names the file and the reason."""
+    """An audio file cannot be used; the message names the file and the reason."""
 
 
 class DataError(CarraraError):
-    """A dataset on disk that is not what its layout says."""
+    """A dataset on disk differs from its documented layout."""
 
 
 class AbsentError(DataError):
-    """A dataset of which nothing is on this machine."""
+    """No file of a dataset is on this machine."""
 
 
 class WeightsError(CarraraError):
-    """A weights file that is cut short, of another network, or unsafe to open."""
+    """A weights file is cut short, belongs to another network, or is unsafe to open."""
 
 
 class StoreError(CarraraError):
-    """A folder of features, records or checkpoints that was made otherwise or cannot be written."""
+    """A folder of features, records or checkpoints has other settings or cannot be written."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
-"""Where things live, and who may move them.
+"""The folders that Carrara uses, and the environment variables that move them.
 
-Features, indexes and imported encoders in `$CARRARA_HOME` (default `$XDG_CACHE_HOME/carrara`, else `~/.cache/carrara`),
-audio where `$CARRARA_DATA` says (default `~/mir_datasets`, as mirdata's), what the hub gave in the Hugging Face cache.
-Nothing is created by asking.
+Features, indexes and imported encoders: `$CARRARA_HOME` (default `$XDG_CACHE_HOME/carrara`, else `~/.cache/carrara`).
+Datasets: `$CARRARA_DATA` (default `~/mir_datasets`, as in mirdata). Hub files: the Hugging Face cache. No function here
+creates a folder.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """Return the folder of everything that Carrara can make again."""
-    if named := os.environ.get("CARRARA_HOME"):
-        return Path(named).expanduser()
+    """Return the folder of everything that Carrara can create again."""
+    if configured := os.environ.get("CARRARA_HOME"):
+        return Path(configured).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "carrara"
 
@@ -25,10 +25,10 @@ def features_home() -> Path:
 
 
 def encoders_home() -> Path:
-    """Return the folder that holds one folder an imported encoder."""
+    """Return the folder with one subfolder for each imported encoder."""
     return home() / "encoders"
 
 
 def data_home() -> Path:
-    """Return the folder that holds one folder a dataset."""
+    """Return the folder with one subfolder for each dataset."""
     return Path(os.environ.get("CARRARA_DATA", "~/mir_datasets")).expanduser()

@@ -1,6 +1,6 @@
-"""A progress bar with an ETA, on a terminal only, to standard error; anywhere else silence.
+"""Progress bars with an ETA on standard error, shown on a terminal only.
 
-`CARRARA_PROGRESS=0` silences it, `CARRARA_PROGRESS=1` shows it anywhere.
+`CARRARA_PROGRESS=0` hides them, `CARRARA_PROGRESS=1` shows them anywhere.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def shown() -> bool:
-    """Return whether progress is shown here."""
-    wish = os.environ.get("CARRARA_PROGRESS", "")
-    return wish == "1" if wish in {"0", "1"} else sys.stderr.isatty()
+def is_progress_shown() -> bool:
+    """Return whether progress bars are shown."""
+    setting = os.environ.get("CARRARA_PROGRESS", "")
+    return setting == "1" if setting in {"0", "1"} else sys.stderr.isatty()
 
 
 @contextmanager
 def progress(title: str, total: float | None) -> Iterator[Callable[..., None]]:
-    """Give `advance(amount=1, note="")`, which moves a bar of `total` units and shows a short note beside it."""
-    if not shown():
+    """Yield `advance(amount=1, note="")`, which moves a bar of `total` units and shows a short note beside it."""
+    if not is_progress_shown():
         yield lambda amount=1, note="": None
         return
     from rich.console import Console
@@ -57,7 +57,7 @@ def progress(title: str, total: float | None) -> Iterator[Callable[..., None]]:
 
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items, moving a bar by one for each."""
+    """Yield the items and advance a bar by one for each."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with progress(title, total) as advance:

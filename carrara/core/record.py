@@ -1,13 +1,12 @@
-"""A record: one system's score on one task under one protocol, and all that it took to get it.
+"""A record: the scores of one system on one task under one protocol, with everything needed to repeat them.
 
-The path is the identity: `results/<encoder>/<weights>/<protocol>/<task>@<version>.json`. Written whole or not at all;
-read by `read_record` alone, which brings older schemas up to date one step at a time.
+The path identifies a record: `results/<encoder>/<weights>/<protocol>/<task>@<version>.json`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +16,13 @@ from carrara.core.errors import StoreError, UsageError
 from carrara.core.io import write_text
 from carrara.core.settings import Settings, parse_settings
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Score(Settings):
     """A metric's value on the test split with its 95 % interval, over `n` scored units (track, clip, note).
 
-    Of several seeds the value is the mean and `by_seed` has each. A ratio is shown in percent, a level in dB as it is.
+    With several seeds, `value` is their mean and `by_seed` has each. Ratios are shown in percent, levels in dB.
     """
 
     value: float
@@ -37,7 +36,7 @@ class Score(Settings):
 
 
 class GridPoint(Settings):
-    """One probe of the search: what was tried and the best watched validation score it reached, at which epoch."""
+    """One probe of the grid search: its setting and its best monitored validation score, reached at `epoch`."""
 
     layer: str
     learning_rate: float
@@ -48,7 +47,7 @@ class GridPoint(Settings):
 
 
 class TaskInfo(Settings):
-    """Which question: the resolved task whole, and the fingerprint of task, index, answer kind and metrics."""
+    """The resolved task, and the fingerprint of task, index, task type and metrics."""
 
     name: str
     version: int
@@ -57,7 +56,7 @@ class TaskInfo(Settings):
 
 
 class DataInfo(Settings):
-    """Which recordings: the identity of the index, how many clips of each split were used, which were missing."""
+    """The recordings: the hash of the index, the number of clips used of each split, and the missing clips."""
 
     name: str
     index: str
@@ -66,7 +65,7 @@ class DataInfo(Settings):
 
 
 class EncoderInfo(Settings):
-    """Which representation: name, identity of its weights, output version, size, what it was trained on."""
+    """The representation: name, hash of its weights, output version, size, training data, licence."""
 
     name: str
     weights_sha256: str
@@ -77,7 +76,7 @@ class EncoderInfo(Settings):
 
 
 class ProtocolInfo(Settings):
-    """Which rules: how many probes were tried, which one validation chose (for the first seed), and by which score."""
+    """The protocol: how many probes were tried, which one validation chose (for the first seed), by which score."""
 
     name: str
     version: int
@@ -88,7 +87,7 @@ class ProtocolInfo(Settings):
 
 
 class RunInfo(Settings):
-    """What it took: seeds, device, seconds a phase, versions, source state, date (ISO, UTC) and the command."""
+    """The run: seeds, device, seconds per phase, package versions, commit, date (ISO, UTC) and command."""
 
     seed: int
     seeds: tuple[int, ...] = ()
@@ -101,10 +100,10 @@ class RunInfo(Settings):
 
 
 class Record(Settings):
-    """One score and all it took.
+    """The scores of one system on one task.
 
-    `deformed` has, by deformation, the chosen probe's scores on test sound that was spoilt so; `over_wall` marks a task
-    that took longer than the computational wall allows.
+    `robustness` has the chosen probe's scores on corrupted test audio, by corruption; `exceeded_time_limit` marks a
+    task that took longer than the protocol's time limit; `partial` marks one measured on a part of its clips.
     """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
@@ -119,13 +118,13 @@ class Record(Settings):
     exceeded_time_limit: bool = False
     robustness: dict[str, dict[str, Score]] = Field(default_factory=dict)
 
-    def cell(self) -> float:
-        """Return the row's score: the mean of the task's own metrics (benchmark.md, section 2.4)."""
-        names = self.task.task["scores"]
+    def mean_score(self) -> float:
+        """Return the mean of the task's own metrics [notes/benchmark §2.4]."""
+        names = self.task.task["metrics"]
         return sum(self.scores[name].value for name in names) / len(names)
 
     def path(self, results: Path) -> Path:
-        """Return where this record stands below a folder of results."""
+        """Return the path of this record below a folder of results."""
         return record_path(
             results,
             self.encoder.name,
@@ -137,13 +136,13 @@ class Record(Settings):
 
 
 def record_path(results: Path, encoder: str, weights: str, protocol: str, task: str, version: int) -> Path:
-    """Return where the record with this identity stands below a folder of results."""
+    """Return the path of the record with this identity below a folder of results."""
     folder = Path(results) / _plain(encoder) / weights[:12] / protocol
     return folder / f"{_plain(task)}@{version}.json"
 
 
 def write_record(record: Record, results: Path) -> Path:
-    """Write a record at its place and return the path.
+    """Write a record below a folder of results and return its path.
 
     Raises:
         StoreError: it cannot be written.
@@ -154,20 +153,19 @@ def write_record(record: Record, results: Path) -> Path:
 
 
 def read_record(path: Path) -> Record:
-    """Return the record in a file.
+    """Read a record.
 
     Raises:
-        StoreError: not a record, cut short, or of a schema newer than this program.
+        StoreError: the file is not a record, is cut short, or has the schema of another version of this program.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = values["schema"]
+        schema = values["schema"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise StoreError(f"{path}: not a record ({problem})") from None
-    if not isinstance(found, int) or found > SCHEMA:
-        raise StoreError(f"{path}: a record of schema {found}, this program reads up to {SCHEMA}; upgrade carrara")
-    for step in range(found, SCHEMA):
-        values = MIGRATIONS[step](values)
+    if schema != SCHEMA:
+        cure = "measure again" if isinstance(schema, int) and schema < SCHEMA else "upgrade carrara"
+        raise StoreError(f"{path}: a record of schema {schema}, this program reads schema {SCHEMA}; {cure}")
     try:
         return parse_settings(Record, values, str(path))
     except UsageError as problem:
@@ -181,12 +179,9 @@ def read_records(results: Path) -> Iterator[Record]:
         StoreError: the folder does not exist, or a file in it is not a record.
     """
     if not Path(results).is_dir():
-        raise StoreError(f"{results}: no such folder of results; `carrara bench ENCODER -o {results}` makes one")
+        raise StoreError(f"{results}: no such folder of results; `carrara bench ENCODER -o {results}` creates one")
     for path in sorted(Path(results).rglob("*@*.json")):
         yield read_record(path)
-
-
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Settings: frozen, typed, with one place for defaults; changed by dotted path; unknown keys refused by name.
+"""Settings: frozen, typed, changed by dotted path; unknown keys are refused with similar names.
 
-`replace(recipe, {"masking.mask_length": 5})` and `--set masking.mask_length=5` do the same thing. The resolved settings are saved
-beside what they made, and their canonical JSON is what gets hashed.
+`replace(recipe, {"masking.mask_length": 5})` and `--set masking.mask_length=5` do the same. The resolved settings are
+saved beside the results, and their canonical JSON is hashed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from carrara.core.errors import UsageError, did_you_mean
 
 
 class Settings(BaseModel):
-    """Base of everything that can be set: frozen, and no key that it does not know."""
+    """Base class of all settings: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
 
@@ -25,10 +25,10 @@ S = TypeVar("S", bound=Settings)
 
 
 def parse_settings(kind: type[S], values: Mapping[str, Any], source: str) -> S:
-    """Return `values` as settings of the given kind.
+    """Return `values` as settings of the class `kind`.
 
     Raises:
-        UsageError: a key is unknown or a value does not fit; the message names `source`, the key and the cure.
+        UsageError: a key is unknown or a value invalid; the message names `source`, the key and the cure.
     """
     try:
         return kind.model_validate(dict(values))
@@ -40,10 +40,10 @@ def replace(settings: S, changes: Mapping[str, Any], source: str = "--set") -> S
     """Return the settings with the values at the given dotted paths changed.
 
     Raises:
-        UsageError: a path that does not exist (the near ones are offered) or a value that does not fit.
+        UsageError: a path does not exist (the message suggests similar ones) or a value is invalid.
     """
     tree = settings.model_dump()
-    known = list(paths(tree))
+    known = list(iter_paths(tree))
     for path, value in changes.items():
         *branch, leaf = path.split(".")
         node: Any = tree
@@ -55,11 +55,11 @@ def replace(settings: S, changes: Mapping[str, Any], source: str = "--set") -> S
     return parse_settings(type(settings), tree, source)
 
 
-def assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """Return `["a.b=1", "c=x"]` as `{"a.b": 1, "c": "x"}`; a value that is not JSON is taken as text.
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Return `["a.b=1", "c=x"]` as `{"a.b": 1, "c": "x"}`; a value that is not JSON is a string.
 
     Raises:
-        UsageError: a text without `=`.
+        UsageError: an assignment has no `=`.
     """
     changes: dict[str, Any] = {}
     for text in texts:
@@ -73,12 +73,12 @@ def assignments(texts: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def iter_paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted path of every value in a nested mapping, branches first."""
     for key, value in tree.items():
         yield prefix + key
         if isinstance(value, Mapping):
-            yield from paths(value, f"{prefix}{key}.")
+            yield from iter_paths(value, f"{prefix}{key}.")
 
 
 def _skeleton(kind: type[BaseModel]) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def _explain(problem: ValidationError, skeleton: dict[str, Any]) -> str:
     first = problem.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {path!r}.{did_you_mean(path, paths(skeleton))}"
-    # A rule over several settings has no path of its own, and says itself which they are.
+        return f"unknown key {path!r}.{did_you_mean(path, iter_paths(skeleton))}"
+    # A validator of several settings has no path of its own; its message names them.
     if not path:
         return str(first["msg"]).removeprefix("Value error, ")
     given = repr(first.get("input"))

@@ -1,7 +1,7 @@
-"""A task: which question is asked of which recordings, and how an answer is judged. Data only.
+"""A task: what a probe predicts for which recordings, and how the predictions are scored. Data only.
 
-The kind of answer (`carrara/bench/task_types`) knows the loss, the decoding and the scores; the protocol knows the probe
-and the search; so an encoder and a task meet in code and need no file for the pair.
+The task type (`carrara/bench/task_types`) defines the loss, the decoding and the metrics; the protocol defines the
+probe and the search. No task names an encoder and no encoder names a task.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ Category = Literal["acoustic", "score", "performance", "high-level"]
 
 
 class Task(Settings):
-    """One row of a benchmark.
+    """A task of a benchmark.
 
     Attributes:
-        version: raised whenever a score could change.
-        dataset: name on the shelf of datasets.
-        split: name of one of the dataset's splits.
-        answer: name of the kind of answer: multiclass, multilabel, numbers, events, stems.
-        label: key of `Clip.labels` that holds the truth.
-        labels: the classes, tags, dimensions or kinds of event, in the order of the probe's outputs.
-        window_seconds: length of the windows that the encoder hears; none: the whole clip at once. For answers given
-            frame by frame: length of the training excerpts (evaluation hears whole clips).
-        tail: what becomes of a last window shorter than the others: `keep` it at its own length if it is a second or
-            more, or `drop` it. A clip shorter than a window is one window of its own length.
-        aggregate: how a clip of several windows becomes one answer. `embedding`: its windows' embeddings are averaged
-            before the probe. Else each window is an example to train on, and at evaluation `logit` averages a clip's
-            logits; `ensemble` takes the best on validation of majority vote, highest logit, mean logit and mean
-            probability; `window` gives every window an answer of its own.
-        examples_per_clip: for stems, mixtures a training track and epoch.
-        scores: the metrics that make the row's score; the row's cell is their mean.
-        also: further metrics that are recorded.
-        watch: the validation metric that chooses the epoch, the layer and the learning rate.
-        level: place in the taxonomy of the thesis (section 3.2).
-        max_epochs, plateau_patience, stop_patience: training of the probe (benchmark.md, section 1.0).
-        name: filled in by the shelf.
+        version: Increased whenever a score could change.
+        dataset: Name of the dataset (`carrara ls data`).
+        split_scheme: Name of one of the dataset's divisions into train, valid and test.
+        task_type: multiclass, multilabel, regression, beat_tracking or source_separation.
+        label: Key of `Clip.labels` that holds the target.
+        labels: Classes, tags, dimensions, event types or stems, in the order of the probe's outputs.
+        window_seconds: Length of the windows that the encoder encodes; None for whole clips. For tasks scored frame by
+            frame, the length of the training excerpts (whole clips are evaluated).
+        partial_window: `keep` a last window shorter than the others at its own length if it has a second or more, or
+            `drop` it. A clip shorter than a window is one window of its own length.
+        aggregate: How the windows of a clip become one prediction. `embedding` averages their embeddings before the
+            probe. Otherwise each window is a training example, and at evaluation `logit` averages the clip's logits,
+            `ensemble` takes the best on validation of majority vote, highest logit, mean logit and mean probability,
+            and `window` scores each window separately.
+        examples_per_clip: For source separation, mixtures per training track and epoch.
+        metrics: The metrics whose mean is the task's score.
+        extra_metrics: Further metrics that are recorded.
+        monitor: The validation metric that selects the epoch, the layer and the learning rate.
+        category: Level of the taxonomy [yuan2023thesis §3.2].
+        max_epochs, plateau_patience, stop_patience: Training of the probe [notes/benchmark §1.0].
+        name: Filled in by the registry.
     """
 
     version: int

@@ -1,6 +1,6 @@
-"""What the home holds that can be made again: the stores of each encoder, and what belongs to none.
+"""Finds and removes what Carrara's home holds and can make again.
 
-The latter are the index of files' contents, the indexes of tar shards, and fine-tunings that were stopped.
+These are the feature stores of each encoder, the hashes of files, the indexes of tar shards and unfinished fine-tunings.
 """
 
 from __future__ import annotations
@@ -12,84 +12,76 @@ from pathlib import Path
 from typing import Any
 
 from carrara.core.errors import StoreError, UsageError, did_you_mean
+from carrara.core.io import file_lock
 from carrara.core.paths import features_home, home
-from carrara.features.store import LOCK, LOG, META, held
+from carrara.features.store import LOCK, LOG, META
 
-REST = ("index", "shards", "finetune")
+OTHER_FOLDERS = ("index", "shards", "finetune")
+SHOWN_META = ("window", "hop", "pool", "sample_rate", "weights_sha256")
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A store as it stands on disk: whose features, under which view, how many items and bytes."""
+class StoreInfo:
+    """A feature store on disk: its encoder, the settings that are shown, and its numbers of items and bytes."""
 
     folder: Path
     encoder: str
-    view: dict[str, Any]
+    settings: dict[str, Any]
     items: int
     bytes: int
 
 
-def stores() -> list[Stored]:
-    """Return every feature store of the home; one whose `meta.json` cannot be read is named by its folder."""
-    found = []
-    for meta in sorted(features_home().glob(f"*/*/{META}")):
-        folder = meta.parent
-        try:
-            told = json.loads(meta.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            told = {}
-        log = folder / LOG
-        items = log.read_bytes().count(b"\n") if log.exists() else 0
-        view = {key: told.get(key) for key in ("window", "hop", "pool", "sample_rate", "weights")}
-        found.append(Stored(folder, told.get("encoder", folder.parent.name), view, items, size_of(folder)))
-    return found
-
-
-def rest() -> list[Path]:
-    """Return the folders of what belongs to no encoder, as far as they are there."""
-    return [home() / name for name in REST if (home() / name).is_dir()]
-
-
-def size_of(folder: Path) -> int:
-    """Return the bytes of the files below a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def chosen(encoder: str | None) -> list[Stored]:
-    """Return the stores of an encoder, or all.
+def list_stores(encoder: str | None = None) -> list[StoreInfo]:
+    """Return the feature stores of an encoder, or all. A store whose `meta.json` is damaged is named by its folder.
 
     Raises:
-        UsageError: there are none of that name.
+        UsageError: the encoder has no stored features.
     """
-    found = stores()
-    kept = [store for store in found if encoder is None or store.encoder == encoder]
-    if encoder is not None and not kept:
-        names = sorted({store.encoder for store in found})
-        raise UsageError(
-            f"--encoder {encoder}: no features of it are stored.{did_you_mean(encoder, names)} See `carrara cache size`."
-        )
-    return kept
+    stores = []
+    for meta_file in sorted(features_home().glob(f"*/*/{META}")):
+        folder = meta_file.parent
+        try:
+            meta = json.loads(meta_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            meta = {}
+        items = (folder / LOG).read_bytes().count(b"\n") if (folder / LOG).exists() else 0
+        settings = {key: meta.get(key) for key in SHOWN_META}
+        stores.append(StoreInfo(folder, meta.get("encoder", folder.parent.name), settings, items, _size(folder)))
+    names = {store.encoder for store in stores}
+    if encoder is not None and encoder not in names:
+        hint = did_you_mean(encoder, sorted(names))
+        raise UsageError(f"--encoder {encoder}: it has no stored features.{hint} See `carrara cache size`.")
+    return [store for store in stores if encoder is None or store.encoder == encoder]
 
 
-def clean(doomed: list[Stored], with_rest: bool) -> int:
-    """Remove stores, and what belongs to no encoder too if wanted; return the bytes freed.
+def other_bytes() -> int:
+    """Return the size in bytes of what belongs to no encoder."""
+    return sum(_size(home() / name) for name in OTHER_FOLDERS)
+
+
+def remove_stores(stores: list[StoreInfo], others: bool) -> int:
+    """Remove stores, and with `others` what belongs to no encoder; return the bytes freed.
 
     Raises:
         StoreError: a store is being written, or cannot be removed.
     """
     freed = 0
-    for store in doomed:
-        with held(store.folder / LOCK):
-            freed += _removed(store.folder)
+    for store in stores:
+        with file_lock(store.folder / LOCK, wait=False):
+            freed += _remove(store.folder)
         if not any(store.folder.parent.iterdir()):
             store.folder.parent.rmdir()
-    if with_rest:
-        freed += sum(_removed(folder) for folder in rest())
+    if others:
+        freed += sum(_remove(home() / name) for name in OTHER_FOLDERS if (home() / name).is_dir())
     return freed
 
 
-def _removed(folder: Path) -> int:
-    size = size_of(folder)
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _remove(folder: Path) -> int:
+    size = _size(folder)
     try:
         shutil.rmtree(folder)
     except OSError as problem:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import carrara
+from carrara.core import __version__
 from carrara.core.errors import StoreError
 from carrara.core.io import write_text
-from carrara.core.settings import Settings, parse_settings, paths
+from carrara.core.settings import Settings, iter_paths, parse_settings
 from carrara.pretrain.corpus.stream import Corpus
 
 RUN = "run.json"
@@ -18,7 +18,7 @@ RUN = "run.json"
 FREE = ("checkpoint_every", "journal_every", "timeout_seconds")
 
 
-def prepare(
+def prepare_run_file(
     folder: Path, recipe: Settings, corpus: Corpus, resume: bool, start: Mapping[str, Any] | None = None
 ) -> None:
     """Write `run.json`, or see that the one there is of the same recipe, corpus and start (see start.py).
@@ -36,7 +36,7 @@ def prepare(
             "short": corpus.short,
             "unreadable": list(corpus.unreadable),
         },
-        "carrara": carrara.__version__,
+        "carrara": __version__,
         **({"start": dict(start)} if start else {}),
     }
     path = folder / RUN
@@ -57,7 +57,7 @@ def _compare(path: Path, wanted: Mapping[str, Any], kind: type[Settings]) -> Non
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise StoreError(f"{path}: cannot be read ({problem}); choose another folder with -o") from None
     now = wanted["recipe"]
-    names = dict.fromkeys([*paths(before), *paths(now)])
+    names = dict.fromkeys([*iter_paths(before), *iter_paths(now)])
     differing = [name for name in names if name not in FREE and _leaf(before, name) != _leaf(now, name)]
     if differing:
         first = differing[0]

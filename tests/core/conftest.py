@@ -1,4 +1,4 @@
-"""A server on this machine that misbehaves as it is told."""
+"""An HTTP server on this machine that misbehaves as its attributes say."""
 
 import http.server
 import socket
@@ -9,21 +9,21 @@ import pytest
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `body`; drops each connection after so many bytes of the list `drops`."""
+    """Serves `body`; drops each connection after the number of bytes that `drops` lists."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.released = threading.Event()
-        self.fresh(b"")
+        self.reset(b"")
 
-    def fresh(self, body):
-        """Become a server that behaves well, with an ETag and ranges."""
-        self.body, self.drops, self.asked, self.status = body, [], [], 200
-        self.stated = {"ETag": '"one"'}
-        self.ranges, self.heeds_if_range, self.states_in_parts = True, True, True
-        self.shift, self.reset, self.stall = 0, False, False
+    def reset(self, body):
+        """Serve `body` correctly, with an ETag and ranges."""
+        self.body, self.drops, self.requested, self.status = body, [], [], 200
+        self.version = {"ETag": '"one"'}
+        self.has_ranges, self.obeys_if_range, self.has_version_in_parts = True, True, True
+        self.shift, self.resets_connection, self.stall = 0, False, False
         self.released.clear()
 
     def url(self, name="file.bin"):
@@ -31,17 +31,17 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *given):
+    def log_message(self, *arguments):
         pass
 
     def do_GET(self):
-        server, asked, wants = self.server, self.headers.get("Range"), self.headers.get("If-Range")
-        server.asked.append(asked)
+        server, requested, version = self.server, self.headers.get("Range"), self.headers.get("If-Range")
+        server.requested.append(requested)
         if server.status != 200:
             self.send_error(server.status)
             return
-        same = not wants or not server.heeds_if_range or wants in server.stated.values()
-        begin = int(asked[6:-1]) if asked and server.ranges and same else 0
+        same = not version or not server.obeys_if_range or version in server.version.values()
+        begin = int(requested[6:-1]) if requested and server.has_ranges and same else 0
         size = len(server.body)
         if begin and begin >= size:
             self.send_response(416)
@@ -52,20 +52,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{size - 1}/{size}")
-        for name, value in server.stated.items() if server.states_in_parts or not begin else ():
+        for name, value in server.version.items() if server.has_version_in_parts or not begin else ():
             self.send_header(name, value)
         self.send_header("Content-Length", str(size - begin))
         self.end_headers()
-        self.give(server.body[begin:])
+        self.send_body(server.body[begin:])
 
-    def give(self, left):
+    def send_body(self, body):
         server = self.server
         dropping = bool(server.drops)
-        self.wfile.write(left[: server.drops.pop(0)] if dropping else left)
+        self.wfile.write(body[: server.drops.pop(0)] if dropping else body)
         if server.stall:
             server.released.wait(10)
-        # Never at the end: a reset throws away what the other side has not read yet.
-        if server.reset and dropping:
+        # Never at the end: a reset discards what the client has not read yet.
+        if server.resets_connection and dropping:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

@@ -1,4 +1,4 @@
-"""Archives that are whole, cut short, stopped midway or made to leave their folder."""
+"""Archives that are complete, cut short, stopped midway or built to leave their folder."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carrara.core.archives import unpack
-from carrara.core.download import joined
+from carrara.core.download import concatenate_files
 from carrara.core.errors import DataError, StoreError
 
 NOISE = np.random.default_rng(1).bytes
@@ -22,17 +22,17 @@ FILES = {"a/one.bin": NOISE(20_000), "a/b/two é.bin": NOISE(9_000), "Artist: So
 
 
 def zipped(members, packing=zipfile.ZIP_DEFLATED):
-    page = io.BytesIO()
-    with zipfile.ZipFile(page, "w", packing) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", packing) as archive:
         for member, body in members.items():
             archive.writestr(member, body)
-    return page.getvalue()
+    return buffer.getvalue()
 
 
 def tarred(members, kind="w:gz"):
     """Return a tar; a member that is a `TarInfo` is written as it is, without content."""
-    page = io.BytesIO()
-    with tarfile.open(fileobj=page, mode=kind) as archive:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=kind) as archive:
         for name, body in members.items():
             if isinstance(body, tarfile.TarInfo):
                 archive.addfile(body)
@@ -40,7 +40,7 @@ def tarred(members, kind="w:gz"):
                 info = tarfile.TarInfo(name)
                 info.size = len(body)
                 archive.addfile(info, io.BytesIO(body))
-    return page.getvalue()
+    return buffer.getvalue()
 
 
 def special(name, kind, to=""):
@@ -65,33 +65,33 @@ PACKS = {
 ARCHIVES = {kind: pack(FILES) for kind, pack in PACKS.items()}
 
 
-def found(folder):
+def files_below(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("kind", PACKS)
-def test_every_member_arrives_and_nothing_else(tmp_path, kind):
+def test_every_member_is_unpacked_and_nothing_else(tmp_path, kind):
     (tmp_path / "archive").write_bytes(ARCHIVES[kind])
     unpack(tmp_path / "archive", tmp_path / "here")
-    assert found(tmp_path / "here") == FILES
+    assert files_below(tmp_path / "here") == FILES
 
 
 @pytest.mark.parametrize("kind", PACKS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(share=st.floats(0, 0.999))
-def test_what_an_archive_cut_short_leaves_is_whole_and_is_gone_on_with(tmp_path_factory, kind, share):
+@given(fraction=st.floats(0, 0.999))
+def test_an_archive_cut_short_leaves_complete_members_and_unpacking_continues(tmp_path_factory, kind, fraction):
     root, content = tmp_path_factory.mktemp("cut"), ARCHIVES[kind]
-    (root / "archive").write_bytes(content[: int(share * len(content))])
+    (root / "archive").write_bytes(content[: int(fraction * len(content))])
     try:
         unpack(root / "archive", root / "here")
     except DataError as problem:
         assert "download" in str(problem) and str(root / "archive") in str(problem)
-        assert found(root / "here").items() <= FILES.items()
+        assert files_below(root / "here").items() <= FILES.items()
     else:
-        assert found(root / "here") == FILES  # only what follows the last member was cut
+        assert files_below(root / "here") == FILES  # only what follows the last member was cut
     (root / "archive").write_bytes(content)
     unpack(root / "archive", root / "here")
-    assert found(root / "here") == FILES
+    assert files_below(root / "here") == FILES
 
 
 @pytest.mark.parametrize("kind", PACKS)
@@ -119,17 +119,17 @@ def test_a_tar_with_a_damaged_header_midway_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
-def test_a_member_damaged_on_its_way_is_refused(tmp_path, kind):
+def test_a_damaged_member_is_refused(tmp_path, kind):
     content = bytearray(zipped(FILES, zipfile.ZIP_STORED) if kind == "zip" else ARCHIVES[kind])
     content[len(content) // 2] ^= 255
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(DataError, match="cannot be unpacked"):
         unpack(tmp_path / "archive", tmp_path / "here")
     here = tmp_path / "here"
-    assert not here.exists() or found(here).items() < FILES.items()
+    assert not here.exists() or files_below(here).items() < FILES.items()
 
 
-def test_a_member_that_wants_a_password_is_refused(tmp_path):
+def test_an_encrypted_member_is_refused(tmp_path):
     content = bytearray(zipped({"a": b"1"}))
     content[6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
@@ -139,7 +139,7 @@ def test_a_member_that_wants_a_password_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all" * 100, None])
-def test_what_is_no_archive_is_named(tmp_path, content):
+def test_a_file_that_is_no_archive_is_named(tmp_path, content):
     if content is not None:
         (tmp_path / "archive").write_bytes(content)
     with pytest.raises(DataError, match=str(tmp_path / "archive")):
@@ -149,26 +149,26 @@ def test_what_is_no_archive_is_named(tmp_path, content):
 def test_a_tar_that_ends_in_a_zip_is_a_tar(tmp_path):
     (tmp_path / "archive").write_bytes(tarred({"one": b"1", "inner.zip": zipped({"wrong": b"2"})}, "w"))
     unpack(tmp_path / "archive", tmp_path / "here")
-    assert set(found(tmp_path / "here")) == {"one", "inner.zip"}
+    assert set(files_below(tmp_path / "here")) == {"one", "inner.zip"}
 
 
-def test_names_made_on_windows_give_folders(tmp_path):
+def test_backslashes_in_a_zip_separate_folders(tmp_path):
     (tmp_path / "archive").write_bytes(zipped({"a\\b\\c.txt": b"1"}))
     unpack(tmp_path / "archive", tmp_path / "here")
-    assert found(tmp_path / "here") == {"a/b/c.txt": b"1"}
+    assert files_below(tmp_path / "here") == {"a/b/c.txt": b"1"}
 
 
 @pytest.mark.parametrize("kind", PACKS)
-def test_what_stands_there_with_its_size_is_passed_over_and_the_rest_is_written(tmp_path, kind):
+def test_existing_files_of_the_right_size_are_skipped(tmp_path, kind):
     (tmp_path / "archive").write_bytes(ARCHIVES[kind])
     (tmp_path / "here/a").mkdir(parents=True)
     (tmp_path / "here/a/one.bin").write_bytes(bytes(20_000))
     (tmp_path / "here/four.bin").write_bytes(bytes(19_999))
     unpack(tmp_path / "archive", tmp_path / "here")
-    assert found(tmp_path / "here") == {**FILES, "a/one.bin": bytes(20_000)}
+    assert files_below(tmp_path / "here") == {**FILES, "a/one.bin": bytes(20_000)}
 
 
-def test_an_unpacking_that_was_killed_leaves_whole_members_and_goes_on(tmp_path):
+def test_a_killed_unpacking_leaves_complete_members_and_continues(tmp_path):
     (tmp_path / "archive").write_bytes(ARCHIVES["zip"])
     program = """
 import os, signal, sys, zipfile
@@ -177,7 +177,7 @@ from carrara.core.archives import unpack
 read, calls = zipfile.ZipExtFile.read, []
 def stop(self, n=-1):
     calls.append(n)
-    if len(calls) == 4:  # the first member takes two, the second is in the draft then
+    if len(calls) == 4:  # the first member takes two, the second is in the temporary file then
         os.kill(os.getpid(), signal.SIGKILL)
     return read(self, n)
 zipfile.ZipExtFile.read = stop
@@ -185,10 +185,10 @@ unpack(Path(sys.argv[1]), Path(sys.argv[2]))
 """
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "archive", tmp_path / "here"], check=False)
     assert done.returncode == -signal.SIGKILL
-    left = {name: body for name, body in found(tmp_path / "here").items() if name != ".archive.unpacking"}
+    left = {name: body for name, body in files_below(tmp_path / "here").items() if name != ".archive.unpacking"}
     assert left == {"a/one.bin": FILES["a/one.bin"]}
     unpack(tmp_path / "archive", tmp_path / "here")
-    assert found(tmp_path / "here") == FILES
+    assert files_below(tmp_path / "here") == FILES
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ unpack(Path(sys.argv[1]), Path(sys.argv[2]))
         (tarred({"good": b"1", "pipe": special("pipe", tarfile.FIFOTYPE)}), "pipe"),
     ],
 )
-def test_a_member_that_would_leave_the_folder_stops_everything_before_it_begins(tmp_path, content, named):
+def test_a_member_that_would_leave_the_folder_is_refused_before_anything_is_written(tmp_path, content, named):
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(DataError, match="outside|link|device") as caught:
         unpack(tmp_path / "archive", tmp_path / "here")
@@ -216,7 +216,7 @@ def test_a_member_that_would_leave_the_folder_stops_everything_before_it_begins(
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
 
 
-def test_a_link_that_stands_in_the_folder_already_is_not_followed(tmp_path):
+def test_an_existing_link_in_the_folder_is_not_followed(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here/way").symlink_to(tmp_path)
     (tmp_path / "archive").write_bytes(zipped({"good": b"1", "way/evil": b"2"}))
@@ -225,10 +225,10 @@ def test_a_link_that_stands_in_the_folder_already_is_not_followed(tmp_path):
     assert not (tmp_path / "evil").exists() and not (tmp_path / "here/good").exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "archive").write_bytes(ARCHIVES["zip"])
     (tmp_path / "here").mkdir()
-    (tmp_path / "here/a").write_bytes(b"a file in the folder's place")
+    (tmp_path / "here/a").write_bytes(b"a file where the folder should be")
     with pytest.raises(StoreError, match="here/a/one.bin"):
         unpack(tmp_path / "archive", tmp_path / "here")
     assert os.listdir(tmp_path / "here") == ["a"]
@@ -236,19 +236,19 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 @given(cuts=st.lists(st.integers(0, 60_000), max_size=4))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_parts_are_joined_in_their_order(tmp_path_factory, cuts):
+def test_parts_are_concatenated_in_order(tmp_path_factory, cuts):
     root, content = tmp_path_factory.mktemp("parts"), ARCHIVES["zip"]
     bounds = [0, *sorted(cuts), len(content)]
     parts = [root / f"mp3.zip.{number:03}" for number in range(1, len(bounds))]
     for part, low, high in zip(parts, bounds, bounds[1:]):
         part.write_bytes(content[low:high])
-    assert joined(parts, root / "mp3.zip").read_bytes() == content
+    assert concatenate_files(parts, root / "mp3.zip").read_bytes() == content
 
 
-def test_a_missing_part_is_named_and_nothing_is_joined(tmp_path):
+def test_a_missing_part_is_named_and_nothing_is_written(tmp_path):
     parts = [tmp_path / f"mp3.zip.00{number}" for number in (1, 2, 3)]
     parts[0].write_bytes(b"1")
     parts[2].write_bytes(b"3")
     with pytest.raises(DataError, match=r"mp3\.zip\.002: this part is missing"):
-        joined(parts, tmp_path / "mp3.zip")
+        concatenate_files(parts, tmp_path / "mp3.zip")
     assert not (tmp_path / "mp3.zip").exists()

@@ -1,4 +1,4 @@
-"""Names made from content, files that are whole or absent, homes that are not made by asking."""
+"""Hashes of values and files, atomic writes, and folders that are not created by asking for them."""
 
 import errno
 import hashlib
@@ -22,29 +22,29 @@ trees = st.recursive(
 
 
 @given(trees)
-def test_identity_does_not_depend_on_key_order_and_survives_json(tree):
+def test_hash_does_not_depend_on_key_order_and_survives_json(tree):
     assert sha256_of_json(json.loads(canonical_json(tree))) == sha256_of_json(tree)
 
 
-def test_identity_is_sha256_of_canonical_json():
+def test_hash_is_sha256_of_canonical_json():
     assert sha256_of_json({"b": 1, "a": "é"}) == hashlib.sha256('{"a":"é","b":1}'.encode()).hexdigest()
 
 
-def test_identity_refuses_nan():
+def test_hash_refuses_nan():
     with pytest.raises(ValueError):
         sha256_of_json({"a": float("nan")})
 
 
-def test_file_identity(tmp_path):
+def test_hash_of_a_file(tmp_path):
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
     assert sha256_of_file(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
     path = tmp_path / "深い" / "record.json"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_write(path) as draft:
-        draft.write_text("half")
+    with pytest.raises(RuntimeError), atomic_write(path) as tmp:
+        tmp.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["record.json"]

@@ -1,4 +1,4 @@
-"""A lock file holds others off, is gone when nobody holds it, and does not outlive who was killed; downloads use it."""
+"""A lock excludes other processes and threads, is removed on release, and ends with its process; downloads use it."""
 
 import hashlib
 import io
@@ -12,75 +12,84 @@ import numpy as np
 import pytest
 
 from carrara.core.download import Remote, download
-from carrara.core.lock import locked
+from carrara.core.errors import StoreError
+from carrara.core.io import file_lock
 
 BODY = np.random.default_rng(0).bytes(300_000)
-HOLD = "import sys, time; from pathlib import Path; from carrara.core.lock import locked\n"
-HOLD += "with locked(Path(sys.argv[1]), bool(int(sys.argv[2]))):\n    print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from pathlib import Path
+from carrara.core.io import file_lock
+with file_lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """Return the function that makes another process hold the lock, and gives that process."""
-    made = []
-
-    def make(shared=0):
-        child = subprocess.Popen(
-            [sys.executable, "-c", HOLD, tmp_path / "lock", str(shared)], stdout=subprocess.PIPE, text=True
-        )
-        made.append(child)
-        assert child.stdout.readline() == "held\n"
-        return child
-
-    yield make
-    for child in made:
-        child.kill()
-        child.wait()
-        child.stdout.close()
+    """Return another process that holds the lock."""
+    child = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "locked\n"
+    yield child
+    child.kill()
+    child.wait()
+    child.stdout.close()
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_one_waits_for_another_process_even_one_that_is_killed(tmp_path, holder, shared):
-    child, got = holder(), threading.Event()
+def test_a_lock_waits_for_another_process_even_one_that_is_killed(tmp_path, holder):
+    acquired = threading.Event()
 
-    def take():
-        with locked(tmp_path / "lock", shared):
-            got.set()
+    def acquire():
+        with file_lock(tmp_path / "lock"):
+            acquired.set()
 
-    thread = threading.Thread(target=take)
+    thread = threading.Thread(target=acquire)
     thread.start()
-    assert not got.wait(0.5)
-    child.send_signal(signal.SIGKILL)
-    assert got.wait(10)
+    assert not acquired.wait(0.5)
+    holder.send_signal(signal.SIGKILL)
+    assert acquired.wait(10)
     thread.join()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_those_who_share_are_together_and_the_last_is_alone(tmp_path, holder):
-    child = holder(shared=1)
-    with locked(tmp_path / "lock", shared=True) as alone:
-        assert not alone()
+def test_a_lock_that_does_not_wait_says_that_another_process_writes(tmp_path, holder):
+    with (
+        pytest.raises(StoreError, match=f"{tmp_path}: another process is writing here"),
+        file_lock(tmp_path / "lock", wait=False),
+    ):
+        pass
     assert (tmp_path / "lock").exists()
-    child.kill()
-    child.wait()
-    with locked(tmp_path / "lock", shared=True) as alone:
-        assert alone()
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_many_at_once_are_never_two_inside(tmp_path):
+def test_waiting_is_shown(tmp_path, holder, monkeypatch, capsys):
+    monkeypatch.setenv("CARRARA_PROGRESS", "1")
+    timer = threading.Timer(0.5, holder.kill)
+    timer.start()
+    with file_lock(tmp_path / "lock"):
+        pass
+    assert "waiting for another process" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_created_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match="file: cannot write here"), file_lock(tmp_path / "file" / "lock"):
+        pass
+
+
+def test_many_threads_are_never_two_inside(tmp_path):
     inside, most = [], []
 
-    def take():
+    def acquire():
         for _ in range(10):
-            with locked(tmp_path / "deep" / "lock"):
+            with file_lock(tmp_path / "deep" / "lock"):
                 inside.append(1)
                 most.append(len(inside))
                 threading.Event().wait(0.002)
                 most.append(len(inside))
                 inside.pop()
 
-    threads = [threading.Thread(target=take) for _ in range(8)]
+    threads = [threading.Thread(target=acquire) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -89,38 +98,38 @@ def test_many_at_once_are_never_two_inside(tmp_path):
 
 
 def zipped(name):
-    page = io.BytesIO()
-    with zipfile.ZipFile(page, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(name, BODY)
-    return page.getvalue()
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("stated", [{}, {"ETag": '"one"'}])
+@pytest.mark.parametrize("version", [{}, {"ETag": '"one"'}])
 @pytest.mark.parametrize("archive", [False, True])
-def test_of_two_who_want_one_file_the_second_waits_and_finds_it(running, tmp_path, stated, archive):
-    running.fresh(zipped("a.bin") if archive else BODY)
-    running.stated, running.drops, running.stall = stated, [100_000], True
+def test_a_second_download_of_a_file_waits_for_the_first(running, tmp_path, version, archive):
+    running.reset(zipped("a.bin") if archive else BODY)
+    running.version, running.drops, running.stall = version, [100_000], True
     remote = Remote(running.url(), "file.bin", unpack="inside" if archive else None)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(download(remote, tmp_path))) for _ in range(2)]
+    paths = []
+    threads = [threading.Thread(target=lambda: paths.append(download(remote, tmp_path))) for _ in range(2)]
     threads[0].start()
     waiting = threading.Event()
     while not (tmp_path / ".file.bin.part").exists():
         waiting.wait(0.01)
     threads[1].start()
     waiting.wait(0.5)
-    assert running.asked == [None]
+    assert running.requested == [None]
     running.stall = False
     running.released.set()
     for thread in threads:
         thread.join(20)
-    assert found == [tmp_path / ("inside" if archive else "file.bin")] * 2
-    assert len(running.asked) == 2  # the drop, and what was left
-    assert (tmp_path / "inside" / "a.bin" if archive else found[0]).read_bytes() == BODY
+    assert paths == [tmp_path / ("inside" if archive else "file.bin")] * 2
+    assert len(running.requested) == 2  # the dropped connection and the rest
+    assert (tmp_path / "inside" / "a.bin" if archive else paths[0]).read_bytes() == BODY
     assert not (tmp_path / ".file.bin.lock").exists()
 
 
-def test_what_stands_there_is_found_where_nothing_can_be_written(tmp_path):
+def test_an_existing_file_needs_no_lock(tmp_path):
     (tmp_path / "file.bin").write_bytes(BODY)
     (tmp_path / ".file.bin.lock").mkdir()
     assert (

@@ -1,4 +1,4 @@
-"""Records: the path is the identity, whole or not at all, one reader."""
+"""Records are identified by their path and refused when they are damaged or of another schema."""
 
 import json
 
@@ -10,11 +10,12 @@ from carrara.core.record import Record, read_record, read_records, record_path, 
 
 def example(**changes):
     values = {
-        "schema": 1,
+        "schema": 2,
         "task": {"name": "pebble/emotion", "version": 2, "fingerprint": "f" * 16,
                  "task": {"metrics": ["r2_valence", "r2_arousal"]}},
         "data": {"name": "pebble", "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
-        "encoder": {"name": "org/some encoder:random", "weights_sha256": "0123456789abcdef", "output_version": 1, "parameters": 10},
+        "encoder": {"name": "org/some encoder:random", "weights_sha256": "0123456789abcdef", "output_version": 1,
+                    "parameters": 10},
         "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "monitor": "r2"},
         "grid": [{"layer": "0", "learning_rate": 0.001, "valid": 0.5, "epoch": 3, "epochs": 9}],
         "scores": {
@@ -41,25 +42,26 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert list(read_records(tmp_path)) == [record]
 
 
-def test_a_rows_cell_is_the_mean_of_its_metrics():
-    assert example().cell() == pytest.approx(0.5)
+def test_the_mean_score_is_the_mean_of_the_tasks_metrics():
+    assert example().mean_score() == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": "one"}', '"text"', "null"])
-def test_what_is_not_a_record_is_named(tmp_path, text):
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": "one"}', '"text"', "null"])
+def test_a_file_that_is_not_a_record_is_refused(tmp_path, text):
     path = tmp_path / "a@1.json"
     path.write_text(text)
     with pytest.raises(StoreError, match=r"a@1\.json"):
         read_record(path)
 
 
-def test_a_newer_schema_asks_for_an_upgrade(tmp_path):
+@pytest.mark.parametrize(("schema", "cure"), [(1, "measure again"), (99, "upgrade carrara")])
+def test_another_schema_is_refused(tmp_path, schema, cure):
     path = write_record(example(), tmp_path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-    with pytest.raises(StoreError, match="schema 99.*upgrade"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))
+    with pytest.raises(StoreError, match=f"schema {schema}.*{cure}"):
         read_record(path)
 
 
-def test_no_such_folder_says_what_makes_one(tmp_path):
+def test_a_missing_folder_is_refused_with_the_command_that_creates_one(tmp_path):
     with pytest.raises(StoreError, match="carrara bench"):
         list(read_records(tmp_path / "none"))

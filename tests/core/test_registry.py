@@ -1,4 +1,4 @@
-"""Shelves: names from files, listing without importing, entry points, near names."""
+"""Registries: names from files, listing without importing, entry points, similar names."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ from carrara.core.registry import Registry
 
 
 @pytest.fixture
-def shelf(tmp_path, monkeypatch):
+def registry(tmp_path, monkeypatch):
     package = tmp_path / "attic"
     (package / "inner").mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "inner" / "__init__.py").write_text("")
-    (package / "_base.py").write_text('"""Not on the shelf."""')
+    (package / "_base.py").write_text('"""Not on the registry."""')
     (package / "mtg_jamendo.py").write_text('"""A thing.\n\nIts paragraph.\n"""\nTHING = 1\n')
     (package / "inner" / "key.py").write_text('"""Another."""\nTHING = 2\n')
     (package / "bomb.py").write_text('"""Explodes when imported."""\nraise RuntimeError("imported")\n')
@@ -26,25 +26,25 @@ def shelf(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_names_are_the_files_names_and_variants_stand_for_their_family(shelf):
-    assert shelf.names() == ["bomb", "fam-a", "fam-b", "inner/key", "mtg-jamendo"]
+def test_names_are_file_names_and_variants_replace_their_family(registry):
+    assert registry.names() == ["bomb", "fam-a", "fam-b", "inner/key", "mtg-jamendo"]
 
 
-def test_listing_imports_nothing(shelf):
-    assert shelf.entries["bomb"].summary == "Explodes when imported."
-    assert shelf.entries["fam-b"].summary == "second"
-    assert shelf.entries["mtg-jamendo"].text == "A thing.\n\nIts paragraph."
+def test_listing_imports_nothing(registry):
+    assert registry.entries["bomb"].summary == "Explodes when imported."
+    assert registry.entries["fam-b"].summary == "second"
+    assert registry.entries["mtg-jamendo"].text == "A thing.\n\nIts paragraph."
 
 
-def test_get_takes_hyphens_and_underscores(shelf):
-    assert shelf.get("mtg_jamendo") == shelf.get("mtg-jamendo") == 1
-    assert shelf.get("inner/key") == 2
-    assert shelf.get("fam-b") == 3
+def test_get_takes_hyphens_and_underscores(registry):
+    assert registry.get("mtg_jamendo") == registry.get("mtg-jamendo") == 1
+    assert registry.get("inner/key") == 2
+    assert registry.get("fam-b") == 3
 
 
-def test_a_wrong_name_is_answered_with_the_near_ones(shelf):
+def test_an_unknown_name_is_refused_with_a_similar_one(registry):
     with pytest.raises(UsageError, match="no thing 'mtg-jamando'.*'mtg-jamendo'"):
-        shelf.get("mtg-jamando")
+        registry.get("mtg-jamando")
 
 
 def test_other_packages_add_through_entry_points(tmp_path, monkeypatch):

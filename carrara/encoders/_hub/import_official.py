@@ -11,15 +11,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from carrara.core.download import sha256_of
 from carrara.core.errors import CarraraError, DataError, StoreError, UsageError, WeightsError, did_you_mean
-from carrara.core.lock import file_lock
+from carrara.core.hashing import sha256_of_file
+from carrara.core.io import file_lock
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._hub.load import model_card, save_pretrained
-from carrara.encoders._hub.official import HEADS, convert_official, download_paths, fetch_official, read_heads, verify_official_sha256
-from carrara.encoders._hubert.huggingface import SAFE, standardise_note, has_evidence
+from carrara.encoders._hub.official import (
+    HEADS,
+    convert_official,
+    download_paths,
+    fetch_official,
+    read_heads,
+    verify_official_sha256,
+)
+from carrara.encoders._hubert.huggingface import SAFE, has_evidence, standardise_note
 from carrara.encoders._hubert.network import HubertSettings
 from carrara.formats.safe_pickle import verify_crc
 
@@ -89,23 +96,20 @@ def _one_line(name: str) -> Iterator[None]:
 
 @contextmanager
 def _downloading(names: list[str], done: ImportResult) -> Iterator[None]:
-    """Say to other programs which downloads are in use; the last to use those that were converted removes them."""
-    paths = sorted({path for name in names for path in download_paths(name)})
+    """Hold the lock of the families' downloads; at the end remove the files that were converted."""
+    paths = {path for name in names for path in download_paths(name)}
+    folders = sorted({path.parent for path in paths})
     try:
-        with ExitStack() as held, _one_line(", ".join(names)):
-            alone = {path: held.enter_context(file_lock(_use(path), shared=True)) for path in paths}
+        with ExitStack() as locks, _one_line(", ".join(names)):
+            for folder in folders:
+                locks.enter_context(file_lock(folder / ".lock"))
             yield
-            for path in {path for name in done.folders for path in download_paths(name)} & alone.keys():
-                if alone[path]():
-                    path.unlink(missing_ok=True)
+            for path in {path for name in done.folders for path in download_paths(name)} & paths:
+                path.unlink(missing_ok=True)
     finally:
-        for folder in {path.parent for path in paths}:
+        for folder in folders:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _use(path: Path) -> Path:
-    return path.with_name(f".{path.name}.use")
 
 
 def _import(done: ImportResult, name: str, file: Path | None, folder: Path, interpolate: bool) -> None:
@@ -170,7 +174,7 @@ def _removed(name: str) -> list[Path]:
 
 
 def _origin(card: Card, path: Path, with_heads: bool) -> str:
-    sha256 = f" (SHA-256 {sha256_of(path)})" if path.is_file() else ""
+    sha256 = f" (SHA-256 {sha256_of_file(path)})" if path.is_file() else ""
     official = ", ".join(card.files) or "none known"
     tail = f" {HEADS} holds its pre-training heads." if with_heads else ""
     return f"Converted by `carrara import` from {path.name}{sha256}; official files: {official}.{tail}"

@@ -1,12 +1,13 @@
 """What an import refuses and says: torn files, another model of equal shapes; downloads that are kept or removed."""
 
 import hashlib
+import threading
 
 import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.core.lock import file_lock
+from carrara.core.io import file_lock
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.import_official import import_official
@@ -119,14 +120,22 @@ def test_a_download_of_a_known_hash_is_what_it_should_be_and_stays(downloaded):
     assert (encoders_home() / ".downloads" / "mert" / "tiny.safetensors").read_bytes() == content
 
 
-def test_only_ones_own_downloads_are_removed_and_only_by_the_last_who_uses_them(downloaded):
+def test_only_converted_downloads_are_removed(downloaded):
     downloaded(beside=["other.bin", ".other.bin.part"])
     folder = encoders_home() / ".downloads" / "mert"
-    with file_lock(folder / ".tiny.safetensors.use", shared=True):
-        import_official("mert-tiny")
-        assert (folder / "tiny.safetensors").exists()
     import_official("mert-tiny")
     assert sorted(path.name for path in folder.iterdir()) == [".other.bin.part", "other.bin"]
+
+
+def test_a_second_import_of_a_family_waits_for_the_first(downloaded):
+    downloaded()
+    second = threading.Thread(target=import_official, args=("mert-tiny",))
+    with file_lock(encoders_home() / ".downloads" / "mert" / ".lock"):
+        second.start()
+        second.join(0.5)
+        assert second.is_alive() and not (encoders_home() / "mert-tiny").exists()
+    second.join(30)
+    assert (encoders_home() / "mert-tiny" / "config.json").is_file()
 
 
 RUN = {"sample_rate": 16_000, "normalize": False}
