@@ -1,1 +1,1 @@
-"""The board: records and published tables ranked, compared and written out as text, Markdown, LaTeX and pictures."""
+"""The leaderboard: records and published scores ranked, compared, and written as tables and pictures."""

@@ -1,11 +1,11 @@
-"""Two systems on the same test recordings: which rows tell them apart.
+"""Compare two systems on the same test clips: on which tasks do they differ?
 
 Paired bootstrap: each draw takes test units with replacement, the same for both systems (and of several training seeds
-as many with replacement), and asks both for the row's score. The draws of the difference give its 95 % interval; p is
-twice the smaller share of draws on one side of zero, zero and the sample itself counted to that side. Rows whose p
-stays under 5 % after Holm's correction over all compared rows (Holm 1979) are called better or worse; the others are
-undecided, which is not the same as equal. Rows asked of other clips, or of another version of the question, are not
-compared but named.
+as many with replacement), and computes both systems' scores. The draws of the difference give its 95 % interval; p is
+twice the smaller fraction of draws on one side of zero, zero and the sample itself counted on that side. Tasks whose p
+stays below 5 % after Holm's correction over all compared tasks [holm1979] are better or worse; the others are
+undecided, which is not the same as equal. Tasks measured on other clips, or in another version, are not compared but
+named.
 
 Letters: U scored units, G draws, S seeds.
 """
@@ -15,62 +15,68 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from carrara.bench import task_types
-from carrara.bench.interval import DRAWS, percentiles, resampled, resampled_counts
-from carrara.bench.leaderboard.ranking import PERCENT, Span
+from carrara.bench.interval import resample_metrics
+from carrara.bench.leaderboard.ranking import PERCENT, Interval, name_systems
 from carrara.bench.predictions import predictions_path, read_predictions
 from carrara.bench.suites import SUITES
 from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import StoreError, UsageError, did_you_mean
 from carrara.core.record import Record
 from carrara.core.task import Task
+from carrara.metrics.bootstrap import DRAWS, mean_over_seeds, percentile_interval, resample_counts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVEL = 0.05
 SEED = 1234
-Pair = tuple[Record, Record]
+VERDICTS = ("better", "worse", "undecided")
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """Two systems' scores on one row, the difference (first less second) with its 95 % interval, and its p."""
+class PairedDifference:
+    """Two systems' scores on one task, the difference (first minus second) with its 95 % interval, and its p."""
 
     first: float
     second: float
-    difference: Span
+    difference: Interval
     p: float
 
 
 @dataclass(frozen=True)
-class Row:
-    """One compared row, in percent or dB.
+class TaskComparison:
+    """Two systems on one task.
 
     Attributes:
+        task, protocol: their names.
+        result: scores, difference and p, in percent or dB.
         units: how many clips, tracks or notes were scored.
-        scale: ratio (in percent) or dB.
-        better: which way is: higher or lower.
+        scale: ratio (shown in percent) or dB.
+        better: which way is better: higher or lower.
         partial: whether a record has fewer clips than the task.
-        corrected: p after Holm's correction over the compared rows.
-        verdict: of the first system against the second.
+        p_holm: p after Holm's correction over the compared tasks.
+        verdict: on the first system against the second.
     """
 
     task: str
     protocol: str
-    contrast: Contrast
+    result: PairedDifference
     units: int
     scale: str
     better: str
     partial: bool
-    corrected: float = 1.0
+    p_holm: float = 1.0
     verdict: Literal["better", "worse", "undecided"] = "undecided"
 
 
 @dataclass(frozen=True)
-class Apart:
-    """A row that both systems have and that cannot be compared, with the reason."""
+class NotComparable:
+    """A task that both systems have and that cannot be compared, with the reason."""
 
     task: str
     protocol: str
@@ -79,176 +85,227 @@ class Apart:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems, the rows that both have, and those of them that cannot be compared."""
+    """Two systems, the tasks that both have, and those that cannot be compared."""
 
     first: str
     second: str
-    rows: tuple[Row, ...]
-    apart: tuple[Apart, ...]
+    tasks: tuple[TaskComparison, ...]
+    not_comparable: tuple[NotComparable, ...]
 
 
-def compare(
+def compare_systems(
     records: Iterable[Record], first: str, second: str, results: Path | str, suite: str | None = None
 ) -> Comparison:
-    """Return the comparison of two systems over the rows of a folder of results.
+    """Return the comparison of two systems over the tasks that both have.
 
     Args:
-        records: those of the folder.
-        first: a system's name: its encoder's, or name@start of its weights' hash where two share the name.
-        second: another's.
-        results: the folder, which holds the test clips' answers too.
-        suite: only its rows.
+        records: those of the folder of results.
+        first, second: systems, named as on the leaderboard: the encoder's name, or name@start of its weights' hash
+            where several share the name.
+        results: the folder, which also holds the predictions on the test clips.
+        suite: compare only its tasks.
 
     Raises:
-        UsageError: no such system or suite, or no row that both have.
+        UsageError: no such system or suite, or no task that both have.
     """
     if suite is not None and suite not in SUITES:
         raise UsageError(
             f"there is no suite {suite!r}.{did_you_mean(suite, SUITES)} `carrara ls suites` shows every suite."
         )
-    by_system = _by_system([one for one in records if suite is None or one.task.name in SUITES[suite].tasks])
+    records = [record for record in records if suite is None or record.task.name in SUITES[suite].tasks]
+    names = name_systems(records)
+    by_system: dict[str, dict[tuple[str, str], Record]] = {}
+    for record in sorted(records, key=lambda record: (record.task.version, record.run.date)):
+        name = names[record.encoder.name, record.encoder.weights_sha256]
+        by_system.setdefault(name, {})[record.protocol.name, record.task.name] = record
     for name in (first, second):
         if name not in by_system:
             known = ", ".join(sorted(by_system)) or "none"
             raise UsageError(f"no system {name!r} in {results}.{did_you_mean(name, by_system)} The systems: {known}.")
     if first == second:
-        raise UsageError(f"{first!r} was given twice; give two systems to compare")
-    shared = sorted(set(by_system[first]) & set(by_system[second]), key=_place)
+        raise UsageError(f"{first!r} is given twice; give two systems to compare")
+    order = [task for each in SUITES.values() for task in each.tasks]
+    shared = sorted(
+        set(by_system[first]) & set(by_system[second]),
+        key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]),
+    )
     if not shared:
-        raise UsageError(f"{first} and {second} have no row in common in {results}; `carrara bench` measures more")
-    found = [_row((by_system[first][key], by_system[second][key]), Path(results)) for key in shared]
-    rows = judged([row for row in found if isinstance(row, Row)])
-    return Comparison(first, second, tuple(rows), tuple(row for row in found if isinstance(row, Apart)))
+        raise UsageError(f"{first} and {second} have no task in common in {results}; `carrara bench` measures more")
+    compared = [_compare_records(by_system[first][key], by_system[second][key], Path(results)) for key in shared]
+    return Comparison(
+        first,
+        second,
+        tuple(add_verdicts([each for each in compared if isinstance(each, TaskComparison)])),
+        tuple(each for each in compared if isinstance(each, NotComparable)),
+    )
 
 
-def contrast(
+def paired_difference(
     task: Task,
-    answer: TaskType,
+    task_type: TaskType,
     truths: Sequence[Any],
-    answers_2S: tuple[Sequence[Sequence[Any]], Sequence[Sequence[Any]]],
+    first_S: Sequence[Sequence[Any]],
+    second_S: Sequence[Sequence[Any]],
     seed: int = SEED,
     draws: int = DRAWS,
-) -> Contrast:
-    """Return how two systems' scores on a row differ, in the metrics' own scale.
+) -> PairedDifference:
+    """Return how two systems' scores on a task differ, in the metrics' own scale.
 
     Args:
-        task: what was asked.
-        answer: its kind of answer.
+        task: the task.
+        task_type: its type, which computes the metrics.
         truths: one a unit.
-        answers_2S: for each system and each seed of its training one answer a unit.
+        first_S, second_S: each system's predictions: for each seed of its training one a unit.
         seed: of the draws.
         draws: how many.
     """
-    counts_GU = resampled_counts(len(truths), seed, draws)
+    counts_GU = resample_counts(len(truths), seed, draws)
     values, drawn = [], []
-    for place, answers_S in enumerate(answers_2S):
-        by_seed = [answer.metrics(task, truths, given) for given in answers_S]
-        values.append(float(np.mean([cell(task, metrics) for metrics in by_seed])))
-        cell_SG = np.stack([cell(task, resampled(task, answer, truths, given, counts_GU)) for given in answers_S])
-        seeds = len(answers_S)
-        picks_GS = np.random.default_rng([seed, seeds, place]).integers(0, seeds, (draws, seeds))
-        drawn.append(np.take_along_axis(cell_SG.T, picks_GS, 1).mean(1))
+    for index, predictions_S in enumerate((first_S, second_S)):
+        by_seed = [task_type.metrics(task, truths, predictions) for predictions in predictions_S]
+        values.append(float(np.mean([task_score(task, metrics) for metrics in by_seed])))
+        score_SG = np.stack(
+            [task_score(task, resample_metrics(task, task_type, truths, each, counts_GU)) for each in predictions_S]
+        )
+        drawn.append(mean_over_seeds(score_SG, np.random.default_rng([seed, len(predictions_S), index])))
     difference_G = drawn[0] - drawn[1]
-    span = Span(values[0] - values[1], *percentiles(difference_G))
-    return Contrast(values[0], values[1], span, two_sided(difference_G))
+    interval = Interval(values[0] - values[1], *percentile_interval(difference_G))
+    return PairedDifference(values[0], values[1], interval, two_sided_p(difference_G))
 
 
-def two_sided(difference_G: np.ndarray) -> float:
-    """Return p of no difference from the draws of one; draws without a value are passed over."""
+def two_sided_p(difference_G: np.ndarray) -> float:
+    """Return p of no difference from the draws of one; draws without a value are skipped."""
     finite = difference_G[np.isfinite(difference_G)]
     fewer = min((finite <= 0).sum(), (finite >= 0).sum())
     return min(1.0, 2 * (1 + int(fewer)) / (1 + len(finite)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p values after Holm's step-down correction, in the order given."""
+    """Return the p values after Holm's step-down correction, in the order given [holm1979]."""
     corrected = [1.0] * len(p_values)
     highest = 0.0
-    for place, row in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[row]))
-        corrected[row] = highest
+    for step, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - step) * p_values[index]))
+        corrected[index] = highest
     return corrected
 
 
-def judged(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with p corrected over all of them and the verdict that follows."""
-    found = []
-    for row, corrected in zip(rows, holm([row.contrast.p for row in rows])):
-        above = row.contrast.difference.value > 0
-        if corrected >= LEVEL or row.contrast.difference.value == 0:
-            found.append(replace(row, corrected=corrected))
-        elif above == (row.better == "higher"):
-            found.append(replace(row, corrected=corrected, verdict="better"))
-        else:
-            found.append(replace(row, corrected=corrected, verdict="worse"))
-    return found
+def add_verdicts(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
+    """Return the comparisons with p corrected over all of them and the verdicts that follow."""
+    decided = []
+    for task, p_holm in zip(tasks, holm([task.result.p for task in tasks])):
+        difference = task.result.difference.value
+        verdict: Literal["better", "worse", "undecided"] = "undecided"
+        if p_holm < LEVEL and difference != 0:
+            verdict = "better" if (difference > 0) == (task.better == "higher") else "worse"
+        decided.append(replace(task, p_holm=p_holm, verdict=verdict))
+    return decided
 
 
-def cell(task: Task, metrics: dict[str, Any]) -> Any:
-    """Return the row's score from its metrics, values or draws alike: the mean of the task's own."""
+def task_score(task: Task, metrics: dict[str, Any]) -> Any:
+    """Return the task's score from its metrics, values or draws alike: the mean of those that the task is scored by."""
     return sum(metrics[name] for name in task.metrics) / len(task.metrics)
 
 
-def _by_system(records: Sequence[Record]) -> dict[str, dict[tuple[str, str], Record]]:
-    """Return by system, named as on the board, its newest record of each protocol and task."""
-    weights: dict[str, set[str]] = {}
-    for record in records:
-        weights.setdefault(record.encoder.name, set()).add(record.encoder.weights_sha256)
-    found: dict[str, dict[tuple[str, str], Record]] = {}
-    for record in sorted(records, key=lambda one: (one.task.version, one.run.date)):
-        name = record.encoder.name
-        if len(weights[name]) > 1:
-            name = f"{name}@{record.encoder.weights_sha256[:8]}"
-        found.setdefault(name, {})[record.protocol.name, record.task.name] = record
-    return found
-
-
-def _place(key: tuple[str, str]) -> tuple[str, int, str]:
-    order = [task for suite in SUITES.values() for task in suite.tasks]
-    return key[0], order.index(key[1]) if key[1] in order else len(order), key[1]
-
-
-def _row(pair: Pair, results: Path) -> Row | Apart:
-    one, other = pair
-    name, protocol = one.task.name, one.protocol.name
-    if one.task.version != other.task.version:
-        return Apart(name, protocol, f"asked by versions {one.task.version} and {other.task.version} of the task")
-    if one.task.fingerprint != other.task.fingerprint:
-        return Apart(name, protocol, "the fingerprints differ: other settings of the task or another index")
-    try:
-        given = [read_predictions(predictions_path(record, results)) for record in pair]
-    except StoreError as problem:
-        return Apart(name, protocol, str(problem))
-    units = [frozenset(clips) for predictions in given for clips in predictions.values()]
-    if len(set(units)) > 1:
-        apart = len(frozenset.union(*units) - frozenset.intersection(*units))
-        return Apart(name, protocol, f"{apart} test clips were asked of one and not of the other")
-    task = Task.model_validate(one.task.task)
-    ids = sorted(units[0])
-    truths_2 = [[next(iter(predictions.values()))[unit][0] for unit in ids] for predictions in given]
-    if truths_2[0] != truths_2[1]:
-        return Apart(name, protocol, "the truths of some test clips differ")
-    answers_2S = [
-        [[reloaded(clips[unit][1]) for unit in ids] for clips in predictions.values()] for predictions in given
-    ]
-    found = contrast(
-        task,
-        task_types.REGISTRY.get(task.task_type),
-        [reloaded(truth) for truth in truths_2[0]],
-        (answers_2S[0], answers_2S[1]),
-    )
-    score = one.scores[task.metrics[0]]
-    partial = one.partial or other.partial
-    return Row(name, protocol, _shown(found, score.scale), len(ids), score.scale, score.better, partial)
-
-
-def reloaded(value: Any) -> Any:
-    """Return a truth or an answer as metrics take it, from how it stands in the predictions."""
+def to_metric_input(value: Any) -> Any:
+    """Return a truth or a prediction as metrics take it, from how the predictions' file holds it."""
     return np.asarray(value) if isinstance(value, list) else value
 
 
-def _shown(found: Contrast, scale: str) -> Contrast:
-    unit = PERCENT if scale == "ratio" else 1.0
-    gap = found.difference
-    span = Span(unit * gap.value, unit * gap.low, unit * gap.high)
-    return Contrast(unit * found.first, unit * found.second, span, found.p)
+def comparison_frame(comparison: Comparison) -> pd.DataFrame:
+    """Return the comparison as a DataFrame of strings, a row a task."""
+    import pandas as pd
+
+    several = len({task.protocol for task in comparison.tasks}) > 1
+    rows = {}
+    for task in comparison.tasks:
+        name = f"{task.task} ({task.protocol})" if several else task.task
+        unit = " (dB)" if task.scale == "dB" else ""
+        result, gap = task.result, task.result.difference
+        rows[f"{name}{unit}{'*' * task.partial}"] = [
+            f"{result.first:.1f}",
+            f"{result.second:.1f}",
+            f"{gap.value:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]",
+            f"{result.p:.3f}",
+            f"{task.p_holm:.3f}",
+            task.verdict,
+        ]
+    columns = [comparison.first, comparison.second, "difference", "p", "p (Holm)", f"{comparison.first} is"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=object)
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """Return what follows from the tasks, and which were not compared and why."""
+    notes = []
+    for verdict in VERDICTS:
+        names = [task.task for task in comparison.tasks if task.verdict == verdict]
+        if names:
+            count = f"{len(names)} of {len(comparison.tasks)} tasks"
+            notes.append(f"{comparison.first} is {verdict} on {count}: {', '.join(names)}.")
+    notes.append(
+        "Differences with 95 % intervals of the paired bootstrap over the test clips; p two-sided, corrected over the "
+        "tasks by Holm; decided below 0.05. Undecided is not equal."
+    )
+    if any(task.partial for task in comparison.tasks):
+        notes.append("* a partial record: fewer clips than the task has.")
+    return notes + [
+        f"Not comparable: {each.task} ({each.protocol}): {each.reason}." for each in comparison.not_comparable
+    ]
+
+
+def comparison_values(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as plain values, in percent or dB."""
+    return {
+        "first": comparison.first,
+        "second": comparison.second,
+        "tasks": [
+            {
+                "task": task.task,
+                "protocol": task.protocol,
+                "first": task.result.first,
+                "second": task.result.second,
+                "difference": vars(task.result.difference),
+                "p": task.result.p,
+                "p_holm": task.p_holm,
+                "verdict": task.verdict,
+                "n": task.units,
+                "scale": task.scale,
+                "partial": task.partial,
+            }
+            for task in comparison.tasks
+        ],
+        "not_comparable": [vars(each) for each in comparison.not_comparable],
+    }
+
+
+def _compare_records(first: Record, second: Record, results: Path) -> TaskComparison | NotComparable:
+    name, protocol = first.task.name, first.protocol.name
+    if first.task.version != second.task.version:
+        return NotComparable(name, protocol, f"versions {first.task.version} and {second.task.version} of the task")
+    if first.task.fingerprint != second.task.fingerprint:
+        return NotComparable(name, protocol, "the fingerprints differ: other settings of the task or another index")
+    try:
+        predictions = [read_predictions(predictions_path(record, results)) for record in (first, second)]
+    except StoreError as problem:
+        return NotComparable(name, protocol, str(problem))
+    units = [frozenset(clips) for by_seed in predictions for clips in by_seed.values()]
+    if len(set(units)) > 1:
+        count = len(frozenset.union(*units) - frozenset.intersection(*units))
+        return NotComparable(name, protocol, f"{count} test clips were measured with one system and not with the other")
+    ids = sorted(units[0])
+    truths, other_truths = ([next(iter(by_seed.values()))[unit][0] for unit in ids] for by_seed in predictions)
+    if truths != other_truths:
+        return NotComparable(name, protocol, "the truths of some test clips differ")
+    task = Task.model_validate(first.task.task)
+    first_S, second_S = (
+        [[to_metric_input(clips[unit][1]) for unit in ids] for clips in by_seed.values()] for by_seed in predictions
+    )
+    task_type = task_types.REGISTRY.get(task.task_type)
+    raw = paired_difference(task, task_type, [to_metric_input(truth) for truth in truths], first_S, second_S)
+    score = first.scores[task.metrics[0]]
+    unit = PERCENT if score.scale == "ratio" else 1.0
+    gap = raw.difference
+    result = PairedDifference(
+        unit * raw.first, unit * raw.second, Interval(unit * gap.value, unit * gap.low, unit * gap.high), raw.p
+    )
+    return TaskComparison(name, protocol, result, len(ids), score.scale, score.better, first.partial or second.partial)

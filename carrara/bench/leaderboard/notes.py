@@ -1,64 +1,88 @@
-"""What a reader of a board must know, a sentence each: units, marks, what is missing, what was left out."""
+"""What a reader of a leaderboard must know, a sentence each: units, marks, what is missing, what is left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from carrara.bench.leaderboard.ranking import Board, System
-    from carrara.core.record import Record
+from carrara.bench.leaderboard.ranking import EXCEEDED, PARTIAL, TRAINED, Leaderboard, System
 
-TRAINED = "† trained on this dataset, with its labels or without; the model's card says how."
-PARTIAL = "* a partial record: fewer clips than the task has; it counts in no average."
-WALLED = "§ took longer than the computational wall allows: one week for a task on one RTX 3090."
-LEVELLED = "Levels as in the thesis's figure 6.2, which leaves out beats and separation."
+TRAINED_NOTE = f"{TRAINED} trained on this dataset, with its labels or without; the model's card says how."
+PARTIAL_NOTE = f"{PARTIAL} a partial record: fewer clips than the task has; it counts in no average."
+EXCEEDED_NOTE = f"{EXCEEDED} took longer than the time limit: in MARBLE one week for a task on one RTX 3090."
+CATEGORY_NOTE = "Categories as in the thesis's figure 6.2, which leaves out beat tracking and source separation."
+FLOOR_NOTE = "floor: its features say nothing about the music, so its scores are what chance gives; it has no rank."
+BEAT_TASK = "gtzan/beats"
+BEAT_NOTE = (
+    f"‡ on {BEAT_TASK}: which F-measure is printed is not certain; the text says 20 ms, the code pools tracks at 70 ms."
+)
 
 
-def notes(board: Board, averaged: Sequence[str], left: Sequence[Record]) -> list[str]:
-    """Return the notes of a board: `averaged` are the rows that its averages are over, `left` what it leaves out."""
-    found = ["Scores in percent (R² too) with 95 % intervals over the test clips; a shared rank: not to be told apart."]
-    found += mixed(board)
-    complete = [system for system in board.systems if system.average]
-    points = borda(complete, averaged)
-    by_points = sorted(complete, key=lambda system: -points[system.name])
-    if [points[system.name] for system in complete] != [points[system.name] for system in by_points]:
-        found.append(f"By Borda's count over the rows the order is {', '.join(system.name for system in by_points)}.")
-    cells = [cell for system in board.systems for cell in system.cells.values()]
-    found += [TRAINED] * any(cell.trained for cell in cells)
-    found += [PARTIAL] * any(cell.partial for cell in cells)
-    found += [WALLED] * any(cell.walled for cell in cells)
-    if len(complete) < len(board.systems):
-        found.append(f"– no record. Only systems with all {len(averaged)} rows have a rank and an average over them.")
-    if len(averaged) < len(board.tasks):
-        lower = ", ".join(sorted(set(board.tasks) - set(averaged)))
-        found.append(f"Lower is better for {lower}: in no average.")
-    found += [LEVELLED] * bool(board.levels())
-    for record in left:
-        found.append(
+def leaderboard_notes(leaderboard: Leaderboard) -> list[str]:
+    """Return the notes of a leaderboard."""
+    systems, tasks, ranked_tasks = leaderboard.systems, leaderboard.averaged_tasks, leaderboard.ranked_tasks
+    ranked = [system for system in systems if system.rank]
+    unranked = [system for system in systems if not (system.rank or system.is_floor)]
+    notes = [
+        "Scores in percent (R² too) with 95 % intervals over the test clips; intervals do not separate equal ranks."
+    ]
+    if set(ranked_tasks) < set(tasks) and ranked:
+        missing = ", ".join(task for task in tasks if task not in ranked_tasks)
+        notes.append(f"Ranks compare equal sets of tasks: those that all ranked systems have, without {missing}.")
+    if unranked:
+        notes.append(f"No rank, for want of tasks in common: {', '.join(system.name for system in unranked)}.")
+    if any(system.is_floor for system in systems):
+        notes.append(FLOOR_NOTE)
+    decibel_tasks = [task for task in leaderboard.tasks if leaderboard.scales.get(task) == "dB"]
+    if decibel_tasks:
+        mixes = any(task in tasks for task in decibel_tasks)
+        mixture = "; an average over it mixes dB with percent, as MARBLE's does, and is the lower for it" * mixes
+        notes.append(f"In dB: {', '.join(decibel_tasks)}{mixture}.")
+    counts = borda_counts(ranked, ranked_tasks)
+    by_count = sorted(ranked, key=lambda system: -counts[system.name])
+    if [counts[system.name] for system in ranked] != [counts[system.name] for system in by_count]:
+        notes.append(f"By Borda's count over these tasks the order is {', '.join(system.name for system in by_count)}.")
+    marks = "".join(result.marks for system in systems for result in system.results.values())
+    exceeded = EXCEEDED in marks or any(
+        set(leaderboard.tasks) & each.exceeded_time_limit for each in leaderboard.published
+    )
+    notes += [TRAINED_NOTE] * (TRAINED in marks)
+    notes += [PARTIAL_NOTE] * (PARTIAL in marks)
+    notes += [EXCEEDED_NOTE] * exceeded
+    if any(system.full_average is None for system in systems):
+        notes.append("– no record.")
+    if lower := sorted(set(leaderboard.tasks) - set(tasks)):
+        notes.append(f"Lower is better for {', '.join(lower)}: in no average.")
+    notes += [CATEGORY_NOTE] * bool(leaderboard.categories())
+    for record in leaderboard.left_out:
+        notes.append(
             f"Left out: {record.encoder.name} on {record.task.name}@{record.task.version} of {record.run.date}, which "
-            "was asked of another version of the task or of other clips; `carrara bench` measures it again."
+            "has another version of the task or other clips; `carrara bench` measures it again."
         )
-    return found
+    return notes + _published_notes(leaderboard)
 
 
-def borda(systems: Sequence[System], tasks: Sequence[str]) -> dict[str, float]:
-    """Return each system's Borda count: over the rows, how many others it is above; a tie counts half."""
-    points = dict.fromkeys((system.name for system in systems), 0.0)
+def borda_counts(systems: Sequence[System], tasks: Sequence[str]) -> dict[str, float]:
+    """Return each system's Borda count: over the tasks, how many others it is above; a tie counts half."""
+    counts = dict.fromkeys((system.name for system in systems), 0.0)
     for task in tasks:
-        for one in systems:
-            mine = one.cells[task].span.value
-            others = [other.cells[task].span.value for other in systems if other is not one]
-            points[one.name] += sum(mine > value for value in others) + sum(mine == value for value in others) / 2
-    return points
+        for system in systems:
+            value = system.results[task].score.value
+            others = [other.results[task].score.value for other in systems if other is not system]
+            counts[system.name] += sum(value > other for other in others) + sum(value == other for other in others) / 2
+    return counts
 
 
-def mixed(board: Board) -> list[str]:
-    """Return which rows are in dB, and that an average mixes them with percent; nothing where all are in percent."""
-    decibels = [task for task in board.tasks if board.scales.get(task) == "dB"]
-    if not decibels:
+def _published_notes(leaderboard: Leaderboard) -> list[str]:
+    if not leaderboard.published:
         return []
-    said = f"In dB: {', '.join(decibels)}"
-    if all(board.better.get(task) == "lower" for task in decibels):
-        return [f"{said}."]
-    return [f"{said}; an average over it mixes dB with percent, as MARBLE's does, and is the lower for it."]
+    notes = [f"‡ printed in {', '.join(leaderboard.sources)}: not measured here, no interval, no rank."]
+    notes += [BEAT_NOTE] * any(
+        BEAT_TASK in leaderboard.tasks and BEAT_TASK in system.tasks for system in leaderboard.published
+    )
+    for system in leaderboard.published:
+        for note, noted_tasks in system.notes:
+            here = [task for task in leaderboard.tasks if task in noted_tasks]
+            if here:
+                on = "" if set(noted_tasks) == set(system.tasks) else f" on {', '.join(here)}"
+                notes.append(f"{system.name}‡{on}: {note}.")
+    return notes

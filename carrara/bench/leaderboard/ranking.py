@@ -1,129 +1,164 @@
-"""The board: from records to ranked systems, a pure function of a folder of records (style.md 4.5).
+"""Rank the systems that a folder of records holds: records → leaderboards, a pure function.
 
-A board is of one family of rows under one protocol; Pebble's scores stand in no table with MARBLE's. Scores are in
-percent, R² too, separation in dB; an average takes both as they are, as MARBLE's does, and a note says so. A row of the
-benchmark counts once however many metrics it has: its cell is their mean, and a system's average the plain mean of its
-cells (benchmark.md 2.4). What is missing is missing, never zero: only systems with every row have an average and a
-rank; beside it stands the average over the rows that all have. A partial record is shown, marked, and counts in
-neither. Records of one row that answer different questions (another version, other clips) are not compared: the newest
-question stays, a note names what is left out.
+A leaderboard has the tasks of one suite under one protocol; Pebble's scores never stand beside MARBLE's. Scores are in
+percent, R² too, source separation in dB; an average takes both as they are, as MARBLE's does [notes/benchmark §2.4],
+and a note says so. A task counts once however many metrics it has: its score is their mean, and a system's average is
+the mean over tasks. What is missing is missing, never zero.
 
-Intervals: a record has one a metric. A cell's is the mean of its metrics' bounds, which is exact for metrics that move
-together and too wide otherwise, never too narrow. An average's has the cells' half widths added in quadrature, as if
-rows were independent; rows asked of the same clips are not quite. Systems share a rank where each one's average lies
-inside the other's interval, seen from the best of those who share.
+Systems are ranked by the average over the tasks that all of them have, so that each rank compares equal sets of tasks.
+A system without any task in common with the others has no rank. A floor (`noise`) carries no information about the
+music; it is shown last and has no rank either. A partial record is shown and marked, and counts in no average. Records
+of one task with other clips or of an older version of the task are left out, and a note names them.
+
+Intervals: a record has one a metric. A task's is the mean of its metrics' bounds, which is exact for metrics that move
+together and too wide otherwise. An average's adds the tasks' half widths in quadrature, as if tasks were independent.
+Systems share a rank where each average lies inside the other's interval, compared with the best system of that rank.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from carrara.bench.leaderboard.levels import complete
-from carrara.bench.leaderboard.notes import notes
-from carrara.bench.leaderboard.published import Published
-from carrara.bench.suites import SUITES
+from carrara.bench.leaderboard.published import DEFAULT_SOURCES, PublishedSystem, published_systems
+from carrara.bench.suites import MARBLE_14, SUITES
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.core.record import Record, Score
 
 PERCENT = 100.0
+# Encoders whose output says nothing about the music, so their scores are what chance gives.
+FLOORS = ("noise",)
+TRAINED, PARTIAL, EXCEEDED = "†", "*", "§"
+# The thesis's figure 6.2 [yuan2023thesis §6]: source separation and beat tracking are in no category, since only
+# encoders with frame-level features have these tasks.
+CATEGORIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    MARBLE_14.name: {
+        "acoustic": ("nsynth/instrument", "mtg-jamendo/instrument", "vocalset/singer"),
+        "score": ("nsynth/pitch",),
+        "performance": ("vocalset/technique",),
+        "high-level": (
+            "giantsteps/key",
+            "magnatagatune/tags",
+            "mtg-jamendo/top50",
+            "mtg-jamendo/genre",
+            "mtg-jamendo/mood-theme",
+            "gtzan/genre",
+            "emomusic/emotion",
+        ),
+    }
+}
 
 
 @dataclass(frozen=True)
-class Span:
-    """A value in percent, or in dB, with its 95 % interval."""
+class Interval:
+    """A value in percent or dB with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Return whether a value lies in the interval."""
         return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One system on one row: the cell's own span, each metric's, and what must be marked."""
+class TaskResult:
+    """One system's result on one task: the task's score, that of each metric, and the record."""
 
-    span: Span
-    scores: dict[str, Span]
+    score: Interval
+    metrics: dict[str, Interval]
     record: Record
-    trained: bool
-    partial: bool
-    walled: bool = False
+
+    @property
+    def marks(self) -> str:
+        """Return † for training on the dataset, * for a partial record, § for a run beyond the time limit."""
+        # A part of a dataset is written after a slash: pebble/unlabelled.
+        is_trained = any(name.partition("/")[0] == self.record.data.name for name in self.record.encoder.trained_on)
+        return TRAINED * is_trained + PARTIAL * self.record.partial + EXCEEDED * self.record.exceeded_time_limit
 
 
 @dataclass(frozen=True)
 class System:
-    """One line of the board.
+    """One system of a leaderboard.
 
     Attributes:
-        name: the encoder's name; with the start of its weights' hash where two share a name.
-        cells: by task, whichever there are.
-        average: over all tasks of the board; none unless all are there and whole.
-        common: over the tasks that every system of the board has; none where there is none.
-        rank: among the systems with an average, from 1; those that cannot be told apart share it.
-        levels: by level its rows' mean, of the levels of which no row is missing or partial.
+        name: the encoder's name; with the start of its weights' hash where two systems share the name.
+        results: by task.
+        is_floor: whether the encoder carries no information about the music.
+        average: over the tasks that the leaderboard ranks by; None where one of them is missing or partial.
+        full_average: over all tasks of the leaderboard; None where one of them is missing or partial.
+        rank: from 1; systems that the intervals do not separate share it. None for floors and unranked systems.
+        categories: by category the mean over its tasks, where none of them is missing or partial.
     """
 
     name: str
-    cells: dict[str, Cell]
-    average: Span | None = None
-    common: Span | None = None
+    results: dict[str, TaskResult]
+    is_floor: bool = False
+    average: Interval | None = None
+    full_average: Interval | None = None
     rank: int | None = None
-    levels: Mapping[str, Span] = field(default_factory=dict)
+    categories: Mapping[str, Interval] = field(default_factory=dict)
 
-    def whole(self) -> set[str]:
-        """Return the tasks with a cell that is not partial."""
-        return {task for task, cell in self.cells.items() if not cell.partial}
+    def complete_tasks(self) -> set[str]:
+        """Return the tasks with a record that is not partial."""
+        return {task for task, result in self.results.items() if not result.record.partial}
 
 
 @dataclass(frozen=True)
-class Board:
-    """Systems of one family of rows and one protocol, best first.
+class Leaderboard:
+    """Systems on the tasks of one suite under one protocol, best first.
 
     Attributes:
-        family: name of the suite that the rows are from, or of their dataset.
-        tasks: the rows, in the suite's order; `common` those that every system has.
+        suite: name of the suite that the tasks are from, or of their dataset.
+        protocol: name of the protocol, with its settings where they differ from the defaults.
+        tasks: in the suite's order.
+        ranked_tasks: those that ranks are by.
         better: by task, which way is better: higher or lower.
-        notes: what a reader must know, a sentence each.
         scales: by task, ratio (shown in percent) or dB.
-        published: systems whose scores others printed; they stand beside the board, outside of its ranks.
+        systems: ranked ones first, floors last.
+        left_out: records of other clips or of an older version of a task.
+        published: systems whose scores others printed, with `sources`, the tables that print them.
     """
 
-    family: str
+    suite: str
     protocol: str
     tasks: tuple[str, ...]
-    common: tuple[str, ...]
+    ranked_tasks: tuple[str, ...]
     better: Mapping[str, str]
+    scales: Mapping[str, str]
     systems: tuple[System, ...]
-    notes: tuple[str, ...]
-    scales: Mapping[str, str] = field(default_factory=dict)
-    published: tuple[Published, ...] = ()
+    left_out: tuple[Record, ...] = ()
+    published: tuple[PublishedSystem, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """Return what the scores are: `Pebble scores, constrained protocol`."""
-        name = SUITES[self.family].title if self.family in SUITES else f"{self.family[:1].upper()}{self.family[1:]}"
+        """Return what the scores are, such as `Pebble scores, constrained protocol`."""
+        name = SUITES[self.suite].title if self.suite in SUITES else f"{self.suite[:1].upper()}{self.suite[1:]}"
         return f"{name} scores, {self.protocol} protocol"
 
-    def levels(self) -> dict[str, tuple[str, ...]]:
-        """Return the rows of each level that any of the systems has whole."""
-        whole = [*(system.whole() for system in self.systems), *(set(system.rows) for system in self.published)]
+    @property
+    def averaged_tasks(self) -> tuple[str, ...]:
+        """Return the tasks that an average may be over: those where higher is better."""
+        return tuple(task for task in self.tasks if self.better.get(task, "higher") == "higher")
+
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """Return by category its tasks, for those categories that some system has complete."""
+        complete = [*(system.complete_tasks() for system in self.systems), *(set(s.tasks) for s in self.published)]
         return {
-            level: rows
-            for level, rows in complete(self.family, self.tasks).items()
-            if any(set(rows) <= have for have in whole)
+            category: tasks
+            for category, tasks in complete_categories(self.suite, self.tasks).items()
+            if any(set(tasks) <= available for available in complete)
         }
 
 
-def boards(records: Iterable[Record], suite: str | None = None) -> list[Board]:
-    """Return a board for every family of rows and protocol among the records, in the order of their names.
+def build_leaderboards(records: Iterable[Record], suite: str | None = None) -> list[Leaderboard]:
+    """Return a leaderboard for every suite and protocol among the records, in the order of their names.
 
-    With a suite, only its rows, and all of them: a system must have each to be ranked. Without one, the rows of a board
-    are those that any of its systems has.
+    With a suite, a leaderboard has all of that suite's tasks and no others. Without one, it has the tasks that any
+    system has.
 
     Raises:
         UsageError: there is no such suite.
@@ -134,121 +169,168 @@ def boards(records: Iterable[Record], suite: str | None = None) -> list[Board]:
         )
     grouped: dict[tuple[str, str], list[Record]] = {}
     for record in records:
+        own = next((name for name, each in SUITES.items() if record.task.name in each.tasks), record.data.name)
         if suite is None or record.task.name in SUITES[suite].tasks:
-            grouped.setdefault((suite or family(record), record.protocol.name), []).append(record)
-    return [_board(*key, found, suite) for key, found in sorted(grouped.items())]
+            grouped.setdefault((suite or own, record.protocol.name), []).append(record)
+    return [_build(*key, group, suite is not None) for key, group in sorted(grouped.items())]
 
 
-def board(records: Iterable[Record], suite: str | None = None) -> Board:
-    """Return the one board of the records.
+def build_leaderboard(records: Iterable[Record], suite: str | None = None) -> Leaderboard:
+    """Return the one leaderboard of the records.
 
     Raises:
-        UsageError: there are no records, or those of several families or protocols.
+        UsageError: there are no records, or those of several suites or protocols.
     """
-    found = boards(records, suite)
-    if len(found) != 1:
-        several = "; ".join(one.title for one in found) or "no records"
-        raise UsageError(f"one board needs records of one family and one protocol, not {several}; name a suite")
-    return found[0]
+    leaderboards = build_leaderboards(records, suite)
+    if len(leaderboards) != 1:
+        titles = "; ".join(leaderboard.title for leaderboard in leaderboards) or "no records"
+        raise UsageError(f"one leaderboard needs records of one suite and one protocol, not {titles}; name a suite")
+    return leaderboards[0]
 
 
-def family(record: Record) -> str:
-    """Return the name of the suite that a record's row is from, or else of its dataset."""
-    return next((suite.name for suite in SUITES.values() if record.task.name in suite.tasks), record.data.name)
+def add_published(leaderboards: Iterable[Leaderboard], sources: Sequence[str] = DEFAULT_SOURCES) -> list[Leaderboard]:
+    """Return the leaderboards, those of MARBLE's 14 tasks with published systems beside their own.
+
+    Published systems have no rank and change none.
+
+    Raises:
+        UsageError: none of the leaderboards is of these tasks, or there is no such table.
+    """
+    leaderboards = list(leaderboards)
+    if not any(leaderboard.suite == MARBLE_14.name for leaderboard in leaderboards):
+        titles = "; ".join(leaderboard.title for leaderboard in leaderboards) or "no records"
+        raise UsageError(f"published scores stand beside those of the suite {MARBLE_14.name} alone; here are {titles}")
+    for index, leaderboard in enumerate(leaderboards):
+        if leaderboard.suite == MARBLE_14.name:
+            systems = [each for each in published_systems(sources) if set(each.tasks) & set(leaderboard.tasks)]
+            systems.sort(key=lambda each: -(each.average(leaderboard.averaged_tasks) or 0))
+            decibel_tasks = [
+                task
+                for task in leaderboard.tasks
+                if any(metric.startswith("sdr_") for each in systems for metric in each.tasks.get(task, ()))
+            ]
+            scales = {**leaderboard.scales, **dict.fromkeys(decibel_tasks, "dB")}
+            leaderboards[index] = replace(
+                leaderboard, published=tuple(systems), scales=scales, sources=tuple(dict.fromkeys(sources))
+            )
+    return leaderboards
 
 
-def _board(name: str, protocol: str, records: list[Record], suite: str | None) -> Board:
-    kept, left = _comparable(records)
-    order = SUITES[name].tasks if name in SUITES else ()
-    present = {record.task.name for record in kept}
-    named = [task for task in order if suite is not None or task in present]
-    tasks = (*named, *sorted(present - set(named)))
-    firsts = {record.task.name: record.scores[record.task.task["scores"][0]] for record in kept}
-    better = {task: score.better for task, score in firsts.items()}
-    scales = {task: score.scale for task, score in firsts.items()}
-    averaged = [task for task in tasks if better.get(task, "higher") == "higher"]
-    systems = _systems(kept)
-    whole = [system.whole() for system in systems]
-    common = tuple(task for task in averaged if all(task in have for have in whole))
-    ranked = tuple(_ranked([_averaged(system, name, averaged, common) for system in systems]))
-    found = Board(name, protocol, tasks, common, better, ranked, (), scales)
-    return replace(found, notes=tuple(notes(found, averaged, left)))
+def name_systems(records: Iterable[Record]) -> dict[tuple[str, str], str]:
+    """Return what each (encoder, weights) is called: the encoder's name, with its hash where several share the name."""
+    systems = dict.fromkeys((record.encoder.name, record.encoder.weights_sha256) for record in records)
+    names = [name for name, _ in systems]
+    return {(name, weights): name if names.count(name) == 1 else f"{name}@{weights[:8]}" for name, weights in systems}
 
 
-def _comparable(records: list[Record]) -> tuple[list[Record], list[Record]]:
-    """Return the records that answer the newest question asked under their task's name, and the others."""
+def complete_categories(suite: str, tasks: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return a suite's categories, those of which no task is missing."""
+    categories = CATEGORIES.get(suite, {})
+    return {category: members for category, members in categories.items() if set(members) <= set(tasks)}
+
+
+def mean_interval(intervals: Sequence[Interval]) -> Interval:
+    """Return the mean of independent values; their half widths, down and up, add in quadrature."""
+    count = len(intervals)
+    value = sum(each.value for each in intervals) / count
+    down = math.hypot(*(each.value - each.low for each in intervals)) / count
+    up = math.hypot(*(each.high - each.value for each in intervals)) / count
+    return Interval(value, value - down, value + up)
+
+
+def _build(suite: str, protocol: str, records: list[Record], has_all_tasks: bool) -> Leaderboard:
+    current, left_out = _split_by_task_version(records)
+    suite_tasks = SUITES[suite].tasks if suite in SUITES else ()
+    present = {record.task.name for record in current}
+    ordered = [task for task in suite_tasks if has_all_tasks or task in present]
+    tasks = (*ordered, *sorted(present - set(ordered)))
+    first_scores = {record.task.name: record.scores[record.task.task["metrics"][0]] for record in current}
+    better = {task: score.better for task, score in first_scores.items()}
+    scales = {task: score.scale for task, score in first_scores.items()}
+
+    results: dict[tuple[str, str], dict[str, TaskResult]] = {}
+    for record in current:
+        key = record.encoder.name, record.encoder.weights_sha256
+        results.setdefault(key, {})[record.task.name] = _task_result(record)
+    names = name_systems(current)
+    systems = [System(names[key], own, key[0] in FLOORS) for key, own in results.items()]
+    unranked = Leaderboard(suite, protocol, tasks, (), better, scales, tuple(systems), tuple(left_out))
+    ranked_tasks = _shared_tasks(systems, unranked.averaged_tasks)
+    systems = [_with_averages(system, suite, unranked.averaged_tasks, ranked_tasks) for system in systems]
+    return replace(unranked, ranked_tasks=ranked_tasks, systems=tuple(_rank(systems)))
+
+
+def _split_by_task_version(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Return the records of each task's newest version and clips, and the others."""
     newest: dict[str, Record] = {}
-    for record in sorted(records, key=lambda one: (not one.partial, one.task.version, one.run.date)):
+    for record in sorted(records, key=lambda record: (not record.partial, record.task.version, record.run.date)):
         newest[record.task.name] = record
-    kept: list[Record] = []
-    left: list[Record] = []
+    current: list[Record] = []
+    left_out: list[Record] = []
     for record in records:
-        asked = newest[record.task.name].task
-        # A partial record was asked of fewer clips: never the same question, but marked and not ranked.
-        same = record.task.version == asked.version and (record.partial or record.task.fingerprint == asked.fingerprint)
-        (kept if same else left).append(record)
-    return kept, left
+        task = newest[record.task.name].task
+        # A partial record has fewer clips and so another fingerprint: it stays, is marked, and counts in no average.
+        same = record.task.version == task.version and (record.partial or record.task.fingerprint == task.fingerprint)
+        (current if same else left_out).append(record)
+    return current, left_out
 
 
-def _systems(records: list[Record]) -> list[System]:
-    cells: dict[tuple[str, str], dict[str, Cell]] = {}
-    for record in records:
-        cells.setdefault((record.encoder.name, record.encoder.weights_sha256), {})[record.task.name] = _cell(record)
-    names = [name for name, _ in cells]
-    return [
-        System(name if names.count(name) == 1 else f"{name}@{weights[:8]}", found)
-        for (name, weights), found in cells.items()
-    ]
+def _task_result(record: Record) -> TaskResult:
+    metrics = {name: to_interval(score) for name, score in record.scores.items()}
+    own = [metrics[name] for name in record.task.task["metrics"]]
+    value, low, high = (sum(getattr(each, end) for each in own) / len(own) for end in ("value", "low", "high"))
+    return TaskResult(Interval(value, low, high), metrics, record)
 
 
-def _cell(record: Record) -> Cell:
-    scores = {name: _span(score) for name, score in record.scores.items()}
-    own = [scores[name] for name in record.task.task["scores"]]
-    value, low, high = (sum(getattr(span, end) for span in own) / len(own) for end in ("value", "low", "high"))
-    # A part of a dataset is written after a stroke: pebble/unlabelled.
-    trained = any(name.partition("/")[0] == record.data.name for name in record.encoder.trained_on)
-    return Cell(Span(value, low, high), scores, record, trained, record.partial, record.exceeded_time_limit)
-
-
-def _span(score: Score) -> Span:
+def to_interval(score: Score) -> Interval:
+    """Return a recorded score in percent, or in dB where that is its scale."""
     unit = PERCENT if score.scale == "ratio" else 1.0
-    return Span(unit * score.value, unit * score.low, unit * score.high)
+    return Interval(unit * score.value, unit * score.low, unit * score.high)
 
 
-def _averaged(system: System, family: str, tasks: Sequence[str], common: Sequence[str]) -> System:
-    whole = system.whole()
+def _shared_tasks(systems: Sequence[System], tasks: Sequence[str]) -> tuple[str, ...]:
+    """Return the tasks that all systems but floors have; where that is none, those of the systems with more tasks."""
+    task_sets = [system.complete_tasks() & set(tasks) for system in systems if not system.is_floor]
+    while task_sets:
+        if shared := set.intersection(*task_sets):
+            return tuple(task for task in tasks if task in shared)
+        fewest = min(map(len, task_sets))
+        task_sets = [task_set for task_set in task_sets if len(task_set) > fewest]
+    return ()
 
-    def over(rows: Sequence[str]) -> Span:
-        return mean([system.cells[task].span for task in rows])
 
+def _with_averages(system: System, suite: str, tasks: Sequence[str], ranked_tasks: Sequence[str]) -> System:
+    complete = system.complete_tasks()
+
+    def average(names: Sequence[str]) -> Interval | None:
+        return (
+            mean_interval([system.results[name].score for name in names]) if names and complete >= set(names) else None
+        )
+
+    categories = {name: average(members) for name, members in complete_categories(suite, complete).items()}
     return replace(
         system,
-        average=over(tasks) if tasks and whole >= set(tasks) else None,
-        common=over(common) if common else None,
-        levels={level: over(rows) for level, rows in complete(family, whole).items()},
+        average=average(ranked_tasks),
+        full_average=average(tasks),
+        categories={name: mean for name, mean in categories.items() if mean},
     )
 
 
-def mean(spans: Sequence[Span]) -> Span:
-    """Return the mean of independent values; their half widths, each way, add in quadrature."""
-    value = sum(span.value for span in spans) / len(spans)
-    down = math.hypot(*(span.value - span.low for span in spans)) / len(spans)
-    up = math.hypot(*(span.high - span.value for span in spans)) / len(spans)
-    return Span(value, value - down, value + up)
+def _rank(systems: Sequence[System]) -> list[System]:
+    """Return the systems with their ranks: ranked ones best first, then those with too few tasks, then floors."""
 
+    def key(system: System) -> tuple[bool, bool, float, str]:
+        value = system.average.value if system.average else -math.inf
+        return system.is_floor, system.average is None, -value, system.name
 
-def _ranked(systems: Sequence[System]) -> list[System]:
-    """Return the systems, best first, those with an average ranked before all others."""
-
-    def key(system: System) -> tuple[bool, float, str]:
-        span = system.average or system.common
-        return system.average is None, -span.value if span else math.inf, system.name
-
-    found: list[System] = []
+    ranked: list[System] = []
     leader, rank = None, 0
-    for place, system in enumerate(sorted(systems, key=key), start=1):
-        span = system.average
-        if span is not None and not (leader and leader.holds(span.value) and span.holds(leader.value)):
-            leader, rank = span, place
-        found.append(replace(system, rank=None if span is None else rank))
-    return found
+    for position, system in enumerate(sorted(systems, key=key), start=1):
+        average = system.average
+        if system.is_floor or average is None:
+            ranked.append(system)
+            continue
+        if not (leader and leader.contains(average.value) and average.contains(leader.value)):
+            leader, rank = average, position
+        ranked.append(replace(system, rank=rank))
+    return ranked

@@ -1,4 +1,4 @@
-"""The board in LaTeX: its structure, and that any name is printed as it is."""
+"""The leaderboard in LaTeX: its structure, and that any name is printed as it is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrara.bench.leaderboard.latex import escaped, latex
-from carrara.bench.leaderboard.published import beside
-from carrara.bench.leaderboard.ranking import board
+from carrara.bench.leaderboard.ranking import add_published, build_leaderboard
+from carrara.bench.leaderboard.tables import escape_latex, to_latex
 from carrara.bench.suites import MARBLE_14
 from carrara.core.record import Record
 
@@ -26,11 +25,11 @@ SAMPLE = re.compile(
 
 def typeset(text):
     """Return what LaTeX prints for text of the commands above; nothing else may be left over."""
-    printed, place = [], 0
-    while place < len(text):
-        found = SAMPLE.match(text, place)
-        assert found, f"LaTeX would stumble at {text[place:]!r}"
-        command, argument, char, arrow, bare, hyphen, plain = found.groups()
+    printed, offset = [], 0
+    while offset < len(text):
+        match = SAMPLE.match(text, offset)
+        assert match, f"LaTeX would stop at {text[offset:]!r}"
+        command, argument, char, arrow, bare, hyphen, plain = match.groups()
         if command == "textsuperscript":
             printed.append({"{2}": "²"}[argument])
         elif command:
@@ -38,7 +37,7 @@ def typeset(text):
             printed.append(COMMANDS[command])
         else:
             printed.append({"uparrow": "↑", "downarrow": "↓"}.get(arrow, char or bare or hyphen or plain or ""))
-        place = found.end()
+        offset = match.end()
     return "".join(printed)
 
 
@@ -59,11 +58,11 @@ def record(system, task, value):
 @given(st.text(st.one_of(st.characters(blacklist_categories=("Cs",)), st.sampled_from("\\{}$&%#_^~<>|[]*`-–†‡§↑↓²"))))
 def test_any_text_is_printed_as_it_is(text):
     plain = "".join(char if char.isprintable() else " " for char in text)
-    assert typeset(escaped(text)) == plain
-    assert not re.search("--|[\r\n]", escaped(text))
+    assert typeset(escape_latex(text)) == plain
+    assert not re.search("--|[\r\n]", escape_latex(text))
 
 
-def lines_of(text):
+def table_lines(text):
     """Return the columns of the table and its lines between the rules."""
     columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1]
     inner = re.search(r"\\toprule\n(.*)\n\\bottomrule", text, re.DOTALL)[1]
@@ -72,11 +71,11 @@ def lines_of(text):
 
 @pytest.mark.parametrize("systems", [2, 5])
 @pytest.mark.parametrize("name", ["mert", r"a_b & 100% [x] {y}\\", "*"])
-def test_every_line_has_a_field_a_column(systems, name):
-    records = [record(f"{name}{place}", task, 0.5 + place / 10) for place in range(systems)
+def test_every_line_has_one_field_per_column(systems, name):
+    records = [record(f"{name}{index}", task, 0.5 + index / 10) for index in range(systems)
                for task in ("pebble/key", "pebble/tags", "pebble/genre")]  # fmt: skip
-    text = latex(board(records))
-    columns, lines = lines_of(text)
+    text = to_latex(build_leaderboard(records))
+    columns, lines = table_lines(text)
     assert columns == "l" + "r" * (systems if systems == 2 else 5)
     for line in lines:
         assert line.endswith(r" \\")
@@ -88,10 +87,10 @@ def test_every_line_has_a_field_a_column(systems, name):
     assert opened == [("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table")]
 
 
-def test_the_best_of_a_row_is_bold_and_no_published_one_is():
+def test_the_best_of_a_task_is_bold_and_no_published_one_is():
     records = [record("good", task, 0.6) for task in MARBLE_14.tasks] + [record("poor", "gtzan/genre", 0.4)]
-    text = latex(beside(board(records)))
-    _, lines = lines_of(text)
+    text = to_latex(add_published([build_leaderboard(records)])[0])
+    _, lines = table_lines(text)
     assert re.findall(r"\\textbf\{([^}]*)\}", text) == ["60.0"]
     genre = next(line for line in lines if line.startswith("gtzan/genre"))
     fields = [field.strip() for field in genre.removesuffix(r" \\").split("&")]
@@ -99,4 +98,3 @@ def test_the_best_of_a_row_is_bold_and_no_published_one_is():
     assert fields[2] == r"40.0 {\scriptsize [30.0, 50.0]}"
     assert fields[3] == "83.5"
     assert r"MERT-v1-330M\textdaggerdbl{}" in lines[0]
-    assert "scriptsize" not in latex(board(records), intervals=False)

@@ -9,10 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from carrara.bench.leaderboard.ranking import board
-from carrara.bench.report.page import report, shown, write_report
-from carrara.bench.report.plots import best_by_layer, grouped
-from carrara.bench.report.robustness import deformations, fall
+from carrara.bench.leaderboard.ranking import build_leaderboard
+from carrara.bench.report.page import format_label, render_report, write_report
+from carrara.bench.report.plots import best_by_layer, group_keys, mean_drop, measured_corruptions
 from carrara.core.errors import StoreError
 from carrara.core.record import GridPoint, Record
 
@@ -30,7 +29,13 @@ def record(system, task, score, layers=("0", "1", "2", "weighted-sum", "cnn"), c
                 "task": {"metrics": ["accuracy"], "monitor": "accuracy"},
             },
             "data": {"name": task.partition("/")[0], "index": "i", "n": {"train": 300, "valid": 61, "test": 120}},
-            "encoder": {"name": system, "weights": "ab" * 32, "code": 1, "parameters": 1234567, "license": "MIT"},
+            "encoder": {
+                "name": system,
+                "weights_sha256": "ab" * 32,
+                "output_version": 1,
+                "parameters": 1234567,
+                "license": "MIT",
+            },
             "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {"layer": "0"}, "monitor": "valid"},
             "grid": [
                 {"layer": layer, "learning_rate": rate, "valid": score, "epoch": 3, "epochs": 9}
@@ -89,17 +94,19 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    journal = folder / "journal.jsonl"
+    metrics_log = folder / "metrics.jsonl"
     lines = [
         {"step": step, "loss": 3 - step / 9, "loss/chroma": 2.0, "accuracy/chroma": 0.1 * step, "cqt_error": 0.5,
          "cqt_error_of_mean": 1.0, "learning_rate": 1e-3, "seconds": 60.0 * step, "note": "text", "skipped": 0}
         for step in range(1, 6)
     ]  # fmt: skip
-    journal.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 6, "lo')
+    metrics_log.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 6, "lo')
     labels = {"key": "A minor", "tempo": 97.53125, "beats": [0.1 * beat for beat in range(20)], "downbeats": [0.0, 1.0]}
     samples = np.sin(np.arange(48_000) / 9).astype(np.float32)
     example = {"samples": samples, "sample_rate": 24_000, "labels": labels, "name": "song-12"}
-    path = write_report(folder / "out" / "report.html", RECORDS, journal, example, title="A report")
+    path = write_report(
+        folder / "out" / "report.html", RECORDS, metrics_log=metrics_log, example=example, title="A report"
+    )
     return path.read_text(encoding="utf-8")
 
 
@@ -123,36 +130,36 @@ def test_it_fetches_and_runs_nothing(full):
     assert "://" not in full
     assert "script" not in page.tags
     assert "link" not in page.tags
-    places = [value for _, name, value in page.attributes if name in {"src", "href"}]
-    assert places
-    assert all(value.startswith(("#", "data:image/")) for value in places)
+    addresses = [value for _, name, value in page.attributes if name in {"src", "href"}]
+    assert addresses
+    assert all(value.startswith(("#", "data:image/")) for value in addresses)
     for target in re.findall(r"url\((.*?)\)", full):
         assert target.startswith("#")
 
 
-def test_the_plots_references_meet_one_element_each(full):
-    named = re.findall(r' id="([^"]+)"', full)
-    assert len(named) == len(set(named))
-    wanted = set(re.findall(r'href="#([^"]+)"', full)) | set(re.findall(r"url\(#([^)]+)\)", full))
-    assert wanted <= set(named)
+def test_each_reference_in_a_plot_has_one_element(full):
+    ids = re.findall(r' id="([^"]+)"', full)
+    assert len(ids) == len(set(ids))
+    referenced = set(re.findall(r'href="#([^"]+)"', full)) | set(re.findall(r"url\(#([^)]+)\)", full))
+    assert referenced <= set(ids)
 
 
 def test_hostile_names_are_text():
-    found = report([record(HOSTILE, "pebble/key", 0.5, command=HOSTILE)], title=HOSTILE,
+    text = render_report([record(HOSTILE, "pebble/key", 0.5, command=HOSTILE)], title=HOSTILE,
                    example={"samples": np.zeros(10), "sample_rate": 8000, "labels": {HOSTILE: HOSTILE}})  # fmt: skip
-    page = Page(found)
+    page = Page(text)
     assert "script" not in page.tags
-    assert "<script" not in found
+    assert "<script" not in text
     assert any(HOSTILE in words for words in page.words)
 
 
 def test_little_is_enough(tmp_path):
-    Page(report([RECORDS[0]], journal=tmp_path / "none.jsonl"))
-    page = report([])
+    Page(render_report([RECORDS[0]], metrics_log=tmp_path / "none.jsonl"))
+    page = render_report([])
     Page(page)
     assert "Pre-training" not in page
     (tmp_path / "one.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    Page(report(RECORDS, journal=tmp_path / "one.jsonl"))
+    Page(render_report(RECORDS, metrics_log=tmp_path / "one.jsonl"))
 
 
 def test_it_is_written_whole_or_not_at_all(tmp_path):
@@ -170,9 +177,9 @@ def test_the_best_of_each_layer():
     assert best_by_layer(grid) == pytest.approx({"1": 40, "0": 30})
 
 
-def test_a_journals_keys_are_grouped():
+def test_a_metrics_logs_keys_are_grouped():
     keys = ["loss", "loss/a", "cqt_error", "accuracy/a", "loss/b", "cqt_error_of_mean", "accuracy/b", "loss"]
-    assert grouped(keys) == {
+    assert group_keys(keys) == {
         "loss": ["loss", "loss/a", "loss/b"],
         "cqt_error": ["cqt_error", "cqt_error_of_mean"],
         "accuracy": ["accuracy/a", "accuracy/b"],
@@ -180,21 +187,25 @@ def test_a_journals_keys_are_grouped():
 
 
 def test_labels_are_shown_short():
-    assert shown(0.5) == "0.5"
-    assert shown({"valence": 0.12345, "arousal": -1.0}) == "valence 0.123, arousal -1"
-    assert shown(["a"] * 13).endswith("… (13 in all)")
-    assert shown(("pop", "calm")) == "pop, calm"
+    assert format_label(0.5) == "0.5"
+    assert format_label({"valence": 0.12345, "arousal": -1.0}) == "valence 0.123, arousal -1"
+    assert format_label(["a"] * 13).endswith("… (13 in all)")
+    assert format_label(("pop", "calm")) == "pop, calm"
 
 
-def test_the_fall_on_spoilt_sound_is_drawn_over_the_rows_that_were_asked():
-    spoilt = {"noise:10db": {"accuracy": {"value": 0.3, "low": 0.2, "high": 0.4, "unit": "clip", "n": 9}}}
-    key = record("mert-tiny", "pebble/key", 0.6).model_dump(by_alias=True) | {"deformed": spoilt}
-    found = [Record.model_validate(key), record("mert-tiny", "pebble/genre", 0.9), record("chroma", "pebble/key", 0.4)]
-    ranked = board(found)
-    assert deformations(ranked) == ("noise:10db",)
-    clean, fallen, rows = fall(ranked.systems[0], "noise:10db")
-    assert (clean, fallen, rows) == (pytest.approx(60), pytest.approx(30), ("pebble/key",))
-    assert fall(ranked.systems[1], "noise:10db") is None
-    page = report(found)
-    assert "How far it holds on spoilt sound" in page and "noise:10db" in page
-    assert "spoilt sound" not in report(RECORDS)
+def test_robustness_is_over_the_tasks_that_were_measured_on_corrupted_audio():
+    corrupted = {"noise:10db": {"accuracy": {"value": 0.3, "low": 0.2, "high": 0.4, "unit": "clip", "n": 9}}}
+    key = record("mert-tiny", "pebble/key", 0.6).model_dump(by_alias=True) | {"robustness": corrupted}
+    records = [
+        Record.model_validate(key),
+        record("mert-tiny", "pebble/genre", 0.9),
+        record("chroma", "pebble/key", 0.4),
+    ]
+    leaderboard = build_leaderboard(records)
+    systems = {system.name: system for system in leaderboard.systems}
+    assert measured_corruptions(leaderboard) == ("noise:10db",)
+    assert mean_drop(systems["mert-tiny"], "noise:10db") == (pytest.approx(60), pytest.approx(30))
+    assert mean_drop(systems["chroma"], "noise:10db") is None
+    page = render_report(records)
+    assert "Robustness" in page and "noise:10db" in page
+    assert "corrupted test audio" not in render_report(RECORDS)

@@ -1,0 +1,58 @@
+"""`carrara compare`: test two systems against each other, task by task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A system, named as `carrara leaderboard` names it.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another system.")],
+    results: Annotated[Path, typer.Option("--results", help="Folder of the records.")] = Path("results"),
+    suite: Annotated[str | None, typer.Option(help="Only this suite's tasks (`carrara ls suites`).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file; .json writes JSON.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Compare two systems on the same test clips: the difference on each task, with its 95 % interval and p.
+
+    - `carrara compare my-mert chroma-mfcc`
+    - `carrara compare mert mert:random --results carrara-demo/results --json`
+
+    Differences are paired over the test clips, and p is corrected over the compared tasks.
+    """
+    from carrara.bench.leaderboard.compare import (
+        compare_systems,
+        comparison_frame,
+        comparison_notes,
+        comparison_values,
+    )
+    from carrara.bench.leaderboard.tables import frame_to_text, print_frame
+    from carrara.core.errors import UsageError
+    from carrara.core.io import write_text
+    from carrara.core.record import read_records
+
+    records = list(read_records(results))
+    if not records:
+        raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` makes some")
+    comparison = compare_systems(records, first, second, results, suite)
+    title, notes = f"{first} against {second}", comparison_notes(comparison)
+    if as_json or (output and output.suffix == ".json"):
+        text = json.dumps(comparison_values(comparison), ensure_ascii=False, indent=1) + "\n"
+    elif output is None:
+        frame = comparison_frame(comparison)
+        decided = [name for name, task in zip(frame.index, comparison.tasks) if task.verdict != "undecided"]
+        print_frame(title, frame, notes, decided)
+        return
+    else:
+        text = frame_to_text(title, comparison_frame(comparison), notes)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(f"wrote {output}", err=True)
