@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from carrara.bench.beat_decoder import OBSERVATION, beat_times, tempi
+from carrara.bench.beat_decoder import OBSERVATION, beat_times, tempo_space
 
 RATE, SECONDS, GOAL = 75.0, 30, 20
 
@@ -37,7 +37,7 @@ def clips(count: int, device: str) -> list[torch.Tensor]:
 
 def state_by_state(logits: np.ndarray) -> np.ndarray:
     """Return the first frame of each beat that begins in the clip, by a Viterbi over every state."""
-    space = tempi(RATE)
+    space = tempo_space(RATE)
     intervals, change_TT = space.interval_T.numpy(), space.log_change_TT.numpy()
     first = np.concatenate(([0], np.cumsum(intervals)[:-1]))
     last = first + intervals - 1

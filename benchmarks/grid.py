@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.grid import GridSettings, ProbeProblem, train_grid
 from carrara.bench.probes.probe import Probe, ProbeShape, ProbeSpec, initial_probe
-from carrara.bench.protocols.constrained import search
-from carrara.bench.task_types.multiclass import loss
+from carrara.bench.protocols.constrained import grid_points
+from carrara.bench.task_types.multiclass import TASK_TYPE
 
 CLIPS, WATCHED, LAYERS, WIDTH, CLASSES, BATCH = 5000, 1000, 13, 768, 50, 64
 
@@ -43,7 +43,7 @@ def made() -> ProbeProblem:
     train, valid = side(CLIPS), side(WATCHED)
     truth = torch.from_numpy(valid.targets_R)
     return ProbeProblem(
-        train, valid, loss, lambda logits_PRK: (logits_PRK.argmax(-1) == truth).float().mean(1).tolist()
+        train, valid, TASK_TYPE.loss, lambda logits_PRK: (logits_PRK.argmax(-1) == truth).float().mean(1).tolist()
     )
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = options.parse_args()
     question = made()
-    every = search(tuple(question.train.layers), (1234,))
+    every = grid_points(tuple(question.train.layers), (1234,))
     specs = [every[place] for place in np.linspace(0, len(every) - 1, asked.probes).round().astype(int)]
     sample = [specs[place] for place in np.linspace(0, len(specs) - 1, asked.plain_probes).round().astype(int)]
     with torch.no_grad():

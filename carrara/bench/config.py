@@ -1,4 +1,4 @@
-"""How records are made: which protocol with which settings, seeds and deformations, and what is measured again."""
+"""How records are made: the protocol with its settings, seeds, corruptions, and what is measured again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from carrara.audio.deform import read as read_deformation
+from carrara.audio.corruptions import parse_corruption as read_deformation
 from carrara.bench import protocols
-from carrara.bench.protocols._base import Protocol
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
 
@@ -18,12 +17,12 @@ class BenchConfig:
     """How records are made.
 
     Attributes:
-        protocol: name of the rules.
-        settings: what the protocol lets a person set (`head=lstm`), by dotted path.
-        seeds: of the draws; several ride in one pass, and the intervals cover both seeds and clips.
-        deform: deformations that the chosen probe's test sound is spoilt by, one at a time.
-        overwrite: measure again `never`, when there is no record of this very question (`missing`), or `always`.
-        wall_hours: a task that takes longer is marked; a week in MARBLE (benchmark.md 2.5).
+        protocol: name of the protocol.
+        settings: changes to the protocol's settings (`head=lstm`), by dotted path.
+        seeds: of training; all are trained in one pass, and the intervals cover seeds and clips.
+        corruptions: also score the chosen probe on test audio corrupted by each of these.
+        overwrite: measure again `never`, when there is no record of the same task (`missing`), or `always`.
+        time_limit_hours: a task that takes longer is marked; a week in MARBLE [notes/benchmark §2.5].
     """
 
     protocol: str = "constrained"
@@ -35,31 +34,27 @@ class BenchConfig:
 
     @property
     def name(self) -> str:
-        """Return the protocol's name as records carry it: with what was set, `semi-constrained:head=lstm`."""
-        changed = ",".join(f"{path}={value}" for path, value in sorted(self.settings.items()))
-        return f"{self.protocol}:{changed}" if changed else self.protocol
+        """Return the protocol's name in records, with the changed settings: `semi-constrained:head=lstm`."""
+        changes = ",".join(f"{path}={value}" for path, value in sorted(self.settings.items()))
+        return f"{self.protocol}:{changes}" if changes else self.protocol
 
     def check(self) -> None:
-        """Refuse what no task could be measured under.
+        """Check what does not depend on encoder and task.
 
         Raises:
-            UsageError: an unknown protocol, setting or deformation, or a deformation that the protocol cannot take.
+            UsageError: an unknown protocol, setting or corruption, or one that the protocol does not support.
+        """
+        self.protocol_settings()
+        for corruption in self.corruptions:
+            read_deformation(corruption)
+        if self.corruptions and not protocols.REGISTRY.get(self.protocol).supports_corruption:
+            raise UsageError(f"--corrupt: the protocol {self.protocol} does not score corrupted audio; leave it out")
+
+    def protocol_settings(self) -> Any:
+        """Return the protocol's settings with the changes; None where it has none.
+
+        Raises:
+            UsageError: an unknown protocol or setting, or a value that does not fit.
         """
         protocol = protocols.REGISTRY.get(self.protocol)
-        self.read(protocol)
-        for deform in self.corruptions:
-            read_deformation(deform)
-        if self.corruptions and not protocol.deforms:
-            raise UsageError(f"--deform: the protocol {self.protocol} cannot be asked about spoilt sound")
-
-    def read(self, protocol: Protocol) -> Any:
-        """Return the protocol's settings as they are set here; none where it has none.
-
-        Raises:
-            UsageError: an unknown setting, or a value that does not fit.
-        """
-        if protocol.settings is None:
-            if self.settings:
-                raise UsageError(f"--set: the protocol {protocol.name} has nothing to set")
-            return None
         return replace(protocol.settings(), self.settings)

@@ -1,6 +1,6 @@
-"""The test clips' truths and answers beside a record, so that a new metric or a comparison needs no new run.
+"""Truths and predictions of the test clips, stored beside a record: a new metric or a comparison needs no new run.
 
-Parquet with the columns id, seed, truth and answer, the last two as JSON; a row a seed and clip.
+Parquet with the columns id, seed, truth and prediction, the last two as JSON; one line for each seed and clip.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from carrara.bench.protocols._base import ProtocolResult
 from carrara.core.errors import StoreError
 from carrara.core.io import atomic_write
 from carrara.core.record import Record
 
 
 def predictions_path(record: Record, results: Path) -> Path:
-    """Return where the test clips' truths and answers of a record stand."""
+    """Return the file of a record's predictions below a folder of results."""
     return record.path(results).with_suffix(".predictions.parquet")
 
 
-def write_predictions(path: Path, ids: Sequence[str], outcome: ProtocolResult, seeds: Sequence[int]) -> None:
-    """Write every seed's answers with their clips' truths.
+def write_predictions(
+    path: Path, ids: Sequence[str], truths: Sequence[Any], predictions_S: Sequence[Sequence[Any]], seeds: Sequence[int]
+) -> None:
+    """Write each seed's predictions with the truths of their clips.
 
     Raises:
         StoreError: the file cannot be written.
@@ -30,24 +31,25 @@ def write_predictions(path: Path, ids: Sequence[str], outcome: ProtocolResult, s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    truths = [json.dumps(truth, default=_plain) for truth in outcome.truths]
     table = pa.table(
         {
             "id": [*ids] * len(seeds),
             "seed": [seed for seed in seeds for _ in ids],
-            "truth": truths * len(seeds),
-            "answer": [json.dumps(given, default=_plain) for answers in outcome.answers for given in answers],
+            "truth": [json.dumps(truth, default=_to_json) for truth in truths] * len(seeds),
+            "prediction": [
+                json.dumps(value, default=_to_json) for predictions in predictions_S for value in predictions
+            ],
         }
     )
-    with atomic_write(path) as draft:
-        pq.write_table(table, draft)
+    with atomic_write(path) as tmp:
+        pq.write_table(table, tmp)
 
 
 def read_predictions(path: Path) -> dict[int, dict[str, tuple[Any, Any]]]:
-    """Return for each seed truth and answer by clip, lists where arrays were written.
+    """Return for each seed truth and prediction by clip; arrays come back as lists.
 
     Raises:
-        StoreError: there is no such file, or it is not one of predictions.
+        StoreError: there is no such file, or it holds no predictions.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -56,15 +58,15 @@ def read_predictions(path: Path) -> dict[int, dict[str, tuple[Any, Any]]]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as problem:
         reason = str(problem).partition("\n")[0]
-        raise StoreError(f"{path}: no predictions to read ({reason}); measure this row again") from None
-    if lacking := {"id", "seed", "truth", "answer"} - set(table.column_names):
-        raise StoreError(f"{path}: predictions without {', '.join(sorted(lacking))}; measure this row again")
-    rows = table.to_pylist()
-    found: dict[int, dict[str, tuple[Any, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["seed"], {})[row["id"]] = (json.loads(row["truth"]), json.loads(row["answer"]))
-    return found
+        raise StoreError(f"{path}: cannot read predictions ({reason}); run this task again") from None
+    if lacking := {"id", "seed", "truth", "prediction"} - set(table.column_names):
+        raise StoreError(f"{path}: predictions without {', '.join(sorted(lacking))}; run this task again")
+    by_seed: dict[int, dict[str, tuple[Any, Any]]] = {}
+    for line in table.to_pylist():
+        pair = json.loads(line["truth"]), json.loads(line["prediction"])
+        by_seed.setdefault(line["seed"], {})[line["id"]] = pair
+    return by_seed
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else vars(value)

@@ -1,7 +1,7 @@
-"""Where a record comes from: the fingerprint of what was asked, the versions and the command that answered.
+"""Where a record comes from: the fingerprint of its task, and the versions, the source and the command of its run.
 
-The fingerprint is the identity of the task's fields, of the index (ids, sides and labels of the clips that take part)
-and of the versions below. Two records of one path with different fingerprints answer different questions.
+The fingerprint is the identity of the task's fields, of the index (ids, splits and labels of its clips) and of the
+versions below. Two records of one path with different fingerprints do not compare.
 """
 
 from __future__ import annotations
@@ -20,49 +20,48 @@ from carrara.core.hashing import sha256_of_json
 from carrara.core.record import RunInfo
 from carrara.core.task import Task
 
-# Raised whenever a kind of answer or a metric would give another value for the same logits.
-VERSIONS = {"answers": 1, "metrics": 1}
+# Raised whenever a task type or a metric would give another value for the same logits.
+VERSIONS = {"task_types": 1, "metrics": 1}
 PACKAGES = ("carrara", "torch", "numpy", "scipy", "mir_eval", "soundfile", "soxr", "av")
 
 
 def index_identity(clips: Sequence[Clip]) -> str:
-    """Return the identity of the clips' ids, sides and labels."""
+    """Return the identity of the clips' ids, splits and labels."""
     return sha256_of_json([[clip.id, clip.split, clip.labels] for clip in clips])
 
 
 def fingerprint(task: Task, index: str) -> str:
-    """Return the identity of a task asked of an index."""
+    """Return the identity of a task on an index."""
     return sha256_of_json([task.model_dump(mode="json", exclude={"name"}), index, VERSIONS])
 
 
-def run_part(seeds: Sequence[int], device: str, seconds: dict[str, float]) -> RunInfo:
-    """Return what a run took, with the state of this machine's software."""
+def run_info(seeds: Sequence[int], device: str, seconds: dict[str, float]) -> RunInfo:
+    """Return what a run took, with the software of this machine."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "none"
     return RunInfo(
         seed=seeds[0],
         seeds=tuple(seeds),
         device=device,
         seconds={phase: round(value, 3) for phase, value in seconds.items()},
-        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        git=_source_state(),
+        versions=versions,
+        git=_source_commit(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(sys.argv),
     )
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
-
-
-def _source_state() -> str:
-    """Return the commit that the package's source stands at, `-dirty` if it was changed; empty outside of git."""
+def _source_commit() -> str:
+    """Return the commit of the package's source, with `-dirty` if it was changed; empty outside of git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -1,7 +1,7 @@
-"""Suites: named, versioned lists of rows. A published list never changes; a changed one gets the next version.
+"""Suites: named, versioned lists of tasks. A published list never changes; a changed one gets the next version.
 
-MARBLE's first paper and the thesis have 14 rows on eight datasets, here in the order of benchmark.md 1.0. There is no
-suite of 18: that count belongs to a later edition that grew, and neither the thesis nor the first paper lists its rows.
+[yuan2023] and [yuan2023thesis] have 14 tasks on eight datasets, here in the order of [notes/benchmark §1.0]. There is
+no suite of 18: that number belongs to a later edition, and neither text lists its tasks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Suite:
-    """A list of tasks under a name, with its line in `carrara ls` and what its scores are called."""
+    """A named list of tasks.
+
+    Attributes:
+        name, version: its identity.
+        summary: its line in `carrara ls suites`.
+        tasks: names in the order of tables.
+        title: what its scores are called in text.
+    """
 
     name: str
     version: int
@@ -23,7 +30,7 @@ class Suite:
 PEBBLE = Suite(
     "pebble",
     1,
-    "Pebble's rows: composed, rendered and labelled by Carrara itself; its scores are Pebble scores.",
+    "Pebble's tasks: composed, rendered and labelled by Carrara itself; its scores are Pebble scores.",
     (
         "pebble/key",
         "pebble/genre",
@@ -45,7 +52,7 @@ PEBBLE = Suite(
 MARBLE_14 = Suite(
     "marble-14",
     1,
-    "The 14 rows of MARBLE (arXiv 2306.10548), on eight datasets of recordings.",
+    "The 14 tasks of MARBLE (arXiv 2306.10548), on eight datasets of recordings.",
     (
         "giantsteps/key",
         "magnatagatune/tags",

@@ -1,49 +1,102 @@
-"""From a task to its sides: the dataset's clips, their features, and which of them are missing.
+"""From a task to its data: the dataset's clips, which of them can be used, their truths and their features.
 
-A clip of several windows becomes one embedding here where the task says so. Features of clips that take part in several
-tasks are extracted once; the store would remember them too, but looking at every file again is not free. A dataset of
-which a part is missing is used only by a person who says so, and the record then calls itself partial.
+Which clips are used is decided here, once, for every protocol alike: a clip whose audio is absent or cannot be decoded
+is an error, or with `partial` leaves the task, and the record calls itself partial. Features that several tasks share
+are extracted once.
 
 Letters: U clips.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from carrara.bench.protocols._base import Splits
-from carrara.bench.split_features import SplitFeatures, averaged
-from carrara.bench.task_types._base import TaskType
-from carrara.core.clip import SPLITS, Clip
-from carrara.core.errors import AbsentError, DataError
+from carrara.audio.decode import load_audio
+from carrara.audio.stems import load_stem
+from carrara.bench.provenance import index_identity
+from carrara.bench.separation.songs import clip_stems
+from carrara.bench.split_data import LabelledSplit, SplitData, mean_over_windows
+from carrara.bench.task_types._base import ProbeTaskType, TaskType
+from carrara.core.clip import SPLITS, Clip, Split
+from carrara.core.errors import AbsentError, AudioError, DataError
+from carrara.core.progress import track
 from carrara.core.task import Task
-from carrara.data import REGISTRY as DATA
+from carrara.data import REGISTRY as DATASETS
 from carrara.data._base import Dataset
 from carrara.encoders._base import Encoder
-from carrara.features.extract import Features, WindowSpec, extract
+from carrara.features.extract import Features, extract
+from carrara.features.windows import WindowSpec
 
-LEAST_CLIPS = 2
-NAMED = 3
+MIN_CLIPS = 2
+MAX_NAMED = 3
+DECODE_THREADS = 2
+
+
+@dataclass(frozen=True)
+class TaskIndex:
+    """The clips of a task, whether their audio is present or not.
+
+    Attributes:
+        clips: each with its split; at most `limit` of a split.
+        absent: ids of those whose audio is not on disk.
+        shortfall: what the annotations on disk lack of the whole dataset; empty where they are complete.
+    """
+
+    clips: list[Clip]
+    absent: set[str]
+    shortfall: str
+
+    @property
+    def identity(self) -> str:
+        """Return the identity of ids, splits and labels of the clips."""
+        return index_identity(self.clips)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a task is measured on.
+
+    Attributes:
+        task, task_type: the task.
+        window_spec: how the features were extracted; None where the protocol reads audio.
+        splits: the usable clips of each split, with truths, and features unless `window_spec` is None.
+        missing: ids of the clips that are absent or cannot be decoded, sorted.
+    """
+
+    task: Task
+    task_type: TaskType
+    window_spec: WindowSpec | None
+    splits: Mapping[Split, LabelledSplit]
+    missing: tuple[str, ...]
+
+    def unlabelled_test(self) -> SplitData:
+        """Return the test split without truths and labels; the reference stems of source separation, audio, stay."""
+        test = self.splits["test"]
+        clips: Iterable[Clip] = test.clips
+        if isinstance(self.task_type, ProbeTaskType):
+            clips = [replace(clip, labels={}) for clip in clips]
+        return SplitData(list(clips), test.layers, test.rows_U, test.frame_rate)
 
 
 @dataclass
 class FeatureProvider:
-    """Datasets and features for one encoder, each fetched once.
+    """Clips, truths and features of tasks for one encoder; indexes and features stay in memory.
 
     Attributes:
-        encoder: who hears the clips.
-        data_dir: folder of the datasets; none: where `$CARRARA_DATA` says.
+        encoder: the encoder.
+        data_dir: folder of the datasets. None means `$CARRARA_DATA`.
         device: where the encoder runs.
-        limit: clips of a side at most, drawn evenly from those that are there; none: all.
+        limit: use at most so many clips of each split, drawn evenly from those present. None means all.
         partial: whether clips may be missing.
-        datasets: datasets by name that take the place of the shelf's.
+        datasets: datasets by name that replace those of the registry.
+        home: where features are stored. None means `$CARRARA_HOME`.
     """
 
     encoder: Encoder
@@ -52,184 +105,184 @@ class FeatureProvider:
     limit: int | None = None
     partial: bool = False
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
-    _indexes: dict[tuple[str, str], tuple[list[Clip], set[str]]] = field(default_factory=dict)
+    home: Path | None = None
+    _indexes: dict[tuple[str, str], TaskIndex] = field(default_factory=dict)
     _features: dict[tuple[str, WindowSpec, tuple[str, ...]], Features] = field(default_factory=dict)
 
-    def clips(self, task: Task) -> list[Clip]:
-        """Return the clips that a task asks about, each with its side, whether their sound is there or not.
+    def with_encoder(self, encoder: Encoder, home: Path | None) -> FeatureProvider:
+        """Return a provider of the same clips for another encoder, with another home."""
+        return replace(self, encoder=encoder, home=home, _features={})
+
+    def index(self, task: Task) -> TaskIndex:
+        """Return the clips of a task.
 
         Raises:
-            DataError: the annotations are not there or not as distributed.
+            AbsentError: the dataset is not on disk.
+            DataError: its annotations are not as distributed.
         """
-        return self._index(task)[0]
-
-    def absent(self, task: Task) -> set[str]:
-        """Return the ids of those whose sound is not there."""
-        return self._index(task)[1]
-
-    def lacking(self, task: Task) -> str:
-        """Return what the annotations on disk lack of the whole dataset; empty where they define all its clips."""
-        dataset = self.dataset(task)
-        golden = dataset.golden_at(dataset.root(self.data_dir)).get(task.split_scheme, {})
-        found = Counter(str(clip.split) for clip in self.clips(task))
-        off = [
-            f"{found[side]:,} {side} clips, not {number:,}" for side, number in golden.items() if found[side] != number
-        ]
-        return f"the annotations define {', '.join(off)}" if off else ""
-
-    def dataset(self, task: Task) -> Dataset:
-        """Return the dataset of a task."""
-        return self.datasets.get(task.dataset) or DATA.get(task.dataset)
-
-    def material(self, task: Task, answer: TaskType) -> TaskData:
-        """Return a task's clips and the way to their features.
-
-        Raises:
-            DataError: clips are missing and nobody said that they may, or a side has too few.
-        """
-        clips, absent = self._index(task)
-        if absent and not self.partial:
-            raise incomplete(task, f"the sound of {_some(absent)} of {len(clips)} clips is not there")
-        if (lacking := self.lacking(task)) and not self.partial and self.limit is None:
-            raise incomplete(task, lacking)
-        return TaskData(self, task, answer, [clip for clip in clips if clip.id not in absent], sorted(absent))
-
-    def features(self, task: Task, view: WindowSpec, clips: Sequence[Clip]) -> Features:
-        """Return the features of a task's clips."""
-        # The clips belong to the key: those that could not be decoded drop out between one call and the next.
-        key = (task.dataset, view, tuple(clip.id for clip in clips))
-        if key not in self._features:
-            self._features[key] = extract(self.encoder, clips, view, device=self.device)
-        return self._features[key]
-
-    def _index(self, task: Task) -> tuple[list[Clip], set[str]]:
         key = (task.dataset, task.split_scheme)
-        if key not in self._indexes:
-            dataset = self.dataset(task)
-            root = dataset.root(self.data_dir)
-            if not root.exists():
-                raise AbsentError(f"{dataset.name} is not at {root}; `carrara get {dataset.name}` gets it or says how")
-            found = [clip for clip in dataset.clips(root, task.split_scheme) if clip.split]
-            absent = {clip.id for clip in found if not all(path.is_file() for path in dataset.paths(clip))}
-            if len(absent) == len(found) > 0:
-                raise AbsentError(
-                    f"the sound of {dataset.name} is not at {root}; `carrara get {dataset.name}` gets it or says how"
-                )
-            if self.limit is not None:
-                found, absent = _limited([clip for clip in found if clip.id not in absent], self.limit), set()
-            self._indexes[key] = (found, absent)
+        if key in self._indexes:
+            return self._indexes[key]
+        dataset = self.datasets.get(task.dataset) or DATASETS.get(task.dataset)
+        root = dataset.root(self.data_dir)
+        cure = f"`carrara download {dataset.name}` downloads it or says how"
+        if not root.exists():
+            raise AbsentError(f"{dataset.name} is not at {root}; {cure}")
+        clips = [clip for clip in dataset.clips(root, task.split_scheme) if clip.split]
+        absent = {clip.id for clip in clips if not all(path.is_file() for path in dataset.paths(clip))}
+        if len(absent) == len(clips) > 0:
+            raise AbsentError(f"the audio of {dataset.name} is not at {root}; {cure}")
+        if self.limit is not None:
+            clips, absent = _limit([clip for clip in clips if clip.id not in absent], self.limit), set()
+        counts = Counter(str(clip.split) for clip in clips)
+        expected = dataset.golden_at(root).get(task.split_scheme, {})
+        differences = [
+            f"{counts[split]:,} {split} clips, not {number:,}"
+            for split, number in expected.items()
+            if counts[split] != number
+        ]
+        shortfall = f"the annotations define {', '.join(differences)}" if differences else ""
+        self._indexes[key] = TaskIndex(clips, absent, shortfall)
         return self._indexes[key]
 
-
-@dataclass
-class TaskData:
-    """A task's clips that are there, the features of those that can be heard, and the ids of those that cannot."""
-
-    library: FeatureProvider
-    task: Task
-    answer: TaskType
-    clips: list[Clip]
-    missing: list[str]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        enough(self.task, self.clips)
-
-    def of(self, side: str) -> list[Clip]:
-        """Return the clips of one side."""
-        return [clip for clip in self.clips if clip.split == side]
-
-    def sides(self, frames: bool = False) -> Splits:
-        """Return the sides with their features; clips that turn out to be undecodable leave `clips`.
-
-        Args:
-            frames: give a row a frame, whatever the answer.
+    def present_clips(self, task: Task) -> list[Clip]:
+        """Return the clips of a task whose audio is on disk.
 
         Raises:
-            DataError: some are and nobody said that clips may be missing, or a side has too few left.
+            AbsentError: the dataset is not on disk.
+            DataError: clips are missing and `partial` is off, or a split has too few.
         """
-        began = time.perf_counter()
-        heard = self._heard(self.clips, frames=frames or self.answer.frames)
-        self.seconds["features"] = time.perf_counter() - began
-        test = [place for place, clip in enumerate(self.clips) if clip.split == "test"]
-        return Splits(self._side(heard, "train"), self._side(heard, "valid"), lambda: self._cut(heard, test))
+        index = self.index(task)
+        if index.absent and not self.partial:
+            named = ", ".join(sorted(index.absent)[:MAX_NAMED]) + (", …" if len(index.absent) > MAX_NAMED else "")
+            raise _incomplete(
+                task, f"the audio of {len(index.absent)} ({named}) of {len(index.clips)} clips is not on disk"
+            )
+        if index.shortfall and not self.partial and self.limit is None:
+            raise _incomplete(task, index.shortfall)
+        clips = [clip for clip in index.clips if clip.id not in index.absent]
+        _check_split_sizes(task, clips)
+        return clips
 
-    def spoilt(self, deform: str, frames: bool = False) -> SplitFeatures:
-        """Return the test side heard through a deformation.
-
-        Args:
-            deform: what is done to the sound, `noise:20db`.
-            frames: give a row a frame, whatever the answer.
+    def load(
+        self,
+        task: Task,
+        task_type: TaskType,
+        window_spec: WindowSpec | None,
+        splits: Sequence[Split] = SPLITS,
+    ) -> TaskData:
+        """Return a task's usable clips with truths, and with features unless `window_spec` is None.
 
         Raises:
-            DataError: a clip cannot be heard so.
+            DataError: clips are missing and `partial` is off, a clip lacks its label, or a split has too few clips.
         """
-        clips = self.of("test")
-        layers, rows_U, rate = self._heard(clips, deform, frames or self.answer.frames)
-        return SplitFeatures(self.answer.truths(self.task, clips), layers, rows_U, rate)
+        task_index = self.index(task)
+        clips = [clip for clip in self.present_clips(task) if clip.split in splits]
+        features = None
+        if window_spec is None:
+            undecodable = _undecodable(task, task_type, clips, self.encoder.card.sample_rate)
+        else:
+            features = self._extract(task, window_spec, clips)
+            undecodable = features.missing | {
+                clip.id: f"{clip.path}: has no samples"
+                for clip, rows in zip(clips, features.rows)
+                if rows.stop == rows.start and clip.id not in features.missing
+            }
+        if undecodable and not self.partial:
+            first = next(iter(undecodable.values()))
+            raise _incomplete(task, f"{len(undecodable)} clips cannot be decoded, first {first}")
+        usable = [clip for clip in clips if clip.id not in undecodable]
+        _check_split_sizes(task, usable, splits)
+        layers: dict[str, Any] = {}
+        rows_U: list[np.ndarray] = []
+        frame_rate = None
+        if features is not None and window_spec is not None:
+            slices = [rows for clip, rows in zip(clips, features.rows) if clip.id not in undecodable]
+            layers, rows_U = _layers_and_rows(task, window_spec, features, slices)
+            frame_rate = features.frame_rate if window_spec.pool == "frames" else None
+        by_split = {}
+        for split in splits:
+            picks = [index for index, clip in enumerate(usable) if clip.split == split]
+            own = [usable[index] for index in picks]
+            own_rows_U = [rows_U[index] for index in picks] if rows_U else []
+            by_split[split] = LabelledSplit(own, layers, own_rows_U, frame_rate, task_type.truths(task, own))
+        return TaskData(task, task_type, window_spec, by_split, tuple(sorted({*task_index.absent, *undecodable})))
 
-    def _heard(
-        self, clips: list[Clip], deform: str = "", frames: bool = False
-    ) -> tuple[dict[str, Any], list[np.ndarray], float | None]:
-        task = self.task
-        view = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean", corruption=deform)
-        if frames:
-            view = WindowSpec(window_seconds=None, pool="frames", corruption=deform)
-        features = self.library.features(task, view, clips)
-        broken = {clip.id: features.missing.get(clip.id, "no sound in it") for clip, rows in zip(clips, features.rows)
-                  if clip.id in features.missing or rows.stop == rows.start}  # fmt: skip
-        if broken and not self.library.partial:
-            raise incomplete(task, f"{len(broken)} clips cannot be heard, first {next(iter(broken.values()))}")
-        rows_U = [np.arange(rows.start, rows.stop) for clip, rows in zip(clips, features.rows) if clip.id not in broken]
-        self.missing = sorted({*self.missing, *broken})
-        self.clips = [clip for clip in self.clips if clip.id not in broken]
-        enough(task, self.clips)
-        layers: dict[str, Any] = {name: features.layer(name) for name in features.layers}
-        if not frames and task.aggregate == "embedding" and any(len(rows) > 1 for rows in rows_U):
-            layers, rows_U = averaged(layers, rows_U), list(np.arange(len(rows_U))[:, None])
-        return layers, rows_U, features.frame_rate if frames else None
+    def corrupted_test(self, data: TaskData, corruption: str) -> SplitData:
+        """Return the unlabelled test split with the features of its audio corrupted by `corruption` (`noise:20db`).
 
-    def _side(self, heard: tuple[dict[str, Any], list[np.ndarray], float | None], name: str) -> SplitFeatures:
-        return self._cut(heard, [place for place, clip in enumerate(self.clips) if clip.split == name])
+        Raises:
+            DataError: a clip cannot be decoded any more.
+        """
+        test = data.unlabelled_test()
+        if data.window_spec is None:
+            raise ValueError("audio that a protocol reads itself cannot be corrupted")
+        window_spec = data.window_spec.model_copy(update={"corruption": corruption})
+        features = self._extract(data.task, window_spec, test.clips)
+        if features.missing:
+            first = next(iter(features.missing.values()))
+            raise _incomplete(data.task, f"{len(features.missing)} corrupted clips cannot be decoded, first {first}")
+        layers, rows_U = _layers_and_rows(data.task, window_spec, features, features.rows)
+        return replace(test, layers=layers, rows_U=rows_U)
 
-    def _cut(self, heard: tuple[dict[str, Any], list[np.ndarray], float | None], places: list[int]) -> SplitFeatures:
-        layers, rows_U, rate = heard
-        truths = self.answer.truths(self.task, [self.clips[place] for place in places])
-        return SplitFeatures(truths, layers, [rows_U[place] for place in places], rate)
+    def _extract(self, task: Task, window_spec: WindowSpec, clips: Sequence[Clip]) -> Features:
+        key = (task.dataset, window_spec, tuple(clip.id for clip in clips))
+        if key not in self._features:
+            self._features[key] = extract(self.encoder, clips, window_spec, self.home, self.device)
+        return self._features[key]
 
 
-def incomplete(task: Task, what: str) -> DataError:
-    """Return the error that a dataset of which a part is missing raises."""
+def _layers_and_rows(
+    task: Task, window_spec: WindowSpec, features: Features, slices: Sequence[slice]
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Return the features by layer and each clip's rows, averaged over a clip's windows where the task says so."""
+    layers: dict[str, Any] = {name: features.layer(name) for name in features.layers}
+    rows_U = [np.arange(rows.start, rows.stop) for rows in slices]
+    if window_spec.pool == "mean" and task.aggregate == "embedding" and any(len(rows) > 1 for rows in rows_U):
+        return dict(mean_over_windows(layers, rows_U)), list(np.arange(len(rows_U))[:, None])
+    return layers, rows_U
+
+
+def _undecodable(task: Task, task_type: TaskType, clips: Sequence[Clip], sample_rate: int) -> dict[str, str]:
+    """Return by id why a clip, or a stem of it, cannot be decoded; every clip is decoded to the end."""
+
+    def decode(clip: Clip) -> str:
+        try:
+            if isinstance(task_type, ProbeTaskType):
+                load_audio(clip.path, sample_rate, clip.start, clip.duration)
+            else:
+                for stem in clip_stems(task, clip):
+                    load_stem(stem)
+        except AudioError as problem:
+            return str(problem)
+        return ""
+
+    with ThreadPoolExecutor(DECODE_THREADS) as workers:
+        problems = list(track(workers.map(decode, clips), "checking audio", len(clips)))
+    return {clip.id: problem for clip, problem in zip(clips, problems) if problem}
+
+
+def _incomplete(task: Task, problem: str) -> DataError:
     return DataError(
-        f"task {task.name!r}: {what}; `carrara check {task.dataset}` shows all, and --partial measures on what is "
-        "there (the record then calls itself partial)"
+        f"task {task.name!r}: {problem}; `carrara check {task.dataset}` shows all, --partial measures on the others "
+        "(the record is then marked partial)"
     )
 
 
-def enough(task: Task, clips: Sequence[Clip]) -> None:
-    """Check that every side has clips to work with.
-
-    Raises:
-        DataError: one has not.
-    """
-    counts = {side: sum(clip.split == side for clip in clips) for side in SPLITS}
-    for side, count in counts.items():
-        if count < LEAST_CLIPS:
+def _check_split_sizes(task: Task, clips: Sequence[Clip], splits: Sequence[Split] = SPLITS) -> None:
+    counts = Counter(clip.split for clip in clips)
+    for split in splits:
+        if counts[split] < MIN_CLIPS:
             raise DataError(
-                f"task {task.name!r}: the {side} side of {task.dataset}/{task.split_scheme} has too few clips ({count}, at "
-                f"least {LEAST_CLIPS} are needed); `carrara check {task.dataset}` shows what is on disk"
+                f"task {task.name!r}: the {split} split of {task.dataset}/{task.split_scheme} has "
+                f"{counts[split]} clips, fewer than {MIN_CLIPS}; `carrara check {task.dataset}` shows what is on disk"
             )
 
 
-def _some(ids: set[str]) -> str:
-    first = ", ".join(sorted(ids)[:NAMED])
-    return f"{len(ids)} ({first}{', …' if len(ids) > NAMED else ''})"
-
-
-def _limited(clips: list[Clip], limit: int) -> list[Clip]:
-    """Return at most `limit` clips of each side, spread evenly over a fixed shuffle so that no class is cut off."""
-    kept: set[str] = set()
-    for side in SPLITS:
-        ids = [clip.id for clip in clips if clip.split == side]
-        kept.update(np.random.default_rng(len(ids)).permutation(ids)[:limit].tolist())
-    return [clip for clip in clips if clip.id in kept]
+def _limit(clips: list[Clip], limit: int) -> list[Clip]:
+    """Return at most `limit` clips of each split, spread evenly over a fixed shuffle so that no class is cut off."""
+    ids: set[str] = set()
+    for split in SPLITS:
+        of_split = [clip.id for clip in clips if clip.split == split]
+        ids.update(np.random.default_rng(len(of_split)).permutation(of_split)[:limit].tolist())
+    return [clip for clip in clips if clip.id in ids]

@@ -1,1 +1,1 @@
-"""Measures: one file a measure, pure functions of arrays."""
+"""Metrics: pure functions of NumPy arrays."""

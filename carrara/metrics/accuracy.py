@@ -1,4 +1,4 @@
-"""Accuracy: the share of units whose class is the right one.
+"""Accuracy.
 
 Letters: U scored units.
 """
@@ -8,6 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 
-def accuracy(truth_U: np.ndarray, answer_U: np.ndarray) -> float:
-    """Return the share of units answered with their own class."""
-    return float(np.mean(np.asarray(truth_U) == np.asarray(answer_U)))
+def accuracy(truth_U: np.ndarray, prediction_U: np.ndarray) -> float:
+    """Return the fraction of units whose predicted class is the true one."""
+    return float(np.mean(np.asarray(truth_U) == np.asarray(prediction_U)))

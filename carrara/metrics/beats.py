@@ -1,15 +1,15 @@
-"""F-measure of beats: how many of the annotated and of the given beats find a partner within a window of ± so many ms.
+"""F-measure of beats: predicted and annotated beats match one to one within a window of ± so many seconds.
 
-Dixon's measure with the values of `mir_eval.beat.f_measure`: partners are a largest one-to-one matching, and a track
-without annotated or without given beats scores 0. mir_eval looks for a matching in a general graph; of times in order,
-each taking the earliest partner still free gives a largest one too (windows of one width begin and end in the same
-order), and is ten times faster, which validation after each epoch of each probe needs.
+The values are those of `mir_eval.beat.f_measure`: a largest one-to-one matching; a track without annotated or without
+predicted beats scores 0. mir_eval looks for the matching in a general graph. For sorted times and windows of one width,
+giving each beat the earliest partner that is still free yields a largest matching too, ten times faster, which matters
+because validation scores every probe after every epoch.
 
-The texts disagree on the window (benchmark.md 0: the thesis says 20 ms, all released code 70 ms) and on the mean: that
-of the tracks' own values here, or pooled, one F-measure of all tracks' counts, as MARBLE's code has it. Trimmed leaves
-out what comes before 5 s, as `mir_eval.beat.evaluate` does and MARBLE does not.
+Texts and code disagree on the window (20 ms in [yuan2023thesis], 70 ms in all released code) and on the mean: over the
+tracks' own F-measures, or pooled, one F-measure of all tracks' counts, as in MARBLE's code [notes/benchmark §0].
+Trimmed leaves out the first 5 s, as `mir_eval.beat.evaluate` does and MARBLE does not.
 
-Letters: R annotated beats, E given beats.
+Letters: R annotated beats, E predicted beats.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ import numpy as np
 TRIM_SECONDS = 5.0
 
 
-def beat_f(truth_R: np.ndarray, given_E: np.ndarray, window: float) -> float:
+def beat_f(truth_R: np.ndarray, predicted_E: np.ndarray, window: float) -> float:
     """Return the F-measure of one track; times and window in seconds."""
-    return _f(matched(truth_R, given_E, window), len(truth_R), len(given_E))
+    return _f_measure(count_matches(truth_R, predicted_E, window), len(truth_R), len(predicted_E))
 
 
-def beat_f_mean(truths: Sequence[np.ndarray], given: Sequence[np.ndarray], window: float) -> float:
+def beat_f_mean(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], window: float) -> float:
     """Return the mean of the tracks' own F-measures."""
-    return sum(beat_f(truth_R, given_E, window) for truth_R, given_E in zip(truths, given)) / len(truths)
+    return sum(beat_f(truth_R, predicted_E, window) for truth_R, predicted_E in zip(truths, predictions)) / len(truths)
 
 
-def beat_f_pooled(truths: Sequence[np.ndarray], given: Sequence[np.ndarray], window: float) -> float:
-    """Return one F-measure of the beats of all tracks together, each track's matched within itself."""
-    hits = sum(matched(truth_R, given_E, window) for truth_R, given_E in zip(truths, given))
-    return _f(hits, sum(map(len, truths)), sum(map(len, given)))
+def beat_f_pooled(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], window: float) -> float:
+    """Return one F-measure over the beats of all tracks, matched within each track."""
+    matches = sum(count_matches(truth_R, predicted_E, window) for truth_R, predicted_E in zip(truths, predictions))
+    return _f_measure(matches, sum(map(len, truths)), sum(map(len, predictions)))
 
 
-def beat_f_trimmed(truths: Sequence[np.ndarray], given: Sequence[np.ndarray], window: float) -> float:
-    """Return the mean of the tracks' own F-measures of what comes at 5 s or later."""
-    return beat_f_mean([_late(truth_R) for truth_R in truths], [_late(given_E) for given_E in given], window)
+def beat_f_trimmed(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray], window: float) -> float:
+    """Return the mean of the tracks' own F-measures over beats at 5 s or later."""
+    return beat_f_mean([_trim(truth_R) for truth_R in truths], [_trim(times_E) for times_E in predictions], window)
 
 
-def matched(truth_R: np.ndarray, given_E: np.ndarray, window: float) -> int:
-    """Return how many pairs a largest one-to-one matching within the window has."""
-    truth, given = np.sort(truth_R), np.sort(given_E)
+def count_matches(truth_R: np.ndarray, predicted_E: np.ndarray, window: float) -> int:
+    """Return the number of pairs in a largest one-to-one matching within the window."""
+    truth, predicted = np.sort(truth_R), np.sort(predicted_E)
     # The same sums as mir_eval's, so that a beat on the very edge falls on the same side.
-    lows, highs = (given - window).tolist(), (given + window).tolist()
-    hits = place = 0
+    lows, highs = (predicted - window).tolist(), (predicted + window).tolist()
+    matches = index = 0
     for time in truth.tolist():
-        while place < len(lows) and highs[place] < time:
-            place += 1
-        if place < len(lows) and lows[place] <= time:
-            hits += 1
-            place += 1
-    return hits
+        while index < len(lows) and highs[index] < time:
+            index += 1
+        if index < len(lows) and lows[index] <= time:
+            matches += 1
+            index += 1
+    return matches
 
 
-def _late(times: np.ndarray) -> np.ndarray:
+def _trim(times: np.ndarray) -> np.ndarray:
     times = np.asarray(times, dtype=np.float64)
     return times[times >= TRIM_SECONDS]
 
 
-def _f(hits: int, annotated: int, given: int) -> float:
-    return 2 * hits / (annotated + given) if annotated and given else 0.0
+def _f_measure(matches: int, annotated: int, predicted: int) -> float:
+    return 2 * matches / (annotated + predicted) if annotated and predicted else 0.0

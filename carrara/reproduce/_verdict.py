@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from carrara.bench import task_types
-from carrara.bench.interval import DRAWS, percentiles, resampled, resampled_counts
+from carrara.bench.interval import resample_metrics
 from carrara.bench.leaderboard.compare import cell, reloaded
 from carrara.bench.leaderboard.ranking import PERCENT, Span
 from carrara.bench.predictions import predictions_path, read_predictions
 from carrara.core.record import Record
 from carrara.core.task import Task
+from carrara.metrics.bootstrap import DRAWS, mean_over_seeds, percentile_interval, resample_counts
 from carrara.reproduce._base import Claim, Study
 from carrara.reproduce._measure import Measured
 
@@ -70,7 +71,7 @@ def verdicts(study: Study, lines: dict[str, Found], lacking: Collection[str] = (
     for claim in study.claims:
         if claim.above in lines and claim.below in lines:
             above, below = lines[claim.above], lines[claim.below]
-            low, high = percentiles(above.drawn_G - below.drawn_G)
+            low, high = percentile_interval(above.drawn_G - below.drawn_G)
             word = HELD if low > 0 else NOT_HELD if high < 0 else OPEN
             judged.append(Verdict(claim, Span(above.span.value - below.span.value, low, high), word))
         elif {claim.above, claim.below} <= {*lines, *lacking}:
@@ -80,16 +81,15 @@ def verdicts(study: Study, lines: dict[str, Found], lacking: Collection[str] = (
 
 
 def _line(models: Sequence[Measured], rows: Sequence[str], results: Path, place: int) -> Found:
-    value_SR = np.array([[PERCENT * model.records[row].cell() for row in rows] for model in models])
+    value_SR = np.array([[PERCENT * model.records[row].mean_score() for row in rows] for model in models])
     drawn_SG = np.stack(
         [np.mean([_drawn(model.records[row], results) for row in rows], axis=0) for model in models]
     )  # fmt: skip
     seeds = len(models)
-    picks_GS = np.random.default_rng([SEED, seeds, place]).integers(0, seeds, (DRAWS, seeds))
-    drawn_G = PERCENT * np.take_along_axis(drawn_SG.T, picks_GS, 1).mean(1)
+    drawn_G = PERCENT * mean_over_seeds(drawn_SG, np.random.default_rng([SEED, seeds, place]))
     return Found(
         label=models[0].label,
-        span=Span(float(value_SR.mean()), *percentiles(drawn_G)),
+        span=Span(float(value_SR.mean()), *percentile_interval(drawn_G)),
         rows=dict(zip(rows, value_SR.mean(0).tolist())),
         seeds=seeds,
         seconds=sum(model.seconds for model in models) / seeds,
@@ -105,4 +105,4 @@ def _drawn(record: Record, results: Path) -> np.ndarray:
     clips = next(iter(read_predictions(predictions_path(record, results)).values()))
     ids = sorted(clips)
     truths, given = ([reloaded(clips[unit][side]) for unit in ids] for side in (0, 1))
-    return cell(task, resampled(task, answer, truths, given, resampled_counts(len(ids), SEED, DRAWS)))
+    return cell(task, resample_metrics(task, answer, truths, given, resample_counts(len(ids), SEED, DRAWS)))

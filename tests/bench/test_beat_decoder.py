@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.bench.beat_decoder import LIMIT, beat_times, decode
+from carrara.bench.beat_decoder import LIMIT, beat_times, decode_paths
 from carrara.core.errors import UsageError
 
 
@@ -79,7 +79,7 @@ def test_the_path_is_the_plain_viterbis(rate):
     draw = np.random.default_rng(int(rate * 10))
     plain = Plain(rate)
     clips = [draw.normal(-1, 3, frames) for frames in (1, 2, 3, 4, 7, 13, 29, 30, 31, 60, 120)]
-    decoded = decode([torch.from_numpy(clip) for clip in clips], rate)
+    decoded = decode_paths([torch.from_numpy(clip) for clip in clips], rate)
     for clip, (starts, intervals) in zip(clips, decoded):
         best, probability = plain.viterbi(clip)
         path = states(starts, intervals, len(clip))
@@ -95,7 +95,7 @@ PLAIN = Plain(8.0)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.floats(-13, 13), min_size=1, max_size=40), min_size=1, max_size=5))
 def test_no_path_is_more_likely(clips):
-    decoded = decode([torch.tensor(clip, dtype=torch.double) for clip in clips], 8.0)
+    decoded = decode_paths([torch.tensor(clip, dtype=torch.double) for clip in clips], 8.0)
     for clip, (starts, intervals) in zip(clips, decoded):
         found = PLAIN.log_probability(states(starts, intervals, len(clip)), clip)
         assert found == pytest.approx(PLAIN.viterbi(clip)[1], abs=1e-8)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.metrics.beats import beat_f, beat_f_mean, beat_f_pooled, beat_f_trimmed, matched
+from carrara.metrics.beats import beat_f, beat_f_mean, beat_f_pooled, beat_f_trimmed, count_matches
 
 # Whole hundredths crowd the windows' edges; any float does the rest.
 times = st.one_of(
@@ -35,7 +35,7 @@ def test_one_track_is_mir_evals(truth, answer, window):
 @settings(max_examples=200, deadline=None)
 @given(times, times, windows)
 def test_as_many_pairs_as_mir_eval_finds(truth, answer, window):
-    assert matched(truth, answer, window) == len(mir_eval.util.match_events(truth, answer, window))
+    assert count_matches(truth, answer, window) == len(mir_eval.util.match_events(truth, answer, window))
 
 
 @settings(max_examples=50, deadline=None)

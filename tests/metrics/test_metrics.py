@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from carrara.data._pebble.labels import KEYS
 from carrara.metrics.accuracy import accuracy
-from carrara.metrics.average_precision import average_precision
 from carrara.metrics.key import key_weighted, key_weighted_2017
 from carrara.metrics.r2 import r2
-from carrara.metrics.roc_auc import roc_auc
+from carrara.metrics.ranking import average_precision, roc_auc
 
 
 @settings(deadline=None, max_examples=100)

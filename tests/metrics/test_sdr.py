@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.metrics.sdr import EPSILON, sdr, sdr_of_sums
+from carrara.metrics.sdr import EPSILON, sdr, sdr_from_sums
 
 
 @pytest.fixture
@@ -53,4 +53,4 @@ def test_sums_gathered_in_pieces_give_the_same(pieces, seed):
     parts = list(zip(np.array_split(truth, pieces, axis=1), np.array_split(estimate, pieces, axis=1)))
     signal = sum(np.sum(s.astype(np.float64) ** 2) for s, _ in parts)
     error = sum(np.sum((s.astype(np.float64) - e) ** 2) for s, e in parts)
-    assert sdr_of_sums(signal, error) == pytest.approx(sdr(truth, estimate), abs=1e-9)
+    assert sdr_from_sums(signal, error) == pytest.approx(sdr(truth, estimate), abs=1e-9)

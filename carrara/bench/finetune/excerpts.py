@@ -21,17 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.audio.decode import header, load
-from carrara.audio.window import stitched, windows
+from carrara.audio.decode import load_audio, read_info
+from carrara.audio.windows import merge_overlaps, window_spans
 from carrara.bench.finetune.model import Tunable
 from carrara.bench.probes.rng import order
-from carrara.bench.task_types._base import Frames, State, TaskType
+from carrara.bench.task_types._base import Frames, ProbeTaskType, State
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
-from carrara.features.encode import EncodePlan, Rows, Window, encode_windows
-from carrara.features.extract import as_windows
+from carrara.features.encode import EncodePlan, Rows, Window, as_windows, encode_windows
 from carrara.features.prefetch import prefetch
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
@@ -74,30 +73,30 @@ class Draw:
 
 
 def excerpts(
-    encoder: Encoder, task: Task, answer: TaskType, state: State, clips: Sequence[Clip]
+    encoder: Encoder, task: Task, answer: ProbeTaskType, state: State, clips: Sequence[Clip]
 ) -> list[tuple[Excerpt, ...]]:
     """Return the examples of an epoch, each the windows of which one is heard.
 
     Raises:
         DataError: a clip's file cannot be read.
     """
-    card, cut = encoder.card, learning_grid(encoder, task, answer.frames)
+    card, cut = encoder.card, learning_grid(encoder, task, answer.frame_level)
     lengths = [_samples(clip, card.sample_rate) for clip in clips]
-    rate = card.frame_rate if answer.frames else None
-    grid_of_frames = Frames([encoder.frames(length) for length in lengths], rate) if rate else None
+    rate = card.frame_rate if answer.frame_level else None
+    grid_of_frames = Frames([encoder.num_frames(length) for length in lengths], rate) if rate else None
     targets = answer.targets(task, state, answer.truths(task, clips), grid_of_frames)
     found: list[tuple[Excerpt, ...]] = []
     for clip, samples, target in zip(clips, lengths, targets):
-        spans = windows(samples, cut.window, cut.hop, cut.min_tail)
+        spans = window_spans(samples, cut.window, cut.hop, cut.min_tail)
         own = []
         for start, length in spans:
             wanted = target
             if rate:
                 first = round(start * rate / card.sample_rate)
-                wanted = target[first : first + encoder.frames(length)]
+                wanted = target[first : first + encoder.num_frames(length)]
             seconds = clip.duration if spans == [(0, samples)] else length / card.sample_rate
             own.append(Excerpt(clip.path, clip.start + start / card.sample_rate, seconds, np.asarray(wanted)))
-        if task.aggregate == "embedding" and not answer.frames:
+        if task.aggregate == "embedding" and not answer.frame_level:
             found.append(tuple(own))
         else:
             found.extend((one,) for one in own)
@@ -189,15 +188,15 @@ def _joined(group: Iterator[tuple[Window, Rows]], rate: float | None) -> np.ndar
             if rows:
                 yield place if rate is None else round(window.start * rate), rows
 
-    return np.concatenate([np.stack(list(rows.values())) for _, rows in stitched(sounding())], axis=1)
+    return np.concatenate([np.stack(list(rows.values())) for _, rows in merge_overlaps(sounding())], axis=1)
 
 
 def _samples(clip: Clip, sample_rate: int) -> int:
     """Return how many samples of a clip there are, from its file's head where that is exact."""
     try:
-        head = header(clip.path)
+        head = read_info(clip.path)
         if head.duration_seconds is None or not head.exact:
-            return len(load(clip.path, sample_rate, clip.start, clip.duration))
+            return len(load_audio(clip.path, sample_rate, clip.start, clip.duration))
     except AudioError as problem:
         raise unheard(str(problem)) from None
     left = head.duration_seconds - clip.start
@@ -206,12 +205,12 @@ def _samples(clip: Clip, sample_rate: int) -> int:
 
 
 def _sounds(heard: Sequence[Excerpt], sample_rate: int) -> Iterator[list[np.ndarray]]:
-    yield [load(one.path, sample_rate, one.start, one.duration) for one in heard]
+    yield [load_audio(one.path, sample_rate, one.start, one.duration) for one in heard]
 
 
 def _windows(clip: Clip, cut: WindowGrid, sample_rate: int) -> Iterator[tuple[int, np.ndarray]]:
-    samples_T = load(clip.path, sample_rate, clip.start, clip.duration)
-    for start, length in windows(len(samples_T), cut.window, cut.hop, cut.min_tail):
+    samples_T = load_audio(clip.path, sample_rate, clip.start, clip.duration)
+    for start, length in window_spans(len(samples_T), cut.window, cut.hop, cut.min_tail):
         yield start, samples_T[start : start + length]
 
 

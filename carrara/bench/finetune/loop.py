@@ -98,11 +98,11 @@ def tune(tuning: Tuning, lesson: Lesson) -> None:
     course = tuning.course
     with torch.random.fork_rng(), progress(f"fine-tuning on {lesson.name}", course.max_epochs) as advance:
         advance(len(course.scores))
-        while not course.over:
+        while not course.stopped:
             loss = _epoch(tuning, lesson, len(course.scores))
             tuning.model.eval()
             score, rule = lesson.watched(tuning.model)
-            if course.saw(loss, score):
+            if course.update(loss, score):
                 tuning.best, tuning.rule = _copied(tuning.model.learned()), rule
             _save(tuning)
             advance(1, f"loss {loss:.3f}, {score:.3f} on valid")
@@ -149,7 +149,7 @@ def _epoch(tuning: Tuning, lesson: Lesson, epoch: int) -> float:
 def _loss(tuning: Tuning, lesson: Lesson, batch: Batch, generator: np.random.Generator) -> tuple[Tensor, int]:
     """Return a batch's mean loss and over how many rows it is."""
     model, device = tuning.model, tuning.device
-    counts = [model.encoder.frames(length) if model.frames else 1 for length in batch.lengths_B.tolist()]
+    counts = [model.encoder.num_frames(length) if model.frames else 1 for length in batch.lengths_B.tolist()]
     head = model.head
     kept_RH = torch.from_numpy(kept(generator, sum(counts), len(head.inner_bias), head.dropout)).to(device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=compute_dtype(device) == "bfloat16"):

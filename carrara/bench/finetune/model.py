@@ -26,7 +26,7 @@ from carrara.bench.finetune.settings import FinetuneSettings
 from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
-from carrara.nn.conv.waveform_frontend import ConvFront
+from carrara.nn.conv.waveform_frontend import WaveformFrontend
 
 LAYER = "fine-tuned"
 
@@ -60,7 +60,7 @@ class Tunable(nn.Module):
             adapt(self.encoder, how.lora_rank, how.lora_alpha, seed)
         elif how.freeze_front:
             for module in self.encoder.modules():
-                if isinstance(module, ConvFront):
+                if isinstance(module, WaveformFrontend):
                     module.requires_grad_(False)
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor, kept_RH: Tensor | None = None) -> Tensor:
@@ -72,7 +72,7 @@ class Tunable(nn.Module):
             kept_RH: which hidden units of the probe dropout keeps; none: all.
         """
         layers_BLFD = self.encoder(samples_BT, lengths_B)
-        frames_B = [self.encoder.frames(length) for length in lengths_B.tolist()]
+        frames_B = [self.encoder.num_frames(length) for length in lengths_B.tolist()]
         with torch.autocast(samples_BT.device.type, enabled=False):
             return self.answer(self.rows(layers_BLFD.float(), frames_B), kept_RH)
 

@@ -68,16 +68,16 @@ class ProbeProblem:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedProbe:
     """One probe after training: its course and its parameters at its best epoch (none if no epoch was finite)."""
 
     spec: ProbeSpec
     shape: ProbeShape
-    course: ProbeHistory
+    history: ProbeHistory
     best_N: Tensor | None
 
 
-def train_grid(question: ProbeProblem, specs: list[ProbeSpec], settings: GridSettings) -> list[Trained]:
+def train_grid(question: ProbeProblem, specs: list[ProbeSpec], settings: GridSettings) -> list[TrainedProbe]:
     """Return every probe trained, in the order of `specs`."""
     device = torch.device(settings.device)
     sources = _sources(specs)
@@ -93,7 +93,7 @@ def train_grid(question: ProbeProblem, specs: list[ProbeSpec], settings: GridSet
     return [done[spec] for spec in specs]
 
 
-def answer_rows(trained: Trained, examples: Examples, device: str = "cpu") -> Tensor:
+def probe_logits(trained: TrainedProbe, examples: Examples, device: str = "cpu") -> Tensor:
     """Return the logits `[R, K]` of a trained probe for rows, on the CPU.
 
     Raises:
@@ -136,11 +136,11 @@ class _Run:
         self.epochs += 1
         for row, (probe, loss, score) in enumerate(zip(self.rows, losses_P, scores_P)):
             course = self.courses[probe]
-            if course.saw(loss, score):
+            if course.update(loss, score):
                 self.best[probe] = self.stack.value_PN[row].clone()
             self.stack.learning_rates[row] = course.plateau.learning_rate
             settled += 1
-            if course.over:
+            if course.stopped:
                 settled += self.settings.max_epochs - self.epochs
             else:
                 live.append(row)
@@ -149,10 +149,10 @@ class _Run:
             self.stack.keep(live)
         return settled
 
-    def results(self) -> Iterator[Trained]:
+    def results(self) -> Iterator[TrainedProbe]:
         """Yield every probe, whether it went on to the end or not."""
         for spec, course, best_N in zip(self.specs, self.courses, self.best):
-            yield Trained(spec, self.shape, course, None if best_N is None else best_N.cpu())
+            yield TrainedProbe(spec, self.shape, course, None if best_N is None else best_N.cpu())
 
     def _cuts(self) -> list[slice]:
         live = len(self.rows)

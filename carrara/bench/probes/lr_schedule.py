@@ -52,14 +52,14 @@ class ProbeHistory:
     scores: list[float] = field(default_factory=list)
     best: float = -math.inf
     best_epoch: int = -1
-    dead: bool = False
+    diverged: bool = False
 
-    def saw(self, loss: float, score: float) -> bool:
+    def update(self, loss: float, score: float) -> bool:
         """Take an epoch's loss and score; return whether it is the best so far."""
         self.losses.append(loss)
         self.scores.append(score)
         if not (math.isfinite(loss) and math.isfinite(score)):
-            self.dead = True
+            self.diverged = True
             return False
         self.plateau.step(score)
         if score <= self.best:
@@ -68,7 +68,7 @@ class ProbeHistory:
         return True
 
     @property
-    def over(self) -> bool:
+    def stopped(self) -> bool:
         """Whether the probe has stopped."""
         epochs = len(self.scores)
-        return self.dead or epochs >= self.max_epochs or epochs - 1 - self.best_epoch >= self.stop_patience
+        return self.diverged or epochs >= self.max_epochs or epochs - 1 - self.best_epoch >= self.stop_patience

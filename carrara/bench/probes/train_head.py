@@ -27,7 +27,7 @@ BLOCK_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
-class HeadQuestion:
+class HeadProblem:
     """What a head is asked.
 
     Attributes:
@@ -41,7 +41,7 @@ class HeadQuestion:
     train: Examples
     valid: Examples
     loss: Callable[[Tensor, Tensor], Tensor]
-    watched: Callable[[Tensor], tuple[float, str]]
+    monitor: Callable[[Tensor], tuple[float, str]]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class TrainedHead:
     The weights are on the CPU.
     """
 
-    how: HeadTraining
-    course: ProbeHistory
+    training: HeadTraining
+    history: ProbeHistory
     reader: Reader
     best: dict[str, Tensor] | None = None
     rule: str = ""
@@ -77,7 +77,7 @@ class TrainedHead:
 def train_head(
     head: Head,
     shape: HeadShape,
-    question: HeadQuestion,
+    question: HeadProblem,
     how: HeadTraining,
     advance: Callable[..., None] = lambda amount=1, note="": None,
 ) -> TrainedHead:
@@ -95,12 +95,12 @@ def train_head(
         torch.manual_seed(initial_generator(how.seed, how.layer, how.learning_rate).initial_seed())
         trained = TrainedHead(how, course, Reader(head, shape, len(how.sources)).to(how.device))
         adam = torch.optim.AdamW(trained.reader.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        while not course.over:
+        while not course.stopped:
             epoch = len(course.scores)
             loss = _epoch(trained, question, adam, epoch)
             logits_RK = _logits(trained.reader, question.valid, how)
-            score, rule = question.watched(logits_RK.nan_to_num()[None])
-            if course.saw(loss, score if logits_RK.isfinite().all() else -np.inf):
+            score, rule = question.monitor(logits_RK.nan_to_num()[None])
+            if course.update(loss, score if logits_RK.isfinite().all() else -np.inf):
                 trained.best = {name: one.to("cpu", copy=True) for name, one in trained.reader.state_dict().items()}
                 trained.rule = rule
             for group in adam.param_groups:
@@ -111,24 +111,24 @@ def train_head(
     return trained
 
 
-def answer_head(trained: TrainedHead, examples: Examples) -> Tensor:
+def head_logits(trained: TrainedHead, examples: Examples) -> Tensor:
     """Return the logits of a trained head, on the CPU: `[R, K]`, or `[N, K]` where examples have one answer each.
 
     Raises:
         ValueError: the head never reached a finite score.
     """
     if trained.best is None:
-        raise ValueError(f"the head {trained.how} never reached a finite score")
+        raise ValueError(f"the head {trained.training} never reached a finite score")
     trained.reader.load_state_dict(trained.best)
     try:
-        return _logits(trained.reader.to(trained.how.device), examples, trained.how)
+        return _logits(trained.reader.to(trained.training.device), examples, trained.training)
     finally:
         trained.reader.cpu()
 
 
-def _epoch(trained: TrainedHead, question: HeadQuestion, adam: torch.optim.Optimizer, epoch: int) -> float:
+def _epoch(trained: TrainedHead, question: HeadProblem, adam: torch.optim.Optimizer, epoch: int) -> float:
     """Take an epoch's steps and return the mean loss."""
-    reader, how, train = trained.reader.train(), trained.how, question.train
+    reader, how, train = trained.reader.train(), trained.training, question.train
     if train.targets_R is None:
         raise ValueError("examples without targets cannot be trained on")
     starts_N = np.cumsum(train.counts_N) - train.counts_N

@@ -1,4 +1,4 @@
-"""Sets of rules: one public file = one protocol, which defines `PROTOCOL`."""
+"""Protocols: one public file defines one protocol as `PROTOCOL`."""
 
 from carrara.core.registry import Registry
 

@@ -1,95 +1,153 @@
-"""What every protocol promises: from a task and an encoder to one answer a test clip, the test side read once, last."""
+"""The interface of protocols: from training and validation clips to a predictor, without any test clip.
+
+`carrara/bench/run.py` extracts the features that `window_spec` asks for, calls `run`, lets the predictor predict the
+clean and each corrupted test set, and scores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from carrara.bench.split_features import SplitFeatures
-from carrara.bench.task_types._base import TaskType
-from carrara.core.clip import Clip
+from carrara.bench.probes.lr_schedule import ProbeHistory
+from carrara.bench.split_data import LabelledSplit, SplitData
+from carrara.bench.task_types._base import Prediction, ProbeTaskType, TaskType
+from carrara.core.errors import UsageError
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 from carrara.core.task import Task
-from carrara.encoders._base import Encoder
+from carrara.encoders._base import Card, Encoder
+from carrara.features.windows import WindowSpec
 
-
-@dataclass(frozen=True)
-class Splits:
-    """The features of a task. The test side is a door that is opened once, after the choice."""
-
-    train: SplitFeatures
-    valid: SplitFeatures
-    test: Callable[[], SplitFeatures]
+CNN = "cnn"  # the layer of the convolutional features, in no weighted sum
 
 
 @dataclass(frozen=True)
 class ProtocolInputs:
-    """What a protocol is given.
+    """What a protocol gets. The test split is not among it.
 
     Attributes:
-        task, answer: the question and its kind.
-        encoder: who is asked, in evaluation mode, on the device; only what copies it may train it.
-        clips: the clips of each side that can be heard.
-        sides: features of these clips, extracted when first asked for: a row a window, or a frame where the answer
-            asks for frames.
-        frame_sides: features of these clips, a row a frame, whatever the answer.
-        seeds: of the draws; each is a whole run of the rules.
-        device: where encoder and probes run.
-        settings: what the protocol lets a person set, or none where there is nothing.
+        task, task_type: what is to be predicted.
+        encoder: in evaluation mode, on the device; only a copy of it may be trained.
+        train, valid: clips with truths, and with features unless the protocol reads audio.
+        settings: of the protocol's `settings` type.
+        seeds: of training; each is a complete run of the protocol.
+        device: of encoder and probes.
     """
 
     task: Task
-    answer: TaskType
+    task_type: TaskType
     encoder: Encoder
-    clips: Mapping[str, Sequence[Clip]]
-    sides: Callable[[], Splits]
-    frame_sides: Callable[[], Splits]
-    seeds: tuple[int, ...]
-    device: str
-    settings: Any = None
+    train: LabelledSplit
+    valid: LabelledSplit
+    settings: Any
+    seeds: tuple[int, ...] = (1234,)
+    device: str = "cpu"
+
+    @property
+    def probe_task_type(self) -> ProbeTaskType:
+        """Return the task type of a task that a probe can learn; `window_spec` refuses all others."""
+        assert isinstance(self.task_type, ProbeTaskType)
+        return self.task_type
+
+
+class Predictor(ABC):
+    """What validation chose, one for each seed, ready to predict."""
+
+    @abstractmethod
+    def predict(self, split: SplitData) -> list[list[Prediction]]:
+        """Return for each seed one prediction for each clip.
+
+        Raises:
+            DataError: a clip cannot be decoded.
+        """
 
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What a protocol found.
+    """What a protocol reached.
 
     Attributes:
-        tried: how many probes were trained, over all seeds.
+        predictor: predicts the test clips.
+        tried: number of probes trained, over all seeds.
         grid: those that reached a finite validation score.
         chosen: for each seed, which of them validation chose.
-        truths: one a test clip.
-        answers: for each seed one a test clip.
         seconds: wall time by phase.
-        read: (another test side) → for each seed one answer a clip by the chosen probe; none where it cannot be asked.
-        frames: whether `read` wants a row a frame, whatever the answer.
+        checkpoints: folders to resume from, of no use once the record is written.
     """
 
+    predictor: Predictor
     tried: int
     grid: tuple[GridPoint, ...]
     chosen: tuple[dict[str, Any], ...]
-    truths: Sequence[Any]
-    answers: Sequence[Sequence[Any]]
     seconds: dict[str, float] = field(default_factory=dict)
-    read: Callable[[SplitFeatures], list[list[Any]]] | None = None
-    frames: bool = False
+    checkpoints: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A set of rules.
+    """A protocol.
 
     Attributes:
-        name: as on the shelf.
+        name: in the registry.
         version: raised whenever a score could change.
-        run: inputs → outcome.
-        settings: the kind of settings that a person may change; none where there is nothing to set.
-        deforms: whether the chosen probe can be asked about spoilt sound (`Outcome.read`).
+        settings: the type of its settings.
+        window_spec: (task, task type, card, settings) → how the features are extracted, or None where the protocol
+            reads audio. Raises UsageError where the protocol cannot run this task on this encoder.
+        run: inputs → result.
+        supports_corruption: whether its predictor can predict corrupted audio.
     """
 
     name: str
     version: int
+    settings: type[Settings]
+    window_spec: Callable[[Task, TaskType, Card, Any], WindowSpec | None]
     run: Callable[[ProtocolInputs], ProtocolResult]
-    settings: type[Settings] | None = None
-    deforms: bool = True
+    supports_corruption: bool = True
+
+
+def probe_windows(task: Task, frames: bool = False, cnn: bool = False) -> WindowSpec:
+    """Return the windows of a task, each a row; or with `frames` the whole clip, a row for each frame."""
+    if frames:
+        return WindowSpec(window_seconds=None, pool="frames", cnn=cnn)
+    return WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, cnn=cnn)
+
+
+def refuse_without_probe(task: Task, task_type: TaskType) -> None:
+    """Refuse a task that no probe can learn.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if not isinstance(task_type, ProbeTaskType):
+        raise UsageError(f"task {task.name!r}: {task.task_type} needs a network of its own; use --protocol constrained")
+
+
+def refuse_without_cnn(card: Card, setting: str) -> None:
+    """Refuse a setting that needs convolutional features which the encoder does not have.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not card.cnn_dim:
+        raise UsageError(f"--set {setting}: {card.name} has no convolutional features; leave the setting out")
+
+
+def grid_point(layer: str, learning_rate: float, seed: int, history: ProbeHistory) -> GridPoint:
+    """Return the point of the grid that a training was, with the best validation score it reached."""
+    return GridPoint(
+        layer=layer,
+        learning_rate=learning_rate,
+        valid=history.best,
+        epoch=history.best_epoch,
+        epochs=len(history.scores),
+        seed=seed,
+    )
+
+
+def window_choice(task: Task, rule: str) -> dict[str, str]:
+    """Return the chosen rule for a clip's windows, as part of what validation chose; empty where there is no choice."""
+    return {"windows": rule} if task.aggregate == "ensemble" else {}

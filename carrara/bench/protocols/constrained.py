@@ -1,149 +1,182 @@
 """MARBLE's constrained track: a small probe on frozen features, layer and learning rate chosen on validation.
 
-Yuan et al. 2023 (arXiv 2306.10548, section 4; benchmark.md 2.1 to 2.3): one hidden layer of 512 units, dropout 0.2,
-batches of 64, Adam, the rate halved on a plateau of the watched validation score and training stopped early; every
-layer and their learned weighted sum × six learning rates; the best epoch of the best probe by that score. Then the test
-side is read, once, after the choice.
+[yuan2023 §4; notes/benchmark §2.1] to [notes/benchmark §2.3]: one hidden layer of 512 units, dropout 0.2, batches of
+64, Adam, the learning rate halved on a plateau of the monitored validation metric, early stopping; every layer and
+their learned weighted sum × six learning rates; the best epoch of the best probe by that metric. Then the test split,
+once.
 
-The weighted sum adds every row, 0 to L, as the thesis says (v1's code leaves row 0 out). The convolutional features
-"cnn", where the encoder has them, are tried as a layer but are no part of the sum. An encoder of a single row has no
-sum. A probe that never reached a finite score was tried but is no point of the grid.
+The weighted sum adds layers 0 to L, as in [yuan2023thesis] (v1's code leaves layer 0 out). With `--set
+layers=transformer+cnn` the convolutional features "cnn", where the encoder has them, are one more layer of the search,
+but no part of the sum. An encoder of a single layer has no sum. A probe that never reached a finite score counts as
+tried but is no point of the grid. Source separation trains its own head (`carrara/bench/separation`) in the same
+search.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-from carrara.bench.probes.grid import GridSettings, ProbeProblem, Trained, answer_rows, train_grid
+from carrara.bench.probes.grid import GridSettings, ProbeProblem, TrainedProbe, probe_logits, train_grid
 from carrara.bench.probes.probe import ProbeSpec
-from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult, Splits
-from carrara.bench.split_features import SplitFeatures, answers, to_learn, watched
-from carrara.bench.task_types._base import State, TaskType
-from carrara.core.errors import DataError
-from carrara.core.record import GridPoint
+from carrara.bench.protocols._base import (
+    CNN,
+    Predictor,
+    Protocol,
+    ProtocolInputs,
+    ProtocolResult,
+    grid_point,
+    probe_windows,
+    refuse_without_cnn,
+    window_choice,
+)
+from carrara.bench.split_data import SplitData, monitored_score, predict, training_examples
+from carrara.bench.task_types._base import Prediction, ProbeTaskType, State, TaskType
+from carrara.core.errors import DataError, UsageError
+from carrara.core.settings import Settings
 from carrara.core.task import Task
+from carrara.encoders._base import Card
+from carrara.features.windows import WindowSpec
 
 LEARNING_RATES = (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 HIDDEN, DROPOUT, BATCH = 512, 0.2, 64
 SUM = "weighted-sum"
-EXTRAS = ("cnn",)
 
 
-def run(inputs: ProtocolInputs) -> ProtocolResult:
-    """Return what the rules find for one task.
+class LayerSettings(Settings):
+    """Settings of a search over layers.
+
+    Attributes:
+        layers: `transformer` tries layers 0 to L, as MARBLE; `transformer+cnn` the convolutional features too.
+    """
+
+    layers: Literal["transformer", "transformer+cnn"] = "transformer"
+
+
+def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: LayerSettings) -> WindowSpec | None:
+    """Return the windows of a search over layers; None for source separation, which reads audio.
+
+    Raises:
+        UsageError: `transformer+cnn` for an encoder or a task that has no use of convolutional features.
+    """
+    cnn = settings.layers == "transformer+cnn"
+    if cnn:
+        refuse_without_cnn(card, "layers=transformer+cnn")
+    if not isinstance(task_type, ProbeTaskType):
+        if cnn:
+            raise UsageError(f"task {task.name!r}: source separation reads layers 0 to L; leave --set layers out")
+        return None
+    return probe_windows(task, frames=task_type.frame_level, cnn=cnn)
+
+
+def grid_points(layers: tuple[str, ...], seeds: tuple[int, ...]) -> list[ProbeSpec]:
+    """Return every point of the search over these layers, for every seed."""
+    summed = tuple(name for name in layers if name != CNN)
+    sources: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in layers]
+    if len(summed) > 1:
+        sources.append((SUM, summed))
+    return [ProbeSpec(name, names, rate, seed) for seed in seeds for name, names in sources for rate in LEARNING_RATES]
+
+
+def run_search(inputs: ProtocolInputs, hidden: int, dropout: float) -> ProtocolResult:
+    """Train a probe at every point of the grid, all in one pass, and choose one for each seed on validation.
+
+    Args:
+        inputs: of the protocol.
+        hidden: units of the probe's hidden layer; 0 for a linear probe.
+        dropout: of the hidden units.
 
     Raises:
         DataError: no probe reached a finite validation score.
     """
-    if inputs.answer.run is not None:
-        return inputs.answer.run(inputs)
-    task, answer = inputs.task, inputs.answer
-    how = GridSettings(
-        outputs=answer.outputs(task),
-        hidden=HIDDEN,
-        dropout=DROPOUT,
+    started = time.perf_counter()
+    task, task_type, valid = inputs.task, inputs.probe_task_type, inputs.valid
+    state = task_type.fit(task, inputs.train.truths)
+    problem = ProbeProblem(
+        training_examples(task, task_type, state, inputs.train),
+        valid.eval_examples(),
+        task_type.loss,
+        lambda logits_PRK: [score for score, _ in monitored_score(task, task_type, state, valid, logits_PRK)],
+    )
+    settings = GridSettings(
+        outputs=task_type.outputs(task),
+        hidden=hidden,
+        dropout=dropout,
         batch=BATCH,
         max_epochs=task.max_epochs,
         plateau_patience=task.plateau_patience,
         stop_patience=task.stop_patience,
         device=inputs.device,
     )
-    sides = inputs.sides()
-    return searched(inputs, sides, search(tuple(sides.train.layers), inputs.seeds), how)
-
-
-def searched(inputs: ProtocolInputs, sides: Splits, specs: list[ProbeSpec], how: GridSettings) -> ProtocolResult:
-    """Return what a search over these probes finds: trained at once, chosen on validation, read on test once.
-
-    Raises:
-        DataError: no probe reached a finite validation score.
-    """
-    began = time.perf_counter()
-    task, answer = inputs.task, inputs.answer
-    state = answer.fit(task, sides.train.truths)
-    trained = train(task, answer, state, sides, specs, how)
-    chosen = [choose(task, [one for one in trained if one.spec.seed == seed]) for seed in inputs.seeds]
-    joining = [
-        watched(task, answer, state, sides.valid, answer_rows(one, sides.valid.to_answer())[None])[0][1]
-        for one in chosen
-    ]
-    probed = time.perf_counter()
-
-    def read(side: SplitFeatures) -> list[list[Any]]:
-        rows = side.to_answer()
-        return [
-            answers(task, answer, state, side, answer_rows(one, rows)[None], rule)[0]
-            for one, rule in zip(chosen, joining)
-        ]
-
-    test = sides.test()
+    trained = train_grid(problem, grid_points(tuple(inputs.train.layers), inputs.seeds), settings)
+    chosen, rules = [], []
+    for seed in inputs.seeds:
+        best = select_best(task, [probe for probe in trained if probe.spec.seed == seed])
+        logits_RK = probe_logits(best, valid.eval_examples())
+        chosen.append(best)
+        rules.append(monitored_score(task, task_type, state, valid, logits_RK[None])[0][1])
     return ProtocolResult(
+        predictor=_FittedProbes(task, task_type, state, chosen, rules),
         tried=len(trained),
-        grid=tuple(_point(one) for one in trained if one.best_N is not None),
-        chosen=tuple(_choice(one, rule, task) for one, rule in zip(chosen, joining)),
-        truths=test.truths,
-        answers=read(test),
-        seconds={"probe": probed - began, "test": time.perf_counter() - probed},
-        read=read,
+        grid=tuple(
+            grid_point(probe.spec.layer, probe.spec.learning_rate, probe.spec.seed, probe.history)
+            for probe in trained
+            if probe.best_N is not None
+        ),
+        chosen=tuple(
+            {
+                "layer": probe.spec.layer,
+                "learning_rate": probe.spec.learning_rate,
+                "epoch": probe.history.best_epoch,
+                **window_choice(task, rule),
+            }
+            for probe, rule in zip(chosen, rules)
+        ),
+        seconds={"probe": time.perf_counter() - started},
     )
 
 
-def search(layers: tuple[str, ...], seeds: tuple[int, ...]) -> list[ProbeSpec]:
-    """Return every point of the search over these layers, for every seed."""
-    summed = tuple(name for name in layers if name not in EXTRAS)
-    heard: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in layers]
-    if len(summed) > 1:
-        heard.append((SUM, summed))
-    return [
-        ProbeSpec(name, sources, rate, seed) for seed in seeds for name, sources in heard for rate in LEARNING_RATES
-    ]
-
-
-def train(
-    task: Task, answer: TaskType, state: State, sides: Splits, specs: list[ProbeSpec], how: GridSettings
-) -> list[Trained]:
-    """Return all probes of the search, trained on the training side and watched on the validation side."""
-    question = ProbeProblem(
-        to_learn(task, answer, state, sides.train),
-        sides.valid.to_answer(),
-        answer.loss,
-        lambda logits_PRK: [score for score, _ in watched(task, answer, state, sides.valid, logits_PRK)],
-    )
-    return train_grid(question, specs, how)
-
-
-def choose(task: Task, trained: list[Trained]) -> Trained:
-    """Return the probe with the best watched validation score; the first of equals.
+def select_best(task: Task, trained: list[TrainedProbe]) -> TrainedProbe:
+    """Return the probe with the best monitored validation score; the first of equals.
 
     Raises:
         DataError: none has a finite one.
     """
-    finite = [one for one in trained if one.best_N is not None]
+    finite = [probe for probe in trained if probe.best_N is not None]
     if not finite:
         raise DataError(
             f"task {task.name!r}: no probe reached a finite {task.monitor} on the validation clips; "
             "look for features that are not finite, or for too few clips"
         )
-    return max(finite, key=lambda one: one.course.best)
+    return max(finite, key=lambda probe: probe.history.best)
 
 
-def _choice(trained: Trained, rule: str, task: Task) -> dict[str, Any]:
-    spec, course = trained.spec, trained.course
-    joined = {"windows": rule} if task.aggregate == "ensemble" else {}
-    return {"layer": spec.layer, "learning_rate": spec.learning_rate, "epoch": course.best_epoch, **joined}
+@dataclass(frozen=True)
+class _FittedProbes(Predictor):
+    """The chosen probe of each seed, with its rule for a clip's windows."""
+
+    task: Task
+    task_type: ProbeTaskType
+    state: State
+    probes: list[TrainedProbe]
+    rules: list[str]
+
+    def predict(self, split: SplitData) -> list[list[Prediction]]:
+        examples = split.eval_examples()
+        return [
+            predict(self.task, self.task_type, self.state, split, probe_logits(probe, examples)[None], rule)[0]
+            for probe, rule in zip(self.probes, self.rules)
+        ]
 
 
-def _point(trained: Trained) -> GridPoint:
-    course = trained.course
-    return GridPoint(
-        layer=trained.spec.layer,
-        learning_rate=trained.spec.learning_rate,
-        valid=course.best,
-        epoch=course.best_epoch,
-        epochs=len(course.scores),
-        seed=trained.spec.seed,
-    )
+def _run(inputs: ProtocolInputs) -> ProtocolResult:
+    if not isinstance(inputs.task_type, ProbeTaskType):
+        from carrara.bench.separation.run import run_separation
+
+        layers = tuple(str(layer) for layer in range(inputs.encoder.card.num_layers + 1))
+        return run_separation(inputs, grid_points(layers, inputs.seeds))
+    return run_search(inputs, HIDDEN, DROPOUT)
 
 
-PROTOCOL = Protocol("constrained", 1, run)
+PROTOCOL = Protocol("constrained", 1, LayerSettings, grid_window_spec, _run)

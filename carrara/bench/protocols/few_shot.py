@@ -1,16 +1,15 @@
-"""Few-shot by nearest centroid: k clips a class from the training side, nothing trained, layer from validation.
+"""Few-shot by nearest centroid: k training clips a class, nothing is trained, the layer is chosen on validation.
 
-Snell et al. 2017 (arXiv 1703.05175) for the idea; MARBLE v2 has such a track (benchmark.md 4.3), whose draws and layer
-nobody recorded. Here each seed draws k clips of each class (`--set shots=5`), so `--seeds 20` are twenty draws, and the
-interval covers them as well as the clips. A clip of several windows counts as one: its windows are averaged. For each
-draw the layer is the one whose centroids score best on the whole validation side by the task's watched metric; then the
-test side is read, once.
+The idea is [snell2017]'s; MARBLE v2 has such a track, of which neither draws nor layer are known [notes/benchmark
+§4.3]. Here each seed draws k clips of each class (`--set shots=5`), so `--seeds 20` are twenty draws, and the interval
+covers draws and clips. A clip counts once: its windows are averaged. For each draw the layer is the one whose centroids
+score best on the whole validation split by the task's monitored metric. Then the test split, once.
 
-Multiclass: a clip (or each of its windows) belongs to the nearest of the classes' centroids; a class with fewer than k
-clips gives all it has, one with none is never answered. Any-of: k clips with the tag and k without it give two
-centroids, and the score is how much nearer the first one is; a tag that lacks either scores 0 everywhere. By `cosine`
-every row is brought to length 1 first and the nearest has the highest cosine, by `euclidean` the least distance
-(scikit-learn's NearestCentroid). The learned sum of layers is no candidate, since nothing is learned.
+Multiclass: a clip (or each of its windows) belongs to the class of the nearest centroid; a class with fewer than k
+clips gives all it has, one with none is never predicted. Multilabel: k clips with the tag and k without it give two
+centroids, and the score is how much nearer the first one is; a tag that lacks either scores 0 everywhere. With `cosine`
+all rows are scaled to length 1 and the nearest centroid has the highest cosine; with `euclidean` it has the smallest
+distance (scikit-learn's NearestCentroid). The weighted sum of layers is no candidate, since nothing is learned.
 
 Letters: U clips, R rows, B rows of a block, D features, K classes or tags.
 """
@@ -19,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,23 +27,36 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult, Splits
-from carrara.bench.split_features import SplitFeatures, answers, watched
+from carrara.bench.protocols._base import (
+    Predictor,
+    Protocol,
+    ProtocolInputs,
+    ProtocolResult,
+    window_choice,
+)
+from carrara.bench.protocols.constrained import LayerSettings, grid_window_spec
+from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score, predict
+from carrara.bench.task_types._base import Prediction, ProbeTaskType, TaskType
 from carrara.core.errors import DataError, UsageError
 from carrara.core.record import GridPoint
-from carrara.core.settings import Settings
+from carrara.core.task import Task
+from carrara.encoders._base import Card
+from carrara.features.windows import WindowSpec
 
-KINDS = ("multiclass", "multilabel")
-SHOTS = 4  # the draw's own stream, beside those of `carrara.bench.probes.rng` and `carrara.bench.finetune.excerpts`
+TASK_TYPES = ("multiclass", "multilabel")
+SHOTS = (
+    4  # the draw's own random stream, beside those of `carrara.bench.probes.rng` and `carrara.bench.finetune.excerpts`
+)
 BLOCK_ROWS = 8192
 
 
-class FewShotSettings(Settings):
-    """How few, and what near means.
+class FewShotSettings(LayerSettings):
+    """Settings of few-shot.
 
     Attributes:
+        layers: as in the constrained track.
         shots: clips a class; for tags as many with it and as many without.
-        metric: `cosine` or `euclidean`.
+        metric: distance to a centroid, `cosine` or `euclidean`.
     """
 
     shots: int = Field(default=5, ge=1)
@@ -53,7 +65,7 @@ class FewShotSettings(Settings):
 
 @dataclass(frozen=True)
 class Centroids:
-    """A centroid a class, `[K, D]`, and for tags one of the clips without each; whether there were clips, `[K]`."""
+    """The centroid of each class or tag, for tags also of the clips without it; whether there were clips."""
 
     with_KD: np.ndarray
     without_KD: np.ndarray | None
@@ -62,140 +74,140 @@ class Centroids:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What validation chose for one draw: a layer, its centroids, the rule that joins windows, and the score."""
+class _Candidate:
+    """One layer in one draw: its centroids, its validation score, and the best rule for a clip's windows."""
 
+    seed: int
     layer: str
     centroids: Centroids
-    rule: str
     score: float
+    rule: str
 
 
-def run(inputs: ProtocolInputs) -> ProtocolResult:
-    """Return what the rules find for one task.
-
-    Raises:
-        UsageError: the answer is neither a class nor tags.
-        DataError: no layer reached a finite validation score.
-    """
-    task, answer = inputs.task, inputs.answer
-    if task.task_type not in KINDS:
-        raise UsageError(
-            f"task {task.name!r}: {task.task_type} have no centroids, few-shot knows {' and '.join(KINDS)}; "
-            "use --protocol constrained"
-        )
-    how = inputs.settings or FewShotSettings()
-    sides = inputs.sides()
-    began = time.perf_counter()
-    state = answer.fit(task, sides.train.truths)
-    scored = {seed: list(_scored(inputs, how, sides, state, seed)) for seed in inputs.seeds}
-    chosen = [_best(task.name, task.monitor, found) for found in scored.values()]
-    tried = time.perf_counter()
-
-    def read(side: SplitFeatures) -> list[list[Any]]:
-        return [
-            answers(task, answer, state, side, similarities(one.centroids, side, one.layer)[None], one.rule)[0]
-            for one in chosen
-        ]
-
-    test = sides.test()
-    return ProtocolResult(
-        tried=sum(map(len, scored.values())),
-        grid=tuple(
-            # Nothing is trained: no rate, no epochs.
-            GridPoint(layer=one.layer, learning_rate=0.0, valid=one.score, epoch=0, epochs=0, seed=seed)
-            for seed, found in scored.items()
-            for one in found
-            if math.isfinite(one.score)
-        ),
-        chosen=tuple(
-            {"layer": one.layer, **({"windows": one.rule} if task.aggregate == "ensemble" else {})} for one in chosen
-        ),
-        truths=test.truths,
-        answers=read(test),
-        seconds={"centroids": tried - began, "test": time.perf_counter() - tried},
-        read=read,
-    )
-
-
-def drawn(inputs: ProtocolInputs, truths: Sequence[Any], shots: int, seed: int) -> list[list[np.ndarray]]:
-    """Return which training clips a draw takes: for each class one list, for each tag one with and one without it."""
-    generator = np.random.default_rng([seed, SHOTS])
-    shuffled_U = generator.permutation(len(truths))
-    if inputs.task.task_type == "multilabel":
-        held_UK = np.asarray(truths)[shuffled_U] > 0
-        return [[shuffled_U[held_U][:shots], shuffled_U[~held_U][:shots]] for held_U in held_UK.T]
+def draw_shots(task: Task, truths: Sequence[Any], shots: int, seed: int) -> list[list[np.ndarray]]:
+    """Return indices of training clips: for each class one array, for each tag one with and one without it."""
+    rng = np.random.default_rng([seed, SHOTS])
+    shuffled_U = rng.permutation(len(truths))
+    if task.task_type == "multilabel":
+        tagged_UK = np.asarray(truths)[shuffled_U] > 0
+        return [[shuffled_U[tagged_U][:shots], shuffled_U[~tagged_U][:shots]] for tagged_U in tagged_UK.T]
     truth_U = np.asarray(truths)[shuffled_U]
-    return [[shuffled_U[truth_U == place][:shots]] for place in range(inputs.answer.outputs(inputs.task))]
+    return [[shuffled_U[truth_U == index][:shots]] for index in range(len(task.labels))]
 
 
-def centroids(side: SplitFeatures, layer: str, picks: list[list[np.ndarray]], metric: str) -> Centroids:
-    """Return the centroids of the clips that were drawn, each clip weighing the same whatever its windows."""
-    matrix = side.layers[layer]
-    clips = {clip for groups in picks for group in groups for clip in group.tolist()}
-    mean = {clip: _rows(matrix, side.rows_U[clip], metric).mean(0) for clip in sorted(clips)}
-    nothing_D = np.zeros(matrix.shape[1], dtype=np.float32)
-    found = [
+def compute_centroids(split: LabelledSplit, layer: str, draw: list[list[np.ndarray]], metric: str) -> Centroids:
+    """Return the centroids of the clips of a draw, each clip with the same weight whatever its number of windows."""
+    matrix = split.layers[layer]
+    clips = {clip for groups in draw for group in groups for clip in group.tolist()}
+    mean = {clip: _load_rows(matrix, split.rows_U[clip], metric).mean(0) for clip in sorted(clips)}
+    zeros_D = np.zeros(matrix.shape[1], dtype=np.float32)
+    centroids = [
         np.stack(
-            [np.mean([mean[clip] for clip in group.tolist()], axis=0) if len(group) else nothing_D for group in own]
+            [np.mean([mean[clip] for clip in group.tolist()], axis=0) if len(group) else zeros_D for group in groups]
         )
-        for own in zip(*picks)
+        for groups in zip(*draw)
     ]
-    known_K = np.array([all(map(len, groups)) for groups in picks])
-    return Centroids(found[0], found[1] if len(found) > 1 else None, known_K, metric)
+    known_K = np.array([all(map(len, groups)) for groups in draw])
+    return Centroids(centroids[0], centroids[1] if len(centroids) > 1 else None, known_K, metric)
 
 
-def similarities(centroids: Centroids, side: SplitFeatures, layer: str) -> Tensor:
-    """Return how near the rows of a side are to each class, or how much nearer with a tag than without it, `[R, K]`."""
-    rows_R = np.concatenate(side.rows_U)
-    parts = []
+def centroid_scores(centroids: Centroids, split: SplitData, layer: str) -> Tensor:
+    """Return how near each row is to each class, or how much nearer to clips with a tag than without it, `[R, K]`."""
+    rows_R = np.concatenate(split.rows_U)
+    blocks = []
     for low in range(0, len(rows_R), BLOCK_ROWS):
-        x_BD = _rows(side.layers[layer], rows_R[low : low + BLOCK_ROWS], centroids.metric)
-        near_BK = _near(x_BD, centroids.with_KD, centroids.metric)
-        unknown = -np.inf
+        x_BD = _load_rows(split.layers[layer], rows_R[low : low + BLOCK_ROWS], centroids.metric)
+        score_BK, unknown = _nearness(x_BD, centroids.with_KD, centroids.metric), -np.inf
         if centroids.without_KD is not None:
-            # A tag that lacks a side gives no order among clips.
-            near_BK, unknown = near_BK - _near(x_BD, centroids.without_KD, centroids.metric), 0
-        parts.append(np.where(centroids.known_K, near_BK, np.float32(unknown)))
-    return torch.from_numpy(np.concatenate(parts))
+            # A tag that lacks either kind of clips ranks all clips the same.
+            score_BK, unknown = score_BK - _nearness(x_BD, centroids.without_KD, centroids.metric), 0
+        blocks.append(np.where(centroids.known_K, score_BK, np.float32(unknown)))
+    return torch.from_numpy(np.concatenate(blocks))
 
 
-def _scored(inputs: ProtocolInputs, how: FewShotSettings, sides: Splits, state: Any, seed: int) -> Iterator[Chosen]:
-    """Yield every layer's centroids of one draw with their validation score."""
-    task, answer = inputs.task, inputs.answer
-    picks = drawn(inputs, sides.train.truths, how.shots, seed)
-    for layer in sides.train.layers:
-        found = centroids(sides.train, layer, picks, how.metric)
-        near_RK = similarities(found, sides.valid, layer)
-        score, rule = watched(task, answer, state, sides.valid, near_RK[None])[0]
-        yield Chosen(layer, found, rule, score)
-
-
-def _best(task: str, watch: str, found: list[Chosen]) -> Chosen:
-    finite = [one for one in found if math.isfinite(one.score)]
-    if not finite:
-        raise DataError(
-            f"task {task!r}: no layer reached a finite {watch} on the validation clips; look for too few clips"
-        )
-    return max(finite, key=lambda one: one.score)
-
-
-def _rows(matrix: Any, rows_R: np.ndarray, metric: str) -> np.ndarray:
+def _load_rows(matrix: Any, rows_R: np.ndarray, metric: str) -> np.ndarray:
     x_RD = np.asarray(matrix[rows_R], dtype=np.float32)
-    return _unit(x_RD) if metric == "cosine" else x_RD
+    return _normalize(x_RD) if metric == "cosine" else x_RD
 
 
-def _unit(x_RD: np.ndarray) -> np.ndarray:
+def _normalize(x_RD: np.ndarray) -> np.ndarray:
     # Silence may have no direction at all; it is then equally far from all.
     return x_RD / np.maximum(np.linalg.norm(x_RD, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def _near(x_BD: np.ndarray, centroid_KD: np.ndarray, metric: str) -> np.ndarray:
+def _nearness(x_BD: np.ndarray, centroid_KD: np.ndarray, metric: str) -> np.ndarray:
     if metric == "cosine":
-        return x_BD @ _unit(centroid_KD).T
+        return x_BD @ _normalize(centroid_KD).T
     from sklearn.metrics import pairwise_distances
 
     return -pairwise_distances(x_BD, centroid_KD)
 
 
-PROTOCOL = Protocol("few-shot", 1, run, FewShotSettings)
+@dataclass(frozen=True)
+class _FittedCentroids(Predictor):
+    """The chosen layer's centroids of each draw."""
+
+    task: Task
+    task_type: ProbeTaskType
+    state: Any
+    chosen: list[_Candidate]
+
+    def predict(self, split: SplitData) -> list[list[Prediction]]:
+        return [
+            predict(
+                self.task,
+                self.task_type,
+                self.state,
+                split,
+                centroid_scores(candidate.centroids, split, candidate.layer)[None],
+                candidate.rule,
+            )[0]
+            for candidate in self.chosen
+        ]
+
+
+def _window_spec(task: Task, task_type: TaskType, card: Card, settings: FewShotSettings) -> WindowSpec | None:
+    if task.task_type not in TASK_TYPES:
+        raise UsageError(
+            f"task {task.name!r}: {task.task_type} has no centroids, few-shot needs {' or '.join(TASK_TYPES)}; "
+            "use --protocol constrained"
+        )
+    return grid_window_spec(task, task_type, card, settings)
+
+
+def _run(inputs: ProtocolInputs) -> ProtocolResult:
+    started = time.perf_counter()
+    task, task_type, settings = inputs.task, inputs.probe_task_type, inputs.settings
+    state = task_type.fit(task, inputs.train.truths)
+    candidates, chosen = [], []
+    for seed in inputs.seeds:
+        draw = draw_shots(task, inputs.train.truths, settings.shots, seed)
+        by_layer = []
+        for layer in inputs.train.layers:
+            centroids = compute_centroids(inputs.train, layer, draw, settings.metric)
+            scores_RK = centroid_scores(centroids, inputs.valid, layer)
+            score, rule = monitored_score(task, task_type, state, inputs.valid, scores_RK[None])[0]
+            by_layer.append(_Candidate(seed, layer, centroids, score, rule))
+        finite = [candidate for candidate in by_layer if math.isfinite(candidate.score)]
+        if not finite:
+            raise DataError(
+                f"task {task.name!r}: no layer reached a finite {task.monitor} on the validation clips; "
+                "look for too few clips"
+            )
+        candidates += by_layer
+        chosen.append(max(finite, key=lambda candidate: candidate.score))
+    return ProtocolResult(
+        predictor=_FittedCentroids(task, task_type, state, chosen),
+        tried=len(candidates),
+        grid=tuple(
+            # Nothing is trained: no learning rate, no epochs.
+            GridPoint(layer=c.layer, learning_rate=0.0, valid=c.score, epoch=0, epochs=0, seed=c.seed)
+            for c in candidates
+            if math.isfinite(c.score)
+        ),
+        chosen=tuple({"layer": c.layer, **window_choice(task, c.rule)} for c in chosen),
+        seconds={"centroids": time.perf_counter() - started},
+    )
+
+
+PROTOCOL = Protocol("few-shot", 1, FewShotSettings, _window_spec, _run)

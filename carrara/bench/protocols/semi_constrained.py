@@ -1,55 +1,66 @@
-"""MARBLE's semi-constrained track: the encoder stays frozen, any head reads it, learning rate from validation.
+"""MARBLE's semi-constrained track: the encoder stays frozen, any head reads it, learning rate chosen on validation.
 
-Yuan et al. 2023 (arXiv 2306.10548, section 4; benchmark.md 2.1) leave the head free. Here it comes from the shelf of
-heads (`carrara ls heads`, `--set head=lstm`) and hears the learned softmax-weighted sum of all layers, or one layer
-that is named (`--set layer=6`). Each rate is tried for each seed in batches of 64, with AdamW, the rate halved on a
-plateau of the watched validation score and training stopped early; the best epoch of the best rate by that score is
-kept; then the test side is read, once.
+[yuan2023 §4; notes/benchmark §2.1] leave the head free. Here it comes from the registry of heads (`carrara ls heads`,
+`--set head=lstm`) and reads the learned softmax-weighted sum of all layers, or one layer (`--set layer=6`,
+`layer=cnn`). Each learning rate is tried for each seed in batches of 64, with AdamW, the learning rate halved on a
+plateau of the monitored validation metric and early stopping; validation chooses epoch and learning rate. Then the test
+split, once.
 
-A head that hears each row by itself (linear, mlp) meets what the constrained track's probe meets. A head that hears
-frames in their order (attention-pool, lstm, conv) meets, for answers frame by frame, excerpts to train on and whole
-clips to answer; for all other answers the frames of each of the task's windows, cut from the frames of the whole clip,
-as one example. Such a head has no embedding that could be averaged, so where a task averages its windows' embeddings,
-their logits are averaged instead.
+A head on rows (linear, mlp) reads what the constrained track's probe reads. A head on frames in their order
+(attention-pool, lstm, conv) reads, where the task is frame by frame, excerpts in training and whole clips in
+evaluation; for all other tasks each of the task's windows, cut from the frames of the whole clip, is one example. Such
+a head has no embedding to average, so where a task averages its windows' embeddings, their logits are averaged instead.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from carrara.audio.window import windows
+window_spans
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.heads import REGISTRY as HEADS
 from carrara.bench.probes.heads._base import Head, HeadShape
-from carrara.bench.probes.train_head import HeadQuestion, HeadTraining, TrainedHead, answer_head, train_head
-from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult, Splits
-from carrara.bench.protocols.constrained import BATCH, EXTRAS, SUM
-from carrara.bench.split_features import SplitFeatures, answers, to_learn, watched
-from carrara.bench.task_types._base import State, TaskType
+from carrara.bench.probes.train_head import HeadProblem, HeadTraining, TrainedHead, head_logits, train_head
+from carrara.bench.protocols._base import (
+    CNN,
+    Predictor,
+    Protocol,
+    ProtocolInputs,
+    ProtocolResult,
+    grid_point,
+    probe_windows,
+    refuse_without_cnn,
+    refuse_without_probe,
+    window_choice,
+)
+from carrara.bench.protocols.constrained import BATCH, SUM
+from carrara.bench.split_data import SplitData, monitored_score, predict, training_examples
+from carrara.bench.task_types._base import Prediction, ProbeTaskType, State, TaskType
 from carrara.core.errors import DataError, UsageError
 from carrara.core.progress import progress
-from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 from carrara.core.task import Task
-from carrara.encoders._base import Encoder
+from carrara.encoders._base import Card, Encoder
 from carrara.features.windows import WindowSpec, window_grid
+
+S = TypeVar("S", bound=SplitData)
 
 
 class SemiConstrainedSettings(Settings):
-    """Which head, what it hears, and how it is trained.
+    """Settings of the semi-constrained track.
 
     Attributes:
-        head: name on the shelf of heads.
-        layer: `weighted-sum`, or the name of one layer.
+        head: name in the registry of heads.
+        layer: `weighted-sum`, or the name of one layer: 0 to L, or cnn.
         learning_rates: of which validation chooses.
         hidden: units of a hidden layer.
-        dropout: share of them that is dropped in training.
+        dropout: fraction of them that is dropped in training.
         weight_decay: of AdamW; 0 is Adam.
     """
 
@@ -63,108 +74,105 @@ class SemiConstrainedSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
 
 
-def run(inputs: ProtocolInputs) -> ProtocolResult:
-    """Return what the rules find for one task.
+def cut_windows(encoder: Encoder, task: Task, split: S) -> tuple[S, Examples]:
+    """Return a split of frames as one of windows (its rows are those of the logits), and an example for each window.
 
     Raises:
-        UsageError: there is no such head or layer, or the head cannot give this answer for this encoder.
-        DataError: no head reached a finite validation score.
+        UsageError: the rows are no frames.
     """
-    task, answer, how = inputs.task, inputs.answer, inputs.settings or SemiConstrainedSettings()
-    head = _head(inputs, how)
-    sides = inputs.frame_sides() if head.frames else inputs.sides()
-    began = time.perf_counter()
-    state = answer.fit(task, sides.train.truths)
-    trained = _trained(inputs, how, head, sides, state)
-    chosen = [_best(task, [one for one in trained if one.how.seed == seed]) for seed in inputs.seeds]
-    taught = time.perf_counter()
-
-    def read(side: SplitFeatures) -> list[list[Any]]:
-        met, examples = to_hear(head, inputs.encoder, task, answer, side)
-        return [answers(task, answer, state, met, answer_head(one, examples)[None], one.rule)[0] for one in chosen]
-
-    test = sides.test()
-    return ProtocolResult(
-        tried=len(trained),
-        grid=tuple(_point(one) for one in trained if one.best is not None),
-        chosen=tuple(_choice(one, how.head, task) for one in chosen),
-        truths=test.truths,
-        answers=read(test),
-        seconds={"head": taught - began, "test": time.perf_counter() - taught},
-        read=read,
-        frames=head.frames,
+    if split.frame_rate is None:
+        raise UsageError(f"task {task.name!r}: the head reads frames, and the features are windows; use --set head=mlp")
+    size, min_tail = None, 1
+    if task.window_seconds is not None:
+        size = max(round(task.window_seconds * split.frame_rate), 1)
+        # A recording's last frames are fewer than its length has room for, since a frame needs its whole input.
+        spec = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window)
+        min_tail = min(encoder.num_frames(window_grid(encoder, spec).min_tail), size)
+    windows_U = [
+        [rows[start : start + count] for start, count in window_spans(len(rows), size, None, min_tail)]
+        for rows in split.rows_U
+    ]
+    ends = np.cumsum([len(own) for own in windows_U])
+    by_window = replace(
+        split, rows_U=[np.arange(end - len(own), end) for own, end in zip(windows_U, ends)], frame_rate=None
     )
+    rows_N = [rows for own in windows_U for rows in own]
+    return by_window, Examples(split.layers, np.concatenate(rows_N), np.array([len(rows) for rows in rows_N]))
 
 
-def to_hear(
-    head: Head, encoder: Encoder, task: Task, answer: TaskType, side: SplitFeatures
-) -> tuple[SplitFeatures, Examples]:
-    """Return a side as it is answered (its rows are what has a logit), and the examples that are heard for it.
+@dataclass(frozen=True)
+class _FittedHeads(Predictor):
+    """The chosen head of each seed."""
 
-    Raises:
-        UsageError: the head hears frames, and these rows are none.
-    """
-    if answer.frames or not head.frames:
-        return side, side.to_answer()
-    if side.rate is None:
-        raise UsageError(f"task {task.name!r}: the head hears frames, and windows were given; use --set head=mlp")
-    parts_U = [[rows[cut] for cut in _cuts(len(rows), encoder, task, side.rate)] for rows in side.rows_U]
-    ends = np.cumsum([len(parts) for parts in parts_U])
-    met = replace(side, rows_U=[np.arange(end - len(parts), end) for parts, end in zip(parts_U, ends)], rate=None)
-    rows = [part for parts in parts_U for part in parts]
-    return met, Examples(side.layers, np.concatenate(rows), np.array([len(part) for part in rows]))
+    task: Task
+    task_type: ProbeTaskType
+    state: State
+    encoder: Encoder
+    by_window: bool
+    heads: list[TrainedHead]
 
-
-def _cuts(frames: int, encoder: Encoder, task: Task, rate: float) -> list[slice]:
-    """Return the task's windows over a clip of so many frames."""
-    if task.window_seconds is None:
-        return [slice(0, frames)]
-    window = max(round(task.window_seconds * rate), 1)
-    # The last frames of a recording are fewer than its length has room for, since a frame needs all that it hears.
-    least = encoder.frames(
-        window_grid(encoder, WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window)).min_tail
-    )
-    return [slice(start, start + count) for start, count in windows(frames, window, least=min(least, window))]
+    def predict(self, split: SplitData) -> list[list[Prediction]]:
+        examples = split.eval_examples()
+        if self.by_window:
+            split, examples = cut_windows(self.encoder, self.task, split)
+        return [
+            predict(self.task, self.task_type, self.state, split, head_logits(head, examples)[None], head.rule)[0]
+            for head in self.heads
+        ]
 
 
-def _learning(
-    head: Head, encoder: Encoder, task: Task, answer: TaskType, state: State, side: SplitFeatures
-) -> Examples:
-    if answer.frames or not head.frames:
-        return to_learn(task, answer, state, side)
-    met, examples = to_hear(head, encoder, task, answer, side)
-    targets_U = answer.targets(task, state, side.truths, None)
-    targets_N = np.repeat(targets_U, [len(rows) for rows in met.rows_U], axis=0)
-    return replace(examples, targets_R=np.repeat(targets_N, examples.counts_N, axis=0))
+def _window_spec(task: Task, task_type: TaskType, card: Card, settings: SemiConstrainedSettings) -> WindowSpec | None:
+    refuse_without_probe(task, task_type)
+    head: Head = HEADS.get(settings.head)
+    if task_type.frame_level and not head.each_row:
+        others = [name for name in HEADS.names() if HEADS.get(name).each_row]
+        raise UsageError(
+            f"task {task.name!r}: the head {settings.head} gives no prediction for each frame; use --set head= one of "
+            f"{', '.join(others)}"
+        )
+    if head.frames and card.frame_rate is None:
+        raise UsageError(f"the head {settings.head} reads frames, and {card.name} has none; use --set head=mlp")
+    if settings.layer == CNN:
+        refuse_without_cnn(card, "layer=cnn")
+    return probe_windows(task, frames=head.frames or task_type.frame_level, cnn=settings.layer == CNN)
 
 
-def _trained(
-    inputs: ProtocolInputs, how: SemiConstrainedSettings, head: Head, sides: Splits, state: State
-) -> list[TrainedHead]:
-    """Return the head trained at every rate, for every seed."""
-    task, answer, encoder = inputs.task, inputs.answer, inputs.encoder
-    layer, sources = _sources(tuple(sides.train.layers), how.layer)
-    valid, heard = to_hear(head, encoder, task, answer, sides.valid)
-    question = HeadQuestion(
-        _learning(head, encoder, task, answer, state, sides.train),
-        heard,
-        answer.loss,
-        lambda logits_1RK: watched(task, answer, state, valid, logits_1RK)[0],
+def _run(inputs: ProtocolInputs) -> ProtocolResult:
+    started = time.perf_counter()
+    task, task_type, settings, encoder = inputs.task, inputs.probe_task_type, inputs.settings, inputs.encoder
+    head: Head = HEADS.get(settings.head)
+    by_window = head.frames and not task_type.frame_level
+    layer, sources = _sources(tuple(inputs.train.layers), settings.layer)
+    state = task_type.fit(task, inputs.train.truths)
+    if by_window:
+        valid, valid_examples = cut_windows(encoder, task, inputs.valid)
+        windows_split, examples = cut_windows(encoder, task, inputs.train)
+        targets_U = task_type.targets(task, state, inputs.train.truths, None)
+        targets_N = np.repeat(targets_U, [len(rows) for rows in windows_split.rows_U], axis=0)
+        train_examples = replace(examples, targets_R=np.repeat(targets_N, examples.counts_N, axis=0))
+    else:
+        valid, valid_examples = inputs.valid, inputs.valid.eval_examples()
+        train_examples = training_examples(task, task_type, state, inputs.train)
+    problem = HeadProblem(
+        train_examples,
+        valid_examples,
+        task_type.loss,
+        lambda logits_1RK: monitored_score(task, task_type, state, valid, logits_1RK)[0],
     )
     shape = HeadShape(
-        question.train.width(sources[0]),
-        answer.outputs(task),
-        how.hidden,
-        how.dropout,
-        each_row=answer.frames or not head.frames,
+        train_examples.width(sources[0]),
+        task_type.outputs(task),
+        settings.hidden,
+        settings.dropout,
+        each_row=not by_window,
     )
-    trials = [
+    trainings = [
         HeadTraining(
             layer,
             sources,
             rate,
             seed,
-            how.weight_decay,
+            settings.weight_decay,
             BATCH,
             task.max_epochs,
             task.plateau_patience,
@@ -172,66 +180,51 @@ def _trained(
             inputs.device,
         )
         for seed in inputs.seeds
-        for rate in how.learning_rates
+        for rate in settings.learning_rates
     ]
-    with progress(f"{how.head} on {task.name}", len(trials) * task.max_epochs) as advance:
-        return [train_head(head, shape, question, trial, advance) for trial in trials]
-
-
-def _head(inputs: ProtocolInputs, how: SemiConstrainedSettings) -> Head:
-    task, answer, card = inputs.task, inputs.answer, inputs.encoder.card
-    if answer.run is not None:
-        raise UsageError(
-            f"task {task.name!r}: {task.task_type} need a network of their own; use --protocol constrained"
-        )
-    head: Head = HEADS.get(how.head)
-    if answer.frames and not head.each_row:
-        others = [name for name in HEADS.names() if HEADS.get(name).each_row]
-        raise UsageError(
-            f"task {task.name!r}: the head {how.head} has no answer for each frame; use --set head= one of "
-            f"{', '.join(others)}"
-        )
-    if head.frames and card.frame_rate is None:
-        raise UsageError(f"the head {how.head} hears frames, and {card.name} has none; use --set head=mlp")
-    return head
-
-
-def _sources(layers: Sequence[str], wanted: str) -> tuple[str, tuple[str, ...]]:
-    """Return the name of what is heard, and the layers that are added for it."""
-    summed = tuple(name for name in layers if name not in EXTRAS)
-    if wanted == SUM:
-        return (SUM if len(summed) > 1 else summed[0]), summed
-    if wanted not in layers:
-        raise UsageError(f"--set layer={wanted}: there is no such layer; there are {SUM}, {', '.join(layers)}")
-    return wanted, (wanted,)
-
-
-def _best(task: Task, trained: list[TrainedHead]) -> TrainedHead:
-    finite = [one for one in trained if one.best is not None]
-    if not finite:
-        raise DataError(
-            f"task {task.name!r}: at no rate did the head reach a finite {task.monitor} on the validation clips; "
-            "set lower learning_rates, or look for too few clips"
-        )
-    return max(finite, key=lambda one: one.course.best)
-
-
-def _choice(trained: TrainedHead, head: str, task: Task) -> dict[str, Any]:
-    joined = {"windows": trained.rule} if task.aggregate == "ensemble" else {}
-    how, epoch = trained.how, trained.course.best_epoch
-    return {"layer": how.layer, "head": head, "learning_rate": how.learning_rate, "epoch": epoch, **joined}
-
-
-def _point(trained: TrainedHead) -> GridPoint:
-    how, course = trained.how, trained.course
-    return GridPoint(
-        layer=how.layer,
-        learning_rate=how.learning_rate,
-        valid=course.best,
-        epoch=course.best_epoch,
-        epochs=len(course.scores),
-        seed=how.seed,
+    with progress(f"{settings.head} on {task.name}", len(trainings) * task.max_epochs) as advance:
+        trained = [train_head(head, shape, problem, training, advance) for training in trainings]
+    chosen = [_select_best(task, [one for one in trained if one.training.seed == seed]) for seed in inputs.seeds]
+    return ProtocolResult(
+        predictor=_FittedHeads(task, task_type, state, encoder, by_window, chosen),
+        tried=len(trained),
+        grid=tuple(
+            grid_point(layer, one.training.learning_rate, one.training.seed, one.history)
+            for one in trained
+            if one.best is not None
+        ),
+        chosen=tuple(
+            {
+                "layer": layer,
+                "head": settings.head,
+                "learning_rate": best.training.learning_rate,
+                "epoch": best.history.best_epoch,
+                **window_choice(task, best.rule),
+            }
+            for best in chosen
+        ),
+        seconds={"head": time.perf_counter() - started},
     )
 
 
-PROTOCOL = Protocol("semi-constrained", 1, run, SemiConstrainedSettings)
+def _sources(layers: Sequence[str], layer: str) -> tuple[str, tuple[str, ...]]:
+    """Return the name of what the head reads, and the layers that are added for it."""
+    summed = tuple(name for name in layers if name != CNN)
+    if layer == SUM:
+        return (SUM if len(summed) > 1 else summed[0]), summed
+    if layer not in layers:
+        raise UsageError(f"--set layer={layer}: there is no such layer; there are {SUM}, {', '.join(layers)}")
+    return layer, (layer,)
+
+
+def _select_best(task: Task, trained: list[TrainedHead]) -> TrainedHead:
+    finite = [head for head in trained if head.best is not None]
+    if not finite:
+        raise DataError(
+            f"task {task.name!r}: at no learning rate did the head reach a finite {task.monitor} on the validation "
+            "clips; set lower learning_rates, or look for too few clips"
+        )
+    return max(finite, key=lambda head: head.history.best)
+
+
+PROTOCOL = Protocol("semi-constrained", 1, SemiConstrainedSettings, _window_spec, _run)

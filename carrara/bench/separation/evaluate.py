@@ -21,7 +21,7 @@ from carrara.bench.separation import spectrum
 from carrara.bench.separation.songs import Reading, Song, Windows, load_windows
 from carrara.core.errors import AudioError, DataError
 from carrara.features.prefetch import prefetch
-from carrara.metrics.sdr import sdr_of_sums
+from carrara.metrics.sdr import sdr_from_sums
 
 HELD = 4  # windows of one song
 THREADS, DEPTH = 2, 1
@@ -45,7 +45,7 @@ class Ledger:
 
     def sdr_UJ(self) -> np.ndarray:
         """Return the SDR of every song and stem in dB."""
-        return sdr_of_sums(self.signal_UJ, self.error_UJ)
+        return sdr_from_sums(self.signal_UJ, self.error_UJ)
 
 
 def passing(songs: Sequence[Song], reading: Reading) -> Iterator[Windows]:

@@ -48,7 +48,7 @@ class Ears:
         self.reading = Reading(window, piece * self.pieces, card.sample_rate)
         self.frames = spectrum.frames(window)
         begins_P = np.arange(self.pieces) * piece / card.sample_rate
-        own_S = np.arange(encoder.frames(piece)) / card.frame_rate
+        own_S = np.arange(encoder.num_frames(piece)) / card.frame_rate
         before_F, after_F, share_F = spectrum.between((begins_P[:, None] + own_S).reshape(-1), self.frames)
         self.before_F, self.after_F = (torch.from_numpy(at).to(device) for at in (before_F, after_F))
         self.share_F1 = torch.from_numpy(share_F).to(device)[:, None]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from carrara.audio.resample import resample
-from carrara.audio.stems import RATE, Stem, length, load_stem, stem_of
+from carrara.audio.stems import STEM_RATE, StemSource, load_stem, parse_stem, stem_length
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
@@ -30,8 +30,8 @@ class Song:
     """A song: its mixture, its stems in the task's order, its first sample and how many it has."""
 
     id: str
-    mixture: Stem
-    stems: tuple[Stem, ...]
+    mixture: StemSource
+    stems: tuple[StemSource, ...]
     start: int
     samples: int
 
@@ -79,7 +79,21 @@ class Reading:
 
     def to_hear(self, samples_T: np.ndarray) -> np.ndarray:
         """Return a mono window as the encoder hears it."""
-        return _filled(resample(samples_T, RATE, self.sample_rate), self.heard)
+        return _filled(resample(samples_T, STEM_RATE, self.sample_rate), self.heard)
+
+
+def clip_stems(task: Task, clip: Clip) -> list[StemSource]:
+    """Return the mixture of a clip and its stems in the task's order.
+
+    Raises:
+        DataError: the clip lacks a stem.
+    """
+    for name in task.labels:
+        if name not in clip.labels:
+            raise DataError(f"clip {clip.id!r}: it has no stem {name!r}, which task {task.name!r} needs")
+    are_streams = any(str(clip.labels[name]).startswith("stream:") for name in task.labels)
+    mixture = parse_stem(clip.path, "stream:0") if are_streams else StemSource(clip.path)
+    return [mixture, *(parse_stem(clip.path, clip.labels[name]) for name in task.labels)]
 
 
 def songs(task: Task, clips: Sequence[Clip]) -> list[Song]:
@@ -90,19 +104,15 @@ def songs(task: Task, clips: Sequence[Clip]) -> list[Song]:
     """
     found = []
     for clip in clips:
-        for name in task.labels:
-            if name not in clip.labels:
-                raise DataError(f"clip {clip.id!r}: it has no stem {name!r}, which task {task.name!r} asks for")
-        mixture = stem_of(clip.path, "stream:0") if _streams(task, clip) else Stem(clip.path)
-        stems = tuple(stem_of(clip.path, clip.labels[name]) for name in task.labels)
-        start = round(clip.start * RATE)
+        mixture, *stems = clip_stems(task, clip)
+        start = round(clip.start * STEM_RATE)
         try:
-            samples = min(length(stem) for stem in (mixture, *stems)) - start
+            samples = min(stem_length(stem) for stem in (mixture, *stems)) - start
         except AudioError as problem:
             raise DataError(f"{problem}; repair the file, or remove it and measure with --partial") from None
         if clip.duration is not None:
-            samples = min(samples, round(clip.duration * RATE))
-        found.append(Song(clip.id, mixture, stems, start, samples))
+            samples = min(samples, round(clip.duration * STEM_RATE))
+        found.append(Song(clip.id, mixture, tuple(stems), start, samples))
     return found
 
 
@@ -160,7 +170,7 @@ def load_windows(songs: Sequence[Song], song: int, starts: Sequence[int], readin
     return Windows(song, held[:, 0], held[:, 1:], heard_BS, valid_B, 2 if same else 1)
 
 
-def _stretch(song: Song, stem: Stem, start: int, reading: Reading) -> np.ndarray:
+def _stretch(song: Song, stem: StemSource, start: int, reading: Reading) -> np.ndarray:
     """Return a window of a stem, `[2, T]`, with silence after the song's end."""
     count = min(reading.window, song.samples - start)
     return _filled(load_stem(stem, song.start + start, count), reading.window)
@@ -170,7 +180,3 @@ def _filled(samples: np.ndarray, count: int) -> np.ndarray:
     """Return exactly so many samples along the last axis."""
     missing = count - samples.shape[-1]
     return samples[..., :count] if missing <= 0 else np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])
-
-
-def _streams(task: Task, clip: Clip) -> bool:
-    return any(str(clip.labels[name]).startswith("stream:") for name in task.labels)

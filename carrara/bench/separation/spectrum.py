@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.audio.stems import RATE
+from carrara.audio.stems import STEM_RATE
 
-SAMPLE_RATE = RATE
+SAMPLE_RATE = STEM_RATE
 SIZE, HOP = 4096, 1024
 SHIFTS = SIZE // HOP
 BINS = SIZE // 2 + 1

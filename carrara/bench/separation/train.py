@@ -117,8 +117,8 @@ def _train(lesson: Lesson, members: list[Member], advance: Callable[..., None]) 
             epoch += 1
             for member, score in zip(live, scores):
                 member.epoch_over(steps, score)
-                advance(1 + most - epoch if member.course.over else 1, note=f"{len(live)} learning")
-            live = [member for member in live if not member.course.over]
+                advance(1 + most - epoch if member.course.stopped else 1, note=f"{len(live)} learning")
+            live = [member for member in live if not member.course.stopped]
 
 
 def _learn(lesson: Lesson, live: list[Member], epoch: int, each: Each) -> int:

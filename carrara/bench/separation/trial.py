@@ -76,7 +76,7 @@ class Member:
 
     def epoch_over(self, steps: int, score: float) -> None:
         """Take an epoch's validation score, and with it the next learning rate."""
-        if self.course.saw(self.loss_sum.item() / steps, score):
+        if self.course.update(self.loss_sum.item() / steps, score):
             self.best = {name: tensor.clone() for name, tensor in self.heads.state_dict().items()}
         for group in self.adam.param_groups:
             group["lr"] = self.course.plateau.learning_rate

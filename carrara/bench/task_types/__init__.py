@@ -1,5 +1,5 @@
-"""Kinds of answer: one public file = one kind, which defines `TASK_TYPE`."""
+"""Task types: one public file defines one type as `TASK_TYPE`."""
 
 from carrara.core.registry import Registry
 
-REGISTRY = Registry("kind of answer", "carrara.bench.task_types", "TASK_TYPE")
+REGISTRY = Registry("task type", "carrara.bench.task_types", "TASK_TYPE")

@@ -1,66 +1,108 @@
-"""What every kind of answer promises: from labels to a loss, from logits to answers, from answers to scores.
+"""The interface of task types: from labels to truths, from truths and predictions to metrics, and what a probe needs.
 
 Letters: P probes, B examples of a batch, F frames, K outputs, U scored units (clips).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from carrara.core.clip import Clip
+from carrara.core.errors import DataError
 from carrara.core.task import Task
 
-if TYPE_CHECKING:
-    from carrara.bench.protocols._base import ProtocolInputs, ProtocolResult
-
-Truth = Any  # what one clip's annotators said, in the form that the metrics take
-State = Any  # what a kind of answer learns from the training truths (a regression's mean and deviation), or none
+Truth = Any  # the label of one clip in the form that the metrics take
+Prediction = Any  # the prediction for one clip in the same form
+State = Any  # what a task type fits to the training truths (a regression's mean and std), or None
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The time grid of answers given frame by frame: F of each clip, and frames a second (Hz)."""
+    """The frames of some clips: F of each clip, and the frame rate in Hz."""
 
     counts_U: Sequence[int]
     rate: float
 
 
-@dataclass(frozen=True)
-class TaskType:
-    """One kind of answer, as plain functions.
+class TaskType(ABC):
+    """A kind of task: which truths it has and how predictions are scored.
 
     Attributes:
-        frames: whether the probe answers every frame (events), or every window or clip (all others).
-        outputs: K of a task.
-        truths: (task, clips) → a truth a clip.
-        fit: (task, training truths) → state.
-        targets: (task, state, truths, frames or none) → what the loss wants: an array [U, …], or for answers given
-            frame by frame a list of arrays [F_u, …].
-        loss: (logits [P, B, K], targets [B, …]) → [P], each probe's own mean over the batch; for answers given frame
-            by frame B counts frames, and frames whose target is NaN (padding) do not count.
-        decode: (task, state, logits, frames or none) → for each probe a list with one answer a unit. Logits are
-            [P, U, K], or for answers given frame by frame a list of U tensors [P, F_u, K]; where each window answers
-            for itself (`Task.aggregate`), such a list of the windows' logits.
-        metrics: (task, truths, answers) → value by name, for whichever metrics the task names in `scores`, `also` and
-            `watch`; one entry a unit in truths and answers.
-        unit: what one scored unit is called in a record: clip, track, note.
-        run: for answers that no probe over rows can give (stems): the constrained track's own training, inputs →
-            outcome; none for all others.
-        scale: what the metrics are: ratios (shown in percent) or levels in dB.
+        frame_level: whether it needs an encoder that has frames.
+        unit: what a record calls one scored unit: clip, track, note.
+        scale: of the metrics: ratios (shown in percent) or levels in dB.
     """
 
-    frames: bool
-    outputs: Callable[[Task], int]
-    truths: Callable[[Task, Sequence[Clip]], list[Truth]]
-    fit: Callable[[Task, Sequence[Truth]], State]
-    targets: Callable[[Task, State, Sequence[Truth], Frames | None], Any]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    decode: Callable[[Task, State, Any, Frames | None], list[list[Any]]]
-    metrics: Callable[[Task, Sequence[Truth], Sequence[Any]], dict[str, float]]
+    frame_level: bool = False
     unit: str = "clip"
-    run: Callable[[ProtocolInputs], ProtocolResult] | None = None
     scale: Literal["ratio", "dB"] = "ratio"
+
+    @abstractmethod
+    def truths(self, task: Task, clips: Sequence[Clip]) -> list[Truth]:
+        """Return the truth of each clip.
+
+        Raises:
+            DataError: a clip lacks the label, or has one that the task does not know.
+        """
+
+    @abstractmethod
+    def metrics(self, task: Task, truths: Sequence[Truth], predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Return by name the value of each metric that the task requests."""
+
+
+class ProbeTaskType(TaskType):
+    """A kind of task that a probe on features can learn, with one prediction for each clip or window, or each frame.
+
+    Where `frame_level` is set, logits, targets and predictions are frame by frame.
+    """
+
+    def outputs(self, task: Task) -> int:
+        """Return K, the number of outputs of a probe."""
+        return len(task.labels)
+
+    def fit(self, task: Task, truths: Sequence[Truth]) -> State:
+        """Return what `targets` and `decode` need to know of the training truths; None where they need nothing."""
+        return None
+
+    @abstractmethod
+    def targets(self, task: Task, state: State, truths: Sequence[Truth], frames: Frames | None) -> Any:
+        """Return what the loss takes: an array `[U, …]`, or with frames a list of arrays `[F_u, …]`."""
+
+    @abstractmethod
+    def loss(self, logits_PBK: Tensor, targets: Tensor) -> Tensor:
+        """Return each probe's own mean loss over the batch, `[P]`.
+
+        Frame by frame, B counts frames, and frames whose target is NaN (padding) do not count.
+        """
+
+    @abstractmethod
+    def decode(self, task: Task, state: State, logits: Any, frames: Frames | None) -> list[list[Prediction]]:
+        """Return for each probe the predictions of all units.
+
+        Args:
+            task, state: as above.
+            logits: `[P, U, K]`; frame by frame, and where windows are scored themselves (`Task.aggregate`), a list of
+                U tensors `[P, F_u, K]`.
+            frames: of the logits; None where their rows are no frames.
+        """
+
+
+def requested_metrics(task: Task) -> tuple[str, ...]:
+    """Return the metrics that a task names, in order: those of its score, the extra ones, the monitored one."""
+    return tuple(dict.fromkeys((*task.metrics, *task.extra_metrics, task.monitor)))
+
+
+def label_of(task: Task, clip: Clip) -> Any:
+    """Return the label of a clip that a task is about.
+
+    Raises:
+        DataError: the clip has none.
+    """
+    if task.label not in clip.labels:
+        raise DataError(f"clip {clip.id!r}: it has no label {task.label!r}, which task {task.name!r} needs")
+    return clip.labels[task.label]

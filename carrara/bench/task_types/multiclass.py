@@ -1,10 +1,10 @@
 """One class of several: key, genre, pitch, instrument, singer, technique.
 
-Cross-entropy; the answer is the class of the highest logit. A truth and an answer are places in the task's labels.
-Metrics: `accuracy`, and for keys `key_weighted` and `key_weighted_2017`. Where each window answers for itself, the
-answer is the list of a recording's windows' classes, and the metrics are `accuracy_windows`, over all windows (so that
-long recordings weigh more, as MARBLE scores VocalSet), and `accuracy_recordings`, by majority vote (ties: the first
-class).
+Loss: cross-entropy; the prediction is the class of the highest logit. Truths and predictions are indices into the
+task's labels. Metrics: `accuracy`, and for keys `key_weighted` and `key_weighted_2017`. Where windows are scored
+themselves, a prediction is the list of the classes of a recording's windows, and the metrics are `accuracy_windows`,
+over all windows (so that long recordings weigh more, as MARBLE scores VocalSet), and `accuracy_recordings`, by majority
+vote (ties: the first class).
 
 Letters: P probes, B examples of a batch, K classes, U scored units, R windows.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.bench.task_types._base import Frames, TaskType
+from carrara.bench.task_types._base import Frames, ProbeTaskType, requested_metrics
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.task import Task
@@ -26,73 +26,50 @@ from carrara.metrics.accuracy import accuracy
 from carrara.metrics.key import key_weighted, key_weighted_2017
 
 
-def truths(task: Task, clips: Sequence[Clip]) -> list[int]:
-    """Return the place of each clip's class among the task's labels.
+class _Multiclass(ProbeTaskType):
+    def truths(self, task: Task, clips: Sequence[Clip]) -> list[int]:
+        index = {label: number for number, label in enumerate(task.labels)}
+        truths = []
+        for clip in clips:
+            label = str(clip.labels.get(task.label))
+            if label not in index:
+                raise DataError(
+                    f"clip {clip.id!r}: its {task.label} is {label!r}, which task {task.name!r} does not know"
+                )
+            truths.append(index[label])
+        return truths
 
-    Raises:
-        DataError: a clip has no such label, or a class that the task does not know.
-    """
-    places = {label: place for place, label in enumerate(task.labels)}
-    found = []
-    for clip in clips:
-        name = str(clip.labels.get(task.label))
-        if name not in places:
-            raise DataError(f"clip {clip.id!r}: its {task.label} is {name!r}, which task {task.name!r} does not know")
-        found.append(places[name])
-    return found
+    def targets(self, task: Task, state: None, truths: Sequence[int], frames: Frames | None) -> np.ndarray:
+        return np.asarray(truths, dtype=np.int64)
 
+    def loss(self, logits_PBK: Tensor, targets_B: Tensor) -> Tensor:
+        index_PB1 = targets_B.expand(len(logits_PBK), -1)[..., None]
+        return -torch.log_softmax(logits_PBK, -1).gather(2, index_PB1).mean((1, 2))
 
-def targets(task: Task, state: None, truths: Sequence[int], frames: Frames | None) -> np.ndarray:
-    """Return the class numbers, `[U]`."""
-    return np.asarray(truths, dtype=np.int64)
+    def decode(self, task: Task, state: None, logits: Tensor | list[Tensor], frames: Frames | None) -> list[list[Any]]:
+        if isinstance(logits, Tensor):
+            return logits.argmax(-1).tolist()
+        by_unit = [window_PWK.argmax(-1).tolist() for window_PWK in logits]
+        return [list(units) for units in zip(*by_unit)]
 
-
-def loss(logits_PBK: Tensor, targets_B: Tensor) -> Tensor:
-    """Return each probe's mean cross-entropy, `[P]`."""
-    place_PB1 = targets_B.expand(len(logits_PBK), -1)[..., None]
-    return -torch.log_softmax(logits_PBK, -1).gather(2, place_PB1).mean((1, 2))
-
-
-def decode(task: Task, state: None, logits: Tensor | list[Tensor], frames: Frames | None) -> list[list[Any]]:
-    """Return for each probe the class of every unit's highest logit; of every window's where they come in lists."""
-    if isinstance(logits, Tensor):
-        return logits.argmax(-1).tolist()
-    by_unit = [part_PWK.argmax(-1).tolist() for part_PWK in logits]
-    return [list(units) for units in zip(*by_unit)]
-
-
-def metrics(task: Task, truths: Sequence[int], answers: Sequence[Any]) -> dict[str, float]:
-    """Return the metrics that the task names."""
-    named = {*task.metrics, *task.extra_metrics, task.monitor}
-    if task.aggregate == "window":
-        return {name: value for name, value in _of_windows(truths, answers).items() if name in named}
-    truth_U, answer_U = np.asarray(truths), np.asarray(answers)
-    values = {}
-    if "accuracy" in named:
-        values["accuracy"] = accuracy(truth_U, answer_U)
-    if "key_weighted" in named:
-        values["key_weighted"] = key_weighted(truth_U, answer_U, task.labels)
-    if "key_weighted_2017" in named:
-        values["key_weighted_2017"] = key_weighted_2017(truth_U, answer_U, task.labels)
-    return values
+    def metrics(self, task: Task, truths: Sequence[int], predictions: Sequence[Any]) -> dict[str, float]:
+        requested = requested_metrics(task)
+        if task.aggregate == "window":
+            truth_R = np.repeat(truths, [len(windows) for windows in predictions])
+            vote_U = np.array([np.bincount(windows).argmax() for windows in predictions])
+            values = {
+                "accuracy_windows": accuracy(truth_R, np.concatenate([np.asarray(w) for w in predictions])),
+                "accuracy_recordings": accuracy(np.asarray(truths), vote_U),
+            }
+            return {name: value for name, value in values.items() if name in requested}
+        values = {}
+        if "accuracy" in requested:
+            values["accuracy"] = accuracy(np.asarray(truths), np.asarray(predictions))
+        if "key_weighted" in requested:
+            values["key_weighted"] = key_weighted(np.asarray(truths), np.asarray(predictions), task.labels)
+        if "key_weighted_2017" in requested:
+            values["key_weighted_2017"] = key_weighted_2017(np.asarray(truths), np.asarray(predictions), task.labels)
+        return values
 
 
-def _of_windows(truths: Sequence[int], answers: Sequence[Sequence[int]]) -> dict[str, float]:
-    truth_R = np.repeat(truths, [len(windows) for windows in answers])
-    voted_U = np.array([np.bincount(windows).argmax() for windows in answers])
-    return {
-        "accuracy_windows": accuracy(truth_R, np.concatenate([np.asarray(windows) for windows in answers])),
-        "accuracy_recordings": accuracy(np.asarray(truths), voted_U),
-    }
-
-
-TASK_TYPE = TaskType(
-    frames=False,
-    outputs=lambda task: len(task.labels),
-    truths=truths,
-    fit=lambda task, truths: None,
-    targets=targets,
-    loss=loss,
-    decode=decode,
-    metrics=metrics,
-)
+TASK_TYPE = _Multiclass()

@@ -1,73 +1,47 @@
-"""Stems: a mixture taken apart, answered by a head of its own and judged by the global SDR in dB.
+"""Source separation: the stems of a mixture, scored by the global SDR in dB.
 
-No probe over rows can give such an answer, so this kind brings the constrained track's training with it
-(`carrara/bench/separation`); protocols of other kinds refuse it. A truth is the song's id, since the true stems are
-sound; an answer is what is left of a song once its estimate has been heard: its SDR for each stem, `{"sdr_vocals":
-4.2, …}`. Metrics: `sdr_<stem>`, the mean over songs, and `sdr`, the mean of the task's stems, which validation watches.
-Songs are resampled whole for the intervals.
+No probe on pooled features can predict stems, so the constrained protocol trains a separation head
+(`carrara/bench/separation`) and all other protocols refuse the task. The reference stems are audio; a truth is the
+song's id, and a prediction the SDR of each stem's estimate, `{"sdr_vocals": 4.2, …}`, because no song is held in
+memory. Metrics: `sdr_<stem>`, the mean over songs, and `sdr`, the mean over the task's stems, which validation
+monitors. Intervals resample songs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
 
-from carrara.bench.protocols._base import ProtocolInputs, ProtocolResult
-from carrara.bench.task_types._base import TaskType
+from carrara.bench.task_types._base import TaskType, requested_metrics
 from carrara.core.clip import Clip
 from carrara.core.errors import UsageError
 from carrara.core.task import Task
 
 
-def truths(task: Task, clips: Sequence[Clip]) -> list[str]:
-    """Return the ids of the songs."""
-    return [clip.id for clip in clips]
+class _SourceSeparation(TaskType):
+    frame_level = True
+    unit = "track"
+    scale = "dB"
+
+    def truths(self, task: Task, clips: Sequence[Clip]) -> list[str]:
+        return [clip.id for clip in clips]
+
+    def metrics(
+        self, task: Task, truths: Sequence[str], predictions: Sequence[Mapping[str, float]]
+    ) -> dict[str, float]:
+        """Return the mean SDR over songs in dB, by metric.
+
+        Raises:
+            UsageError: the task requests another metric.
+        """
+        names = [f"sdr_{stem}" for stem in task.labels]
+        values = {name: sum(sdr[name] for sdr in predictions) / len(predictions) for name in names}
+        values["sdr"] = sum(values.values()) / len(names)
+        for name in requested_metrics(task):
+            if name not in values:
+                raise UsageError(
+                    f"task {task.name!r}: source separation has no metric {name!r}; it has {', '.join(values)}"
+                )
+        return {name: values[name] for name in requested_metrics(task)}
 
 
-def metrics(task: Task, truths: Sequence[str], answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean SDR over songs by metric name, in dB.
-
-    Raises:
-        UsageError: the task names a metric that stems do not have.
-    """
-    by_stem = {f"sdr_{stem}": _mean([given[f"sdr_{stem}"] for given in answers]) for stem in task.labels}
-    found = {**by_stem, "sdr": _mean(list(by_stem.values()))}
-    named = dict.fromkeys((*task.metrics, *task.extra_metrics, task.monitor))
-    for name in named:
-        if name not in found:
-            raise UsageError(f"task {task.name!r}: stems have no metric {name!r}; they have {', '.join(found)}")
-    return {name: found[name] for name in named}
-
-
-def run(inputs: ProtocolInputs) -> ProtocolResult:
-    """Return what the constrained track's search of separation heads finds."""
-    from carrara.bench.separation.run import run
-
-    return run(inputs)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _no_probe(task: Task, *given: Any) -> NoReturn:
-    raise UsageError(f"task {task.name!r}: stems are no answer of a probe; use --protocol constrained")
-
-
-def _no_loss(logits: Any, targets: Any) -> NoReturn:
-    raise UsageError("stems are no answer of a probe; use --protocol constrained")
-
-
-TASK_TYPE = TaskType(
-    frames=True,
-    outputs=_no_probe,
-    truths=truths,
-    fit=_no_probe,
-    targets=_no_probe,
-    loss=_no_loss,
-    decode=_no_probe,
-    metrics=metrics,
-    unit="track",
-    run=run,
-    scale="dB",
-)
+TASK_TYPE = _SourceSeparation()
