@@ -10,67 +10,54 @@ import typer
 
 
 def cache(
-    action: Annotated[Literal["dir", "size", "clean"], typer.Argument(help="Where it is, how large, or remove it.")],
+    action: Annotated[Literal["dir", "size", "clean"], typer.Argument(help="Show the folder, show sizes, or remove.")],
     encoder: Annotated[str | None, typer.Option("--encoder", "-e", help="Only the features of this encoder.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without confirmation.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show or remove what can be made again: the features of each encoder, indexes, fine-tunings that were stopped.
+    """Show or remove what can be made again: features of each encoder, indexes, unfinished fine-tunings.
 
     - `carrara cache dir`
     - `carrara cache size --json`
     - `carrara cache clean --encoder noise --yes`
     """
+    from carrara.core.errors import UsageError
     from carrara.core.paths import home
+    from carrara.features.cache import list_stores, other_bytes, remove_stores
 
     if action == "dir":
         typer.echo(json.dumps({"dir": str(home())}) if as_json else str(home()))
-    elif action == "size":
-        _size(encoder, as_json)
-    else:
-        _clean(encoder, yes, as_json)
-
-
-def _size(encoder: str | None, as_json: bool) -> None:
-    from carrara.features.cache import chosen, rest, size_of
-
-    found = chosen(encoder)
-    other = sum(map(size_of, rest())) if encoder is None else 0
-    total = sum(store.bytes for store in found) + other
-    if as_json:
-        rows = [
-            {
-                "encoder": store.encoder,
-                "folder": str(store.folder),
-                "items": store.items,
-                "bytes": store.bytes,
-                **store.view,
-            }
-            for store in found
-        ]
-        typer.echo(json.dumps({"stores": rows, "index": other, "bytes": total}, ensure_ascii=False))
         return
-    for store in found:
-        typer.echo(f"{store.encoder}\t{store.items} items\t{_readable(store.bytes)}\t{store.folder}")
-    typer.echo(f"total\t{_readable(total)}")
-
-
-def _clean(encoder: str | None, yes: bool, as_json: bool) -> None:
-    from carrara.core.errors import UsageError
-    from carrara.features.cache import chosen, clean
-
-    doomed = chosen(encoder)
+    stores = list_stores(encoder)
+    size = sum(store.bytes for store in stores)
+    if action == "size":
+        others = other_bytes() if encoder is None else 0
+        if as_json:
+            rows = [
+                {
+                    "encoder": store.encoder,
+                    "folder": str(store.folder),
+                    "items": store.items,
+                    "bytes": store.bytes,
+                    **store.settings,
+                }
+                for store in stores
+            ]
+            typer.echo(json.dumps({"stores": rows, "index": others, "bytes": size + others}, ensure_ascii=False))
+            return
+        for store in stores:
+            typer.echo(f"{store.encoder}\t{store.items} items\t{_readable(store.bytes)}\t{store.folder}")
+        typer.echo(f"total\t{_readable(size + others)}")
+        return
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("cache clean removes features; say --yes where nobody can be asked")
-        size = _readable(sum(store.bytes for store in doomed))
-        typer.confirm(f"Remove {len(doomed)} stores ({size})?", abort=True, err=True)
-    freed = clean(doomed, with_rest=encoder is None)
-    typer.echo(
-        json.dumps({"removed": len(doomed), "bytes": freed})
-        if as_json
-        else f"{len(doomed)} stores removed, {_readable(freed)} freed"
-    )
+            raise UsageError("cache clean removes features; add --yes where no terminal can confirm it")
+        typer.confirm(f"Remove {len(stores)} stores ({_readable(size)})?", abort=True, err=True)
+    freed = remove_stores(stores, others=encoder is None)
+    if as_json:
+        typer.echo(json.dumps({"removed": len(stores), "bytes": freed}))
+    else:
+        typer.echo(f"{len(stores)} stores removed, {_readable(freed)} freed")
 
 
 def _readable(size: float) -> str:

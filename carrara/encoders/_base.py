@@ -1,9 +1,9 @@
-"""The promise of every encoder: samples in, one row of features a layer out.
+"""The interface of every encoder: samples in, features of every layer out.
 
-Letters: B batch, T samples, F frames, L layers counted with row 0, D width, C channels of the convolutional front end.
+Letters: B batch, T samples, F frames, L layers (row 0 included), D dim, C channels of the convolutional front end.
 
-Row 0 is the input to layer 1, row i the output of layer i. The convolutional features, which Music2Vec's authors found
-best for key detection (poster 000), are a named extra, "cnn".
+Row 0 is the input to block 1, row i the output of block i. The convolutional features, which are best for key detection
+in Music2Vec [music2vec-poster], are a named extra, "cnn".
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ class Card(Settings):
     """What is known of an encoder without running it.
 
     Attributes:
-        name: name on the shelf, or of the folder it was loaded from.
-        sample_rate: of the samples it hears, in Hz.
-        frame_rate: of the features it gives, in Hz; none when it answers once for a whole clip.
-        layers: number of layers; `forward` gives one row more.
-        width: features a frame.
-        cnn_dim: width of the extra "cnn"; none where there is none.
-        window_seconds: longest stretch that it should hear at once; none: any length.
-        parameters: number of weights.
-        license: of the weights, as the authors state it.
-        commercial_use: whether that licence allows it; none when unknown.
-        trained_on: names of the datasets.
-        paper: citation or address.
-        benchmark: how published benchmarks heard it, in one line: whose: windows and stride; pooling; normalisation.
-        files: official files, `org/repository/file` on the hub or a full address, each with its SHA-256 where known.
-        code: raised whenever the output for the same weights changes.
-        weights: identity of the weights.
+        name: Registered name, or name of the folder it was loaded from.
+        sample_rate: Of the samples that it takes, in Hz.
+        frame_rate: Of the features that it gives, in Hz; None for one vector per clip.
+        num_layers: Number of layers; `forward` gives one row more.
+        dim: Size of a feature vector.
+        cnn_dim: Size of a vector of the extra "cnn"; None if there is no such extra.
+        window_seconds: Longest input that it should encode at once; None means any length.
+        parameters: Number of parameters.
+        license: Licence of the weights, as the authors state it.
+        commercial_use: Whether that licence allows it; None if unknown.
+        trained_on: Names of the datasets.
+        paper: Citation or address.
+        benchmark_setup: How published benchmarks ran it, in one line: whose; windows and stride; pooling; normalisation.
+        files: Official files, as `org/repository/file` on the hub or a URL, each with its SHA-256 ("" if unknown).
+        output_version: Incremented whenever the output for the same weights changes.
+        weights_sha256: Hash of the weights.
     """
 
     name: str
@@ -60,55 +60,58 @@ class Card(Settings):
 
 
 class Encoder(nn.Module):
-    """Base of all encoders; a subclass gives `settings`, `card` and `forward`."""
+    """Base of all encoders; a subclass sets `settings` and `card` and implements `forward`."""
 
     card: Card
     settings: Settings
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the features of every layer, `[batch, layers + 1, frames, width]`.
+        """Return the features of every layer, `[batch, layers + 1, frames, dim]`.
 
         Args:
-            samples_BT: float32 mono samples, nominal ±1, at `card.sample_rate`.
-            lengths_B: how many samples of each row are sound; the rest is padding, which changes nothing: the valid
-                frames equal those of the clip alone, and the frames after them are zero.
+            samples_BT: Float32 mono samples, nominal ±1, at `card.sample_rate`.
+            lengths_B: Number of valid samples in each clip; the rest is padding. Padding changes nothing: the valid
+                frames equal those of the clip alone, and the frames after them are zero. None means no padding.
         """
         raise NotImplementedError
 
-    def frames(self, samples: int) -> int:
-        """Return how many frames `forward` gives for that many samples (at least 1)."""
+    def num_frames(self, samples: int) -> int:
+        """Return the number of frames that `forward` gives for that many samples (at least 1)."""
         raise NotImplementedError
 
-    def cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the extra "cnn", `[batch, frames, cnn_dim]`; zero after each clip's own frames."""
+    def forward_with_cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return `forward`'s features, and from the same pass the extra "cnn", `[batch, frames, cnn_dim]`.
+
+        Both are zero after each clip's own frames.
+        """
         raise NotImplementedError(f"{self.card.name} has no convolutional front end")
 
     @property
     def tag_names(self) -> tuple[str, ...]:
-        """What the numbers that `tags` returns stand for; empty where the encoder tells no tags."""
+        """Names of the tags that `predict_tags` scores; empty if the encoder predicts none."""
         return ()
 
-    def tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return how probable each of `tag_names` is in each clip, `[batch, tags]`; arguments as of `forward`."""
-        raise NotImplementedError(f"{self.card.name} tells no tags")
+    def predict_tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the probability of each of `tag_names` in each clip, `[batch, tags]`; arguments as for `forward`."""
+        raise NotImplementedError(f"{self.card.name} predicts no tags")
 
 
 @dataclass(frozen=True)
 class EncoderFamily:
-    """What a file of the shelf defines as `ENCODER`: one network shape and its published variants.
+    """What an encoder's file defines as `ENCODER`: one network and its published variants.
 
     Attributes:
-        settings: kind of settings that the network is built from.
-        network: (settings, card, seed) → the encoder with random weights drawn from a generator of that seed.
-        variants: card and settings by the variant's name; the same names as the file's literal `VARIANTS`.
-        trained: whether weights must be had from somewhere; false for those that need none (statistics, noise).
-        described: (card, settings) → the card of a network with other settings; none where settings change no size.
-        official: (variant's name, a file or folder as its authors publish it) → the weights by the network's own names,
-            or WeightsError; none where no one publishes any.
-        fitted: (weights, settings, source, whether to interpolate) → the weights, their positions of another length
-            stretched to the settings' where that is wished and a WeightsError where not; none where length is nothing.
-        told: (variant's name, its settings, such a file or folder) → its settings with what else the files say, such as
-            the names of the labels.
+        settings: Class of the settings that the network is built from.
+        build: (settings, card, seed) → the encoder with random weights drawn from a generator with that seed.
+        variants: Card and settings by the variant's name; the same names as in the file's literal `VARIANTS`.
+        has_weights: Whether there are weights to load; false for statistics and noise.
+        update_card: (card, settings) → the card of a network with other settings. None if settings change no size.
+        load_official: (variant, official file or folder) → the weights by the network's names; raises WeightsError.
+            None if no weights are published.
+        resize_positions: (weights, settings, source, interpolate) → the weights with positions of the settings' length;
+            raises WeightsError if the lengths differ and `interpolate` is false. None if there are no such positions.
+        settings_from_files: (variant, settings, official file or folder) → the settings with what else the files hold,
+            such as the names of the labels.
     """
 
     settings: type[Settings]

@@ -1,6 +1,6 @@
 """Finds and removes what Carrara's home holds and can make again.
 
-These are the feature stores of each encoder, the hashes of files, the indexes of tar shards and unfinished fine-tunings.
+These are the feature stores of each encoder, hashes of files, indexes of tar shards and unfinished fine-tunings.
 """
 
 from __future__ import annotations

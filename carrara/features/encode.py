@@ -1,35 +1,44 @@
-"""Windows of sound through an encoder: batched by similar length, given back in the order in which they came.
+"""Encodes windows of audio in batches of similar length, and yields them in the order in which they came.
 
-Windows are gathered into a short run, sorted by length, cut into batches and encoded, then put back in order; a run is
-bounded by its samples and by the features that it makes, so memory stays flat however long the recordings are. On a GPU
-that has bfloat16 the encoder runs under autocast; anywhere else in float32.
+Windows are gathered into a short run, sorted by length, encoded in batches and put back in order. A run is bounded by
+its samples and by the size of its features, so memory stays flat however long the recordings are. On a GPU with
+bfloat16 the encoder runs under autocast, elsewhere in float32.
 
-Letters: B batch, T samples, F frames, L layers counted with row 0, D width.
+Letters: B batch, T samples, F frames, L layers counted with row 0, D dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from carrara.audio.windows import merge_overlaps
+from carrara.core.errors import AudioError
 from carrara.encoders._base import Encoder
-from carrara.features.pool import Pool, pool_frames
+from carrara.features.windows import Pool
 
 CNN = "cnn"
 RUN_BATCHES = 4
 RUN_BYTES = 256 * 2**20
 
+Rows = Mapping[str, np.ndarray]  # name of a layer → its float32 rows [rows, dim]
+
 
 @dataclass(frozen=True)
 class Window:
-    """A window on its way: the recording's place, its first sample and its samples; none at the recording's end.
+    """A window of a recording, or without samples the end of one.
 
-    `problem` is the reason why the recording ended early.
+    Attributes:
+        source_index: which recording it belongs to.
+        start: its first sample in the recording.
+        samples_T: its samples; None at the recording's end.
+        problem: why the recording could not be decoded further.
     """
 
     source_index: int
@@ -38,15 +47,24 @@ class Window:
     problem: str | None = None
 
 
+def as_windows(items: Iterable[tuple[int, Any]]) -> Iterator[Window]:
+    """Yield as windows what `prefetch` yields of sources of (start, samples)."""
+    for index, item in items:
+        if item is None or isinstance(item, AudioError):
+            yield Window(index, 0, None, None if item is None else str(item))
+        else:
+            yield Window(index, *item)
+
+
 @dataclass(frozen=True)
 class EncodePlan:
     """How windows are encoded.
 
     Attributes:
-        device: where.
+        device: where the encoder runs.
         pool: what a row is.
-        cnn: whether the convolutional features are wanted too.
-        batch: windows of a batch at most; none: as many as the device takes well.
+        cnn: also return the convolutional features.
+        batch_size: largest number of windows in a batch. None means a number that suits the device.
     """
 
     device: str = "cpu"
@@ -55,31 +73,29 @@ class EncodePlan:
     batch_size: int | None = None
 
     def batch_limits(self) -> tuple[int, float]:
-        """Return the most windows, and the most seconds with their padding, of one batch."""
-        on_cpu = torch.device(self.device).type == "cpu"
+        """Return the largest number of windows in a batch, and of seconds with their padding."""
         if self.batch_size is not None:
             return self.batch_size, float("inf")
-        return (16, 60.0) if on_cpu else (64, 320.0)
-
-
-Rows = dict[str, np.ndarray]
+        return (16, 60.0) if torch.device(self.device).type == "cpu" else (64, 320.0)
 
 
 def compute_dtype(device: str) -> str:
-    """Return the type in which an encoder computes there: bfloat16 on a GPU that has it, else float32."""
-    has = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
-    return "bfloat16" if has else "float32"
+    """Return the type in which an encoder computes on a device: bfloat16 on a GPU that has it, else float32."""
+    on_gpu = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+    return "bfloat16" if on_gpu else "float32"
+
+
+def encoder_autocast(device: str) -> AbstractContextManager[Any]:
+    """Return the context in which an encoder runs on a device."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if compute_dtype(device) == "bfloat16" else nullcontext()
 
 
 @torch.inference_mode()
 def encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePlan) -> Iterator[tuple[Window, Rows]]:
-    """Yield each window with its rows: layer by name ("0" to "L", and "cnn") to float32 `[rows, width]`.
-
-    The window that ends a recording comes with no rows.
-    """
+    """Yield each window with its rows by layer, "0" to "L" and "cnn"; a window without samples has none."""
     card = encoder.card
-    most, seconds = plan.batch_limits()
-    run_samples = RUN_BATCHES * min(seconds, most * 30.0) * card.sample_rate
+    max_windows, max_seconds = plan.batch_limits()
+    run_samples = RUN_BATCHES * min(max_seconds, max_windows * 30.0) * card.sample_rate
     row_bytes = 4 * ((card.num_layers + 1) * card.dim + (card.cnn_dim or 0) * plan.cnn)
     run: list[Window] = []
     samples, size = 0, 0
@@ -87,54 +103,82 @@ def encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePlan
         run.append(window)
         if window.samples_T is not None:
             samples += len(window.samples_T)
-            rows = encoder.frames(len(window.samples_T)) if plan.pool == "frames" else 1
-            size += rows * row_bytes
-        if samples >= run_samples or size >= RUN_BYTES or len(run) >= RUN_BATCHES * most:
-            yield from _run(encoder, run, plan)
+            size += row_bytes * (encoder.num_frames(len(window.samples_T)) if plan.pool == "frames" else 1)
+        if samples >= run_samples or size >= RUN_BYTES or len(run) >= RUN_BATCHES * max_windows:
+            yield from _encode_run(encoder, run, plan)
             run, samples, size = [], 0, 0
-    yield from _run(encoder, run, plan)
+    yield from _encode_run(encoder, run, plan)
 
 
-def _run(encoder: Encoder, run: Sequence[Window], plan: EncodePlan) -> Iterator[tuple[Window, Rows]]:
-    found: dict[int, Rows] = {}
-    lengths = {place: len(window.samples_T) for place, window in enumerate(run) if window.samples_T is not None}
-    for batch in _batches(lengths, plan, encoder.card.sample_rate):
-        samples = [run[place].samples_T for place in batch]
-        found.update(zip(batch, _batch(encoder, [s for s in samples if s is not None], plan)))
-    for place, window in enumerate(run):
-        yield window, found.pop(place, {})
+def merge_windows(windows: Iterable[tuple[Window, Rows]], encoder: Encoder, pool: Pool) -> Iterator[tuple[int, Rows]]:
+    """Yield the rows of one recording in order with the index of their first; overlaps of frames are merged.
+
+    Raises:
+        AudioError: the recording could not be decoded to its end.
+    """
+    rate = encoder.card.frame_rate if pool == "frames" else None
+
+    def numbered() -> Iterator[tuple[int, Rows]]:
+        for index, (window, rows) in enumerate(windows):
+            if window.problem:
+                raise AudioError(window.problem)
+            if rows:
+                yield (index if rate is None else round(window.start * rate / encoder.card.sample_rate)), rows
+
+    return merge_overlaps(numbered())
 
 
-def _batches(lengths: dict[int, int], plan: EncodePlan, sample_rate: int) -> Iterator[list[int]]:
-    """Yield the places of the windows of each batch, longest first, so that a batch too large fails at once."""
-    most, seconds = plan.batch_limits()
+def _encode_run(encoder: Encoder, run: Sequence[Window], plan: EncodePlan) -> Iterator[tuple[Window, Rows]]:
+    rows_of: dict[int, Rows] = {}
+    samples = {index: window.samples_T for index, window in enumerate(run) if window.samples_T is not None}
+    for batch in _length_batches({index: len(own_T) for index, own_T in samples.items()}, plan, encoder):
+        rows_of.update(zip(batch, _encode_batch(encoder, [samples[index] for index in batch], plan)))
+    for index, window in enumerate(run):
+        yield window, rows_of.pop(index, {})
+
+
+def _length_batches(lengths: dict[int, int], plan: EncodePlan, encoder: Encoder) -> Iterator[list[int]]:
+    """Yield the indices of each batch's windows, longest first, so that a batch too large fails at once."""
+    max_windows, max_seconds = plan.batch_limits()
     batch: list[int] = []
-    for place in sorted(lengths, key=lambda place: -lengths[place]):
+    for index in sorted(lengths, key=lambda index: -lengths[index]):
         longest = lengths[batch[0]] if batch else 0
-        too_many = (len(batch) + 1) * longest > seconds * sample_rate
-        if batch and (len(batch) >= most or too_many or lengths[place] < longest // 2):
+        too_long = (len(batch) + 1) * longest > max_seconds * encoder.card.sample_rate
+        if batch and (len(batch) >= max_windows or too_long or lengths[index] < longest // 2):
             yield batch
             batch = []
-        batch.append(place)
+        batch.append(index)
     if batch:
         yield batch
 
 
-def _batch(encoder: Encoder, samples: Sequence[np.ndarray], plan: EncodePlan) -> list[Rows]:
+def _encode_batch(encoder: Encoder, samples: Sequence[np.ndarray], plan: EncodePlan) -> Sequence[Rows]:
     lengths_B = torch.tensor([len(samples_T) for samples_T in samples])
     padded_BT = np.zeros((len(samples), int(lengths_B.max())), dtype=np.float32)
     for row_T, samples_T in zip(padded_BT, samples):
         row_T[: len(samples_T)] = samples_T
     samples_BT, lengths_B = torch.from_numpy(padded_BT).to(plan.device), lengths_B.to(plan.device)
-    frames_B = [encoder.frames(len(samples_T)) for samples_T in samples]
-    autocast: Any = nullcontext()
-    if compute_dtype(plan.device) == "bfloat16":
-        autocast = torch.autocast("cuda", dtype=torch.bfloat16)
-    with autocast:
-        layers_BLFD = encoder(samples_BT, lengths_B)
-        cnn_BFD = encoder.cnn(samples_BT, lengths_B) if plan.cnn else None
-    found = [{str(layer): row for layer, row in enumerate(rows)} for rows in pool_frames(layers_BLFD, frames_B, plan.pool)]
+    with encoder_autocast(plan.device):
+        if plan.cnn:
+            layers_BLFD, cnn_BFD = encoder.forward_with_cnn(samples_BT, lengths_B)
+        else:
+            layers_BLFD, cnn_BFD = encoder(samples_BT, lengths_B), None
+    frames_B = [encoder.num_frames(len(samples_T)) for samples_T in samples]
+    rows_of: list[dict[str, np.ndarray]] = [
+        {str(layer): rows_RD for layer, rows_RD in enumerate(rows_LRD)}
+        for rows_LRD in _pool_frames(layers_BLFD, frames_B, plan.pool)
+    ]
     if cnn_BFD is not None:
-        for rows, extra_LFD in zip(found, pool_frames(cnn_BFD[:, None], frames_B, plan.pool)):
-            rows[CNN] = extra_LFD[0]
-    return found
+        for rows, cnn_LRD in zip(rows_of, _pool_frames(cnn_BFD[:, None], frames_B, plan.pool)):
+            rows[CNN] = cnn_LRD[0]
+    return rows_of
+
+
+def _pool_frames(layers_BLFD: Tensor, frames_B: list[int], pool: Pool) -> list[np.ndarray]:
+    """Return each window's float32 rows `[L, rows, D]`: its own frames, or one row with their mean."""
+    layers_BLFD = layers_BLFD.float()
+    if pool == "frames":
+        return [layers_LFD[:, :frames].cpu().numpy() for layers_LFD, frames in zip(layers_BLFD, frames_B)]
+    counts_B = torch.tensor(frames_B, dtype=torch.float32, device=layers_BLFD.device)
+    means_BLD = layers_BLFD.sum(dim=2) / counts_B[:, None, None]
+    return list(means_BLD.cpu().numpy()[:, :, None])

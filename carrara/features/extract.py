@@ -1,45 +1,41 @@
-"""Clips in, features of every layer out, each window heard once: decode ahead, batch, encode, pool, store.
+"""Extracts the features of clips into the store, encoding each window once: decode ahead, batch, encode, pool, write.
 
-What is in the store already is not heard again; what cannot be decoded is named and the rest go on. A store's key is
-made of everything that could change its content (style.md 4.4): the encoder with its settings, weights and code number,
-decoders and resampler, windows, pooling, precision; an item's key is its file's content with start and duration.
+Clips that are in the store are not encoded again. Clips that cannot be decoded are reported and the rest go on. A
+store's key is made of everything that could change its content: the encoder with its settings, weights and output
+version, decoders and resampler, windows, pooling, precision. An item's key is its file's SHA-256, start and duration.
 
-Letters: T samples, R rows, D width.
+Letters: T samples, R rows, D dim.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from carrara.audio.decode import VERSIONS, load
-from carrara.audio.deform import VERSION as DEFORMATIONS
-from carrara.audio.deform import corrupt
-from carrara.audio.window import stitched, windows
+from carrara.audio.decode import VERSIONS, load_audio
+from carrara.audio.corruptions import VERSION as CORRUPTIONS_VERSION
+from carrara.audio.corruptions import corrupt
+from carrara.audio.windows import window_spans
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.hashing import sha256_of_json
 from carrara.core.paths import features_home
 from carrara.core.progress import progress
 from carrara.encoders._base import Encoder
-from carrara.features.encode import CNN, EncodePlan, Rows, Window, encode_windows, compute_dtype
-from carrara.features.hash_cache import FileHashCache
+from carrara.features.encode import CNN, EncodePlan, as_windows, compute_dtype, encode_windows, merge_windows
+from carrara.features.hash_cache import hash_files
 from carrara.features.prefetch import Source, prefetch
-from carrara.features.store import RowRange, FeatureStore, StoreWriter
+from carrara.features.store import FeatureStore, RowRange, StoreWriter
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
-FORMAT = 2  # raised whenever the same key would hold other rows
+FORMAT = 3  # raised whenever the same key would mean other rows
 PREFETCH_DEPTH = 8
 
 
@@ -48,31 +44,25 @@ class Features:
     """The features of some clips, on disk.
 
     Attributes:
-        store: where they are.
-        rows: each clip's rows (its windows, or its frames) in every layer; empty for a clip that is missing.
-        missing: reason by id of each clip that could not be heard.
-        frame_rate: frames a second, Hz; none for an encoder that answers once for a window.
-        seconds: what "decode" (all threads together) and "encode" took in this call.
+        store: where they are stored.
+        rows: each clip's rows (its windows or its frames) in every layer; empty for a missing clip.
+        missing: why a clip could not be decoded, by its id.
+        frame_rate: frames a second, in Hz. None for an encoder that gives one vector a window.
     """
 
     store: FeatureStore
     rows: list[slice]
     missing: dict[str, str]
     frame_rate: float | None
-    seconds: dict[str, float]
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers: "0" to "L", and "cnn" where it was asked for."""
+        """Names of the layers: "0" to "L", and "cnn" where the window spec includes it."""
         return tuple(self.store.dims)
 
     def layer(self, name: str) -> np.ndarray:
-        """Return one layer, `[rows of all clips in the store, width]`, memory-mapped half precision."""
+        """Return one layer, `[rows of all clips in the store, dim]`, memory-mapped half precision."""
         return self.store.layer(name)
-
-    def dim(self, name: str) -> int:
-        """Return the width of a layer."""
-        return self.store.dims[name]
 
 
 def extract(
@@ -83,40 +73,47 @@ def extract(
     device: str = "cpu",
     threads: int = 2,
 ) -> Features:
-    """Return the features of clips, hearing those that the store does not hold yet.
+    """Return the features of clips, encoding those that the store does not hold yet.
 
     Args:
-        encoder: who hears; it is put on the device, and hears in evaluation mode.
-        clips: what is heard; clips of the same sound share their rows.
-        view: how.
-        home: folder of everything that can be made again; none: `$CARRARA_HOME`.
+        encoder: the encoder; it is moved to the device and runs in evaluation mode.
+        clips: the clips; those of the same audio share their rows.
+        spec: which windows are encoded and what is stored of each.
+        home: Carrara's home. None means `$CARRARA_HOME`.
         device: where the encoder runs.
-        threads: that decode ahead of it.
+        threads: how many threads decode ahead of it.
 
     Raises:
-        DataError: the encoder gives features that are not finite; what was heard before is kept.
+        DataError: the encoder's features are not finite; what was written before stays.
         StoreError: the store cannot be written, is damaged, or is being written by another process.
     """
-    spec = spec if encoder.card.cnn_dim else spec.model_copy(update={"cnn": False})
-    folder = Path(home) / "features" if home else features_home()
-    store = _store(encoder, spec, folder, device)
-    keys, missing = _keys(clips, home, threads)
-    seconds = {"decode": 0.0, "encode": 0.0}
-    if any(key is not None and key not in store.items for key in keys):
+    if not encoder.card.cnn_dim:
+        spec = spec.model_copy(update={"cnn": False})
+    store = _open_store(encoder, spec, Path(home) / "features" if home else features_home(), device)
+    hashes = hash_files((Path(clip.path) for clip in clips), home, threads)
+    missing: dict[str, str] = {}
+    keys: list[str] = []
+    for clip in clips:
+        digest = hashes[Path(clip.path)]
+        if isinstance(digest, AudioError):
+            missing[clip.id] = str(digest)
+        start, duration = float(clip.start), clip.duration and float(clip.duration)
+        keys.append("" if isinstance(digest, AudioError) else f"{digest}:{start!r}:{duration!r}")
+    if any(key and key not in store.items for key in keys):
         with store.writer() as writer:
-            wanted = {key: clip for key, clip in zip(keys, clips) if key is not None and key not in store.items}
+            new = {key: clip for key, clip in zip(keys, clips) if key and key not in store.items}
             training = encoder.training
             encoder.to(device).eval()
-            broken = _hear(encoder, wanted, spec, EncodePlan(device, spec.pool, spec.cnn), writer, threads, seconds)
+            problems = _extract_missing(encoder, new, spec, device, writer, threads)
             encoder.train(training)
-        missing |= {clip.id: broken[key] for key, clip in zip(keys, clips) if key in broken}
-    places = [store.items.get(key or "", RowRange(0, 0)) for key in keys]
-    rows = [slice(place.offset, place.offset + place.rows) for place in places]
-    return Features(store, rows, missing, encoder.card.frame_rate, seconds)
+        missing |= {clip.id: problems[key] for key, clip in zip(keys, clips) if key in problems}
+    ranges = [store.items.get(key, RowRange(0, 0)) for key in keys]
+    rows = [slice(own.offset, own.offset + own.rows) for own in ranges]
+    return Features(store, rows, missing, encoder.card.frame_rate)
 
 
 def weights_identity(encoder: Encoder) -> str:
-    """Return the identity of an encoder's weights: as its card says, else the SHA-256 of its tensors."""
+    """Return the identity of an encoder's weights: the card's, else the SHA-256 of its tensors."""
     if encoder.card.weights_sha256:
         return encoder.card.weights_sha256
     digest = hashlib.sha256()
@@ -126,137 +123,72 @@ def weights_identity(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _store(encoder: Encoder, view: WindowSpec, folder: Path, device: str) -> FeatureStore:
-    card, cut = encoder.card, window_grid(encoder, view)
-    widths = {str(row): card.dim for row in range(card.num_layers + 1)}
-    if view.cnn and card.cnn_dim:
-        widths[CNN] = card.cnn_dim
+def _open_store(encoder: Encoder, spec: WindowSpec, folder: Path, device: str) -> FeatureStore:
+    card, grid = encoder.card, window_grid(encoder, spec)
+    dims = {str(layer): card.dim for layer in range(card.num_layers + 1)}
+    if spec.cnn and card.cnn_dim:
+        dims[CNN] = card.cnn_dim
     meta = {
         "format": FORMAT,
         "encoder": card.name,
-        "weights": weights_identity(encoder),
-        "code": card.output_version,
+        "weights_sha256": weights_identity(encoder),
+        "output_version": card.output_version,
         "settings": encoder.settings.model_dump(mode="json"),
         "sample_rate": card.sample_rate,
         "decoders": VERSIONS,
-        "window": cut.window,
-        "hop": cut.hop,
-        "least": cut.min_tail,
-        "padding": "none",
-        "pool": view.pool,
-        **({"deform": view.corruption, "deformations": DEFORMATIONS} if view.corruption else {}),
-        "computed": compute_dtype(device),
+        "window": grid.window,
+        "hop": grid.hop,
+        "min_tail": grid.min_tail,
+        "pool": spec.pool,
+        **({"corruption": spec.corruption, "corruptions_version": CORRUPTIONS_VERSION} if spec.corruption else {}),
+        "compute_dtype": compute_dtype(device),
         "dtype": "float16",
     }
-    return FeatureStore(folder / folder_name(card.name) / sha256_of_json({**meta, "widths": widths})[:16], widths, meta)
+    name = "".join(char if char.isalnum() or char in "-_." else "_" for char in card.name).lstrip(".") or "_"
+    return FeatureStore(folder / name / sha256_of_json({**meta, "dims": dims})[:16], dims, meta)
 
 
-def folder_name(name: str) -> str:
-    """Return an encoder's name as the name of a folder."""
-    return "".join(char if char.isalnum() or char in "-_." else "_" for char in name).lstrip(".") or "_"
-
-
-def _keys(clips: Sequence[Clip], home: Path | None, threads: int) -> tuple[list[str | None], dict[str, str]]:
-    """Return the key of each clip (none where its file cannot be read), and why by id."""
-    contents = FileHashCache(home)
-
-    def known(path: Path) -> str | AudioError:
-        try:
-            return contents.sha256(path)
-        except AudioError as problem:
-            return problem
-
-    paths = sorted({Path(clip.path) for clip in clips})
-    with ThreadPoolExecutor(threads) as workers:
-        found = dict(zip(paths, workers.map(known, paths)))
-    contents.close()
-    keys: list[str | None] = []
-    missing: dict[str, str] = {}
-    for clip in clips:
-        content = found[Path(clip.path)]
-        if isinstance(content, AudioError):
-            missing[clip.id] = str(content)
-            keys.append(None)
-        else:
-            keys.append(f"{content}:{float(clip.start)!r}:{clip.duration and float(clip.duration)!r}")
-    return keys, missing
-
-
-def _hear(
+def _extract_missing(
     encoder: Encoder,
-    wanted: Mapping[str, Clip],
-    view: WindowSpec,
-    plan: EncodePlan,
+    clips: Mapping[str, Clip],
+    spec: WindowSpec,
+    device: str,
     writer: StoreWriter,
     threads: int,
-    seconds: dict[str, float],
 ) -> dict[str, str]:
-    """Write the features of the wanted clips and return the reason by key of those that cannot be heard."""
-    cut = window_grid(encoder, view)
-    order = _by_length(wanted)
+    """Write the features of clips by key, and return why some could not be decoded, by key."""
+    grid, plan = window_grid(encoder, spec), EncodePlan(device, spec.pool, spec.cnn)
+    # Clips of one length follow each other, so that batches need little padding.
+    keys = sorted(clips, key=lambda key: -(clips[key].duration or -1.0))
     sources: list[Source[tuple[int, np.ndarray]]] = [
-        partial(_decoded, wanted[key], cut, encoder.card.sample_rate, view.corruption, seconds) for key in order
+        partial(_clip_windows, clips[key], grid, encoder.card.sample_rate, spec.corruption) for key in keys
     ]
-    broken: dict[str, str] = {}
-    began = time.perf_counter()
-    # Closed by name: after an error the threads that decode must end before Python can.
-    title = f"hearing with {encoder.card.name}"
-    with progress(title, len(order)) as advance, closing(prefetch(sources, threads, PREFETCH_DEPTH)) as items:
-        rows = encode_windows(encoder, as_windows(items), plan)
-        for place, group in groupby(rows, key=lambda pair: pair[0].source_index):
-            problem = _item(encoder, wanted[order[place]].path, group, plan, writer)
-            if problem:
+    problems: dict[str, str] = {}
+    # Closed explicitly: after an error the decoding threads must end before Python can.
+    with (
+        progress(f"extracting features with {encoder.card.name}", len(keys)) as advance,
+        closing(prefetch(sources, threads, PREFETCH_DEPTH)) as items,
+    ):
+        encoded = encode_windows(encoder, as_windows(items), plan)
+        for index, group in groupby(encoded, key=lambda pair: pair[0].source_index):
+            key = keys[index]
+            try:
+                for _, rows in merge_windows(group, encoder, spec.pool):
+                    if not all(np.isfinite(rows_RD).all() for rows_RD in rows.values()):
+                        path, name = clips[key].path, encoder.card.name
+                        raise DataError(f"{path}: the features that {name} gives of it are not finite")
+                    writer.append(rows)
+                writer.commit(key)
+            except AudioError as problem:
                 writer.abandon()
-                broken[order[place]] = problem
-            else:
-                writer.commit(order[place])
+                problems[key] = str(problem)
             advance()
-    seconds["encode"] += time.perf_counter() - began
-    return broken
+    return problems
 
 
-def _item(encoder: Encoder, path: Path, group: Iterable[tuple[Window, Rows]], plan: EncodePlan, writer: StoreWriter) -> str | None:
-    """Append one recording's rows, and return the reason if it could not be heard."""
-    problem: list[str] = []
-
-    def sounding() -> Iterator[tuple[int, Rows]]:
-        rate = encoder.card.frame_rate if plan.pool == "frames" else None
-        for place, (window, rows) in enumerate(group):
-            if window.problem:
-                problem.append(window.problem)
-            elif rows:
-                yield (place if rate is None else round(window.start * rate / encoder.card.sample_rate)), rows
-
-    for _, rows in stitched(sounding()):
-        if not all(np.isfinite(matrix_RD).all() for matrix_RD in rows.values()):
-            raise DataError(f"{path}: the features that {encoder.card.name} gives of it are not finite")
-        if not problem:
-            writer.append(rows)
-    return problem[0] if problem else None
-
-
-def as_windows(items: Iterable[tuple[int, Any]]) -> Iterator[Window]:
-    """Yield what `ahead` gives of sources of (start, samples) as windows."""
-    for place, item in items:
-        if item is None or isinstance(item, AudioError):
-            yield Window(place, 0, None, None if item is None else str(item))
-        else:
-            yield Window(place, *item)
-
-
-def _decoded(
-    clip: Clip, cut: WindowGrid, rate: int, deform: str, seconds: dict[str, float]
-) -> Iterator[tuple[int, np.ndarray]]:
-    began = time.perf_counter()
-    samples_T = load(clip.path, rate, clip.start, clip.duration)
-    if deform:
-        samples_T = corrupt(samples_T, rate, deform)
-    seconds["decode"] += time.perf_counter() - began
-    for start, length in windows(len(samples_T), cut.window, cut.hop, cut.min_tail):
+def _clip_windows(clip: Clip, grid: WindowGrid, rate: int, corruption: str) -> Iterator[tuple[int, np.ndarray]]:
+    samples_T = load_audio(clip.path, rate, clip.start, clip.duration)
+    if corruption:
+        samples_T = corrupt(samples_T, rate, corruption)
+    for start, length in window_spans(len(samples_T), grid.window, grid.hop, grid.min_tail):
         yield start, samples_T[start : start + length]
-
-
-def _by_length(wanted: Mapping[str, Clip]) -> list[str]:
-    """Return the keys with clips of one length together, so that batches need little padding."""
-    lengths = {key: -1.0 if clip.duration is None else float(clip.duration) for key, clip in wanted.items()}
-    return [key for key, _ in sorted(lengths.items(), key=itemgetter(1), reverse=True)]

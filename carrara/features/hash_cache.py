@@ -1,8 +1,8 @@
-"""What sound files contain, by SHA-256, remembered so that a library is read once and not at every start.
+"""SHA-256 of audio files, remembered so that a library is read once and not at every start.
 
-A file that has the same size, inode and times as when it was read is taken to be the same. A file written so lately
-that a second write could leave the same times behind is not remembered (git's rule for its index). The memory is a
-SQLite file below the home; when it cannot be used, files are simply read.
+A file with the size, inode and times of its last reading is taken to be unchanged. A file written so lately that a
+second write could leave the same times is not remembered (git's rule for its index). The cache is an SQLite file in
+Carrara's home; where it cannot be used, files are simply read.
 """
 
 from __future__ import annotations
@@ -11,22 +11,59 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from carrara.core.errors import AudioError
 from carrara.core.hashing import sha256_of_file
-from carrara.core.paths import home
+from carrara.core.paths import home as carrara_home
 
 RACY_SECONDS = 2.0
 
 
-class FileHashCache:
-    """SHA-256 of files by path; may be asked from several threads."""
+def hash_files(paths: Iterable[Path], home: Path | None = None, threads: int = 2) -> dict[Path, str | AudioError]:
+    """Return the SHA-256 of each file, or the error of one that cannot be read.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._path = (folder or home()) / "index" / "contents.sqlite"
+    Args:
+        paths: the files.
+        home: Carrara's home. None means `$CARRARA_HOME`.
+        threads: how many files are read at once.
+    """
+    cache = FileHashCache(home)
+
+    def digest(path: Path) -> str | AudioError:
+        try:
+            return cache.sha256(path)
+        except AudioError as problem:
+            return problem
+
+    paths = list(dict.fromkeys(paths))
+    try:
+        with ThreadPoolExecutor(threads) as workers:
+            return dict(zip(paths, workers.map(digest, paths)))
+    finally:
+        cache.close()
+
+
+class FileHashCache:
+    """SHA-256 of files by path; safe to use from several threads.
+
+    Args:
+        folder: Carrara's home. None means `$CARRARA_HOME`.
+        racy_seconds: a file changed less than this long ago is not remembered.
+    """
+
+    def __init__(self, folder: Path | None = None, racy_seconds: float = RACY_SECONDS) -> None:
+        self._racy_seconds = racy_seconds
         self._lock = threading.Lock()
-        self._memory = self._opened()
+        path = (folder or carrara_home()) / "index" / "contents.sqlite"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=5.0, check_same_thread=False, isolation_level=None)
+        except (OSError, sqlite3.Error):
+            self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._execute("create table if not exists contents (path text primary key, stamp text, digest text)")
 
     def sha256(self, path: Path) -> str:
         """Return the SHA-256 of a file's bytes.
@@ -37,54 +74,31 @@ class FileHashCache:
         path = Path(path).absolute()
         try:
             before = _stamp(path)
-            if found := self._find(str(path), before):
-                return found
+            cached = self._execute("select digest from contents where path = ? and stamp = ?", str(path), before)
+            if cached:
+                return cached[0][0]
             digest = sha256_of_file(path)
-            after = _stamp(path)
+            after, status = _stamp(path), os.stat(path)
         except OSError as problem:
             reasons = {FileNotFoundError: "no such file", IsADirectoryError: "a folder, not a sound file"}
             raise AudioError(f"{path}: {reasons.get(type(problem), problem.strerror or problem)}") from None
-        newest = max(os.stat(path).st_mtime, os.stat(path).st_ctime)
-        if before == after and time.time() - newest > RACY_SECONDS:
-            self._remember(str(path), after, digest)
+        if before == after and time.time() - max(status.st_mtime, status.st_ctime) > self._racy_seconds:
+            self._execute("insert or replace into contents values (?, ?, ?)", str(path), after, digest)
         return digest
 
     def close(self) -> None:
-        """Close the memory."""
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
+        """Close the database."""
+        self._db.close()
 
-    def _opened(self) -> sqlite3.Connection | None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            memory = sqlite3.connect(self._path, timeout=5.0, check_same_thread=False, isolation_level=None)
-            memory.execute("create table if not exists contents (path text primary key, stamp text, digest text)")
-        except (OSError, sqlite3.Error):
-            return None
-        return memory
-
-    def _find(self, path: str, stamp: str) -> str | None:
+    def _execute(self, query: str, *values: str) -> list[tuple[str]]:
+        """Return the rows of a query; none where the database cannot be used, so that the file is read."""
         with self._lock:
-            if self._memory is None:
-                return None
             try:
-                query = "select digest from contents where path = ? and stamp = ?"
-                row = self._memory.execute(query, (path, stamp)).fetchone()
+                return self._db.execute(query, values).fetchall()
             except sqlite3.Error:
-                return None
-        return row[0] if row else None
-
-    def _remember(self, path: str, stamp: str, digest: str) -> None:
-        with self._lock:
-            if self._memory is None:
-                return
-            try:
-                self._memory.execute("insert or replace into contents values (?, ?, ?)", (path, stamp, digest))
-            except sqlite3.Error:
-                self._memory = None
+                return []
 
 
 def _stamp(path: Path) -> str:
-    state = os.stat(path)
-    return f"{state.st_size}:{state.st_ino}:{state.st_mtime_ns}:{state.st_ctime_ns}"
+    status = os.stat(path)
+    return f"{status.st_size}:{status.st_ino}:{status.st_mtime_ns}:{status.st_ctime_ns}"

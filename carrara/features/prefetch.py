@@ -1,7 +1,7 @@
-"""Decoding ahead of the model: sources are read in background threads, and come out in order, with flat memory.
+"""Reads sources in background threads ahead of the encoder, and yields their items in order, with flat memory.
 
-A source is a call that gives an iterator. Several are read at once, each into a short queue, so at most
-`workers · depth` items wait. Nothing is lost when the reader stops early: the threads notice and end.
+A source is a call that returns an iterable. Several are read at once, each into a short queue, so at most
+`workers · depth` items wait. When the reader stops early, the threads notice and end.
 """
 
 from __future__ import annotations
@@ -17,70 +17,70 @@ from carrara.core.errors import AudioError
 
 T = TypeVar("T")
 Source = Callable[[], Iterable[T]]
-Items = Generator[tuple[int, T | AudioError | None], None, None]
-_PAUSE = 0.1  # seconds after which a thread that waits for room looks whether anyone still reads
+_POLL_SECONDS = 0.1  # a thread that waits for room in its queue checks this often whether the reader has stopped
 
 
 class _End:
     """The end of a source, with the error that ended it."""
 
-    def __init__(self, problem: BaseException | None = None) -> None:
-        self.problem = problem
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
 
 
-def prefetch(sources: Iterable[Source[T]], workers: int, depth: int) -> Items[T]:
-    """Yield `(place of the source, item)` in order; after each source's items comes none, or the error that ended it.
+def prefetch(
+    sources: Iterable[Source[T]], workers: int, depth: int
+) -> Generator[tuple[int, T | AudioError | None], None, None]:
+    """Yield (index of the source, item) in order; each source ends with None, or with the AudioError that ended it.
 
     Raises:
-        Whatever but an `AudioError` a source raises.
+        BaseException: any other error of a source.
     """
     stop = threading.Event()
 
-    def pump(source: Source[T], line: queue.Queue[Any]) -> None:
+    def put(items: queue.Queue[Any], item: Any) -> None:
+        while not stop.is_set():
+            try:
+                items.put(item, timeout=_POLL_SECONDS)
+                break
+            except queue.Full:
+                continue
+
+    def read(source: Source[T], items: queue.Queue[Any]) -> None:
         end = _End()
         try:
             for item in source():
-                if not _put(line, item, stop):
+                put(items, item)
+                if stop.is_set():
                     return
-        except BaseException as problem:  # handed over whole: the reader raises it again
-            end = _End(problem)
+        except BaseException as error:  # the reader raises it again
+            end = _End(error)
             if stop.is_set():
                 raise
-        _put(line, end, stop)
+        put(items, end)
 
     remaining = iter(sources)
-    lines: deque[queue.Queue[Any]] = deque()
+    queues: deque[queue.Queue[Any]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
-    def start() -> None:
+    def start_next() -> None:
         for source in remaining:
-            lines.append(queue.Queue(depth))
-            pool.submit(pump, source, lines[-1])
+            queues.append(queue.Queue(depth))
+            pool.submit(read, source, queues[-1])
             return
 
     try:
         for _ in range(workers):
-            start()
-        place = 0
-        while lines:
-            while not isinstance(item := lines[0].get(), _End):
-                yield place, item
-            if item.problem is not None and not isinstance(item.problem, AudioError):
-                raise item.problem
-            yield place, item.problem
-            lines.popleft()
-            start()
-            place += 1
+            start_next()
+        index = 0
+        while queues:
+            while not isinstance(item := queues[0].get(), _End):
+                yield index, item
+            if item.error is not None and not isinstance(item.error, AudioError):
+                raise item.error
+            yield index, item.error
+            queues.popleft()
+            start_next()
+            index += 1
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _put(line: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
-    while not stop.is_set():
-        try:
-            line.put(item, timeout=_PAUSE)
-            return True
-        except queue.Full:
-            continue
-    return False

@@ -1,7 +1,7 @@
-"""How clips are heard and what is kept of them: windows, and a row for each or for every frame.
+"""Which windows of a clip are encoded, and what is stored of each: its mean or its frames.
 
-Frames stand on one grid over the whole clip, frame i at i / frame rate: a clip longer than a window is heard in windows
-that overlap and begin on that grid, and each gives the frames that lie deeper inside it.
+Frames lie on one grid over the whole clip, frame i at i / frame rate. A clip longer than a window is encoded in
+overlapping windows that begin on that grid, and each window gives the frames that lie deeper inside it.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from pydantic import Field, model_validator
 
 from carrara.core.settings import Settings
 from carrara.encoders._base import Encoder
-from carrara.features.pool import Pool
 
-MIN_TAIL_SECONDS = 1.0  # a shorter tail is dropped (MARBLE's rule for 30-s windows), or one under half a short window
+Pool = Literal["mean", "frames"]
+
+MIN_TAIL_SECONDS = 1.0  # a shorter last window is dropped (MARBLE's rule for 30-s windows), or one under half a window
 OVERLAP_SECONDS = 1.0
 
 
 class WindowSpec(Settings):
-    """How clips are heard and what is kept of them.
+    """Which windows of a clip are encoded, and what is stored of each.
 
     Attributes:
-        window_seconds: length of a window; none: the whole clip, up to what the encoder should hear at once.
-        hop_seconds: from one window to the next; none: a window, or for frames a little less, so that windows overlap.
-        tail: `keep` a last window shorter than the others if it is long enough, or `drop` it; frames are always kept.
+        window_seconds: length of a window. None means the whole clip, up to the encoder's longest window.
+        hop_seconds: from one window to the next. None means a window, or for frames a little less.
+        tail: `keep` or `drop` a last window that is shorter than the others; frames are always kept.
         pool: a row is a window's mean, or a frame.
-        cnn: whether the extra "cnn" is kept too, where the encoder has one.
-        deform: how the sound is spoilt before it is heard (`carrara.audio.deform`); empty: not at all.
+        cnn: also store the extra "cnn", where the encoder has one.
+        corruption: what is done to the audio first, such as `noise:20db`. Empty means nothing.
     """
 
     window_seconds: float | None = Field(default=None, gt=0)
@@ -48,7 +49,7 @@ class WindowSpec(Settings):
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """Windows in samples: their length (none: any), the hop between them, and the least of a shorter last one."""
+    """Windows in samples: their length (None: the whole clip), the hop, and the shortest last window that is kept."""
 
     window: int | None
     hop: int | None
@@ -56,14 +57,14 @@ class WindowGrid:
 
 
 def window_grid(encoder: Encoder, spec: WindowSpec) -> WindowGrid:
-    """Return the windows that a view means for an encoder."""
+    """Return the windows of a spec in an encoder's samples."""
     rate, frame_rate = encoder.card.sample_rate, encoder.card.frame_rate
     seconds = spec.window_seconds or encoder.card.window_seconds
     window = None if seconds is None else max(round(seconds * rate), 1)
     hop = None if spec.hop_seconds is None else max(round(spec.hop_seconds * rate), 1)
     if spec.pool == "mean" or window is None or frame_rate is None:
-        least = min(round(MIN_TAIL_SECONDS * rate), (window or rate) // 2)
-        return WindowGrid(window, hop, window if window and spec.tail == "drop" else least)
+        min_tail = min(round(MIN_TAIL_SECONDS * rate), (window or rate) // 2)
+        return WindowGrid(window, hop, window if window and spec.tail == "drop" else min_tail)
     stride = rate / frame_rate
     hop = hop or window - min(round(OVERLAP_SECONDS * rate), window // 4)
     return WindowGrid(window, max(round(int(hop / stride) * stride), 1), 1)

@@ -102,7 +102,7 @@ def test_layers_are_those_of_the_encoder_itself(tmp_path, music):
     samples_T = torch.from_numpy(soundfile.read(music / "a.wav", dtype="float32")[0])
     with torch.inference_mode():
         truth_LD = encoder(samples_T[None])[0].mean(dim=1).numpy()
-        cnn_D = encoder.cnn(samples_T[None])[0].mean(dim=0).numpy()
+        cnn_D = encoder.forward_with_cnn(samples_T[None])[1][0].mean(dim=0).numpy()
     truths = {"all": truth_LD, "0": truth_LD[:1], "2": truth_LD[2:3], "last": truth_LD[-1:], "cnn": cnn_D[None]}
     for layer, truth in {**truths, "mean": truth_LD.mean(axis=0)[None]}.items():
         table = carrara.embed(music / "a.wav", encoder, layer=layer)

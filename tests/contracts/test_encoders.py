@@ -122,12 +122,12 @@ class TestOutput:
         encoder, card = runnable(name), runnable(name).card
         layers = encoder(noise(2, card.sample_rate))
         samples = 2 * card.sample_rate
-        assert layers.shape == (1, card.num_layers + 1, encoder.frames(samples), card.dim)
+        assert layers.shape == (1, card.num_layers + 1, encoder.num_frames(samples), card.dim)
         assert torch.isfinite(layers).all()
         if card.frame_rate:
-            assert abs(encoder.frames(samples) - 2 * card.frame_rate) <= 2
+            assert abs(encoder.num_frames(samples) - 2 * card.frame_rate) <= 2
         else:
-            assert encoder.frames(samples) == 1
+            assert encoder.num_frames(samples) == 1
 
     def test_the_same_input_gives_the_same_output(self, name):
         samples = noise(1, runnable(name).card.sample_rate)
@@ -141,7 +141,7 @@ class TestOutput:
         together = encoder(batch, torch.tensor([len(clip) for clip in clips]))
         for row, clip in zip(together, clips):
             alone = encoder(clip[None])[0]
-            frames = encoder.frames(len(clip))
+            frames = encoder.num_frames(len(clip))
             torch.testing.assert_close(row[:, :frames], alone, atol=2e-5, rtol=1e-4)
             assert not row[:, frames:].any()
 
@@ -156,7 +156,7 @@ class TestOutput:
         }[kind]
         layers = runnable(name)(samples)
         assert torch.isfinite(layers).all()
-        assert layers.shape[2] == runnable(name).frames(samples.shape[1]) >= 1
+        assert layers.shape[2] == runnable(name).num_frames(samples.shape[1]) >= 1
 
     def test_bfloat16_is_near_float32(self, name):
         samples = noise(1, runnable(name).card.sample_rate)
@@ -170,9 +170,11 @@ class TestOutput:
         samples = noise(1, card.sample_rate)
         if card.cnn_dim is None:
             with pytest.raises(NotImplementedError):
-                encoder.cnn(samples)
+                encoder.forward_with_cnn(samples)
         else:
-            assert encoder.cnn(samples).shape == (1, encoder.frames(card.sample_rate), card.cnn_dim)
+            layers, cnn = encoder.forward_with_cnn(samples)
+            assert cnn.shape == (1, encoder.num_frames(card.sample_rate), card.cnn_dim)
+            assert torch.equal(layers, encoder(samples))
 
 
 @pytest.mark.parametrize("name", smallest_of_each_network())

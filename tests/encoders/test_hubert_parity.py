@@ -76,7 +76,7 @@ def test_every_layer_equals_hugging_face(placement, norm, bias, attention):
     assert len(theirs.hidden_states) == layers.shape[1] == 4
     for i, row in enumerate(theirs.hidden_states):
         torch.testing.assert_close(layers[:, i], row, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.cnn(x), model.feature_extractor(x).transpose(1, 2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.forward_with_cnn(x)[1], model.feature_extractor(x).transpose(1, 2), atol=1e-5, rtol=1e-5)
     normed = encoder(norm_placement=placement, conv_norm=norm, conv_bias=bias)
     load_state_dict_strict(normed, model.state_dict(), "transformers")
     torch.testing.assert_close(normed(x)[:, -1], theirs.last_hidden_state, atol=1e-5, rtol=1e-5)
@@ -104,7 +104,7 @@ def test_masked_frames_equal_hugging_faces():
     ours = encoder()
     load_state_dict_strict(ours, model.state_dict(), "transformers")
     x = noise(2, 5000)
-    mask = torch.rand(2, ours.frames(5000), generator=torch.Generator().manual_seed(0)) < 0.5
+    mask = torch.rand(2, ours.num_frames(5000), generator=torch.Generator().manual_seed(0)) < 0.5
     theirs = model(x, mask_time_indices=mask, output_hidden_states=True).hidden_states
     rows = ours.encode_frames(ours.conv_features(x), mask_BF=mask)
     for i, row in enumerate(theirs):
@@ -148,11 +148,11 @@ def test_a_batch_of_unequal_lengths_gives_what_each_alone_gives(lengths, positio
     )
     clips = [noise(length, seed=seed) for seed, length in enumerate(lengths)]
     batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=float("nan"))
-    together, cnn = ours(batch, torch.tensor(lengths)), ours.cnn(batch, torch.tensor(lengths))
+    together, cnn = ours.forward_with_cnn(batch, torch.tensor(lengths))
     for row, features, clip in zip(together, cnn, clips):
-        alone, frames = ours(clip[None])[0], ours.frames(len(clip))
+        alone, frames = ours(clip[None])[0], ours.num_frames(len(clip))
         torch.testing.assert_close(row[:, :frames], alone, atol=2e-5, rtol=1e-4)
-        torch.testing.assert_close(features[:frames], ours.cnn(clip[None])[0], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(features[:frames], ours.forward_with_cnn(clip[None])[1][0], atol=2e-5, rtol=1e-4)
         assert not row[:, frames:].any() and not features[frames:].any()
 
 

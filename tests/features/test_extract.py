@@ -1,4 +1,4 @@
-"""Extraction against a loop that hears one window at a time; keys, sharing, broken files, the frames' one grid."""
+"""Extraction against a loop that encodes one window at a time; keys, sharing, broken files, the grid of frames."""
 
 import numpy as np
 import pytest
@@ -6,48 +6,49 @@ import soundfile
 import torch
 from pydantic import ValidationError
 
-from carrara.audio.decode import load
-from carrara.audio.window import windows
+from carrara.audio.decode import load_audio
+from carrara.audio.windows import window_spans
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError
+from carrara.encoders._hub.load import build_encoder
 from carrara.features.extract import extract, weights_identity
 from carrara.features.windows import WindowSpec, window_grid
 
 RATE = 8000
 
 
-def alone(encoder, path, view, start=0.0, duration=None):
-    """Return every layer's rows of one clip, each window heard by itself and nothing batched."""
-    samples_T = load(path, RATE, start, duration)
-    window = RATE * (view.window_seconds or 1000)
+def encode_alone(encoder, path, spec, start=0.0, duration=None):
+    """Return every layer's rows of one clip, each window encoded by itself without a batch."""
+    samples_T = load_audio(path, RATE, start, duration)
+    window = RATE * (spec.window_seconds or 1000)
     rows = []
-    for begin, length in windows(len(samples_T), int(window), None, RATE):
+    for begin, length in window_spans(len(samples_T), int(window), None, RATE):
         layers_LFD = encoder(torch.from_numpy(samples_T[begin : begin + length])[None])[0]
-        rows.append(layers_LFD.mean(dim=1, keepdim=True) if view.pool == "mean" else layers_LFD)
+        rows.append(layers_LFD.mean(dim=1, keepdim=True) if spec.pool == "mean" else layers_LFD)
     return torch.cat(rows, dim=1).numpy()
 
 
 @pytest.mark.parametrize(
-    "view", [WindowSpec(), WindowSpec(window_seconds=2), WindowSpec(pool="frames"), WindowSpec(cnn=True)]
+    "spec", [WindowSpec(), WindowSpec(window_seconds=2), WindowSpec(pool="frames"), WindowSpec(cnn=True)]
 )
-def test_a_batch_gives_what_each_window_alone_gives(tmp_path, plain, clips, view):
+def test_a_batch_gives_what_each_window_alone_gives(tmp_path, plain, clips, spec):
     sounds = clips(3.0, 0.05, 5.7, 2.0, 1.01, 0.3, 4.0, 2.9)
-    features = extract(plain(), sounds, view, home=tmp_path)
-    assert features.layers == ("0", "1", "2", *(["cnn"] if view.cnn else []))
+    features = extract(plain(), sounds, spec, home=tmp_path)
+    assert features.layers == ("0", "1", "2", *(["cnn"] if spec.cnn else []))
     assert features.missing == {}
     assert features.frame_rate == 100
     for clip, rows in zip(sounds, features.rows):
-        truth_LRD = alone(plain(), clip.path, view)
+        truth_LRD = encode_alone(plain(), clip.path, spec)
         for layer in range(3):
             stored_RD = features.layer(str(layer))[rows]
             assert stored_RD.dtype == np.float16
             np.testing.assert_allclose(stored_RD, truth_LRD[layer], rtol=1e-3, atol=1e-4)
-        if view.cnn:
+        if spec.cnn:
             np.testing.assert_allclose(features.layer("cnn")[rows], 10 * truth_LRD[0, :, :1], rtol=1e-3, atol=1e-4)
-    assert features.dim("0") == 2
+    assert features.store.dims["0"] == 2
 
 
-def test_frames_of_a_long_clip_stand_on_one_grid(tmp_path, plain, clips):
+def test_frames_of_a_long_clip_lie_on_one_grid(tmp_path, plain, clips):
     (clip,) = clips(13.37)
     whole = extract(plain(), [clip], WindowSpec(pool="frames"), home=tmp_path)
     pieces = extract(plain(window_seconds=3.0), [clip], WindowSpec(pool="frames"), home=tmp_path)
@@ -56,55 +57,55 @@ def test_frames_of_a_long_clip_stand_on_one_grid(tmp_path, plain, clips):
     assert whole.rows[0].stop == 1337
 
 
-def test_what_is_there_is_not_heard_again_and_sound_not_path_counts(tmp_path, plain, clips):
+def test_stored_clips_are_not_encoded_again_and_content_not_path_identifies_them(tmp_path, plain, clips):
     sounds = clips(1.0, 2.0)
     first = plain()
     extract(first, sounds, WindowSpec(), home=tmp_path)
-    assert first.heard
+    assert first.batch_shapes
     again = plain()
     copy = tmp_path / "copy.wav"
     copy.write_bytes(sounds[0].path.read_bytes())
     features = extract(again, [*sounds, Clip("copy", copy)], WindowSpec(), home=tmp_path)
-    assert again.heard == []
+    assert again.batch_shapes == []
     assert features.rows[2] == features.rows[0]
     soundfile.write(sounds[0].path, np.full(RATE, 0.25), RATE, subtype="FLOAT")
     changed = extract(again, sounds, WindowSpec(), home=tmp_path)
     np.testing.assert_allclose(changed.layer("0")[changed.rows[0]], [[0.25, 0.25]])
 
 
-def test_stretches_of_one_file_are_items_of_their_own(tmp_path, plain, clips):
+def test_excerpts_of_one_file_are_separate_items(tmp_path, plain, clips):
     (clip,) = clips(6.0)
     parts = [Clip(f"part-{start}", clip.path, start, 1.5) for start in (0.0, 1.0, 3.5)]
     features = extract(plain(), parts, WindowSpec(), home=tmp_path)
     for part, rows in zip(parts, features.rows):
-        truth = alone(plain(), clip.path, WindowSpec(), part.start, part.duration)
+        truth = encode_alone(plain(), clip.path, WindowSpec(), part.start, part.duration)
         np.testing.assert_allclose(features.layer("0")[rows], truth[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"scale": 3.0}, {"name": "other"}, {"weights": "others"}, {"code": 2}, {"num_layers": 1}],
+    [{"scale": 3.0}, {"name": "other"}, {"weights_sha256": "others"}, {"output_version": 2}, {"num_layers": 1}],
     ids=lambda other: next(iter(other)),
 )
-def test_two_encoders_and_one_cache_give_different_answers(tmp_path, plain, clips, other):
+def test_two_encoders_never_share_a_store(tmp_path, plain, clips, other):
     sounds = clips(1.0)
     one = extract(plain(), sounds, WindowSpec(), home=tmp_path)
     two = extract(plain(**other), sounds, WindowSpec(), home=tmp_path)
     assert one.store.folder != two.store.folder
-    truth = alone(plain(**other), sounds[0].path, WindowSpec())
+    truth = encode_alone(plain(**other), sounds[0].path, WindowSpec())
     np.testing.assert_allclose(two.layer("0")[two.rows[0]], truth[0], rtol=1e-3, atol=1e-4)
     assert len(one.layer("0")) == len(two.layer("0")) == 1
 
 
-def test_weights_without_a_name_are_told_apart_by_what_they_are(plain):
-    one, two = plain(weights=""), plain(weights="")
+def test_weights_without_a_hash_on_the_card_are_identified_by_their_values(plain):
+    one, two = plain(weights_sha256=""), plain(weights_sha256="")
     one.gain, two.gain = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
     assert weights_identity(one) == weights_identity(two)
     two.gain.data[1] = 2
     assert weights_identity(one) != weights_identity(two)
 
 
-def test_broken_files_are_named_and_the_rest_go_on(tmp_path, plain, clips):
+def test_broken_files_are_reported_and_the_rest_go_on(tmp_path, plain, clips):
     sounds = clips(1.0, 1.0, 1.0)
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.mp3").write_text("no sound " * 500)
@@ -120,7 +121,7 @@ def test_broken_files_are_named_and_the_rest_go_on(tmp_path, plain, clips):
     assert len(features.layer("0")) == 3
 
 
-def test_features_that_are_not_finite_are_not_kept(tmp_path, plain, clips):
+def test_features_that_are_not_finite_are_not_stored(tmp_path, plain, clips):
     sounds = clips(1.0, 1.0)
     for factor in (torch.nan, torch.inf):
 
@@ -139,10 +140,10 @@ def test_windows_of_frames_must_overlap(plain):
     with pytest.raises(ValidationError, match="must overlap"):
         WindowSpec(pool="frames", window_seconds=5, hop_seconds=5)
     assert WindowSpec(pool="mean", window_seconds=5, hop_seconds=5).hop_seconds == 5
-    cut = window_grid(plain(window_seconds=5.0), WindowSpec(pool="frames"))
-    assert cut.window == 5 * RATE
-    assert 0 < cut.hop < cut.window
-    assert cut.hop % 80 == 0
+    grid = window_grid(plain(window_seconds=5.0), WindowSpec(pool="frames"))
+    assert grid.window == 5 * RATE
+    assert 0 < grid.hop < grid.window
+    assert grid.hop % 80 == 0
 
 
 def test_a_home_that_cannot_be_written(tmp_path, plain, clips):
@@ -150,3 +151,34 @@ def test_a_home_that_cannot_be_written(tmp_path, plain, clips):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write"):
         extract(plain(), sounds, WindowSpec(), home=tmp_path / "file")
+
+
+@pytest.mark.parametrize("pool", ["mean", "frames"])
+def test_cnn_comes_out_of_the_same_pass_as_the_layers(tmp_path, clips, pool):
+    sounds = clips(1.0, 0.4, 2.3, rate=16_000)
+    encoder = build_encoder("mert-tiny")
+    calls = []
+    encoder.feature_extractor.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    layers = extract(encoder, sounds, WindowSpec(pool=pool), home=tmp_path / "layers")
+    passes = len(calls)
+    both = extract(encoder, sounds, WindowSpec(pool=pool, cnn=True), home=tmp_path / "both")
+    assert len(calls) == 2 * passes
+    for name in layers.layers:
+        np.testing.assert_array_equal(both.layer(name), layers.layer(name))
+    # The longest clip comes first and the shortest has a batch of its own, so nothing but one clip is in each pass.
+    for clip, rows in zip(sounds, both.rows):
+        samples_BT = torch.from_numpy(load_audio(clip.path, 16_000))[None]
+        with torch.inference_mode():
+            cnn_FC = encoder.feature_extractor(samples_BT, None, encoder.settings.padding)[0]
+        expected_RC = cnn_FC.numpy() if pool == "frames" else cnn_FC.mean(0, keepdim=True).numpy()
+        np.testing.assert_allclose(both.layer("cnn")[rows], expected_RC, rtol=2e-3, atol=2e-3)
+
+
+def test_both_outputs_of_one_pass_equal_two_passes_bit_for_bit():
+    encoder = build_encoder("mert-tiny").eval()
+    samples_BT = torch.randn(3, 9000, generator=torch.Generator().manual_seed(0))
+    lengths_B = torch.tensor([9000, 4000, 400])
+    with torch.inference_mode():
+        layers_BLFD, cnn_BFC = encoder.forward_with_cnn(samples_BT, lengths_B)
+        assert torch.equal(layers_BLFD, encoder(samples_BT, lengths_B))
+        assert torch.equal(cnn_BFC, encoder.feature_extractor(samples_BT, lengths_B, encoder.settings.padding))

@@ -1,4 +1,4 @@
-"""The store keeps what was committed and nothing else, whatever happens to the writer; a killed one resumes."""
+"""The store keeps what was committed and nothing else, whatever happens to the writer."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from carrara.core.errors import StoreError
 from carrara.features.store import FeatureStore
 
-WIDTHS = {"0": 3, "1": 3, "cnn": 2}
+DIMS = {"0": 3, "1": 3, "cnn": 2}
 
 
 def rows_of(seed, count):
     rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=(count, width)).astype(np.float16) for name, width in WIDTHS.items()}
+    return {name: rng.normal(size=(count, dim)).astype(np.float16) for name, dim in DIMS.items()}
 
 
-def filled(folder, counts):
-    store = FeatureStore(folder, WIDTHS, {"encoder": "x"})
+def fill(folder, counts):
+    store = FeatureStore(folder, DIMS, {"encoder": "x"})
     with store.writer() as writer:
         for seed, count in enumerate(counts):
             writer.append(rows_of(seed, count))
@@ -31,18 +31,18 @@ def filled(folder, counts):
 
 
 def check(store, counts):
-    assert list(store.places) == [f"item-{seed}" for seed in range(len(counts))]
+    assert list(store.items) == [f"item-{seed}" for seed in range(len(counts))]
     for seed, count in enumerate(counts):
-        place = store.places[f"item-{seed}"]
-        assert place.rows == count
+        item = store.items[f"item-{seed}"]
+        assert item.rows == count
         for name, truth in rows_of(seed, count).items():
-            np.testing.assert_array_equal(store.layer(name)[place.offset : place.offset + count], truth)
+            np.testing.assert_array_equal(store.layer(name)[item.offset : item.offset + count], truth)
 
 
 def test_what_is_written_is_read_by_another(tmp_path):
     counts = [4, 0, 1, 7]
-    check(filled(tmp_path / "s", counts), counts)
-    check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), counts)
+    check(fill(tmp_path / "s", counts), counts)
+    check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), counts)
     assert (tmp_path / "s" / "layer-1.f16").stat().st_size == 12 * 3 * 2
 
 
@@ -51,31 +51,31 @@ def test_what_is_written_is_read_by_another(tmp_path):
 def test_whatever_a_killed_writer_leaves_is_cut_off(tmp_path_factory, log_cut, garbage, extra, torn):
     folder = tmp_path_factory.mktemp("killed") / "s"
     counts = [2, 3, 1, 5]
-    filled(folder, counts)
+    fill(folder, counts)
     log = folder / "items.jsonl"
     text = log.read_bytes()
     log.write_bytes(text[: len(text) - min(log_cut, len(text))] if torn else text + garbage.replace(b"\n", b" "))
     with open(folder / "layer-0.f16", "ab") as file:
         file.write(b"\x01" * extra)
     kept = log.read_bytes().count(b"\n")
-    store = FeatureStore(folder, WIDTHS, {"encoder": "x"})
+    store = FeatureStore(folder, DIMS, {"encoder": "x"})
     check(store, counts[:kept])
     with store.writer() as writer:
         for seed in range(kept, len(counts)):
             writer.append(rows_of(seed, counts[seed]))
             writer.commit(f"item-{seed}")
-    check(FeatureStore(folder, WIDTHS, {"encoder": "x"}), counts)
-    assert all((folder / f"layer-{name}.f16").stat().st_size == 11 * width * 2 for name, width in WIDTHS.items())
+    check(FeatureStore(folder, DIMS, {"encoder": "x"}), counts)
+    assert all((folder / f"layer-{name}.f16").stat().st_size == 11 * dim * 2 for name, dim in DIMS.items())
 
 
 def test_rows_that_never_reached_the_disk_take_their_lines_along(tmp_path):
-    filled(tmp_path / "s", [2, 3, 4])
+    fill(tmp_path / "s", [2, 3, 4])
     os.truncate(tmp_path / "s" / "layer-cnn.f16", 6 * 2 * 2)
-    check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 3])
+    check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2, 3])
 
 
 def test_an_abandoned_item_leaves_nothing(tmp_path):
-    store = filled(tmp_path / "s", [2])
+    store = fill(tmp_path / "s", [2])
     with store.writer() as writer:
         writer.append(rows_of(9, 5))
         writer.abandon()
@@ -84,43 +84,43 @@ def test_an_abandoned_item_leaves_nothing(tmp_path):
         writer.commit("item-1")
         writer.append(rows_of(9, 5))
     check(store, [2, 1])
-    check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 1])
+    check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2, 1])
 
 
 def test_one_writer_many_readers(tmp_path):
-    store = filled(tmp_path / "s", [2])
+    store = fill(tmp_path / "s", [2])
     with store.writer() as writer:
         writer.append(rows_of(1, 2))
         with pytest.raises(StoreError, match="another process is writing"), store.writer():
             pass
-        check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2])
+        check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2])
         writer.commit("item-1")
-        check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 2])
+        check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2, 2])
 
 
 def test_a_store_made_with_other_settings_says_which(tmp_path):
-    filled(tmp_path / "s", [1])
+    fill(tmp_path / "s", [1])
     with pytest.raises(StoreError, match="encoder was 'x', is 'y'"):
-        FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "y"})
-    with pytest.raises(StoreError, match="widths"):
-        FeatureStore(tmp_path / "s", {**WIDTHS, "2": 3}, {"encoder": "x"})
+        FeatureStore(tmp_path / "s", DIMS, {"encoder": "y"})
+    with pytest.raises(StoreError, match="dims"):
+        FeatureStore(tmp_path / "s", {**DIMS, "2": 3}, {"encoder": "x"})
     (tmp_path / "s" / "meta.json").write_text("{")
     with pytest.raises(StoreError, match="cannot be read"):
-        FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"})
+        FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"})
 
 
 @pytest.mark.parametrize("line", ["nonsense", json.dumps({"key": "a", "offset": 7, "rows": 1}), "[]"])
 def test_a_damaged_log_is_refused(tmp_path, line):
-    filled(tmp_path / "s", [1, 1])
+    fill(tmp_path / "s", [1, 1])
     log = tmp_path / "s" / "items.jsonl"
     first, second = log.read_text().splitlines()
     log.write_text(f"{first}\n{line}\n{second}\n")
     with pytest.raises(StoreError, match=r"items.jsonl"):
-        FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"})
+        FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"})
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
-    store = filled(tmp_path / "s", [2, 3])
+    store = fill(tmp_path / "s", [2, 3])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -134,4 +134,4 @@ def test_a_full_disk_loses_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    check(FeatureStore(tmp_path / "s", WIDTHS, {"encoder": "x"}), [2, 3, 4])
+    check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2, 3, 4])

@@ -173,10 +173,15 @@ class HubertEncoder(Encoder):
         self.encoder.init_weights(generator)
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the features of every layer, `[batch, layers + 1, frames, width]` (see `Encoder.forward`)."""
+        """Return the features of every layer, `[batch, layers + 1, frames, dim]` (see `Encoder.forward`)."""
+        return self.forward_with_cnn(samples_BT, lengths_B)[0]
+
+    def forward_with_cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return `forward`'s features, and the output of the convolutions, `[batch, frames, channels]`."""
         lengths_B = _lengths_if_padded(lengths_B, samples_BT.shape[1])
         frames_B = None if lengths_B is None else self.frame_lengths(lengths_B)
-        return self.encode_frames(self.conv_features(samples_BT, lengths_B), frames_B)
+        cnn_BFC = self.conv_features(samples_BT, lengths_B)
+        return self.encode_frames(cnn_BFC, frames_B), cnn_BFC
 
     def conv_features(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the raw output of the convolutions, `[batch, frames, channels]`; its gradient is scaled."""
@@ -229,11 +234,7 @@ class HubertEncoder(Encoder):
             x_BFD = torch.where(mask_BF[..., None], self.masked_spec_embed.to(x_BFD.dtype), x_BFD)
         return self.encoder(x_BFD, valid_BF, mask_positions=settings.padding == "masked")
 
-    def cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the extra "cnn": the raw convolutional features, `[batch, frames, channels]`."""
-        return self.conv_features(samples_BT, lengths_B)
-
-    def frames(self, samples: int) -> int:
+    def num_frames(self, samples: int) -> int:
         """Return how many frames that many samples give (at least 1)."""
         return num_frames(samples, self.settings.conv_kernels, self.settings.conv_strides)
 
