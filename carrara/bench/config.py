@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from carrara.audio.corruptions import parse_corruption as read_deformation
+from carrara.audio.corruptions import parse_corruption
 from carrara.bench import protocols
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
@@ -46,7 +46,7 @@ class BenchConfig:
         """
         self.protocol_settings()
         for corruption in self.corruptions:
-            read_deformation(corruption)
+            parse_corruption(corruption)
         if self.corruptions and not protocols.REGISTRY.get(self.protocol).supports_corruption:
             raise UsageError(f"--corrupt: the protocol {self.protocol} does not score corrupted audio; leave it out")
 

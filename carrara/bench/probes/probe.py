@@ -5,8 +5,8 @@ start from a standard normal, as MARBLE v1 does. Here all layers take part, row 
 drops row 0 from the sum. Initial weights are uniform within 1/√fan-in, PyTorch's own for a linear layer. A shape of no
 hidden units is the linear probe: the outer layer alone, on the features themselves.
 
-This is the plain path: a probe as anyone would write it. The grid (`carrara.bench.probes.grid`) trains many at once and is
-held equal to this one by a test; `parameters_to_vector` of this module is the order of the grid's flat parameters.
+This is a probe as anyone would write it. The grid (`carrara.bench.probes.grid`) trains many at once, and a test holds
+it equal to this one; `parameters_to_vector` of this module is the order of the grid's flat parameters.
 
 Letters: B rows, D features, H hidden units, K outputs, L layers that are added.
 """

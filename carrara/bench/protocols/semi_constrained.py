@@ -22,7 +22,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import ConfigDict, Field
 
-window_spans
+from carrara.audio.windows import window_spans
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.heads import REGISTRY as HEADS
 from carrara.bench.probes.heads._base import Head, HeadShape
