@@ -1,1 +1,1 @@
-"""The verbs: one public file = one verb, whose function carries the file's name."""
+"""The command line: one public file per command, whose function has the file's name."""

@@ -1,15 +1,13 @@
-"""The demo: every step of the house in one run, each of which resumes.
+"""The demo: render, pre-train, measure and report in one run, each step of which resumes.
 
-Pebble is rendered; a small MERT-v0 is pre-trained on its unlabelled part; the constrained protocol asks Pebble's rows
-of four systems: that model, the same network at random initialisation, hand-crafted chroma and MFCC statistics, and
-noise that hears nothing; the board is printed and a self-contained report written.
+Four systems are measured under the constrained protocol: the pre-trained MERT, the same network with random weights,
+hand-crafted chroma and MFCC statistics, and noise that does not depend on the audio.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -26,82 +24,60 @@ TASKS = (
     "pebble/instrument",
     "pebble/technique",
 )
+SAMPLE_RATE = 24_000
 
 
-def run(output: Path, data_dir: Path | None, steps: int | None) -> None:
-    """Take every step that is not yet taken, print the board, write `output/report.html`.
+def run_demo(output: Path, data_dir: Path | None, steps: int | None) -> None:
+    """Run every step that is not done yet, print the leaderboard and write `output/report.html`.
 
     Raises:
-        CarraraError: a step failed; what was done stays, and the same command goes on.
+        CarraraError: a step failed; the same command continues with it.
     """
-    began = time.monotonic()
-    root = _render(data_dir)
-    model = _pretrain(root, output / "mert", steps)
-    records = _measure(model, data_dir, output / "results")
-    report = _report(records, root, model, output)
-    _board(records)
-    minutes = (time.monotonic() - began) / 60
-    typer.echo(f"\n{report} holds the plots; this run took {minutes:.1f} minutes. On your own music, try:", err=True)
-    typer.echo(f"  carrara embed ~/Music -e {model} -o music.parquet          # features of your recordings", err=True)
-    typer.echo(f"  carrara pretrain {RECIPE} --scale {SCALE} --corpus ~/Music -o my-mert  # train on them", err=True)
-    results = output / "results"
-    typer.echo(f"  carrara bench my-mert --suite pebble -o {results} && carrara board {results}", err=True)
-
-
-def _render(data_dir: Path | None) -> Path:
+    from carrara.audio.decode import load_audio as load_audio
+    from carrara.bench.leaderboard.ranking import build_leaderboard
+    from carrara.bench.leaderboard.tables import print_leaderboard
+    from carrara.bench.report.page import write_report
+    from carrara.bench.run import bench
     from carrara.data import REGISTRY
-
-    _say(1, "rendering Pebble, the synthetic suite")
-    dataset = REGISTRY.get("pebble")
-    root = dataset.root(data_dir, SIZE)
-    dataset.get(root, SIZE)
-    return root
-
-
-def _pretrain(root: Path, folder: Path, steps: int | None) -> Path:
-    from carrara.data import REGISTRY
+    from carrara.encoders._hub.load import load
+    from carrara.pretrain.metrics_log import LOG_FILE
     from carrara.pretrain.run import pretrain
 
-    _say(2, f"pre-training {RECIPE} at scale {SCALE} on its unlabelled part")
-    corpus = [clip.path for clip in REGISTRY.get("pebble").clips(root, "unlabelled")]
-    return pretrain(RECIPE, corpus, folder, scale=SCALE, steps=steps, resume=True)
+    start = time.monotonic()
+    _print_step(1, "rendering Pebble, the synthetic suite")
+    pebble = REGISTRY.get("pebble")
+    root = pebble.root(data_dir, SIZE)
+    pebble.get(root, SIZE)
 
+    _print_step(2, f"pre-training {RECIPE} at scale {SCALE} on its unlabelled part")
+    corpus = [clip.path for clip in pebble.clips(root, "unlabelled")]
+    model = pretrain(RECIPE, corpus, output / "mert", scale=SCALE, steps=steps, resume=True)
 
-def _measure(model: Path, data_dir: Path | None, results: Path) -> list[Record]:
-    from carrara.bench.run import bench
-    from carrara.encoders._hub.load import load
-
+    results = output / "results"
     records: list[Record] = []
     for spec in (str(model), f"{model}:random", "chroma-mfcc", "noise"):
         encoder = load(spec)
-        _say(3, f"measuring {encoder.card.name} on {len(TASKS)} rows")
+        _print_step(3, f"measuring {encoder.card.name} on {len(TASKS)} tasks")
         records += bench(encoder, TASKS, data_dir=data_dir, results=results)
-    return records
 
-
-def _report(records: list[Record], root: Path, model: Path, output: Path) -> Path:
-    from carrara.bench.report.page import write_report
-
-    _say(4, "writing the report")
-    return write_report(
-        output / "report.html", records, journal=model / "journal.jsonl", example=_example(root), title="Carrara demo"
+    _print_step(4, "writing the report")
+    clip = next(clip for clip in pebble.clips(root, "songs") if clip.split == "test")
+    example = {
+        "samples": load_audio(clip.path, SAMPLE_RATE),
+        "sample_rate": SAMPLE_RATE,
+        "labels": clip.labels,
+        "name": clip.id,
+    }
+    report = write_report(
+        output / "report.html", records, metrics_log=model / LOG_FILE, example=example, title="Carrara demo"
     )
+    print_leaderboard(build_leaderboard(records))
+    minutes = (time.monotonic() - start) / 60
+    typer.echo(f"\n{report} holds the plots; this run took {minutes:.1f} minutes. On your own music, try:", err=True)
+    typer.echo(f"  carrara embed ~/Music -e {model} -o music.parquet          # features of your recordings", err=True)
+    typer.echo(f"  carrara pretrain {RECIPE} --scale {SCALE} --corpus ~/Music -o my-mert  # train on them", err=True)
+    typer.echo(f"  carrara bench my-mert --suite pebble -o {results} && carrara leaderboard {results}", err=True)
 
 
-def _example(root: Path) -> dict[str, Any]:
-    from carrara.audio.decode import load
-    from carrara.data import REGISTRY
-
-    clip = next(clip for clip in REGISTRY.get("pebble").clips(root, "songs") if clip.split == "test")
-    return {"samples": load(clip.path, 24_000), "sample_rate": 24_000, "labels": clip.labels, "name": clip.id}
-
-
-def _board(records: list[Record]) -> None:
-    from carrara.bench.leaderboard.ranking import board
-    from carrara.bench.leaderboard.text import table
-
-    table(board(records))
-
-
-def _say(number: int, text: str) -> None:
+def _print_step(number: int, text: str) -> None:
     typer.secho(f"{number}/4 {text}", err=True, bold=True)

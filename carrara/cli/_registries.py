@@ -1,4 +1,4 @@
-"""The shelves by the word a person types, and the search over all of them. Nothing behind them is imported."""
+"""The kinds of things that `carrara ls` lists, and the search for a name among all of them. Nothing is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from carrara.core.registry import Entry, Registry
 from carrara.data import REGISTRY as DATA
 from carrara.encoders import REGISTRY as ENCODERS
 from carrara.pretrain import recipes, targets
-from carrara.reproduce import REGISTRY as STUDIES
+from carrara.reproduce import REGISTRY as REPRODUCTIONS
 
 REGISTRIES: dict[str, Registry] = {
     "encoders": ENCODERS,
@@ -20,37 +20,35 @@ REGISTRIES: dict[str, Registry] = {
     "recipes": recipes.REGISTRY,
     "protocols": protocols.REGISTRY,
     "heads": heads.REGISTRY,
-    "studies": STUDIES,
+    "reproductions": REPRODUCTIONS,
 }
-WORDS = (*REGISTRIES, "suites")
+KINDS = ("encoders", "tasks", "data", "targets", "recipes", "protocols", "heads", "suites", "reproductions")
 
 
-def entries(word: str) -> dict[str, Entry]:
-    """Return what stands on a shelf, by name.
+def list_entries(kind: str) -> dict[str, Entry]:
+    """Return the entries of a kind by name.
 
     Raises:
-        UsageError: no such shelf.
+        UsageError: there is no such kind.
     """
-    if word == "suites":
+    if kind == "suites":
         return {name: Entry(name, suite.summary, suite.summary, "", name) for name, suite in SUITES.items()}
-    if word not in REGISTRIES:
-        raise UsageError(f"there is no shelf {word!r}.{did_you_mean(word, WORDS)} The shelves are: {', '.join(WORDS)}.")
-    return REGISTRIES[word].entries
+    if kind not in REGISTRIES:
+        raise UsageError(f"there is no kind {kind!r}.{did_you_mean(kind, KINDS)} The kinds are: {', '.join(KINDS)}.")
+    return REGISTRIES[kind].entries
 
 
-def find(name: str) -> tuple[str, Entry]:
-    """Return the shelf's word and the entry of the first thing called `name`; `shelf:name` picks the shelf.
+def resolve_entry(name: str) -> tuple[str, Entry]:
+    """Return the kind and the entry of the first thing called `name`; `KIND:NAME` selects the kind.
 
     Raises:
-        UsageError: nothing has that name; the near ones are offered.
+        UsageError: nothing has that name; the message suggests similar ones.
     """
-    chosen, colon, rest = name.partition(":")
-    words = (chosen,) if colon and chosen in WORDS else WORDS
-    wanted = (rest if colon and chosen in WORDS else name).replace("_", "-")
-    for word in words:
-        if wanted in entries(word):
-            return word, entries(word)[wanted]
-    known = [entry for word in words for entry in entries(word)]
-    raise UsageError(
-        f"there is nothing called {name!r}.{did_you_mean(wanted, known)} `carrara ls` shows what there is."
-    )
+    prefix, _, rest = name.partition(":")
+    kinds, key = ((prefix,), rest) if rest and prefix in KINDS else (KINDS, name)
+    key = key.replace("_", "-")
+    for kind in kinds:
+        if key in list_entries(kind):
+            return kind, list_entries(kind)[key]
+    similar = did_you_mean(key, [entry for kind in kinds for entry in list_entries(kind)])
+    raise UsageError(f"there is nothing called {name!r}.{similar} `carrara ls` lists what there is.")

@@ -1,4 +1,4 @@
-"""Which tasks a person means: a suite, names, patterns, or files of their own."""
+"""Select tasks by suite, name, pattern or task file."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ if TYPE_CHECKING:
     from carrara.core.task import Task
     from carrara.data._base import Dataset
 
-FILES = (".toml", ".py")
+TASK_FILES = (".toml", ".py")
 
 
-def chosen_tasks(suite: str | None, words: list[str] | None) -> tuple[list[str | Task], dict[str, Dataset]]:
-    """Return the tasks of a suite and those that the words name (pebble's if neither), and the files' own datasets.
+def select_tasks(suite: str | None, texts: list[str] | None) -> tuple[list[str | Task], dict[str, Dataset]]:
+    """Return the tasks of a suite and of `texts` (Pebble's if both are None), and the datasets of task files by name.
+
+    Args:
+        suite: a suite's name.
+        texts: task names, patterns such as `pebble/*`, or task files; each may hold several with commas.
 
     Raises:
-        UsageError: no such suite, a pattern that matches no task, or a file that defines none.
+        UsageError: there is no such suite, a pattern matches no task, or a file defines none.
     """
     if suite is not None and suite not in SUITES:
         raise UsageError(f"there is no suite {suite!r}.{did_you_mean(suite, SUITES)} The suites: {', '.join(SUITES)}.")
-    chosen: list[str | Task] = list(SUITES[suite or "pebble"].tasks) if suite or not words else []
+    selected: list[str | Task] = list(SUITES[suite or "pebble"].tasks) if suite or not texts else []
     datasets: dict[str, Dataset] = {}
-    known = tasks.REGISTRY.names()
-    for word in (part.strip() for text in words or () for part in text.split(",") if part.strip()):
-        if Path(word).suffix in FILES:
+    names = tasks.REGISTRY.names()
+    for text in (part.strip() for text in texts or () for part in text.split(",") if part.strip()):
+        if Path(text).suffix in TASK_FILES:
             from carrara.bench.task_file import read_task
 
-            task, dataset = read_task(Path(word))
-            chosen.append(task)
+            task, dataset = read_task(Path(text))
+            selected.append(task)
             datasets |= {task.dataset: dataset} if dataset else {}
             continue
-        matches = fnmatch.filter(known, word.replace("_", "-")) or [tasks.REGISTRY.entry(word).name]
-        chosen += [name for name in matches if name not in chosen]
-    return chosen, datasets
+        matches = fnmatch.filter(names, text.replace("_", "-")) or [tasks.REGISTRY.get_entry(text).name]
+        selected += [name for name in matches if name not in selected]
+    return selected, datasets

@@ -1,4 +1,4 @@
-"""`carrara check`: compare a dataset on disk with what it should be."""
+"""`carrara check`: compare a dataset on disk with its annotations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from carrara.data._check import Check
+    from carrara.data._base import Dataset
 
-SHOWN = 20
+MAX_LINES = 20
 
 
 def check(
@@ -18,45 +18,43 @@ def check(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare a dataset on disk with its annotations, golden counts and splits; exit 1 if anything differs.
-
-    Names what is missing, extra, unreadable, of a wrong length or there twice, what stands on two sides of a split, and
-    what a score on this copy may be called.
+    """Compare a dataset on disk with its annotations, expected counts and splits; exit 1 if anything differs.
 
     - `carrara check pebble`
     - `carrara check pebble --json`
     - `carrara check pebble --data-dir /data/music`
+
+    Lists files that are missing, extra, unreadable, of a wrong length or duplicated, groups that occur in two splits,
+    and what scores on this copy are comparable with.
     """
     from carrara.data import REGISTRY
 
-    thing = REGISTRY.get(dataset)
-    found = thing.check(thing.root(data_dir))
+    definition: Dataset = REGISTRY.get(dataset)
+    report = definition.check(definition.root(data_dir))
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        typer.echo(report.model_dump_json(indent=1))
     else:
-        _tell(dataset, found)
-    if not found.ok:
+        typer.echo(
+            f"{dataset}: {report.found} clips found, {len(report.missing)} missing, {len(report.extra)} extra files"
+        )
+        for scheme, counts in report.counts.items():
+            typer.echo(f"  {scheme}: " + ", ".join(f"{split} {count:,}" for split, count in counts.items()))
+        faults = {
+            "missing": list(report.missing),
+            "extra": list(report.extra),
+            "unreadable": list(report.unreadable.values()),
+            "wrong length": [f"{clip}: {lengths}" for clip, lengths in report.wrong_length.items()],
+            "duplicates": [" = ".join(ids) for ids in report.duplicates],
+            "count differs": list(report.differing),
+            "leak": [f"{leak.group} is in {' and '.join(leak.sides)} of {leak.split}" for leak in report.leaks],
+        }
+        for kind, lines in faults.items():
+            for line in lines[:MAX_LINES]:
+                typer.echo(f"  {kind}: {line}")
+            if len(lines) > MAX_LINES:
+                typer.echo(f"  {kind}: and {len(lines) - MAX_LINES} more (--json lists all)")
+        for comparability in report.called.values():
+            typer.echo(f"  scores on this copy: {comparability}")
+        typer.echo(f"  {'complete and correct' if report.ok else 'not as expected'}")
+    if not report.ok:
         raise typer.Exit(1)
-
-
-def _tell(dataset: str, found: Check) -> None:
-    typer.echo(f"{dataset}: {found.found} clips found, {len(found.missing)} missing, {len(found.extra)} files extra")
-    for split, counts in found.counts.items():
-        typer.echo(f"  {split}: " + ", ".join(f"{side} {count:,}" for side, count in counts.items()))
-    lines = {
-        "missing": list(found.missing),
-        "extra": list(found.extra),
-        "unreadable": list(found.unreadable.values()),
-        "wrong length": [f"{clip}: {what}" for clip, what in found.wrong_length.items()],
-        "the same sound": [" = ".join(ids) for ids in found.duplicates],
-        "count differs": list(found.differing),
-        "leak": [f"{leak.group} stands in {' and '.join(leak.sides)} of {leak.split}" for leak in found.leaks],
-    }
-    for kind, ones in lines.items():
-        for one in ones[:SHOWN]:
-            typer.echo(f"  {kind}: {one}")
-        if len(ones) > SHOWN:
-            typer.echo(f"  {kind}: and {len(ones) - SHOWN} more (--json has all)")
-    for name in found.called.values():
-        typer.echo(f"  a score on this copy may be called: {name}")
-    typer.echo(f"  {'as it should be' if found.ok else 'not as it should be'}")

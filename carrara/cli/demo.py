@@ -13,20 +13,20 @@ def demo(
         Path, typer.Option("--output", "-o", help="Folder of the model, the records and the report.")
     ] = Path("carrara-demo"),
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the datasets; Pebble goes below it. [env: CARRARA_DATA]")
+        Path | None, typer.Option(help="Folder of the datasets, in which Pebble is rendered. [env: CARRARA_DATA]")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Pre-training steps; by default what the recipe says, about four minutes.")
+        int | None, typer.Option(min=1, help="Pre-training steps; by default the recipe's, about four minutes.")
     ] = None,
 ) -> None:
-    """Render Pebble, pre-train a small MERT, measure four systems, print the board, write a report. Offline.
+    """Render Pebble, pre-train a small MERT, measure four systems, print the leaderboard, write a report. Offline.
 
     - `carrara demo`
     - `carrara demo -o first-look --steps 200`
     - `carrara demo --data-dir ~/music-data`
 
-    Stopped half-way, the same command goes on where it stopped; run again, it only prints the board.
+    Run the same command again to continue a stopped demo, or to print the leaderboard of a finished one.
     """
-    from carrara.cli._demo import run
+    from carrara.cli._demo import run_demo
 
-    run(output, data_dir, steps)
+    run_demo(output, data_dir, steps)

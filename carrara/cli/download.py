@@ -1,11 +1,14 @@
-"""`carrara get`: put a dataset on this machine, or say exactly how to."""
+"""`carrara download`: download a dataset, or say which steps are left."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from carrara.data._base import Dataset
 
 
 def download(
@@ -15,21 +18,21 @@ def download(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
 ) -> None:
-    """Put a dataset on this machine; what is there already is kept, what was begun goes on.
+    """Download a dataset; existing files are kept and partial downloads resume.
 
-    - `carrara get pebble`
-    - `carrara get pebble --size small`
-    - `carrara get gtzan --data-dir /data/music`
+    - `carrara download pebble`
+    - `carrara download pebble --size small`
+    - `carrara download gtzan --data-dir /data/music`
 
-    What no program may download is told as steps to take by hand, and the exit code is then 1.
+    Where a host requires steps by hand, they are printed, and the exit code is 1.
     """
     from carrara.data import REGISTRY
 
-    thing = REGISTRY.get(dataset)
-    root = thing.root(data_dir) if size is None else thing.sized(data_dir, size)
-    steps = thing.get(root, size)
+    definition: Dataset = REGISTRY.get(dataset)
+    root = definition.root(data_dir) if size is None else definition.sized(data_dir, size)
+    steps = definition.get(root, size)
     typer.echo(str(root))
     if steps:
-        typer.echo(f"{dataset}: what could be downloaded is at {root}. The rest is by hand:\n{steps}", err=True)
+        typer.echo(f"{dataset}: {root} holds what could be downloaded. Steps left by hand:\n{steps}", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{dataset} is at {root}; `carrara check {dataset}` looks at every file", err=True)
+    typer.echo(f"{dataset} is at {root}; `carrara check {dataset}` checks every file", err=True)

@@ -1,4 +1,4 @@
-"""`carrara export`: an encoder as a folder for transformers, for Carrara, or as ONNX."""
+"""`carrara export`: write an encoder for transformers, for Carrara, or as ONNX."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import typer
 
 
 def export(
-    encoder: Annotated[str, typer.Argument(help="Registry name, folder or hub id.")],
+    encoder: Annotated[str, typer.Argument(help="Registered name, folder or hub id.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    kind: Annotated[
+    target: Annotated[
         Literal["transformers", "carrara", "onnx"],
         typer.Option("--format", "-f", help="For HubertModel and Data2VecAudioModel, for Carrara, or for any runtime."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write an encoder in another's format, and read it back to see that it is the same.
+    """Write an encoder in another format, and read it back to check that it gives the same features.
 
     - `carrara export mert-v1-95m --format transformers -o mert-for-transformers`
     - `carrara export my-mert --format onnx -o my-mert-onnx`
-    - `carrara export mert-v1-95m --format carrara -o to-give-away`
+    - `carrara export mert-v1-95m --format carrara -o to-share`
 
-    ONNX holds networks of HuBERT's and data2vec's shape, for clips of one length in a batch. Its extra: pip install
-    'carrara[onnx]'.
+    ONNX supports HuBERT and data2vec networks, with clips of one length in a batch. It needs `pip install
+    'carrara[onnx]'`.
     """
-    from carrara.encoders._hub.export import export_encoder as write
+    from carrara.encoders._hub.export import export_encoder
     from carrara.encoders._hub.load import load
 
     loaded = load(encoder)
-    folder = write(loaded, kind, output, source=encoder)
+    folder = export_encoder(loaded, target, output, source=encoder)
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "format": kind, "weights": loaded.card.weights_sha256}))
+        typer.echo(json.dumps({"folder": str(folder), "format": target, "weights_sha256": loaded.card.weights_sha256}))
         return
     typer.echo(str(folder))
-    typer.echo(f"{loaded.card.name}: written for {kind} and read back; the same", err=True)
+    typer.echo(f"{loaded.card.name}: written for {target} and read back; the features are the same", err=True)

@@ -1,58 +1,58 @@
-"""`carrara ls`: what stands on a shelf."""
+"""`carrara ls`: list encoders, tasks, datasets, recipes and the other kinds."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 
 def ls(
-    shelf: Annotated[
+    kind: Annotated[
         str | None,
-        typer.Argument(help="encoders, tasks, data, targets, recipes, protocols or suites; none: all, counted."),
+        typer.Argument(
+            help="encoders, tasks, data, targets, recipes, protocols, heads, suites or reproductions; by default the "
+            "kinds with their counts."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of names and summaries.")] = False,
 ) -> None:
-    """List what stands on a shelf; of encoders also whether they are ready on this machine, or which files they need.
+    """List what there is of a kind; for encoders also whether each loads on this machine, or which files it needs.
 
     - `carrara ls`
     - `carrara ls encoders`
     - `carrara ls tasks --json`
     """
-    from carrara.cli._registries import WORDS, entries
+    from carrara.cli._registries import KINDS, list_entries
 
-    found: list[dict[str, Any]]
-    if shelf is None:
-        found = [
-            {"name": word, "summary": f"{len(entries(word))}: {', '.join(list(entries(word))[:6])} …"} for word in WORDS
-        ]
+    if kind is None:
+        counts = {kind: list(list_entries(kind)) for kind in KINDS}
+        rows = [{"name": kind, "summary": f"{len(names)}: {', '.join(names[:6])} …"} for kind, names in counts.items()]
     else:
-        found = [
-            {"name": entry.name, "summary": entry.summary, **(_state(entry.name) if shelf == "encoders" else {})}
-            for entry in entries(shelf).values()
-        ]
+        rows = [{"name": entry.name, "summary": entry.summary} for entry in list_entries(kind).values()]
+    columns = {"name": [row["name"] for row in rows]}
+    if kind == "encoders":
+        from carrara.encoders._hub.availability import check_availability
+
+        availability = [check_availability(row["name"]) for row in rows]
+        rows = [row | {"status": each.status, "needs": each.needs} for row, each in zip(rows, availability)]
+        columns |= {
+            "status": [each.status for each in availability],
+            "files": [each.summary for each in availability],
+        }
     if as_json:
-        shown = [{key: value for key, value in row.items() if key != "briefly"} for row in found]
-        typer.echo(json.dumps(shown, ensure_ascii=False, indent=1))
+        typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
         return
-    columns = ("name", "state", "briefly") if shelf == "encoders" else ("name",)
-    widths = {key: max((len(row[key]) for row in found), default=0) for key in columns}
-    for row in found:
-        typer.echo("  ".join([*(f"{row[key]:<{width}}" for key, width in widths.items()), row["summary"]]))
-    if shelf is None:
-        typer.echo("\n`carrara ls REGISTRY` lists one; `carrara show NAME` tells all about one thing.", err=True)
-    elif shelf == "encoders":
+    widths = [max(map(len, column), default=0) for column in columns.values()]
+    for row, *cells in zip(rows, *columns.values()):
+        typer.echo("  ".join([*(f"{cell:<{width}}" for cell, width in zip(cells, widths)), row["summary"]]))
+    if kind is None:
+        typer.echo("\n`carrara ls KIND` lists one kind; `carrara show NAME` shows one thing in full.", err=True)
+    elif kind == "encoders":
         typer.echo(
-            "\nready: loads by its name. import: `carrara import NAME` fetches or takes its official files first; "
-            "`carrara show NAME` gives their addresses. train: nobody publishes any; `carrara pretrain` makes some.",
+            "\nready: loads by its name. import: `carrara import NAME` downloads or reads its official files first; "
+            "`carrara show NAME` lists their addresses. train: no weights are published; train it with "
+            "`carrara pretrain`.",
             err=True,
         )
-
-
-def _state(name: str) -> dict[str, Any]:
-    from carrara.encoders._hub.availability import state
-
-    found = state(name)
-    return {"state": found.word, "needs": found.needs, "briefly": found.briefly}

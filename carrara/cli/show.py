@@ -1,18 +1,21 @@
-"""`carrara show`: the card, paragraph, licence and citation of one thing, and a dataset's clips."""
+"""`carrara show`: everything about one encoder, task, dataset or recipe, or the clips of a dataset."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from carrara.data._base import Dataset
 
 
 def show(
     name: Annotated[
-        str, typer.Argument(help="Anything `carrara ls` shows; REGISTRY:NAME where two share a name (data:pebble).")
+        str, typer.Argument(help="A name that `carrara ls` lists; KIND:NAME where two kinds share it (data:pebble).")
     ],
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the datasets, for --clips. [env: CARRARA_DATA]")
@@ -20,77 +23,93 @@ def show(
     clips: Annotated[bool, typer.Option("--clips", help="List a dataset's clips: ids, splits, labels.")] = False,
     split: Annotated[
         str | None,
-        typer.Option(help="With --clips: the sides of this split; by default of the first that has the clip."),
+        typer.Option(help="With --clips: the split scheme; by default the first that has the clip."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell all about one thing.
+    """Show the documentation, settings, licence and citation of one thing, or a dataset's clips.
 
     - `carrara show mert-v1-95m`
     - `carrara show pebble/key --json`
     - `carrara show data:pebble --clips --json`
     """
-    from carrara.cli._registries import find
+    from carrara.cli._registries import resolve_entry
 
-    word, entry = find(f"data:{name}" if clips and ":" not in name else name)
+    kind, entry = resolve_entry(f"data:{name}" if clips and ":" not in name else name)
     if clips:
-        _clips(entry.name, data_dir, split, as_json)
+        rows = _list_clips(entry.name, data_dir, split)
+        if as_json:
+            typer.echo(json.dumps(rows, ensure_ascii=False, default=str))
+            return
+        for row in rows:
+            splits = " ".join(f"{scheme}={name}" for scheme, name in row["splits"].items())
+            typer.echo(f"{row['id']}\t{splits}\t{'' if row['present'] else 'missing'}")
         return
-    card: dict[str, Any] = {"name": entry.name, "shelf": word, "text": entry.text, **_details(word, entry.name)}
+    details = _describe(kind, entry.name)
     if as_json:
-        typer.echo(json.dumps(card, ensure_ascii=False, indent=1))
+        values = {"name": entry.name, "kind": kind, "text": entry.text, **details}
+        typer.echo(json.dumps(values, ensure_ascii=False, indent=1))
         return
-    typer.echo(f"{entry.name}  ({word})\n\n{entry.text}\n")
-    for key, value in _lines(_details(word, entry.name)):
+    typer.echo(f"{entry.name}  ({kind})\n\n{entry.text}\n")
+    for key, value in _flatten(details):
         typer.echo(f"{key:<28} {value}")
 
 
-def _details(word: str, name: str) -> dict[str, Any]:
+def _describe(kind: str, name: str) -> dict[str, Any]:
     from carrara.bench.suites import SUITES
     from carrara.cli._registries import REGISTRIES
 
-    if word == "suites":
+    if kind == "suites":
         return {"version": SUITES[name].version, "tasks": list(SUITES[name].tasks)}
-    thing = REGISTRIES[word].get(name)
-    if word == "encoders":
-        from carrara.encoders._hub.availability import state
+    definition = REGISTRIES[kind].get(name)
+    if kind == "encoders":
+        from carrara.encoders._hub.availability import check_availability
 
-        card, settings = thing.variants[name]
-        found = state(name)
+        card, settings = definition.variants[name]
+        availability = check_availability(name)
         return {
-            "ready": found.word == "ready",
-            "needs": found.needs,
+            "status": availability.status,
+            "needs": availability.needs,
             "card": card.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json"),
         }
-    if word == "data":
-        keys = ("title", "license", "commercial_use", "citation", "source", "golden", "known_leaks", "steps")
-        remotes = [vars(remote) for remote in thing.remotes]
-        return {**{key: getattr(thing, key) for key in keys}, "remotes": remotes}
-    if word == "tasks":
-        return thing.model_copy(update={"name": name}).model_dump(mode="json")
-    if word == "recipes":
-        return {"settings": thing.variants[name].model_dump(mode="json"), "scales": list(thing.scales)}
+    if kind == "data":
+        dataset: Dataset = definition
+        return {
+            "title": dataset.title,
+            "license": dataset.license,
+            "commercial_use": dataset.commercial_use,
+            "citation": dataset.citation,
+            "source": dataset.source,
+            "expected_counts": dataset.golden,
+            "known_leaks": dataset.known_leaks,
+            "manual_steps": dataset.steps,
+            "remotes": [vars(remote) for remote in dataset.remotes],
+        }
+    if kind == "tasks":
+        return definition.model_copy(update={"name": name}).model_dump(mode="json")
+    if kind == "recipes":
+        return {"settings": definition.variants[name].model_dump(mode="json"), "scales": list(definition.scales)}
     return {}
 
 
-def _clips(name: str, data_dir: Path | None, split: str | None, as_json: bool) -> None:
+def _list_clips(name: str, data_dir: Path | None, split_scheme: str | None) -> list[dict[str, Any]]:
     from carrara.core.errors import UsageError, did_you_mean
     from carrara.data import REGISTRY
 
-    dataset = REGISTRY.get(name)
+    dataset: Dataset = REGISTRY.get(name)
     root = dataset.root(data_dir)
-    splits = dataset.splits(root)
-    if split is not None and split not in splits:
-        raise UsageError(f"--split: {name} has no split {split!r}.{did_you_mean(split, splits)}")
+    schemes = dataset.splits(root)
+    if split_scheme is not None and split_scheme not in schemes:
+        raise UsageError(f"--split: {name} has no split {split_scheme!r}.{did_you_mean(split_scheme, schemes)}")
     rows = []
     for clip in dataset.index(root):
-        sides = {named: of[clip.id] for named, of in splits.items() if clip.id in of}
+        splits = {scheme: split_of[clip.id] for scheme, split_of in schemes.items() if clip.id in split_of}
         rows.append(
             {
                 "id": clip.id,
-                "split": sides.get(split) if split else next(iter(sides.values()), None),
-                "splits": sides,
+                "split": splits.get(split_scheme) if split_scheme else next(iter(splits.values()), None),
+                "splits": splits,
                 "group": clip.group,
                 "labels": clip.labels,
                 "start": clip.start,
@@ -98,18 +117,13 @@ def _clips(name: str, data_dir: Path | None, split: str | None, as_json: bool) -
                 "present": all(path.is_file() for path in dataset.paths(clip)),
             }
         )
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, default=str))
-        return
-    for row in rows:
-        all_sides = " ".join(f"{named}={side}" for named, side in row["splits"].items())
-        typer.echo(f"{row['id']}\t{all_sides}\t{'' if row['present'] else 'missing'}")
+    return rows
 
 
-def _lines(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from _lines(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         elif prefix == "card.files." and not value:
             yield prefix + key, "(SHA-256 not known)"
         elif value not in (None, "", [], {}):

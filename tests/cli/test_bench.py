@@ -1,4 +1,4 @@
-"""`carrara bench` from the command line: rows that are not there are named, the others go on, the exit code says so."""
+"""`carrara bench` from the command line: tasks that cannot be measured are reported, and the others are measured."""
 
 import json
 
@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from carrara.cli._main import app
 from carrara.encoders._hub import availability
-from carrara.encoders._hub.availability import State
+from carrara.encoders._hub.availability import Availability
 
 RATE = 8000
 
@@ -35,30 +35,41 @@ def run(task, tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CARRARA_DATA", str(tmp_path / "data"))
 
-    def invoke(*words, encoders=("noise",)):
-        words = ["bench", *encoders, "--device", "cpu", "-o", tmp_path / "out", *words]
-        return CliRunner().invoke(app, [str(word) for word in words])
+    def invoke(*arguments, encoders=("noise",)):
+        arguments = ["bench", *encoders, "--device", "cpu", "-o", tmp_path / "out", *arguments]
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     return invoke
 
 
-def test_a_row_that_is_not_there_is_named_and_the_others_go_on(run, task):
+def test_a_task_without_its_dataset_is_reported_and_the_others_are_measured(run, task):
     done = run("-t", f"nsynth/pitch,{task}")
     assert done.exit_code == 0, done.output
-    assert "no record of nsynth/pitch: nsynth is not at" in done.stderr and "carrara get nsynth" in done.stderr
-    assert done.stdout.startswith("noise\tloud\taccuracy ") and "-t nsynth/pitch asks for them alone" in done.stderr
+    assert "no record of nsynth/pitch: nsynth is not at" in done.stderr and "carrara download nsynth" in done.stderr
+    assert done.stdout.startswith("noise\tloud\taccuracy ") and "-t nsynth/pitch measures them alone" in done.stderr
+
+
+def set_ready(monkeypatch, *names):
+    """Let these encoders alone be ready on this machine."""
+    monkeypatch.setattr(
+        availability, "check_availability", lambda name: Availability("ready" if name in names else "import")
+    )
 
 
 def test_without_names_every_encoder_that_is_ready_is_measured(run, task, monkeypatch):
-    monkeypatch.setattr(availability, "state", lambda name: State("ready" if name in ("mfcc", "noise") else "import"))
+    monkeypatch.setattr(
+        availability, "state", lambda name: Availability("ready" if name in ("mfcc", "noise") else "import")
+    )
     done = run("-t", task, encoders=())
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith("2 encoders are ready: mfcc, noise\n")
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["mfcc", "noise"]
 
 
-def test_one_that_is_ready_but_does_not_load_is_named_and_the_others_go_on(run, task, monkeypatch):
-    monkeypatch.setattr(availability, "state", lambda name: State("ready" if name in ("clmr", "noise") else "import"))
+def test_an_encoder_that_does_not_load_is_reported_and_the_others_are_measured(run, task, monkeypatch):
+    monkeypatch.setattr(
+        availability, "state", lambda name: Availability("ready" if name in ("clmr", "noise") else "import")
+    )
     done = run("-t", task, encoders=())
     assert done.exit_code == 1
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["noise"]
@@ -67,47 +78,47 @@ def test_one_that_is_ready_but_does_not_load_is_named_and_the_others_go_on(run, 
     assert last.startswith("1 records in ") and last.endswith("; clmr did not load")
 
 
-def test_a_single_one_that_does_not_load_is_the_error_itself(run, task, tmp_path):
+def test_a_single_encoder_that_does_not_load_is_an_error(run, task, tmp_path):
     done = run("-t", task, encoders=(tmp_path,))
     assert done.exit_code == 2 and done.stdout == ""
     assert done.stderr.startswith("carrara bench: ") and "holds no config.json" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_nothing_at_all_is_a_usage_error(run):
+def test_neither_encoders_nor_tasks_is_misuse(run):
     done = run(encoders=())
     assert done.exit_code == 2 and "name encoders, or --suite or --tasks alone" in done.stderr
 
 
-def test_no_record_at_all_is_a_failure(run):
+def test_no_record_is_a_failure(run):
     done = run("-t", "nsynth/pitch")
     assert done.exit_code == 1 and "0 records" in done.stderr
 
 
-def test_a_row_that_fails_is_named_and_the_exit_code_says_so(run, task, tmp_path):
+def test_a_task_that_fails_is_reported_with_exit_code_1(run, task, tmp_path):
     broken = tmp_path / "broken.toml"
     broken.write_text(task.read_text().replace('"music"', f'"{task.parent / "music"}"') + 'labels = ["yes", "maybe"]\n')
     done = run("-t", f"{broken},{task}")
     assert done.exit_code == 1 and "no record of broken: clip" in done.stderr and "noise\tloud" in done.stdout
 
 
-def test_seeds_and_deformations_stand_in_the_record(run, task):
-    done = run("-t", str(task), "--seeds", "2", "--seed", "7", "--deform", "gain:-6db,clip", "--json")
+def test_records_hold_seeds_and_robustness(run, task):
+    done = run("-t", str(task), "--seeds", "2", "--seed", "7", "--corrupt", "gain:-6db,clip", "--json")
     assert done.exit_code == 0, done.output
     (record,) = json.loads(done.stdout)
     assert record["run"]["seeds"] == [7, 8] and len(record["scores"]["accuracy"]["by_seed"]) == 2
-    assert set(record["deformed"]) == {"gain:-6db", "clip"}
+    assert set(record["robustness"]) == {"gain:-6db", "clip"}
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "message"),
     [
-        (["--deform", "noize:3"], "there is no deformation 'noize:3'. Did you mean 'noise'"),
-        (["--set", "head=lstm"], "the protocol constrained has nothing to set"),
+        (["--corrupt", "noize:3"], "there is no corruption 'noize:3'. Did you mean 'noise'"),
+        (["--set", "head=lstm"], "there is no setting 'head'"),
         (["--protocol", "constraint"], "there is no protocol 'constraint'. Did you mean 'constrained'"),
         (["--suite", "marble-41"], "there is no suite 'marble-41'. Did you mean 'marble-14'"),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_near_one(run, task, words, says):
-    done = run("-t", str(task), *words)
-    assert done.exit_code == 2 and says in done.stderr
+def test_an_unknown_name_is_refused_with_a_similar_one(run, task, arguments, message):
+    done = run("-t", str(task), *arguments)
+    assert done.exit_code == 2 and message in done.stderr

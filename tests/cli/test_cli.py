@@ -1,4 +1,4 @@
-"""The verbs that list and show, and the manners of all: streams, exit codes, one-line errors, near names."""
+"""The commands that list and show, and what all share: streams, exit codes, errors of one line, similar names."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from carrara.cli._main import app
-from carrara.cli._registries import REGISTRIES, WORDS
-from carrara.cli._select_tasks import chosen_tasks
+from carrara.cli._registries import KINDS, REGISTRIES
+from carrara.cli._select_tasks import select_tasks
 from carrara.core.errors import UsageError
 
 
@@ -25,18 +25,18 @@ def test_version():
     assert carrara("--version").output.startswith("carrara 0.")
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_ls_json_is_names_and_summaries(word):
-    done = carrara("ls", word, "--json")
+@pytest.mark.parametrize("kind", KINDS)
+def test_ls_json_is_names_and_summaries(kind):
+    done = carrara("ls", kind, "--json")
     rows = json.loads(done.stdout)
     assert rows
-    keys = {"name", "summary"} | ({"state", "needs"} if word == "encoders" else set())
+    keys = {"name", "summary"} | ({"status", "needs"} if kind == "encoders" else set())
     assert all(set(row) == keys and row["summary"] for row in rows)
-    if word in REGISTRIES:
-        assert [row["name"] for row in rows] == REGISTRIES[word].names()
+    if kind in REGISTRIES:
+        assert [row["name"] for row in rows] == REGISTRIES[kind].names()
 
 
-def test_ls_encoders_stands_in_columns_with_what_each_needs(monkeypatch, tmp_path):
+def test_ls_encoders_prints_columns_with_the_files_that_each_needs(monkeypatch, tmp_path):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     lines = {line.split()[0]: line for line in carrara("ls", "encoders").stdout.splitlines()}
     assert "  import  2 files from openaipublic.azureedge.net  Jukebox-5B" in lines["jukebox-5b"]
@@ -46,11 +46,11 @@ def test_ls_encoders_stands_in_columns_with_what_each_needs(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "near"),
+    ("arguments", "similar"),
     [
         (["ls", "encodes"], "encoders"),
         (["show", "mert-v1-96m"], "mert-v1-95m"),
-        (["get", "peble"], "pebble"),
+        (["download", "peble"], "pebble"),
         (["check", "peble"], "pebble"),
         (["bench", "noise", "--suite", "pebbles"], "pebble"),
         (["bench", "noise", "-t", "pebble/kee"], "pebble/key"),
@@ -58,12 +58,12 @@ def test_ls_encoders_stands_in_columns_with_what_each_needs(monkeypatch, tmp_pat
         (["pretrain", "mert-v9", "--corpus", ".", "-o", "x"], "mert-v0"),
     ],
 )
-def test_a_wrong_name_is_misuse_and_one_line_with_the_near_one(arguments, near):
+def test_an_unknown_name_is_misuse_and_one_line_with_a_similar_one(arguments, similar):
     done = carrara(*arguments)
     assert done.exit_code == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert f"'{near}'" in done.stderr
+    assert f"'{similar}'" in done.stderr
 
 
 def test_an_unknown_flag_is_misuse():
@@ -72,32 +72,32 @@ def test_an_unknown_flag_is_misuse():
 
 def test_show_gives_the_card_of_an_encoder():
     card = json.loads(carrara("show", "mert-v1-95m", "--json").stdout)
-    assert card["shelf"] == "encoders"
+    assert card["kind"] == "encoders"
     assert card["card"]["sample_rate"] == 24_000
     assert card["card"]["parameters"] == 94_371_712
     assert card["card"]["commercial_use"] is False
 
 
 @pytest.mark.parametrize("name", ["pebble/key", "data:pebble", "suites:pebble", "mert-v0", "constrained", "noise"])
-def test_show_tells_people_and_machines(name):
+def test_show_prints_text_and_json(name):
     assert name.split(":")[-1] in carrara("show", name).stdout
     assert json.loads(carrara("show", name, "--json").stdout)["name"] == name.split(":")[-1]
 
 
-def test_a_dataset_that_is_not_there_says_what_gets_it(tmp_path):
-    for verb in (["check", "pebble"], ["show", "pebble", "--clips"]):
-        done = carrara(*verb, "--data-dir", tmp_path)
+def test_a_missing_dataset_is_reported_with_the_command_that_downloads_it(tmp_path):
+    for arguments in (["check", "pebble"], ["show", "pebble", "--clips"]):
+        done = carrara(*arguments, "--data-dir", tmp_path)
         assert done.exit_code == 1
-        assert "carrara get pebble" in done.stderr
+        assert "carrara download pebble" in done.stderr
 
 
-def test_tasks_are_chosen_by_suite_name_or_pattern():
-    everything, _ = chosen_tasks("pebble", None)
-    assert chosen_tasks(None, None)[0] == everything
-    assert set(chosen_tasks(None, ["pebble/*"])[0]) == set(everything)
-    assert chosen_tasks(None, ["pebble/key,pebble/beats", "pebble/k*"])[0] == ["pebble/key", "pebble/beats"]
+def test_tasks_are_selected_by_suite_name_or_pattern():
+    everything, _ = select_tasks("pebble", None)
+    assert select_tasks(None, None)[0] == everything
+    assert set(select_tasks(None, ["pebble/*"])[0]) == set(everything)
+    assert select_tasks(None, ["pebble/key,pebble/beats", "pebble/k*"])[0] == ["pebble/key", "pebble/beats"]
     with pytest.raises(UsageError, match="pebble/key"):
-        chosen_tasks(None, ["pebble/ky"])
+        select_tasks(None, ["pebble/ky"])
 
 
 def test_debug_shows_the_traceback(monkeypatch):

@@ -1,4 +1,4 @@
-"""The demo from nothing to a report, on a handful of clips and a few steps; run again, it measures nothing twice."""
+"""The demo from nothing to a report, on a few clips and steps; a second run measures nothing again."""
 
 import json
 
@@ -19,14 +19,14 @@ def twice(tmp_path_factory):
         patch.setenv("CARRARA_HOME", str(root / "home"))
         patch.setitem(sizes.SIZES, "demo", FEW)
         patch.setattr(_demo, "TASKS", ("pebble/key", "pebble/emotion", "pebble/beats"))
-        words = ["demo", "-o", str(root / "out"), "--data-dir", str(root / "data"), "--steps", "4"]
-        first = CliRunner().invoke(app, words)
+        arguments = ["demo", "-o", str(root / "out"), "--data-dir", str(root / "data"), "--steps", "4"]
+        first = CliRunner().invoke(app, arguments)
         stamps = {path: path.stat().st_mtime_ns for path in (root / "out/results").rglob("*.json")}
-        second = CliRunner().invoke(app, words)
+        second = CliRunner().invoke(app, arguments)
     return root, first, second, stamps
 
 
-def test_it_ends_with_a_board_a_report_and_what_to_try_next(twice):
+def test_it_ends_with_a_leaderboard_a_report_and_commands_to_try(twice):
     root, first, _, stamps = twice
     assert first.exit_code == 0, first.output
     assert "Pebble scores, constrained protocol" in first.stdout
@@ -40,7 +40,7 @@ def test_it_ends_with_a_board_a_report_and_what_to_try_next(twice):
     assert "<svg" in page and "http" not in page.partition("</style>")[2].replace("https://github.com", "")
 
 
-def test_run_again_it_only_prints_the_board(twice):
+def test_a_second_run_only_prints_the_leaderboard(twice):
     _, first, second, stamps = twice
     assert second.exit_code == 0 and second.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

@@ -1,4 +1,4 @@
-"""`carrara import`, `carrara export`, and what `ls` and `show` tell of encoders that are not on this machine."""
+"""`carrara import`, `carrara export`, and what `ls` and `show` print of encoders that are not on this machine."""
 
 import json
 import re
@@ -35,21 +35,21 @@ def row(name):
 
 
 @pytest.mark.parametrize("option", ["--file", "--wheel", "--checkpoint"])
-def test_import_makes_it_ready(file, tmp_path, option):
-    assert row("mert-tiny")["state"] == "train" and "pretrain" in row("mert-tiny")["needs"]
+def test_an_imported_encoder_is_ready(file, tmp_path, option):
+    assert row("mert-tiny")["status"] == "train" and "pretrain" in row("mert-tiny")["needs"]
     done = carrara("import", "mert-tiny", option, file)
     assert done.exit_code == 0, done.output
     assert done.stdout == f"mert-tiny\t{tmp_path / 'home' / 'encoders' / 'mert-tiny'}\n"
-    assert row("mert-tiny") | {"summary": ""} == {"name": "mert-tiny", "summary": "", "state": "ready", "needs": ""}
+    assert row("mert-tiny") | {"summary": ""} == {"name": "mert-tiny", "summary": "", "status": "ready", "needs": ""}
     assert load("mert-tiny").card.weights_sha256 == load("mert-tiny:random-7").card.weights_sha256
 
 
-def test_ls_and_show_tell_what_an_encoder_needs(monkeypatch, tmp_path):
+def test_ls_and_show_print_what_an_encoder_needs(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
     lines = {line.split()[0]: line.split()[1] for line in carrara("ls", "encoders").stdout.splitlines()}
     assert (lines["noise"], lines["mert-v0"], lines["mert-tiny"]) == ("ready", "import", "train")
     shown = json.loads(carrara("show", "mert-v0", "--json").stdout)
-    assert shown["ready"] is False and "m-a-p/MERT-v0/pytorch_model.bin" in shown["needs"]
+    assert shown["status"] == "import" and "m-a-p/MERT-v0/pytorch_model.bin" in shown["needs"]
     text = carrara("show", "jukebox-5b").stdout
     assert re.search(r"needs +`carrara import jukebox-5b` fetches https://.*prior_level_2.pth.tar\n", text)
     assert re.search(r"card.files.https://.*/vqvae.pth.tar +\(SHA-256 not known\)\n", text)
@@ -59,12 +59,12 @@ def test_import_with_a_folder_and_export_of_it(file, tmp_path):
     done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / "mine", "--json")
     assert json.loads(done.stdout) == {"mert-tiny": str(tmp_path / "mine")}
     done = carrara("export", tmp_path / "mine", "--format", "transformers", "-o", tmp_path / "hf", "--json")
-    assert json.loads(done.stdout)["weights"] == load(tmp_path / "mine").card.weights_sha256
+    assert json.loads(done.stdout)["weights_sha256"] == load(tmp_path / "mine").card.weights_sha256
     model = HubertModel.from_pretrained(tmp_path / "hf")
     assert torch.equal(model.masked_spec_embed, load(tmp_path / "mine").masked_spec_embed)
 
 
-def test_import_stretches_a_maest_of_another_length_when_told(tmp_path, monkeypatch):
+def test_import_interpolates_a_maest_of_another_length(tmp_path, monkeypatch):
     card, settings = maest.ENCODER.variants["maest-tiny"]
     small = {"dim": 24, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "classes": 5}
     for name, frames in (("maest-5s", 312), ("maest-10s", 625)):
@@ -98,7 +98,7 @@ def test_errors_are_one_line(file, tmp_path, monkeypatch, arguments, code, said)
     assert re.search(said, done.stderr), done.stderr
 
 
-def test_a_member_of_a_family_that_cannot_be_had_does_not_keep_the_others_away(file, tmp_path, monkeypatch):
+def test_a_family_member_that_fails_does_not_stop_the_others(file, tmp_path, monkeypatch):
     card, settings = mert.ENCODER.variants["mert-tiny"]
     for name in ("mert-v0-public", "mert-v1-95m"):
         theirs = card.model_copy(update={"files": mert.ENCODER.variants[name][0].files})
@@ -121,7 +121,7 @@ def test_a_member_of_a_family_that_cannot_be_had_does_not_keep_the_others_away(f
     assert carrara("import", "mert").stderr.count("\n") == 4
 
 
-def test_what_is_not_certain_is_one_line(file, tmp_path):
+def test_a_remark_is_one_line(file, tmp_path):
     done = carrara("import", "mert-tiny", "--file", file)
     first, last = done.stderr.splitlines()
     assert "its shapes alone were checked" in first and "checked and converted" in last
@@ -135,7 +135,7 @@ def test_what_is_not_certain_is_one_line(file, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["afile", "afile/inside"])
-def test_a_file_in_the_way_is_told(file, tmp_path, place):
+def test_an_output_that_is_a_file_is_refused(file, tmp_path, place):
     (tmp_path / "afile").write_text("mine")
     done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / place)
     assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "afile" in done.stderr

@@ -1,4 +1,4 @@
-"""`carrara pretrain` from the command line: what it prints, refuses, and how it goes on."""
+"""`carrara pretrain` from the command line: what it prints and refuses, and how it resumes."""
 
 import json
 import re
@@ -19,7 +19,7 @@ SMALLER = [
     "network.ffn_dim=32",
     "network.position_groups=4",
     "targets.log-mel.k=8",
-    "targets.log-mel.share=1.0",
+    "targets.log-mel.fraction=1.0",
     "targets.chroma.k=6",
     "targets.chroma.fraction=1.0",
     "crop_seconds=1.0",
@@ -46,7 +46,7 @@ def settings(*more):
     return [word for change in (*SMALLER, *more) for word in ("--set", change)]
 
 
-def test_it_makes_an_encoder_and_prints_one_line_of_data(music, tmp_path):
+def test_it_writes_an_encoder_and_prints_one_line(music, tmp_path):
     out = tmp_path / "encoder"
     done = run("mert-v0", "--scale", "tiny", *settings(), "--corpus", music, "-o", out, "--device", "cpu", "--json")
     assert done.exit_code == 0, done.output
@@ -63,16 +63,20 @@ def test_it_makes_an_encoder_and_prints_one_line_of_data(music, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (["mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no recipe 'mert-v9'. Did you mean 'mert-v0'"),
         (["mert-v0", "--scale", "tin", "-c", "MUSIC", "-o", "OUT"], 2, "has no scale 'tin'. Did you mean 'tiny'?"),
-        (["mert-v0", "--set", "maskin.span=3", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'masking.mask_length'"),
+        (
+            ["mert-v0", "--set", "maskin.mask_length=3", "-c", "MUSIC", "-o", "OUT"],
+            2,
+            "Did you mean 'masking.mask_length'",
+        ),
         (["mert-v0", "--set", "targets.cqt.form=loud", "-c", "MUSIC", "-o", "OUT"], 2, "form: input should be"),
         (["mert-v0", "--set", "network.dim=100", "-c", "MUSIC", "-o", "OUT"], 2, "must be divisible"),
         (["mert-v0", "--set", "batch", "-c", "MUSIC", "-o", "OUT"], 2, "write it as path=value"),
-        (["mert-v0", "-o", "OUT"], 2, "nothing to learn from; give files or folders with --corpus"),
-        (["mert-v0", "-c", "MUSIC"], 2, "nowhere to write"),
+        (["mert-v0", "-o", "OUT"], 2, "nothing to train on; give files or folders with --corpus"),
+        (["mert-v0", "-c", "MUSIC"], 2, "no output folder; give the folder"),
         (["mert-v0", "-c", "OUT/none", "-o", "OUT"], 1, "none: there is no such file or folder"),
         (["mert-v0", "--device", "cuda:7", "-c", "MUSIC", "-o", "OUT"], 2, "cuda:7"),
         (["mert-v0", "--probe", "pebble/kye", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'pebble/key'"),
@@ -80,7 +84,7 @@ def test_it_makes_an_encoder_and_prints_one_line_of_data(music, tmp_path):
         (
             ["mert-v0", "--probe", "gtzan/genre", "-c", "MUSIC", "-o", "OUT", "--data-dir", "OUT"],
             1,
-            "carrara get gtzan",
+            "carrara download gtzan",
         ),
         (["mert-v0", "--from", "mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no encoder 'mert-v9'"),
         (
@@ -91,25 +95,25 @@ def test_it_makes_an_encoder_and_prints_one_line_of_data(music, tmp_path):
         (["rvq-vae", "--from", "noise", "-c", "MUSIC", "-o", "OUT"], 2, "--from and --probe go with recipes"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(music, tmp_path, arguments, code, words):
-    places = {"MUSIC": str(music), "OUT": str(tmp_path / "out"), "OUT/none": str(tmp_path / "none")}
-    done = run(*[places.get(word, word) for word in arguments])
+def test_an_error_is_one_line(music, tmp_path, arguments, code, message):
+    paths = {"MUSIC": str(music), "OUT": str(tmp_path / "out"), "OUT/none": str(tmp_path / "none")}
+    done = run(*[paths.get(argument, argument) for argument in arguments])
     assert done.exit_code == code, done.output
-    assert words in " ".join(done.output.split())
+    assert message in " ".join(done.output.split())
     assert len(done.output.strip().splitlines()) == 1
 
 
-def test_an_interruption_says_how_to_go_on(music, tmp_path, monkeypatch):
-    def press(*arguments, **options):
+def test_an_interruption_says_how_to_continue(music, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("carrara.pretrain.run.pretrain", press)
+    monkeypatch.setattr("carrara.pretrain.run.pretrain", interrupt)
     done = run("mert-v0", "-c", music, "-o", tmp_path / "out")
     assert done.exit_code == 130
-    assert "go on with the same command and --resume" in done.output
+    assert "with the same command and --resume" in done.output
 
 
-def test_the_codec_is_taught_by_the_same_verb(music, tmp_path):
+def test_the_same_command_trains_a_codec(music, tmp_path):
     small = ["network.filters=4", "network.num_codebooks=2", "network.codebook_size=16", "batch=2", "crop_seconds=0.5"]
     words = [word for setting in small for word in ("--set", setting)]
     done = run("rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", tmp_path / "codec")
@@ -122,59 +126,59 @@ def test_the_codec_is_taught_by_the_same_verb(music, tmp_path):
     assert resumed.exit_code == 0, resumed.output
 
 
-def test_what_is_said_about_a_codec_works_as_typed(music, tmp_path):
+def test_the_suggested_command_for_a_codec_works_as_typed(music, tmp_path):
     small = ["network.filters=4", "network.num_codebooks=2", "network.codebook_size=16", "batch=2", "crop_seconds=0.5"]
     words = [word for setting in small for word in ("--set", setting)]
     codec = tmp_path / "codec"
     done = run("rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", codec)
-    said = re.search(r"`carrara pretrain (.*?)` learns from its codes", " ".join(done.output.split()))[1]
-    words = said.replace("-c MUSIC -o my-mert", f"-c {music} -o {tmp_path / 'mert'} --steps 1").split()
+    suggestion = re.search(r"`carrara pretrain (.*?)` trains on its codes", " ".join(done.output.split()))[1]
+    arguments = suggestion.replace("-c MUSIC -o my-mert", f"-c {music} -o {tmp_path / 'mert'} --steps 1").split()
     micro = [change for change in (*SMALLER, "mixup.pool=2") if "log-mel" not in change and "chroma" not in change]
-    done = run(*words, *(word for change in micro for word in ("--set", change)))
+    done = run(*arguments, *(word for change in micro for word in ("--set", change)))
     assert done.exit_code == 0, done.output
-    told = json.loads((tmp_path / "mert/run.json").read_text())["recipe"]["targets"]["codes"]
-    assert (told["source"], told["books"], told["size"]) == ("rvq-vae", 2, 16)
+    codes = json.loads((tmp_path / "mert/run.json").read_text())["recipe"]["targets"]["codes"]
+    assert (codes["source"], codes["num_codebooks"], codes["codebook_size"]) == ("rvq-vae", 2, 16)
 
 
 @pytest.fixture(scope="module")
 def pitches(tmp_path_factory):
-    """A task of one's own: is a tone low or high? Forty clips of half a second, test clips that cannot be read."""
+    """Return a task file: is a tone low or high? Forty clips of half a second; the test clips cannot be read."""
     root = tmp_path_factory.mktemp("own")
     (root / "tones").mkdir()
     lines = ["path,split,pitch"]
     for number in range(40):
-        high, side = number % 2, ("train", "train", "valid", "valid", "test")[number // 2 % 5]
+        high, split = number % 2, ("train", "train", "valid", "valid", "test")[number // 2 % 5]
         time = np.arange(8000) / 16_000
         sound = 0.3 * np.sin(2 * np.pi * (200 + 3000 * high + number) * time)
         soundfile.write(root / "tones" / f"{number}.wav", sound, 16_000)
-        if side == "test":
-            (root / "tones" / f"{number}.wav").write_bytes(b"shut")
-        lines.append(f"{number}.wav,{side},{('low', 'high')[high]}")
+        if split == "test":
+            (root / "tones" / f"{number}.wav").write_bytes(b"unreadable")
+        lines.append(f"{number}.wav,{split},{('low', 'high')[high]}")
     (root / "tones" / "labels.csv").write_text("\n".join(lines))
     (root / "pitch.toml").write_text('data = "tones"\ntask_type = "multiclass"\nlabel = "pitch"\n')
     return root / "pitch.toml"
 
 
-def test_a_task_of_ones_own_is_asked_on_the_way_and_its_test_side_stays_shut(music, pitches, tmp_path, monkeypatch):
+def test_a_task_file_is_probed_during_training_without_its_test_split(music, pitches, tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     out = tmp_path / "encoder"
     words = ["mert-v0", "--scale", "tiny", *settings(), "-c", music, "-o", out, "--device", "cpu"]
     done = run(*words, "--probe", pitches, "--probe-every", "2")
     assert done.exit_code == 0, done.output
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
-    asked = [(line["step"], line["probes"]["pitch"]) for line in lines if "probes" in line]
-    assert [step for step, _ in asked] == [0, 2, 4]
-    for _, found in asked:
+    probed = [(line["step"], line["probes"]["pitch"]) for line in lines if "probes" in line]
+    assert [step for step, _ in probed] == [0, 2, 4]
+    for _, score in probed:
         # A tone of 200 Hz and one of 3.2 kHz: nearly any network's features tell them apart.
-        assert found["metric"] == "accuracy" and found["seconds"] > 0
-        assert 0.75 <= found["score"] <= found["high"] <= 1
+        assert score["metric"] == "accuracy" and score["seconds"] > 0
+        assert 0.75 <= score["score"] <= score["high"] <= 1
     assert (out / "journal.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "home").exists()
     assert json.loads((out / "run.json").read_text())["recipe"]["steps"] == 4
     assert run(*words, "--resume", "--probe", pitches).exit_code == 0
     assert (out / "journal.jsonl").read_text().count('"probes"') == 3
 
 
-def test_it_begins_with_another_encoder_and_says_so(music, tmp_path):
+def test_it_starts_from_another_encoder_and_says_so(music, tmp_path):
     words = ["mert-v0", "--scale", "tiny", *settings("targets.cqt.weight=2"), "-c", music, "--device", "cpu"]
     first = run(*words, "-o", tmp_path / "one")
     assert first.exit_code == 0, first.output

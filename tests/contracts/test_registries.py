@@ -1,4 +1,4 @@
-"""What every file of every shelf keeps: it imports, defines its one name, and says what it is."""
+"""Every registered file imports, defines its object and documents it."""
 
 import pytest
 
@@ -12,39 +12,39 @@ from carrara.core.task import Task
 from carrara.data import REGISTRY as DATA
 from carrara.data._base import Dataset
 
-EVERY = [(word, name) for word, shelf in REGISTRIES.items() for name in shelf.names()]
+ENTRIES = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
 
 
-@pytest.mark.parametrize(("word", "name"), EVERY)
-def test_it_imports_and_says_what_it_is(word, name):
-    entry = REGISTRIES[word].entry(name)
-    assert REGISTRIES[word].get(name) is not None
-    assert 10 <= len(entry.summary) <= 110
-    assert len(entry.text.splitlines()) >= 3 or word == "protocols"
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_it_imports_and_is_documented(kind, name):
+    entry = REGISTRIES[kind].get_entry(name)
+    assert REGISTRIES[kind].get(name) is not None
+    assert 10 <= len(entry.summary) <= 120
+    assert len(entry.text.splitlines()) >= 3 or kind == "protocols"
 
 
-def test_no_shelf_is_empty():
-    assert {word for word, _ in EVERY} == set(REGISTRIES)
+def test_no_registry_is_empty():
+    assert {kind for kind, _ in ENTRIES} == set(REGISTRIES)
 
 
 @pytest.mark.parametrize("name", TASKS.names())
 def test_a_task_names_things_that_exist(name):
-    row = task(name)
-    assert isinstance(row, Task)
-    assert row.name == name
-    assert row.dataset in DATA.names()
-    assert row.task_type in TASK_TYPES.names()
-    assert len(set(row.labels)) == len(row.labels) >= 1
-    assert not set(row.metrics) & set(row.extra_metrics)
+    resolved = task(name)
+    assert isinstance(resolved, Task)
+    assert resolved.name == name
+    assert resolved.dataset in DATA.names()
+    assert TASK_TYPES.get_entry(resolved.task_type)
+    assert len(set(resolved.labels)) == len(resolved.labels) >= 1
+    assert not set(resolved.metrics) & set(resolved.extra_metrics)
 
 
 @pytest.mark.parametrize("name", TASK_TYPES.names())
-def test_an_answer_is_an_answer(name):
+def test_a_task_type_is_registered_as_one(name):
     assert isinstance(TASK_TYPES.get(name), TaskType)
 
 
 @pytest.mark.parametrize("name", DATA.names())
-def test_a_dataset_states_licence_source_and_citation(name):
+def test_a_dataset_has_a_licence_source_and_citation(name):
     dataset = DATA.get(name)
     assert isinstance(dataset, Dataset)
     assert dataset.name == name
