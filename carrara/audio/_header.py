@@ -1,4 +1,4 @@
-"""What the head of a sound file promises, in the words that both decoders use.
+"""The header of an audio file, and the errors of both decoders.
 
 Letters: T samples of one channel, C channels.
 """
@@ -11,24 +11,24 @@ from typing import Literal
 import numpy as np
 
 
-class Unreadable(Exception):
-    """This decoder cannot open the file; the message says why."""
+class UnreadableFile(Exception):
+    """A decoder cannot open the file; the message gives the reason."""
 
 
-class Broken(Exception):
+class DecodingStopped(Exception):
     """Decoding stopped before the end of the file."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """The head of a sound file.
+    """The header of an audio file.
 
     Attributes:
-        decoder: who reads it.
+        decoder: the library that reads it.
         sample_rate: in Hz.
-        channels: their number.
-        frames: samples a channel that the head promises; none where it says nothing.
-        exact: whether that promise was counted by whoever wrote the file; an estimate from sizes and bit rates is not.
+        channels: number of channels.
+        frames: declared number of samples per channel; None where the file declares none.
+        exact: whether the encoder counted that number; an estimate from sizes and bit rates is not exact.
     """
 
     decoder: Literal["soundfile", "av"]
@@ -38,10 +38,10 @@ class Header:
     exact: bool
 
 
-def mono(samples_TC: np.ndarray) -> np.ndarray:
+def to_mono(samples_TC: np.ndarray) -> np.ndarray:
     """Return the mean of the channels, `[T]`.
 
-    Columns are added one after another: a mean along the short axis of interleaved samples costs more than decoding.
+    Columns are added one by one, because a mean along the short axis of interleaved samples costs more than decoding.
     """
     channels = samples_TC.shape[1]
     if channels == 1:

@@ -1,6 +1,6 @@
-"""The one resampler: soxr at its quality HQ, for whole arrays and for streams; both give the same samples.
+"""Resample with soxr at quality HQ, whole arrays and streams alike; both give the same samples.
 
-`RESAMPLER` names it with its version, for records and feature keys.
+`RESAMPLER` is its name and version, for records and feature keys.
 
 Letters: T samples.
 """
@@ -25,7 +25,7 @@ def resample(samples_T: np.ndarray, source_rate: int, target_rate: int) -> np.nd
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
-    """Yield a stream of blocks at another rate (Hz), gap-free; joined they equal `resample` of the joined input."""
+    """Yield a stream of blocks at another rate (Hz); concatenated they equal `resample` of the whole input."""
     if source_rate == target_rate:
         yield from blocks
         return

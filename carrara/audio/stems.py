@@ -1,9 +1,9 @@
-"""Stems: the parts of a mixture, each a sound file beside it or a stream of the mixture's own file; stereo, 44.1 kHz.
+"""Read stems, the parts of a mixture: files beside it or streams of the mixture's own file; stereo at 44.1 kHz.
 
-MUSDB18 as distributed keeps five AAC streams in one MP4 (0 mixture, 1 drums, 2 bass, 3 other, 4 vocals); MUSDB18-HQ and
-Pebble keep a file a stem. A stem is written as what stands in a clip's labels: `stream:4`, or a file name beside the
-mixture. Any stretch is sought and read, with a little sound around it where it is resampled, so that it equals the same
-stretch of the whole. A mono sound is given on both channels; of more than two channels the first two are.
+MUSDB18 as distributed has five AAC streams in one MP4 (0 mixture, 1 drums, 2 bass, 3 other, 4 vocals); MUSDB18-HQ and
+Pebble have one file for each stem. A clip's labels name a stem as `stream:4` or as a file name beside the mixture. An
+excerpt is read by seeking, with a margin where it is resampled, so that it equals the same excerpt of the whole. Mono
+audio is returned on both channels; of more than two channels the first two are returned.
 
 Positions are samples at 44.1 kHz, whatever the file's own rate. Letters: T samples, C channels (2).
 """
@@ -26,54 +26,54 @@ from carrara.audio.decode import MARGIN_SECONDS, SLACK_SECONDS
 from carrara.audio.resample import resample
 from carrara.core.errors import AudioError
 
-RATE = 44_100
+STEM_RATE = 44_100
 STREAM = "stream:"
-PREROLL_SECONDS = 0.5  # what a decoder hears before its output is right again after a seek
+PREROLL_SECONDS = 0.5  # what a decoder needs after a seek before its output is right again
 
 
 @dataclass(frozen=True)
-class Stem:
-    """A sound: a file, and which of its audio streams; none for a file read by libsndfile."""
+class StemSource:
+    """An audio file and the index of its stream; None for a file that libsndfile reads."""
 
     path: Path
     stream: int | None = None
 
 
-def stem_of(mixture: Path, reference: str) -> Stem:
-    """Return the stem that a label names: `stream:<number>` of the mixture's file, or a file beside it."""
+def parse_stem(mixture: Path, reference: str) -> StemSource:
+    """Return the stem that a label names: `stream:<index>` of the mixture's file, or a file beside it."""
     if reference.startswith(STREAM):
-        return Stem(mixture, int(reference.removeprefix(STREAM)))
-    return Stem(mixture.parent / reference)
+        return StemSource(mixture, int(reference.removeprefix(STREAM)))
+    return StemSource(mixture.parent / reference)
 
 
-def length(stem: Stem) -> int:
-    """Return how many samples at 44.1 kHz a stem has, as its file says.
+def stem_length(stem: StemSource) -> int:
+    """Return the number of samples of a stem at 44.1 kHz, as its file declares.
 
     Raises:
-        AudioError: no such file or stream, not a sound file, or it does not say.
+        AudioError: no such file or stream, not an audio file, or no declared length.
     """
-    frames, rate = _promised(stem)
-    return round(frames * RATE / rate)
+    frames, rate = _declared_length(stem)
+    return round(frames * STEM_RATE / rate)
 
 
-def load_stem(stem: Stem, start: int = 0, count: int | None = None) -> np.ndarray:
-    """Return a stretch of a stem as float32 `[2, T]` at 44.1 kHz; what reaches past its end is left out.
+def load_stem(stem: StemSource, start: int = 0, count: int | None = None) -> np.ndarray:
+    """Return an excerpt of a stem as float32 `[2, T]` at 44.1 kHz; what lies past its end is left out.
 
     Args:
         stem: file and stream.
         start: first sample.
-        count: how many; none: to the end.
+        count: number of samples; None means to the end.
 
     Raises:
-        AudioError: no such file or stream, not a sound file, cut short within the stretch, or samples that are not
+        AudioError: no such file or stream, not an audio file, cut short within the excerpt, or samples that are not
             finite.
     """
-    frames, rate = _promised(stem)
-    # The stretch read begins on a sample that falls on a sample of the target grid, so that nothing shifts.
-    step = rate // math.gcd(rate, RATE)
-    margin = 0 if rate == RATE else math.ceil(MARGIN_SECONDS * rate)
-    first = max(start * rate // RATE - margin, 0) // step * step
-    last = frames if count is None else min(math.ceil((start + count) * rate / RATE) + 1 + margin, frames)
+    frames, rate = _declared_length(stem)
+    # Reading starts on a sample that falls on a sample of the target grid, so that nothing shifts.
+    step = rate // math.gcd(rate, STEM_RATE)
+    margin = 0 if rate == STEM_RATE else math.ceil(MARGIN_SECONDS * rate)
+    first = max(start * rate // STEM_RATE - margin, 0) // step * step
+    last = frames if count is None else min(math.ceil((start + count) * rate / STEM_RATE) + 1 + margin, frames)
     if last <= first:
         return np.zeros((2, 0), dtype=np.float32)
     read = _from_file if stem.stream is None else _from_stream
@@ -84,18 +84,18 @@ def load_stem(stem: Stem, start: int = 0, count: int | None = None) -> np.ndarra
     if not np.isfinite(samples_TC).all():
         raise AudioError(f"{stem.path}: holds samples that are NaN or infinite")
     samples_CT = _stereo(np.ascontiguousarray(samples_TC.T), rate)
-    skipped = start - first // step * (RATE // math.gcd(rate, RATE))
+    skipped = start - first // step * (STEM_RATE // math.gcd(rate, STEM_RATE))
     return samples_CT[:, skipped : None if count is None else skipped + count]
 
 
 def _stereo(samples_CT: np.ndarray, rate: int) -> np.ndarray:
     """Return two channels at 44.1 kHz."""
-    channels = [resample(samples_T, rate, RATE) for samples_T in samples_CT[:2]]
+    channels = [resample(samples_T, rate, STEM_RATE) for samples_T in samples_CT[:2]]
     return np.stack([channels[0], channels[-1]])
 
 
-def _promised(stem: Stem) -> tuple[int, int]:
-    """Return samples and sample rate as the file says."""
+def _declared_length(stem: StemSource) -> tuple[int, int]:
+    """Return number of samples and sample rate as the file declares them."""
     if not stem.path.is_file():
         raise AudioError(f"{stem.path}: no such file")
     if stem.stream is None:
@@ -104,19 +104,19 @@ def _promised(stem: Stem) -> tuple[int, int]:
     with closing(_container(stem)) as container:
         stream = _stream(stem, container)
         if stream.duration is None or stream.time_base is None:
-            raise AudioError(f"{stem.path}: stream {stem.stream} does not say how long it is")
+            raise AudioError(f"{stem.path}: stream {stem.stream} declares no length")
         rate = stream.codec_context.sample_rate
         return round(stream.duration * stream.time_base * rate), rate
 
 
-def _soundfile(stem: Stem) -> soundfile.SoundFile:
+def _soundfile(stem: StemSource) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(str(stem.path))
     except soundfile.LibsndfileError as problem:
-        raise AudioError(f"{stem.path}: not a sound file that soundfile can read ({problem.error_string})") from None
+        raise AudioError(f"{stem.path}: not an audio file that soundfile can read ({problem.error_string})") from None
 
 
-def _from_file(stem: Stem, first: int, count: int) -> np.ndarray:
+def _from_file(stem: StemSource, first: int, count: int) -> np.ndarray:
     try:
         with _soundfile(stem) as file:
             file.seek(first)
@@ -125,12 +125,12 @@ def _from_file(stem: Stem, first: int, count: int) -> np.ndarray:
         raise AudioError(f"{stem.path}: damaged ({problem.error_string})") from None
 
 
-def _from_stream(stem: Stem, first: int, count: int) -> np.ndarray:
+def _from_stream(stem: StemSource, first: int, count: int) -> np.ndarray:
     parts: list[np.ndarray] = []
     got = 0
     try:
         with closing(_container(stem)) as container:
-            for part_TC in _decoded(container, _stream(stem, container), first):
+            for part_TC in _iter_stream(container, _stream(stem, container), first):
                 parts.append(part_TC[: count - got])
                 got += len(parts[-1])
                 if got >= count:
@@ -140,32 +140,32 @@ def _from_stream(stem: Stem, first: int, count: int) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.float32)
 
 
-def _container(stem: Stem) -> av.container.InputContainer:
+def _container(stem: StemSource) -> av.container.InputContainer:
     try:
         return av.open(str(stem.path), mode="r", metadata_errors="replace")
     except FFmpegError as problem:
         raise AudioError(f"{stem.path}: not a file that PyAV can read ({problem.strerror or problem})") from None
 
 
-def _stream(stem: Stem, container: av.container.InputContainer) -> av.AudioStream:
+def _stream(stem: StemSource, container: av.container.InputContainer) -> av.AudioStream:
     streams = container.streams.audio
     if stem.stream is None or stem.stream >= len(streams):
         raise AudioError(f"{stem.path}: has {len(streams)} audio streams, no stream {stem.stream}")
     return streams[stem.stream]
 
 
-def _decoded(container: av.container.InputContainer, stream: av.AudioStream, start: int) -> Iterator[np.ndarray]:
-    """Yield float32 samples `[T, C]` from a sample on; positions count from the first sample that decodes."""
+def _iter_stream(container: av.container.InputContainer, stream: av.AudioStream, start: int) -> Iterator[np.ndarray]:
+    """Yield float32 samples `[T, C]` from sample `start`; positions count from the first sample that decodes."""
     planes = av.AudioResampler(format="fltp")
     rate, origin, position = stream.codec_context.sample_rate, None, 0
     frames = container.decode(stream)
-    early = start - int(PREROLL_SECONDS * rate)
-    if early > rate:
+    seek_to = start - int(PREROLL_SECONDS * rate)
+    if seek_to > rate:
         origin = _time(next(frames))
-        container.seek(int((origin + Fraction(early, rate)) / (stream.time_base or 1)), stream=stream)
+        container.seek(int((origin + Fraction(seek_to, rate)) / (stream.time_base or 1)), stream=stream)
         frames = container.decode(stream)
-    for place, frame in enumerate(frames):
-        if place == 0 and origin is not None:
+    for index, frame in enumerate(frames):
+        if index == 0 and origin is not None:
             position = round((_time(frame) - origin) * rate)
         for part in planes.resample(frame):
             samples_TC = part.to_ndarray().T

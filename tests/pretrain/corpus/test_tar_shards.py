@@ -15,10 +15,11 @@ import torch
 from hypothesis import strategies
 from pyarrow import parquet
 
-from carrara.audio.decode import load
+from carrara.audio.decode import load_audio
 from carrara.core.errors import AudioError, DataError, UsageError
-from carrara.pretrain.corpus.stream import Stream, find
-from carrara.pretrain.corpus.tar_shards import shard
+from carrara.pretrain.corpus.build import build_corpus
+from carrara.pretrain.corpus.stream import CropStream
+from carrara.pretrain.corpus.tar_shards import read_shard
 
 RATE, CROP = 16_000, 16_000
 
@@ -76,59 +77,59 @@ def in_memory(folder, name):
 
 
 def test_shards_hold_the_sounds_of_the_folder(corpus, shards):
-    whole = {item.id.rpartition("/")[2]: item for item in sounds(find([corpus], RATE, CROP)).values()}
+    whole = {item.id.rpartition("/")[2]: item for item in sounds(build_corpus([corpus], RATE, CROP)).values()}
     for given in ([shards], [f"{shards}/{{000000..000004}}.tar"], sorted(shards.glob("*.tar"))):
-        found = find(given, RATE, CROP)
+        found = build_corpus(given, RATE, CROP)
         assert [found.items[n].id for n in (0, 9)] == ["000000.tar/0.flac", "000004.tar/9.flac"]
         assert {name: item.samples for name, item in sounds(found).items()} == {
             name: item.samples for name, item in whole.items()
         }
-    stream = Stream(found, CROP, 320, 5, 0)
+    stream = CropStream(found, CROP, 320, 5, 0)
     for (epoch, name), (item, samples) in crops(stream, 4).items():
-        start = stream.start(epoch, item)
-        np.testing.assert_array_equal(samples, load(whole[name].path, RATE)[start : start + CROP])
+        start = stream.crop_start(epoch, item)
+        np.testing.assert_array_equal(samples, load_audio(whole[name].path, RATE)[start : start + CROP])
 
 
 def test_remote_shards_folders_and_manifests_are_heard_as_local_ones(tmp_path, corpus, shards):
-    here = find([shards], RATE, CROP)
-    local = Stream(here, CROP, 320, 5, 0).at(1)
+    here = build_corpus([shards], RATE, CROP)
+    local = CropStream(here, CROP, 320, 5, 0).read_batch(1)
     place = in_memory(shards, "remote-shards")
     for given in (place, f"{place}/{{000000..000004}}.tar", f"simplecache::{place}"):
-        found = find([given], RATE, CROP)
+        found = build_corpus([given], RATE, CROP)
         assert found.identity() == here.identity()
-        assert torch.equal(Stream(found, CROP, 320, 5, 0).at(1).samples_BT, local.samples_BT)
+        assert torch.equal(CropStream(found, CROP, 320, 5, 0).read_batch(1).samples_BT, local.samples_BT)
     music = in_memory(corpus, "remote-music")
-    loose, folder = find([music], RATE, CROP), find([corpus], RATE, CROP)
+    loose, folder = build_corpus([music], RATE, CROP), build_corpus([corpus], RATE, CROP)
     assert loose.identity() == folder.identity()
     rows = pyarrow.table({"path": ["0/0.flac", f"{music}/1/1.flac"], "seconds": [2.0, 2.2]})
     parquet.write_table(rows, tmp_path / "manifest.parquet")
     fsspec.filesystem("memory").put_file(str(tmp_path / "manifest.parquet"), "/remote-music/list.parquet")
-    batch = Stream(find([f"{music}/list.parquet"], RATE, CROP), CROP, 320, 2, 0).at(0)
-    assert len(batch.items) == 2
+    batch = CropStream(build_corpus([f"{music}/list.parquet"], RATE, CROP), CROP, 320, 2, 0).read_batch(0)
+    assert len(batch.item_indices) == 2
     fsspec.filesystem("memory").rm("/remote-music/0/0.flac")
-    assert "memory://remote-music/0/0.flac: cannot be read: no such file" in Stream(loose, CROP, 320, 10, 0).at(0).bad
+    assert "memory://remote-music/0/0.flac: cannot be read: no such file" in CropStream(loose, CROP, 320, 10, 0).read_batch(0).errors
 
 
 def test_an_index_is_made_once_and_again_when_the_shard_changes(tmp_path, corpus, shards, monkeypatch):
-    first = find([shards], RATE, CROP)
+    first = build_corpus([shards], RATE, CROP)
     kept = sorted((tmp_path / "home" / "shards").iterdir())
     assert len(kept) == 5
     monkeypatch.setattr("carrara.pretrain.corpus.tar_shards._walked", None)
-    assert find([shards], RATE, CROP).identity() == first.identity()
+    assert build_corpus([shards], RATE, CROP).identity() == first.identity()
     monkeypatch.undo()
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     packed(shards / "000000.tar", [corpus / "0" / "0.flac"])
     os.utime(shards / "000000.tar", ns=(1, 1))
-    assert len(find([shards], RATE, CROP).items) == 9
+    assert len(build_corpus([shards], RATE, CROP).items) == 9
     for path in kept:
         path.write_text(path.read_text()[:50])
-    assert len(find([shards], RATE, CROP).items) == 9
+    assert len(build_corpus([shards], RATE, CROP).items) == 9
 
 
 def test_the_length_in_the_json_is_trusted(tmp_path, corpus):
     files = [corpus / "0" / "0.flac", corpus / "1" / "1.flac"]
     notes = {"0.flac": {"samples": 22_050, "sample_rate": 22_050, "title": "x"}, "1.flac": {"title": "y"}}
-    found = find([packed(tmp_path / "a.tar", files, notes)], RATE, CROP)
+    found = build_corpus([packed(tmp_path / "a.tar", files, notes)], RATE, CROP)
     assert {name: item.samples for name, item in sounds(found).items()} == {"0.flac": 16_000, "1.flac": 35_200}
     assert found.trusted == 1
 
@@ -143,7 +144,7 @@ def test_a_shard_cut_short_loses_no_more_than_its_end(tmp_path, corpus):
         place = tmp_path / f"cut{number}.tar"
         place.write_bytes(whole[:cut])
         with pytest.warns(UserWarning, match="left out"):
-            found = find([place], RATE, CROP)
+            found = build_corpus([place], RATE, CROP)
         assert set(sounds(found)) == {"0.flac", "1.flac"}
         (line,) = found.unreadable
         assert line.startswith(f"{place}: ")
@@ -162,10 +163,10 @@ def test_damage_within_a_shard_costs_the_members_it_covers(tmp_path, corpus, ext
     content[third.offset_data : third.offset_data + third.size] = b"\x07" * third.size
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.warns(UserWarning, match="and 1 more"):
-        found = find([tmp_path / "a.tar"], RATE, CROP)
+        found = build_corpus([tmp_path / "a.tar"], RATE, CROP)
     assert set(sounds(found)) == {"0.flac", "3.flac"}
     assert f"damaged from byte {second.offset} to {third.offset}" in found.unreadable[0]
-    assert f"{tmp_path}/a.tar/2.flac: not a sound file" in found.unreadable[1]
+    assert f"{tmp_path}/a.tar/2.flac: not an audio file" in found.unreadable[1]
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def test_wherever_the_damage_is_the_rest_is_used_and_a_loss_is_told(tiny_tars, t
     place.write_bytes(content[:begin] + (b"" if cut else b"\xff" * (end - begin) + content[end:]))
     untouched = {name for name, first, last in spans if last <= begin or first >= end}
     try:
-        found = shard(str(place))
+        found = read_shard(str(place))
     except AudioError as problem:
         assert not untouched
         assert "no member of a tar can be found" in str(problem)
@@ -216,28 +217,28 @@ def test_what_is_no_tar_or_not_there_is_told(tmp_path, corpus):
     (tmp_path / "bad.tar").write_bytes(b"\x1f\x8b" + b"no tar at all" * 500)
     (tmp_path / "empty.tar").write_bytes(b"")
     with pytest.warns(UserWarning, match="left out"):
-        found = find([good, tmp_path / "bad.tar", tmp_path / "empty.tar", "memory://nowhere/0.tar"], RATE, CROP)
+        found = build_corpus([good, tmp_path / "bad.tar", tmp_path / "empty.tar", "memory://nowhere/0.tar"], RATE, CROP)
     assert len(found.items) == 1
     reasons = ["no member of a tar can be found", "no member of a tar can be found", "cannot be read: no such file"]
     assert [line.partition(": ")[2][:31] for line in found.unreadable] == [reason[:31] for reason in reasons]
     with pytest.raises(UsageError, match="fsspec cannot open it"):
-        find(["nothing://of/the.tar"], RATE, CROP)
+        build_corpus(["nothing://of/the.tar"], RATE, CROP)
     with pytest.raises(DataError, match="there is no such file or folder"):
-        find([f"{tmp_path}/{{0..3}}.tar"], RATE, CROP)
+        build_corpus([f"{tmp_path}/{{0..3}}.tar"], RATE, CROP)
 
 
 def test_a_shard_that_shrinks_later_is_told_in_the_batch(tmp_path, corpus):
     place = packed(tmp_path / "a.tar", [corpus / "0" / "0.flac", corpus / "1" / "1.flac"])
-    stream = Stream(find([place], RATE, CROP), CROP, 320, 2, 0)
+    stream = CropStream(build_corpus([place], RATE, CROP), CROP, 320, 2, 0)
     place.write_bytes(place.read_bytes()[: stream.corpus.items[1].offset + 5])
-    batch = stream.at(0)
-    assert len(batch.items) == 1
-    assert batch.bad[0].startswith("a.tar/1.flac: cannot be read")
+    batch = stream.read_batch(0)
+    assert len(batch.item_indices) == 1
+    assert batch.errors[0].startswith("a.tar/1.flac: cannot be read")
 
 
 def test_an_epoch_mixes_the_items_of_few_shards_at_a_time(tmp_path, shards, monkeypatch):
     monkeypatch.setattr("carrara.pretrain.corpus.stream.TOGETHER", 2)
-    stream = Stream(find([shards], RATE, CROP), CROP, 320, 2, 0)
+    stream = CropStream(build_corpus([shards], RATE, CROP), CROP, 320, 2, 0)
     orders = []
     for epoch in range(6):
         items = [item for step in range(5 * epoch, 5 * epoch + 5) for _, item in stream._drawn(step, 0, 1)]
@@ -251,6 +252,6 @@ def test_an_epoch_mixes_the_items_of_few_shards_at_a_time(tmp_path, shards, monk
 
 
 def test_loose_files_beside_shards_are_shards_of_one(tmp_path, corpus, shards):
-    found = find([corpus / "0", shards], RATE, CROP)
-    assert sorted(found.together().tolist()) == [1] * 4 + [2] * 5
-    assert find([corpus], RATE, CROP).together().tolist() == [1] * 10
+    found = build_corpus([corpus / "0", shards], RATE, CROP)
+    assert sorted(found.shard_sizes().tolist()) == [1] * 4 + [2] * 5
+    assert build_corpus([corpus], RATE, CROP).shard_sizes().tolist() == [1] * 10

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.audio.deform import EXAMPLES, KINDS, corrupt, read
+from carrara.audio.corruptions import CORRUPTIONS, EXAMPLES, corrupt, parse_corruption
 from carrara.core.errors import UsageError
 
 RATE = 16_000
@@ -41,9 +41,9 @@ def test_clipping_cuts_the_share_that_it_says():
 def test_a_room_answers_for_as_long_as_it_says_and_leaves_the_direct_sound_in_place():
     click = np.zeros(3 * RATE, np.float32)
     click[100] = 1
-    heard = corrupt(click, RATE, "reverb:1s")
-    assert np.abs(heard).argmax() == 100 and not heard[:99].round(6).any()
-    decay = [10 * np.log10(power(heard[100 + round(at * RATE) :][: RATE // 20])) for at in (0.1, 0.6)]
+    decoded = corrupt(click, RATE, "reverb:1s")
+    assert np.abs(decoded).argmax() == 100 and not decoded[:99].round(6).any()
+    decay = [10 * np.log10(power(decoded[100 + round(at * RATE) :][: RATE // 20])) for at in (0.1, 0.6)]
     assert decay[0] - decay[1] == pytest.approx(30, abs=2)
 
 
@@ -62,38 +62,38 @@ def test_pitch_moves_by_semitones_and_time_stays(semitones):
 def test_mp3_loses_a_little_and_stays_in_place(rate):
     rough = np.random.default_rng(0).standard_normal(2 * rate + 20)
     sound = (0.01 * np.convolve(rough, np.hanning(21), "valid")).astype(np.float32)
-    heard = corrupt(sound, rate, "mp3:64k")
-    lag = np.argmax(np.correlate(heard[4000:12000], sound[2000:14000], "valid")[::-1]) - 2000
+    decoded = corrupt(sound, rate, "mp3:64k")
+    lag = np.argmax(np.correlate(decoded[4000:12000], sound[2000:14000], "valid")[::-1]) - 2000
     assert lag == 0
-    assert power(corrupt(sound, rate, "mp3:8k") - sound) > power(heard - sound) > 0 and power(heard) == pytest.approx(
-        power(sound), rel=0.1
-    )
+    assert power(corrupt(sound, rate, "mp3:8k") - sound) > power(decoded - sound) > 0 and power(
+        decoded
+    ) == pytest.approx(power(sound), rel=0.1)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(EXAMPLES.split(", ")), st.integers(0, 6000), st.sampled_from([16_000, 24_000]))
-def test_any_length_stays_and_comes_out_the_same_twice(deform, length, rate):
+def test_any_length_stays_and_comes_out_the_same_twice(corruption, length, rate):
     sound = np.random.default_rng(length).standard_normal(length).astype(np.float32) * 0.1
-    first = corrupt(sound, rate, deform)
+    first = corrupt(sound, rate, corruption)
     assert first.shape == sound.shape and first.dtype == np.float32 and np.isfinite(first).all()
-    assert np.array_equal(first, corrupt(sound, rate, deform))
+    assert np.array_equal(first, corrupt(sound, rate, corruption))
 
 
 def test_silence_stays_silent_but_for_codecs():
     silence = np.zeros(8000, np.float32)
-    for deform in EXAMPLES.split(", "):
-        assert np.abs(corrupt(silence, RATE, deform)).max() < 1e-4
+    for corruption in EXAMPLES.split(", "):
+        assert np.abs(corrupt(silence, RATE, corruption)).max() < 1e-4
 
 
 @pytest.mark.parametrize("wrong", ["noize:20db", "noise", "noise:loud", "mp3:5000k", "pitch:+40", "gain:", "clip:200"])
 def test_what_is_not_known_is_named_with_examples(wrong):
     with pytest.raises(UsageError, match="noise:20db"):
-        read(wrong)
+        parse_corruption(wrong)
     with pytest.raises(UsageError, match="'noise'"):
-        read("noize:1")
+        parse_corruption("noize:1")
 
 
 def test_every_example_is_read():
-    assert {example.partition(":")[0] for example in EXAMPLES.split(", ")} == set(KINDS)
+    assert {example.partition(":")[0] for example in EXAMPLES.split(", ")} == set(CORRUPTIONS)
     for example in EXAMPLES.split(", "):
-        read(example)
+        parse_corruption(example)
