@@ -23,6 +23,7 @@ def compare(
 
     - `carrara compare my-mert chroma-mfcc`
     - `carrara compare mert mert:random --results carrara-demo/results --json`
+    - `carrara compare my-mert chroma-mfcc --suite pebble -o comparison.json`
 
     Differences are paired over the test clips, and p is corrected over the compared tasks.
     """

@@ -19,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from carrara.core.archives import unpack
 from carrara.core.errors import DataError, StoreError, UsageError
@@ -199,13 +197,6 @@ def _append_range(remote: Remote, part: Path) -> None:
         _Refused: The host does not give the file.
         OSError: the file cannot be written.
     """
-    if urlsplit(remote.url).scheme == "file":
-        source = Path(url2pathname(urlsplit(remote.url).path))
-        if not source.is_file():
-            raise _Refused("No such file or directory")
-        shutil.copyfile(source, part)
-        return
-
     import pooch
     import requests
 

@@ -57,9 +57,7 @@ def set_ready(monkeypatch, *names):
 
 
 def test_without_names_every_encoder_that_is_ready_is_measured(run, task, monkeypatch):
-    monkeypatch.setattr(
-        availability, "state", lambda name: Availability("ready" if name in ("mfcc", "noise") else "import")
-    )
+    set_ready(monkeypatch, "mfcc", "noise")
     done = run("-t", task, encoders=())
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith("2 encoders are ready: mfcc, noise\n")
@@ -67,9 +65,7 @@ def test_without_names_every_encoder_that_is_ready_is_measured(run, task, monkey
 
 
 def test_an_encoder_that_does_not_load_is_reported_and_the_others_are_measured(run, task, monkeypatch):
-    monkeypatch.setattr(
-        availability, "state", lambda name: Availability("ready" if name in ("clmr", "noise") else "import")
-    )
+    set_ready(monkeypatch, "clmr", "noise")
     done = run("-t", task, encoders=())
     assert done.exit_code == 1
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["noise"]

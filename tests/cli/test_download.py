@@ -1,6 +1,9 @@
 """`carrara download`: files are downloaded once, and steps that are left by hand are printed."""
 
+import functools
 import hashlib
+import http.server
+import threading
 import zipfile
 
 import pytest
@@ -14,15 +17,26 @@ from carrara.data.pebble import Pebble
 LIST = b"a list"
 
 
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files without a log."""
+
+    def log_message(self, *arguments):
+        pass
+
+
 @pytest.fixture
 def host(tmp_path):
-    """Return a folder that serves as a host, with a list and an archive."""
+    """Serve a folder with a list and an archive, and return the folder and its address."""
     folder = tmp_path / "host"
     folder.mkdir()
     (folder / "list.txt").write_bytes(LIST)
     with zipfile.ZipFile(folder / "sound.zip", "w") as archive:
         archive.writestr("a.wav", b"sound")
-    return folder
+    handler = functools.partial(QuietHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture
@@ -32,8 +46,8 @@ def register(monkeypatch, host):
     def register_as_pebble(steps="", sha256=hashlib.sha256(LIST).hexdigest()):
         class Downloaded(Pebble):
             remotes = (
-                Remote((host / "list.txt").as_uri(), "lists/list.txt", sha256),
-                Remote((host / "sound.zip").as_uri(), "sound.zip", unpack="sound"),
+                Remote(f"{host[1]}/list.txt", "lists/list.txt", sha256),
+                Remote(f"{host[1]}/sound.zip", "sound.zip", unpack="sound"),
             )
 
             def get(self, root, size=None):
@@ -61,7 +75,7 @@ def test_a_dataset_is_downloaded_below_the_data_folder(register, tmp_path):
 def test_existing_files_are_not_downloaded_again(register, host, tmp_path):
     register()
     download(tmp_path, "pebble")
-    for file in host.iterdir():
+    for file in host[0].iterdir():
         file.unlink()
     assert download(tmp_path, "pebble").exit_code == 0
 
@@ -79,7 +93,7 @@ def test_a_failed_download_is_one_line(register, tmp_path):
     register(sha256="0" * 64)
     done = download(tmp_path, "pebble")
     assert done.exit_code == 1 and done.stdout == ""
-    assert done.stderr.startswith("carrara download: file://") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("carrara download: http://") and done.stderr.count("\n") == 1
     assert "0" * 64 in done.stderr and hashlib.sha256(LIST).hexdigest() in done.stderr
 
 

@@ -239,15 +239,6 @@ def test_a_connection_that_is_reset_is_not_reported_as_a_full_disk(server, tmp_p
         download(Remote(server.url(), "file.bin"), tmp_path)
 
 
-def test_a_local_file_is_copied_and_a_missing_one_reported_at_once(tmp_path, pauses):
-    (tmp_path / "from").write_bytes(BODY)
-    download(Remote((tmp_path / "from").as_uri(), "to", SUM), tmp_path)
-    assert (tmp_path / "to").read_bytes() == BODY
-    with pytest.raises(DataError, match="No such file"):
-        download(Remote((tmp_path / "nothing").as_uri(), "other"), tmp_path)
-    assert not pauses
-
-
 def test_a_folder_that_cannot_be_created_is_named(server, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StoreError, match="taken"):
