@@ -1,5 +1,5 @@
-"""The studies: one public file = one published ablation table to be run again in miniature, which defines `STUDY`."""
+"""Reproductions: one public file = one published ablation table, run again in miniature; it defines `REPRODUCTION`."""
 
 from carrara.core.registry import Registry
 
-REGISTRY = Registry("study", "carrara.reproduce", "STUDY")
+REGISTRY = Registry("reproduction", "carrara.reproduce", "REPRODUCTION")

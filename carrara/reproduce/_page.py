@@ -1,4 +1,4 @@
-"""A study as a page: the table beside the published one, the plot, the cost, and the verdicts; as Markdown and JSON."""
+"""A reproduction as Markdown and JSON: its table beside the published one, the plot, the cost and the verdicts."""
 
 from __future__ import annotations
 
@@ -8,128 +8,137 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carrara.bench.leaderboard.published import table
-from carrara.bench.leaderboard.ranking import Span
+from carrara.bench.leaderboard.published import published_scores
+from carrara.bench.leaderboard.ranking import Interval
 from carrara.core.io import atomic_write, write_text
-from carrara.reproduce._base import Line, Study
-from carrara.reproduce._measure import Plan
-from carrara.reproduce._verdict import Found, Verdict
+from carrara.reproduce._base import AblationRow, Reproduction
+from carrara.reproduce._run import ReproductionPlan
+from carrara.reproduce._verdict import RowResult, Verdict
 
-LINE = "#0072b2"
+COLOUR = "#0072b2"
 NOTHING = "–"
 
 
-def values(study: Study, plan: Plan, lines: dict[str, Found], judged: Sequence[Verdict]) -> dict[str, Any]:
-    """Return all that was found as plain values."""
-    lacking = plan.lacking(study)
+def page_values(
+    reproduction: Reproduction, plan: ReproductionPlan, results: dict[str, RowResult], verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    """Return the results and verdicts as plain values."""
+    missing = plan.missing_weights(reproduction)
+    rows: list[dict[str, Any]] = []
+    for row in plan.rows(reproduction):
+        values: dict[str, Any] = {"label": row.label, "published": published_value(reproduction, row)}
+        if row.label in missing:
+            values["needs"] = missing[row.label]
+        else:
+            result = results[row.label]
+            values |= {
+                "average": result.average.value,
+                "low": result.average.low,
+                "high": result.average.high,
+                "seeds": result.seeds,
+                "parameters": result.parameters,
+                "training_seconds": round(result.training_seconds, 1),
+                "tasks": result.tasks,
+            }
+        rows.append(values)
     return {
-        "study": study.source,
+        "reproduction": reproduction.source,
         "scale": plan.scale,
         "steps": plan.steps,
-        "rows": list(study.rows),
-        "lines": [
-            {"label": line.label, "published": _published(study, line)}
-            | ({"needs": lacking[line.label]} if line.label in lacking else _values(lines[line.label]))
-            for line in plan.lines(study)
+        "tasks": list(reproduction.tasks),
+        "rows": rows,
+        "hypotheses": [
+            {
+                "hypothesis": verdict.hypothesis.text,
+                "difference": verdict.difference.value if verdict.difference else None,
+                "low": verdict.difference.low if verdict.difference else None,
+                "high": verdict.difference.high if verdict.difference else None,
+                "verdict": verdict.word,
+            }
+            for verdict in verdicts
         ],
-        "claims": [{"claim": one.claim.text, **_difference(one), "verdict": one.word} for one in judged],
     }
 
 
-def _values(found: Found) -> dict[str, Any]:
-    return {
-        "average": found.span.value,
-        "low": found.span.low,
-        "high": found.span.high,
-        "seeds": found.seeds,
-        "parameters": found.parameters,
-        "training_seconds": round(found.seconds, 1),
-        "rows": found.rows,
-    }
-
-
-def _difference(one: Verdict) -> dict[str, float | None]:
-    span = one.difference
-    if span is None:
-        return {"difference": None, "low": None, "high": None}
-    return {"difference": span.value, "low": span.low, "high": span.high}
-
-
-def markdown(study: Study, plan: Plan, lines: dict[str, Found], judged: Sequence[Verdict], command: str) -> str:
+def page_markdown(
+    reproduction: Reproduction,
+    plan: ReproductionPlan,
+    results: dict[str, RowResult],
+    verdicts: Sequence[Verdict],
+    command: str,
+) -> str:
     """Return the page."""
-    seeds = max(line.seeds for line in lines.values())
-    short = [row.removeprefix("pebble/") for row in study.rows]
-    head = ["line", "mean of Pebble's rows", *short, "parameters", "training", "published"]
-    rows = [_row(study, line, lines.get(line.label)) for line in plan.lines(study)]
+    seeds = max(result.seeds for result in results.values())
+    short_names = [task.removeprefix("pebble/") for task in reproduction.tasks]
+    header = ["row", "mean of Pebble's tasks", *short_names, "parameters", "training", "published"]
+    table = [header, [":--", *["--:"] * (len(header) - 1)]]
+    for row in plan.rows(reproduction):
+        value = published_value(reproduction, row)
+        published = NOTHING if value is None else f"{value:.1f}"
+        if row.label not in results:
+            table.append([row.label, *[NOTHING] * (len(reproduction.tasks) + 3), published])
+            continue
+        result = results[row.label]
+        cost = f"{result.training_seconds:.0f} s" if result.training_seconds else NOTHING
+        scores = [f"{result.tasks[task]:.1f}" for task in reproduction.tasks]
+        table.append([row.label, _format_interval(result.average), *scores, f"{result.parameters:,}", cost, published])
     steps = f", {plan.steps:,} steps" if plan.steps else ""
-    return "\n".join(
-        [
-            f"# {study.title}",
-            "",
-            f"{study.table} in miniature: scale `{plan.scale}`{steps}, {seeds} seed{'s' * (seeds > 1)} a line. "
-            f"Scores are Pebble's, in percent, with 95 % intervals over seeds and clips. {study.told}",
-            "",
-            *("| " + " | ".join(row) + " |" for row in [head, [":--", *["--:"] * (len(head) - 1)], *rows]),
-            "",
-            *(f"Not run: `{label}`, which needs {need}.\n" for label, need in plan.lacking(study).items()),
-            f"![{study.title}]({study.source}.png)",
-            "",
-            "| claim | difference | verdict |",
-            "| :-- | --: | :-- |",
-            *(f"| {one.claim.text} | {_spanned(one.difference, '+')} | **{one.word}** |" for one in judged),
-            "",
-            f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {plan.device}.",
-            "",
-        ]
-    )
-
-
-def _row(study: Study, line: Line, found: Found | None) -> list[str]:
-    printed = _published(study, line)
-    published = NOTHING if printed is None else f"{printed:.1f}"
-    if found is None:
-        return [line.label, *[NOTHING] * (len(study.rows) + 3), published]
-    return [
-        line.label,
-        _spanned(found.span),
-        *(f"{found.rows[row]:.1f}" for row in study.rows),
-        f"{found.parameters:,}",
-        f"{found.seconds:.0f} s" if found.seconds else NOTHING,
-        published,
+    lines = [
+        f"# {reproduction.title}",
+        "",
+        f"{reproduction.table} in miniature: scale `{plan.scale}`{steps}, {seeds} seed{'s' * (seeds > 1)} a row. "
+        f"Scores are Pebble's, in percent, with 95 % intervals over seeds and clips. {reproduction.notes}",
+        "",
+        *("| " + " | ".join(cells) + " |" for cells in table),
+        "",
+        *(f"Not run: `{label}`, which needs {need}.\n" for label, need in plan.missing_weights(reproduction).items()),
+        f"![{reproduction.title}]({reproduction.source}.png)",
+        "",
+        "| hypothesis | difference | verdict |",
+        "| :-- | --: | :-- |",
+        *(
+            f"| {each.hypothesis.text} | {_format_interval(each.difference, '+')} | **{each.word}** |"
+            for each in verdicts
+        ),
+        "",
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {plan.device}.",
+        "",
     ]
+    return "\n".join(lines)
 
 
-def _spanned(span: Span | None, sign: str = "") -> str:
-    return NOTHING if span is None else f"{span.value:{sign}.1f} [{span.low:{sign}.1f}, {span.high:{sign}.1f}]"
-
-
-def picture(path: Path, study: Study, lines: dict[str, Found]) -> None:
-    """Draw each line's mean with its interval as a PNG."""
+def write_page(plan: ReproductionPlan, reproduction: Reproduction, text: str, results: dict[str, RowResult]) -> Path:
+    """Write page and picture into the output folder and return the page's path."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.8 + 0.45 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(8, 0.8 + 0.45 * len(results)), layout="constrained")
     axes = figure.add_subplot()
-    for height, line in enumerate(lines.values()):
-        span = line.span
-        axes.plot([span.low, span.high], [height, height], color=LINE, linewidth=2)
-        axes.plot(span.value, height, marker="o", color=LINE)
-    axes.set_yticks(range(len(lines)), list(lines))
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_xlabel(f"mean of {len(study.rows)} Pebble rows in percent, with its 95 % interval over seeds and clips")
+    for height, result in enumerate(results.values()):
+        axes.plot([result.average.low, result.average.high], [height, height], color=COLOUR, linewidth=2)
+        axes.plot(result.average.value, height, marker="o", color=COLOUR)
+    axes.set_yticks(range(len(results)), list(results))
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    count = len(reproduction.tasks)
+    axes.set_xlabel(f"mean of {count} Pebble tasks in percent, with its 95 % interval over seeds and clips")
     axes.grid(axis="x", alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_write(path) as draft:
-        figure.savefig(draft, dpi=150, format="png")
-
-
-def write(plan: Plan, study: Study, text: str, lines: dict[str, Found]) -> Path:
-    """Write page and picture into the study's folder and return the page's path."""
-    page = plan.output / f"{study.source}.md"
-    picture(plan.output / f"{study.source}.png", study, lines)
+    with atomic_write(plan.output / f"{reproduction.source}.png") as tmp:
+        figure.savefig(tmp, dpi=150, format="png")
+    page = plan.output / f"{reproduction.source}.md"
     write_text(page, text)
     return page
 
 
-def _published(study: Study, line: Line) -> float | None:
-    asked = (line.published, line.source or study.source, study.column, study.metric)
-    return next((one.value for one in table() if (one.system, one.source, one.dataset, one.metric) == asked), None)
+def published_value(reproduction: Reproduction, row: AblationRow) -> float | None:
+    """Return what the published table prints for a row; None where it prints nothing."""
+    key = (row.published, row.source or reproduction.source, reproduction.column, reproduction.metric)
+    scores = published_scores()
+    return next(
+        (score.value for score in scores if (score.system, score.source, score.dataset, score.metric) == key), None
+    )
+
+
+def _format_interval(interval: Interval | None, sign: str = "") -> str:
+    if interval is None:
+        return NOTHING
+    return f"{interval.value:{sign}.1f} [{interval.low:{sign}.1f}, {interval.high:{sign}.1f}]"

@@ -1,16 +1,17 @@
-"""What a study's measurements say: each line's mean with its interval, and a verdict for each claim.
+"""What the measurements of a reproduction say: each row's mean with its interval, and a verdict for each hypothesis.
 
-Each draw takes test clips with replacement, the same for all lines, and as many seeds of a line as it has, with
-replacement; a line's value is the mean over the rows. A claim is held where the 95 % interval of the difference lies
-above zero, not held where it lies below, and otherwise not decidable at this scale; nor is one whose lines lack a file.
+Each draw takes test clips with replacement, the same for all rows, and as many seeds of a row as it has, with
+replacement; a row's value is the mean over the tasks. A hypothesis is held where the 95 % interval of the difference
+lies above zero, not held where it lies below, and otherwise not decidable at this scale; nor is one whose rows lack a
+file.
 
-Letters: G draws, S seeds, U clips.
+Letters: G draws, S seeds, J tasks.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,91 +19,95 @@ import numpy as np
 
 from carrara.bench import task_types
 from carrara.bench.interval import resample_metrics
-from carrara.bench.leaderboard.compare import cell, reloaded
-from carrara.bench.leaderboard.ranking import PERCENT, Span
+from carrara.bench.leaderboard.compare import task_score, to_metric_input
+from carrara.bench.leaderboard.ranking import PERCENT, Interval
 from carrara.bench.predictions import predictions_path, read_predictions
 from carrara.core.record import Record
 from carrara.core.task import Task
-from carrara.metrics.bootstrap import DRAWS, mean_over_seeds, percentile_interval, resample_counts
-from carrara.reproduce._base import Claim, Study
-from carrara.reproduce._measure import Measured
+from carrara.metrics.bootstrap import mean_over_seeds, percentile_interval, resample_counts
+from carrara.reproduce._base import Hypothesis, Reproduction
+from carrara.reproduce._run import MeasuredModel
 
 SEED = 1234
-HELD, NOT_HELD, OPEN, UNRUN = "held", "not held", "not decidable at this scale", "not decidable"
+HELD, NOT_HELD, OPEN, NOT_RUN = "held", "not held", "not decidable at this scale", "not decidable"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A line's mean over the rows and over the seeds, in percent, its rows' means, its draws `[G]`, and its cost."""
+class RowResult:
+    """A row's scores in percent over its seeds: the mean over tasks, by task, and its draws `[G]`; and its cost."""
 
     label: str
-    span: Span
-    rows: dict[str, float]
+    average: Interval
+    tasks: dict[str, float]
     seeds: int
-    seconds: float
+    training_seconds: float
     drawn_G: np.ndarray
     parameters: int = 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, the difference in percent with its interval (none where a line lacks a file), and what follows."""
+    """A hypothesis, the difference in percent with its interval (None where a row was not run), and what follows."""
 
-    claim: Claim
-    difference: Span | None
+    hypothesis: Hypothesis
+    difference: Interval | None
     word: str
 
 
-def found(study: Study, models: Sequence[Measured], results: Path) -> dict[str, Found]:
-    """Return what was found for each line, by label, in the study's order."""
-    by_line: dict[str, list[Measured]] = defaultdict(list)
+def summarise_rows(reproduction: Reproduction, models: Iterable[MeasuredModel], results: Path) -> dict[str, RowResult]:
+    """Return the result of each row, by label, in the table's order; `results` is the folder of the records."""
+    by_row: dict[str, list[MeasuredModel]] = defaultdict(list)
     for model in models:
-        by_line[model.label].append(model)
+        by_row[model.label].append(model)
     return {
-        line.label: _line(by_line[line.label], study.rows, results, place)
-        for place, line in enumerate(study.lines)
-        if line.label in by_line
+        row.label: _summarise(by_row[row.label], reproduction.tasks, results, index)
+        for index, row in enumerate(reproduction.rows)
+        if row.label in by_row
     }
 
 
-def verdicts(study: Study, lines: dict[str, Found], lacking: Collection[str] = ()) -> list[Verdict]:
-    """Return a verdict for every claim whose two lines were asked for; `lacking` names those that could not be run."""
-    judged = []
-    for claim in study.claims:
-        if claim.above in lines and claim.below in lines:
-            above, below = lines[claim.above], lines[claim.below]
-            low, high = percentile_interval(above.drawn_G - below.drawn_G)
+def decide_hypotheses(
+    reproduction: Reproduction, results: dict[str, RowResult], not_run: Collection[str] = ()
+) -> list[Verdict]:
+    """Return a verdict for every hypothesis whose two rows are to be run; `not_run` names those that could not be."""
+    verdicts = []
+    for hypothesis in reproduction.hypotheses:
+        if hypothesis.better in results and hypothesis.worse in results:
+            better, worse = results[hypothesis.better], results[hypothesis.worse]
+            low, high = percentile_interval(better.drawn_G - worse.drawn_G)
             word = HELD if low > 0 else NOT_HELD if high < 0 else OPEN
-            judged.append(Verdict(claim, Span(above.span.value - below.span.value, low, high), word))
-        elif {claim.above, claim.below} <= {*lines, *lacking}:
-            missing = " and ".join(label for label in (claim.above, claim.below) if label in lacking)
-            judged.append(Verdict(claim, None, f"{UNRUN}: {missing} not run"))
-    return judged
+            difference = Interval(better.average.value - worse.average.value, low, high)
+            verdicts.append(Verdict(hypothesis, difference, word))
+        elif {hypothesis.better, hypothesis.worse} <= {*results, *not_run}:
+            missing = " and ".join(label for label in (hypothesis.better, hypothesis.worse) if label in not_run)
+            verdicts.append(Verdict(hypothesis, None, f"{NOT_RUN}: {missing} not run"))
+    return verdicts
 
 
-def _line(models: Sequence[Measured], rows: Sequence[str], results: Path, place: int) -> Found:
-    value_SR = np.array([[PERCENT * model.records[row].mean_score() for row in rows] for model in models])
+def _summarise(models: Sequence[MeasuredModel], tasks: Sequence[str], results: Path, index: int) -> RowResult:
+    value_SJ = np.array([[PERCENT * model.records[task].mean_score() for task in tasks] for model in models])
     drawn_SG = np.stack(
-        [np.mean([_drawn(model.records[row], results) for row in rows], axis=0) for model in models]
-    )  # fmt: skip
-    seeds = len(models)
-    drawn_G = PERCENT * mean_over_seeds(drawn_SG, np.random.default_rng([SEED, seeds, place]))
-    return Found(
+        [np.mean([_draw_scores(model.records[task], results) for task in tasks], axis=0) for model in models]
+    )
+    drawn_G = PERCENT * mean_over_seeds(drawn_SG, np.random.default_rng([SEED, len(models), index]))
+    return RowResult(
         label=models[0].label,
-        span=Span(float(value_SR.mean()), *percentile_interval(drawn_G)),
-        rows=dict(zip(rows, value_SR.mean(0).tolist())),
-        seeds=seeds,
-        seconds=sum(model.seconds for model in models) / seeds,
+        average=Interval(float(value_SJ.mean()), *percentile_interval(drawn_G)),
+        tasks=dict(zip(tasks, value_SJ.mean(0).tolist())),
+        seeds=len(models),
+        training_seconds=sum(model.training_seconds for model in models) / len(models),
         drawn_G=drawn_G,
-        parameters=models[0].records[rows[0]].encoder.parameters,
+        parameters=models[0].records[tasks[0]].encoder.parameters,
     )
 
 
-def _drawn(record: Record, results: Path) -> np.ndarray:
-    """Return a record's cell in each draw of its test clips, `[G]`."""
+def _draw_scores(record: Record, results: Path) -> np.ndarray:
+    """Return a record's score in each draw of its test clips, `[G]`."""
     task = Task.model_validate(record.task.task)
-    answer = task_types.REGISTRY.get(task.task_type)
     clips = next(iter(read_predictions(predictions_path(record, results)).values()))
     ids = sorted(clips)
-    truths, given = ([reloaded(clips[unit][side]) for unit in ids] for side in (0, 1))
-    return cell(task, resample_metrics(task, answer, truths, given, resample_counts(len(ids), SEED, DRAWS)))
+    truths, predictions = ([to_metric_input(clips[unit][part]) for unit in ids] for part in (0, 1))
+    counts_GU = resample_counts(len(ids), SEED)
+    return task_score(
+        task, resample_metrics(task, task_types.REGISTRY.get(task.task_type), truths, predictions, counts_GU)
+    )
