@@ -1,76 +1,70 @@
-"""The model card of a run: how the encoder was made, from what, how far it got, and how to use it."""
+"""The model card of a pre-training run: how the encoder was trained, on what, how far, and how to use it."""
 
 from __future__ import annotations
 
 import json
 
-from carrara.pretrain.metrics_log import NAME, PROBES, probed, read
+from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_probes
 from carrara.pretrain.state import Run
 
 
-def readme(run: Run) -> str:
+def pretraining_card(run: Run) -> str:
     """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads."""
     card, corpus, recipe = run.model.encoder.card, run.stream.corpus, run.recipe
-    lines = read(run.folder / NAME)
-    last = lines[-1] if lines else {}
-    rows = [f"| {key} | {value:.4g} |" for key, value in last.items() if isinstance(value, int | float)]
-    targets = [f"- `{name}`: `{settings.model_dump_json()}`" for name, settings in recipe.targets.items()]
-    return "\n".join(
-        [
-            "---",
-            "library_name: carrara",
-            "tags: [audio, music, self-supervised]",
-            "---",
-            "",
-            f"# {card.name}",
-            "",
-            f"Pre-trained by Carrara on {len(corpus.items)} files ({corpus.seconds / 3600:.2f} hours) without labels: "
-            f"{run.step} of {recipe.steps} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s "
-            f"({run.step * recipe.batch * recipe.crop_seconds / 3600:.2f} hours heard), "
-            f"{card.parameters:,} parameters, {run.seconds:.0f} s on {run.device.type}.",
-            "",
-            "```python",
-            "import carrara",
-            "",
-            f"encoder = carrara.load({card.name!r})",
-            f"layers = encoder(samples)  # float32 [batch, samples] at {card.sample_rate} Hz "
-            f"-> [batch, {card.num_layers + 1}, frames, {card.dim}]",
-            "```",
-            "",
-            f"Network: `{recipe.encoder}` with the settings in `config.json`. Corpus: SHA-256 of names and lengths",
-            f"`{corpus.identity()}`; {corpus.short} files were shorter than a crop, {len(corpus.unreadable)} could not",
-            "be opened. The whole recipe is in `run.json`, every number over time in `journal.jsonl`.",
-            "",
-            "## What was predicted",
-            "",
-            *targets,
-            "",
-            *(["## What it started from", "", f"It {run.told}.", ""] if run.told else []),
-            *_probes(run),
-            "## The journal's last line",
-            "",
-            "| | |",
-            "|---|---|",
-            *rows,
-            "",
-            "## Settings",
-            "",
-            "```json",
-            json.dumps(recipe.model_dump(mode="json"), indent=1),
-            "```",
-            "",
-        ]
+    metrics = (read_metrics(run.folder / LOG_FILE) or [{}])[-1]
+    initial = f"## Initial weights\n\nThe run {run.init_summary}.\n\n" if run.init_summary else ""
+    targets = "\n".join(f"- `{name}`: `{settings.model_dump_json()}`" for name, settings in recipe.targets.items())
+    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, int | float))
+    hours = run.step * recipe.batch * recipe.crop_seconds / 3600
+    return f"""---
+library_name: carrara
+tags: [audio, music, self-supervised]
+---
+
+# {card.name}
+
+Pre-trained by Carrara on {len(corpus.items)} files ({corpus.seconds / 3600:.2f} hours) without labels: \
+{run.step} of {recipe.steps} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s ({hours:.2f} hours in all), \
+{card.parameters:,} parameters, {run.seconds:.0f} s on {run.device.type}.
+
+```python
+import carrara
+
+encoder = carrara.load({card.name!r})
+layers = encoder(samples)  # float32 [batch, samples] at {card.sample_rate} Hz \
+-> [batch, {card.num_layers + 1}, frames, {card.dim}]
+```
+
+Network: `{recipe.encoder}` with the settings in `config.json`. Corpus: SHA-256 of names and lengths
+`{corpus.identity()}`; {corpus.short} files were shorter than a crop, {len(corpus.unreadable)} could not
+be opened. The whole recipe is in `run.json`, every metric over time in `{LOG_FILE}`.
+
+## Targets
+
+{targets}
+
+{initial}{_probe_section(run)}## Last line of the log
+
+| | |
+|---|---|
+{rows}
+
+## Settings
+
+```json
+{json.dumps(recipe.model_dump(mode="json"), indent=1)}
+```
+"""
+
+
+def _probe_section(run: Run) -> str:
+    """Return a section with the last probe's scores; empty where there was none."""
+    probes = read_probes(run.folder / LOG_FILE)
+    if not probes:
+        return ""
+    rows = "\n".join(
+        f"| {name} | {probe['metric']} | {probe['score']:.3f} [{probe['low']:.3f}, {probe['high']:.3f}] |"
+        for name, probe in probes[-1][PROBES].items()
     )
-
-
-def _probes(run: Run) -> list[str]:
-    """Return a section with the last probe's scores; nothing where there was none."""
-    asked = probed(run.folder / NAME)
-    if not asked:
-        return []
-    rows = [
-        f"| {name} | {found['metric']} | {found['score']:.3f} [{found['low']:.3f}, {found['high']:.3f}] |"
-        for name, found in asked[-1][PROBES].items()
-    ]
-    head = "| probe | | on validation clips, with 95 % interval |"
-    return [f"## The probe at step {asked[-1]['step']}", "", head, "|---|---|---|", *rows, ""]
+    head = "| probe | | on validation clips, with 95 % interval |\n|---|---|---|"
+    return f"## The probe at step {probes[-1]['step']}\n\n{head}\n{rows}\n\n"

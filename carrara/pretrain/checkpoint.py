@@ -1,7 +1,7 @@
-"""All that a run needs to go on exactly, in one file that is whole or not there; the one before it is kept.
+"""Checkpoints: weights, optimiser moments and the state of a run in one safetensors file; the previous one is kept.
 
-Weights, the optimiser's moments, and a state of plain values (step, seconds, recipe, corpus) as safetensors: nothing in
-it can run. Random draws are made from (seed, step) or (seed, epoch, item), so there is no generator to be saved.
+A file is whole or not there, and nothing in it can be executed. Every random draw depends on (seed, step) or
+(seed, epoch, item), so no generator is saved.
 """
 
 from __future__ import annotations
@@ -21,71 +21,75 @@ from torch import Tensor, nn
 from carrara.core.errors import StoreError
 from carrara.core.hashing import canonical_json
 from carrara.core.io import atomic_write
-from carrara.pretrain.fsdp import divided
-from carrara.pretrain.fsdp import whole as whole_tensor
+from carrara.pretrain.fsdp import full_tensor, shard_like
 
+# Folder of the checkpoints within the folder of a run.
+TRAINING = "training"
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What was read: tensors by name, the state, and a note where the newest file could not be used."""
+class SavedState:
+    """A checkpoint that was read.
+
+    Attributes:
+        tensors: weights (`model.NAME`), moments (`exp_avg.NAME` …) and averaged modules (`ema.MODULE.NAME`).
+        state: plain values, for example the step.
+        warning: why the newest file was not used; empty where it was.
+    """
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-    note: str = ""
+    warning: str = ""
 
 
-def save(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint of a model alone; see `gather` and `write`."""
-    write(folder, gather(model, optimiser, {}), state)
-
-
-def gather(model: nn.Module, optimiser: torch.optim.Optimizer, moving: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return all that a checkpoint holds, on the CPU; where weights are divided, all ranks must ask for it.
+def collect_tensors(
+    model: nn.Module, optimiser: torch.optim.Optimizer, ema_modules: Mapping[str, nn.Module] | None = None
+) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint on the CPU; where weights are sharded, all ranks must call this.
 
     Args:
-        model: what is trained.
-        optimiser: whose moments are held.
-        moving: what else changes in training, by name.
+        model: the trained model.
+        optimiser: the optimiser of its parameters.
+        ema_modules: modules that are averages of the model's weights, by name.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for moment, tensor in optimiser.state[parameter].items():
             tensors[f"{moment}.{name}"] = tensor
-    for module, other in moving.items():
-        tensors |= {f"moving.{module}.{name}": tensor for name, tensor in other.state_dict().items()}
-    return {name: whole_tensor(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
+    for module_name, module in (ema_modules or {}).items():
+        tensors |= {f"ema.{module_name}.{name}": tensor for name, tensor in module.state_dict().items()}
+    return {name: full_tensor(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the one there becomes the previous one.
+def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint; the former one becomes the previous one.
 
     Raises:
         StoreError: it cannot be written, for example because the disk is full; the former ones stay as they are.
     """
-    with atomic_write(folder / LAST) as draft:
+    with atomic_write(folder / LAST) as tmp:
         try:
-            save_file(dict(tensors), draft, metadata={"state": canonical_json(dict(state))})
+            save_file(dict(tensors), tmp, metadata={"state": canonical_json(dict(state))})
         except SafetensorError as problem:
             raise StoreError(f"{folder / LAST}: cannot write here ({problem}); make room and resume") from None
-        with open(draft, "rb") as file:
+        with open(tmp, "rb") as file:
             os.fsync(file.fileno())
         if (folder / LAST).exists():
             (folder / LAST).replace(folder / PREVIOUS)
 
 
-def stands(folder: Path) -> bool:
-    """Return whether there is a checkpoint, whole or not."""
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a folder has a checkpoint, readable or not."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS))
 
 
-def load(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint, or none where there never was one.
+def load_checkpoint(folder: Path) -> SavedState | None:
+    """Return the newest checkpoint that can be read, or None where there is no file.
 
     Raises:
-        StoreError: there are checkpoints, and none is whole.
+        StoreError: there are checkpoints, and none can be read.
     """
     broken = []
     for path in (folder / LAST, folder / PREVIOUS):
@@ -98,49 +102,45 @@ def load(folder: Path) -> Checkpoint | None:
         except (SafetensorError, OSError, KeyError, ValueError) as problem:
             broken.append(f"{path.name} ({problem})")
             continue
-        note = f"{broken[0]} is not whole; going on from {path.name}, step {state['step']}" if broken else ""
-        return Checkpoint(tensors, state, note)
+        warning = f"{broken[0]} is not whole; going on from {path.name}, step {state['step']}" if broken else ""
+        return SavedState(tensors, state, warning)
     if broken:
         raise StoreError(f"{folder}: no whole checkpoint: {', '.join(broken)}; remove the folder to start anew")
     return None
 
 
-def restore(
-    checkpoint: Checkpoint,
+def restore_checkpoint(
+    checkpoint: SavedState,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    moving: Mapping[str, nn.Module] | None = None,
+    ema_modules: Mapping[str, nn.Module] | None = None,
 ) -> None:
-    """Put weights and moments back, on the devices where the model is, and divided as it is.
+    """Load weights and moments into the model and optimiser, on their devices and sharded as they are.
 
     Raises:
-        StoreError: the tensors are of another network.
+        StoreError: the tensors belong to another network.
     """
     tensors = checkpoint.tensors
-    for prefix, module in {
-        "model.": model,
-        **{f"moving.{name}.": each for name, each in (moving or {}).items()},
-    }.items():
-        wanted = module.state_dict()
-        given = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+    modules = {"model.": model, **{f"ema.{name}.": module for name, module in (ema_modules or {}).items()}}
+    for prefix, module in modules.items():
+        current = module.state_dict()
+        saved = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
         try:
             module.load_state_dict(
-                {name: divided(value, wanted[name]) if name in wanted else value for name, value in given.items()}
+                {name: shard_like(value, current[name]) if name in current else value for name, value in saved.items()}
             )
         except RuntimeError as problem:
             reason = " ".join(str(problem).split())[:200]
             raise StoreError(f"the checkpoint is of another network ({reason}); choose another output folder") from None
     optimiser.state.clear()
     for name, parameter in model.named_parameters():
-        moments = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
-        if moments:
-            # The count of steps stays on the CPU unless the optimiser is a fused one on a GPU.
-            optimiser.state[parameter] = {
-                moment: _placed(moment, tensor, parameter) for moment, tensor in moments.items()
-            }
-
-
-def _placed(moment: str, tensor: Tensor, parameter: Tensor) -> Tensor:
-    if moment != "step":
-        return divided(tensor, parameter)
-    return tensor.to(parameter.device) if parameter.is_cuda else tensor
+        for moment in MOMENTS:
+            tensor = tensors.get(f"{moment}.{name}")
+            if tensor is None:
+                continue
+            # The optimiser's step count stays on the CPU unless it is a fused one on a GPU.
+            if moment != "step":
+                tensor = shard_like(tensor, parameter)
+            elif parameter.is_cuda:
+                tensor = tensor.to(parameter.device)
+            optimiser.state[parameter][moment] = tensor

@@ -1,12 +1,12 @@
-"""Several processes that train one network: who am I, sums over all, and what only the first one does.
+"""Training on several processes: sums over all ranks, and work that rank 0 alone does.
 
-Started by `torchrun --nproc-per-node N -m carrara pretrain …`, which tells each process its number through the
-environment; without it there is one process and nothing here costs anything. Gradients are summed, not averaged: the
-loss of a rank is already divided by what all ranks ask for together, so that a step means the same on any number of
-them (DistributedDataParallel's mean over ranks weighs a crop with few masked frames more; pretraining.md, section 3.3).
+`torchrun --nproc-per-node N -m carrara pretrain …` tells each process its rank through the environment; without it
+there is one process and nothing here costs anything. Gradients are summed, not averaged: the loss of a rank is already
+divided by the counts of all ranks together, so a step is the same on any number of ranks. DistributedDataParallel's
+mean over ranks would weigh a crop with few masked frames more [notes/pretraining §3.3].
 
-A rank that dies is noticed at the next sum: gloo sees the closed connection, NCCL waits for `timeout_seconds`. What
-the first rank does alone (fitting targets, writing) may take hours, so it is waited for on a patient group of its own.
+A rank that dies is noticed at the next collective: gloo sees the closed connection, NCCL waits for `timeout_seconds`.
+Work of rank 0 (fitting targets, writing) may take hours, so the others wait for it on a slow group of their own.
 """
 
 from __future__ import annotations
@@ -23,171 +23,145 @@ from torch import distributed, nn
 
 from carrara.core.errors import CarraraError, UsageError
 
-BUCKET_NUMBERS = 2**25
-PATIENCE = timedelta(days=7)
+SLOW_TIMEOUT = timedelta(days=7)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together.
+class Dist:
+    """The rank of this process and the collectives over all ranks.
+
+    Every collective raises CarraraError where another rank is gone.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
-        device: where its part of the network is.
-        patient: the group that waits for the first rank; none where it is alone.
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        device: device of this rank's model.
+        slow_group: process group with a long timeout; None on one process.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    patient: Any = None
+    slow_group: Any = None
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and messages."""
         return self.rank == 0
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
-        """Return each number summed over the ranks.
-
-        Raises:
-            CarraraError: another rank is gone.
-        """
-        if self.size == 1:
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
+        """Return each number summed over the ranks."""
+        if self.world_size == 1:
             return [float(number) for number in numbers]
         sums = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
-        with _lost(self.rank):
+        with self._report_lost_rank():
             distributed.all_reduce(sums)
         return sums.tolist()
 
-    def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over the ranks; one that some rank has not counts as zeros there.
-
-        Raises:
-            CarraraError: another rank is gone.
-        """
-        if self.size == 1:
+    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over the ranks; a gradient that a rank lacks counts as zeros there."""
+        if self.world_size == 1:
             return
-        held = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).int()
-        with _lost(self.rank):
-            distributed.all_reduce(held)
-            present = [parameter for parameter, ranks in zip(parameters, held.tolist()) if ranks]
-            for bucket in _buckets(present):
-                gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in bucket]
-                flat = torch.cat([gradient.flatten() for gradient in gradients])
-                distributed.all_reduce(flat)
-                for parameter, summed in zip(bucket, flat.split([each.numel() for each in bucket])):
-                    parameter.grad = summed.view_as(parameter)
+        has_gradient = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).int()
+        with self._report_lost_rank():
+            distributed.all_reduce(has_gradient)
+            pending = []
+            for parameter, ranks in zip(parameters, has_gradient.tolist()):
+                if ranks:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                    pending.append(distributed.all_reduce(parameter.grad, async_op=True))
+            for work in pending:
+                work.wait()
 
-    def gather(self, thing: Any) -> list[Any]:
-        """Return what each rank gives, in their order; it must not hold tensors of a GPU.
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the value of every rank, in their order; it must not hold tensors of a GPU."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with self._report_lost_rank():
+            distributed.all_gather_object(values, value, self.slow_group)
+        return values
 
-        Raises:
-            CarraraError: another rank is gone.
-        """
-        if self.size == 1:
-            return [thing]
-        given: list[Any] = [None] * self.size
-        with _lost(self.rank):
-            distributed.all_gather_object(given, thing, self.patient)
-        return given
-
-    def lead(self, work: Callable[[], T]) -> T:
-        """Let the first rank do something while the others wait, and return what came of it on all of them.
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
+        """Run a function on rank 0 while the others wait, and return its result on all ranks.
 
         Raises:
-            CarraraError: it failed, or another rank is gone.
-            SystemExit: on the other ranks where it failed: one line is enough.
+            CarraraError: on rank 0, where the function raises it.
+            SystemExit: on the other ranks then, so that the message appears once.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return work()
-        said: list[Any] = [None, 0]
+        message: list[Any] = [None, 0]
         problem: CarraraError | None = None
-        if self.first:
+        if self.is_main:
             try:
-                said[0] = work()
+                message[0] = work()
             except CarraraError as failure:
-                problem, said[1] = failure, failure.exit_code
-        with _lost(self.rank):
-            distributed.broadcast_object_list(said, 0, self.patient)
+                problem, message[1] = failure, failure.exit_code
+        with self._report_lost_rank():
+            distributed.broadcast_object_list(message, 0, self.slow_group)
         if problem:
             raise problem
-        if said[1]:
-            raise SystemExit(said[1])
-        done: T = said[0]
-        return done
+        if message[1]:
+            raise SystemExit(message[1])
+        result: T = message[0]
+        return result
 
     @contextmanager
-    def alike(self) -> Iterator[None]:
-        """Let only the first rank tell of what fails on all of them.
-
-        Raises:
-            SystemExit: on the other ranks, where it failed.
-        """
+    def report_once(self) -> Iterator[None]:
+        """Let rank 0 alone report an error that occurs on every rank; the others raise SystemExit."""
         try:
             yield
         except CarraraError as problem:
-            if self.first:
+            if self.is_main:
                 raise
             raise SystemExit(problem.exit_code) from None
 
+    @contextmanager
+    def _report_lost_rank(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as problem:
+            raise CarraraError(
+                f"rank {self.rank}: another rank is gone ({_one_line(problem)}); start all of them again with --resume"
+            ) from None
+
 
 @contextmanager
-def joined(device: torch.device, timeout_seconds: float) -> Iterator[Ranks]:
-    """Give this process's place among those that torchrun started, and part from them at the end.
+def init_dist(device: torch.device, timeout_seconds: float) -> Iterator[Dist]:
+    """Join the processes that torchrun started, and leave the process group at the end.
 
     Raises:
         UsageError: there are more ranks on this machine than GPUs, or they cannot find one another.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield Ranks(device=device)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Dist(device=device)
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
-        if local >= torch.cuda.device_count():
+        if local_rank >= torch.cuda.device_count():
             raise UsageError(
-                f"torchrun: rank {local} of this machine has no GPU, there are {torch.cuda.device_count()}; "
+                f"torchrun: rank {local_rank} of this machine has no GPU, there are {torch.cuda.device_count()}; "
                 "lower --nproc-per-node"
             )
-        device = torch.device("cuda", local)
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     try:
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds)
         )
-        patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        slow_group = distributed.new_group(backend="gloo", timeout=SLOW_TIMEOUT)
     except (RuntimeError, ValueError) as problem:
-        raise UsageError(f"torchrun: the {size} ranks cannot find one another ({_line(problem)})") from None
+        raise UsageError(f"torchrun: the {world_size} ranks cannot find one another ({_one_line(problem)})") from None
     try:
-        yield Ranks(rank, size, device, patient)
+        yield Dist(rank, world_size, device, slow_group)
     finally:
         distributed.destroy_process_group()
 
 
-@contextmanager
-def _lost(rank: int) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as problem:
-        raise CarraraError(
-            f"rank {rank}: another rank is gone ({_line(problem)}); start all of them again with --resume"
-        ) from None
-
-
-def _line(problem: Exception) -> str:
+def _one_line(problem: Exception) -> str:
     return " ".join(str(problem).split())[:160]
-
-
-def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    bucket: list[nn.Parameter] = []
-    for parameter in parameters:
-        if bucket and sum(each.numel() for each in bucket) + parameter.numel() > BUCKET_NUMBERS:
-            yield bucket
-            bucket = []
-        bucket.append(parameter)
-    if bucket:
-        yield bucket

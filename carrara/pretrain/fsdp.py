@@ -1,9 +1,9 @@
-"""Weights, gradients and moments divided among the ranks (FSDP), for networks that one GPU cannot train.
+"""Weights, gradients and moments sharded over the ranks (FSDP), for networks that do not fit one GPU.
 
-torch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277): each Transformer layer is gathered when it is needed and let
-go again; what is outside the layers is one more unit. Every rank must take part in every forward and backward pass, so
-LayerDrop, which each part draws for itself, cannot be had with it, nor a teacher that averages the student's weights.
-Checkpoints hold whole tensors: they fit any number of ranks, sharded or not.
+PyTorch's `fully_shard` [zhao2023]: each Transformer layer is gathered for its own computation and freed again; all
+other parameters are one more unit. Every rank takes part in every forward and backward pass, so LayerDrop, which each
+rank draws for itself, and an EMA teacher cannot be combined with it. Checkpoints hold whole tensors and fit any number
+of ranks, sharded or not.
 """
 
 from __future__ import annotations
@@ -15,52 +15,44 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from carrara.core.errors import UsageError
-from carrara.pretrain.dist import Ranks
+from carrara.pretrain.dist import Dist
 from carrara.pretrain.objective import MaskedPrediction
-from carrara.pretrain.recipes._base import Recipe
 
 
-def divide(model: MaskedPrediction, recipe: Recipe, ranks: Ranks, moving: bool) -> None:
-    """Divide the model's weights among the ranks, where the recipe asks for it.
+def apply_fsdp(model: MaskedPrediction, dist: Dist, has_ema_target: bool) -> None:
+    """Shard the model's weights over the ranks.
 
     Raises:
-        UsageError: there is one rank only, or the recipe has what cannot be divided.
+        UsageError: there is only one rank, or the model cannot be sharded.
     """
-    if not recipe.fsdp:
-        return
-    if ranks.size == 1:
-        raise UsageError("shard=true needs several ranks: torchrun --nproc-per-node 2 -m carrara pretrain …")
+    if dist.world_size == 1:
+        raise UsageError("fsdp=true needs several ranks: torchrun --nproc-per-node 2 -m carrara pretrain …")
     if model.encoder.settings.layerdrop:
-        raise UsageError("shard=true needs network.layerdrop=0: every rank must compute every layer")
-    if moving:
-        raise UsageError("shard=true does not go with a teacher that averages the student; leave shard out")
-    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+        raise UsageError("fsdp=true needs network.layerdrop=0: every rank must compute every layer")
+    if has_ema_target:
+        raise UsageError("fsdp=true does not go with a teacher that averages the student's weights; leave fsdp out")
+    mesh = init_device_mesh(dist.device.type, (dist.world_size,))
     for layer in model.encoder.encoder.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "features")
+    register_fsdp_forward_method(model, "all_layers")
 
 
-def last_part(model: MaskedPrediction, shard: bool, last: bool) -> None:
-    """Say whether the next backward pass is the step's last, after which gradients are summed over the ranks."""
-    if shard and isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(last)
+def set_gradient_sync(model: MaskedPrediction, is_last: bool) -> None:
+    """Sum gradients over the ranks after the next backward pass only where it is the step's last."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last)
 
 
-def norm_of(norm: Tensor) -> float:
-    """Return a gradient's norm, the same on all ranks."""
-    return float(whole(norm))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor that may be divided as a whole one; all ranks must ask for it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor whole; where it is sharded, all ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def divided(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor on the device of another, and divided as that is."""
-    tensor = tensor.to(like.device)
-    if not isinstance(like, DTensor):
+def shard_like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """Return a whole tensor on the device of another one, sharded as that is."""
+    tensor = tensor.to(reference.device)
+    if not isinstance(reference, DTensor):
         return tensor
-    return distribute_tensor(tensor, like.device_mesh, like.placements)
+    return distribute_tensor(tensor, reference.device_mesh, reference.placements)

@@ -1,7 +1,7 @@
-"""Where a run starts from: random weights, or those of another encoder, with whichever heads still fit (heads.py).
+"""The initial weights of a run: random ones, or those of another encoder and the heads of it that fit.
 
-The encoder is copied whole, so whatever shapes its tensors must agree. What was taken and what was drawn anew is told
-on standard error, in the journal's first line, in `run.json` and on the card.
+The encoder is copied whole, so all settings that shape its tensors must agree. What was loaded and what was drawn again
+is printed, and kept in the log's first line, in `run.json` and on the model card.
 """
 
 from __future__ import annotations
@@ -19,51 +19,52 @@ from carrara.core.errors import StoreError, UsageError
 from carrara.encoders import REGISTRY as ENCODERS
 from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._hub.load import load
-from carrara.encoders._hubert.huggingface import FREE
+from carrara.encoders._hubert.huggingface import FREE_SETTINGS
 from carrara.encoders._hubert.network import HubertEncoder
-from carrara.formats.weights import load_strictly, tensors_identity
-from carrara.pretrain import checkpoint
+from carrara.formats.weights import hash_tensors, load_state_dict_strict
+from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.fit_targets import target_path
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.run_file import RUN
 from carrara.pretrain.targets._base import Target
-from carrara.pretrain.targets.teacher import FOLLOWING
-from carrara.pretrain.transferred_heads import TRAINING, Kept, former, official, read_json
+from carrara.pretrain.targets.teacher import DERIVED_STATE
+from carrara.pretrain.transferred_heads import TransferredHeads, heads_from_checkpoint, heads_from_run, read_json
 
-FACTS = {"license", "commercial_use", "trained_on"}
+# What the card of the initial encoder passes on.
+INHERITED = {"license", "commercial_use", "trained_on"}
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a run starts from.
+class Initialization:
+    """Where the initial weights come from.
 
     Attributes:
-        record: what run.json keeps: `from`, `weights` (their identity), `taken` and `renewed` (targets, the latter each
-            with the reason), `card` (what the encoder's card takes over); empty for random weights.
-        kept: heads and targets that come along.
+        record: as in `run.json`: `from`, `weights_sha256`, `loaded_heads` (targets), `reinitialized` (targets and the
+            reason), `card` (fields that the encoder's card inherits); empty for random weights.
+        transferred: heads and targets that are taken over.
     """
 
     record: dict[str, Any]
-    kept: Kept = field(default_factory=Kept)
+    transferred: TransferredHeads = field(default_factory=TransferredHeads)
 
-    def told(self) -> str:
-        """Return the line that says what was taken and what was not; empty for random weights."""
+    def summary(self) -> str:
+        """Return one line on what was loaded and what was not; empty for random weights."""
         if not self.record:
             return ""
-        taken = ", ".join(self.record["taken"]) or "none"
-        renewed = ", ".join(f"{name} ({why})" for name, why in self.record["renewed"].items()) or "nothing"
-        return f"started from {self.record['from']}: encoder taken; heads taken: {taken}; re-initialised: {renewed}"
+        loaded = ", ".join(self.record["loaded_heads"]) or "none"
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in self.record["reinitialized"].items()) or "none"
+        return f"started from {self.record['from']}: encoder loaded; heads loaded: {loaded}; re-initialized: {reasons}"
 
 
-def begin(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path) -> Start:
-    """Put the weights that `spec` names into the encoder, and return what else comes along.
+def load_encoder(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path) -> Initialization:
+    """Load the initial weights into the encoder, and return what else is taken over.
 
-    Where the run has a checkpoint already, that holds it all: nothing is read, and the start is what run.json says.
+    Where the run has a checkpoint already, nothing is loaded, and `run.json` says where it started.
 
     Args:
-        spec: anything that `carrara.load` takes, the folder of a former run, or a file as the encoder's authors publish
-            it (fairseq's checkpoints have heads); empty: random weights.
+        spec: anything that `carrara.load` takes, the folder of a former run, or an official file (fairseq's checkpoints
+            have heads); empty for random weights.
         recipe: of the new run.
         encoder: of the new run, with random weights.
         folder: of the new run.
@@ -74,86 +75,88 @@ def begin(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path) -> St
         StoreError: the former run's files cannot be read.
     """
     if not spec:
-        return Start({})
-    if checkpoint.stands(folder / TRAINING):
-        record = {"taken": [], "renewed": {}, "card": {}, **read_json(folder / RUN).get("start", {}), "from": spec}
-        return _described(encoder, Start(record))
-    place = Path(spec).expanduser()
-    card = _file_put(place, recipe, encoder) if place.is_file() else _encoder_put(spec, encoder)
-    kept = former(place, recipe) if (place / RUN).is_file() else official(spec, recipe, encoder.settings.dim)
-    record = {
-        "from": spec,
-        "weights": tensors_identity(encoder.state_dict()),
-        "taken": list(kept.heads),
-        "renewed": kept.renewed,
-        "card": card.model_dump(mode="json", include=FACTS),
-    }
-    return _described(encoder, Start(record, kept))
+        return Initialization({})
+    path = Path(spec).expanduser()
+    transferred = TransferredHeads()
+    if has_checkpoint(folder / TRAINING):
+        unknown: dict[str, Any] = {"loaded_heads": [], "reinitialized": {}, "card": {}}
+        record = unknown | read_json(folder / RUN).get("initialization", {}) | {"from": spec}
+    else:
+        card = _load_official_file(path, recipe, encoder) if path.is_file() else _load_other_encoder(spec, encoder)
+        if (path / RUN).is_file():
+            transferred = heads_from_run(path, recipe)
+        else:
+            transferred = heads_from_checkpoint(spec, recipe, encoder.settings.dim)
+        record = {
+            "from": spec,
+            "weights_sha256": hash_tensors(encoder.state_dict()),
+            "loaded_heads": list(transferred.heads),
+            "reinitialized": transferred.reinitialized,
+            "card": card.model_dump(mode="json", include=INHERITED),
+        }
+    inherited = record["card"] | {"trained_on": tuple(record["card"].get("trained_on", ()))}
+    encoder.card = encoder.card.model_copy(update=inherited)
+    return Initialization(record, transferred)
 
 
-def fetch(start: Start, folder: Path) -> None:
-    """Copy the fitted targets that come along to where the new run looks for its own.
+def copy_targets(initialization: Initialization, folder: Path) -> None:
+    """Copy the fitted targets that are taken over into the new run's folder.
 
     Raises:
         StoreError: they cannot be written.
     """
-    for name, source in start.kept.fitted.items():
-        place = target_path(folder, name)
+    for name, source in initialization.transferred.target_files.items():
+        path = target_path(folder, name)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             for suffix in (".json", ".safetensors"):
-                shutil.copyfile(source.with_suffix(suffix), place.with_suffix(suffix))
+                shutil.copyfile(source.with_suffix(suffix), path.with_suffix(suffix))
         except OSError as problem:
-            raise StoreError(f"{place}: cannot write here ({problem.strerror}); make room and start again") from None
+            raise StoreError(f"{path}: cannot write here ({problem.strerror}); make room and start again") from None
 
 
 @torch.no_grad()
-def put(start: Start, model: MaskedPrediction, targets: Mapping[str, Target]) -> None:
-    """Put the heads into the model, and what moved with the former student into the targets."""
-    place, width = 0, model.settings.final_dim
-    for name, sets in model.sets.items():
-        for number, head in enumerate(start.kept.heads.get(name, ())):
-            if head.classes_CP is None:
+def load_heads(initialization: Initialization, model: MaskedPrediction, targets: Mapping[str, Target]) -> None:
+    """Load the heads into the model, and the averages of the former student into the targets."""
+    transferred, final_dim, first = initialization.transferred, model.settings.final_dim, 0
+    for name, label_sets in model.label_sets.items():
+        for index, head in enumerate(transferred.heads.get(name, ()), first):
+            if head.class_embeddings_CP is None:
                 model.values[name].load_state_dict({"weight": head.weight, "bias": head.bias})
                 continue
             assert model.project is not None
-            rows = slice((place + number) * width, (place + number + 1) * width)
+            rows = slice(index * final_dim, (index + 1) * final_dim)
             model.project.weight[rows].copy_(head.weight)
             model.project.bias[rows].copy_(head.bias)
-            model.classes[place + number].copy_(head.classes_CP)
-        place += len(sets)
-    for name, tensors in start.kept.moving.items():
-        following = {key: value for key, value in targets[name].state_dict().items() if key.startswith(FOLLOWING)}
-        load_strictly(targets[name], {**following, **tensors}, f"target {name} of {start.record['from']}")
+            model.classes[index].copy_(head.class_embeddings_CP)
+        first += len(label_sets)
+    for name, tensors in transferred.ema_tensors.items():
+        derived = {key: value for key, value in targets[name].state_dict().items() if key.startswith(DERIVED_STATE)}
+        load_state_dict_strict(
+            targets[name], {**derived, **tensors}, f"target {name} of {initialization.record['from']}"
+        )
 
 
-def _described(encoder: HubertEncoder, start: Start) -> Start:
-    """Let the encoder's card say what its weights bring along: licence, and what they heard before."""
-    facts = start.record["card"]
-    encoder.card = encoder.card.model_copy(update={**facts, "trained_on": tuple(facts.get("trained_on", ()))})
-    return start
-
-
-def _file_put(path: Path, recipe: Recipe, encoder: HubertEncoder) -> Card:
-    """Put an official file's weights into the encoder, and return the card of the recipe's encoder."""
+def _load_official_file(path: Path, recipe: Recipe, encoder: HubertEncoder) -> Card:
+    """Load an official file's weights into the encoder, and return the card of the recipe's encoder."""
     family: EncoderFamily = ENCODERS.get(recipe.encoder)
-    name = ENCODERS.entry(recipe.encoder).name
+    name = ENCODERS.get_entry(recipe.encoder).name
     if family.load_official is None:
         raise UsageError(f"--from {path}: no file of {name} is published; give a folder")
-    load_strictly(encoder, family.load_official(name, path), str(path))
+    load_state_dict_strict(encoder, family.load_official(name, path), str(path))
     return family.variants[name][0]
 
 
-def _encoder_put(spec: str, encoder: HubertEncoder) -> Card:
-    """Put another encoder's weights into the encoder, and return its card."""
-    found = load(spec)
-    if not isinstance(found, HubertEncoder):
-        raise UsageError(f"--from {spec}: is no network of the recipe's kind; `carrara show {spec}` says what it is")
-    ours, theirs = encoder.settings.model_dump(mode="json"), found.settings.model_dump(mode="json")
-    off = [name for name in ours if name not in FREE and ours[name] != theirs[name]]
-    if off:
-        told = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} here" for name in off)
-        cure = " ".join(f"--set network.{name}={json.dumps(theirs[name], separators=(',', ':'))}" for name in off)
-        raise UsageError(f"--from {spec}: is another network: {told}; choose its recipe and scale, or {cure}")
-    load_strictly(encoder, found.state_dict(), spec)
-    return found.card
+def _load_other_encoder(spec: str, encoder: HubertEncoder) -> Card:
+    """Load another encoder's weights into the encoder, and return its card."""
+    other = load(spec)
+    if not isinstance(other, HubertEncoder):
+        raise UsageError(f"--from {spec}: is no network of the recipe's kind; `carrara show {spec}` describes it")
+    ours, theirs = encoder.settings.model_dump(mode="json"), other.settings.model_dump(mode="json")
+    differing = [name for name in ours if name not in FREE_SETTINGS and ours[name] != theirs[name]]
+    if differing:
+        listing = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} here" for name in differing)
+        cure = " ".join(f"--set network.{name}={json.dumps(theirs[name], separators=(',', ':'))}" for name in differing)
+        raise UsageError(f"--from {spec}: is another network: {listing}; choose its recipe and scale, or {cure}")
+    load_state_dict_strict(encoder, other.state_dict(), spec)
+    return other.card

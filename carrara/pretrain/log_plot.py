@@ -1,36 +1,42 @@
-"""A journal as a picture, `journal.png`: the loss, the masked accuracy, and the probes' scores over one axis of steps.
+"""Picture of a log, `metrics.png`: loss, masked accuracy and probe scores over the steps.
 
-Where a journal has no accuracy (a teacher's values are predicted) or no probes, that panel is left out. `draw(folder)`
-draws any journal, old ones too.
+A panel without data is left out: a teacher's values have no accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carrara.core.io import atomic_write
-from carrara.pretrain.metrics_log import NAME, PROBES, probed, read
+from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_probes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PICTURE = "journal.png"
-# Okabe and Ito's colours, which colour-blind eyes tell apart; each line has its name at its end too.
+PLOT_FILE = "metrics.png"
+# The palette of Okabe and Ito, for colour-blind readers; each curve has its name at its end too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
 INK, SOFT, RULE = "#22262b", "#666d76", "#e3e5e1"
-MOST_LINES = 8
-INCHES_WIDE, INCHES_A_PANEL = 8.0, 2.5
-# Names closer than this share of a panel's height would cover one another.
-NAME_HEIGHT = 0.075
-APART = 0.004
-
-Line = tuple[list[int], list[float], list[tuple[float, float]]]
+MAX_CURVES = 8
+INCHES_WIDE, PANEL_INCHES = 8.0, 2.5
+# Height of a name, and horizontal distance between two intervals, as fractions of the panel.
+NAME_HEIGHT, INTERVAL_DISTANCE = 0.075, 0.004
 
 
-def draw(folder: Path | str) -> Path | None:
-    """Draw the journal of a run and return the picture's path; none where nothing was measured yet.
+@dataclass
+class _Curve:
+    """Values over steps, for scores with their intervals."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    intervals: list[tuple[float, float]] = field(default_factory=list)
+
+
+def plot_log(folder: Path | str) -> Path | None:
+    """Draw the log of a run and return the picture's path, or None where the log has no metrics yet.
 
     Raises:
         StoreError: it cannot be written.
@@ -38,93 +44,88 @@ def draw(folder: Path | str) -> Path | None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    panels = [panel for panel in _panels(Path(folder) / NAME) if panel[1]]
+    panels = {title: curves for title, curves in _panels(Path(folder) / LOG_FILE).items() if curves}
     if not panels:
         return None
     style: dict[Any, Any] = {"font.size": 9, "text.color": INK, "text.parse_math": False}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(INCHES_WIDE, 0.5 + INCHES_A_PANEL * len(panels)), layout="constrained")
+        figure = Figure(figsize=(INCHES_WIDE, 0.5 + PANEL_INCHES * len(panels)), layout="constrained")
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (title, lines) in zip(grid, panels):
-            _panel(axes, title, lines)
+        for axes, (title, curves) in zip(grid, panels.items()):
+            _draw_panel(axes, title, curves)
         grid[-1].set_xlabel("steps", color=SOFT)
-        path = Path(folder) / PICTURE
-        with atomic_write(path) as draft:
-            figure.savefig(draft, format="png", dpi=150, metadata={"Software": "carrara"})
+        path = Path(folder) / PLOT_FILE
+        with atomic_write(path) as tmp:
+            figure.savefig(tmp, format="png", dpi=150, metadata={"Software": "carrara"})
     return path
 
 
-def _panels(journal: Path) -> list[tuple[str, dict[str, Line]]]:
-    """Return each panel's title and lines: steps, values, and for scores their intervals."""
-    lines = read(journal)
-    accuracy = {
-        name.removeprefix("accuracy/"): _line(lines, name, 100)
-        for name in dict.fromkeys(key for line in lines for key in line if key.startswith("accuracy/"))
+def _panels(path: Path) -> dict[str, dict[str, _Curve]]:
+    """Return the curves of each panel by title and name."""
+    loss: dict[str, _Curve] = {}
+    accuracy: dict[str, _Curve] = {}
+    mean = _Curve()
+    for line in read_metrics(path):
+        if "loss" in line:
+            _append(loss, "loss", line["step"], line["loss"])
+        accuracies = {key: value for key, value in line.items() if key.startswith("accuracy/")}
+        for key, value in accuracies.items():
+            _append(accuracy, key.removeprefix("accuracy/"), line["step"], 100 * value)
+        if accuracies:
+            mean.steps.append(line["step"])
+            mean.values.append(100 * sum(accuracies.values()) / len(accuracies))
+    if len(accuracy) > MAX_CURVES:
+        accuracy = {f"mean of {len(accuracy)} label sets": mean}
+    scores: dict[str, _Curve] = {}
+    for line in read_probes(path):
+        for name, probe in line[PROBES].items():
+            curve = _append(scores, f"{name}, {probe['metric']}", line["step"], 100 * probe["score"])
+            curve.intervals.append((100 * probe["low"], 100 * probe["high"]))
+    return {
+        "loss": loss,
+        "masked accuracy, %": accuracy,
+        "probes on validation clips, % with 95 % intervals": scores,
     }
-    if len(accuracy) > MOST_LINES:
-        accuracy = {f"mean of {len(accuracy)} label sets": _mean(lines)}
-    loss = {"loss": _line(lines, "loss", 1)} if any("loss" in line for line in lines) else {}
-    return [
-        ("loss", loss),
-        ("masked accuracy, %", accuracy),
-        ("probes on validation clips, % with 95 % intervals", _scores(probed(journal))),
-    ]
 
 
-def _line(lines: Sequence[Mapping[str, Any]], key: str, factor: float) -> Line:
-    held = [line for line in lines if key in line]
-    return [line["step"] for line in held], [factor * line[key] for line in held], []
+def _append(curves: dict[str, _Curve], name: str, step: int, value: float) -> _Curve:
+    curve = curves.setdefault(name, _Curve())
+    curve.steps.append(step)
+    curve.values.append(value)
+    return curve
 
 
-def _mean(lines: Sequence[Mapping[str, Any]]) -> Line:
-    held = [(line["step"], [line[key] for key in line if key.startswith("accuracy/")]) for line in lines]
-    return [step for step, found in held if found], [100 * sum(each) / len(each) for _, each in held if each], []
-
-
-def _scores(lines: Sequence[Mapping[str, Any]]) -> dict[str, Line]:
-    found: dict[str, Line] = {}
-    for line in lines:
-        for name, score in line[PROBES].items():
-            steps, values, spans = found.setdefault(f"{name}, {score['metric']}", ([], [], []))
-            steps.append(line["step"])
-            values.append(100 * score["score"])
-            spans.append((100 * score["low"], 100 * score["high"]))
-    return found
-
-
-def _panel(axes: Axes, title: str, lines: Mapping[str, Line]) -> None:
+def _draw_panel(axes: Axes, title: str, curves: Mapping[str, _Curve]) -> None:
     axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
-    longest = max(max(steps) for steps, _, _ in lines.values())
-    for place, (steps, values, spans) in enumerate(lines.values()):
-        colour = COLOURS[place % len(COLOURS)]
-        # Intervals stand beside one another, so that none hides another.
-        apart = (place - len(lines) / 2 + 0.5) * APART * longest if spans else 0.0
-        at = [step + apart for step in steps]
-        axes.plot(at, values, color=colour, linewidth=1.6, marker="o" if spans or len(steps) == 1 else "", ms=3.5)
-        if spans:
-            axes.vlines(at, [low for low, _ in spans], [high for _, high in spans], color=colour, lw=1, alpha=0.5)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    last_step = max(max(curve.steps) for curve in curves.values())
+    for index, curve in enumerate(curves.values()):
+        colour = COLOURS[index % len(COLOURS)]
+        # Intervals are drawn beside one another, so that none hides another.
+        shift = (index - len(curves) / 2 + 0.5) * INTERVAL_DISTANCE * last_step if curve.intervals else 0.0
+        x = [step + shift for step in curve.steps]
+        marker = "o" if curve.intervals or len(x) == 1 else ""
+        axes.plot(x, curve.values, color=colour, linewidth=1.6, marker=marker, ms=3.5)
+        if curve.intervals:
+            low, high = zip(*curve.intervals)
+            axes.vlines(x, low, high, color=colour, lw=1, alpha=0.5)
+    for edge in ("top", "right", "left"):
+        axes.spines[edge].set_visible(False)
     axes.spines["bottom"].set_color(RULE)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=SOFT)
-    if len(lines) > 1 or any(spans for _, _, spans in lines.values()):
-        _name(axes, lines)
-
-
-def _name(axes: Axes, lines: Mapping[str, Line]) -> None:
-    """Write each line's name beside its last value, pushed apart where they would cover one another."""
-    low, high = axes.get_ylim()
-    ends = sorted((values[-1], place, name) for place, (name, (_, values, _)) in enumerate(lines.items()))
-    height, last = (high - low) * NAME_HEIGHT, low - (high - low)
-    for value, place, name in ends:
-        last = max(value, last + height)
+    if len(curves) == 1 and not any(curve.intervals for curve in curves.values()):
+        return
+    # Each curve's name beside its last value, pushed apart where two would overlap.
+    low_limit, high_limit = axes.get_ylim()
+    height, y = (high_limit - low_limit) * NAME_HEIGHT, 2 * low_limit - high_limit
+    for value, index, name in sorted((curve.values[-1], i, name) for i, (name, curve) in enumerate(curves.items())):
+        y = max(value, y + height)
         axes.annotate(
             name,
-            (1.01, last),
+            (1.01, y),
             xycoords=("axes fraction", "data"),
-            color=COLOURS[place % len(COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             va="center",
             fontsize=8,
             annotation_clip=False,

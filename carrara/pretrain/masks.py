@@ -1,11 +1,9 @@
-"""What a student does not see of each crop: spans of frames, and the variants that published code offers.
+"""Which frames and channels of each crop are masked for the student, drawn from (seed, epoch, item).
 
-Spans are those of carrara/nn/transformer/masking.py. Variants (MERT's training code, all off in the published configurations;
-pretraining.md, section 3.2): a masked frame may keep its own content or take that of another frame of its clip, as in
-BERT, and is asked for all the same; p and span may change from some share of the steps on; whole channels of the
-projected features may be silenced; `same_masks` trims every clip to the smallest count among those computed together.
+Spans of frames as in HuBERT [hsu2021] and MERT [notes/pretraining §3.2]; optionally spans of channels of the projected
+features are set to zero too, as in wav2vec 2.0 [baevski2020].
 
-Letters: B batch, F frames, D width.
+Letters: B batch, F frames, D channels.
 """
 
 from __future__ import annotations
@@ -13,102 +11,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from carrara.nn.transformer.masking import span_mask
 from carrara.pretrain.recipes._base import MaskingSettings
 
-# Channels are drawn apart from frames.
-CHANNELS = 1_000_003
+# Added to the seed, so that the channels' draws differ from those of the frames.
+CHANNEL_SEED_OFFSET = 1_000_003
 
 
 @dataclass(frozen=True)
-class View:
-    """What is asked for and what is hidden, of some crops.
+class MaskPlan:
+    """The masks of some crops.
 
     Attributes:
-        asked_BF: frames that count as masked.
-        hidden_BF: those of them that are replaced by the mask vector.
-        sources_BF: from which frame of its clip each frame's content comes; none: its own.
-        silent_BD: channels that are zero; none: no channel.
+        masked_BF: frames that the mask vector replaces and that are predicted.
+        channel_mask_BD: channels that are set to zero; None for no channel.
     """
 
-    asked_BF: Tensor
-    hidden_BF: Tensor
-    sources_BF: Tensor | None = None
-    silent_BD: Tensor | None = None
+    masked_BF: Tensor
+    channel_mask_BD: Tensor | None = None
 
-    def to(self, device: torch.device) -> View:
-        """Return the same on a device."""
-        sources_BF, silent_BD = (
-            each if each is None else each.to(device) for each in (self.sources_BF, self.silent_BD)
-        )
-        return View(self.asked_BF.to(device), self.hidden_BF.to(device), sources_BF, silent_BD)
+    def to(self, device: torch.device) -> MaskPlan:
+        """Return the same masks on a device."""
+        channel_mask_BD = None if self.channel_mask_BD is None else self.channel_mask_BD.to(device)
+        return MaskPlan(self.masked_BF.to(device), channel_mask_BD)
 
-    def spoil(self, x_BFD: Tensor) -> Tensor:
-        """Return projected frames with contents exchanged and channels silenced; frames after the view's end stay."""
-        if self.sources_BF is not None:
-            end = self.sources_BF.shape[1]
-            taken_BFD = x_BFD[:, :end].gather(1, self.sources_BF[..., None].expand(-1, -1, x_BFD.shape[-1]))
-            x_BFD = torch.cat([taken_BFD, x_BFD[:, end:]], dim=1)
-        if self.silent_BD is not None:
-            x_BFD = x_BFD.masked_fill(self.silent_BD[:, None], 0)
-        return x_BFD
+    def corrupt(self, x_BFD: Tensor) -> Tensor:
+        """Return projected frames with the masked channels set to zero."""
+        return x_BFD if self.channel_mask_BD is None else x_BFD.masked_fill(self.channel_mask_BD[:, None], 0)
 
 
-def at(settings: MaskingSettings, share: float) -> MaskingSettings:
-    """Return the settings that hold when such a share of the steps is done."""
-    for since, probability, span in settings.schedule:
-        if share >= since:
-            settings = settings.model_copy(update={"probability": probability, "span": span})
-    return settings
-
-
-def view(draws_B: Sequence[tuple[int, int, int]], settings: MaskingSettings, frames: int, width: int) -> View:
-    """Return what the student sees of some crops.
+def plan_masks(
+    draws_B: Sequence[tuple[int, int, int]], settings: MaskingSettings, num_frames: int, dim: int
+) -> MaskPlan:
+    """Return the masks of some crops.
 
     Args:
-        draws_B: seed, epoch and item of each crop, which its draws depend on.
-        settings: see `MaskingSettings`.
-        frames: of each crop.
-        width: channels of the projected features.
+        draws_B: (seed, epoch, item) of each crop, which determine its draws.
+        settings: probabilities and lengths.
+        num_frames: frames of each crop.
+        dim: channels of the projected features.
     """
-    asked_BF = torch.zeros(len(draws_B), frames, dtype=torch.bool)
-    for asked_F, draw in zip(asked_BF, draws_B):
-        asked_F[:] = span_mask(frames, settings.mask_prob, settings.mask_length, settings.min_masks, *draw)
-    if settings.same_masks and len(draws_B):
-        _trim(asked_BF, draws_B)
-    hidden_BF, sources_BF = _exchange(asked_BF, draws_B, settings)
-    if not settings.channels:
-        return View(asked_BF, hidden_BF, sources_BF)
-    silent_BD = torch.zeros(len(draws_B), width, dtype=torch.bool)
-    for silent_D, (seed, epoch, item) in zip(silent_BD, draws_B):
-        silent_D[:] = span_mask(width, settings.channels, settings.channel_span, 0, seed + CHANNELS, epoch, item)
-    return View(asked_BF, hidden_BF, sources_BF, silent_BD)
-
-
-def _exchange(
-    asked_BF: Tensor, draws_B: Sequence[tuple[int, int, int]], settings: MaskingSettings
-) -> tuple[Tensor, Tensor | None]:
-    """Return which frames the mask vector hides, and where each frame's content comes from."""
-    if not settings.keep + settings.other:
-        return asked_BF, None
-    frames = asked_BF.shape[1]
-    hidden_BF, sources_BF = asked_BF.clone(), torch.arange(frames).repeat(len(draws_B), 1)
-    for asked_F, hidden_F, sources_F, draw in zip(asked_BF, hidden_BF, sources_BF, draws_B):
-        generator = np.random.default_rng([*draw, 2])
-        lot_F = torch.from_numpy(generator.random(frames))
-        elsewhere_F = torch.from_numpy(generator.integers(frames, size=frames))
-        other_F = asked_F & (lot_F >= settings.keep) & (lot_F < settings.keep + settings.other)
-        sources_F[other_F] = elsewhere_F[other_F]
-        hidden_F &= lot_F >= settings.keep + settings.other
-    return hidden_BF, sources_BF
-
-
-def _trim(asked_BF: Tensor, draws_B: Sequence[tuple[int, int, int]]) -> None:
-    fewest = int(asked_BF.sum(1).min())
-    for asked_F, draw in zip(asked_BF, draws_B):
-        masked = asked_F.nonzero()[:, 0].numpy()
-        asked_F[torch.from_numpy(np.random.default_rng([*draw, 1]).permutation(masked)[fewest:])] = False
+    masked_BF = torch.zeros(len(draws_B), num_frames, dtype=torch.bool)
+    for masked_F, draw in zip(masked_BF, draws_B):
+        masked_F[:] = span_mask(num_frames, settings.mask_prob, settings.mask_length, settings.min_masks, *draw)
+    if not settings.mask_channel_prob:
+        return MaskPlan(masked_BF)
+    channel_mask_BD = torch.zeros(len(draws_B), dim, dtype=torch.bool)
+    for mask_D, (seed, epoch, item) in zip(channel_mask_BD, draws_B):
+        mask_D[:] = span_mask(
+            dim, settings.mask_channel_prob, settings.mask_channel_length, 0, seed + CHANNEL_SEED_OFFSET, epoch, item
+        )
+    return MaskPlan(masked_BF, channel_mask_BD)

@@ -1,12 +1,10 @@
-"""In-batch noise mixup: other clips' excerpts laid over what the student hears, never over what it must predict.
+"""In-batch noise mixup: excerpts of other crops added to the student's crop, never to what it predicts.
 
-MERT (Li et al. 2024, section 3.3; pretraining.md, section 3.5, has the published code's ways): a clip is mixed with
-one to three excerpts of half a second to one and a half, cut from the other clips of its pool run together, at random
-places, as loud as they are. The published code mixes where u > p, so with probability 1 - p, in validation too, and
-from a batch of one silently not at all; here `probability` is the probability, only the training step calls this, and
-a pool of one is left as it is. Excerpts come from the clips as they were before any mixing.
-
-A pool is a run of `pool` crops of the whole batch, so that mixing is the same however a batch is shared by ranks.
+A crop gets one to three excerpts of half a second to one and a half, cut from the other crops of its pool in a row and
+added at random positions [li2024 §3.3] [notes/pretraining §3.5]. The published code mixes where u > p, so with
+probability 1 - p, in validation too, and silently never in a batch of one; here `probability` is the probability, only
+the training step calls this, and a pool of one stays as it is. Excerpts come from the crops before any mixing. A pool
+is a run of `pool` crops of the whole batch, so mixing does not depend on the number of ranks.
 
 Letters: B batch, T samples, P samples of the pool.
 """
@@ -21,37 +19,38 @@ from torch import Tensor
 
 from carrara.pretrain.recipes._base import MixupSettings
 
+# Appended to a crop's (seed, epoch, item), so that these draws differ from others of the same crop.
+DRAW = 3
 
-def mixed(samples_BT: Tensor, draws_B: Sequence[Sequence[int]], settings: MixupSettings, sample_rate: int) -> Tensor:
-    """Return the crops with noise of one another on them; what was given is not changed.
+
+def mix_crops(
+    samples_BT: Tensor, draws_B: Sequence[Sequence[int]], settings: MixupSettings, sample_rate: int
+) -> Tensor:
+    """Return copies of the crops with excerpts of one another added.
 
     Args:
         samples_BT: crops of one rank, in the batch's order.
-        draws_B: what each crop's draw depends on, for example seed, epoch and item.
+        draws_B: (seed, epoch, item) of each crop, which determine its draws.
         settings: how often, how long, how loud.
         sample_rate: in Hz.
     """
     if not settings.probability:
         return samples_BT
     mixed_BT = samples_BT.clone()
-    for first in range(0, len(samples_BT), settings.pool):
-        clean_BT = samples_BT[first : first + settings.pool]
-        for place in range(len(clean_BT)):
-            generator = np.random.default_rng([*draws_B[first + place], 3])
-            if len(clean_BT) > 1 and generator.random() < settings.probability:
-                others_P = torch.cat([clean_BT[:place], clean_BT[place + 1 :]]).flatten()
-                _lay(mixed_BT[first + place], others_P, settings, sample_rate, generator)
-    return mixed_BT
-
-
-def _lay(
-    clip_T: Tensor, others_P: Tensor, settings: MixupSettings, sample_rate: int, generator: np.random.Generator
-) -> None:
+    crop_samples = samples_BT.shape[1]
     shortest, longest = (
-        min(round(seconds * sample_rate), len(clip_T)) for seconds in (settings.shortest, settings.longest)
+        min(round(seconds * sample_rate), crop_samples) for seconds in (settings.shortest, settings.longest)
     )
-    for _ in range(generator.integers(1, settings.excerpts + 1)):
-        length = int(generator.integers(shortest, longest + 1))
-        start = int(generator.integers(len(others_P) - length + 1))
-        place = int(generator.integers(len(clip_T) - length + 1))
-        clip_T[place : place + length] += settings.volume * others_P[start : start + length]
+    for index, mixed_T in enumerate(mixed_BT):
+        pool_start = index - index % settings.pool
+        others = [*samples_BT[pool_start:index], *samples_BT[index + 1 : pool_start + settings.pool]]
+        generator = np.random.default_rng([*draws_B[index], DRAW])
+        if not others or generator.random() >= settings.probability:
+            continue
+        others_P = torch.cat(others)
+        for _ in range(generator.integers(1, settings.excerpts + 1)):
+            length = int(generator.integers(shortest, longest + 1))
+            start = int(generator.integers(len(others_P) - length + 1))
+            position = int(generator.integers(crop_samples - length + 1))
+            mixed_T[position : position + length] += settings.volume * others_P[start : start + length]
+    return mixed_BT

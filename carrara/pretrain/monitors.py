@@ -1,10 +1,10 @@
-"""Is the student well? Effective rank of its features and the largest attention logit, of a few crops heard whole.
+"""Early signs of a failing run: effective rank of the features and the largest attention logit.
 
-Rank (RankMe, Garrido et al. 2023) tells collapse: of the convolutions' output, where users of data2vec met it while all
-else looked fine (fairseq #5239), and of every row of the encoder. Attention logits tell an overflow before it comes:
-float16 ends at 65,504, with a relaxation of 32 at 2.1 million (pretraining.md, section 6.2).
+A falling rank [garrido2023] is collapse: of the convolutions' output, which data2vec users met while all else looked
+fine (fairseq issue 5239), or of a layer. Attention logits precede an overflow: float16 ends at 65,504, with a
+relaxation of 32 at 2.1 million [notes/pretraining §6.2].
 
-Letters: B batch, T samples, F frames, C channels, D width, N frames of all crops.
+Letters: B batch, T samples, F frames, D dim, N frames of all crops.
 """
 
 from __future__ import annotations
@@ -15,44 +15,46 @@ from torch import Tensor, nn
 from carrara.nn.transformer.attention import MultiHeadAttention
 from carrara.pretrain.objective import MaskedPrediction
 
-CROPS = 4
+MEASURED_CROPS = 4
 RANK_FRAMES = 1024
 
 
 @torch.no_grad()
-def look(model: MaskedPrediction, samples_BT: Tensor) -> dict[str, float]:
-    """Return `rank/cnn`, `rank/0` and so on, `rank/last` and `attention_logit`, of these crops without dropout."""
+def measure(model: MaskedPrediction, samples_BT: Tensor) -> dict[str, float]:
+    """Return `rank/cnn`, `rank/0` …, `rank/last` and `attention_logit` of the first crops, in evaluation mode."""
     largest: list[Tensor] = []
 
-    def hear(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def record_logit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, MultiHeadAttention)
-        largest.append(module.largest_logit(given[0]))
+        largest.append(module.largest_logit(inputs[0]))
 
     attentions = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
-    hooks = [attention.register_forward_pre_hook(hear) for attention in attentions]
+    hooks = [attention.register_forward_pre_hook(record_logit) for attention in attentions]
     model.eval()
     try:
-        cnn_BFC, rows = model.features(samples_BT[:CROPS])
+        cnn_BFC, layers = model.all_layers(samples_BT[:MEASURED_CROPS])
     finally:
         for hook in hooks:
             hook.remove()
-    names = [*map(str, range(len(rows) - 1)), "last"]
-    ranks = {f"rank/{name}": effective_rank(row_BFD) for name, row_BFD in zip(names, rows)}
+    metrics = {"rank/cnn": effective_rank(cnn_BFC)}
+    for index, layer_BFD in enumerate(layers):
+        metrics["rank/last" if index == len(layers) - 1 else f"rank/{index}"] = effective_rank(layer_BFD)
     logits = torch.stack(largest)
-    seen = {"rank/cnn": effective_rank(cnn_BFC), **ranks}
-    return seen | ({"attention_logit": float(logits.max())} if bool(logits.isfinite().all()) else {})
+    if bool(logits.isfinite().all()):
+        metrics["attention_logit"] = float(logits.max())
+    return metrics
 
 
 def effective_rank(features_BFD: Tensor) -> float:
-    """Return exp of the entropy of the singular values' shares (RankMe, Garrido et al. 2023) of the centred frames.
+    """Return exp of the entropy of the normalised singular values of the centred frames [garrido2023].
 
-    Frames that are not finite are left out; 0 where none is.
+    Frames that are not finite are left out; the rank is 0 where none is left.
     """
-    rows_ND = features_BFD.detach().flatten(0, -2).float()
-    rows_ND = rows_ND[rows_ND.isfinite().all(dim=1)]
-    if not len(rows_ND):
+    features_ND = features_BFD.detach().flatten(0, -2).float()
+    features_ND = features_ND[features_ND.isfinite().all(dim=1)]
+    if not len(features_ND):
         return 0.0
-    rows_ND = rows_ND[:: max(len(rows_ND) // RANK_FRAMES, 1)]
-    values_D = torch.linalg.svdvals(rows_ND - rows_ND.mean(dim=0))
-    shares_D = values_D / values_D.sum().clamp(min=1e-12)
-    return float(torch.exp(-(shares_D * shares_D.clamp(min=1e-12).log()).sum()))
+    features_ND = features_ND[:: max(len(features_ND) // RANK_FRAMES, 1)]
+    values_D = torch.linalg.svdvals(features_ND - features_ND.mean(dim=0))
+    fraction_D = values_D / values_D.sum().clamp(min=1e-12)
+    return float(torch.exp(-(fraction_D * fraction_D.clamp(min=1e-12).log()).sum()))

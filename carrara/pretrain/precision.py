@@ -1,10 +1,10 @@
-"""In what numbers a step is computed: single precision, bfloat16, or float16 with a loss scale.
+"""Precision of a training step: float32, bfloat16, or float16 with a loss scale.
 
-Weights, moments, norms, softmaxes, cosines and losses are in single precision always; the others are for the matrix
-products. float16 ends at 65,504 and loses what is below 6e-8, so the loss is multiplied before the gradients are taken
-and they are divided again. As in fairseq (pretraining.md, section 3.6): start at 128, halve at every overflow, double
-after 2^14 clean steps, give up below 1e-4. torch's GradScaler does the same but looks for overflows on each rank by
-itself; here the gradient is judged after it was summed, so all ranks agree.
+Weights, moments, norms, softmaxes, cosines and losses are always in float32; the precision is that of the matrix
+products. float16 ends at 65,504 and loses values below 6e-8, so the loss is multiplied by a scale and the gradients are
+divided by it. As in fairseq the scale starts at 128, halves at every overflow, doubles after 2^14 steps without one,
+and the run stops below 1e-4 [notes/pretraining §3.6]. PyTorch's GradScaler looks for overflows on each rank by itself;
+here the summed gradient is checked, so all ranks agree.
 """
 
 from __future__ import annotations
@@ -17,56 +17,58 @@ import torch
 from carrara.core.errors import DataError
 from carrara.pretrain.recipes._base import LossScaleSettings, Precision
 
-KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def computing(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
-    """Return the context in which a forward pass is computed."""
-    kind = KINDS[precision]
-    enabled = kind is not torch.float32
-    return torch.autocast(device.type, kind if enabled else torch.bfloat16, enabled=enabled)
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """Return the context of a forward pass."""
+    dtype = DTYPES[precision]
+    enabled = dtype is not torch.float32
+    return torch.autocast(device.type, dtype if enabled else torch.bfloat16, enabled=enabled)
 
 
 @dataclass
 class LossScale:
-    """What the loss is multiplied by, and how that goes; 1 for ever unless the precision is float16.
+    """The factor of the loss; always 1 unless the precision is float16.
 
     Attributes:
+        settings: how the scale changes.
+        fixed: whether it never changes.
         value: the scale.
-        clean: steps since it last changed.
+        clean_steps: steps without overflow since it last changed.
     """
 
     settings: LossScaleSettings
     fixed: bool
     value: float
-    clean: int = 0
+    clean_steps: int = 0
 
     @classmethod
     def of(cls, precision: Precision, settings: LossScaleSettings) -> LossScale:
-        """Return the scale that a run begins with."""
+        """Return the initial scale."""
         fixed = precision != "float16"
         return cls(settings, fixed, 1.0 if fixed else settings.initial)
 
-    def clear(self) -> None:
-        """Count a step that did not overflow."""
+    def record_success(self) -> None:
+        """Count a step without overflow."""
         if self.fixed:
             return
-        self.clean += 1
-        if self.clean == self.settings.double_after:
-            self.value, self.clean = 2 * self.value, 0
+        self.clean_steps += 1
+        if self.clean_steps == self.settings.double_after:
+            self.value, self.clean_steps = 2 * self.value, 0
 
-    def overflow(self) -> None:
+    def record_overflow(self) -> None:
         """Halve the scale.
 
         Raises:
-            DataError: it is so small that gradients are lost; the training has gone wrong.
+            DataError: it is so small that gradients are lost.
         """
         if self.fixed:
             return
-        self.value, self.clean = self.value / 2, 0
+        self.value, self.clean_steps = self.value / 2, 0
         if self.value < self.settings.smallest:
             raise DataError(
                 f"the loss scale fell below {self.settings.smallest:g}: gradients overflow float16 whatever the scale; "
-                "resume is of no use; try precision=bfloat16, network.relaxation=32 with network.attention=eager, or "
-                "a smaller optimiser.max_grad_norm"
+                "resuming does not help; start anew with precision=bfloat16, with network.relaxation=32 and "
+                "network.attention=eager, or with a smaller optimiser.max_grad_norm"
             )

@@ -1,13 +1,13 @@
-"""What goes wrong in training, seen from its numbers, and what is done: skip a step, go back, or give up.
+"""What happens when training goes wrong: skip a step, roll back to a checkpoint, or stop at collapse.
 
-A step whose loss or gradient is not finite is never taken; one that is far above the median of the last steps is not
-taken either where `spike_norm` or `spike_loss` asks for it. After `patience` such steps one after another the run goes
-back to its last good checkpoint (one that was not written in the middle of trouble) and leaves out the batches that it
-heard since, as PaLM's and OPT's authors did by hand. Each is an event in the journal. The runs of MERT-330M died of
-less: constant clipping, then loss spikes, then the smallest loss scale (thesis, section 5.3).
+A step whose loss or gradient is not finite is never taken; a step far above the median of the last ones is skipped
+where `spike_norm` or `spike_loss` is set. After `max_consecutive_skips` the run rolls back to its last good checkpoint
+and leaves out the batches since. Every skip and roll-back is an event in the log. The runs of MERT-330M died of
+constant clipping, then loss spikes, then the smallest loss scale [yuan2023thesis §5.3].
 
-Collapse is the failure of a student that is its own teacher (data2vec): everything becomes one value. fairseq stops
-where the deviation of the targets falls below .1, or of the predictions below .01, after 5,000 steps.
+Collapse is the failure of a student that predicts its own average (data2vec): all values become one. fairseq stops
+where the standard deviation of the targets falls below .1, or of the predictions below .01, after 5,000 steps
+[baevski2022].
 """
 
 from __future__ import annotations
@@ -23,94 +23,97 @@ from carrara.pretrain.recipes._base import RecoverySettings
 
 
 @dataclass
-class Watch:
-    """What the last steps were like.
+class SpikeGuard:
+    """The recent history of losses and gradient norms, and what is skipped because of it.
 
     Attributes:
-        settings: what counts as trouble.
-        norms, losses: of the last steps taken, oldest first.
-        trouble: steps skipped one after another.
-        rollbacks: how often the run went back.
+        settings: thresholds.
+        norms, losses: gradient norms and losses of the last steps taken, oldest first.
+        consecutive_skips: steps skipped one after another.
+        rollbacks: number of roll-backs so far.
     """
 
     settings: RecoverySettings
     norms: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    trouble: int = 0
+    consecutive_skips: int = 0
     rollbacks: int = 0
 
-    def judge(self, loss: float, norm: float) -> str:
-        """Return why a step must not be taken; empty where it may be."""
+    def skip_reason(self, loss: float, norm: float) -> str:
+        """Return why a step must be skipped; empty where it may be taken."""
         settings = self.settings
-        if not math.isfinite(loss):
-            return f"loss {loss:g}"
-        if not math.isfinite(norm):
-            return f"gradient norm {norm:g}"
-        if len(self.norms) < settings.window:
-            return ""
-        kinds = (
+        checks = (
             ("loss", loss, self.losses, settings.spike_loss),
             ("gradient norm", norm, self.norms, settings.spike_norm),
         )
-        for name, value, last, factor in kinds:
-            if factor and value > factor * median(last):
-                return f"{name} {value:.4g} above {factor:g} times the median {median(last):.4g}"
+        for name, value, _, _ in checks:
+            if not math.isfinite(value):
+                return f"{name} {value:g}"
+        if len(self.norms) < settings.window:
+            return ""
+        for name, value, history, factor in checks:
+            if factor and value > factor * median(history):
+                return f"{name} {value:.4g} above {factor:g} times the median {median(history):.4g}"
         return ""
 
-    def taken(self, loss: float, norm: float) -> None:
-        """Remember a step that was taken."""
-        self.trouble = 0
+    def record(self, loss: float, norm: float) -> None:
+        """Add a step that was taken to the history."""
+        self.consecutive_skips = 0
         window = self.settings.window
         self.losses, self.norms = [*self.losses, loss][-window:], [*self.norms, norm][-window:]
 
-    def skipped(self) -> None:
-        """Remember a step that was not taken."""
-        self.trouble += 1
-
     @property
-    def hopeless(self) -> bool:
-        """Whether it is time to go back."""
-        return bool(self.settings.max_consecutive_skips) and self.trouble >= self.settings.max_consecutive_skips
+    def should_roll_back(self) -> bool:
+        """Whether too many steps were skipped one after another."""
+        limit = self.settings.max_consecutive_skips
+        return bool(limit) and self.consecutive_skips >= limit
 
-    def gone_back(self, reason: str) -> None:
+    def count_rollback(self) -> None:
         """Count a roll-back.
 
         Raises:
             DataError: there were too many.
         """
-        self.trouble = 0
+        settings = self.settings
+        self.consecutive_skips = 0
         self.rollbacks += 1
-        if self.rollbacks > self.settings.max_rollbacks:
+        if self.rollbacks > settings.max_rollbacks:
             raise DataError(
-                f"the run went back {self.settings.max_rollbacks} times and fails again ({reason}); the journal has each "
-                "event; lower optimiser.learning_rate or optimiser.max_grad_norm, or look at the corpus"
+                f"the run rolled back {settings.max_rollbacks} times and fails again "
+                f"({settings.max_consecutive_skips} steps skipped one after another); the log has each event; lower "
+                "optimiser.learning_rate or optimiser.max_grad_norm, or inspect the corpus"
             )
 
-    def collapse(self, line: Mapping[str, float], step: int) -> None:
-        """Look for collapse in a line of the journal.
+    def check_collapse(self, metrics: Mapping[str, float], step: int) -> None:
+        """Look for collapse in a line of the log.
 
         Raises:
-            DataError: a target, or the student's answers to it, have become one value.
+            DataError: the values of a target, or the predictions of it, have become one value.
         """
         if step < self.settings.collapse_check_after:
             return
         bounds = {
-            "deviation/target/": self.settings.min_target_std,
-            "deviation/prediction/": self.settings.min_prediction_std,
+            "std/target/": self.settings.min_target_std,
+            "std/prediction/": self.settings.min_prediction_std,
         }
-        for prefix, least in bounds.items():
-            for name, value in line.items():
-                if name.startswith(prefix) and value < least:
+        for prefix, bound in bounds.items():
+            for name, value in metrics.items():
+                if name.startswith(prefix) and value < bound:
                     raise DataError(
-                        f"step {step}: collapse: {name} is {value:.2g}, below {least:g}; "
-                        "lower optimiser.learning_rate, or raise recovery.collapse_check_after if it is too early to tell"
+                        f"step {step}: collapse: {name} is {value:.2g}, below {bound:g}; lower "
+                        "optimiser.learning_rate, or raise recovery.collapse_check_after if it is too early to say"
                     )
 
-    def state(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {"norms": self.norms, "losses": self.losses, "trouble": self.trouble, "rollbacks": self.rollbacks}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history as plain values."""
+        return {
+            "norms": self.norms,
+            "losses": self.losses,
+            "consecutive_skips": self.consecutive_skips,
+            "rollbacks": self.rollbacks,
+        }
 
-    def recall(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""
-        self.norms, self.losses = list(state.get("norms", [])), list(state.get("losses", []))
-        self.trouble, self.rollbacks = state.get("trouble", 0), state.get("rollbacks", 0)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the history that `state_dict` returned."""
+        self.norms, self.losses = list(state["norms"]), list(state["losses"])
+        self.consecutive_skips, self.rollbacks = state["consecutive_skips"], state["rollbacks"]

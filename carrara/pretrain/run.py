@@ -1,8 +1,8 @@
-"""One pre-training from a recipe and a corpus to an encoder folder; stopped anywhere, it goes on exactly.
+"""A pre-training run from a recipe and a corpus to an encoder folder, resumable at any point.
 
-The output folder is an encoder at every checkpoint (`carrara.load` reads it) and holds what made it: `run.json` (the
-resolved recipe and the corpus), `targets/` (fitted once), `journal.jsonl`, `training/` (checkpoints). Under torchrun
-the first rank writes all of it and the others read it, so it lies where all of them see it.
+The output folder is an encoder at every checkpoint (`carrara.load` reads it). It also holds `run.json` (the resolved
+recipe and the corpus), `targets/` (fitted once), `labels/` (of whole files), `metrics.jsonl` and `training/`
+(checkpoints). Under torchrun rank 0 writes all of it and the others read it, so every rank must see the folder.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,31 +19,42 @@ import torch
 
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.settings import replace
-from carrara.encoders._hub.load import build, save_pretrained
-from carrara.encoders._hubert.network import HubertEncoder, describe
+from carrara.encoders._hub.load import build_encoder, save_pretrained
+from carrara.encoders._hubert.network import HubertEncoder, hubert_card
+from carrara.nn.conv.waveform_frontend import receptive_field
 from carrara.nn.device import pick_device
-from carrara.pretrain import checkpoint, fit_targets, label_checks, rvq_vae
-from carrara.pretrain.card import readme
-from carrara.pretrain.corpus.label_store import LabelStore, stores
-from carrara.pretrain.corpus.stream import Stream, find
-from carrara.pretrain.dist import Ranks, joined
-from carrara.pretrain.fsdp import divide
-from carrara.pretrain.initialize import begin, fetch, put
-from carrara.pretrain.loop import TRAINING, adamw, train
-from carrara.pretrain.metrics_log import NAME, STARTED, Journal, events
+from carrara.pretrain.card import pretraining_card
+from carrara.pretrain.checkpoint import (
+    TRAINING,
+    collect_tensors,
+    load_checkpoint,
+    restore_checkpoint,
+    write_checkpoint,
+)
+from carrara.pretrain.corpus.build import build_corpus
+from carrara.pretrain.corpus.label_store import open_label_stores
+from carrara.pretrain.corpus.stream import CropStream
+from carrara.pretrain.dist import Dist, init_dist
+from carrara.pretrain.fit_targets import fit_missing, load_targets
+from carrara.pretrain.fsdp import apply_fsdp
+from carrara.pretrain.initialize import copy_targets, load_encoder, load_heads
+from carrara.pretrain.label_checks import MISSING_FRAMES, check_labels
+from carrara.pretrain.loop import train
+from carrara.pretrain.metrics_log import LOG_FILE, STARTED, MetricsLog, read_events
 from carrara.pretrain.objective import MaskedPrediction
-from carrara.pretrain.probes import Probe, Probes
+from carrara.pretrain.optimiser import adamw
+from carrara.pretrain.process import one_thread_if_small
 from carrara.pretrain.recipes._base import Recipe, resolve
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
-from carrara.pretrain.run_file import prepare
-from carrara.pretrain.state import Run
-from carrara.pretrain.tagging import run as tagging
+from carrara.pretrain.run_file import prepare_run_file
+from carrara.pretrain.rvq_vae import train_codec
+from carrara.pretrain.state import Probe, ProbeSchedule, Run
+from carrara.pretrain.tagging.train import train_tagger
 from carrara.pretrain.tagging.settings import TaggingRecipe
-from carrara.pretrain.targets._base import FrameGrid, Target
+from carrara.pretrain.targets._base import FrameGrid
 
 LABELS = "labels"
 CHECKED_CROPS = 8
-SMALL = 5_000_000
 
 
 def pretrain(
@@ -64,77 +74,88 @@ def pretrain(
     """Train an encoder and return its folder.
 
     Args:
-        recipe: a name on the shelf of recipes, or a recipe.
-        corpus: files and folders of audio.
-        output: the folder to be made.
+        recipe: name of a recipe (`carrara ls recipes`), or a recipe.
+        corpus: files and folders of audio, manifests, tar shards; for tags a dataset or a folder with labels.csv.
+        output: folder of the encoder.
         scale: one of the recipe's scales; ignored where a recipe itself is given.
         changes: settings to change, by dotted path.
-        steps: of the whole run, instead of the recipe's.
-        resume: go on with the run in `output`, or start it where there is none; a finished run is left as it is.
+        steps: steps of the whole run, instead of the recipe's.
+        resume: continue the run in `output`, or start it where there is none; a finished run is left as it is.
         device: auto, cpu, cuda, cuda:1, mps.
-        start: an encoder as `carrara.load` takes it, or the folder of a former run; none: random weights.
-        probe: encoder → by a name its score with "low" and "high", "metric" and "seconds" (see probes.py); changes
-            nothing of what is learnt.
-        probe_every: steps from one probe to the next.
+        start: an encoder as `carrara.load` takes it, an official file or the folder of a former run; None for random
+            weights.
+        probe: encoder → scores by name (see state.py); has no effect on the training.
+        probe_every: steps between two probes.
 
     Raises:
         UsageError: an unknown recipe or setting, or settings that do not go together.
         DataError: no usable corpus, or labels that cannot be right.
-        StoreError: the folder holds a run already, one of another recipe or corpus, or cannot be written.
+        StoreError: the folder holds a run already, or one of another recipe or corpus, or cannot be written.
         KeyboardInterrupt: stopped by Ctrl-C; a checkpoint is written.
     """
-    wanted = dict(changes or {}) | ({"steps": steps} if steps is not None else {})
-    full: Any = resolve(recipe, scale, wanted) if isinstance(recipe, str) else replace(recipe, wanted)
-    folder = Path(output)
-    given = [corpus] if isinstance(corpus, str | Path) else list(corpus)
-    if not isinstance(full, Recipe) and (start or probe):
-        raise UsageError("--from and --probe go with recipes that predict what is masked; leave them out")
-    if isinstance(full, TaggingRecipe):
-        return tagging.teach(full, given, folder, resume, torch.device(pick_device(str(device))))
-    if isinstance(full, CodecRecipe):
-        return rvq_vae.teach(full, given, folder, resume, torch.device(pick_device(str(device))))
-    with joined(torch.device(pick_device(str(device))), full.timeout_seconds) as ranks:
-        run = _made(full, given, folder, resume, ranks, str(start or ""))
-        run.probes = Probes(probe, probe_every)
+    changes = {**(changes or {}), **({"steps": steps} if steps is not None else {})}
+    resolved: Any = resolve(recipe, scale, changes) if isinstance(recipe, str) else replace(recipe, changes)
+    paths = [corpus] if isinstance(corpus, str | Path) else list(corpus)
+    folder, torch_device = Path(output), torch.device(pick_device(str(device)))
+    if not isinstance(resolved, Recipe) and (start or probe):
+        raise UsageError("--from and --probe go with recipes of masked prediction; leave them out")
+    if isinstance(resolved, TaggingRecipe):
+        return train_tagger(resolved, paths, folder, resume, torch_device)
+    if isinstance(resolved, CodecRecipe):
+        return train_codec(resolved, paths, folder, resume, torch_device)
+    probes = ProbeSchedule(probe, probe_every)
+    with init_dist(torch_device, resolved.timeout_seconds) as dist:
+        run = build_run(resolved, paths, folder, resume, dist, str(start or ""))
+        run.probes = probes
         try:
-            with _threads(run.model.encoder, run.device):
+            with one_thread_if_small(run.model.encoder.card.parameters, run.device):
                 train(run, _save)
         finally:
-            run.journal.close()
+            run.log.close()
     return folder
 
 
-def _made(
-    recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bool, ranks: Ranks, start: str = ""
+def build_run(
+    recipe: Recipe, corpus: Sequence[str | Path], folder: Path, resume: bool, dist: Dist, start: str = ""
 ) -> Run:
-    """Return the run, its targets fitted, as far as it has got."""
-    with ranks.alike():
-        encoder = _encoder(recipe, folder.resolve().name)
-        begun = begin(start, recipe, encoder, folder)
-        grid = _grid(encoder)
-        crop = _crop(recipe, encoder, grid)
-        _divisible(recipe, ranks)
-    found = ranks.lead(lambda: find(corpus, grid.sample_rate, crop))
-    ranks.lead(lambda: prepare(folder, recipe, found, resume, begun.record))
-    ranks.lead(lambda: fetch(begun, folder))
-    stream = Stream(found, crop, grid.hop, recipe.batch, recipe.seed, recipe.target_rms)
-    ranks.lead(lambda: fit_targets.fitted(folder, recipe, grid, stream, ranks.device))
-    targets = fit_targets.targets(folder, recipe, grid, ranks.device)
-    encoder.to(ranks.device)
-    encoder.encoder.recompute = recipe.activation_checkpointing
-    still = {name: target for name, target in targets.items() if not target.is_ema}
-    with ranks.alike():
+    """Return the run at its last checkpoint or at step 0, with its targets fitted."""
+    device = dist.device
+    with dist.report_once():
+        encoder = build_encoder(recipe.encoder, recipe.seed, recipe.network.model_dump())
+        if not isinstance(encoder, HubertEncoder):
+            raise UsageError(
+                f"encoder {recipe.encoder!r} has no frames to mask; choose one of HuBERT's kind, such as mert-v0"
+            )
+        settings, card = encoder.settings, encoder.card
+        known = {"window_seconds": card.window_seconds, "parameters": card.parameters}
+        encoder.card = hubert_card(folder.resolve().name, settings, paper=card.paper, **known)
+        initialization = load_encoder(start, recipe, encoder, folder)
+        centre = receptive_field(settings.conv_kernels, settings.conv_strides) // 2
+        grid = FrameGrid(settings.sample_rate, settings.stride, centre)
+        crop_samples = _check_crop(recipe, encoder)
+        check_batch_division(recipe, dist.world_size)
+    corpus_items = dist.on_rank_zero(lambda: build_corpus(corpus, grid.sample_rate, crop_samples))
+    dist.on_rank_zero(lambda: prepare_run_file(folder, recipe, corpus_items, resume, initialization.record))
+    dist.on_rank_zero(lambda: copy_targets(initialization, folder))
+    stream = CropStream(corpus_items, crop_samples, grid.hop, recipe.batch, recipe.seed, recipe.target_rms)
+    dist.on_rank_zero(lambda: fit_missing(folder, recipe, grid, stream, device))
+    targets = load_targets(folder, recipe, grid, device)
+    encoder.to(device)
+    encoder.encoder.activation_checkpointing = recipe.activation_checkpointing
+    num_frames = encoder.num_frames(crop_samples)
+    with dist.report_once():
         for target in targets.values():
             target.attach(encoder)
-        label_checks.check(still, _some(stream, ranks.device), encoder.frames(crop))
-        model = MaskedPrediction(encoder, targets, recipe.objective, recipe.seed).to(ranks.device)
-        put(begun, model, targets)
-        divide(model, recipe, ranks, moving=len(still) < len(targets))
-
-    def labelled() -> dict[str, LabelStore]:
-        return stores(folder / LABELS, targets, stream.corpus, ranks.device)
-
-    ranks.lead(labelled)
+        fixed_targets = {name: target for name, target in targets.items() if not target.is_ema}
+        check_labels(fixed_targets, first_batch(stream, device), num_frames)
+        model = MaskedPrediction(encoder, targets, recipe.objective, recipe.seed).to(device)
+        load_heads(initialization, model, targets)
+        if recipe.fsdp:
+            apply_fsdp(model, dist, has_ema_target=len(fixed_targets) < len(targets))
+    silence_BT = torch.zeros(1, crop_samples, device=device)
+    labelled_frames = min(target.labels(silence_BT, num_frames).shape[1] for target in targets.values())
+    # Rank 0 fills the stores, then every rank opens them.
+    dist.on_rank_zero(lambda: bool(open_label_stores(folder / LABELS, targets, stream.corpus, device)))
     run = Run(
         folder=folder,
         recipe=recipe,
@@ -142,119 +163,81 @@ def _made(
         optimiser=adamw(model, recipe.optimiser),
         targets=targets,
         stream=stream,
-        journal=Journal(folder, 0, silent=True),
-        device=ranks.device,
-        frames=_frames(targets, encoder, crop, ranks.device),
-        ranks=ranks,
-        stores=labelled(),
-        told=begun.told(),
+        log=MetricsLog(folder, 0, silent=True),
+        device=device,
+        num_frames=labelled_frames,
+        dist=dist,
+        label_stores=open_label_stores(folder / LABELS, targets, stream.corpus, device),
+        init_summary=initialization.summary(),
     )
-    _restore(run)
-    run.journal = Journal(folder, run.step, silent=not ranks.first)
-    if begun.record and not any(event["event"] == STARTED for event in events(folder / NAME)):
-        run.journal.write({"step": 0, "event": STARTED, **begun.record})
-        if ranks.first:
-            print(f"{folder}: {begun.told()}", file=sys.stderr)
+    checkpoint = load_checkpoint(folder / TRAINING)
+    if checkpoint:
+        if checkpoint.warning and dist.is_main:
+            warnings.warn(checkpoint.warning, stacklevel=2)
+        with dist.report_once():
+            restore_checkpoint(checkpoint, model, run.optimiser, run.ema_targets())
+        run.load_state_dict(checkpoint.state)
+    run.log = MetricsLog(folder, run.step, silent=not dist.is_main)
+    if initialization.record and not any(event["event"] == STARTED for event in read_events(folder / LOG_FILE)):
+        run.log.write({"step": 0, "event": STARTED, **initialization.record})
+        if dist.is_main:
+            print(f"{folder}: {run.init_summary}", file=sys.stderr)
     return run
 
 
-def _divisible(recipe: Recipe, ranks: Ranks) -> None:
-    """Refuse mixup whose pools would be cut by the edges between ranks."""
-    edges, pool = [rank * recipe.batch // ranks.size for rank in range(ranks.size)], recipe.mixup.pool
+def check_batch_division(recipe: Recipe, world_size: int) -> None:
+    """Refuse a batch that does not divide over the ranks.
+
+    Raises:
+        UsageError: a rank would have no crop, or a pool of mixup would be divided between ranks.
+    """
+    edges, pool = [rank * recipe.batch // world_size for rank in range(world_size)], recipe.mixup.pool
     if recipe.mixup.probability and any(edge % pool for edge in edges):
         raise UsageError(
-            f"mixup.pool {pool} does not fit the {recipe.batch} crops of a step on {ranks.size} ranks: mixing would "
-            f"depend on their number; set mixup.pool to a divisor of {recipe.batch // ranks.size}"
+            f"mixup.pool {pool} does not fit the {recipe.batch} crops of a step on {world_size} ranks: mixing would "
+            f"depend on their number; set mixup.pool to a divisor of {recipe.batch // world_size}"
         )
-    if recipe.batch < ranks.size:
-        raise UsageError(f"batch {recipe.batch} is less than one crop for each of {ranks.size} ranks; raise batch")
+    if recipe.batch < world_size:
+        raise UsageError(f"batch {recipe.batch} is less than one crop for each of {world_size} ranks; raise batch")
 
 
-def _frames(targets: Mapping[str, Target], encoder: HubertEncoder, crop: int, device: torch.device) -> int:
-    """Return how many frames of a crop every target has labels for."""
-    silence_BT, frames = torch.zeros(1, crop, device=device), encoder.frames(crop)
-    return min(target.labels(silence_BT, frames).shape[1] for target in targets.values())
+def first_batch(stream: CropStream, device: torch.device) -> torch.Tensor:
+    """Return some crops of the first batch with readable files.
 
-
-@contextmanager
-def _threads(encoder: HubertEncoder, device: torch.device) -> Iterator[None]:
-    """Train a small network on one thread of a CPU.
-
-    Its steps are too short to share: two threads gain a third on a quiet machine, and wait for each other up to thirty
-    times as long on a busy one.
+    Raises:
+        DataError: no file can be read.
     """
-    before = torch.get_num_threads()
-    if device.type == "cpu" and encoder.card.parameters < SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _encoder(recipe: Recipe, name: str) -> HubertEncoder:
-    network = recipe.network.model_dump()
-    encoder = build(recipe.encoder, recipe.seed, network)
-    if not isinstance(encoder, HubertEncoder):
-        raise UsageError(
-            f"encoder {recipe.encoder!r} has no frames to mask; take one of HuBERT's shape, such as mert-v0"
-        )
-    known = {"window_seconds": encoder.card.window_seconds, "parameters": encoder.card.parameters}
-    encoder.card = describe(name, encoder.settings, paper=encoder.card.paper, **known)
-    return encoder
-
-
-def _grid(encoder: HubertEncoder) -> FrameGrid:
-    settings = encoder.settings
-    receptive = 1
-    for kernel, stride in zip(reversed(settings.conv_kernels), reversed(settings.conv_strides)):
-        receptive = (receptive - 1) * stride + kernel
-    return FrameGrid(settings.sample_rate, settings.stride, receptive // 2)
-
-
-def _crop(recipe: Recipe, encoder: HubertEncoder, grid: FrameGrid) -> int:
-    crop = round(recipe.crop_seconds * grid.sample_rate)
-    span = max([recipe.masking.mask_length, *(span for _, _, span in recipe.masking.schedule)])
-    frames, needed = encoder.frames(crop), span + label_checks.FEWER_FRAMES
-    if frames <= needed:
-        tenths = next(one for one in count(1) if encoder.frames(one * grid.sample_rate // 10) > needed)
-        raise UsageError(
-            f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for spans of {span}; "
-            f"use {tenths / 10:g} or more, or a shorter masking.mask_length (and in masking.schedule)"
-        )
-    if recipe.masking.channels and recipe.masking.channel_span >= encoder.settings.dim:
-        raise UsageError(
-            f"masking.channel_span {recipe.masking.channel_span} silences all {encoder.settings.dim} channels of the "
-            "network; lower it"
-        )
-    return crop
-
-
-def _some(stream: Stream, device: torch.device) -> torch.Tensor:
-    """Return the first crops that can be read, for the labels to be looked at."""
-    for step in range(math.ceil(len(stream.corpus.items) / stream.batch)):
-        batch = stream.at(step)
-        if batch.items:
+    for step in range(math.ceil(len(stream.corpus.items) / stream.batch_size)):
+        batch = stream.read_batch(step)
+        if batch.item_indices:
             return batch.samples_BT[:CHECKED_CROPS].to(device)
-    raise DataError(f"no file of the corpus can be read, the last for this reason: {batch.bad[-1]}")
+    raise DataError(f"no file of the corpus can be read, the last for this reason: {batch.errors[-1]}")
 
 
-def _restore(run: Run) -> None:
-    found = checkpoint.load(run.folder / TRAINING)
-    if found is None:
-        return
-    if found.note and run.ranks.first:
-        warnings.warn(found.note, stacklevel=3)
-    with run.ranks.alike():
-        checkpoint.restore(found, run.model, run.optimiser, run.moving())
-    run.recall(found.state)
+def _check_crop(recipe: Recipe, encoder: HubertEncoder) -> int:
+    """Return the samples of a crop, and refuse masks that do not fit it."""
+    sample_rate, masking = encoder.settings.sample_rate, recipe.masking
+    crop_samples = round(recipe.crop_seconds * sample_rate)
+    frames, needed = encoder.num_frames(crop_samples), masking.mask_length + MISSING_FRAMES
+    if frames <= needed:
+        tenths = next(each for each in count(1) if encoder.num_frames(each * sample_rate // 10) > needed)
+        raise UsageError(
+            f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for masks of {masking.mask_length}; "
+            f"use {tenths / 10:g} or more, or a smaller masking.mask_length"
+        )
+    if masking.mask_channel_prob and masking.mask_channel_length >= encoder.settings.dim:
+        raise UsageError(
+            f"masking.mask_channel_length {masking.mask_channel_length} masks all {encoder.settings.dim} channels of "
+            "the network; lower it"
+        )
+    return crop_samples
 
 
 def _save(run: Run) -> None:
-    tensors = checkpoint.gather(run.model, run.optimiser, run.moving())
+    tensors = collect_tensors(run.model, run.optimiser, run.ema_targets())
 
     def write() -> None:
-        checkpoint.write(run.folder / TRAINING, tensors, run.state())
+        write_checkpoint(run.folder / TRAINING, tensors, run.state_dict())
         encoder = run.model.encoder
         if run.recipe.fsdp:
             prefix = "model.encoder."
@@ -263,8 +246,8 @@ def _save(run: Run) -> None:
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
         try:
-            save_pretrained(encoder, run.folder, readme(run))
+            save_pretrained(encoder, run.folder, pretraining_card(run))
         except StoreError as problem:
             raise StoreError(f"{problem}; make room and resume") from None
 
-    run.ranks.lead(write)
+    run.dist.on_rank_zero(write)

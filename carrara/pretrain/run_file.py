@@ -1,4 +1,4 @@
-"""`run.json`: the resolved recipe and the corpus of a run, so that only the same run is ever gone on with."""
+"""`run.json`: the resolved recipe and the corpus of a run, so that only the same run is resumed."""
 
 from __future__ import annotations
 
@@ -7,27 +7,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from carrara.core import __version__
+import carrara
 from carrara.core.errors import StoreError
 from carrara.core.io import write_text
 from carrara.core.settings import Settings, iter_paths, parse_settings
 from carrara.pretrain.corpus.stream import Corpus
 
 RUN = "run.json"
-# These say how a run is watched, not what it makes, so a resumed run may have others.
-FREE = ("checkpoint_every", "journal_every", "timeout_seconds")
+# Settings that do not affect the result, so a resumed run may have others.
+FREE_RUN_SETTINGS = ("checkpoint_every", "log_every", "timeout_seconds")
 
 
 def prepare_run_file(
-    folder: Path, recipe: Settings, corpus: Corpus, resume: bool, start: Mapping[str, Any] | None = None
+    folder: Path, recipe: Settings, corpus: Corpus, resume: bool, initialization: Mapping[str, Any] | None = None
 ) -> None:
-    """Write `run.json`, or see that the one there is of the same recipe, corpus and start (see start.py).
+    """Write `run.json`, or check that an existing one has the same recipe, corpus and initial weights.
+
+    Args:
+        folder: of the run.
+        recipe: resolved.
+        corpus: of the run.
+        resume: whether a run may exist.
+        initialization: record of the initial weights (initialize.py); None or empty for random ones.
 
     Raises:
         StoreError: the folder is a file, cannot be written, holds a run and `resume` is false, or holds one of another
-            recipe, corpus or start.
+            recipe, corpus or initial weights.
     """
-    wanted: dict[str, Any] = {
+    content: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "corpus": {
             "identity": corpus.identity(),
@@ -36,8 +43,8 @@ def prepare_run_file(
             "short": corpus.short,
             "unreadable": list(corpus.unreadable),
         },
-        "carrara": __version__,
-        **({"start": dict(start)} if start else {}),
+        "carrara": carrara.__version__,
+        **({"initialization": dict(initialization)} if initialization else {}),
     }
     path = folder / RUN
     if folder.exists() and not folder.is_dir():
@@ -45,51 +52,50 @@ def prepare_run_file(
     if path.exists():
         if not resume:
             raise StoreError(f"{folder}: holds a run already; go on with --resume, or choose another folder with -o")
-        _compare(path, wanted, type(recipe))
-    write_text(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+        _check_same(path, content, type(recipe))
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _compare(path: Path, wanted: Mapping[str, Any], kind: type[Settings]) -> None:
+def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings]) -> None:
+    folder = path.parent
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        # What an earlier version did not know has its default.
-        before, corpus = parse_settings(kind, found["recipe"], str(path)).model_dump(mode="json"), found["corpus"]
+        old = json.loads(path.read_text(encoding="utf-8"))
+        # Settings that an earlier version did not have get their defaults.
+        old_recipe = parse_settings(recipe_type, old["recipe"], str(path)).model_dump(mode="json")
+        old_corpus, new_corpus = old["corpus"], new["corpus"]
+        same_corpus = old_corpus["identity"] == new_corpus["identity"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise StoreError(f"{path}: cannot be read ({problem}); choose another folder with -o") from None
-    now = wanted["recipe"]
-    names = dict.fromkeys([*iter_paths(before), *iter_paths(now)])
-    differing = [name for name in names if name not in FREE and _leaf(before, name) != _leaf(now, name)]
+    new_recipe = new["recipe"]
+    names = dict.fromkeys([*iter_paths(old_recipe), *iter_paths(new_recipe)])
+    differing = [
+        name for name in names if name not in FREE_RUN_SETTINGS and _value(old_recipe, name) != _value(new_recipe, name)
+    ]
     if differing:
         first = differing[0]
-        change = f"{first} was {_leaf(before, first)}, now {_leaf(now, first)}"
+        change = f"{first} was {_value(old_recipe, first)}, now {_value(new_recipe, first)}"
         more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         raise StoreError(
-            f"{path.parent}: made with another recipe: {change}{more}; "
-            "use the former settings, or choose another folder with -o"
+            f"{folder}: has another recipe: {change}{more}; use the former settings, or choose another folder with -o"
         )
-    if corpus["identity"] != wanted["corpus"]["identity"]:
+    if not same_corpus:
         raise StoreError(
-            f"{path.parent}: made from another corpus: {corpus['files']} files of {corpus['seconds']} s then, "
-            f"{wanted['corpus']['files']} of {wanted['corpus']['seconds']} s now; give the same, or another folder"
+            f"{folder}: has another corpus: {old_corpus['files']} files of {old_corpus['seconds']} s then, "
+            f"{new_corpus['files']} of {new_corpus['seconds']} s now; give the same, or choose another folder with -o"
         )
-    _compare_start(path, found.get("start", {}), wanted.get("start", {}))
-
-
-def _compare_start(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, now = old.get("initialization", {}), new.get("initialization", {})
     was, given = before.get("from"), now.get("from")
     if was != given:
         cure = f"give --from {was}" if was else "leave --from out"
         raise StoreError(
-            f"{path.parent}: started from {was or 'random weights'}, not {given or 'random weights'}; {cure}, or "
+            f"{folder}: started from {was or 'random weights'}, not {given or 'random weights'}; {cure}, or "
             "choose another folder with -o"
         )
-    if before.get("weights") != now.get("weights"):
-        raise StoreError(
-            f"{path.parent}: {was} held other weights when this run started; choose another folder with -o"
-        )
+    if before.get("weights_sha256") != now.get("weights_sha256"):
+        raise StoreError(f"{folder}: {was} had other weights when this run started; choose another folder with -o")
 
 
-def _leaf(tree: Any, path: str) -> Any:
+def _value(tree: Any, path: str) -> Any:
     for key in path.split("."):
         tree = tree.get(key, "nothing") if isinstance(tree, dict) else "nothing"
     return "set" if isinstance(tree, dict) else tree

@@ -1,8 +1,8 @@
-"""One training in the making: what is trained, on what, where it stands, and what of that a checkpoint holds."""
+"""The state of a pre-training run: model, data, position, and the part of it that a checkpoint holds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,38 +10,58 @@ from typing import Any
 import torch
 from torch import nn
 
+from carrara.core.errors import UsageError
+from carrara.encoders._base import Encoder
 from carrara.pretrain.corpus.label_store import LabelStore
-from carrara.pretrain.corpus.stream import Stream
-from carrara.pretrain.dist import Ranks
-from carrara.pretrain.metrics_log import Journal
+from carrara.pretrain.corpus.stream import CropStream
+from carrara.pretrain.dist import Dist
+from carrara.pretrain.metrics_log import MetricsLog
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.precision import LossScale
-from carrara.pretrain.probes import Probes
 from carrara.pretrain.recipes._base import Recipe
-from carrara.pretrain.recovery import Watch
+from carrara.pretrain.recovery import SpikeGuard
 from carrara.pretrain.targets._base import Target
+
+# An encoder → by the probe's name its "score", "low" and "high" (95 %), "metric" and "seconds".
+Probe = Callable[[Encoder], Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class ProbeSchedule:
+    """The probe (None for none) and the steps between two probes; also before the first and after the last step."""
+
+    probe: Probe | None = None
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UsageError(f"--probe-every {self.every}: give a number of steps, at least 1")
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Return whether to probe after `step` of `steps` steps."""
+        return self.probe is not None and (step % self.every == 0 or step == steps)
 
 
 @dataclass
 class Run:
-    """What is trained, on what, where it stands.
+    """A run of masked prediction.
 
     Attributes:
-        folder: of the encoder to be made.
+        folder: folder of the encoder that the run writes.
         recipe, model, optimiser, targets: what is trained and how.
-        stream: batches, or this rank's share of each.
-        journal: written by the first rank only.
-        device: where the model is.
-        frames: of a crop that every target has labels for.
-        ranks: the processes that train together.
-        stores: labels of whole files, by target, for those that are told to have them.
-        probes: what is asked on the way.
-        told: what it started from, in a line; empty: random weights.
-        step: steps done; decides the learning rate.
-        left_out: batches that roll-backs have left out; a step hears the batch of number `step + left_out`.
-        seconds: of the whole run so far.
-        scale: of the loss, in float16.
-        watch: what happened lately.
+        stream: batches of crops.
+        log: written by rank 0 only.
+        device: device of the model.
+        num_frames: frames of a crop for which every target has labels.
+        dist: the processes that train together.
+        label_stores: labels of whole files, for the targets that have them.
+        probes: probes during training.
+        init_summary: which weights the run started from; empty for random ones.
+        step: steps done; determines the learning rate.
+        batch_offset: batches left out by roll-backs; a step reads the batch `step + batch_offset`.
+        seconds: duration of the run so far.
+        scale: loss scale of float16.
+        guard: recent losses and gradient norms.
     """
 
     folder: Path
@@ -49,41 +69,40 @@ class Run:
     model: MaskedPrediction
     optimiser: torch.optim.Optimizer
     targets: dict[str, Target]
-    stream: Stream
-    journal: Journal
+    stream: CropStream
+    log: MetricsLog
     device: torch.device
-    frames: int
-    ranks: Ranks = field(default_factory=Ranks)
-    stores: Mapping[str, LabelStore] = field(default_factory=dict)
-    probes: Probes = field(default_factory=Probes)
-    told: str = ""
+    num_frames: int
+    dist: Dist = field(default_factory=Dist)
+    label_stores: Mapping[str, LabelStore] = field(default_factory=dict)
+    probes: ProbeSchedule = field(default_factory=ProbeSchedule)
+    init_summary: str = ""
     step: int = 0
-    left_out: int = 0
+    batch_offset: int = 0
     seconds: float = 0.0
     scale: LossScale = field(init=False)
-    watch: Watch = field(init=False)
+    guard: SpikeGuard = field(init=False)
 
     def __post_init__(self) -> None:
         self.scale = LossScale.of(self.recipe.precision, self.recipe.loss_scale)
-        self.watch = Watch(self.recipe.recovery)
+        self.guard = SpikeGuard(self.recipe.recovery)
 
-    def moving(self) -> dict[str, nn.Module]:
-        """Return the targets that change with the student, which a checkpoint must hold."""
+    def ema_targets(self) -> dict[str, nn.Module]:
+        """Return the targets that average the student's weights, which a checkpoint must hold."""
         return {name: target for name, target in self.targets.items() if target.is_ema}
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds beside tensors."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the part of a checkpoint that is not tensors."""
         return {
             "step": self.step,
             "seconds": self.seconds,
-            "left_out": self.left_out,
-            "scale": [self.scale.value, self.scale.clean],
-            "monitor": self.watch.state(),
+            "batch_offset": self.batch_offset,
+            "scale": [self.scale.value, self.scale.clean_steps],
+            "guard": self.guard.state_dict(),
         }
 
-    def recall(self, state: Mapping[str, Any]) -> None:
-        """Take over what a checkpoint holds beside tensors; checkpoints of earlier versions hold less."""
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.left_out = state.get("left_out", 0)
-        self.scale.value, self.scale.clean = state.get("scale", [self.scale.value, 0])
-        self.watch.recall(state.get("watch", {}))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the part of a checkpoint that is not tensors."""
+        self.step, self.seconds, self.batch_offset = state["step"], state["seconds"], state["batch_offset"]
+        self.scale.value, self.scale.clean_steps = state["scale"]
+        self.guard.load_state_dict(state["guard"])

@@ -1,7 +1,7 @@
-"""What `--scale tiny` and `small` change in every recipe of HuBERT's shape: network, crops, batch and steps together.
+"""Changes of `--scale tiny` and `small` to recipes of HuBERT's architecture: network, crops, batch and steps.
 
-`tiny` is for a CPU and minutes; its reasons are told in mert.py, where it was found. `small` is for one GPU and a day:
-half the width and depth, batches that fit, an eighth of the steps. The rest stays as published.
+`tiny` takes minutes on a CPU (mert.py gives the reasons). `small` takes a day on one GPU: half the dimensions and
+layers, batches that fit, an eighth of the steps. The rest stays as published.
 """
 
 from __future__ import annotations

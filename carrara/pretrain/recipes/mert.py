@@ -1,20 +1,20 @@
 """MERT: masked prediction of acoustic cluster numbers, and reconstruction of a CQT, from 5-s crops of music.
 
-Li et al. 2024 (ICLR, arXiv 2306.00107) and the thesis, chapter 5. `mert-v0`: 16 kHz, k-means of log-mel (229 bands, 300
-clusters) and of chroma (264 bins, 200 clusters), CQT of 336 bins with weight 1. Learning rate 5e-4, 1.5 hours a batch
-[thesis 5.2]; warm-up 32k of 400k steps, straight decay, clip 10, p = .8, span 5, feature penalty 10 [published
-configuration of v1-95M, taken over where v0's is not stated: span 5 or 10, final width]. 1088 crops of 5 s are 1.5 h.
+`mert-v0` [li2024] [yuan2023thesis §5]: 16 kHz, k-means of log-mel (229 bands, 300 clusters) and of chroma (264 bins,
+200 clusters), CQT of 336 bins with weight 1; learning rate 5e-4, 1.5 hours a batch (1088 crops of 5 s). Where v0's
+setting is not stated, that of v1-95M's published configuration is taken: warm-up 32k of 400k steps, linear decay,
+gradient norm 10, p = .8, masks of 5, final_dim 64, feature penalty 10.
 
-Scales. `base` is the published one. `small` is for one GPU and some hours: half the width and depth, a sixteenth of the
-batch. `tiny` is for a CPU and four minutes, in which a raw waveform has to become music. What differs, and why:
+Scales: `base` is as published. `small` takes some hours on one GPU: half the dimensions and layers, a sixteenth of the
+batch. `tiny` takes four minutes on a CPU. What differs there, and why:
 
-- Three convolutions instead of seven, the first one long (40 ms, every 5 ms): the published take thousands of steps
-  to tell semitones apart, since their first kernel is 0.6 ms. After 300 steps a linear map from the long ones explains
-  54 % of the CQT, from the published 22 %, in two thirds of the time. Stride, and so the frame rate, stay the same.
-- Norms before the layers: after them, the first hundreds of steps stay at naming each class by its frequency.
-- Frames that are seen are asked for too, fewer are masked, no dropout, gradients of the convolutions whole.
-- Crops of 1.28 s, eight a step: many small steps teach more than few large ones. Each is brought to one loudness, which
-  the network's first norm takes away anyway. CQT as 84 logarithms, chroma folded from a CQT, fewer clusters.
+- Three convolutions instead of seven, the first one long (40 ms, every 5 ms): the published ones take thousands of
+  steps to resolve semitones, since their first kernel is 0.6 ms. After 300 steps a linear map from the long ones
+  explains 54 % of the CQT, from the published 22 %, in two thirds of the time. The frame rate stays the same.
+- Pre-norm layers: post-norm ones only predict class frequencies for the first hundreds of steps.
+- Unmasked frames are predicted too, fewer are masked, no dropout, unscaled gradients of the convolutions.
+- Crops of 1.28 s, eight a step, because many small steps teach more than few large ones. All have the same level, which
+  the network's first norm removes anyway. CQT as 84 logarithms, chroma folded from a CQT, fewer clusters.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from carrara.pretrain.recipes._tiny import SMALL, TINY
 VARIANTS = {
     "mert-v0": "MERT v0: k-means of log-mel (300) and chroma (200) plus CQT, 16 kHz, 5-s crops",
     "mert-v0-public": "MERT v0 for public music alone (music4all, 910 h); the same settings",
-    "mert-v0-no-cqt": "MERT v0 without the CQT (thesis, table 5.3: 62.1, with it 67.3)",
-    "mert-v0-cqt2": "MERT v0 with the CQT at twice its weight (thesis, table 5.4)",
-    "mert-v0-cqt5": "MERT v0 with the CQT at five times its weight (thesis, table 5.4)",
-    "mert-v0-mixup25": "MERT v0 with a quarter of the crops mixed (thesis, table 5.4)",
-    "mert-v0-mixup50": "MERT v0 with half of the crops mixed (thesis, table 5.4: 65.2, without 67.3)",
+    "mert-v0-no-cqt": "MERT v0 without the CQT ([yuan2023thesis table 5.3]: 62.1, with it 67.3)",
+    "mert-v0-cqt2": "MERT v0 with the CQT at twice its weight [yuan2023thesis table 5.4]",
+    "mert-v0-cqt5": "MERT v0 with the CQT at five times its weight [yuan2023thesis table 5.4]",
+    "mert-v0-mixup25": "MERT v0 with a quarter of the crops mixed [yuan2023thesis table 5.4]",
+    "mert-v0-mixup50": "MERT v0 with half of the crops mixed ([yuan2023thesis table 5.4]: 65.2, without 67.3)",
 }
 
 
@@ -45,9 +45,9 @@ def _recipe(cqt: float = 1.0, mixup: float = 0.0) -> Recipe:
             "encoder": "mert-v0",
             "network": {"standardise": False},  # training took raw waveforms, MARBLE's probes did not
             "targets": {**clusters, **({"cqt": {"target": "cqt", "weight": cqt}} if cqt else {})},
-            "masking": {"probability": 0.8, "span": 5},
+            "masking": {"mask_prob": 0.8, "mask_length": 5},
             "mixup": {"probability": mixup},
-            "objective": {"final_width": 64},
+            "objective": {"final_dim": 64},
             "crop_seconds": 5.0,
             "batch": 1088,
             "steps": 400_000,

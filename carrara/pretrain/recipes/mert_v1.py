@@ -1,17 +1,19 @@
-"""MERT v1: 24 kHz, eight books of EnCodec's codes and a CQT, mixed crops; 95M in 5-s and 330M in 5.12-s crops.
+"""MERT v1: EnCodec's eight codebooks and a CQT at 24 kHz, with mixup; 95M in 5-s and 330M in 5.12-s crops.
 
-Li et al. 2024, MERT (ICLR, arXiv 2306.00107); the released configurations and the thesis, chapter 5 (pretraining.md 1.7
-and 3). 95M: batches of 1.48 h, 330M of 5.3 to 5.5 h, 16 and 7 crops a GPU, among which noise is mixed; here 1,024 crops
-(1.42 h) and 3,584 (5.1 h), which divide into such pools on any usual number of GPUs. 400,000 steps, AdamW, learning
-rate 5e-4 and 1.5e-3 with 32,000 steps of warm-up, clipped at 10 and at 1. 330M is pre-LN, without dropout, with the
-attention relaxed by 32; the relaxation counts only where attention computes in float16 without fused kernels, and the
-released code's cannot run, so `attention` stays fused here and bfloat16 is the precision (pretraining.md 0.1 and 6.1).
+[li2024] [yuan2023thesis §5] and the released configurations [notes/pretraining §1.7, §3]. Batches of 1.48 h for 95M and
+of 5.3 to 5.5 h for 330M, mixed among the 16 and 7 crops of a GPU; here 1,024 crops (1.42 h) and 3,584 (5.1 h), which
+divide into such pools on any usual number of GPUs. 400,000 steps, AdamW, learning rate 5e-4 and 1.5e-3 with 32,000
+steps of warm-up, gradient norm 10 and 1. 330M is pre-LN, without dropout, with attention relaxation 32; the relaxation
+matters only where attention computes in float16 without fused kernels, and the released code's cannot run, so
+`attention` stays fused here and the precision is bfloat16 [notes/pretraining §0.1, §6.1].
 
-Ablations of the thesis: which book (table 5.3: all eight 66.9, the first 60.5, the last 57.6, one at random a step
-65.8), mixing (table 5.4: without 66.9, at .5 68.8). The released configurations mix at .5.
+Ablations: which codebook (all eight 66.9, the first 60.5, the last 57.6, a random one each step 65.8)
+[yuan2023thesis table 5.3], mixup (without 66.9, at .5 68.8) [yuan2023thesis table 5.4]. The released configurations mix
+at .5.
 
-The teacher is EnCodec's official weights; where they are not at hand, `--set targets.codes.source=residual-k-means`
-takes the embedded one, which `small` and `tiny` do by themselves, `tiny` with books of 64.
+The codes are those of EnCodec's official weights. Without these, `--set targets.codes.source=residual-k-means
+--set targets.codes.weights=null --set targets.codes.whole_files=false` takes codes that are fitted on the corpus, as
+`small` and `tiny` do by themselves, `tiny` with codebooks of 64.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from carrara.pretrain.recipes._tiny import SMALL, TINY
 from carrara.pretrain.targets.codes import HUB
 
 VARIANTS = {
-    "mert-v1-95m": "MERT v1, 95M: EnCodec's eight books plus CQT, mixup .5, 24 kHz, 5-s crops",
-    "mert-v1-95m-no-mixup": "MERT v1, 95M, without mixing (thesis, table 5.4)",
-    "mert-v1-95m-codebook-0": "MERT v1, 95M, from the first book alone (thesis, table 5.3)",
-    "mert-v1-95m-codebook-7": "MERT v1, 95M, from the last book alone (thesis, table 5.3)",
-    "mert-v1-95m-random-codebook": "MERT v1, 95M, one book drawn anew for each step (thesis, table 5.3)",
-    "mert-v1-330m": "MERT v1, 330M: the same on 24 pre-LN layers of 1024, 160,000 h, clipped at 1",
+    "mert-v1-95m": "MERT v1, 95M: EnCodec's eight codebooks plus CQT, mixup .5, 24 kHz, 5-s crops",
+    "mert-v1-95m-no-mixup": "MERT v1, 95M, without mixup [yuan2023thesis table 5.4]",
+    "mert-v1-95m-codebook-0": "MERT v1, 95M, from the first codebook alone [yuan2023thesis table 5.3]",
+    "mert-v1-95m-codebook-7": "MERT v1, 95M, from the last codebook alone [yuan2023thesis table 5.3]",
+    "mert-v1-95m-random-codebook": "MERT v1, 95M, one random codebook each step [yuan2023thesis table 5.3]",
+    "mert-v1-330m": "MERT v1, 330M: the same on 24 pre-LN layers of 1024, 160,000 h, gradient norm 1",
 }
 
 
@@ -46,10 +48,10 @@ def _recipe(
                 "codes": {"target": "codes", "source": "encodec", "weights": HUB, "use": use, "whole_files": True},
                 "cqt": {"target": "cqt"},
             },
-            "masking": {"probability": 0.8, "span": 5},
+            "masking": {"mask_prob": 0.8, "mask_length": 5},
             "mixup": {"probability": mixup, "shortest": 0.5, "longest": longest, "pool": pool},
-            "objective": {"final_width": 64},
-            "optimiser": {"learning_rate": 5e-4, "warmup": 0.08, "clip": 10.0},
+            "objective": {"final_dim": 64},
+            "optimiser": {"learning_rate": 5e-4, "warmup_fraction": 0.08, "max_grad_norm": 10.0},
             "crop_seconds": 5.0,
             "batch": 1024,
             "steps": 400_000,
@@ -65,12 +67,12 @@ _LARGE = _recipe(
     mixup=0.5,
     pool=7,
     longest=1.5,
-    objective={"final_width": 128},
-    optimiser={"learning_rate": 1.5e-3, "warmup": 0.08, "clip": 1.0},
+    objective={"final_dim": 128},
+    optimiser={"learning_rate": 1.5e-3, "warmup_fraction": 0.08, "max_grad_norm": 1.0},
     crop_seconds=5.12,
     batch=3584,
     precision="bfloat16",
-    recompute=True,
+    activation_checkpointing=True,
 )
 _LOCAL = {"targets.codes.source": "residual-k-means", "targets.codes.weights": None, "targets.codes.whole_files": False}
 

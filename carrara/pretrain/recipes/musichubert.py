@@ -1,10 +1,10 @@
-"""MusicHuBERT: HuBERT taught music by clusters of its MFCC, 16 kHz; a second time by clusters of itself.
+"""MusicHuBERT: HuBERT on music at 16 kHz, from clusters of MFCC, then from clusters of a layer of its own.
 
-Ma et al. 2023 (ISMIR, arXiv 2307.05161) and the thesis, table 4.2, after HuBERT (Hsu et al. 2021): 1,000 h, masks of 10
-frames at .8, 5e-4 with 32,000 steps of warm-up, clipped at 10, batches of 47 minutes. Clusters of 39 MFCC: 100, 500 and
-2,000 (average of nine tasks 62.4 at 500 and 64.4 at 2,000); of 60 MFCC, 500 (65.0). The second iteration clusters a
-layer of the first's 768 features, 2,000 (63.8); which layer, the thesis does not say: HuBERT takes the sixth, and so
-does this. `--set targets.layer.encoder=FOLDER` names the first iteration's model. `tiny` has a fifth of the clusters.
+[ma2023] [yuan2023thesis table 4.2] after HuBERT [hsu2021]: 1,000 h, masks of 10 frames at .8, learning rate 5e-4 with
+32,000 steps of warm-up, gradient norm 10, batches of 47 minutes. Clusters of 39 MFCC: 100, 500 and 2,000 (average of
+nine tasks 62.4 at 500 and 64.4 at 2,000); of 60 MFCC: 500 (65.0). The second iteration has 2,000 clusters of a layer of
+the first (63.8); which layer is not stated, HuBERT's sixth is taken. `--set targets.layer.encoder=FOLDER` names the
+first iteration's model. `tiny` has a fifth of the clusters.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from carrara.pretrain.recipes._base import Recipe, RecipeFamily, times
 from carrara.pretrain.recipes._tiny import SMALL, TINY
 
 VARIANTS = {
-    "musichubert-k100": "MusicHuBERT from 100 clusters of 39 MFCC (thesis, table 5.3)",
+    "musichubert-k100": "MusicHuBERT from 100 clusters of 39 MFCC [yuan2023thesis table 5.3]",
     "musichubert-k500": "MusicHuBERT from 500 clusters of 39 MFCC",
     "musichubert-k2000": "MusicHuBERT from 2,000 clusters of 39 MFCC",
-    "musichubert-mfcc60": "MusicHuBERT from 500 clusters of 60 MFCC (thesis, table 4.2: the best)",
+    "musichubert-mfcc60": "MusicHuBERT from 500 clusters of 60 MFCC ([yuan2023thesis table 4.2]: the best)",
     "musichubert-iter2": "MusicHuBERT's second iteration: 2,000 clusters of a layer of the first",
 }
 
@@ -28,9 +28,9 @@ def _recipe(name: str, **target: Any) -> Recipe:
         {
             "encoder": "musichubert-base",
             "targets": {name: {"target": "clusters", **target}},
-            "masking": {"probability": 0.8, "span": 10},
-            "objective": {"final_width": 256},
-            "optimiser": {"learning_rate": 5e-4, "warmup": 0.08, "clip": 10.0},
+            "masking": {"mask_prob": 0.8, "mask_length": 10},
+            "objective": {"final_dim": 256},
+            "optimiser": {"learning_rate": 5e-4, "warmup_fraction": 0.08, "max_grad_norm": 10.0},
             "crop_seconds": 15.6,
             "batch": round(47 * 60 / 15.6),
             "steps": 400_000,

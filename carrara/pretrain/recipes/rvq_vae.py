@@ -1,15 +1,15 @@
-"""RVQ-VAE: our own small codec, learnt from a corpus; its eight books of codes are a teacher that one can listen to.
+"""RVQ-VAE: our own small codec, trained on a corpus; its eight codebooks are a target that can be listened to.
 
-No encoder comes of it but a teacher: `--set targets.NAME.weights=FOLDER` with target `codes`, source `rvq-vae`. MERT's
-teacher is EnCodec (24 kHz, 8 books of 1024, 75 frames a second), whose weights are not ours to ship; this one has the
-same label layout. Adam's betas are EnCodec's; its learning rate of 3e-4 is higher here, where no discriminator works
-against it. EnCodec's weights of 0.1 for the waveform and 1 for the spectra are shares of the gradient, as its balancer
-sees to; bare losses differ in size (a sample's error is some hundredths, a spectral distance 2 to 9). On 8 melodies (4
-filters, 32 codes, 300 steps of 3.2 s) the spectral distance of unseen ones came to 2.95 with a weight of 10 for the
-waveform, 3.12 with 1, 3.17 with 0.1, and at a third of the learning rate to 3.07 (measured 2026-11-21).
+The result is not an encoder but a target: `codes` with source `rvq-vae`. MERT's target is EnCodec [defossez2022] (24
+kHz, 8 codebooks of 1024, 75 frames a second), whose weights we do not ship; this codec has the same label layout.
+Adam's betas are EnCodec's; the learning rate is higher than its 3e-4, because there is no discriminator. EnCodec's
+weights of 0.1 for the waveform and 1 for the spectra are fractions of the gradient, which its balancer ensures; bare
+losses differ in size (a sample's error is some hundredths, a spectral distance 2 to 9). On 8 melodies (4 filters, 32
+codes, 300 steps of 3.2 s) the spectral distance of unseen ones was 2.95 with a weight of 10 for the waveform, 3.12 with
+1, 3.17 with 0.1, and 3.07 at a third of the learning rate (measured 2026-11-21).
 
-Scales. `base` has 16 filters and 1024 codes, for a GPU. `small`: 8 filters. `tiny`: 8 filters, 256 codes, 16 kHz (50
-frames a second, for students of MERT-v0's shape): 0.65 s a step on one core, a quarter of an hour.
+Scales: `base` has 16 filters and 1024 codes, for a GPU. `small`: 8 filters. `tiny`: 8 filters, 256 codes, 16 kHz (50
+frames a second, for students of MERT-v0's architecture): 0.65 s a step on one core, a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from carrara.core.settings import Settings
 from carrara.nn.quantize.rvq_vae import CodecSettings
 from carrara.pretrain.recipes._base import OptimiserSettings, RecipeFamily
 
-VARIANTS = {"rvq-vae": "RVQ-VAE: a teacher of 8 books of codes learnt from the corpus, decodable back to sound"}
+VARIANTS = {
+    "rvq-vae": "RVQ-VAE: a codec of 8 codebooks trained on the corpus, as a target that can be decoded to audio"
+}
 
 
 class CodecRecipe(Settings):
-    """Everything that decides what a training of the codec makes, but for the corpus.
+    """Everything that determines a training of the codec except the corpus.
 
     Attributes:
-        network: its shape.
-        waveform, commitment: weights beside the spectral distance, which weighs 1.
-        crop_seconds, level, batch, steps, seed, checkpoint_every, journal_every: as in a recipe of masked prediction.
+        network: settings of the codec.
+        waveform, commitment: weights of these losses; the spectral distance has weight 1.
+
+    The other settings are those of `Recipe`.
     """
 
     network: CodecSettings = CodecSettings()

@@ -1,0 +1,81 @@
+"""AdamW and the learning-rate schedules of fairseq: polynomial decay and three stages."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from carrara.pretrain.recipes._base import OptimiserSettings
+
+# The three-stage schedule starts and ends at this fraction of the peak.
+TRI_STAGE_FLOOR = 0.01
+
+
+class AdamWSettings(Protocol):
+    """The settings of AdamW that every recipe has."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def betas(self) -> tuple[float, float]: ...
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def adamw(model: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
+    """Return fused AdamW with weight decay on every parameter, biases and norms too, as in fairseq."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def scheduled_rate(step: int, steps: int, settings: OptimiserSettings) -> float:
+    """Return the learning rate of a step (from 0) in a run of `steps` steps."""
+    if settings.hold_fraction is not None:
+        return tri_stage(step, steps, settings.learning_rate, settings.warmup_fraction, settings.hold_fraction)
+    return polynomial_decay(step, steps, settings.learning_rate, settings.warmup_fraction, settings.poly_power)
+
+
+def polynomial_decay(step: int, steps: int, peak: float, warmup: float, power: float = 1.0) -> float:
+    """Return the rate of a step: a linear warm-up to the peak, then a polynomial decay to 0 [notes/pretraining §3.6].
+
+    Args:
+        step: number of the step, from 0.
+        steps: steps of the whole run; the rate reaches 0 there.
+        peak: rate at the end of the warm-up.
+        warmup: fraction of the steps that the warm-up takes.
+        power: exponent of the decay.
+    """
+    warmup_steps = round(warmup * steps)
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return peak * ((steps - step) / (steps - warmup_steps)) ** power
+
+
+def tri_stage(step: int, steps: int, peak: float, warmup: float, hold: float) -> float:
+    """Return the rate of a step: linear warm-up from a hundredth, constant, exponential decay to a hundredth.
+
+    The schedule of wav2vec 2.0 and data2vec [notes/pretraining §3.7].
+
+    Args:
+        step: number of the step, from 0.
+        steps: steps of the whole run.
+        peak: rate while it is constant.
+        warmup, hold: fractions of the steps; the rest is the decay.
+    """
+    warmup_steps, hold_steps = round(warmup * steps), round(hold * steps)
+    if step < warmup_steps:
+        return peak * (TRI_STAGE_FLOOR + (1 - TRI_STAGE_FLOOR) * step / warmup_steps)
+    decay_steps = steps - warmup_steps - hold_steps
+    if decay_steps <= 0:
+        return peak
+    return float(peak * TRI_STAGE_FLOOR ** (max(step - warmup_steps - hold_steps, 0) / decay_steps))
