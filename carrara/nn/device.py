@@ -1,4 +1,4 @@
-"""Where to compute: the word a person types, made into a device that is there."""
+"""The choice of the device to compute on."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import torch
 from carrara.core.errors import UsageError
 
 
-def pick_device(word: str = "auto") -> str:
-    """Return `cuda`, `mps` or `cpu`, the first that is there, for `auto`; any other word is checked and returned.
+def pick_device(name: str = "auto") -> str:
+    """Return `cuda`, `mps` or `cpu`, the first that is available, for `auto`; return any other name after a check.
 
     Raises:
-        UsageError: not a device, or one that this machine has not.
+        UsageError: the name is no device, or this machine does not have it.
     """
-    if word == "auto":
+    if name == "auto":
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.zeros(1, device=word)
+        torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as problem:
-        raise UsageError(f"--device {word}: {str(problem).splitlines()[0]}; auto picks one that is there") from None
-    return word
+        reason = str(problem).splitlines()[0]
+        raise UsageError(f"--device {name}: {reason}; auto picks a device that is available") from None
+    return name

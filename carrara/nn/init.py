@@ -1,27 +1,41 @@
-"""Networks are put together without memory, on torch's meta device, and get their first weights in one place: here."""
+"""Initial weights: networks are built without memory on torch's meta device and get their weights here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 @torch.no_grad()
-def draw_weights(network: nn.Module, initialise: Callable[[torch.Generator], None], seed: int) -> None:
-    """Give a network memory on the default device, and weights from a generator of that seed, the same on any device.
+def init_weights(network: nn.Module, initialize: Callable[[torch.Generator], None], seed: int) -> None:
+    """Allocate a network on the default device and draw its weights, the same for a seed on every device.
 
-    Nothing happens where the default device is meta: then the weights are to be loaded.
+    Under a default device of meta nothing happens: the weights are to be loaded.
 
     Args:
-        network: on the meta device.
-        initialise: fills every parameter and buffer of the network from a generator; it finds it on the CPU.
-        seed: of that generator.
+        network: a network on the meta device.
+        initialize: fills every parameter and buffer of the network from a generator on the CPU.
+        seed: seed of that generator.
     """
-    place = torch.get_default_device()
-    if place.type == "meta":
+    device = torch.get_default_device()
+    if device.type == "meta":
         return
     network.to_empty(device="cpu")
-    initialise(torch.Generator().manual_seed(seed))
-    network.to(place)
+    initialize(torch.Generator().manual_seed(seed))
+    network.to(device)
+
+
+def build_constants(build: Callable[[], Module]) -> Module:
+    """Return a module of computed constants, on the default device, or on the CPU where that is meta.
+
+    Such a module (a mel filter bank) must hold its values even while the weights beside it are not loaded yet.
+    """
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        module = build()
+    return module if device.type == "meta" else module.to(device)

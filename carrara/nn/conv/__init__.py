@@ -1,1 +1,1 @@
-"""Convolutional networks: front ends of waveforms and spectrograms, EfficientNet, NFNet."""
+"""Convolutional networks: waveform front end, subsampling of spectrograms, EfficientNet, NFNet, two-path NFNet."""

@@ -1,15 +1,15 @@
 """The front end of MusicFM and MuQ: two residual blocks of 2-D convolutions, a quarter of the frames and of the bands.
 
-Each block is two 3 × 3 convolutions, the first with stride 2, beside a third that shortens the input alike, all with
-batch norm (Won, Hung, Le 2024, MusicFM, section 3; facts of the authors' files). A linear map then takes all channels
-and bands of a frame to the network's width.
+Each block is two 3 × 3 convolutions, the first with stride 2, beside a third with stride 2, all with batch norm
+([won2024 §3] and the authors' files). A linear map then takes all channels and bands of a frame to the network's
+dimension.
 
-Silence beyond a clip's end is the zero that the convolutions pad with, so padding after a clip's frames is set to zero
-before every convolution, and a clip gives in a batch what it gives alone. Outside training, when batch norm couples
-nothing, long clips go through in blocks of frames with the frames beside them that the convolutions reach for, so that
+Beyond a clip's end the convolutions pad with zeros, so frames after a clip's own are set to zero before every
+convolution, and a clip gives in a batch what it gives alone. In evaluation mode, where batch norm couples nothing, long
+clips are processed in blocks of frames together with the neighbouring frames within the convolutions' reach, so that
 memory stays flat.
 
-Letters: B batch, F frames of the spectrogram, M bands, C channels, G frames that come out, D width.
+Letters: B batch, F frames of the spectrogram, M bands, C channels, G output frames, D dimension.
 """
 
 from __future__ import annotations
@@ -18,73 +18,72 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SHORTER = 4  # frames that make one
-REACH = 3  # frames that come out beside a block whose input the block's own depend on: ±9 of the spectrogram, in fours
-BLOCK = 4096  # frames of the spectrogram at once: a quarter of a gigabyte for 512 channels
+STRIDE = 4  # input frames of an output frame
+CONTEXT = 3  # output frames on either side of a block that its input must cover: ±9 input frames, in fours
+BLOCK_FRAMES = 4096  # input frames of a block: a quarter of a gigabyte for 512 channels
 
 
-def subsampled(frames: int) -> int:
-    """Return how many frames come out of so many: a quarter, rounded up."""
-    return -(-frames // SHORTER)
+def num_subsampled_frames(frames: int) -> int:
+    """Return the number of output frames: a quarter, rounded up."""
+    return -(-frames // STRIDE)
 
 
-class ResidualBlock(nn.Module):
+class _ConvBlock(nn.Module):
     """Two convolutions beside one, half the frames and bands; attribute names give the keys of the authors' files."""
 
-    def __init__(self, given: int, channels: int):
+    def __init__(self, inputs: int, channels: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(given, channels, 3, stride=2, padding=1)
+        self.conv1 = nn.Conv2d(inputs, channels, 3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(given, channels, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(inputs, channels, 3, stride=2, padding=1)
         self.bn3 = nn.BatchNorm2d(channels)
 
-    def forward(self, x_BCMF: Tensor, counts_B: Tensor | None = None) -> Tensor:
-        """Return `[batch, channels, bands / 2, frames / 2]`, zero after each clip's half of `counts_B` frames."""
-        halves_B = None if counts_B is None else (counts_B + 1) // 2
-        hidden = _cleared(functional.relu(self.bn1(self.conv1(x_BCMF))), halves_B)
-        return _cleared(functional.relu(self.bn3(self.conv3(x_BCMF)) + self.bn2(self.conv2(hidden))), halves_B)
+    def forward(self, x_BCMF: Tensor, counts_B: Tensor | None) -> Tensor:
+        """Return `[batch, channels, bands / 2, frames / 2]`, zero after each clip's `counts_B` output frames."""
+        hidden = _zero_after(functional.relu(self.bn1(self.conv1(x_BCMF))), counts_B)
+        return _zero_after(functional.relu(self.bn3(self.conv3(x_BCMF)) + self.bn2(self.conv2(hidden))), counts_B)
 
 
 class ConvSubsampling(nn.Module):
     """Both blocks and the linear map; attribute names give the keys of the authors' files."""
 
-    def __init__(self, bands: int, channels: int, width: int):
+    def __init__(self, bands: int, channels: int, dim: int):
         super().__init__()
-        self.conv = nn.Sequential(ResidualBlock(1, channels), ResidualBlock(channels, channels))
-        self.linear = nn.Linear(channels * (bands // SHORTER), width)
+        self.conv = nn.Sequential(_ConvBlock(1, channels), _ConvBlock(channels, channels))
+        self.linear = nn.Linear(channels * (bands // STRIDE), dim)
 
     def forward(self, mel_BFM: Tensor, counts_B: Tensor | None = None) -> Tensor:
-        """Return `[batch, ⌈frames / 4⌉, width]`; what stands after a clip's own frames means nothing.
+        """Return `[batch, ⌈frames / 4⌉, dim]`; the values after a clip's own frames mean nothing.
 
         Args:
-            mel_BFM: normalised spectrogram, zero after each clip's frames.
-            counts_B: frames of each clip; none: all.
+            mel_BFM: normalized spectrogram, zero after each clip's frames.
+            counts_B: frames of each clip; None means all.
         """
         frames = mel_BFM.shape[1]
-        size = max(BLOCK // len(mel_BFM) // SHORTER, 1) * SHORTER
+        size = max(BLOCK_FRAMES // len(mel_BFM) // STRIDE, 1) * STRIDE
         if self.training or frames <= size:
-            return self._mapped(mel_BFM, counts_B)
+            return self._forward_block(mel_BFM, counts_B)
         blocks = []
-        for begin in range(0, frames, size):
-            before = min(REACH * SHORTER, begin)
-            part_BFM = mel_BFM[:, begin - before : begin + size + REACH * SHORTER]
-            part_B = None if counts_B is None else (counts_B - (begin - before)).clamp(0, part_BFM.shape[1])
-            first = before // SHORTER
-            blocks.append(self._mapped(part_BFM, part_B)[:, first : first + size // SHORTER])
+        for start in range(0, frames, size):
+            before = min(CONTEXT * STRIDE, start)
+            block_BFM = mel_BFM[:, start - before : start + size + CONTEXT * STRIDE]
+            block_B = None if counts_B is None else (counts_B - (start - before)).clamp(0, block_BFM.shape[1])
+            first = before // STRIDE
+            blocks.append(self._forward_block(block_BFM, block_B)[:, first : first + size // STRIDE])
         return torch.cat(blocks, dim=1)
 
-    def _mapped(self, mel_BFM: Tensor, counts_B: Tensor | None) -> Tensor:
+    def _forward_block(self, mel_BFM: Tensor, counts_B: Tensor | None) -> Tensor:
         x_BCMF = mel_BFM.transpose(1, 2)[:, None]
         for block in self.conv:
-            x_BCMF = block(x_BCMF, counts_B)
             counts_B = None if counts_B is None else (counts_B + 1) // 2
+            x_BCMF = block(x_BCMF, counts_B)
         return self.linear(x_BCMF.flatten(1, 2).transpose(1, 2))
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw weights after He et al. (2015), the map's from U(±1/√n) of its n inputs; biases zero."""
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw convolutions as [he2015], the linear map from U(±1/√n) of its n inputs; biases are zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -97,7 +96,7 @@ class ConvSubsampling(nn.Module):
         self.linear.weight.uniform_(-bound, bound, generator=generator)
 
 
-def _cleared(x_BCMF: Tensor, counts_B: Tensor | None) -> Tensor:
+def _zero_after(x_BCMF: Tensor, counts_B: Tensor | None) -> Tensor:
     """Return the input with zeros after each clip's frames."""
     if counts_B is None:
         return x_BCMF

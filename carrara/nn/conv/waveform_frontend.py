@@ -1,13 +1,12 @@
 """The convolutional front end of HuBERT-shaped networks: waveform in, one vector every 320 samples out.
 
-Seven 1-D convolutions without padding (Baevski et al. 2020, wav2vec 2.0, section 2; Hsu et al. 2021, HuBERT), exact
-GELU after each. Norm mode "group": only layer 0 is normalised, every channel over time (HuBERT-base, all MERT). Norm
-mode "layer": every layer, every frame over channels (data2vec, Music2Vec). Norms are computed in float32 under
-autocast.
+Seven 1-D convolutions without padding ([baevski2020 §2], [hsu2021]), exact GELU after each. Norm mode "group":
+only layer 0 is normalized, every channel over time (HuBERT-base, all MERT). Norm mode "layer": every layer, every frame
+over channels (data2vec, Music2Vec). Norms are computed in float32 under autocast.
 
-Group norm couples a whole clip, so zeros appended to fill a batch change what the clip itself gives (36 % with random
+Group norm couples a whole clip, so zeros appended to fill a batch change a clip's features (by 36 % with random
 weights). Padding "masked" takes the statistics over each clip's own frames only, so that a clip gives in a batch what
-it gives alone; "original" is what the published code does.
+it gives alone; "original" is the behaviour of the published code.
 
 Letters: B batch, T samples, F frames, C channels.
 """
@@ -29,15 +28,15 @@ EPS = 1e-5
 
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """Return how many samples one frame sees: 400 for the published stack."""
+    """Return how many samples one frame depends on: 400 for the published stack."""
     field = 1
     for kernel, stride in zip(reversed(kernels), reversed(strides)):
         field = (field - 1) * stride + kernel
     return field
 
 
-def frame_count(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Count:
-    """Return how many frames that many samples give, at least 1: shorter input is padded to one receptive field."""
+def num_frames(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Count:
+    """Return the number of frames of `samples` samples, at least 1: shorter input is padded to one receptive field."""
     field = receptive_field(kernels, strides)
     count = samples.clamp(min=field) if isinstance(samples, Tensor) else max(samples, field)
     for kernel, stride in zip(kernels, strides):
@@ -45,48 +44,50 @@ def frame_count(samples: Count, kernels: Sequence[int], strides: Sequence[int]) 
     return count
 
 
-def inside(lengths_B: Tensor, size: int, device: torch.device) -> Tensor:
-    """Return which of `size` places belong to each clip, bool `[batch, size]`."""
+def valid_mask(lengths_B: Tensor, size: int, device: torch.device) -> Tensor:
+    """Return which of `size` positions belong to each clip, bool `[batch, size]`."""
     return torch.arange(size, device=device) < lengths_B.to(device)[:, None]
 
 
-def standardise(samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+def standardize_waveform(samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
     """Return each clip with mean 0 and variance 1 over its own samples (plus 1e-7 under the root); zero after them."""
     if lengths_B is None:
         centred_BT = samples_BT - samples_BT.mean(1, keepdim=True)
         return centred_BT * torch.rsqrt(centred_BT.square().mean(1, keepdim=True) + 1e-7)
-    mine_BT = inside(lengths_B, samples_BT.shape[1], samples_BT.device)
-    count_B1 = mine_BT.sum(1, keepdim=True).clamp(min=1)
-    mean_B1 = samples_BT.masked_fill(~mine_BT, 0).sum(1, keepdim=True) / count_B1
-    centred_BT = (samples_BT - mean_B1).masked_fill(~mine_BT, 0)
+    valid_BT = valid_mask(lengths_B, samples_BT.shape[1], samples_BT.device)
+    count_B1 = valid_BT.sum(1, keepdim=True).clamp(min=1)
+    mean_B1 = samples_BT.masked_fill(~valid_BT, 0).sum(1, keepdim=True) / count_B1
+    centred_BT = (samples_BT - mean_B1).masked_fill(~valid_BT, 0)
     return centred_BT * torch.rsqrt(centred_BT.square().sum(1, keepdim=True) / count_B1 + 1e-7)
 
 
-class ConvLayer(nn.Module):
-    """One convolution, its norm where it has one, and GELU."""
+class _ConvLayer(nn.Module):
+    """A convolution, its norm if any, and GELU."""
 
     def __init__(self, conv: nn.Conv1d, norm: ConvNorm | None):
         super().__init__()
         self.conv = conv
         channels = conv.out_channels
+        self.layer_norm: nn.Module | None = None
         if norm == "group":
-            self.layer_norm: nn.Module | None = nn.GroupNorm(channels, channels, eps=EPS)
+            self.layer_norm = nn.GroupNorm(channels, channels, eps=EPS)
         elif norm == "layer":
             self.layer_norm = nn.LayerNorm(channels, eps=EPS)
-        else:
-            self.layer_norm = None
 
     def forward(self, x_BCF: Tensor, counts_B: Tensor | None) -> Tensor:
-        """Return `[batch, channels, frames]`; group norm looks at the first `counts_B` frames of each clip only."""
+        """Return `[batch, channels, frames]`; group norm uses the first `counts_B` frames of each clip only."""
         x_BCF = self.conv(x_BCF)
         if isinstance(self.layer_norm, nn.GroupNorm):
-            x_BCF = _norm_over_time(x_BCF, self.layer_norm, counts_B)
+            x_BCF = _group_norm(x_BCF, self.layer_norm, counts_B)
         elif isinstance(self.layer_norm, nn.LayerNorm):
-            x_BCF = _norm_over_channels(x_BCF, self.layer_norm)
+            norm = self.layer_norm
+            weight_C, bias_C = norm.weight.float(), norm.bias.float()
+            x_BFC = functional.layer_norm(x_BCF.mT.float(), norm.normalized_shape, weight_C, bias_C, norm.eps)
+            x_BCF = x_BFC.mT.to(x_BCF.dtype)
         return functional.gelu(x_BCF)
 
 
-class ConvFront(nn.Module):
+class WaveformFrontend(nn.Module):
     """The stack of convolutions; attribute names give the keys of Hugging Face's `feature_extractor`."""
 
     def __init__(
@@ -95,7 +96,7 @@ class ConvFront(nn.Module):
         super().__init__()
         self.kernels, self.strides = tuple(kernels), tuple(strides)
         self.conv_layers = nn.ModuleList(
-            ConvLayer(
+            _ConvLayer(
                 nn.Conv1d(1 if i == 0 else channels, channels, kernel, stride, bias=bias),
                 norm if norm == "layer" or i == 0 else None,
             )
@@ -106,31 +107,31 @@ class ConvFront(nn.Module):
         """Return the features, `[batch, frames, channels]`; zero after each clip's own frames.
 
         Args:
-            samples_BT: waveform; shorter than one receptive field it is padded with zeros to one.
-            lengths_B: samples of each clip that are sound; none: all of them.
-            padding: whether group norm leaves out the padding ("masked") or not ("original").
+            samples_BT: waveform; zeros fill it up to one receptive field.
+            lengths_B: valid samples of each clip; None means all.
+            padding: whether group norm excludes the padding ("masked") or not ("original").
         """
         x_BT = samples_BT
         if lengths_B is not None:
             lengths_B = lengths_B.to(x_BT.device)
-            x_BT = x_BT.masked_fill(~inside(lengths_B, x_BT.shape[1], x_BT.device), 0)
+            x_BT = x_BT.masked_fill(~valid_mask(lengths_B, x_BT.shape[1], x_BT.device), 0)
         field = receptive_field(self.kernels, self.strides)
         if x_BT.shape[1] < field:
             x_BT = functional.pad(x_BT, (0, field - x_BT.shape[1]))
         counts_B = None
         if lengths_B is not None and padding == "masked":
-            counts_B = frame_count(lengths_B.clamp(min=field), self.kernels[:1], self.strides[:1])
+            counts_B = num_frames(lengths_B.clamp(min=field), self.kernels[:1], self.strides[:1])
         x_BCF = x_BT[:, None]
         for layer in self.conv_layers:
             x_BCF = layer(x_BCF, counts_B)
         x_BFC = x_BCF.mT
         if lengths_B is None:
             return x_BFC
-        frames_B = frame_count(lengths_B, self.kernels, self.strides)
-        return x_BFC.masked_fill(~inside(frames_B, x_BFC.shape[1], x_BFC.device)[..., None], 0)
+        frames_B = num_frames(lengths_B, self.kernels, self.strides)
+        return x_BFC.masked_fill(~valid_mask(frames_B, x_BFC.shape[1], x_BFC.device)[..., None], 0)
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def init_weights(self, generator: torch.Generator) -> None:
         """Draw Kaiming-normal weights; biases are zero, norms the identity."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
@@ -138,16 +139,10 @@ class ConvFront(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.GroupNorm | nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
+                module.reset_parameters()
 
 
-def _norm_over_channels(x_BCF: Tensor, norm: nn.LayerNorm) -> Tensor:
-    weight_C, bias_C = norm.weight.float(), norm.bias.float()
-    return functional.layer_norm(x_BCF.mT.float(), norm.normalized_shape, weight_C, bias_C, norm.eps).mT.to(x_BCF.dtype)
-
-
-def _norm_over_time(x_BCF: Tensor, norm: nn.GroupNorm, counts_B: Tensor | None) -> Tensor:
+def _group_norm(x_BCF: Tensor, norm: nn.GroupNorm, counts_B: Tensor | None) -> Tensor:
     weight_C, bias_C = norm.weight.float(), norm.bias.float()
     if counts_B is None:
         return functional.group_norm(x_BCF.float(), norm.num_groups, weight_C, bias_C, norm.eps).to(x_BCF.dtype)

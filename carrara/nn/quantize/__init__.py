@@ -1,1 +1,1 @@
-"""Quantisers: k-means, residual codebooks, random projections and a small neural codec."""
+"""Quantizers: k-means, residual codebooks, random projections and a small neural codec."""

@@ -1,1 +1,1 @@
-"""Spectra: framing, mel, MFCC, chroma and constant-Q transforms, each equal to a named reference."""
+"""Spectra: framing, mel, MFCC, constant-Q, chroma, tuning, and the multi-scale spectral distance."""

@@ -1,8 +1,8 @@
-"""What pre-training reconstructs of a CQT: its magnitude as MERT does, or a form in which every octave counts.
+"""The reconstruction target made of a CQT: its magnitude as in MERT, or a form in which every octave counts.
 
 With the bare magnitude, 93 % of the variance on a clip of music lies below 523 Hz and the loss grows with the square
 of the gain, so a crop's loudness decides its weight. `log` is ln(1 + 100 x): 0 in silence, 40 dB of range above the
-knee for ordinary music. `standardised` is (x − mean) / deviation of each bin over a corpus.
+knee for ordinary music. `standardised` is (x − mean) / std of each bin over a corpus.
 
 Letters: B batch, F frames, M bins.
 """
@@ -20,37 +20,37 @@ from carrara.core.errors import DataError, UsageError
 
 Form = Literal["magnitude", "log", "standardised"]
 LOG_GAIN = 100.0
-# A bin that hardly ever sounds would otherwise be blown up by its tiny deviation.
-LEAST_DEVIATION = 1e-3
+# A bin that is almost always silent would otherwise be amplified by its tiny std.
+MIN_STD = 1e-3
 
 
 @dataclass(frozen=True)
-class Statistics:
+class CqtStatistics:
     """Mean and population standard deviation of each bin's magnitude over a corpus, `[M]` each, single precision."""
 
     mean_M: Tensor
-    deviation_M: Tensor
+    std_M: Tensor
 
 
-def statistics(magnitudes: Iterable[Tensor]) -> Statistics:
-    """Return the statistics over all frames of CQTs `[…, F, M]`, read one after another and summed in double precision.
+def compute_bin_statistics(magnitudes: Iterable[Tensor]) -> CqtStatistics:
+    """Return the statistics over all frames of spectra `[…, F, M]`, read one by one and summed in double precision.
 
     Raises:
-        DataError: there is not one frame.
+        DataError: there is no frame.
     """
     count, total, squares = 0, torch.zeros(1), torch.zeros(1)
     for magnitude in magnitudes:
-        rows = magnitude.detach().double().cpu().flatten(0, -2)
-        count += len(rows)
-        total = total + rows.sum(dim=0)
-        squares = squares + rows.square().sum(dim=0)
+        frames_NM = magnitude.detach().double().cpu().flatten(0, -2)
+        count += len(frames_NM)
+        total = total + frames_NM.sum(dim=0)
+        squares = squares + frames_NM.square().sum(dim=0)
     if not count:
-        raise DataError("the CQT's statistics need at least one frame; give a corpus with sound in it")
+        raise DataError("the CQT's statistics need at least one frame; give a corpus that is not silent")
     mean_M = total / count
-    return Statistics(mean_M.float(), (squares / count - mean_M.square()).clamp(min=0).sqrt().float())
+    return CqtStatistics(mean_M.float(), (squares / count - mean_M.square()).clamp(min=0).sqrt().float())
 
 
-def target(cqt_BFM: Tensor, form: Form, statistics: Statistics | None = None) -> Tensor:
+def cqt_target(cqt_BFM: Tensor, form: Form, statistics: CqtStatistics | None = None) -> Tensor:
     """Return a CQT's magnitudes in the form to be predicted, `[B, F, M]`.
 
     Raises:
@@ -64,5 +64,5 @@ def target(cqt_BFM: Tensor, form: Form, statistics: Statistics | None = None) ->
         raise UsageError(f"there is no CQT target {form!r}; use magnitude, log or standardised")
     if statistics is None:
         raise UsageError("the CQT target 'standardised' needs each bin's statistics over the corpus; collect them")
-    deviation_M = statistics.deviation_M.to(cqt_BFM.device).clamp(min=LEAST_DEVIATION)
-    return (cqt_BFM - statistics.mean_M.to(cqt_BFM.device)) / deviation_M
+    std_M = statistics.std_M.to(cqt_BFM.device).clamp(min=MIN_STD)
+    return (cqt_BFM - statistics.mean_M.to(cqt_BFM.device)) / std_M

@@ -1,8 +1,8 @@
 """Mel spectrograms: filter banks on the Slaney, HTK and Kaldi scales, and the compressions that models expect.
 
-Which scale, which normalisation of the triangles and which logarithm decide whether published weights work: MAEST,
-MusiCNN and EffNet-Discogs want Slaney bands of equal area and log10(1 + 10000 x), MULE wants HTK bands of unit L2 norm,
-HuBERT's MFCC wants Kaldi's triangles, which are straight on the mel axis instead of in Hz.
+Which scale, which normalization of the triangles and which logarithm decide whether published weights work: MAEST,
+MusiCNN and EffNet-Discogs need Slaney bands of equal area and log10(1 + 10000 x), MULE needs HTK bands of unit L2 norm,
+HuBERT's MFCC needs Kaldi's triangles, which are straight on the mel axis instead of in Hz.
 
 Letters: B batch, T samples, F frames, K frequencies of the FFT, M bands.
 """
@@ -18,27 +18,27 @@ import torch
 from torch import Tensor, nn
 
 from carrara.core.errors import UsageError
-from carrara.nn.spectral.framing import Framing, Spectrum, float32
+from carrara.nn.spectral.framing import Framing, Spectrum, no_autocast
 
 Scale = Literal["slaney", "htk", "kaldi"]
 Norm = Literal["slaney", "l2", "none"]
 
 
 @dataclass(frozen=True)
-class Bands:
+class MelBands:
     """A mel filter bank.
 
     Attributes:
-        count: number of bands.
-        low: lower edge of the first band, in Hz.
-        high: upper edge of the last, in Hz; none for half the sample rate.
+        num_bands: number of bands.
+        min_hz: lower edge of the first band.
+        max_hz: upper edge of the last band; None means half the sample rate.
         scale: "slaney" (linear below 1 kHz), "htk" (logarithmic throughout), "kaldi" (htk, triangles straight in mel).
         norm: of each triangle: "slaney" (area 1 in Hz), "l2" (unit L2 norm over the FFT's bins), "none" (peak 1).
     """
 
-    count: int
-    low: float = 0.0
-    high: float | None = None
+    num_bands: int
+    min_hz: float = 0.0
+    max_hz: float | None = None
     scale: Scale = "slaney"
     norm: Norm = "slaney"
 
@@ -59,21 +59,21 @@ def mel_to_hertz(mel: Tensor, scale: Scale) -> Tensor:
     return torch.where(mel < 15.0, mel * 200.0 / 3.0, high)
 
 
-def bank(bands: Bands, sample_rate: int, size: int) -> Tensor:
-    """Return the triangles over the bins of an FFT of that size, `[K, M]`, in double precision.
+def mel_filter_bank(bands: MelBands, sample_rate: int, fft_size: int) -> Tensor:
+    """Return the triangles over the bins of an FFT, `[K, M]`, in double precision.
 
     Raises:
         UsageError: the bands' edges do not lie between 0 and half the sample rate.
     """
-    high = sample_rate / 2 if bands.high is None else bands.high
-    if not 0 <= bands.low < high <= sample_rate / 2:
+    max_hz = sample_rate / 2 if bands.max_hz is None else bands.max_hz
+    if not 0 <= bands.min_hz < max_hz <= sample_rate / 2:
         raise UsageError(
-            f"mel bands from {bands.low:g} to {high:g} Hz do not fit a sample rate of {sample_rate} Hz; "
+            f"mel bands from {bands.min_hz:g} to {max_hz:g} Hz do not fit a sample rate of {sample_rate} Hz; "
             f"keep them between 0 and {sample_rate / 2:g} Hz"
         )
-    ends = hertz_to_mel(torch.tensor([bands.low, high], dtype=torch.float64), bands.scale)
-    edges = torch.linspace(ends[0], ends[1], bands.count + 2, dtype=torch.float64)
-    bins_K = torch.arange(size // 2 + 1, dtype=torch.float64) * (sample_rate / size)
+    ends = hertz_to_mel(torch.tensor([bands.min_hz, max_hz], dtype=torch.float64), bands.scale)
+    edges = torch.linspace(ends[0], ends[1], bands.num_bands + 2, dtype=torch.float64)
+    bins_K = torch.arange(fft_size // 2 + 1, dtype=torch.float64) * (sample_rate / fft_size)
     if bands.scale == "kaldi":
         bins_K = hertz_to_mel(bins_K, "kaldi")
     else:
@@ -89,34 +89,29 @@ def bank(bands: Bands, sample_rate: int, size: int) -> Tensor:
     return triangles_KM
 
 
-def as_it_is(power: Tensor) -> Tensor:
-    """Return the power itself."""
-    return power
-
-
-def natural_log(power: Tensor, floor: float = 1e-10) -> Tensor:
-    """Return the natural logarithm of a power, which counts as at least `floor`."""
+def log_power(power: Tensor, floor: float = 1e-10) -> Tensor:
+    """Return the natural logarithm of power, which is raised to at least `floor`."""
     return power.clamp(min=floor).log()
 
 
-def log10_10000(power: Tensor) -> Tensor:
+def to_decibels(power_BFM: Tensor, top_db: float | None = None, floor: float = 1e-10) -> Tensor:
+    """Return decibels against 1; with `top_db` not lower than that below each clip's own maximum."""
+    level_BFM = 10.0 * power_BFM.clamp(min=floor).log10()
+    if top_db is None:
+        return level_BFM
+    return torch.maximum(level_BFM, level_BFM.amax(dim=(-2, -1), keepdim=True) - top_db)
+
+
+def log10_compress(power: Tensor) -> Tensor:
     """Return log10(1 + 10000 x), the compression of Essentia's and MULE's models."""
     return (1.0 + 10000.0 * power).log10()
 
 
-def decibels(power_BFM: Tensor, reach: float | None = None, floor: float = 1e-10) -> Tensor:
-    """Return decibels against 1, cut off `reach` dB below each clip's own loudest value where `reach` is given."""
-    level_BFM = 10.0 * power_BFM.clamp(min=floor).log10()
-    if reach is None:
-        return level_BFM
-    return torch.maximum(level_BFM, level_BFM.amax(dim=(-2, -1), keepdim=True) - reach)
-
-
-COMPRESSIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": as_it_is,
-    "ln": natural_log,
-    "db": decibels,
-    "log10": log10_10000,
+_COMPRESSIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda power: power,
+    "ln": log_power,
+    "db": to_decibels,
+    "log10": log10_compress,
 }
 
 
@@ -129,7 +124,7 @@ class MelSpectrogram(nn.Module):
         self,
         sample_rate: int,
         framing: Framing,
-        bands: Bands,
+        bands: MelBands,
         compression: Literal["none", "ln", "db", "log10"] = "none",
     ) -> None:
         """Prepare the window and the filter bank.
@@ -139,8 +134,8 @@ class MelSpectrogram(nn.Module):
         """
         super().__init__()
         self.spectrum = Spectrum(framing)
-        self.compress = COMPRESSIONS[compression]
-        self.register_buffer("bank_KM", bank(bands, sample_rate, framing.size).float(), persistent=False)
+        self.compression = compression
+        self.register_buffer("bank_KM", mel_filter_bank(bands, sample_rate, framing.fft_size).float(), persistent=False)
 
     def forward(self, samples_BT: Tensor) -> Tensor:
         """Return the compressed power in each band, `[B, F, M]`.
@@ -148,5 +143,5 @@ class MelSpectrogram(nn.Module):
         Raises:
             UsageError: the clips are empty.
         """
-        with float32(samples_BT):
-            return self.compress(self.spectrum(samples_BT, self.bank_KM))
+        with no_autocast(samples_BT):
+            return _COMPRESSIONS[self.compression](self.spectrum(samples_BT, self.bank_KM))

@@ -1,17 +1,17 @@
 """The conformer: each layer attends, convolves along time, and has half a feed-forward network before and after.
 
-Gulati et al. 2020, "Conformer: Convolution-augmented Transformer for Speech Recognition" (arXiv 2005.08100), as built
-in Hugging Face's wav2vec2-conformer with rotary positions, whose attribute names these are. Two things there differ
-from the papers: positions turn the layer's normalised input **before** the maps to queries and keys, in blocks of a
-head's width; and the swish of the feed-forward networks is also that of the convolution.
+[gulati2020], as built in Hugging Face's wav2vec2-conformer with rotary positions, whose attribute names these are. Two
+things there differ from the papers: the rotation is applied to the layer's normalized input **before** the projections
+to queries and keys, in blocks of a head's features; and the swish of the feed-forward networks is also that of the
+convolution.
 
-Rows: index 0 is the input to layer 1, i the output of layer i, but the last is taken after the stack's norm, as in the
-authors' `hidden_states` and every number published for them.
+Layer outputs: index 0 is the input to layer 1, i the output of layer i, but the last is taken after the stack's norm,
+as in the authors' `hidden_states` and every number published for them.
 
-Padding is masked three times: it is not attended, it is zero where the convolution along time would reach into it, and
-batch norm is not touched by it outside training. So a clip gives in a batch what it gives alone.
+Padding is masked three times: it is not attended to, it is zero where the convolution along time would reach it, and
+batch norm does not depend on it in evaluation mode. So a clip gives in a batch what it gives alone.
 
-Letters: B batch, F frames, D width, H heads, E features a head, K kernel.
+Letters: B batch, F frames, D dimension, H heads, E features of a head.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ROTARY_BASE = 10_000
 
 @dataclass(frozen=True)
 class ConformerShape:
-    """What a stack is made of.
+    """The sizes of a stack.
 
     Attributes:
-        layers, width, heads, feed_forward: sizes; a head's features are even in number.
-        kernel: frames that the convolution along time sees, odd.
-        dropout: in training, on the input, attention weights, and inside and after every part of a layer.
+        num_layers, dim, num_heads, ffn_dim: sizes; a head has an even number of features.
+        kernel: frames of the convolution along time, odd.
+        dropout: dropout in training, on the input, attention weights, and inside and after every part of a layer.
     """
 
     num_layers: int
@@ -46,48 +46,46 @@ class ConformerShape:
 
 
 def rotary_frequencies(features: int) -> Tensor:
-    """Return by what angle each pair of a head's features turns from frame to frame, `[E / 2]` (Su et al. 2021)."""
+    """Return the angle by which each pair of a head's features turns per frame, `[E / 2]` [su2021]."""
     return 1.0 / ROTARY_BASE ** (torch.arange(0, features, 2).float() / features)
 
 
-def rotations(frames: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of each frame's angles, `[F, 1, E]`; feature e and e + E/2 are a pair."""
+def rotary_cos_sin(frames: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of each frame's angles, `[F, 1, E]`; features e and e + E/2 are a pair."""
     frequencies = rotary_frequencies(features).to(device)
     angles_FE = (torch.arange(frames, device=device)[:, None] * frequencies).repeat(1, 2)[:, None]
     return angles_FE.cos(), angles_FE.sin()
 
 
-def rotated(x_BFHE: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the features of every head turned by their frame's angles."""
+def apply_rotary(x_BFHE: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the features of every head rotated by their frame's angles."""
     first, second = x_BFHE.chunk(2, dim=-1)
-    return x_BFHE * turn[0] + torch.cat([-second, first], dim=-1) * turn[1]
+    return x_BFHE * cos_sin[0] + torch.cat([-second, first], dim=-1) * cos_sin[1]
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head self-attention whose queries and keys are maps of the turned input, values of the input as it is."""
+    """Multi-head self-attention; queries and keys are projections of the rotated input, values of the plain input."""
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
-        self.heads, self.dropout = shape.num_heads, shape.dropout
+        self.num_heads, self.dropout = shape.num_heads, shape.dropout
         self.linear_q = nn.Linear(shape.dim, shape.dim)
         self.linear_k = nn.Linear(shape.dim, shape.dim)
         self.linear_v = nn.Linear(shape.dim, shape.dim)
         self.linear_out = nn.Linear(shape.dim, shape.dim)
 
-    def forward(self, x_BFD: Tensor, turn: tuple[Tensor, Tensor], valid_BF: Tensor | None = None) -> Tensor:
-        """Return `[batch, frames, width]`; no frame looks at those where `valid_BF` is false."""
-        turned_BFD = rotated(x_BFD.unflatten(-1, (self.heads, -1)), turn).flatten(2)
-        q_BHFE, k_BHFE, v_BHFE = (
-            project(given_BFD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project, given_BFD in ((self.linear_q, turned_BFD), (self.linear_k, turned_BFD), (self.linear_v, x_BFD))
-        )
-        keep = None if valid_BF is None else valid_BF[:, None, None]
+    def forward(self, x_BFD: Tensor, cos_sin: tuple[Tensor, Tensor], valid_BF: Tensor | None = None) -> Tensor:
+        """Return `[batch, frames, dim]`; frames where `valid_BF` is false are not attended to."""
+        rotated_BFD = apply_rotary(x_BFD.unflatten(-1, (self.num_heads, -1)), cos_sin).flatten(2)
+        projections = (self.linear_q(rotated_BFD), self.linear_k(rotated_BFD), self.linear_v(x_BFD))
+        q_BHFE, k_BHFE, v_BHFE = (y_BFD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y_BFD in projections)
+        mask = None if valid_BF is None else valid_BF[:, None, None]
         dropout = self.dropout if self.training else 0.0
-        out_BHFE = functional.scaled_dot_product_attention(q_BHFE, k_BHFE, v_BHFE, keep, dropout)
+        out_BHFE = functional.scaled_dot_product_attention(q_BHFE, k_BHFE, v_BHFE, mask, dropout)
         return self.linear_out(out_BHFE.transpose(1, 2).flatten(2))
 
 
-class FeedForward(nn.Module):
+class ConformerFeedForward(nn.Module):
     """Linear, swish, Linear."""
 
     def __init__(self, shape: ConformerShape):
@@ -97,26 +95,26 @@ class FeedForward(nn.Module):
         self.output_dense = nn.Linear(shape.ffn_dim, shape.dim)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
-        """Return `[batch, frames, width]`."""
+        """Return `[batch, frames, dim]`."""
         hidden = functional.dropout(functional.silu(self.intermediate_dense(x_BFD)), self.dropout, self.training)
         return functional.dropout(self.output_dense(hidden), self.dropout, self.training)
 
 
-class TimeConvolution(nn.Module):
-    """Norm, gated pointwise map, one filter a channel along time, batch norm, swish, pointwise map."""
+class ConformerConvolution(nn.Module):
+    """Norm, gated pointwise convolution, depthwise convolution along time, batch norm, swish, pointwise convolution."""
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
-        width, kernel = shape.dim, shape.kernel
+        dim, kernel = shape.dim, shape.kernel
         self.dropout = shape.dropout
-        self.layer_norm = nn.LayerNorm(width, eps=EPS)
-        self.pointwise_conv1 = nn.Conv1d(width, 2 * width, 1, bias=False)
-        self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
-        self.batch_norm = nn.BatchNorm1d(width, eps=EPS)
-        self.pointwise_conv2 = nn.Conv1d(width, width, 1, bias=False)
+        self.layer_norm = nn.LayerNorm(dim, eps=EPS)
+        self.pointwise_conv1 = nn.Conv1d(dim, 2 * dim, 1, bias=False)
+        self.depthwise_conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.batch_norm = nn.BatchNorm1d(dim, eps=EPS)
+        self.pointwise_conv2 = nn.Conv1d(dim, dim, 1, bias=False)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
-        """Return `[batch, frames, width]`; frames where `valid_BF` is false count as zeros beyond a clip's end."""
+        """Return `[batch, frames, dim]`; frames where `valid_BF` is false count as zeros beyond a clip's end."""
         x_BDF = functional.glu(self.pointwise_conv1(self.layer_norm(x_BFD).transpose(1, 2)), dim=1)
         if valid_BF is not None:
             x_BDF = x_BDF.masked_fill(~valid_BF[:, None], 0)
@@ -131,19 +129,19 @@ class ConformerLayer(nn.Module):
         super().__init__()
         self.dropout = shape.dropout
         self.ffn1_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
-        self.ffn1 = FeedForward(shape)
+        self.ffn1 = ConformerFeedForward(shape)
         self.self_attn_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
         self.self_attn = RotaryAttention(shape)
-        self.conv_module = TimeConvolution(shape)
+        self.conv_module = ConformerConvolution(shape)
         self.ffn2_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
-        self.ffn2 = FeedForward(shape)
+        self.ffn2 = ConformerFeedForward(shape)
         self.final_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
 
-    def forward(self, x_BFD: Tensor, turn: tuple[Tensor, Tensor], valid_BF: Tensor | None = None) -> Tensor:
-        """Return the layer's output, `[batch, frames, width]`."""
+    def forward(self, x_BFD: Tensor, cos_sin: tuple[Tensor, Tensor], valid_BF: Tensor | None = None) -> Tensor:
+        """Return the layer's output, `[batch, frames, dim]`."""
         x_BFD = x_BFD + 0.5 * self.ffn1(self.ffn1_layer_norm(x_BFD))
-        attended_BFD = self.self_attn(self.self_attn_layer_norm(x_BFD), turn, valid_BF)
-        x_BFD = x_BFD + functional.dropout(attended_BFD, self.dropout, self.training)
+        attention_BFD = self.self_attn(self.self_attn_layer_norm(x_BFD), cos_sin, valid_BF)
+        x_BFD = x_BFD + functional.dropout(attention_BFD, self.dropout, self.training)
         x_BFD = x_BFD + self.conv_module(x_BFD, valid_BF)
         x_BFD = x_BFD + 0.5 * self.ffn2(self.ffn2_layer_norm(x_BFD))
         return self.final_layer_norm(x_BFD)
@@ -159,23 +157,23 @@ class Conformer(nn.Module):
         self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> list[Tensor]:
-        """Return layers + 1 tensors `[batch, frames, width]`; what stands after a clip's frames means nothing.
+        """Return num_layers + 1 tensors `[batch, frames, dim]`; the values after a clip's frames mean nothing.
 
         Args:
-            x_BFD: what the front end gives.
-            valid_BF: which frames are sound; none: all.
+            x_BFD: outputs of the front end.
+            valid_BF: which frames are valid; None means all.
         """
         shape = self.shape
-        turn = rotations(x_BFD.shape[1], shape.dim // shape.num_heads, x_BFD.device)
-        rows = [functional.dropout(x_BFD, shape.dropout, self.training)]
+        cos_sin = rotary_cos_sin(x_BFD.shape[1], shape.dim // shape.num_heads, x_BFD.device)
+        outputs = [functional.dropout(x_BFD, shape.dropout, self.training)]
         for layer in self.layers:
-            rows.append(layer(rows[-1], turn, valid_BF))
-        rows[-1] = self.layer_norm(rows[-1])
-        return rows
+            outputs.append(layer(outputs[-1], cos_sin, valid_BF))
+        outputs[-1] = self.layer_norm(outputs[-1])
+        return outputs
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw linear weights from N(0, 0.02), convolutions after He et al. (2015); biases zero, norms the identity."""
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw linear weights from N(0, 0.02), convolutions as [he2015]; biases are zero, norms the identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.weight.normal_(0, INITIAL_STD, generator=generator)

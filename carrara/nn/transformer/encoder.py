@@ -1,18 +1,18 @@
-"""The Transformer of HuBERT-shaped networks: positions, a norm, and layers; every layer's output comes back.
+"""The Transformer of HuBERT-shaped networks: positions, a norm, and layers; the output of every layer is returned.
 
-Post-LN (base sizes): the stack's norm stands before the layers, each layer is x = LN(x + f(x)). Pre-LN (MERT-330M):
-each layer is x = x + f(LN(x)), and the stack's norm stands after the last layer. Rows: index 0 is the input to layer
-1, i the output of layer i. For pre-LN, `final_norm` says whether the last row is taken after the stack's norm (what
-pre-training heads see, and what transformers 4.38 to 4.57 gave to probes) or before it (transformers 5). Post-LN
-ignores it.
+Post-LN (base sizes): the stack's norm comes before the layers, each layer is x = LN(x + f(x)). Pre-LN (MERT-330M): each
+layer is x = x + f(LN(x)), and the stack's norm comes after the last layer. Layer outputs: index 0 is the input to layer
+1, i the output of layer i. For pre-LN, `final_norm` decides whether the last output is taken after the stack's norm
+(the input of pre-training heads, and what transformers 4.38 to 4.57 gave to probes) or before it (transformers 5).
+Post-LN ignores it.
 
-DeepNorm (Wang et al. 2022; post-LN only): x = LN(α·x + f(x)) with α = (2N)^¼, and the weights of v, out and both
-feed-forward layers scaled at initialisation by β = (8N)^-¼. Here they are BERT's N(0, 0.02) times β, as in MERT.
+DeepNorm ([wang2022]; post-LN only): x = LN(α·x + f(x)) with α = (2N)^¼, and the weights of v, out and both feed-forward
+layers scaled at initialization by β = (8N)^-¼. Here they are BERT's N(0, 0.02) times β, as in MERT.
 
-LayerDrop (Fan et al. 2020) skips a layer in training; the row of a skipped layer repeats its input, so the number of
-rows never changes. Like dropout it draws from torch's global CPU generator, which a training loop seeds and saves.
+LayerDrop [fan2020] skips a layer in training; the output of a skipped layer repeats its input, so the number of outputs
+never changes. Like dropout it draws from torch's global CPU generator, which a training loop seeds and saves.
 
-Letters: B batch, F frames, D width.
+Letters: B batch, F frames, D dimension.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from carrara.nn.transformer.attention import Mode, MultiHeadAttention
+from carrara.nn.transformer.attention import AttentionMode, MultiHeadAttention
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
 
 EPS = 1e-5
@@ -33,28 +33,20 @@ INITIAL_STD = 0.02
 SCALED_BY_DEEPNORM = {"v_proj", "out_proj", "intermediate_dense", "output_dense"}
 
 
-@dataclass(frozen=True)
-class DeepNorm:
-    """Residual gain α and initial weight gain β of a stack."""
-
-    alpha: float
-    beta: float
-
-
-def deepnorm(layers: int) -> DeepNorm:
-    """Return the constants for a stack of encoder layers: 2.2134 and 0.3195 for 12."""
-    return DeepNorm(alpha=(2 * layers) ** 0.25, beta=(8 * layers) ** -0.25)
+def deepnorm_constants(num_layers: int) -> tuple[float, float]:
+    """Return residual gain α and initial weight gain β of a stack: 2.2134 and 0.3195 for 12 layers."""
+    return (2 * num_layers) ** 0.25, (8 * num_layers) ** -0.25
 
 
 @dataclass(frozen=True)
 class TransformerShape:
-    """What a stack is made of.
+    """The sizes and options of a stack.
 
     Attributes:
-        layers, width, heads, feed_forward: sizes.
+        num_layers, dim, num_heads, ffn_dim: sizes.
         norm_placement: post or pre.
         deepnorm: whether residuals are scaled; post only.
-        final_norm: whether the last row of a pre-LN stack is normalised.
+        final_norm: whether the last output of a pre-LN stack is normalized.
         attention, relaxation: form of the attention (see carrara.nn.transformer.attention).
         dropout: after attention, after the feed-forward network, and on the input to layer 1.
         attention_dropout, activation_dropout: on attention weights; inside the feed-forward network.
@@ -68,7 +60,7 @@ class TransformerShape:
     norm_placement: Literal["post", "pre"] = "post"
     deepnorm: bool = False
     final_norm: bool = True
-    attention: Mode = "sdpa"
+    attention: AttentionMode = "sdpa"
     relaxation: float | None = None
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -76,17 +68,17 @@ class TransformerShape:
     layerdrop: float = 0.0
 
 
-class FeedForward(nn.Module):
+class TransformerFeedForward(nn.Module):
     """Linear, GELU, Linear."""
 
-    def __init__(self, width: int, hidden: int, dropout: float):
+    def __init__(self, dim: int, ffn_dim: int, dropout: float):
         super().__init__()
         self.dropout = dropout
-        self.intermediate_dense = nn.Linear(width, hidden)
-        self.output_dense = nn.Linear(hidden, width)
+        self.intermediate_dense = nn.Linear(dim, ffn_dim)
+        self.output_dense = nn.Linear(ffn_dim, dim)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
-        """Return `[batch, frames, width]`."""
+        """Return `[batch, frames, dim]`."""
         hidden = functional.gelu(self.intermediate_dense(x_BFD))
         return self.output_dense(functional.dropout(hidden, self.dropout, self.training))
 
@@ -98,26 +90,26 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.pre = shape.norm_placement == "pre"
         self.dropout = shape.dropout
-        self.alpha = deepnorm(shape.num_layers).alpha if shape.deepnorm else 1.0
+        self.alpha = deepnorm_constants(shape.num_layers)[0] if shape.deepnorm else 1.0
         self.attention = MultiHeadAttention(
             shape.dim, shape.num_heads, shape.attention_dropout, shape.attention, shape.relaxation
         )
         self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
-        self.feed_forward = FeedForward(shape.dim, shape.ffn_dim, shape.activation_dropout)
+        self.feed_forward = TransformerFeedForward(shape.dim, shape.ffn_dim, shape.activation_dropout)
         self.final_layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
-        """Return the layer's output, `[batch, frames, width]`."""
+        """Return the layer's output, `[batch, frames, dim]`."""
         if self.pre:
-            x_BFD = x_BFD + self._dropped(self.attention(self.layer_norm(x_BFD), valid_BF))
-            return x_BFD + self._dropped(self.feed_forward(self.final_layer_norm(x_BFD)))
-        x_BFD = self.layer_norm(self._residual(x_BFD) + self._dropped(self.attention(x_BFD, valid_BF)))
-        return self.final_layer_norm(self._residual(x_BFD) + self._dropped(self.feed_forward(x_BFD)))
+            x_BFD = x_BFD + self._dropout(self.attention(self.layer_norm(x_BFD), valid_BF))
+            return x_BFD + self._dropout(self.feed_forward(self.final_layer_norm(x_BFD)))
+        x_BFD = self.layer_norm(self._residual(x_BFD) + self._dropout(self.attention(x_BFD, valid_BF)))
+        return self.final_layer_norm(self._residual(x_BFD) + self._dropout(self.feed_forward(x_BFD)))
 
     def _residual(self, x_BFD: Tensor) -> Tensor:
         return x_BFD if self.alpha == 1.0 else self.alpha * x_BFD
 
-    def _dropped(self, x_BFD: Tensor) -> Tensor:
+    def _dropout(self, x_BFD: Tensor) -> Tensor:
         return functional.dropout(x_BFD, self.dropout, self.training)
 
 
@@ -125,25 +117,25 @@ class Transformer(nn.Module):
     """Positions, norm and layers; attribute names give the keys of Hugging Face's `encoder`.
 
     Attributes:
-        recompute: whether, in training, what happens inside a layer is computed again in the backward pass instead of
-            being kept (Chen et al. 2016); the same result in less memory.
+        activation_checkpointing: whether, in training, the activations inside a layer are recomputed in the backward
+            pass instead of being kept [chen2016]; the same result in less memory.
     """
 
     def __init__(self, shape: TransformerShape, positions: HubertPositions | Data2vecPositions):
         super().__init__()
-        self.recompute = False
+        self.activation_checkpointing = False
         self.shape = shape
         self.pos_conv_embed: HubertPositions | Data2vecPositions = positions
         self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
         self.layers = nn.ModuleList(TransformerLayer(shape) for _ in range(shape.num_layers))
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None, mask_positions: bool = True) -> list[Tensor]:
-        """Return layers + 1 tensors `[batch, frames, width]`; what stands after a clip's frames means nothing.
+        """Return num_layers + 1 tensors `[batch, frames, dim]`; the values after a clip's frames mean nothing.
 
         Args:
             x_BFD: projected frames.
-            valid_BF: which frames are sound; none: all.
-            mask_positions: whether the blocks of positions keep the padding at zero; false: as published.
+            valid_BF: which frames are valid; None means all.
+            mask_positions: whether padding is zeroed inside the positions; false as published.
         """
         shape = self.shape
         if valid_BF is not None:
@@ -152,30 +144,25 @@ class Transformer(nn.Module):
         if shape.norm_placement == "post":
             x_BFD = self.layer_norm(x_BFD)
         x_BFD = functional.dropout(x_BFD, shape.dropout, self.training)
-        rows = [x_BFD]
+        outputs = [x_BFD]
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.layers:
             if not (self.training and shape.layerdrop and torch.rand(()).item() < shape.layerdrop):
-                x_BFD = self._through(layer, x_BFD, valid_BF)
-            rows.append(x_BFD)
+                x_BFD = checkpoint(layer, x_BFD, valid_BF, use_reentrant=False) if recompute else layer(x_BFD, valid_BF)
+            outputs.append(x_BFD)
         if shape.norm_placement == "pre" and shape.final_norm:
-            rows[-1] = self.layer_norm(x_BFD)
-        return rows
-
-    def _through(self, layer: nn.Module, x_BFD: Tensor, valid_BF: Tensor | None) -> Tensor:
-        if self.recompute and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, x_BFD, valid_BF, use_reentrant=False)
-        return layer(x_BFD, valid_BF)
+            outputs[-1] = self.layer_norm(x_BFD)
+        return outputs
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def init_weights(self, generator: torch.Generator) -> None:
         """Draw every linear weight from N(0, 0.02) with zero bias, as BERT; under DeepNorm times β."""
-        self.pos_conv_embed.initialise(generator)
-        beta = deepnorm(self.shape.num_layers).beta if self.shape.deepnorm else 1.0
+        self.pos_conv_embed.init_weights(generator)
+        beta = deepnorm_constants(self.shape.num_layers)[1] if self.shape.deepnorm else 1.0
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 gain = beta if name.rpartition(".")[2] in SCALED_BY_DEEPNORM else 1.0
                 module.weight.normal_(0, INITIAL_STD * gain, generator=generator)
                 module.bias.zero_()
             elif isinstance(module, nn.LayerNorm):
-                module.weight.fill_(1)
-                module.bias.zero_()
+                module.reset_parameters()

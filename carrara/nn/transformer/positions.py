@@ -1,14 +1,15 @@
-"""Positions from convolutions over time, the two published kinds: what is returned is added to the frames.
+"""Convolutional positions over time, the two published kinds; their output is added to the frames.
 
-"hubert" (wav2vec 2.0, HuBERT, MERT): one wide grouped convolution (kernel 128, 16 groups), weight-normalised with one
-gain a kernel tap, then GELU. "data2vec" (Baevski et al. 2022; Music2Vec): a chain of narrow ones (five of kernel 19),
-each followed by a layer norm without weights and GELU. An even kernel gives one frame too many; the last is dropped.
+"hubert" (wav2vec 2.0, HuBERT, MERT): one wide grouped convolution (kernel 128, 16 groups), weight-normalized with one
+gain for each kernel tap, then GELU. "data2vec" ([baevski2022]; Music2Vec): a chain of narrow convolutions (five of
+kernel 19), each followed by a layer norm without weights and GELU. An even kernel gives one frame too many; the last is
+dropped.
 
-Frames after a clip's end are zero on the way in. In the data2vec chain each block's bias would fill them again and
-the next would carry that into the clip, so they are made zero between blocks; without a mask (the published
-behaviour) not.
+Frames after a clip's end are zero at the input. In the data2vec chain each block's bias would fill them again and the
+next block would carry that into the clip, so they are zeroed between blocks; without a mask (the published behaviour)
+they are not.
 
-Letters: B batch, F frames, D width.
+Letters: B batch, F frames, D dimension.
 """
 
 from __future__ import annotations
@@ -21,58 +22,58 @@ from torch.nn import functional
 
 
 class HubertPositions(nn.Module):
-    """One weight-normalised convolution; keys `conv.bias` and `conv.parametrizations.weight.original{0,1}`."""
+    """One weight-normalized convolution; keys `conv.bias` and `conv.parametrizations.weight.original{0,1}`."""
 
-    def __init__(self, width: int, kernel: int, groups: int):
+    def __init__(self, dim: int, kernel: int, groups: int):
         super().__init__()
-        conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
-        """Return the positions, `[batch, frames, width]`; `x_BFD` is taken as zero where `valid_BF` is false."""
-        x_BDF = self.conv(_cleared(x_BFD, valid_BF).mT)[..., : x_BFD.shape[1]]
+        """Return the positions, `[batch, frames, dim]`; `x_BFD` counts as zero where `valid_BF` is false."""
+        x_BDF = self.conv(_zero_invalid(x_BFD, valid_BF).mT)[..., : x_BFD.shape[1]]
         return functional.gelu(x_BDF).mT
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw the kernel from N(0, 4 / (kernel · width)); the gains are its norms, the bias is zero."""
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw the kernel from N(0, 4 / (kernel · dim)); the gains are its norms, the bias is zero."""
         gain, direction = self.conv.parametrizations.weight.original0, self.conv.parametrizations.weight.original1
         direction.normal_(0, math.sqrt(4 / (direction.shape[2] * direction.shape[0])), generator=generator)
         gain.copy_(direction.norm(dim=(0, 1), keepdim=True))
         nn.init.zeros_(self.conv.bias)
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, kernel: int, groups: int):
+class _Data2vecBlock(nn.Module):
+    def __init__(self, dim: int, kernel: int, groups: int):
         super().__init__()
-        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
-        frames, width = x_BFD.shape[1:]
+        frames, dim = x_BFD.shape[1:]
         x_BDF = self.conv(x_BFD.mT)[..., :frames]
-        return functional.gelu(functional.layer_norm(x_BDF.mT.float(), (width,)).to(x_BDF.dtype))
+        return functional.gelu(functional.layer_norm(x_BDF.mT.float(), (dim,)).to(x_BDF.dtype))
 
 
 class Data2vecPositions(nn.Module):
     """A chain of convolutions; keys `layers.i.conv.{weight,bias}`."""
 
-    def __init__(self, width: int, kernel: int, groups: int, depth: int):
+    def __init__(self, dim: int, kernel: int, groups: int, depth: int):
         super().__init__()
-        self.layers = nn.ModuleList(_Block(width, kernel, groups) for _ in range(depth))
-        self.bound = 1 / math.sqrt(width // groups * kernel)
+        self.layers = nn.ModuleList(_Data2vecBlock(dim, kernel, groups) for _ in range(depth))
+        self.bound = 1 / math.sqrt(dim // groups * kernel)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
-        """Return the positions, `[batch, frames, width]`; where `valid_BF` is false every block sees zeros."""
+        """Return the positions, `[batch, frames, dim]`; where `valid_BF` is false every block gets zeros."""
         for layer in self.layers:
-            x_BFD = layer(_cleared(x_BFD, valid_BF))
+            x_BFD = layer(_zero_invalid(x_BFD, valid_BF))
         return x_BFD
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def init_weights(self, generator: torch.Generator) -> None:
         """Draw weights and biases as PyTorch does by default: uniform within one over the root of the fan-in."""
         for parameter in self.parameters():
             parameter.uniform_(-self.bound, self.bound, generator=generator)
 
 
-def _cleared(x_BFD: Tensor, valid_BF: Tensor | None) -> Tensor:
+def _zero_invalid(x_BFD: Tensor, valid_BF: Tensor | None) -> Tensor:
     return x_BFD if valid_BF is None else x_BFD.masked_fill(~valid_BF[..., None], 0)

@@ -1,17 +1,18 @@
-"""The patch Transformer of MAEST and PaSST: a distilled ViT over a mel spectrogram, time and frequency told apart.
+"""The patch Transformer of MAEST and PaSST: a distilled ViT over a mel spectrogram, with separate time and frequency.
 
 A convolution of 16 × 16 patches at stride 10, without padding, gives 9 rows (frequency) of columns (time); each patch
-gets the vector of its row plus the vector of its column (Koutini et al. 2022, PaSST; Alonso-Jiménez et al. 2023,
-MAEST). Then come pre-norm layers over [cls, dist, patches row by row]. Rows of output: index 0 is the input to layer 1,
-i the raw output of layer i; `norm` is applied to none of them, but is here because its weights are the network's.
+gets the vector of its row plus the vector of its column ([koutini2022]; [alonso2023]). Then come pre-norm layers over
+[cls, dist, patches row by row]. Layer outputs: index 0 is the input to layer 1, i the raw output of layer i; `norm` is
+applied to none of them, but is here because its weights are the network's.
 
-The table of columns has one more place than the training length gives patches (its size is frames // stride), so
-sound a little longer fits. Shorter sound takes a slice of it, from the start or, in training, from anywhere.
+The table of columns has one more entry than the training length gives patches (its size is frames // stride), so
+slightly longer audio fits. Shorter audio takes a slice of it, from the start or, in training, from anywhere.
 
-Patchout leaves out whole columns (in training) or rows and columns (when hearing) after positions are added, the same
-ones for the whole batch. Parameter names are those of the published MAEST files.
+Patchout drops whole columns (in training) or rows and columns (at inference) after positions are added, the same ones
+for the whole batch. Parameter names are those of the published MAEST files.
 
-Letters: B batch, F frames, M mel bands, D width, R rows and C columns of patches, N tokens, H heads, E features a head.
+Letters: B batch, F frames, M mel bands, D dimension, R rows and C columns of patches, N tokens, H heads, E features of
+a head.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from carrara.core.errors import UsageError
 
 EPS = 1e-6
 INITIAL_STD = 0.02
-EXTRA = 2  # tokens before the patches: cls and dist
+NUM_PREFIX_TOKENS = 2  # cls and dist, before the patches
 
 
 @dataclass(frozen=True)
 class VitShape:
-    """What the network is made of.
+    """The sizes of the network.
 
     Attributes:
         frames: mel frames of the training length (312, 625, 1250, 1875 for 5, 10, 20, 30 s of MAEST).
         bands: mel bands.
-        patch, stride: side of a patch, and from one patch to the next, in frames and bands.
-        width, layers, heads, feed_forward: sizes of the Transformer.
+        patch, stride: side of a patch, and distance from one patch to the next, in frames and bands.
+        dim, num_layers, num_heads, ffn_dim: sizes of the Transformer.
     """
 
     frames: int
@@ -57,56 +58,56 @@ class VitShape:
 
     @property
     def columns(self) -> int:
-        """Columns that the table of positions has; the most that can be heard at once."""
+        """Columns of the table of positions, the most that one input may have."""
         return self.frames // self.stride
 
-    def time_patches(self, frames: int) -> int:
-        """Return how many columns so many mel frames give; 0 where not even one patch fits."""
+    def num_columns(self, frames: int) -> int:
+        """Return the columns of patches of `frames` mel frames; 0 where not even one patch fits."""
         return max((frames - self.patch) // self.stride + 1, 0)
 
 
-class Attention(nn.Module):
+class VitAttention(nn.Module):
     """Self-attention with queries, keys and values from one projection."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None) -> Tensor:
-        """Return `[batch, tokens, width]`; no token looks at those where `valid_BN` is false."""
-        q_BHNE, k_BHNE, v_BHNE = self.qkv(x_BND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        keep = None if valid_BN is None else valid_BN[:, None, None]
-        out_BHNE = functional.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE, keep)
+        """Return `[batch, tokens, dim]`; tokens where `valid_BN` is false are not attended to."""
+        q_BHNE, k_BHNE, v_BHNE = self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if valid_BN is None else valid_BN[:, None, None]
+        out_BHNE = functional.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE, mask)
         return self.proj(out_BHNE.transpose(1, 2).flatten(2))
 
 
-class FeedForward(nn.Module):
+class VitFeedForward(nn.Module):
     """Linear, exact GELU, Linear."""
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, dim: int, ffn_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Return `[batch, tokens, width]`."""
+        """Return `[batch, tokens, dim]`."""
         return self.fc2(functional.gelu(self.fc1(x_BND)))
 
 
-class Block(nn.Module):
+class VitBlock(nn.Module):
     """One pre-norm layer."""
 
     def __init__(self, shape: VitShape):
         super().__init__()
         self.norm1 = nn.LayerNorm(shape.dim, eps=EPS)
-        self.attn = Attention(shape.dim, shape.num_heads)
+        self.attn = VitAttention(shape.dim, shape.num_heads)
         self.norm2 = nn.LayerNorm(shape.dim, eps=EPS)
-        self.mlp = FeedForward(shape.dim, shape.ffn_dim)
+        self.mlp = VitFeedForward(shape.dim, shape.ffn_dim)
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None) -> Tensor:
-        """Return the layer's output, `[batch, tokens, width]`."""
+        """Return the layer's output, `[batch, tokens, dim]`."""
         x_BND = x_BND + self.attn(self.norm1(x_BND), valid_BN)
         return x_BND + self.mlp(self.norm2(x_BND))
 
@@ -115,26 +116,22 @@ class PatchTransformer(nn.Module):
     """Patches, positions and layers.
 
     Attributes:
-        recompute: whether, in training, what happens inside a layer is computed again in the backward pass instead of
-            being kept; the same result in less memory.
+        activation_checkpointing: whether, in training, the activations inside a layer are recomputed in the backward
+            pass instead of being kept; the same result in less memory.
     """
 
     def __init__(self, shape: VitShape):
         super().__init__()
-        self.recompute = False
+        self.activation_checkpointing = False
         self.shape = shape
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, shape.dim))
-        self.new_pos_embed = nn.Parameter(torch.zeros(1, EXTRA, shape.dim))
+        self.new_pos_embed = nn.Parameter(torch.zeros(1, NUM_PREFIX_TOKENS, shape.dim))
         self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, shape.dim, shape.rows, 1))
         self.time_new_pos_embed = nn.Parameter(torch.zeros(1, shape.dim, 1, shape.columns))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, shape.dim, shape.patch, shape.stride)})
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
+        self.blocks = nn.ModuleList(VitBlock(shape) for _ in range(shape.num_layers))
         self.norm = nn.LayerNorm(shape.dim, eps=EPS)
-
-    def time_patches(self, frames: int) -> int:
-        """Return how many columns so many mel frames give; 0 where not even one patch fits."""
-        return self.shape.time_patches(frames)
 
     def forward(
         self,
@@ -144,19 +141,19 @@ class PatchTransformer(nn.Module):
         random_offset: int = 0,
         keep_rows: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return layers + 1 tensors `[batch, 2 + rows · columns, width]`: cls, dist, then the patches row by row.
+        """Return num_layers + 1 tensors `[batch, 2 + rows · columns, dim]`: cls, dist, then the patches row by row.
 
         Args:
-            mel_BFM: normalised log-mel frames.
-            frame_lengths_B: how many frames of each clip are sound; none: all. Patches that reach past them are never
-                attended, and what stands in their place means nothing.
-            keep_columns, keep_rows: sorted indices of the columns and rows that stay; none: all.
-            random_offset: where in the table of columns the clip begins.
+            mel_BFM: normalized log-mel frames.
+            frame_lengths_B: valid frames of each clip; None means all. Patches that reach past them are never attended
+                to, and their outputs mean nothing.
+            keep_columns, keep_rows: sorted indices of the columns and rows that stay; None means all.
+            random_offset: column of the table of positions at which the clip begins.
 
         Raises:
-            UsageError: sound shorter than a patch or longer than the table, or nothing kept.
+            UsageError: audio shorter than a patch or longer than the table, or no patch left.
         """
-        x_BDRC = self._placed(mel_BFM, random_offset)
+        x_BDRC = self._embed_patches(mel_BFM, random_offset)
         columns_C = torch.arange(x_BDRC.shape[3], device=mel_BFM.device)
         if keep_rows is not None:
             x_BDRC = x_BDRC[:, :, keep_rows.to(mel_BFM.device)]
@@ -170,63 +167,55 @@ class PatchTransformer(nn.Module):
         x_BND = torch.cat(
             [cls_11D.expand(batch, -1, -1), dist_11D.expand(batch, -1, -1), x_BDRC.flatten(2).mT.to(cls_11D.dtype)], 1
         )
-        valid_BN = self._valid(frame_lengths_B, mel_BFM.shape[1], columns_C, rows)
-        tokens = [x_BND]
+        valid_BN = self._valid_tokens(frame_lengths_B, mel_BFM.shape[1], columns_C, rows)
+        outputs = [x_BND]
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x_BND = self._through(block, x_BND, valid_BN)
-            tokens.append(x_BND)
-        return tokens
+            x_BND = checkpoint(block, x_BND, valid_BN, use_reentrant=False) if recompute else block(x_BND, valid_BN)
+            outputs.append(x_BND)
+        return outputs
 
-    def _placed(self, mel_BFM: Tensor, offset: int) -> Tensor:
-        """Return patches with their positions, `[batch, width, rows, columns]`."""
+    def _embed_patches(self, mel_BFM: Tensor, offset: int) -> Tensor:
+        """Return patches with their positions, `[batch, dim, rows, columns]`."""
         shape, frames = self.shape, mel_BFM.shape[1]
-        columns = shape.time_patches(frames)
+        columns = shape.num_columns(frames)
         if not columns:
-            raise UsageError(f"{frames} frames are less than one patch of {shape.patch}; give longer sound")
+            raise UsageError(f"{frames} frames are less than one patch of {shape.patch}; give longer audio")
         if offset + columns > shape.columns:
-            most = (shape.columns - offset - 1) * shape.stride + shape.patch
-            raise UsageError(f"{frames} frames, but the table of positions ends after {most}; hear it in windows")
+            longest = (shape.columns - offset - 1) * shape.stride + shape.patch
+            raise UsageError(
+                f"{frames} frames, but the table of positions ends after {longest}; split the audio into windows"
+            )
         x_BDRC = self.patch_embed["proj"](mel_BFM.mT[:, None])
         return x_BDRC + self.freq_new_pos_embed + self.time_new_pos_embed[..., offset : offset + columns]
 
-    def _valid(self, lengths_B: Tensor | None, frames: int, columns_C: Tensor, rows: int) -> Tensor | None:
-        """Return which tokens are sound, `[batch, tokens]`; none where all are."""
+    def _valid_tokens(self, lengths_B: Tensor | None, frames: int, columns_C: Tensor, rows: int) -> Tensor | None:
+        """Return which tokens are valid, `[batch, tokens]`; None where all are."""
         if lengths_B is None or bool((lengths_B >= frames).all()):
             return None
         shape = self.shape
         patches_B = (lengths_B.to(columns_C.device) - shape.patch).div(shape.stride, rounding_mode="floor") + 1
         valid_BC = columns_C < patches_B[:, None]
-        return functional.pad(valid_BC.repeat(1, rows), (EXTRA, 0), value=True)
-
-    def _through(self, block: nn.Module, x_BND: Tensor, valid_BN: Tensor | None) -> Tensor:
-        if self.recompute and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x_BND, valid_BN, use_reentrant=False)
-        return block(x_BND, valid_BN)
+        return functional.pad(valid_BC.repeat(1, rows), (NUM_PREFIX_TOKENS, 0), value=True)
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw tokens, tables and linear weights from N(0, 0.02), cut at ±2; convolution as PyTorch; biases zero."""
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw tokens, tables and linear weights from N(0, 0.02) cut at ±2, the convolution as PyTorch; biases zero."""
         tables = (self.cls_token, self.dist_token, self.new_pos_embed, self.freq_new_pos_embed, self.time_new_pos_embed)
         for table in tables:
-            draw(table, generator)
+            nn.init.trunc_normal_(table, std=INITIAL_STD, generator=generator)
         bound = 1 / self.shape.patch  # PyTorch's for a convolution: 1 / √(values of a patch)
         for parameter in self.patch_embed.parameters():
             parameter.uniform_(-bound, bound, generator=generator)
-        initialise_linear(self, generator)
-
-
-def draw(tensor: Tensor, generator: torch.Generator) -> None:
-    """Draw a tensor's values, as ViT does for weights and tables."""
-    nn.init.trunc_normal_(tensor, std=INITIAL_STD, generator=generator)
+        init_linear_layers(self, generator)
 
 
 @torch.no_grad()
-def initialise_linear(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw the linear maps in a module, with zero biases, and reset its norms."""
+def init_linear_layers(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw the linear weights of a module from N(0, 0.02) cut at ±2, with zero biases, and reset its norms."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            draw(part.weight, generator)
+            nn.init.trunc_normal_(part.weight, std=INITIAL_STD, generator=generator)
             nn.init.zeros_(part.bias)
         elif isinstance(part, nn.LayerNorm):
-            nn.init.ones_(part.weight)
-            nn.init.zeros_(part.bias)
+            part.reset_parameters()

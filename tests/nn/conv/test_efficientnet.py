@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import EfficientNetConfig, EfficientNetModel
 
-from carrara.nn.conv.efficientnet import EfficientNet, scaled
+from carrara.nn.conv.efficientnet import EfficientNet, scale_channels
 
 
 def log_mel(frames, bands=96, clips=2, seed=0):
@@ -35,7 +35,7 @@ def stir(module, seed=3):
 def twin(width=0.5):
     """Hugging Face's model and ours with its weights, which both list in the order in which they are used."""
     config = EfficientNetConfig(
-        num_channels=1, width_coefficient=width, depth_coefficient=1.0, hidden_dim=scaled(1280, width)
+        num_channels=1, width_coefficient=width, depth_coefficient=1.0, hidden_dim=scale_channels(1280, width)
     )
     theirs = stir(EfficientNetModel(config)).eval()
     ours = EfficientNet(width).eval()
@@ -68,9 +68,9 @@ def test_every_map_equals_hugging_face(frames):
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_strides_pad_as_the_two_rules_say(kernel, size, symmetric):
     """TensorFlow: as many zeros as half the outputs, rounded up, need, the odd one behind; PyTorch: kernel // 2."""
-    from carrara.nn.conv.efficientnet import NormedConvolution
+    from carrara.nn.conv.efficientnet import ConvNormSilu
 
-    part = NormedConvolution(3, 4, kernel, stride=2).eval()
+    part = ConvNormSilu(3, 4, kernel, stride=2).eval()
     map_BCFM = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     if symmetric:
         expected = functional.conv2d(map_BCFM, part.conv.weight, stride=2, padding=kernel // 2)
@@ -115,7 +115,7 @@ def test_any_length_is_heard(frames):
 
 def test_it_learns_and_every_weight_gets_a_gradient():
     network, head = EfficientNet(0.1), nn.Linear(128, 2)
-    network.initialise(torch.Generator().manual_seed(0))
+    network.init_weights(torch.Generator().manual_seed(0))
     mel_BFM, answers = log_mel(64, clips=8), torch.arange(8) % 2
     mel_BFM[answers == 1, :, :20] += 1.0
     parameters = [*network.parameters(), *head.parameters()]
@@ -134,7 +134,7 @@ def test_it_learns_and_every_weight_gets_a_gradient():
 def test_starting_weights_come_from_the_generator_and_keep_the_features_in_half_precision():
     networks = [EfficientNet() for _ in range(3)]
     for network, seed in zip(networks, (0, 0, 1)):
-        network.initialise(torch.Generator().manual_seed(seed))
+        network.init_weights(torch.Generator().manual_seed(seed))
     first, again, other = (network.eval()(log_mel(128))[1] for network in networks)
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)

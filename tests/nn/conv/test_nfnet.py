@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from scipy import integrate, special, stats
 
 from carrara.nn.conv import slow_fast
-from carrara.nn.conv.nfnet import Block, StandardisedConv, initialise, scaled_gelu
+from carrara.nn.conv.nfnet import NfnetBlock, StandardizedConv, init_nfnet_weights, scaled_gelu
 from carrara.nn.conv.slow_fast import SlowFast, SlowFastSettings
 
 TINY = SlowFastSettings(
@@ -118,7 +118,7 @@ def test_every_map_and_the_features_are_those_of_the_plain_network(maps, shape):
     slices = maps((2, *shape))
     expected_maps, expected = Naive(network).network(slices[..., None], TINY)
     with torch.no_grad():
-        ours_maps, ours = network.maps(torch.from_numpy(slices)), network(torch.from_numpy(slices))
+        ours_maps, ours = network.feature_maps(torch.from_numpy(slices)), network(torch.from_numpy(slices))
     assert len(ours_maps) == len(expected_maps) == 4
     for ours_pair, pair in zip(ours_maps, expected_maps):
         for our, their in zip(ours_pair, pair):
@@ -132,7 +132,7 @@ def test_every_map_and_the_features_are_those_of_the_plain_network(maps, shape):
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 8), (1, 4)])
 @pytest.mark.parametrize("shape", [(8, 16), (7, 9), (1, 1)])
 def test_padding_is_that_of_tensorflow(maps, kernel, stride, shape):
-    convolution = randomised(torch.nn.ModuleDict({"c": StandardisedConv(4, 6, kernel, stride, groups=2)}))
+    convolution = randomised(torch.nn.ModuleDict({"c": StandardizedConv(4, 6, kernel, stride, groups=2)}))
     x = maps((2, *shape, 4))
     ours = convolution["c"](torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     assert ours.shape[1:3] == (-(-shape[0] // stride[0]), -(-shape[1] // stride[1]))
@@ -140,7 +140,7 @@ def test_padding_is_that_of_tensorflow(maps, kernel, stride, shape):
 
 
 def test_padding_is_after_the_map_where_it_is_odd():
-    convolution = StandardisedConv(1, 1, (1, 3), (1, 2)).double()
+    convolution = StandardizedConv(1, 1, (1, 3), (1, 2)).double()
     with torch.no_grad():
         convolution.weight.copy_(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3))
         convolution.gain.fill_(2**0.5)
@@ -151,8 +151,8 @@ def test_padding_is_after_the_map_where_it_is_odd():
 
 
 def test_standardised_kernels_have_mean_0_and_the_gain_as_norm():
-    convolution = randomised(StandardisedConv(6, 4, (3, 3)))
-    kernels = convolution.standardised().detach()
+    convolution = randomised(StandardizedConv(6, 4, (3, 3)))
+    kernels = convolution.standardized_weight().detach()
     torch.testing.assert_close(kernels.mean((1, 2, 3)), torch.zeros(4).double())
     torch.testing.assert_close(kernels.flatten(1).norm(dim=1), convolution.gain.detach().abs())
     assert (
@@ -161,12 +161,12 @@ def test_standardised_kernels_have_mean_0_and_the_gain_as_norm():
 
 
 def test_kernels_that_hardly_vary_are_not_blown_up():
-    convolution = randomised(StandardisedConv(1, 1, (2, 2)))
+    convolution = randomised(StandardizedConv(1, 1, (2, 2)))
     with torch.no_grad():
         convolution.weight.copy_(torch.tensor([5.0, 5.0, 5.0, 5.0004], dtype=torch.float64).view(1, 1, 2, 2))
         convolution.gain.fill_(1.0)
     expected = torch.tensor([-0.01, -0.01, -0.01, 0.03], dtype=torch.float64)
-    torch.testing.assert_close(convolution.standardised().flatten(), expected, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(convolution.standardized_weight().flatten(), expected, atol=1e-12, rtol=1e-9)
 
 
 def test_scaled_gelu_keeps_the_variance_of_normal_numbers():
@@ -182,13 +182,13 @@ def test_scaled_gelu_keeps_the_variance_of_normal_numbers():
 def test_expected_variances_start_again_with_each_stage():
     network = SlowFast(TINY)
     for stages in (network.slow_stages, network.fast_stages):
-        variances = [[block.deviation**2 for block in stage] for stage in stages]
+        variances = [[block.expected_std**2 for block in stage] for stage in stages]
         assert variances == [pytest.approx([1.0]), pytest.approx([1.04, 1.08]), pytest.approx([1.04, 1.08])]
 
 
 def test_fresh_blocks_are_their_shortcut(maps):
-    block = Block(16, 16, 8, 1.0)
-    initialise(block, torch.Generator().manual_seed(0))
+    block = NfnetBlock(16, 16, 8, 1.0)
+    init_nfnet_weights(block, torch.Generator().manual_seed(0))
     x = torch.from_numpy(maps((1, 16, 4, 5))).float()
     assert torch.equal(block(x), x)
 
@@ -196,7 +196,7 @@ def test_fresh_blocks_are_their_shortcut(maps):
 def test_a_seed_gives_the_same_weights_again():
     def weights(seed):
         network = SlowFast(TINY)
-        initialise(network, torch.Generator().manual_seed(seed))
+        init_nfnet_weights(network, torch.Generator().manual_seed(seed))
         return torch.nn.utils.parameters_to_vector(network.parameters())
 
     assert torch.equal(weights(1), weights(1))
@@ -208,7 +208,7 @@ def test_f0_has_the_published_size_and_maps():
     with torch.device("meta"):
         network = SlowFast(SlowFastSettings())
     assert sum(parameter.numel() for parameter in network.parameters()) == 62_345_742
-    maps = network.maps(torch.empty(2, 96, 300, device="meta"))
+    maps = network.feature_maps(torch.empty(2, 96, 300, device="meta"))
     slow, fast = ([tuple(pair[path].shape[1:]) for pair in maps] for path in (0, 1))
     assert slow == [(128, 24, 19), (256, 24, 19), (512, 12, 19), (1536, 6, 19), (1536, 3, 19)]
     assert fast == [(16, 24, 75), (32, 24, 75), (64, 12, 75), (192, 6, 75), (192, 3, 75)]

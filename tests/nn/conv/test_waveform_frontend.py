@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.nn.conv.waveform_frontend import ConvFront, frame_count, receptive_field, standardise
+from carrara.nn.conv.waveform_frontend import WaveformFrontend, num_frames, receptive_field, standardize_waveform
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
 
 def front(norm="group", bias=False, channels=8):
-    module = ConvFront(channels, KERNELS, STRIDES, norm, bias).eval()
-    module.initialise(torch.Generator().manual_seed(1))
+    module = WaveformFrontend(channels, KERNELS, STRIDES, norm, bias).eval()
+    module.init_weights(torch.Generator().manual_seed(1))
     return module
 
 
@@ -26,15 +26,15 @@ def noise(*shape, seed=0):
 )
 def test_frame_counts_are_those_of_the_published_table(rate, frames):
     seconds = (1, 3, 5, 5.12, 10, 30)
-    assert tuple(frame_count(int(rate * s), KERNELS, STRIDES) for s in seconds) == frames
+    assert tuple(num_frames(int(rate * s), KERNELS, STRIDES) for s in seconds) == frames
     lengths = torch.tensor([int(rate * s) for s in seconds])
-    assert frame_count(lengths, KERNELS, STRIDES).tolist() == list(frames)
+    assert num_frames(lengths, KERNELS, STRIDES).tolist() == list(frames)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 4000), st.sampled_from(["group", "layer"]))
 def test_the_output_has_as_many_frames_as_were_foretold(samples, norm):
-    assert front(norm, channels=2)(noise(1, samples)).shape == (1, frame_count(samples, KERNELS, STRIDES), 2)
+    assert front(norm, channels=2)(noise(1, samples)).shape == (1, num_frames(samples, KERNELS, STRIDES), 2)
 
 
 def test_the_receptive_field_is_what_the_first_frame_depends_on():
@@ -78,7 +78,7 @@ def test_padding_as_published_leaks_through_group_norm_only():
     for norm, leaks in (("group", True), ("layer", False)):
         module, clip = front(norm), noise(1, 1300)
         batch = torch.nn.functional.pad(clip, (0, 1700)).repeat(2, 1)
-        padded = module(batch, torch.tensor([1300, 3000]), "original")[0, : frame_count(1300, KERNELS, STRIDES)]
+        padded = module(batch, torch.tensor([1300, 3000]), "original")[0, : num_frames(1300, KERNELS, STRIDES)]
         assert bool((padded - module(clip)[0]).abs().max() > 1e-2) is leaks
 
 
@@ -93,9 +93,9 @@ def test_group_norm_in_half_precision_is_computed_in_float32():
 
 def test_standardised_clips_have_mean_0_and_variance_1_over_their_own_samples():
     x, lengths = 3 + 2 * noise(2, 1000), torch.tensor([1000, 600])
-    out = standardise(x, lengths)
+    out = standardize_waveform(x, lengths)
     for row, length in zip(out, lengths):
         assert abs(row[:length].mean()) < 1e-4
         assert row[:length].var(unbiased=False) == pytest.approx(1, abs=1e-3)
         assert not row[length:].any()
-    torch.testing.assert_close(out[:1], standardise(x[:1]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out[:1], standardize_waveform(x[:1]), atol=1e-4, rtol=1e-4)

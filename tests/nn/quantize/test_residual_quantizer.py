@@ -5,8 +5,15 @@ import pytest
 import torch
 
 from carrara.core.errors import DataError, UsageError
-from carrara.nn.quantize.random_projection import ProjectedResidual, RandomProjection
-from carrara.nn.quantize.residual_quantizer import decode, encode, evenness, fit, follow, usage
+from carrara.nn.quantize.random_projection import ProjectedRVQ, RandomProjection
+from carrara.nn.quantize.residual_quantizer import (
+    codebook_usage,
+    decode_rvq,
+    encode_rvq,
+    fit_rvq,
+    relative_perplexity,
+    update_rvq,
+)
 
 
 def cloud(points=3000, dimensions=6, seed=0):
@@ -20,7 +27,7 @@ def generator(seed=0):
 
 
 def fitted(points, books=4, size=16, **more):
-    return fit([points], books, size, generator(), memory=10**6, **more)
+    return fit_rvq([points], books, size, generator(), max_points=10**6, **more)
 
 
 def naive_codes(points, books):
@@ -36,13 +43,15 @@ def naive_codes(points, books):
 def test_codes_are_those_of_a_naive_search_and_decode_to_their_sum():
     points, books = cloud(400), torch.randn(3, 9, 6, generator=generator())
     codes, residual = naive_codes(points.numpy(), books.numpy())
-    assert encode(points, books).tolist() == codes.tolist()
+    assert encode_rvq(points, books).tolist() == codes.tolist()
     for count in (1, 3):
         sums = sum(books.numpy()[book][codes[:, book]] for book in range(count))
-        np.testing.assert_allclose(decode(encode(points, books)[:, :count], books), sums, atol=1e-5)
-    np.testing.assert_allclose(points.numpy() - decode(encode(points, books), books).numpy(), residual, atol=1e-4)
+        np.testing.assert_allclose(decode_rvq(encode_rvq(points, books)[:, :count], books), sums, atol=1e-5)
+    np.testing.assert_allclose(
+        points.numpy() - decode_rvq(encode_rvq(points, books), books).numpy(), residual, atol=1e-4
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert encode(points, books).tolist() == codes.tolist()
+        assert encode_rvq(points, books).tolist() == codes.tolist()
 
 
 def test_each_book_lowers_the_error_and_the_report_tells_by_how_much():
@@ -73,9 +82,9 @@ def test_the_last_book_is_where_k_means_on_the_residual_rests():
 def test_a_stream_beyond_memory_moves_the_books_and_does_nearly_as_well():
     points = cloud(12_000)
     whole, _ = fitted(points)
-    streamed, counted = fit(points.split(500), 4, 16, generator(), memory=2000)
+    streamed, counted = fit_rvq(points.split(500), 4, 16, generator(), max_points=2000)
     assert counted["points"] == 12_000
-    start, _ = fit(points[:2000].split(500), 4, 16, generator(), memory=2000)
+    start, _ = fit_rvq(points[:2000].split(500), 4, 16, generator(), max_points=2000)
     assert not torch.equal(streamed, start)
 
     def error(books):
@@ -89,7 +98,7 @@ def test_one_book_that_follows_a_stream_is_the_mean_of_all_that_was_nearest():
     points = cloud(100)
     books, weights = points[None, :1].clone(), torch.ones(1, 1)
     for chunk in points[1:].split(7):
-        follow(chunk, books, weights)
+        update_rvq(chunk, books, weights)
     torch.testing.assert_close(books[0, 0], points.mean(0), atol=1e-4, rtol=1e-4)
     assert float(weights) == 100
 
@@ -100,22 +109,22 @@ def test_the_same_seed_gives_the_same_books():
 
 
 def test_too_few_points_and_none_are_refused():
-    with pytest.raises(UsageError, match="16 clusters cannot be had from 10 frames"):
+    with pytest.raises(UsageError, match="16 clusters need at least 16 frames, not 10"):
         fitted(cloud(10))
     with pytest.raises(DataError, match="no crop to cluster"):
-        fit([], 2, 4, generator(), memory=100)
+        fit_rvq([], 2, 4, generator(), max_points=100)
 
 
 def test_usage_is_exp_of_the_entropy_over_the_size():
     codes = torch.tensor([[0, 1], [1, 1], [2, 1], [3, 1]])
-    assert usage(codes, 4) == pytest.approx([1.0, 0.25])
-    assert evenness(torch.tensor([1.0, 1.0, 0.0, 0.0])) == pytest.approx(0.5)
-    assert evenness(torch.zeros(4)) == 0.0
+    assert codebook_usage(codes, 4) == pytest.approx([1.0, 0.25])
+    assert relative_perplexity(torch.tensor([1.0, 1.0, 0.0, 0.0])) == pytest.approx(0.5)
+    assert relative_perplexity(torch.zeros(4)) == 0.0
 
 
 def test_a_random_projection_gives_the_code_of_the_highest_cosine():
     quantiser, points = RandomProjection(6, 3, 20), cloud(200)
-    quantiser.draw(generator(1))
+    quantiser.init_weights(generator(1))
     found = quantiser.encode(points, 2).numpy()
     assert found.shape == (200, 2)
     for book in range(2):
@@ -125,7 +134,7 @@ def test_a_random_projection_gives_the_code_of_the_highest_cosine():
         assert (cosine.argmax(1) == found[:, book]).mean() > 0.99
     assert (found[:, 0] != found[:, 1]).mean() > 0.5
     again = RandomProjection(6, 3, 20)
-    again.draw(generator(1))
+    again.init_weights(generator(1))
     assert torch.equal(again.maps_QDP, quantiser.maps_QDP)
     # The direction alone counts.
     assert torch.equal(quantiser.encode(10 * points, 2), quantiser.encode(points, 2))
@@ -133,7 +142,7 @@ def test_a_random_projection_gives_the_code_of_the_highest_cosine():
 
 def test_a_projection_has_xaviers_deviation_and_codes_of_length_one():
     quantiser = RandomProjection(500, 2, 300)
-    quantiser.draw(generator())
+    quantiser.init_weights(generator())
     assert float(quantiser.maps_QDP.std()) == pytest.approx((2 / 516) ** 0.5, rel=0.02)
     np.testing.assert_allclose(quantiser.codes_QKP.norm(dim=2), 1.0, atol=1e-5)
 
@@ -144,8 +153,8 @@ def learnt():
     # Forty numbers that only twelve causes stand behind, as neighbouring bands have.
     points = torch.from_numpy(rng.normal(size=(4000, 12)) @ rng.normal(size=(12, 40))).float()
     points = (points - points.mean(0)) / points.std(0)
-    quantiser = ProjectedResidual(40, 4, 32)
-    quantiser.draw(generator())
+    quantiser = ProjectedRVQ(40, 4, 32)
+    quantiser.init_weights(generator())
     before = float((quantiser.decode(quantiser.encode(points, 4)) - points).abs().mean())
     return quantiser, points, before, quantiser.fit(points, 400, generator(), batch=512)
 
@@ -158,7 +167,7 @@ def test_learning_lowers_the_loss_and_the_error_falls_with_each_book(learnt):
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.8 * float(points.abs().mean())
     assert errors[-1] < before
-    assert min(usage(quantiser.encode(points, 4), 32)) > 0.5
+    assert min(codebook_usage(quantiser.encode(points, 4), 32)) > 0.5
 
 
 def test_learnt_codes_are_those_of_a_naive_loop(learnt):
@@ -174,5 +183,5 @@ def test_learnt_codes_are_those_of_a_naive_loop(learnt):
 
 
 def test_learning_from_fewer_points_than_codes_is_refused():
-    with pytest.raises(UsageError, match="32 codes cannot be had from 5 frames"):
-        ProjectedResidual(40, 4, 32).fit(torch.zeros(5, 40), 1, generator())
+    with pytest.raises(UsageError, match="32 codes need at least 32 frames, not 5"):
+        ProjectedRVQ(40, 4, 32).fit(torch.zeros(5, 40), 1, generator())

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.nn.spectral.chroma import ChromaSTFT, TunedChroma, bank, fold, folding
+from carrara.nn.spectral.chroma import ChromaSTFT, TunedChroma, chroma_filter_bank, fold_matrix, fold_to_chroma
 from carrara.nn.spectral.cqt import CQT
-from carrara.nn.spectral.framing import Spectrum, preset
-from carrara.nn.spectral.pitch_tuning import estimate
+from carrara.nn.spectral.framing import Spectrum, framing_preset
+from carrara.nn.spectral.pitch_tuning import estimate_tuning
 
-REAL = ("country.00000.wav", "giantsteps-10089.mp3", "mtg-948.mp3")
+REAL = ("game.wav", "game-1.mp3", "ending.ogg")
 KINDS = ("tone", "chord", "noise", "silence", "one sample", "short", *REAL)
 # Half of the longest kernel at 22,050 Hz, in hops of 512.
 EDGE = 34
@@ -25,7 +25,7 @@ def tensor(samples):
 @pytest.mark.parametrize("rate, size, chroma", [(16_000, 512, 264), (22_050, 2048, 12), (24_000, 4096, 36)])
 def test_banks_are_those_of_librosa(rate, size, chroma):
     reference = librosa.filters.chroma(sr=rate, n_fft=size, tuning=0, n_chroma=chroma, dtype=np.float64)
-    np.testing.assert_allclose(bank(rate, size, chroma).numpy(), reference.T, atol=1e-12)
+    np.testing.assert_allclose(chroma_filter_bank(rate, size, chroma).numpy(), reference.T, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,14 +45,14 @@ def test_five_seconds_at_16_khz_give_251_frames():
 
 @pytest.mark.parametrize("bins, octave, chroma", [(252, 36, 12), (84, 12, 12), (252, 36, 36), (100, 36, 12)])
 def test_odd_foldings_are_those_of_librosa(bins, octave, chroma):
-    ours = folding(bins, octave, chroma, 32.7)
+    ours = fold_matrix(bins, octave, chroma, 32.7)
     reference = librosa.filters.cq_to_chroma(bins, bins_per_octave=octave, n_chroma=chroma, fmin=32.7)
     np.testing.assert_allclose(ours.numpy(), reference.T, atol=1e-6)
 
 
 @pytest.mark.parametrize("chroma", [12, 36])
 def test_the_target_cqt_folds_by_overlap(chroma):
-    weights = folding(336, 48, chroma, 32.7).double()
+    weights = fold_matrix(336, 48, chroma, 32.7).double()
     fine = 10_080
     owner = (np.round(np.arange(fine) * chroma / fine + 1e-9).astype(int)) % chroma
     for bin in (0, 1, 5, 24, 47, 330):
@@ -67,9 +67,11 @@ def test_a_scale_walks_up_the_pitch_classes():
     time = torch.arange(8000) / 16_000
     notes = torch.stack([torch.sin(2 * torch.pi * 440 * 2 ** ((note - 9) / 12) * time) for note in range(12)])
     cqt = CQT(16_000, 320)(notes)
-    assert fold(cqt, 48)[:, 12].argmax(dim=-1).tolist() == list(range(12))
-    assert fold(cqt, 48, 36)[:, 12].argmax(dim=-1).tolist() == list(range(0, 36, 3))
-    assert fold(cqt[..., 12:], 48, lowest=32.7 * 2 ** (3 / 12))[:, 12].argmax(dim=-1).tolist() == list(range(12))
+    assert fold_to_chroma(cqt, 48)[:, 12].argmax(dim=-1).tolist() == list(range(12))
+    assert fold_to_chroma(cqt, 48, 36)[:, 12].argmax(dim=-1).tolist() == list(range(0, 36, 3))
+    assert fold_to_chroma(cqt[..., 12:], 48, lowest=32.7 * 2 ** (3 / 12))[:, 12].argmax(dim=-1).tolist() == list(
+        range(12)
+    )
 
 
 @pytest.mark.parametrize("kind, detune", [("sines", 0.0), ("sines", 0.21), ("sines", -0.37), *((k, 0.0) for k in LOUD)])
@@ -78,7 +80,7 @@ def test_tuning_is_that_of_librosa(sound, kind, detune):
     sines = sum(np.sin(2 * np.pi * 440 * 2 ** ((note + detune / 3) / 12) * time) for note in (-9, -5, -2, 3))
     samples = (sines if kind == "sines" else sound(kind, 22_050)).astype(np.float32)
     power = np.abs(librosa.stft(samples, pad_mode="reflect"))
-    ours = estimate(torch.from_numpy(samples), 22_050, 36, Spectrum(preset("librosa-0.8")))
+    ours = estimate_tuning(torch.from_numpy(samples), 22_050, 36, Spectrum(framing_preset("librosa-0.8")))
     assert ours == pytest.approx(librosa.estimate_tuning(S=power, sr=22_050, bins_per_octave=36), abs=1e-9)
     if kind == "sines":
         # The parabola through a Hann peak is itself a few hundredths of a semitone off.
@@ -120,7 +122,7 @@ def test_autocast_changes_nothing(sound, same_under_autocast):
     "wrong, says",
     [
         (lambda: ChromaSTFT(chroma=100), "100 chroma bins do not divide"),
-        (lambda: fold(torch.ones(1, 1, 84), 12, 36), "do not make 36"),
+        (lambda: fold_to_chroma(torch.ones(1, 1, 84), 12, 36), "do not make 36"),
         (lambda: ChromaSTFT()(torch.zeros(1, 0)), "no samples"),
     ],
 )

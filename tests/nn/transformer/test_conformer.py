@@ -6,8 +6,8 @@ from transformers import Wav2Vec2ConformerConfig
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
 
 from carrara.nn.conv import subsampling
-from carrara.nn.conv.subsampling import ConvSubsampling, subsampled
-from carrara.nn.transformer.conformer import Conformer, ConformerShape, rotated, rotations
+from carrara.nn.conv.subsampling import ConvSubsampling, num_subsampled_frames
+from carrara.nn.transformer.conformer import Conformer, ConformerShape, apply_rotary, rotary_cos_sin
 
 SHAPE = ConformerShape(num_layers=3, dim=32, num_heads=2, ffn_dim=48, kernel=7)
 
@@ -86,13 +86,13 @@ def test_rotations_are_multiplications_by_unit_complex_numbers():
     angles = torch.arange(count, dtype=torch.float64)[:, None] * speeds
     turned = torch.complex(x_BFHE[..., :4], x_BFHE[..., 4:]) * torch.polar(torch.ones_like(angles), angles)[:, None]
     wanted = torch.cat([turned.real, turned.imag], -1)
-    found = rotated(x_BFHE, rotations(count, features, torch.device("cpu")))
+    found = apply_rotary(x_BFHE, rotary_cos_sin(count, features, torch.device("cpu")))
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_dropout_acts_in_training_alone():
     conformer = Conformer(ConformerShape(num_layers=1, dim=8, num_heads=2, ffn_dim=8, kernel=3, dropout=0.5))
-    conformer.initialise(torch.Generator().manual_seed(0))
+    conformer.init_weights(torch.Generator().manual_seed(0))
     x_BFD = frames(20, width=8)
     assert not torch.equal(conformer.train()(x_BFD)[-1], conformer(x_BFD)[-1])
     assert torch.equal(conformer.eval()(x_BFD)[-1], conformer(x_BFD)[-1])
@@ -133,7 +133,7 @@ def naive_front(front, mel_BFM):
 
 @pytest.fixture(scope="module")
 def front():
-    return spread(ConvSubsampling(bands=8, channels=3, width=6), seed=2)
+    return spread(ConvSubsampling(bands=8, channels=3, dim=6), seed=2)
 
 
 @pytest.mark.parametrize("count", [1, 4, 13, 30])
@@ -141,7 +141,7 @@ def front():
 def test_the_front_end_is_the_one_written_out(front, count):
     mel_BFM = frames(count, width=8)
     found = front(mel_BFM)
-    assert found.shape[1] == subsampled(count)
+    assert found.shape[1] == num_subsampled_frames(count)
     torch.testing.assert_close(found.double(), naive_front(front, mel_BFM), atol=1e-5, rtol=1e-5)
 
 
@@ -154,7 +154,7 @@ def test_padding_after_a_clip_does_not_reach_into_its_frames(front):
     together = front(mel_BFM, torch.tensor(counts))
     for clip, count in enumerate(counts):
         alone = naive_front(front, mel_BFM[clip : clip + 1, :count])[0]
-        torch.testing.assert_close(together[clip, : subsampled(count)].double(), alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together[clip, : num_subsampled_frames(count)].double(), alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("counts", [None, (83, 30, 41)])
@@ -167,7 +167,7 @@ def test_long_clips_in_blocks_give_what_they_give_at_once(front, counts, monkeyp
     at_once = front(mel_BFM, counts_B)
     widest = []
     hook = front.conv[0].register_forward_hook(lambda module, given, out: widest.append(given[0].shape[-1]))
-    monkeypatch.setattr(subsampling, "BLOCK", 3 * 16)
+    monkeypatch.setattr(subsampling, "BLOCK_FRAMES", 3 * 16)
     in_blocks = front(mel_BFM, counts_B)
     hook.remove()
     assert len(widest) == 6 and max(widest) == 16 + 24

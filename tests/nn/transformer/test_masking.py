@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.nn.transformer.masking import span_mask, span_masks
+from carrara.nn.transformer.masking import span_mask
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ def test_coverage_is_the_closed_form_and_what_fairseq_was_measured_to_give(proba
 
 
 def test_the_draw_depends_on_seed_epoch_and_item_alone():
-    draw = lambda *place: span_mask(374, 0.8, 5, 2, *place)  # noqa: E731
+    draw = lambda *key: span_mask(374, 0.8, 5, 2, *key)  # noqa: E731
     assert torch.equal(draw(1, 2, 3), draw(1, 2, 3))
-    assert len({tuple(draw(*place).tolist()) for place in [(1, 2, 3), (0, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1)]}) == 5
+    assert len({tuple(draw(*key).tolist()) for key in [(1, 2, 3), (0, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1)]}) == 5
 
 
 @settings(deadline=None)
@@ -34,21 +34,3 @@ def test_something_stays_visible_and_masked_runs_are_at_least_a_span(frames, pro
     assert all(run >= min(span, frames - 1) for run in runs)
     if minimum and frames > 1:
         assert mask.any()
-
-
-def test_a_batch_holds_each_clips_own_mask():
-    frames, items = [374, 100, 7], [5, 9, 2]
-    masks = span_masks(frames, 0.8, 5, 2, (3, 1), items)
-    assert masks.shape == (3, 374)
-    for mask, count, item in zip(masks, frames, items):
-        assert torch.equal(mask[:count], span_mask(count, 0.8, 5, 2, 3, 1, item))
-        assert not mask[count:].any()
-
-
-def test_same_masks_trims_to_the_smallest_count_within_each_clips_mask():
-    frames, items = [249] * 16, list(range(16))
-    free = span_masks(frames, 0.8, 10, 2, (0, 0), items)
-    same = span_masks(frames, 0.8, 10, 2, (0, 0), items, same_masks=True)
-    assert set(same.sum(1).tolist()) == {int(free.sum(1).min())}
-    assert not (same & ~free).any()
-    assert torch.equal(same, span_masks(frames, 0.8, 10, 2, (0, 0), items, same_masks=True))

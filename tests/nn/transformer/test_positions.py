@@ -18,7 +18,7 @@ def made(kind, kernel):
         if kind == "hubert"
         else Data2vecPositions(WIDTH, kernel, GROUPS, depth=3)
     )
-    module.initialise(generator(1))
+    module.init_weights(generator(1))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(2)))
@@ -39,7 +39,7 @@ def test_the_effective_kernel_has_one_gain_a_tap(kernel):
 
 def test_the_first_gains_are_the_norms_of_the_drawn_kernel():
     module = HubertPositions(64, 32, 16)
-    module.initialise(generator())
+    module.init_weights(generator())
     assert module.conv.weight.std().item() == pytest.approx((4 / (32 * 64)) ** 0.5, rel=0.02)
     torch.testing.assert_close(module.conv.weight, module.conv.parametrizations.weight.original1)
 

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from carrara.nn.transformer.encoder import TransformerShape, Transformer, deepnorm
+from carrara.nn.transformer.encoder import Transformer, TransformerShape, deepnorm_constants
 from carrara.nn.transformer.positions import HubertPositions
 
 SHAPE = TransformerShape(num_layers=6, dim=32, num_heads=4, ffn_dim=64)
@@ -14,7 +14,7 @@ SHAPE = TransformerShape(num_layers=6, dim=32, num_heads=4, ffn_dim=64)
 
 def stack(**changes):
     module = Transformer(dataclasses.replace(SHAPE, **changes), HubertPositions(32, 8, 4))
-    module.initialise(torch.Generator().manual_seed(0))
+    module.init_weights(torch.Generator().manual_seed(0))
     return module
 
 
@@ -24,8 +24,7 @@ def frames(batch=2):
 
 @pytest.mark.parametrize(("layers", "alpha", "beta"), [(12, 2.2134, 0.3195), (24, 2.6321, 0.2686)])
 def test_deepnorm_constants(layers, alpha, beta):
-    assert deepnorm(layers).alpha == pytest.approx(alpha, abs=5e-5)
-    assert deepnorm(layers).beta == pytest.approx(beta, abs=5e-5)
+    assert deepnorm_constants(layers) == pytest.approx((alpha, beta), abs=5e-5)
 
 
 def test_deepnorm_scales_residuals_and_the_right_initial_weights():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.encoders._maest.keys import from_hub
+from carrara.encoders._maest.keys import from_ast
 from carrara.nn.transformer.vit import PatchTransformer, VitShape
 
 SMALL = VitShape(frames=316, dim=32, num_layers=3, num_heads=4, ffn_dim=64)
@@ -91,7 +91,7 @@ def test_every_layer_equals_hugging_faces():
     first, rows, columns = (torch.randn(size, generator=generator) for size in ((2, 32), (9, 1, 32), (1, 31, 32)))
     table.copy_(torch.cat([first, (rows + columns).reshape(-1, 32)])[None])
     ours = PatchTransformer(SMALL).eval()
-    tensors = from_hub(theirs.state_dict(), 9, "test")
+    tensors = from_ast(theirs.state_dict(), 9, "test")
     ours.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("vit.")})
     x = mel()
     expected = theirs(x, output_hidden_states=True).hidden_states
@@ -150,9 +150,9 @@ def test_what_does_not_fit_is_named(network, frames, options, said):
 def test_recomputing_gives_the_same_gradient():
     gradients = []
     for recompute in (False, True):
-        module = PatchTransformer(dataclasses.replace(SMALL, layers=2))
-        module.initialise(torch.Generator().manual_seed(0))
-        module.recompute = recompute
+        module = PatchTransformer(dataclasses.replace(SMALL, num_layers=2))
+        module.init_weights(torch.Generator().manual_seed(0))
+        module.activation_checkpointing = recompute
         module.train()(mel(1), torch.tensor([100]))[-1][:, :2].square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -163,7 +163,7 @@ def test_recomputing_gives_the_same_gradient():
 
 def test_initial_weights_are_as_said():
     module = PatchTransformer(VitShape(frames=312, dim=192, num_layers=2, num_heads=4, ffn_dim=384))
-    module.initialise(torch.Generator().manual_seed(1))
+    module.init_weights(torch.Generator().manual_seed(1))
     for name in ("blocks.1.attn.qkv.weight", "blocks.0.mlp.fc2.weight", "time_new_pos_embed"):
         values = module.get_parameter(name)
         assert float(values.std()) == pytest.approx(0.02, rel=0.05)
