@@ -13,7 +13,7 @@ from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.paths import data_home
 
 if TYPE_CHECKING:
-    from carrara.data._check import Check
+    from carrara.data._check import DatasetCheck
 
 
 class Dataset(ABC):
@@ -43,8 +43,8 @@ class Dataset(ABC):
     citation: ClassVar[str]
     source: ClassVar[str]
     remotes: ClassVar[tuple[Remote, ...]] = ()
-    steps: ClassVar[str] = ""
-    golden: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    manual_steps: ClassVar[str] = ""
+    expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     known_leaks: ClassVar[Mapping[str, int | None]] = {}
     seconds: ClassVar[tuple[float, float] | None] = None
 
@@ -60,7 +60,7 @@ class Dataset(ABC):
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
         """Return for each named split the side of each clip's id; an id left out belongs to no side."""
 
-    def get(self, root: Path, size: str | None = None) -> str:
+    def download(self, root: Path, size: str | None = None) -> str:
         """Download below `root` what may be downloaded, and return the steps that are left for a person.
 
         What is there whole already is kept, and what was begun goes on. Only datasets that come in sizes look at one.
@@ -71,9 +71,9 @@ class Dataset(ABC):
         """
         for remote in self.remotes:
             download(remote, Path(root))
-        return "" if self._whole(Path(root)) else self.steps
+        return "" if self._is_complete(Path(root)) else self.manual_steps
 
-    def _whole(self, root: Path) -> bool:
+    def _is_complete(self, root: Path) -> bool:
         """Return whether every clip that the annotations define is there."""
         try:
             clips = self.index(root)
@@ -86,7 +86,7 @@ class Dataset(ABC):
         base = Path(data_dir) if data_dir else data_home()
         return base if base.name == self.name else base / self.name
 
-    def sized(self, data_dir: Path | None, size: str) -> Path:
+    def root_for_size(self, data_dir: Path | None, size: str) -> Path:
         """Return the folder of one of a dataset's sizes.
 
         Raises:
@@ -113,13 +113,13 @@ class Dataset(ABC):
         if split not in splits:
             raise UsageError(f"{self.name} has no split {split!r}.{did_you_mean(split, splits)}")
         sides = splits[split]
-        return [clip.assigned(sides[clip.id]) for clip in self.index(root) if clip.id in sides]
+        return [clip.with_split(sides[clip.id]) for clip in self.index(root) if clip.id in sides]
 
-    def golden_at(self, root: Path) -> Mapping[str, Mapping[str, int]]:
+    def expected_counts_at(self, root: Path) -> Mapping[str, Mapping[str, int]]:
         """Return the counts that a folder should hold; the golden ones unless the dataset comes in sizes."""
-        return self.golden
+        return self.expected_counts
 
-    def called(self, split: str, left: int, whole: int) -> str:
+    def comparability(self, split: str, left: int, whole: int) -> str:
         """Return what a score may be called on a copy with `left` of the `whole` clips of a split."""
         if left == whole:
             return f"{self.title}, {split} split"
@@ -128,8 +128,8 @@ class Dataset(ABC):
             "scores; `carrara bench --partial` measures on it, and the record says so"
         )
 
-    def check(self, root: Path) -> Check:
+    def check(self, root: Path) -> DatasetCheck:
         """Compare the disk with the annotations and the golden counts; every file is opened."""
-        from carrara.data._check import check
+        from carrara.data._check import check_dataset
 
-        return check(self, Path(root))
+        return check_dataset(self, Path(root))

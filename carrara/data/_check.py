@@ -27,12 +27,12 @@ SAMPLED_BYTES = 2**14
 class Leak(Settings):
     """A group (song, singer, artist), or one and the same recording under several ids, on two sides of a split."""
 
-    split: str
+    split_scheme: str
     group: str
-    sides: tuple[str, ...]
+    splits: tuple[str, ...]
 
 
-class Check(Settings):
+class DatasetCheck(Settings):
     """What is on disk, compared with what should be.
 
     Attributes:
@@ -60,10 +60,10 @@ class Check(Settings):
     counts: dict[str, dict[str, int]]
     differing: tuple[str, ...]
     leaks: tuple[Leak, ...]
-    called: dict[str, str]
+    comparability: dict[str, str]
 
 
-def check(dataset: Dataset, root: Path) -> Check:
+def check_dataset(dataset: Dataset, root: Path) -> DatasetCheck:
     """Compare the disk with the annotations and the golden counts; every file is opened.
 
     Raises:
@@ -72,11 +72,11 @@ def check(dataset: Dataset, root: Path) -> Check:
     clips = dataset.index(root)
     missing = {clip.id for clip in clips if not all(path.is_file() for path in dataset.paths(clip))}
     present = [clip for clip in clips if clip.id not in missing]
-    unreadable, wrong_length = _opened(dataset, present)
-    duplicates = _doubled(present)
+    unreadable, wrong_length = _open_files(dataset, present)
+    duplicates = _find_duplicates(present)
     splits = dataset.splits(root)
     counts = {name: _count(sides) for name, sides in splits.items()}
-    golden = dataset.golden_at(root)
+    golden = dataset.expected_counts_at(root)
     differing = tuple(
         f"{name}/{side}: {counts.get(name, {}).get(side, 0)} clips, should be {number}"
         for name, sides in golden.items()
@@ -86,9 +86,9 @@ def check(dataset: Dataset, root: Path) -> Check:
     by_group = {name: _leaks(name, dataset.clips(root, name)) for name in splits}
     known = {name: dataset.known_leaks.get(name, 0) for name in splits}
     strange = [name for name, found in by_group.items() if known[name] not in (None, len(found))]
-    by_content = [leak for name, sides in splits.items() for leak in _same_sound(name, sides, duplicates)]
+    by_content = [leak for name, sides in splits.items() for leak in _leaking_duplicates(name, sides, duplicates)]
     faulty = missing | {clip.id for clip in present if any(str(path) in unreadable for path in dataset.paths(clip))}
-    return Check(
+    return DatasetCheck(
         ok=not (faulty or wrong_length or differing or strange),
         found=len(present),
         missing=tuple(clip.id for clip in clips if clip.id in missing),
@@ -99,23 +99,25 @@ def check(dataset: Dataset, root: Path) -> Check:
         counts=counts,
         differing=differing,
         leaks=tuple(leak for found in (*by_group.values(), by_content) for leak in found),
-        called={
-            name: dataset.called(name, _left(sides, faulty), max(len(sides), sum(golden.get(name, {}).values())))
+        comparability={
+            name: dataset.comparability(
+                name, _count_usable(sides, faulty), max(len(sides), sum(golden.get(name, {}).values()))
+            )
             for name, sides in splits.items()
         },
     )
 
 
-def _opened(dataset: Dataset, clips: list[Clip]) -> tuple[dict[str, str], dict[str, str]]:
+def _open_files(dataset: Dataset, clips: list[Clip]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the reason by path of files that do not open, and by id what is wrong with a clip's length."""
-    from carrara.audio.decode import probe
+    from carrara.audio.decode import probe_audio
 
     unreadable: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for clip in track(clips, f"opening {dataset.name}"):
         for path in dataset.paths(clip):
             try:
-                seconds = probe(path).duration_seconds
+                seconds = probe_audio(path).duration_seconds
             except AudioError as problem:
                 unreadable[str(path)] = str(problem)
                 continue
@@ -125,7 +127,7 @@ def _opened(dataset: Dataset, clips: list[Clip]) -> tuple[dict[str, str], dict[s
     return unreadable, wrong
 
 
-def _doubled(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
+def _find_duplicates(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
     """Return the ids of clips that share their sound to the byte; stretches of one file are no doubles."""
     first = {clip.path: clip.id for clip in reversed(list(clips))}
     alike = [list(reversed(first))]
@@ -167,7 +169,7 @@ def _count(sides: Mapping[str, Split]) -> dict[str, int]:
     return {side: counts[side] for side in SPLITS}
 
 
-def _left(sides: Mapping[str, Split], faulty: set[str]) -> int:
+def _count_usable(sides: Mapping[str, Split], faulty: set[str]) -> int:
     return sum(identity not in faulty for identity in sides)
 
 
@@ -176,17 +178,17 @@ def _leaks(name: str, clips: list[Clip]) -> list[Leak]:
     for clip in clips:
         if clip.group is not None and clip.split is not None:
             found[clip.group].add(clip.split)
-    return _across(name, found)
+    return _across_splits(name, found)
 
 
-def _same_sound(name: str, sides: Mapping[str, Split], duplicates: tuple[tuple[str, ...], ...]) -> list[Leak]:
+def _leaking_duplicates(name: str, sides: Mapping[str, Split], duplicates: tuple[tuple[str, ...], ...]) -> list[Leak]:
     found: dict[str, set[str]] = {" = ".join(ids): {sides[one] for one in ids if one in sides} for ids in duplicates}
-    return _across(name, found)
+    return _across_splits(name, found)
 
 
-def _across(name: str, found: Mapping[str, set[str]]) -> list[Leak]:
+def _across_splits(name: str, found: Mapping[str, set[str]]) -> list[Leak]:
     return [
-        Leak(split=name, group=group, sides=tuple(sorted(sides)))
+        Leak(split_scheme=name, group=group, splits=tuple(sorted(sides)))
         for group, sides in sorted(found.items())
         if len(sides) > 1
     ]

@@ -30,9 +30,9 @@ def examples(path: Path, block: int = BLOCK_CHARACTERS) -> Iterator[tuple[str, A
         with path.open(encoding="utf-8") as file:
             yield from _members(_Cursor(path, file, block))
     except FileNotFoundError:
-        raise DataError(f"{path}: not there; `carrara get nsynth` gives it") from None
+        raise DataError(f"{path}: not there; `carrara download nsynth` gives it") from None
     except (OSError, UnicodeDecodeError) as problem:
-        raise DataError(f"{path}: cannot be read: {problem}; `carrara get nsynth` gives it whole") from None
+        raise DataError(f"{path}: cannot be read: {problem}; `carrara download nsynth` gives it whole") from None
 
 
 def _members(cursor: _Cursor) -> Iterator[tuple[str, Any]]:
@@ -100,4 +100,4 @@ class _Cursor:
 
     def wrong(self, told: str) -> DataError:
         line = self.line + self.text.count("\n", 0, self.at)
-        return DataError(f"{self.path}, line {line}: {told}; `carrara get nsynth` gives it whole")
+        return DataError(f"{self.path}, line {line}: {told}; `carrara download nsynth` gives it whole")

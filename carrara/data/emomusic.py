@@ -41,7 +41,7 @@ SONGS, RATINGS = "songs_info.csv", "static_annotations.csv"
 START, SET = "start of the segment (min.sec)", "Mediaeval 2013 set"
 SONG_COLUMNS = ("song_id", "Artist", "Song title", START, "Genre", SET)
 RATING_COLUMNS = ("song_id", "mean_arousal", "mean_valence")
-AGAIN = "`carrara get emomusic` gives it whole"
+AGAIN = "`carrara download emomusic` gives it whole"
 HOST = "http://cvml.unige.ch/databases/emoMusic"
 
 
@@ -68,7 +68,7 @@ class EmoMusic(Dataset):
             unpack=".",
         ),
     )
-    golden: ClassVar[Mapping[str, Mapping[str, int]]] = {"artist": {"train": 504, "valid": 115, "test": 125}}
+    expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {"artist": {"train": 504, "valid": 115, "test": 125}}
     known_leaks: ClassVar[Mapping[str, int]] = {"artist": 53}
     seconds = (44.5, 45.2)
 

@@ -28,7 +28,7 @@ LIST = "[]"
 TRAIN_TENTHS, VALID_TENTHS = 7, 8
 
 
-class Folder(Dataset):
+class FolderDataset(Dataset):
     """A folder of recordings with a file of labels; its root is the folder itself."""
 
     name = "folder"
@@ -37,7 +37,7 @@ class Folder(Dataset):
     commercial_use = None
     citation = "none: private data"
     source = "your own folder with labels.csv or labels.jsonl in it; `carrara show folder` tells the columns"
-    steps = (
+    manual_steps = (
         "1. Put the recordings into one folder.\n"
         "2. Write labels.csv beside them: path,split,<label>,… with one line a recording.\n"
         "3. carrara check folder --data-dir FOLDER"
@@ -163,4 +163,4 @@ def _hashed(key: str) -> Split:
     return "train" if tenth < TRAIN_TENTHS else "valid" if tenth < VALID_TENTHS else "test"
 
 
-DATASET = Folder()
+DATASET = FolderDataset()

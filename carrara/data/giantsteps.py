@@ -53,7 +53,7 @@ SOUNDS = {TEST: f"{SOUND}/backup", TRAIN: f"{SOUND}/mtg_key_backup"}
 ANNOTATIONS = ("ID", "MANUAL KEY", "C")
 METADATA = ("ID", "ARTIST", "SONG TITLE", "MIX", "LABEL", "BP GENRE", "BP BPM", "BP KEY")
 SUFFIX = ".LOFI.key"
-AGAIN = "`carrara get giantsteps` gives it"
+AGAIN = "`carrara download giantsteps` gives it"
 
 
 class GiantSteps(Dataset):
@@ -77,7 +77,7 @@ class GiantSteps(Dataset):
         )
         for name, commit in COMMITS.items()
     )
-    golden: ClassVar[Mapping[str, Mapping[str, int]]] = {"artist": {"train": 923, "valid": 236, "test": 604}}
+    expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {"artist": {"train": 923, "valid": 236, "test": 604}}
     seconds = (44.0, 121.0)
 
     def root(self, data_dir: Path | None = None) -> Path:
@@ -101,9 +101,9 @@ class GiantSteps(Dataset):
         }
         return {"artist": {**used, **{clip.id: "test" for clip in _test_tracks(Path(root))}}}
 
-    def get(self, root: Path, size: str | None = None) -> str:
+    def download(self, root: Path, size: str | None = None) -> str:
         """Download annotations and sound, each new file held against its MD5; see the base class."""
-        left = super().get(root, size)
+        left = super().download(root, size)
         for name, clips in ((TRAIN, _train_tracks(Path(root))), (TEST, _test_tracks(Path(root)))):
             repository = _repository(Path(root), name)
             absent = [clip for clip in clips if not clip.path.is_file()]

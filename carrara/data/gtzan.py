@@ -37,7 +37,7 @@ from carrara.core.paths import data_home
 from carrara.data._base import Dataset
 
 if TYPE_CHECKING:
-    from carrara.data._check import Check
+    from carrara.data._check import DatasetCheck
 
 GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 FOLDERS = ("genres", "genres_original", "Data/genres_original", "gtzan_genre/genres", ".")
@@ -51,7 +51,7 @@ SUMS: Mapping[Split, str] = {
 }
 BEATS = "gtzan_tempo_beat"
 BEATS_COMMIT = "fd9cafdebb6426fee41c3718791be61306323dd7"
-AGAIN = "`carrara get gtzan` gives it"
+AGAIN = "`carrara download gtzan` gives it"
 
 
 class GTZAN(Dataset):
@@ -75,7 +75,7 @@ class GTZAN(Dataset):
             unpack=".",
         ),
     )
-    steps = (
+    manual_steps = (
         "The sound is not offered for download by its authors any more. Have one of these below the folder gtzan:\n"
         "1. genres.tar.gz as they distributed it, from\n"
         "   https://web.archive.org/web/20211207012050/http://opihi.cs.uvic.ca/sound/genres.tar.gz\n"
@@ -85,7 +85,9 @@ class GTZAN(Dataset):
         "   gtzan/Data/genres_original/blues/blues.00000.wav and so on; jazz.00054 is broken there.\n"
         "3. carrara check gtzan"
     )
-    golden: ClassVar[Mapping[str, Mapping[str, int]]] = {"fault-filtered": {"train": 443, "valid": 197, "test": 290}}
+    expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "fault-filtered": {"train": 443, "valid": 197, "test": 290}
+    }
     seconds = (29.0, 31.0)
 
     def root(self, data_dir: Path | None = None) -> Path:
@@ -113,9 +115,9 @@ class GTZAN(Dataset):
 
     def called(self, split: str, left: int, whole: int) -> str:
         """Return what a score may be called; lists cut short (MARBLE's train list) are partial. See the base class."""
-        return super().called(split, left, max(whole, sum(self.golden[split].values())))
+        return super().comparability(split, left, max(whole, sum(self.expected_counts[split].values())))
 
-    def check(self, root: Path) -> Check:
+    def check(self, root: Path) -> DatasetCheck:
         """Compare the disk with what is known; beats are there for all clips of the lists or for none."""
         found = super().check(root)
         clips = self.clips(root, "fault-filtered")

@@ -34,7 +34,7 @@ from typing import ClassVar
 
 from carrara.core.archives import unpack
 from carrara.core.clip import Clip, Split
-from carrara.core.download import Remote, download, joined
+from carrara.core.download import Remote, concatenate_files, download
 from carrara.core.errors import DataError
 from carrara.core.io import write_text
 from carrara.core.paths import data_home
@@ -63,7 +63,7 @@ PARTS = {
     "mp3.zip.002": "fc2e1ec441755556ed1398b1808f1b08b6034372f8bc27394510c0c58cdb52ce",
     "mp3.zip.003": "83a689824c17e82f6eb81cdbc4e4ca239a4cfc1fb41f1a5c80b861caec90450f",
 }
-AGAIN = "`carrara get magnatagatune` gives it"
+AGAIN = "`carrara download magnatagatune` gives it"
 
 
 class MagnaTagATune(Dataset):
@@ -76,7 +76,7 @@ class MagnaTagATune(Dataset):
     citation = "Law, West, Mandel, Bay, Downie: Evaluation of Algorithms Using Games: the Case of Music Tagging, 2009"
     source = f"{HOST} (no login)"
     remotes = tuple(Remote(f"{HOST}/{name}", name, sha256) for name, sha256 in SUMS.items())
-    golden: ClassVar[Mapping[str, Mapping[str, int]]] = {
+    expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "official": {"train": 18_706, "valid": 1_825, "test": 5_329},
         "cleaned": {"train": 15_247, "valid": 1_529, "test": 4_332},
     }
@@ -90,14 +90,14 @@ class MagnaTagATune(Dataset):
             return base
         return next((base / name for name in NAMES if (base / name).is_dir()), base / self.name)
 
-    def get(self, root: Path, size: str | None = None) -> str:
+    def download(self, root: Path, size: str | None = None) -> str:
         """Download the tables and the three parts of the sound, join and unpack them below `mp3/`; see the base."""
-        left = super().get(root, size)
+        left = super().download(root, size)
         archive = Path(root) / "mp3.zip"
         mark = Path(root) / ".mp3.zip.unpacked"
         if not mark.exists():
             parts = [download(Remote(f"{HOST}/{name}", name, sha256), Path(root)) for name, sha256 in PARTS.items()]
-            unpack(joined(parts, archive), Path(root) / SOUNDS[0])
+            unpack(concatenate_files(parts, archive), Path(root) / SOUNDS[0])
             write_text(mark, HOST + "\n")
             for path in (archive, *parts):
                 path.unlink()

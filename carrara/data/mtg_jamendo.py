@@ -72,7 +72,7 @@ SUMS = {
     "top50tags-validation": "4f5f0f0a7662f523b45727476f67d799d6e98151b2c585a8e94e19d980ad93c1",
     "top50tags-test": "3ede06a35e6cb27e1dbe8cfc84708a607622e30e5cd0a7199fce6c081124bc35",
 }
-AGAIN = "`carrara get mtg-jamendo` gives it"
+AGAIN = "`carrara download mtg-jamendo` gives it"
 
 
 class MTGJamendo(Dataset):
@@ -95,7 +95,7 @@ class MTGJamendo(Dataset):
         )
         for name, sha256 in SUMS.items()
     )
-    steps = (
+    manual_steps = (
         "1. git clone https://github.com/MTG/mtg-jamendo-dataset, and install its scripts/requirements.txt.\n"
         "2. mkdir -p mtg-jamendo/audio-low in the folder of the datasets; 156 GB, and room to unpack.\n"
         "3. In the clone: python3 scripts/download/download.py --dataset raw_30s --type audio-low \\\n"
@@ -103,7 +103,7 @@ class MTGJamendo(Dataset):
         "   The tracks are then mtg-jamendo/audio-low/48/948.low.mp3 and so on.\n"
         "4. carrara check mtg-jamendo"
     )
-    golden: ClassVar[Mapping[str, Mapping[str, int]]] = {
+    expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "genre": {"train": 32572, "valid": 11043, "test": 11479},
         "instrument": {"train": 14395, "valid": 5466, "test": 5115},
         "mood-theme": {"train": 9949, "valid": 3802, "test": 4231},

@@ -59,13 +59,13 @@ class MUSDB18(Dataset):
     commercial_use = False
     citation = "Rafii, Liutkus, Stöter, Mimilakis, Bittner: The MUSDB18 corpus for music separation, 2017"
     source = "https://zenodo.org/records/1117372 (MUSDB18), https://zenodo.org/records/3338373 (MUSDB18-HQ)"
-    steps = (
+    manual_steps = (
         "1. Download musdb18.zip from https://zenodo.org/records/1117372 (or musdb18hq.zip from "
         "https://zenodo.org/records/3338373, larger and quicker to train from).\n"
         "2. Unpack it into the folder musdb18 of your data folder, so that musdb18/train and musdb18/test hold "
         "the songs."
     )
-    golden: ClassVar[Mapping[str, Mapping[str, int]]] = {"official": {"train": 86, "valid": 14, "test": 50}}
+    expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {"official": {"train": 86, "valid": 14, "test": 50}}
 
     def index(self, root: Path) -> list[Clip]:
         """Return every song on disk, by name; see the base class."""
@@ -103,7 +103,7 @@ def _songs(root: Path) -> list[tuple[Clip, str]]:
     if not found:
         raise DataError(
             f"{root / 'train'}: no songs <song>{SUFFIX}, and no folders <song>/ with {MIXTURE} and the stems; "
-            "`carrara get musdb18` says how to get them"
+            "`carrara download musdb18` says how to get them"
         )
     return [found[song] for song in sorted(found)]
 

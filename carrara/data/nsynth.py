@@ -53,7 +53,9 @@ class NSynth(Dataset):
         Remote(url=f"{HOST}/nsynth-{side}.jsonwav.tar.gz", path=f"nsynth-{side}.jsonwav.tar.gz", unpack=".")
         for side in SPLITS
     )
-    golden: ClassVar[Mapping[str, Mapping[str, int]]] = {"official": {"train": 289205, "valid": 12678, "test": 4096}}
+    expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "official": {"train": 289205, "valid": 12678, "test": 4096}
+    }
     known_leaks: ClassVar[Mapping[str, int]] = {"official": 53}
     seconds = (3.99, 4.01)
 
@@ -79,13 +81,13 @@ class NSynth(Dataset):
 
     def called(self, split: str, left: int, whole: int) -> str:
         """Return what a score may be called; a copy without one of the sides is partial; see the base class."""
-        return super().called(split, left, max(whole, sum(self.golden[split].values())))
+        return super().comparability(split, left, max(whole, sum(self.expected_counts[split].values())))
 
 
 def _notes(root: Path) -> Iterator[tuple[Split, Clip]]:
     folders = {side: folder for side in SPLITS if (folder := _folder(root, side))}
     if not folders:
-        raise DataError(f"{root / 'nsynth-train' / 'examples.json'}: not there; `carrara get nsynth` gives it")
+        raise DataError(f"{root / 'nsynth-train' / 'examples.json'}: not there; `carrara download nsynth` gives it")
     # Notes share few words, and 305,979 of them share each.
     words: dict[str, str] = {name: name for name in (*FAMILIES, *SOURCES, *PITCHES)}
     for side, folder in folders.items():

@@ -35,7 +35,7 @@ from carrara.core.errors import DataError
 from carrara.data._base import Dataset
 
 if TYPE_CHECKING:
-    from carrara.data._check import Check
+    from carrara.data._check import DatasetCheck
 
 SINGERS = (*(f"f{number}" for number in range(1, 10)), *(f"m{number}" for number in range(1, 12)))
 TECHNIQUES = (
@@ -69,7 +69,7 @@ class VocalSet(Dataset):
         if not found:
             raise DataError(
                 f"{Path(root) / 'FULL'}: no recordings <female1 … male11>/<context>/<technique>/<file>.wav in it; "
-                "`carrara get vocalset` gives them"
+                "`carrara download vocalset` gives them"
             )
         return found
 
@@ -92,9 +92,11 @@ class VocalSet(Dataset):
 
     def called(self, split: str, left: int, whole: int) -> str:
         """Return what a score may be called: the splits are nobody else's; see the base class."""
-        return f"{super().called(split, left, whole)}; by Carrara's explicit rules, not MARBLE's unpublished lists"
+        return (
+            f"{super().comparability(split, left, whole)}; by Carrara's explicit rules, not MARBLE's unpublished lists"
+        )
 
-    def check(self, root: Path) -> Check:
+    def check(self, root: Path) -> DatasetCheck:
         """Compare the disk with what is known: every file opens, no sound stands twice, no singer is missing."""
         found = super().check(root)
         there = {clip.labels["singer"] for clip in self.index(root)}
@@ -102,7 +104,9 @@ class VocalSet(Dataset):
             return found
         absent = ", ".join(singer for singer in SINGERS if singer not in there)
         line = f"singers: {len(there)}, should be {len(SINGERS)}; not there: {absent}"
-        called = {split: f"{words}; {len(there)} of {len(SINGERS)} singers" for split, words in found.called.items()}
+        called = {
+            split: f"{words}; {len(there)} of {len(SINGERS)} singers" for split, words in found.comparability.items()
+        }
         return found.model_copy(update={"ok": False, "differing": (*found.differing, line), "called": called})
 
 

@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrara.bench.task_types.regression import truths
+from carrara.bench.task_types.regression import TASK_TYPE
 from carrara.bench.tasks.emomusic.emotion import TASK
 from carrara.core.errors import DataError
 from carrara.data import REGISTRY
@@ -33,7 +33,7 @@ RATINGS = (("2", "3.1", "3"), ("3", "3.5", "3.3"), ("7", "5", "6.25"), ("10", "8
 class Small(EmoMusic):
     """Five clips of a third of a second."""
 
-    golden: ClassVar = {"artist": {"train": 1, "valid": 2, "test": 2}}
+    expected_counts: ClassVar = {"artist": {"train": 1, "valid": 2, "test": 2}}
     known_leaks: ClassVar = {"artist": 1}
     seconds = (0.3, 0.5)
 
@@ -145,14 +145,16 @@ def test_other_times_are_refused(printed):
 
 def test_the_task_reads_valence_then_arousal(root):
     clips = DATASET.clips(root, "artist")
-    assert np.array_equal(truths(TASK, clips), [[float(valence), float(arousal)] for _, arousal, valence in RATINGS])
+    assert np.array_equal(
+        TASK_TYPE.truths(TASK, clips), [[float(valence), float(arousal)] for _, arousal, valence in RATINGS]
+    )
 
 
 def test_a_whole_copy_passes_and_its_known_leak_is_told(root):
     found = Small().check(root)
-    assert found.ok and found.found == 5 and not found.extra and found.counts == Small.golden
-    assert [(leak.group, leak.sides) for leak in found.leaks] == [("vieux farka tour", ("test", "train"))]
-    assert found.called == {"artist": "EmoMusic, artist split"}
+    assert found.ok and found.found == 5 and not found.extra and found.counts == Small.expected_counts
+    assert [(leak.group, leak.splits) for leak in found.leaks] == [("vieux farka tour", ("test", "train"))]
+    assert found.comparability == {"artist": "EmoMusic, artist split"}
 
 
 def test_a_copy_of_another_size_or_with_another_leak_does_not(root):
@@ -172,7 +174,7 @@ def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
     found = Small().check(root)
     assert not found.ok and found.missing == ("2",) and list(found.unreadable) == [str(folder / "3.mp3")]
     assert list(found.wrong_length) == ["7"] and found.extra == (str(folder / "11.mp3"),)
-    assert "partial (3 of 5 clips)" in found.called["artist"]
+    assert "partial (3 of 5 clips)" in found.comparability["artist"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
         ("songs_info", " development\t\r\n 3", "train\r\n 3", "songs_info.csv, line 2: Mediaeval 2013 set is 'train'"),
         ("static_annotations", " 8.4\t", "9.4", "static_annotations.csv, line 5: mean_arousal is '9.4'"),
         ("static_annotations", " 6.25\t", "nan", "static_annotations.csv, line 4: mean_valence is 'nan'"),
-        ("static_annotations", " 1000\t", "999", "songs_info.csv: lacks song 999.*carrara get emomusic"),
+        ("static_annotations", " 1000\t", "999", "songs_info.csv: lacks song 999.*carrara download emomusic"),
         ("static_annotations", " 3.1\t", "é", "static_annotations.csv, line 2: mean_arousal is 'é'"),
     ],
 )
@@ -201,7 +203,7 @@ def test_annotations_gone_wrong_are_told_with_file_and_line(tmp_path, file, old,
 
 
 def test_missing_and_undecodable_annotations_are_told(tmp_path):
-    with pytest.raises(DataError, match=r"annotations/songs_info.csv: not there; `carrara get emomusic`"):
+    with pytest.raises(DataError, match=r"annotations/songs_info.csv: not there; `carrara download emomusic`"):
         DATASET.index(tmp_path)
     root = build(tmp_path)
     (root / "annotations" / "static_annotations.csv").write_bytes(b"song_id\xff")

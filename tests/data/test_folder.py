@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carrara.core.errors import DataError, UsageError
-from carrara.data.folder import DATASET, Folder
+from carrara.data.folder import DATASET, FolderDataset
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp"), exclude_characters=";"), min_size=1).filter(
     lambda word: word == word.strip() and word.splitlines() == [word]
@@ -96,7 +96,7 @@ def test_no_labels_and_no_folder_say_what_to_do(tmp_path):
         DATASET.index(tmp_path)
     with pytest.raises(UsageError, match="--data-dir"):
         DATASET.root(None)
-    assert Folder(tmp_path).root(None) == tmp_path
+    assert FolderDataset(tmp_path).root(None) == tmp_path
 
 
 def test_the_check_names_what_is_wrong(tmp_path):
@@ -114,8 +114,8 @@ def test_the_check_names_what_is_wrong(tmp_path):
     assert not found.ok and found.found == 5
     assert found.missing == ("gone.wav",) and list(found.unreadable) == [str(tmp_path / "broken.wav")]
     assert found.extra == (str(tmp_path / "stray.wav"),) and found.duplicates == (("a.wav", "twin.wav"),)
-    assert {(leak.group, leak.sides) for leak in found.leaks} == {
+    assert {(leak.group, leak.splits) for leak in found.leaks} == {
         ("one", ("test", "train")),
         ("a.wav = twin.wav", ("test", "train")),
     }
-    assert "partial (4 of 6" in found.called["given"]
+    assert "partial (4 of 6" in found.comparability["given"]

@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrara.bench.task_types.multiclass import truths
+from carrara.bench.task_types.multiclass import TASK_TYPE
 from carrara.bench.tasks.giantsteps.key import TASK
 from carrara.core.errors import DataError
 from carrara.data import REGISTRY, _base, giantsteps
@@ -36,7 +36,7 @@ TESTS = (("10089", "D major"), ("9", "Db minor"))
 class Small(GiantSteps):
     """Seven tracks of a third of a second."""
 
-    golden: ClassVar = {"artist": {"train": 2, "valid": 0, "test": 2}}
+    expected_counts: ClassVar = {"artist": {"train": 2, "valid": 0, "test": 2}}
     seconds = (0.3, 0.5)
 
 
@@ -74,7 +74,7 @@ def root(tmp_path_factory):
 def test_every_song_has_the_side_and_the_key_that_jukemir_published():
     root = DATASET.root(SHARED)
     clips = sorted(DATASET.clips(root, "artist"), key=lambda clip: int(clip.id))
-    assert root == SHARED and Counter(clip.split for clip in clips) == DATASET.golden["artist"]
+    assert root == SHARED and Counter(clip.split for clip in clips) == DATASET.expected_counts["artist"]
     lines = "\n".join(f"{clip.id} {clip.split} {clip.labels['key']}" for clip in clips)
     # Of id, split and y of JukeMIR's metadata/giantsteps_clips.json.gz at 2415556, one line a song, by rising id.
     assert hashlib.sha256(lines.encode()).hexdigest() == (
@@ -151,7 +151,7 @@ def test_only_sure_single_keys_are_used_and_the_task_can_read_them(root):
     assert [(clip.id, clip.split) for clip in clips] == [
         ("5061", "train"), ("5881", "train"), ("9", "test"), ("10089", "test")
     ]  # fmt: skip
-    assert list(truths(TASK, clips)) == [12 + 3, 9, 12 + 1, 2]
+    assert list(TASK_TYPE.truths(TASK, clips)) == [12 + 3, 9, 12 + 1, 2]
 
 
 def test_the_labels_of_the_task_are_mir_evals_keys_major_then_minor_from_c():
@@ -195,7 +195,7 @@ def test_groups_are_the_connected_artists(tracks):
 def test_a_whole_copy_passes(root):
     found = Small().check(root)
     assert found.ok and found.found == 7 and not found.extra and not found.leaks
-    assert found.called == {"artist": "GiantSteps key, artist split"}
+    assert found.comparability == {"artist": "GiantSteps key, artist split"}
     assert "artist/train: 2 clips, should be 923" in DATASET.check(root).differing
 
 
@@ -210,7 +210,7 @@ def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
     assert not found.ok and found.missing == ("5061",)
     assert list(found.unreadable) == [str(folder / "297010.LOFI.mp3")]
     assert list(found.wrong_length) == ["5881"] and found.extra == (str(folder / "12.LOFI.mp3"),)
-    assert "partial (3 of 4 clips)" in found.called["artist"]
+    assert "partial (3 of 4 clips)" in found.comparability["artist"]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_test_key_that_is_none_is_told_with_its_file(tmp_path, text):
 
 
 def test_missing_and_undecodable_annotations_are_told(tmp_path):
-    with pytest.raises(DataError, match="beatport_metadata.txt: not there; `carrara get giantsteps`"):
+    with pytest.raises(DataError, match="beatport_metadata.txt: not there; `carrara download giantsteps`"):
         DATASET.index(tmp_path)
     build(tmp_path)
     (tmp_path / "giantsteps-mtg-key-dataset/annotations/annotations.txt").write_bytes(b"ID\xff")
@@ -272,7 +272,7 @@ def test_get_fetches_what_is_absent_and_refuses_another_sum(tmp_path, monkeypatc
     for place in ("giantsteps-mtg-key-dataset/audio/5061.LOFI.mp3", "giantsteps-key-dataset/audio/9.LOFI.mp3"):
         (root / place).unlink()
     write(root / "giantsteps-mtg-key-dataset/md5/5061.LOFI.md5", hashlib.md5(b"sound").hexdigest() + "\n")
-    assert DATASET.get(root) == ""
+    assert DATASET.download(root) == ""
     assert asked == [
         *(f"{name}-dataset-{commit}.zip" for name, commit in COMMITS.items()),
         "https://www.cp.jku.at/datasets/giantsteps/mtg_key_backup/5061.LOFI.mp3",
@@ -281,7 +281,7 @@ def test_get_fetches_what_is_absent_and_refuses_another_sum(tmp_path, monkeypatc
     (root / "giantsteps-key-dataset/audio/9.LOFI.mp3").unlink()
     write(root / "giantsteps-key-dataset/md5/9.LOFI.md5", "0" * 32)
     with pytest.raises(DataError, match=r"9\.LOFI\.mp3: came with another MD5"):
-        DATASET.get(root)
+        DATASET.download(root)
     assert not (root / "giantsteps-key-dataset/audio/9.LOFI.mp3").exists()
 
 

@@ -14,8 +14,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrara.bench.task_types.beat_tracking import truths as beat_truths
-from carrara.bench.task_types.multiclass import truths as genre_truths
+from carrara.bench.task_types.beat_tracking import TASK_TYPE as BEAT_TRACKING
+from carrara.bench.task_types.multiclass import TASK_TYPE as MULTICLASS
 from carrara.bench.tasks.gtzan.beats import TASK as BEATS
 from carrara.bench.tasks.gtzan.genre import TASK as GENRE
 from carrara.core.errors import DataError
@@ -37,7 +37,7 @@ FOLDERS = ("genres", "genres_original", "Data/genres_original", "gtzan_genre/gen
 class Small(GTZAN):
     """Five clips of a fifth of a second."""
 
-    golden: ClassVar = {"fault-filtered": {"train": 3, "valid": 1, "test": 1}}
+    expected_counts: ClassVar = {"fault-filtered": {"train": 3, "valid": 1, "test": 1}}
     seconds = (0.19, 0.21)
 
 
@@ -97,7 +97,7 @@ def test_the_lists_are_those_that_were_pinned_and_give_the_published_counts():
 def test_beats_are_as_many_as_were_published():
     clips = DATASET.clips(SHARED / "gtzan", "fault-filtered")
     beats = Counter()
-    for clip, times in zip(clips, beat_truths(BEATS, clips)):
+    for clip, times in zip(clips, BEAT_TRACKING.truths(BEATS, clips)):
         beats[clip.split] += len(times)
         assert set(clip.labels.get("downbeats", [])) <= set(clip.labels["beats"])
     assert beats == {"train": 26540, "valid": 12019, "test": 17059}
@@ -116,7 +116,7 @@ def test_a_real_recording_has_the_length_that_is_expected(tmp_path):
     found = DATASET.check(root)
     assert found.found == 1 and len(found.missing) == 929 and "country.00000" not in found.missing
     assert not (found.extra or found.unreadable or found.wrong_length or found.differing or found.leaks)
-    assert "partial (1 of 930 clips)" in found.called["fault-filtered"]
+    assert "partial (1 of 930 clips)" in found.comparability["fault-filtered"]
 
 
 @pytest.mark.parametrize("hiphop", ["hiphop", "hip-hop"])
@@ -170,15 +170,15 @@ def test_times_come_back_as_they_were_written(tmp_path_factory, rows):
 def test_the_tasks_read_genre_and_beats(root):
     clips = DATASET.clips(root, "fault-filtered")
     alphabet = sorted(GENRES)
-    assert list(genre_truths(GENRE, clips)) == [alphabet.index(clip.id.split(".")[0]) for clip in clips]
-    assert all(np.array_equal(times, [0.5, 1.0, 1.5]) for times in beat_truths(BEATS, clips))
+    assert list(MULTICLASS.truths(GENRE, clips)) == [alphabet.index(clip.id.split(".")[0]) for clip in clips]
+    assert all(np.array_equal(times, [0.5, 1.0, 1.5]) for times in BEAT_TRACKING.truths(BEATS, clips))
 
 
 def test_without_beats_the_genre_row_works_and_the_beats_row_says_why_not(tmp_path):
     clips = DATASET.clips(build(tmp_path, beats=None), "fault-filtered")
-    assert len(genre_truths(GENRE, clips)) == 5
+    assert len(MULTICLASS.truths(GENRE, clips)) == 5
     with pytest.raises(DataError, match="it has no beats"):
-        beat_truths(BEATS, clips)
+        BEAT_TRACKING.truths(BEATS, clips)
     assert Small().check(tmp_path).ok
 
 
@@ -187,7 +187,7 @@ def test_a_whole_copy_passes_and_the_seventy_others_are_not_extra(tmp_path):
     sound(root / "genres/pop/pop.00000.wav", seed=9)
     found = Small().check(root)
     assert found.ok and found.found == 6 and not found.extra
-    assert found.called == {"fault-filtered": "GTZAN, fault-filtered split"}
+    assert found.comparability == {"fault-filtered": "GTZAN, fault-filtered split"}
     assert "pop.00000" not in DATASET.splits(root)["fault-filtered"]
 
 
@@ -206,7 +206,7 @@ def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
         "rock.00003"
     ]
     assert len(found.extra) == 3 and found.differing == ("beats: 1 of 5 clips have no file of beats: rock.00003 …",)
-    assert "partial (3 of 5 clips)" in found.called["fault-filtered"]
+    assert "partial (3 of 5 clips)" in found.comparability["fault-filtered"]
 
 
 @pytest.mark.parametrize("left_in_list", [True, False])
@@ -216,7 +216,7 @@ def test_a_copy_with_the_broken_jazz_clip_is_partial_however_it_was_mended(tmp_p
     if not left_in_list:
         write(root / "train_filtered.txt", "\n".join(LISTS["train"][:2]))
     found = Small().check(root)
-    assert not found.ok and "partial (4 of 5 clips)" in found.called["fault-filtered"]
+    assert not found.ok and "partial (4 of 5 clips)" in found.comparability["fault-filtered"]
     assert found.missing == (("jazz.00054",) if left_in_list else ())
 
 
@@ -262,7 +262,7 @@ def test_jams_gone_wrong_are_told_with_their_file(tmp_path, text):
 
 
 def test_missing_and_undecodable_lists_are_told(tmp_path):
-    with pytest.raises(DataError, match="train_filtered.txt: not there; `carrara get gtzan` gives it"):
+    with pytest.raises(DataError, match="train_filtered.txt: not there; `carrara download gtzan` gives it"):
         DATASET.index(tmp_path)
     (build(tmp_path) / "valid_filtered.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match="valid_filtered.txt: cannot be read"):

@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.bench.task_types.multilabel import truths
+from carrara.bench.task_types.multilabel import TASK_TYPE
 from carrara.bench.tasks.magnatagatune.tags import TASK
 from carrara.bench.tasks.magnatagatune.tags_cleaned import TASK as CLEANED
 from carrara.core.errors import DataError
@@ -88,7 +88,7 @@ class Short(MagnaTagATune):
     """Five clips of a third of a second."""
 
     seconds = (0.2, 0.4)
-    golden: ClassVar = {
+    expected_counts: ClassVar = {
         "official": {"train": 2, "valid": 1, "test": 2},
         "cleaned": {"train": 1, "valid": 1, "test": 1},
     }
@@ -112,13 +112,13 @@ def build(root, folder="mp3"):
 @pytest.mark.parametrize("folder", [".", "mp3", "audio"])
 def test_a_whole_copy_passes_broken_files_and_shared_artists_included(tmp_path, folder):
     found = Short().check(build(tmp_path, folder))
-    assert found.ok and found.found == 5 and found.counts == Short.golden
+    assert found.ok and found.found == 5 and found.counts == Short.expected_counts
     assert found.extra == (str(tmp_path / folder / "6/broken-0-29.mp3"),)
-    assert {(leak.split, leak.group, leak.sides) for leak in found.leaks} == {
+    assert {(leak.split_scheme, leak.group, leak.splits) for leak in found.leaks} == {
         ("official", "Ann", ("train", "valid")),
         ("cleaned", "Ann", ("train", "valid")),
     }
-    assert found.called == {
+    assert found.comparability == {
         "official": "MagnaTagATune, official split",
         "cleaned": "MagnaTagATune, cleaned split",
     }
@@ -132,8 +132,8 @@ def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
     found = Short().check(tmp_path)
     assert not found.ok and found.missing == ("2",) and list(found.wrong_length) == ["10"]
     assert list(found.unreadable) == [str(tmp_path / "mp3/b/b-song-0-29.mp3")]
-    assert "partial (3 of 5 clips)" in found.called["official"]
-    assert "partial (2 of 3 clips)" in found.called["cleaned"]
+    assert "partial (3 of 5 clips)" in found.comparability["official"]
+    assert "partial (2 of 3 clips)" in found.comparability["cleaned"]
     assert "official/train: 2 clips, should be 18706" in DATASET.check(tmp_path).differing
 
 
@@ -165,7 +165,7 @@ def test_the_folder_is_found_by_the_names_people_give_it(tmp_path):
 def test_the_tasks_read_tags_as_ones_in_the_order_of_the_list(tmp_path):
     small(tmp_path)
     for task, expected in ((TASK, [{0}, set(), {21}, {2, 49}, set()]), (CLEANED, [{0}, {21}, {2, 49}])):
-        found = truths(task, DATASET.clips(tmp_path, task.split_scheme))
+        found = TASK_TYPE.truths(task, DATASET.clips(tmp_path, task.split_scheme))
         assert [set(np.flatnonzero(truth)) for truth in found] == expected
         assert all(len(truth) == 50 for truth in found)
 
@@ -250,14 +250,14 @@ def test_get_joins_and_unpacks_the_parts_once_and_goes_on_where_it_was_stopped(t
     monkeypatch.setattr(magnatagatune, "download", fetched)
     tables, parts = ["annotations_final.csv", "clip_info_final.csv"], ["mp3.zip.001", "mp3.zip.002", "mp3.zip.003"]
     with pytest.raises(DataError, match="the line is down"):
-        DATASET.get(tmp_path)
-    assert DATASET.get(tmp_path) == "" and asked == [*tables, *parts] * 2
+        DATASET.download(tmp_path)
+    assert DATASET.download(tmp_path) == "" and asked == [*tables, *parts] * 2
     assert (tmp_path / "mp3/f/song.mp3").read_text() == "sound" and not list(tmp_path.glob("mp3.zip*"))
-    assert DATASET.get(tmp_path) == "" and asked[10:] == tables
+    assert DATASET.download(tmp_path) == "" and asked[10:] == tables
 
 
 def test_missing_files_say_what_gives_them(tmp_path):
-    with pytest.raises(DataError, match="carrara get magnatagatune"):
+    with pytest.raises(DataError, match="carrara download magnatagatune"):
         DATASET.index(tmp_path)
     write(tmp_path, [row(2, "0/a.mp3")], [])
     (tmp_path / "clip_info_final.csv").write_bytes(b"clip_id\xff")

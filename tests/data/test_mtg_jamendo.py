@@ -8,8 +8,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.audio.window import windows
-from carrara.bench.task_types.multilabel import left_out, truths
+from carrara.audio.windows import window_spans
+from carrara.bench.task_types.multilabel import TASK_TYPE
 from carrara.bench.tasks import task
 from carrara.core.errors import DataError, UsageError
 from carrara.data import _base
@@ -45,10 +45,10 @@ def test_sides_hours_and_chunks_are_the_golden_ones(clips, row):
     known, splits = clips
     for side, hours, chunks in zip(("train", "valid", "test"), HOURS[row], CHUNKS[row]):
         seconds = [known[name].labels["seconds"] for name, mine in splits[row].items() if mine == side]
-        assert len(seconds) == DATASET.golden[row][side]
+        assert len(seconds) == DATASET.expected_counts[row][side]
         assert sum(seconds) / 3600 == pytest.approx(hours, abs=0.6)
         # The lists tell tenths of a second, so the windows are counted at 10 Hz.
-        assert sum(len(windows(round(10 * length), 300, least=10)) for length in seconds) == chunks
+        assert sum(len(window_spans(round(10 * length), 300, min_tail=10)) for length in seconds) == chunks
 
 
 @real
@@ -56,7 +56,10 @@ def test_all_rows_together_are_the_golden_tracks(clips):
     known, _ = clips
     assert len(known) == 55_525
     assert sum(clip.labels["seconds"] for clip in known.values()) / 3600 == pytest.approx(3764, abs=0.6)
-    assert sum(len(windows(round(10 * clip.labels["seconds"]), 300, least=10)) for clip in known.values()) == 477_604
+    assert (
+        sum(len(window_spans(round(10 * clip.labels["seconds"]), 300, min_tail=10)) for clip in known.values())
+        == 477_604
+    )
     assert known["948"].labels["mood-theme"] == ["background"] and known["948"].group == "artist_000087"
     assert DATASET.expected_seconds(known["948"]) == pytest.approx((211.2, 214.2))
     assert known["948"].path.name == "948.low.mp3"
@@ -102,10 +105,11 @@ def test_each_task_sees_every_tag_on_every_side(clips):
         labels = task(f"mtg-jamendo/{row}")
         for side in ("train", "valid", "test"):
             mine = [known[name] for name, of in splits[row].items() if of == side]
-            assert not left_out(labels, truths(labels, mine))
+            assert not TASK_TYPE.unscored_tags(labels, TASK_TYPE.truths(labels, mine))
     tested = [known[name] for row in ROWS for name, of in splits[row].items() if of == "test"]
     fewest = min(
-        np.sum(truths(task(f"mtg-jamendo/{row}"), [c for c in tested if row in c.labels]), 0).min() for row in ROWS
+        np.sum(TASK_TYPE.truths(task(f"mtg-jamendo/{row}"), [c for c in tested if row in c.labels]), 0).min()
+        for row in ROWS
     )
     assert fewest >= 21
 
@@ -187,7 +191,7 @@ def test_a_track_of_several_rows_is_one_clip_with_the_labels_of_each(tmp_path):
     assert [(clip.id, clip.split) for clip in DATASET.clips(tmp_path, "mood-theme")] == [
         ("1001", "train"), ("1005", "valid")
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"instrument-train\.tsv: not there; `carrara get mtg-jamendo`"):
+    with pytest.raises(DataError, match=r"instrument-train\.tsv: not there; `carrara download mtg-jamendo`"):
         DATASET.clips(tmp_path, "instrument")
     with pytest.raises(UsageError, match="no split 'mood'"):
         DATASET.clips(tmp_path, "mood")
@@ -226,10 +230,10 @@ def test_the_check_names_twins_across_sides_and_wrong_lengths(tmp_path):
     found = DATASET.check(tmp_path)
     assert list(found.wrong_length) == ["1004"]
     assert found.duplicates == (("1001", "1003", "1004"),)
-    assert [(leak.split, leak.group, leak.sides) for leak in found.leaks] == [
+    assert [(leak.split_scheme, leak.group, leak.splits) for leak in found.leaks] == [
         ("genre", "1001 = 1003 = 1004", ("test", "train"))
     ]
-    assert "partial (4 of 55094 clips)" in found.called["genre"]
+    assert "partial (4 of 55094 clips)" in found.comparability["genre"]
 
 
 @pytest.mark.parametrize(
@@ -264,13 +268,13 @@ def test_a_track_stands_once_a_row_and_is_the_same_in_all_of_them(tmp_path, agai
 def test_get_asks_for_the_lists_and_tells_how_to_get_the_sound(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(_base, "download", lambda remote, root: asked.append(remote))
-    assert "--type audio-low" in DATASET.get(tmp_path)
+    assert "--type audio-low" in DATASET.download(tmp_path)
     assert len(asked) == len({remote.path for remote in asked}) == 12
     assert all(remote.sha256 and remote.url.endswith(remote.path) for remote in asked)
 
 
 def test_missing_lists_say_what_gives_them(tmp_path):
-    with pytest.raises(DataError, match="carrara get mtg-jamendo"):
+    with pytest.raises(DataError, match="carrara download mtg-jamendo"):
         DATASET.index(tmp_path)
     lists(tmp_path, [[line(1001, 1)], [line(1002, 2)], [line(1003, 3)]])
     (tmp_path / "data/splits/split-0/autotagging_genre-test.tsv").write_text("nothing\n")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from carrara.audio.stems import Stem, load_stem, stem_of
+from carrara.audio.stems import StemSource, load_stem, parse_stem
 from carrara.bench.tasks.musdb18.stems import TASK
 from carrara.core.errors import DataError
 from carrara.data.musdb18 import DATASET, STEMS, STREAMS, VALIDATION
@@ -69,7 +69,7 @@ def test_the_validation_songs_and_the_streams_are_those_of_mus_yaml():
 @pytest.mark.skipif(not FIXTURE.exists(), reason="the shared fixtures are not here")
 def test_the_list_alone_is_no_dataset_and_the_error_says_what_is_expected():
     assert DATASET.root(FIXTURE.parent) == FIXTURE
-    with pytest.raises(DataError, match=r"train: no songs <song>\.stem\.mp4.*`carrara get musdb18`"):
+    with pytest.raises(DataError, match=r"train: no songs <song>\.stem\.mp4.*`carrara download musdb18`"):
         DATASET.index(FIXTURE)
 
 
@@ -78,12 +78,12 @@ def test_the_folders_and_the_list_decide_the_sides(root):
     assert {clip.id: clip.split for clip in clips} == {song.split("/")[1]: side for song, side in SIDES.items()}
     assert [clip.id for clip in clips] == sorted(clip.id for clip in clips)
     assert all(clip.group == clip.id for clip in clips)
-    assert DATASET.golden["official"] == {"train": 100 - len(VALIDATION), "valid": 14, "test": 50}
+    assert DATASET.expected_counts["official"] == {"train": 100 - len(VALIDATION), "valid": 14, "test": 50}
 
 
 def test_a_whole_number_of_songs_passes_and_fewer_are_told(root):
     class Small(type(DATASET)):
-        golden = {"official": {"train": 2, "valid": 2, "test": 2}}  # noqa: RUF012
+        expected_counts = {"official": {"train": 2, "valid": 2, "test": 2}}  # noqa: RUF012
 
     assert Small().check(root).duplicates  # every song is made of the same tones
     assert not Small().check(root).differing
@@ -119,11 +119,11 @@ def test_each_label_leads_to_its_own_stem(tmp_path):
     stem_mp4(tmp_path / "test" / "b.stem.mp4")
     for clip in DATASET.index(tmp_path):
         for stem in STEMS:
-            samples = load_stem(stem_of(clip.path, clip.labels[stem]), 4000, 4410)
+            samples = load_stem(parse_stem(clip.path, clip.labels[stem]), 4000, 4410)
             loudest = np.abs(np.fft.rfft(samples[0])).argmax() * 10
             assert loudest == 220 * (STREAMS[stem] + 1)
             assert np.abs(samples[1]).max() < 0.01
-    assert load_stem(Stem(clip.path, 0)).shape[0] == 2
+    assert load_stem(StemSource(clip.path, 0)).shape[0] == 2
 
 
 def test_what_is_wrong_on_disk_is_told_by_name(root):
@@ -134,7 +134,7 @@ def test_what_is_wrong_on_disk_is_told_by_name(root):
     assert found.missing == ("Music Delta - Rock",)
     assert [Path(path).parts[-2:] for path in found.unreadable] == [("Georgia Wonder - Siren", "drums.wav")]
     assert found.extra == (str(root / "stray.wav"),)
-    assert "partial" in found.called["official"]
+    assert "partial" in found.comparability["official"]
 
 
 def test_a_song_on_both_sides_is_refused(root):

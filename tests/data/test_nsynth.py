@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.bench.task_types.multiclass import truths
+from carrara.bench.task_types.multiclass import TASK_TYPE
 from carrara.bench.tasks.nsynth.instrument import TASK as INSTRUMENT
 from carrara.bench.tasks.nsynth.pitch import TASK as PITCH
 from carrara.core.errors import DataError
@@ -33,7 +33,7 @@ SOURCES = ("acoustic", "electronic", "synthetic")
 class Small(NSynth):
     """Eight notes of a twentieth of a second."""
 
-    golden: ClassVar = {"official": {"train": 3, "valid": 2, "test": 3}}
+    expected_counts: ClassVar = {"official": {"train": 3, "valid": 2, "test": 3}}
     known_leaks: ClassVar = {"official": 2}
     seconds = (0.04, 0.06)
 
@@ -102,8 +102,8 @@ def test_labels_and_group_are_those_of_the_key(root):
 def test_the_tasks_classes_are_midi_numbers_and_nsynths_family_numbers(root):
     clips = DATASET.clips(root, "official")
     notes = [entry(clip.id) for clip in clips]
-    assert truths(PITCH, clips) == [note["pitch"] for note in notes]
-    assert truths(INSTRUMENT, clips) == [note["instrument_family"] for note in notes]
+    assert TASK_TYPE.truths(PITCH, clips) == [note["pitch"] for note in notes]
+    assert TASK_TYPE.truths(INSTRUMENT, clips) == [note["instrument_family"] for note in notes]
     assert len(PITCH.labels) == 128 and len(INSTRUMENT.labels) == 11
 
 
@@ -115,18 +115,18 @@ def test_some_of_the_sides_are_indexed_and_never_called_whole(tmp_path):
         "official/train: 0 clips, should be 3",
         "official/valid: 0 clips, should be 2",
     )
-    assert "partial (3 of 8 clips)" in found.called["official"]
-    assert "partial (3 of 305979 clips)" in DATASET.called("official", 3, 3)
+    assert "partial (3 of 8 clips)" in found.comparability["official"]
+    assert "partial (3 of 305979 clips)" in DATASET.comparability("official", 3, 3)
 
 
 def test_a_whole_copy_passes_and_its_known_leaks_are_told(root):
     found = Small().check(root)
     assert found.ok and found.found == 8 and not found.extra
-    assert {leak.group: leak.sides for leak in found.leaks} == {
+    assert {leak.group: leak.splits for leak in found.leaks} == {
         "bass_electronic_018": ("test", "valid"),
         "keyboard_electronic_001": ("test", "valid"),
     }
-    assert found.called == {"official": "NSynth, official split"}
+    assert found.comparability == {"official": "NSynth, official split"}
 
 
 def test_an_instrument_of_train_on_another_side_is_told(tmp_path):
@@ -135,7 +135,7 @@ def test_an_instrument_of_train_on_another_side_is_told(tmp_path):
     path.write_text(path.read_text().replace("vocal_acoustic_002", "guitar_acoustic_010"))
     found = Small().check(root)
     assert not found.ok
-    assert ("guitar_acoustic_010", ("test", "train")) in [(leak.group, leak.sides) for leak in found.leaks]
+    assert ("guitar_acoustic_010", ("test", "train")) in [(leak.group, leak.splits) for leak in found.leaks]
 
 
 def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
@@ -172,7 +172,7 @@ def test_annotations_gone_wrong_are_told_with_file_and_place(tmp_path, old, new,
 
 
 def test_missing_annotations_and_a_note_on_two_sides_are_told(tmp_path):
-    with pytest.raises(DataError, match=r"nsynth-train/examples.json: not there; `carrara get nsynth`"):
+    with pytest.raises(DataError, match=r"nsynth-train/examples.json: not there; `carrara download nsynth`"):
         DATASET.index(tmp_path)
     root = build(tmp_path)
     text = (root / "nsynth-valid" / "examples.json").read_text()
@@ -206,7 +206,7 @@ def test_a_file_cut_short_anywhere_is_told(tmp_path_factory, data, block):
     text = written({key: entry(key) for key in NOTES["train"]})
     path = tmp_path_factory.getbasetemp() / "cut.json"
     path.write_text(text[: data.draw(st.integers(0, len(text) - 1))])
-    with pytest.raises(DataError, match=r"cut.json, line \d+: .*; `carrara get nsynth` gives it whole"):
+    with pytest.raises(DataError, match=r"cut.json, line \d+: .*; `carrara download nsynth` gives it whole"):
         list(examples(path, block))
 
 

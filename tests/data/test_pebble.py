@@ -45,12 +45,12 @@ def test_the_demo_has_the_counts_that_golden_says(demo):
     for made in demo:
         for split, side in made.sides.items():
             found[split][side] += 1
-    wanted = {split: +Counter(row) for split, row in DATASET.golden.items() if split != "beats"}
+    wanted = {split: +Counter(row) for split, row in DATASET.expected_counts.items() if split != "beats"}
     assert found == wanted
-    assert DATASET.golden["songs"] == {"train": 300, "valid": 100, "test": 200}
-    assert DATASET.golden["beats"] == {"train": 60, "valid": 20, "test": 40}
+    assert DATASET.expected_counts["songs"] == {"train": 300, "valid": 100, "test": 200}
+    assert DATASET.expected_counts["beats"] == {"train": 60, "valid": 20, "test": 40}
     assert sides("small")["singer"] == {"train": 1200, "valid": 400, "test": 800}
-    assert DATASET.golden_at(DATASET.root(size="full")) == sides("full")
+    assert DATASET.expected_counts_at(DATASET.root(size="full")) == sides("full")
 
 
 def test_the_check_finds_everything_and_no_leak(pebble_root):
@@ -159,7 +159,7 @@ def test_several_processes_make_the_same_suite_and_one_stopped_goes_on(pebble_ro
     # As after a kill: neither the index nor the identity was written.
     (tmp_path / "index.jsonl").unlink()
     (tmp_path / "meta.json").write_text(json.dumps({k: v for k, v in meta.items() if k != "identity"}))
-    with pytest.raises(DataError, match="carrara get pebble"):
+    with pytest.raises(DataError, match="carrara download pebble"):
         DATASET.index(tmp_path)
     write(tmp_path, "demo", few, processes=1)
     assert digests(tmp_path) == {name: first[name] for name in digests(tmp_path)} and cut.is_file() and gone.is_file()
@@ -173,7 +173,7 @@ def test_several_processes_make_the_same_suite_and_one_stopped_goes_on(pebble_ro
 
 
 def test_another_version_and_a_missing_suite_are_refused(tmp_path):
-    with pytest.raises(DataError, match="carrara get pebble"):
+    with pytest.raises(DataError, match="carrara download pebble"):
         DATASET.clips(tmp_path, "songs")
     (tmp_path / "meta.json").write_text('{"version": -1, "identity": ""}')
     with pytest.raises(DataError, match="another version"):

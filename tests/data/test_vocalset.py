@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from carrara.bench.task_types.multiclass import truths
+from carrara.bench.task_types.multiclass import TASK_TYPE
 from carrara.bench.tasks.vocalset.singer import TASK as SINGER
 from carrara.bench.tasks.vocalset.technique import TASK as TECHNIQUE
 from carrara.core.errors import DataError
@@ -67,7 +67,7 @@ def test_m1_m10_and_m11_are_three_singers(root):
         by_singer[clip.labels["singer"]].add(clip.path.parts[-4])
     assert by_singer == {singer: {folder} for folder, singer in FOLDERS.items()}
     assert [technique_side(singer) for singer in ("m1", "m10", "m11")] == ["train", "test", "valid"]
-    numbers = truths(SINGER, [clip for clip in DATASET.index(root) if clip.labels["technique"] == "belt"])
+    numbers = TASK_TYPE.truths(SINGER, [clip for clip in DATASET.index(root) if clip.labels["technique"] == "belt"])
     assert sorted(numbers) == list(range(20))
 
 
@@ -135,7 +135,7 @@ def test_recordings_are_parted_twelve_eight_five():
 def test_the_tasks_ask_for_marbles_classes(root):
     assert TECHNIQUE.labels == TEN and SINGER.labels == tuple(FOLDERS.values())
     clips = DATASET.clips(root, "technique")
-    assert truths(TECHNIQUE, clips) == [TEN.index(clip.path.parts[-2]) for clip in clips]
+    assert TASK_TYPE.truths(TECHNIQUE, clips) == [TEN.index(clip.path.parts[-2]) for clip in clips]
     for task in (SINGER, TECHNIQUE):
         assert round(task.window_seconds * 44100) == 132_000
 
@@ -143,8 +143,8 @@ def test_the_tasks_ask_for_marbles_classes(root):
 def test_twenty_singers_pass_and_the_score_is_called_our_own(root):
     found = DATASET.check(root)
     assert found.ok and found.found == 60 and not found.leaks and not found.extra
-    assert "not MARBLE's unpublished lists" in found.called["singer"]
-    assert found.called["technique"].startswith("VocalSet, technique split; by Carrara's")
+    assert "not MARBLE's unpublished lists" in found.comparability["singer"]
+    assert found.comparability["technique"].startswith("VocalSet, technique split; by Carrara's")
 
 
 def test_missing_singers_are_told(tmp_path):
@@ -154,7 +154,7 @@ def test_missing_singers_are_told(tmp_path):
     assert not found.ok and found.found == 2
     (line,) = found.differing
     assert line.startswith("singers: 2, should be 20; not there: f2, f3,") and line.endswith("m8, m9, m11")
-    assert all(words.endswith("; 2 of 20 singers") for words in found.called.values())
+    assert all(words.endswith("; 2 of 20 singers") for words in found.comparability.values())
 
 
 def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
@@ -166,13 +166,13 @@ def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
     found = DATASET.check(root)
     assert not found.ok and list(found.unreadable) == [str(broken)]
     assert found.duplicates == (("f2/long_tones/vibrato/f2_long_vibrato_e", "m4/long_tones/vibrato/m4_long_vibrato_e"),)
-    assert ("technique", ("test", "train")) in [(leak.split, leak.sides) for leak in found.leaks]
-    assert "partial (59 of 60 clips)" in found.called["singer"]
+    assert ("technique", ("test", "train")) in [(leak.split_scheme, leak.splits) for leak in found.leaks]
+    assert "partial (59 of 60 clips)" in found.comparability["singer"]
 
 
 def test_no_recordings_at_all_are_told(tmp_path):
     for inside in (None, "FULL/female1/scales/belt", "FULL/soprano1/scales/belt"):
         if inside:
             (tmp_path / inside).mkdir(parents=True)
-        with pytest.raises(DataError, match=r"FULL: no recordings .*`carrara get vocalset`"):
+        with pytest.raises(DataError, match=r"FULL: no recordings .*`carrara download vocalset`"):
             DATASET.index(tmp_path)

@@ -72,7 +72,9 @@ def read(root: Path) -> list[Entry]:
     """
     meta = _meta(root)
     if "identity" not in meta:
-        raise DataError(f"{root} holds no finished Pebble: `carrara get pebble` makes it, or goes on where it stopped")
+        raise DataError(
+            f"{root} holds no finished Pebble: `carrara download pebble` makes it, or goes on where it stopped"
+        )
     _refuse_another(root, {"version": VERSION})
     return _entries(root)
 
@@ -82,7 +84,7 @@ def _meta(root: Path) -> Entry:
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError) as problem:
-        raise DataError(f"{file} cannot be read ({problem}): remove it and run `carrara get pebble`") from None
+        raise DataError(f"{file} cannot be read ({problem}): remove it and run `carrara download pebble`") from None
 
 
 def _refuse_another(root: Path, described: Entry) -> None:
@@ -90,7 +92,9 @@ def _refuse_another(root: Path, described: Entry) -> None:
     meta = _meta(root)
     for key in {"version", "soundfont"} & described.keys() & meta.keys():
         if meta[key] != described[key]:
-            raise DataError(f"{root} was made with another {key}: remove the folder and run `carrara get pebble` again")
+            raise DataError(
+                f"{root} was made with another {key}: remove the folder and run `carrara download pebble` again"
+            )
 
 
 def _entries(root: Path) -> list[Entry]:
@@ -98,7 +102,7 @@ def _entries(root: Path) -> list[Entry]:
     try:
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as problem:
-        raise DataError(f"{file} cannot be read ({problem}): remove it and run `carrara get pebble`") from None
+        raise DataError(f"{file} cannot be read ({problem}): remove it and run `carrara download pebble`") from None
 
 
 def _described(size: str, wanted: dict[str, int]) -> dict[str, Any]:
