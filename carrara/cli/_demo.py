@@ -40,14 +40,14 @@ def run_demo(output: Path, data_dir: Path | None, steps: int | None) -> None:
     from carrara.bench.run import bench
     from carrara.data import REGISTRY
     from carrara.encoders._hub.load import load
-    from carrara.pretrain.metrics_log import LOG_FILE
+    from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
     from carrara.pretrain.run import pretrain
 
     start = time.monotonic()
     _print_step(1, "rendering Pebble, the synthetic suite")
     pebble = REGISTRY.get("pebble")
     root = pebble.root(data_dir, SIZE)
-    pebble.get(root, SIZE)
+    pebble.download(root, SIZE)
 
     _print_step(2, f"pre-training {RECIPE} at scale {SCALE} on its unlabelled part")
     corpus = [clip.path for clip in pebble.clips(root, "unlabelled")]
@@ -68,15 +68,20 @@ def run_demo(output: Path, data_dir: Path | None, steps: int | None) -> None:
         "labels": clip.labels,
         "name": clip.id,
     }
-    report = write_report(
-        output / "report.html", records, metrics_log=model / LOG_FILE, example=example, title="Carrara demo"
-    )
+    metrics = read_metrics(model / LOG_FILE)
+    report = write_report(output / "report.html", records, metrics=metrics, example=example, title="Carrara demo")
     print_leaderboard(build_leaderboard(records))
     minutes = (time.monotonic() - start) / 60
-    typer.echo(f"\n{report} holds the plots; this run took {minutes:.1f} minutes. On your own music, try:", err=True)
-    typer.echo(f"  carrara embed ~/Music -e {model} -o music.parquet          # features of your recordings", err=True)
-    typer.echo(f"  carrara pretrain {RECIPE} --scale {SCALE} --corpus ~/Music -o my-mert  # train on them", err=True)
-    typer.echo(f"  carrara bench my-mert --suite pebble -o {results} && carrara leaderboard {results}", err=True)
+    typer.echo(
+        f"""
+{report} has the plots; this run took {minutes:.1f} minutes. Next:
+  carrara compare mert chroma-mfcc --results {results}  # on which tasks do they differ?
+  carrara embed ~/Music -e {model} -o music.parquet  # features of your own recordings
+  carrara pretrain {RECIPE} --scale {SCALE} --corpus ~/Music -o my-mert  # a model of your own
+  carrara bench my-mert --suite pebble -o {results}  # measure it
+  carrara leaderboard {results}""",
+        err=True,
+    )
 
 
 def _print_step(number: int, text: str) -> None:

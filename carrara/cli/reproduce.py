@@ -70,7 +70,7 @@ def reproduce(
 
     pebble = DATA.get("pebble")
     root = pebble.root(data_dir)
-    pebble.get(root)
+    pebble.download(root)
     own = [root] if reproduction.is_supervised else [clip.path for clip in pebble.clips(root, "unlabelled")]
     plan = ReproductionPlan(
         tuple(corpus or own), output, scale, seeds, steps, labels, data_dir, pick_device(device), files

@@ -5,7 +5,6 @@ The page is `report.html` beside this file, a Jinja template that escapes every 
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -35,7 +34,7 @@ def write_report(path: Path | str, records: Iterable[Record], **options: Any) ->
 
 def render_report(
     records: Iterable[Record],
-    metrics_log: Path | str | None = None,
+    metrics: Sequence[Mapping[str, Any]] = (),
     example: Mapping[str, Any] | None = None,
     title: str = "Carrara report",
     suite: str | None = None,
@@ -45,7 +44,7 @@ def render_report(
 
     Args:
         records: each suite and protocol gets a leaderboard of its own.
-        metrics_log: JSON lines of a pre-training run, one object a logged step; a missing file counts as None.
+        metrics: of a pre-training run, as its metrics log has them: one mapping for each logged step.
         example: a clip to show: `samples` (mono), `sample_rate` (Hz), `labels` by name, and `name`.
         title: of the page.
         suite: show only this suite's tasks, and all of them.
@@ -59,7 +58,6 @@ def render_report(
     leaderboards = build_leaderboards(records, suite)
     if sources:
         leaderboards = add_published(leaderboards, sources)
-    entries = _read_entries(Path(metrics_log)) if metrics_log else []
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -70,7 +68,7 @@ def render_report(
     return template.render(
         title=title,
         sections=[_section(leaderboard) for leaderboard in leaderboards],
-        training=_training(entries) if entries else None,
+        training=_training(metrics) if metrics else None,
         example=_example(example) if example else None,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -130,9 +128,9 @@ def _provenance(leaderboard: Leaderboard) -> dict[str, Any]:
     }
 
 
-def _training(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    last = entries[-1]
-    rates = [entry["audio_seconds_per_second"] for entry in entries if "audio_seconds_per_second" in entry]
+def _training(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    last = metrics[-1]
+    rates = [line["audio_seconds_per_second"] for line in metrics if "audio_seconds_per_second" in line]
     facts = {"steps": f"{last['step']:,}"} if "step" in last else {}
     if "seconds" in last:
         facts["time"] = f"{last['seconds'] / 60:.1f} minutes"
@@ -143,7 +141,7 @@ def _training(entries: list[dict[str, Any]]) -> dict[str, Any]:
         for key, value in last.items()
         if key.partition("/")[0] in {"loss", "accuracy"} and isinstance(value, int | float)
     }
-    return {"plot": plots.training_plot(entries), "facts": facts}
+    return {"plot": plots.training_plot(metrics), "facts": facts}
 
 
 def _example(example: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,16 +162,3 @@ def format_label(value: Any) -> str:
         more = f" … ({len(value)} in all)" if len(value) > SHOWN_VALUES else ""
         return ", ".join(words) + more
     return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-
-def _read_entries(path: Path) -> list[dict[str, Any]]:
-    """Return a metrics log's objects up to the first line that was cut short."""
-    entries: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if isinstance(entry, dict):
-            entries.append(entry)
-    return entries

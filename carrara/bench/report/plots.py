@@ -263,12 +263,12 @@ def robustness_plot(leaderboard: Leaderboard) -> str:
         return to_svg(figure, "Scores on corrupted test audio")
 
 
-def training_plot(entries: Sequence[Mapping[str, Any]]) -> str:
+def training_plot(metrics: Sequence[Mapping[str, Any]]) -> str:
     """Return a panel for each group of a metrics log's numbers over its steps."""
     from matplotlib.figure import Figure
 
-    groups = group_keys([key for entry in entries for key in entry if key not in {"step", "steps", "seconds"}])
-    series = {key: _finite_series(entries, key) for keys in groups.values() for key in keys}
+    groups = group_keys([key for line in metrics for key in line if key not in {"step", "steps", "seconds"}])
+    series = {key: _finite_series(metrics, key) for keys in groups.values() for key in keys}
     drawn = {name: [key for key in keys if len(series[key]) > 1] for name, keys in groups.items()}
     drawn = {name: keys for name, keys in drawn.items() if any(value for key in keys for _, value in series[key])}
     rows = max(1, math.ceil(len(drawn) / COLUMNS))
@@ -298,8 +298,8 @@ def group_keys(keys: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
-def _finite_series(entries: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    pairs = [(entry.get("step", index), entry.get(key)) for index, entry in enumerate(entries)]
+def _finite_series(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    pairs = [(line.get("step", index), line.get(key)) for index, line in enumerate(metrics)]
     return [
         (step, float(value)) for step, value in pairs if isinstance(value, int | float) and math.isfinite(float(value))
     ]
