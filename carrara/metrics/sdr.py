@@ -1,7 +1,7 @@
 """Source-to-distortion ratio of a whole song in dB: the global SDR of the Music Demixing Challenge 2021.
 
-SDR = 10 log10((Σ s² + ε) / (Σ (s − ŝ)² + ε)) over all samples and both channels at 44.1 kHz, ε = 1e-7 [mitsufuji2021;
-notes/benchmark §1.9]; a benchmark reports its mean over songs. It is not the median over windows with permitted
+SDR = 10 log10((Σ s² + ε) / (Σ (s − ŝ)² + ε)) over all samples and both channels at 44.1 kHz, ε = 1e-7 [mitsufuji2021]
+[notes/benchmark §1.9]; a benchmark reports its mean over songs. It is not the median over windows with permitted
 filtering that BSSEval and museval give. A stem that is silent throughout scores 0 dB if its estimate is silent too, and
 falls with the energy of the estimate otherwise. The sums can be accumulated, so a song need not be held in memory.
 """

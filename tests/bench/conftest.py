@@ -1,4 +1,4 @@
-"""What the bench tests share: a dataset of tones, an encoder of band levels, the plain way to train one probe."""
+"""Shared by the bench tests: a dataset of tones, an encoder of band levels, a plain training loop for one probe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from carrara.bench.config import BenchConfig
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.grid import GridSettings, ProbeProblem
 from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
-from carrara.bench.probes.rng import dropout_generator, kept, order
+from carrara.bench.probes.rng import dropout_generator, dropout_mask, epoch_permutation
 from carrara.bench.protocols import constrained
 from carrara.bench.run import bench
 from carrara.core.clip import Clip
@@ -25,8 +25,8 @@ from carrara.encoders._base import Card, Encoder
 
 
 @dataclass
-class Plain:
-    """What the plain loop found for one probe."""
+class PlainResult:
+    """The course of one probe in the plain loop."""
 
     losses: list[float]
     scores: list[float]
@@ -36,49 +36,48 @@ class Plain:
     logits: torch.Tensor
 
 
-def train_plainly(question: ProbeProblem, spec: ProbeSpec, settings: GridSettings) -> Plain:
-    """Train one probe as a tutorial would: torch's Adam, torch's scheduler, autograd, one probe in the world."""
-    train, valid = question.train, question.valid
-    several = len(spec.sources) if len(spec.sources) > 1 else 0
-    shape = ProbeShape(train.width(spec.sources[0]), settings.hidden, settings.outputs, settings.dropout, several)
+def train_plainly(problem: ProbeProblem, spec: ProbeSpec, settings: GridSettings) -> PlainResult:
+    """Train one probe as a tutorial would: torch's Adam, torch's scheduler, autograd, one probe at a time."""
+    train, valid = problem.train, problem.valid
+    mixed = len(spec.sources) if len(spec.sources) > 1 else 0
+    shape = ProbeShape(train.width(spec.sources[0]), settings.hidden, settings.outputs, settings.dropout, mixed)
     probe = initial_probe(spec, shape)
     adam = torch.optim.Adam(probe.parameters(), lr=spec.learning_rate)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
         adam, mode="max", factor=0.5, patience=settings.plateau_patience
     )
-    heard = features(train, spec)
-    watched = features(valid, spec)
+    train_x, valid_x = features(train, spec), features(valid, spec)
     starts = np.concatenate(([0], np.cumsum(train.counts_N)))
-    found = Plain([], [], [], -np.inf, -1, torch.empty(0))
+    result = PlainResult([], [], [], -np.inf, -1, torch.empty(0))
     for epoch in range(settings.max_epochs):
-        visits = order(spec.seed, epoch, len(train.counts_N))
+        visits = epoch_permutation(spec.seed, epoch, len(train.counts_N))
         losses = []
         for step, low in enumerate(range(0, len(visits), settings.batch)):
             rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in visits[low : low + settings.batch]])
             generator = dropout_generator(spec.seed, epoch, step)
-            mask = torch.from_numpy(kept(generator, len(rows), settings.hidden, settings.dropout))
-            logits = probe(heard[..., rows, :], mask)
-            loss = question.loss(logits[None], torch.from_numpy(train.targets_R[rows]))[0]
+            mask = torch.from_numpy(dropout_mask(generator, len(rows), settings.hidden, settings.dropout))
+            logits = probe(train_x[..., rows, :], mask)
+            loss = problem.loss(logits[None], torch.from_numpy(train.targets_R[rows]))[0]
             adam.zero_grad()
             loss.backward()
             adam.step()
             losses.append(loss.item())
         with torch.no_grad():
-            answered = probe(watched)
-        score = question.score(answered[None])[0]
+            valid_logits = probe(valid_x)
+        score = problem.score(valid_logits[None])[0]
         schedule.step(score)
-        found.losses.append(float(np.mean(losses)))
-        found.scores.append(score)
-        found.rates.append(adam.param_groups[0]["lr"])
-        if score > found.best:
-            found.best, found.best_epoch, found.logits = score, epoch, answered
-        if epoch - found.best_epoch >= settings.stop_patience:
+        result.losses.append(float(np.mean(losses)))
+        result.scores.append(score)
+        result.rates.append(adam.param_groups[0]["lr"])
+        if score > result.best:
+            result.best, result.best_epoch, result.logits = score, epoch, valid_logits
+        if epoch - result.best_epoch >= settings.stop_patience:
             break
-    return found
+    return result
 
 
 def features(examples: Examples, spec: ProbeSpec) -> torch.Tensor:
-    """Return what a probe hears of all rows, `[R, D]` or `[L, R, D]`."""
+    """Return the inputs of a probe for all rows, `[R, D]` or `[L, R, D]`."""
     layers = [torch.from_numpy(np.asarray(examples.layers[name][examples.rows_R], np.float32)) for name in spec.sources]
     return layers[0] if len(layers) == 1 else torch.stack(layers)
 
@@ -90,7 +89,7 @@ def plainly():
 
 RATE = 2000
 PITCHES = {"low": 125.0, "middle": 250.0, "high": 500.0}
-SIDES = {"train": 24, "valid": 12, "test": 18}
+SPLIT_SIZES = {"train": 24, "valid": 12, "test": 18}
 
 
 class Bands(Encoder):
@@ -109,18 +108,18 @@ class Bands(Encoder):
             parameters=0,
         )
 
-    def frames(self, samples: int) -> int:
+    def num_frames(self, samples: int) -> int:
         return max(1, samples // 200)
 
     def forward(self, samples_BT, lengths_B=None):
-        frames = self.frames(samples_BT.shape[1])
+        frames = self.num_frames(samples_BT.shape[1])
         padded = torch.nn.functional.pad(samples_BT, (0, max(0, 200 * frames - samples_BT.shape[1])))
         spectrum = torch.fft.rfft(padded[:, : 200 * frames].unflatten(1, (frames, 200))).abs()[..., 4:100]
         levels = torch.log1p(spectrum.unflatten(-1, (8, 12)).mean(-1))
         layers = torch.stack((levels, levels.tanh()), dim=1)
         if lengths_B is not None:
             for row, length in enumerate(lengths_B.tolist()):
-                layers[row, :, self.frames(int(length)) :] = 0
+                layers[row, :, self.num_frames(int(length)) :] = 0
         return layers
 
 
@@ -140,15 +139,16 @@ class Tones(Dataset):
     def index(self, root):
         names = list(PITCHES)
         clips = []
-        for number in range(sum(SIDES.values())):
+        for number in range(sum(SPLIT_SIZES.values())):
             name, noisy = names[number % 3], number % 2 == 1
-            labels = {"pitch": name, "tags": [name, *(["noisy"] if noisy else [])], "height": float(number % 3)}
+            tags = [name, *(["noisy"] if noisy else [])]
+            labels = {"pitch": name, "tags": tags, "height": float(number % 3), "beats": [0.25, 0.75]}
             clips.append(Clip(f"tone-{number:02}", root / f"{number}.wav", labels=labels))
         return clips
 
     def splits(self, root):
-        sides = [side for side, count in SIDES.items() for _ in range(count)]
-        return {"all": {clip.id: side for clip, side in zip(self.index(root), sides)}, "none": {"tone-00": "train"}}
+        splits = [split for split, count in SPLIT_SIZES.items() for _ in range(count)]
+        return {"all": {clip.id: split for clip, split in zip(self.index(root), splits)}, "none": {"tone-00": "train"}}
 
 
 @pytest.fixture(scope="module")
@@ -164,23 +164,24 @@ def tones(tmp_path_factory):
 
 
 @pytest.fixture
-def ask(tones, tmp_path, monkeypatch):
+def measure(tones, tmp_path, monkeypatch):
+    """Give a function that benchmarks an encoder on tasks over the tones, with two learning rates and small probes."""
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-3, 1e-2))
     monkeypatch.setattr(constrained, "HIDDEN", 16)
 
-    def measure(*tasks, encoder=None, limit=None, partial=False, **rules):
+    def run(*tasks, encoder=None, limit=None, partial=False, **config):
         return bench(
             encoder or Bands(),
             tasks,
             results=tmp_path / "results",
-            config=BenchConfig(**rules),
+            config=BenchConfig(**config),
             limit=limit,
             partial=partial,
             datasets={"tones": tones},
         )
 
-    return measure
+    return run
 
 
 def tone_task(task_type="multiclass", **changes):
@@ -211,7 +212,7 @@ def tags():
         "multilabel",
         label="tags",
         labels=(*PITCHES, "noisy"),
-        scores=("roc_auc", "average_precision"),
+        metrics=("roc_auc", "average_precision"),
         monitor="roc_auc",
         name="tones/tags",
     )

@@ -1,4 +1,4 @@
-"""What a person may ask of a run beyond one seed and clean sound: seeds, deformations, windows, the wall."""
+"""Beyond one seed and clean audio: several seeds, corrupted test audio, windows, the time limit, names of settings."""
 
 from __future__ import annotations
 
@@ -7,60 +7,79 @@ import pytest
 
 from carrara.bench.predictions import predictions_path, read_predictions
 from carrara.bench.probes.window_ensemble import RULES
-from carrara.bench.protocols import constrained
+from carrara.core.errors import UsageError
 
 
-def test_several_seeds_ride_in_one_pass_and_the_interval_covers_them(ask, monkeypatch, tmp_path, tags):
-    passes = []
-    train = constrained.train_grid
-    monkeypatch.setattr(constrained, "train_grid", lambda *given: passes.append(len(given[1])) or train(*given))
+def test_several_seeds_equal_each_alone_and_the_interval_covers_them(measure, tmp_path, tags):
     noisy = tags.model_copy(update={"labels": ("noisy", "low"), "name": "tones/two", "max_epochs": 3})
-    alone = {seed: ask(noisy, seeds=(seed,), overwrite="always")[0] for seed in (1, 2, 3)}
-    together = ask(noisy, seeds=(1, 2, 3), overwrite="always")[0]
-    assert passes == [6, 6, 6, 18] and together.protocol.tried == 18
-    for place, (seed, record) in enumerate(alone.items()):
+    alone = {seed: measure(noisy, seeds=(seed,), overwrite="always")[0] for seed in (1, 2, 3)}
+    together = measure(noisy, seeds=(1, 2, 3), overwrite="always")[0]
+    assert together.protocol.tried == 18
+    for index, (seed, record) in enumerate(alone.items()):
         for name, score in together.scores.items():
-            assert score.by_seed[place] == pytest.approx(record.scores[name].value, abs=1e-6)
+            assert score.by_seed[index] == pytest.approx(record.scores[name].value, abs=1e-6)
         own = {(p.layer, p.learning_rate): p.valid for p in together.grid if p.seed == seed}
         assert own == pytest.approx({(p.layer, p.learning_rate): p.valid for p in record.grid}, abs=1e-5)
     assert together.protocol.chosen_by_seed == tuple(record.protocol.chosen for record in alone.values())
     for score in together.scores.values():
         assert score.value == pytest.approx(np.mean(score.by_seed))
     assert set(read_predictions(predictions_path(together, tmp_path / "results"))) == {1, 2, 3}
-    assert ask(noisy, seeds=(2,))[0] == together, "a seed that was measured is not measured again"
+    assert measure(noisy, seeds=(2,))[0] == together, "a seed that was measured is not measured again"
 
 
-def test_spoilt_sound_is_read_by_the_same_probe(ask, task):
-    record = ask(task(), deform=("gain:-1db", "noise:-20db"))[0]
-    assert list(record.deformed) == ["gain:-1db", "noise:-20db"]
+def test_corrupted_audio_is_scored_by_the_same_probe(measure, task):
+    record = measure(task(), corruptions=("gain:-1db", "noise:-20db"))[0]
+    assert list(record.robustness) == ["gain:-1db", "noise:-20db"]
     clean = record.scores["accuracy"].value
-    assert record.deformed["gain:-1db"]["accuracy"].value == pytest.approx(clean, abs=0.12)
-    assert record.deformed["noise:-20db"]["accuracy"].value < clean - 0.2
-    assert ask(task(), deform=("gain:-1db",))[0] == record
+    assert record.robustness["gain:-1db"]["accuracy"].value == pytest.approx(clean, abs=0.12)
+    assert record.robustness["noise:-20db"]["accuracy"].value < clean - 0.2
+    assert measure(task(), corruptions=("gain:-1db",))[0] == record
 
 
-def test_windows_that_answer_for_themselves_are_scored_two_ways(ask, task):
+def test_windows_that_are_scored_themselves_are_scored_in_two_ways(measure, task):
     cut = task(
         window_seconds=0.3,
-        tail="drop",
+        partial_window="drop",
         aggregate="window",
-        scores=("accuracy_windows",),
-        also=("accuracy_recordings",),
+        metrics=("accuracy_windows",),
+        extra_metrics=("accuracy_recordings",),
         monitor="accuracy_windows",
         name="tones/windows",
     )
-    record = ask(cut)[0]
+    record = measure(cut)[0]
     assert record.scores["accuracy_windows"].n == record.scores["accuracy_recordings"].n == 18
     assert record.scores["accuracy_windows"].value > 0.8
 
 
-def test_the_way_to_join_windows_is_chosen_on_validation(ask, task):
+def test_the_rule_for_windows_is_chosen_on_validation(measure, task):
     cut = task(window_seconds=0.25, aggregate="ensemble", name="tones/ensemble")
-    record = ask(cut)[0]
+    record = measure(cut)[0]
     assert record.protocol.chosen["windows"] in RULES
     assert record.scores["accuracy"].value > 0.8
 
 
-def test_a_task_past_the_wall_is_marked(ask, task):
-    assert not ask(task())[0].over_wall
-    assert ask(task(), wall_hours=0.0, overwrite="always")[0].over_wall
+def test_a_task_over_the_time_limit_is_marked(measure, task):
+    assert not measure(task())[0].exceeded_time_limit
+    assert measure(task(), time_limit_hours=0.0, overwrite="always")[0].exceeded_time_limit
+
+
+def test_convolutional_features_are_a_setting_that_the_record_names(measure, task, bands):
+    class WithCnn(bands):
+        def __init__(self):
+            super().__init__()
+            self.card = self.card.model_copy(update={"cnn_dim": 5})
+
+        def forward_with_cnn(self, samples_BT, lengths_B=None):
+            layers = self(samples_BT, lengths_B)
+            return layers, layers[:, 0, :, :5]
+
+    plain = measure(task(max_epochs=2), encoder=WithCnn())[0]
+    assert {point.layer for point in plain.grid} == {"0", "1", "weighted-sum"}
+    settings = {"layers": "transformer+cnn"}
+    record = measure(task(max_epochs=2), encoder=WithCnn(), settings=settings)[0]
+    assert record.protocol.name == "constrained:layers=transformer+cnn"
+    assert {point.layer for point in record.grid} == {"0", "1", "cnn", "weighted-sum"}
+    own = {(p.layer, p.learning_rate): p.valid for p in record.grid}
+    assert {(p.layer, p.learning_rate): p.valid for p in plain.grid}.items() <= own.items(), "cnn changed the others"
+    with pytest.raises(UsageError, match="bands has no convolutional features"):
+        measure(task(), settings=settings)

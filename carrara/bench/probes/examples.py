@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.bench.probes.rng import dropout_generator, kept, order
+from carrara.bench.probes.rng import dropout_generator, dropout_mask, epoch_permutation
 from carrara.bench.probes.stack import Batch
 
 BLOCK_BYTES = 16 * 2**20
@@ -126,13 +126,13 @@ def _parts(examples: Examples, epoch: int, cutting: Cutting, dropout: Dropout) -
         raise ValueError("examples without targets cannot be trained on")
     starts_N = np.concatenate(([0], np.cumsum(examples.counts_N)))
     alone = len(examples.rows_R) == len(examples.counts_N)
-    visits = order(dropout.seed, epoch, len(examples.counts_N))
+    visits = epoch_permutation(dropout.seed, epoch, len(examples.counts_N))
     for step, begin in enumerate(range(0, len(visits), cutting.step)):
         chosen = visits[begin : begin + cutting.step]
         picks = chosen if alone else np.concatenate([np.arange(starts_N[i], starts_N[i + 1]) for i in chosen])
         generator = dropout_generator(dropout.seed, epoch, step)
         for low in range(0, len(picks), cutting.batch_rows):
             part = picks[low : low + cutting.batch_rows]
-            kept_BH = kept(generator, len(part), dropout.hidden, dropout.share)
+            kept_BH = dropout_mask(generator, len(part), dropout.hidden, dropout.share)
             last = low + len(part) == len(picks)
             yield _Part(part, examples.targets_R[part], kept_BH, len(part) / len(picks), low == 0, last)

@@ -17,7 +17,7 @@ from carrara.core.hashing import sha256_of_json
 ORDER, DROPOUT = 1, 2
 
 
-def order(seed: int, epoch: int, examples: int) -> np.ndarray:
+def epoch_permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
     """Return the order in which an epoch visits the examples, `[N]`."""
     return np.random.default_rng([seed, ORDER, epoch]).permutation(examples)
 
@@ -27,7 +27,7 @@ def dropout_generator(seed: int, epoch: int, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, DROPOUT, epoch, step])
 
 
-def kept(generator: np.random.Generator, rows: int, hidden: int, dropout: float) -> np.ndarray:
+def dropout_mask(generator: np.random.Generator, rows: int, hidden: int, dropout: float) -> np.ndarray:
     """Return which hidden units the next rows of a step keep, a boolean `[B, H]`."""
     return generator.random((rows, hidden), dtype=np.float32) >= dropout
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.heads._base import Head, HeadShape, Reader
 from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
-from carrara.bench.probes.rng import initial_generator, order
+from carrara.bench.probes.rng import epoch_permutation, initial_generator
 
 BLOCK_BYTES = 128 * 2**20
 
@@ -132,7 +132,7 @@ def _epoch(trained: TrainedHead, question: HeadProblem, adam: torch.optim.Optimi
     if train.targets_R is None:
         raise ValueError("examples without targets cannot be trained on")
     starts_N = np.cumsum(train.counts_N) - train.counts_N
-    visits_N = order(how.seed, epoch, len(train.counts_N))
+    visits_N = epoch_permutation(how.seed, epoch, len(train.counts_N))
     total = counted = 0.0
     for low in range(0, len(visits_N), how.batch):
         picks = visits_N[low : low + how.batch]

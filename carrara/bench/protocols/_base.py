@@ -22,8 +22,6 @@ from carrara.core.task import Task
 from carrara.encoders._base import Card, Encoder
 from carrara.features.windows import WindowSpec
 
-CNN = "cnn"  # the layer of the convolutional features, in no weighted sum
-
 
 @dataclass(frozen=True)
 class ProtocolInputs:

@@ -1,6 +1,6 @@
 """MARBLE's constrained track: a small probe on frozen features, layer and learning rate chosen on validation.
 
-[yuan2023 §4; notes/benchmark §2.1] to [notes/benchmark §2.3]: one hidden layer of 512 units, dropout 0.2, batches of
+[yuan2023 §4] [notes/benchmark §2]: one hidden layer of 512 units, dropout 0.2, batches of
 64, Adam, the learning rate halved on a plateau of the monitored validation metric, early stopping; every layer and
 their learned weighted sum × six learning rates; the best epoch of the best probe by that metric. Then the test split,
 once.
@@ -21,7 +21,6 @@ from typing import Literal
 from carrara.bench.probes.grid import GridSettings, ProbeProblem, TrainedProbe, probe_logits, train_grid
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.protocols._base import (
-    CNN,
     Predictor,
     Protocol,
     ProtocolInputs,
@@ -37,6 +36,7 @@ from carrara.core.errors import DataError, UsageError
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Card
+from carrara.features.encode import CNN
 from carrara.features.windows import WindowSpec
 
 LEARNING_RATES = (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)

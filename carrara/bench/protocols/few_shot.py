@@ -1,9 +1,9 @@
 """Few-shot by nearest centroid: k training clips a class, nothing is trained, the layer is chosen on validation.
 
-The idea is [snell2017]'s; MARBLE v2 has such a track, of which neither draws nor layer are known [notes/benchmark
-§4.3]. Here each seed draws k clips of each class (`--set shots=5`), so `--seeds 20` are twenty draws, and the interval
-covers draws and clips. A clip counts once: its windows are averaged. For each draw the layer is the one whose centroids
-score best on the whole validation split by the task's monitored metric. Then the test split, once.
+The idea is [snell2017]'s; MARBLE v2 has such a track, of which neither draws nor layer are known. Here each seed draws
+k clips of each class (`--set shots=5`), so `--seeds 20` are twenty draws, and the interval covers draws and clips. A
+clip counts once: its windows are averaged. For each draw the layer is the one whose centroids score best on the whole
+validation split by the task's monitored metric. Then the test split, once.
 
 Multiclass: a clip (or each of its windows) belongs to the class of the nearest centroid; a class with fewer than k
 clips gives all it has, one with none is never predicted. Multilabel: k clips with the tag and k without it give two

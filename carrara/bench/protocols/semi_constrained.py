@@ -1,6 +1,6 @@
 """MARBLE's semi-constrained track: the encoder stays frozen, any head reads it, learning rate chosen on validation.
 
-[yuan2023 §4; notes/benchmark §2.1] leave the head free. Here it comes from the registry of heads (`carrara ls heads`,
+[yuan2023 §4] [notes/benchmark §2.1] leave the head free. Here it comes from the registry of heads (`carrara ls heads`,
 `--set head=lstm`) and reads the learned softmax-weighted sum of all layers, or one layer (`--set layer=6`,
 `layer=cnn`). Each learning rate is tried for each seed in batches of 64, with AdamW, the learning rate halved on a
 plateau of the monitored validation metric and early stopping; validation chooses epoch and learning rate. Then the test
@@ -28,7 +28,6 @@ from carrara.bench.probes.heads import REGISTRY as HEADS
 from carrara.bench.probes.heads._base import Head, HeadShape
 from carrara.bench.probes.train_head import HeadProblem, HeadTraining, TrainedHead, head_logits, train_head
 from carrara.bench.protocols._base import (
-    CNN,
     Predictor,
     Protocol,
     ProtocolInputs,
@@ -47,6 +46,7 @@ from carrara.core.progress import progress
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Card, Encoder
+from carrara.features.encode import CNN
 from carrara.features.windows import WindowSpec, window_grid
 
 S = TypeVar("S", bound=SplitData)

@@ -1,6 +1,6 @@
 """MARBLE's unconstrained track: the encoder itself is trained on the task, whole or through low-rank adapters.
 
-[yuan2023 §4; notes/benchmark §2.1] allow any head, any settings and fine-tuning. Here it is one method with few
+[yuan2023 §4] [notes/benchmark §2.1] allow any head, any settings and fine-tuning. Here it is one method with few
 settings: a copy of the encoder under the constrained track's probe on the learned sum of all layers; its own weights
 (`mode=full`) with layer-wise decay of the learning rate, or adapters on its attention (`mode=lora`, as MARBLE v2). The
 best epoch by the monitored validation metric is kept; then the test split, once. Nothing is searched.

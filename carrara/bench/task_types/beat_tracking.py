@@ -47,9 +47,7 @@ class _BeatTracking(ProbeTaskType):
             DataError: a clip has no list of times.
         """
         if task.labels != ("beat",):
-            raise UsageError(
-                f'task {task.name!r}: labels are {task.labels}; beat tracking knows labels = ["beat"] only'
-            )
+            raise UsageError(f'task {task.name!r}: beat tracking has labels = ["beat"], not {list(task.labels)}')
         truths = []
         for clip in clips:
             label = label_of(task, clip)

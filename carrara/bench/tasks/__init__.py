@@ -1,4 +1,4 @@
-"""The rows: one public file = one task, which defines `TASK`."""
+"""Tasks: one public file defines one task as `TASK`."""
 
 from carrara.core.registry import Registry
 from carrara.core.task import Task
@@ -12,4 +12,4 @@ def task(name: str) -> Task:
     Raises:
         UsageError: no such task.
     """
-    return REGISTRY.get(name).model_copy(update={"name": REGISTRY.entry(name).name})
+    return REGISTRY.get(name).model_copy(update={"name": REGISTRY.get_entry(name).name})

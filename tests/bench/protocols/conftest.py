@@ -1,16 +1,17 @@
-"""What the tests of protocols share: features that were made up, given as an encoder's, with a test side that tells."""
+"""Shared by the tests of protocols: random features, given as an encoder's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from carrara.bench.protocols._base import ProtocolInputs, Splits
-from carrara.bench.split_features import SplitFeatures
+from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult
+from carrara.bench.split_data import LabelledSplit, SplitData
 from carrara.bench.task_types import REGISTRY as TASK_TYPES
+from carrara.core.clip import Clip
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Card, Encoder
@@ -18,57 +19,67 @@ from carrara.encoders._base import Card, Encoder
 FRAME_RATE = 10.0
 
 
-class Made(Encoder):
-    """An encoder of ten frames a second that is never heard; it only has a card."""
+class CardOnly(Encoder):
+    """An encoder of ten frames a second that is never run; only its card is read."""
 
     def __init__(self, frame_rate: float | None = FRAME_RATE) -> None:
         super().__init__()
         self.settings = Settings()
-        self.card = Card(name="made", sample_rate=100, frame_rate=frame_rate, num_layers=1, dim=4)
+        self.card = Card(name="made", sample_rate=100, frame_rate=frame_rate, num_layers=1, dim=4, cnn_dim=3)
 
-    def frames(self, samples: int) -> int:
+    def num_frames(self, samples: int) -> int:
         return max(1, samples // 10)
 
 
 @dataclass
-class Setting:
-    """Clips' truths and features by side: `features[side][layer]` has an array of rows a clip."""
+class RandomData:
+    """Clips' truths and features by split: `features[split][layer]` has an array of rows for each clip."""
 
     task: Task
     truths: dict
     features: dict
     rate: float | None = None
-    opened: list = field(default_factory=list)
 
-    def side(self, name: str) -> SplitFeatures:
-        self.opened.append(name)
+    @property
+    def task_type(self):
+        return TASK_TYPES.get(self.task.task_type)
+
+    def split(self, name: str) -> LabelledSplit:
         layers = {layer: np.concatenate(clips).astype(np.float16) for layer, clips in self.features[name].items()}
         counts = [len(clip) for clip in next(iter(self.features[name].values()))]
         ends = np.cumsum(counts)
         rows_U = [np.arange(end - count, end) for end, count in zip(ends, counts)]
-        return SplitFeatures(self.truths[name], layers, rows_U, self.rate)
+        clips = [Clip(f"{name}-{index}", "") for index in range(len(counts))]
+        return LabelledSplit(clips, layers, rows_U, self.rate, self.truths[name])
+
+    def test(self) -> SplitData:
+        """Return the test split without truths."""
+        split = self.split("test")
+        return SplitData(split.clips, split.layers, split.rows_U, split.frame_rate)
 
     def inputs(self, seeds=(1234,), settings=None, encoder=None) -> ProtocolInputs:
-        def sides():
-            return Splits(self.side("train"), self.side("valid"), lambda: self.side("test"))
-
         return ProtocolInputs(
             task=self.task,
-            answer=TASK_TYPES.get(self.task.task_type),
-            encoder=encoder or Made(),
-            clips={},
-            sides=sides,
-            frame_sides=sides,
-            seeds=seeds,
-            device="cpu",
+            task_type=self.task_type,
+            encoder=encoder or CardOnly(),
+            train=self.split("train"),
+            valid=self.split("valid"),
             settings=settings,
+            seeds=seeds,
         )
+
+    def run(self, protocol: Protocol, seeds=(1234,), settings=None, encoder=None) -> ProtocolResult:
+        """Run a protocol as `carrara.bench.run` does: first whether it fits, then without the test split."""
+        settings = settings or protocol.settings()
+        encoder = encoder or CardOnly()
+        protocol.window_spec(self.task, self.task_type, encoder.card, settings)
+        return protocol.run(self.inputs(seeds, settings, encoder))
 
 
 def task(task_type="multiclass", **changes):
     values = {
         "version": 1,
-        "dataset": "made",
+        "dataset": "random",
         "split_scheme": "all",
         "task_type": task_type,
         "label": "kind",
@@ -77,7 +88,7 @@ def task(task_type="multiclass", **changes):
         "monitor": "accuracy",
         "category": "score",
         "max_epochs": 40,
-        "name": "made/kind",
+        "name": "random/kind",
     }
     return Task(**values | changes)
 
@@ -89,54 +100,31 @@ def clouds():
     def make(spread=0.3, counts=None, **changes):
         truths, features = {}, {}
         centres = np.random.default_rng(5).standard_normal((3, 6))
-        for place, (name, count) in enumerate((counts or {"train": 60, "valid": 30, "test": 45}).items()):
-            draw = np.random.default_rng(place)
+        for index, (name, count) in enumerate((counts or {"train": 60, "valid": 30, "test": 45}).items()):
+            draw = np.random.default_rng(index)
             truth = draw.integers(0, 3, count)
             truth[:3] = 0, 1, 2
             near = centres[truth] + spread * draw.standard_normal((count, 6))
             truths[name] = truth.tolist()
             features[name] = {"0": list(20 * draw.standard_normal((count, 1, 6))), "1": list(near[:, None])}
-        return Setting(task(**changes), truths, features)
+        return RandomData(task(**changes), truths, features)
 
     return make
 
 
 @pytest.fixture
-def setting():
-    return Setting
+def random_data():
+    return RandomData
 
 
 @pytest.fixture
-def row():
+def make_task():
     return task
 
 
 @pytest.fixture
-def made():
-    return Made
-
-
-@pytest.fixture
-def watched_answers(monkeypatch):
-    """Give a list of what happens to a setting: sides that are opened, truths that answers are scored against."""
-
-    def watch(setting):
-        order = setting.opened
-        answer = TASK_TYPES.get(setting.task.answer)
-        metrics = answer.metrics
-
-        def told(task, truths, answers):
-            order.append(f"scored {len(truths)}")
-            return metrics(task, truths, answers)
-
-        object.__setattr__(answer, "metrics", told)
-        undo.append((answer, metrics))
-        return order
-
-    undo = []
-    yield watch
-    for answer, metrics in undo:
-        object.__setattr__(answer, "metrics", metrics)
+def card_only():
+    return CardOnly
 
 
 @pytest.fixture(autouse=True)

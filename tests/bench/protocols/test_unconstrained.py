@@ -22,8 +22,8 @@ from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.task import Task
 from carrara.data._base import Dataset
-from carrara.encoders._hub.load import build
-from carrara.encoders._hubert.network import HubertEncoder, describe
+from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._hubert.network import HubertEncoder, hubert_card
 from carrara.encoders.mert import MertSettings
 
 RATE = 2000
@@ -92,7 +92,7 @@ def own_home(tmp_path, monkeypatch):
 
 def encoder(seed=3, **changes):
     settings = MertSettings(**SMALL | changes)
-    return HubertEncoder(settings, describe("small", settings, window_seconds=30.0), seed).eval()
+    return HubertEncoder(settings, hubert_card("small", settings, window_seconds=30.0), seed).eval()
 
 
 def task(**changes):
@@ -157,7 +157,7 @@ def test_a_record_says_what_was_done_and_nothing_is_left_behind(tones, tmp_path)
 
 def losses_of(monkeypatch):
     found = []
-    saw = finetune.ProbeHistory.saw
+    saw = finetune.ProbeHistory.update
     monkeypatch.setattr(finetune.ProbeHistory, "saw", lambda course, *one: found.append(one) or saw(course, *one))
     return found
 
@@ -249,7 +249,7 @@ def test_another_question_does_not_go_on_from_this_one(tones, tmp_path, monkeypa
 
 
 def test_the_test_side_is_read_after_every_choice(tones, monkeypatch):
-    order, truths, saw = [], multiclass.TASK_TYPE.truths, finetune.ProbeHistory.saw
+    order, truths, saw = [], multiclass.TASK_TYPE.truths, finetune.ProbeHistory.update
     monkeypatch.setattr(finetune.ProbeHistory, "saw", lambda *given: order.append("epoch") or saw(*given))
 
     def watched(row, clips):
@@ -285,7 +285,7 @@ def test_a_file_that_cannot_be_heard_is_named(tones, tmp_path):
 @pytest.mark.parametrize("name", ["noise", "chroma-mfcc"])
 def test_what_has_no_weights_is_refused(tones, name):
     with pytest.raises(UsageError, match=rf"{name}: has no weights.*--protocol constrained"):
-        run(tones, heard=build(name))
+        run(tones, heard=build_encoder(name))
 
 
 def test_an_answer_that_no_probe_gives_is_refused(tones, monkeypatch):

@@ -1,4 +1,4 @@
-"""Beats as an answer: targets on the frame grid, the loss against torch's, from logits to times to scores."""
+"""Beat tracking: targets on the frame grid, the loss against torch's, from logits to times to scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from carrara.bench.interval import intervals
+from carrara.bench.interval import confidence_intervals
 from carrara.bench.task_types._base import Frames
 from carrara.bench.task_types.beat_tracking import TASK_TYPE
 from carrara.core.clip import Clip
@@ -38,15 +38,15 @@ def clip(beats):
 
 
 def test_truths_are_the_annotators_times():
-    found = TASK_TYPE.truths(TASK, [clip([0.5, 1.25]), clip((2.0, 1.0)), clip([])])
-    assert [one.tolist() for one in found] == [[0.5, 1.25], [1.0, 2.0], []]
-    with pytest.raises(DataError, match="it has no beats"):
+    truths = TASK_TYPE.truths(TASK, [clip([0.5, 1.25]), clip((2.0, 1.0)), clip([])])
+    assert [times.tolist() for times in truths] == [[0.5, 1.25], [1.0, 2.0], []]
+    with pytest.raises(DataError, match="it has no label 'beats'"):
         TASK_TYPE.truths(TASK, [Clip("a", Path("a.wav"))])
     with pytest.raises(DataError, match="not a list of times"):
         TASK_TYPE.truths(TASK, [clip("soon")])
     with pytest.raises(DataError, match="is not a time"):
         TASK_TYPE.truths(TASK, [clip([1.0, math.nan])])
-    with pytest.raises(UsageError, match="only .* can be decoded"):
+    with pytest.raises(UsageError, match=r"beat tracking has labels = \[.beat.\], not"):
         TASK_TYPE.truths(TASK.model_copy(update={"labels": ("beat", "downbeat")}), [clip([])])
 
 
@@ -65,7 +65,7 @@ def test_loss_is_each_probes_own_and_skips_padding():
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 20, 1, generator=draw)
     target = (torch.rand(20, 1, generator=draw) < 0.3).float()
-    each = torch.stack([F.binary_cross_entropy_with_logits(one[:15], target[:15]) for one in logits])
+    each = torch.stack([F.binary_cross_entropy_with_logits(own[:15], target[:15]) for own in logits])
     target[15:] = math.nan
     torch.testing.assert_close(TASK_TYPE.loss(logits, target), each)
     logits.requires_grad_()
@@ -86,19 +86,19 @@ def test_from_logits_to_scores():
     right = [logits_of(slow, 75.0, 12), logits_of(fast, 75.0, 8)]
     late = [logits_of(slow + 0.04, 75.0, 12), logits_of(fast + 0.04, 75.0, 8)]
     frames = Frames([900, 600], 75.0)
-    answers = TASK_TYPE.decode(TASK, None, [torch.stack(pair) for pair in zip(right, late)], frames)
-    assert [len(probe) for probe in answers] == [2, 2]
-    exact = TASK_TYPE.metrics(TASK, [slow, fast], answers[0])
+    predictions = TASK_TYPE.decode(TASK, None, [torch.stack(pair) for pair in zip(right, late)], frames)
+    assert [len(probe) for probe in predictions] == [2, 2]
+    exact = TASK_TYPE.metrics(TASK, [slow, fast], predictions[0])
     assert exact == dict.fromkeys((*TASK.metrics, *TASK.extra_metrics), pytest.approx(1.0))
-    shifted = TASK_TYPE.metrics(TASK, [slow, fast], answers[1])
+    shifted = TASK_TYPE.metrics(TASK, [slow, fast], predictions[1])
     assert shifted["beat_f_70ms"] > 0.95
     assert shifted["beat_f_20ms"] < 0.1
     for name, window in (("beat_f_70ms", 0.07), ("beat_f_20ms", 0.02)):
-        own = [mir_eval.beat.f_measure(*pair, f_measure_threshold=window) for pair in zip([slow, fast], answers[1])]
+        own = [mir_eval.beat.f_measure(*pair, f_measure_threshold=window) for pair in zip([slow, fast], predictions[1])]
         assert shifted[name] == pytest.approx(np.mean(own))
 
 
-def test_only_the_metrics_that_are_named():
+def test_only_the_requested_metrics():
     plain = TASK.model_copy(update={"extra_metrics": ()})
     assert set(TASK_TYPE.metrics(plain, [np.array([1.0])], [np.array([1.0])])) == {"beat_f_70ms"}
 
@@ -106,18 +106,18 @@ def test_only_the_metrics_that_are_named():
 def test_intervals_are_those_of_resampled_tracks():
     draw = np.random.default_rng(0)
     truths = [np.arange(draw.uniform(0, 0.5), 12, 0.5) for _ in range(30)]
-    answers = [one + draw.choice([0.0, 0.25]) for one in truths]
-    spans = intervals(TASK, TASK_TYPE, truths, [answers], seed=0, draws=300)
-    value = TASK_TYPE.metrics(TASK, truths, answers)
-    share = value["beat_f_70ms"]
+    predictions = [times + draw.choice([0.0, 0.25]) for times in truths]
+    intervals = confidence_intervals(TASK, TASK_TYPE, truths, [predictions], seed=0, draws=300)
+    value = TASK_TYPE.metrics(TASK, truths, predictions)
+    fraction = value["beat_f_70ms"]
     for name in value:
-        low, high = spans[name]
+        low, high = intervals[name]
         assert low <= value[name] <= high
-        assert high - low == pytest.approx(2 * 1.96 * math.sqrt(share * (1 - share) / 30), rel=0.25)
+        assert high - low == pytest.approx(2 * 1.96 * math.sqrt(fraction * (1 - fraction) / 30), rel=0.25)
 
 
-def test_an_answer_without_a_frame_grid_is_refused():
-    with pytest.raises(UsageError, match="frame by frame"):
+def test_rows_without_a_frame_grid_are_refused():
+    with pytest.raises(UsageError, match="needs an encoder with frames"):
         TASK_TYPE.targets(TASK, None, [np.array([1.0])], None)
     assert TASK_TYPE.decode(TASK, None, [], Frames([], 75.0)) == []
-    assert (TASK_TYPE.frames, TASK_TYPE.outputs(TASK), TASK_TYPE.unit) == (True, 1, "track")
+    assert (TASK_TYPE.frame_level, TASK_TYPE.outputs(TASK), TASK_TYPE.unit) == (True, 1, "track")

@@ -1,1 +1,1 @@
-"""The row of EmoMusic."""
+"""The task on EmoMusic."""

@@ -1,1 +1,1 @@
-"""The row of GiantSteps."""
+"""The task on GiantSteps."""

@@ -1,1 +1,1 @@
-"""The rows of GTZAN."""
+"""The tasks on GTZAN."""

@@ -1,1 +1,1 @@
-"""The two ways of asking MagnaTagATune."""
+"""The two tasks on MagnaTagATune."""

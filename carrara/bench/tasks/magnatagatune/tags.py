@@ -1,8 +1,9 @@
-"""MagnaTagATune: which of its 50 commonest tags a clip has, by ROC-AUC and average precision.
+"""MagnaTagATune: which of its 50 most frequent tags a clip has, by ROC-AUC and average precision.
 
-MARBLE's row (benchmark.md 1.2): 18,706 / 1,825 / 5,329 clips by folder, those without any of the tags too; macro means
-over the tags, average precision step by step. Three clips that do not decode are left out, as in JukeMIR; MARBLE's own
-list has them and stops there (MARBLE#5). 56 of 230 artists are on two sides, which the thesis does not say.
+MARBLE's task [notes/benchmark §1.2]: 18,706 / 1,825 / 5,329 clips by folder, those without any of the tags too; macro
+means over the tags, average precision without interpolation. Three clips that do not decode are left out, as in
+JukeMIR; MARBLE's own list has them and crashes (MARBLE#5). 56 of 230 artists are in two splits, which [yuan2023thesis]
+does not say.
 """
 
 from carrara.core.task import Task

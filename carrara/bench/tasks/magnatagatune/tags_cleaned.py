@@ -1,7 +1,7 @@
 """MagnaTagATune, cleaned: the 50 tags over the clips that have any, by ROC-AUC and average precision.
 
-15,247 / 1,529 / 4,332 clips (benchmark.md 1.2): the variant of Won and others (2020) and mir_ref. Its scores do not
-compare with those of `magnatagatune/tags`, which is MARBLE's.
+15,247 / 1,529 / 4,332 clips [notes/benchmark §1.2]: the variant of Won et al. (2020) and of [plachouras2023]. Its
+scores do not compare with those of `magnatagatune/tags`, which is MARBLE's.
 """
 
 from carrara.core.task import Task

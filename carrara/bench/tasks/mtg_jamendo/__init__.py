@@ -1,1 +1,1 @@
-"""The four rows of MTG-Jamendo."""
+"""The four tasks on MTG-Jamendo."""

@@ -1,11 +1,11 @@
 """MTG-Jamendo genre: which of 87 tags a whole track has, by ROC-AUC and average precision.
 
-MARBLE's row (benchmark.md 1.3): split-0, 32,572 / 11,043 / 11,479 tracks, no artist on two sides; macro means over the
-tags. The texts say 95 tags; the official split-0 drops eight of them (benchmark.md, section 0, 4). A track is heard in
-windows of 30 s, a rest under a second is dropped, and the mean of the windows' embeddings goes to the probe, as the
-thesis says; MARBLE's code trains on every window for itself and averages their logits at evaluation (section 0, 5). The
-order of the tags is that of their first appearance in the three lists, as in MARBLE's code. The texts give the
-collection nearly 2,000 hours; the tracks of the four rows last 3,764 (section 0, 17).
+MARBLE's task [notes/benchmark §1.3]: split-0, 32,572 / 11,043 / 11,479 tracks, no artist in two splits; macro means
+over the tags. The texts say 95 tags; the official split-0 drops eight of them [notes/benchmark §0, row 4]. A track is
+cut into windows of 30 s, a rest under a second is dropped, and the probe gets the mean of the windows' embeddings, as
+in [yuan2023thesis]; MARBLE's code trains on every window and averages their logits in evaluation [notes/benchmark §0,
+row 5]. The tags are in the order of their first appearance in the three lists, as in MARBLE's code. The texts give the
+collection nearly 2,000 hours; the tracks of the four tasks last 3,764 [notes/benchmark §0, row 17].
 """
 
 from carrara.core.task import Task

@@ -1,1 +1,1 @@
-"""Rows on MUSDB18."""
+"""The task on MUSDB18."""

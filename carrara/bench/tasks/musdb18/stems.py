@@ -1,13 +1,13 @@
 """MUSDB18 stems: vocals, drums, bass and other out of a mixture, by the global SDR in dB, mean over songs.
 
-MARBLE's row (benchmark.md 1.9): a head of three linear and three bi-LSTM layers on frozen frame features masks the
-mixture's spectrogram; training mixes 6-s segments of stems of random songs, 64 for each song and epoch. The row's score
-is the mean of the four stems.
+MARBLE's task [notes/benchmark §1.9]: a head of three linear and three bi-LSTM layers on frozen frame features masks the
+mixture's spectrogram; training mixes 6-s segments of stems of random songs, 64 for each song and epoch. The score is
+the mean of the four stems.
 
-Where MARBLE's texts and code disagree (section 0, 13, 14 and 17): the thesis has bi-LSTMs, its code LSTMs that look
-back only; the code works on mono at 24 kHz and cannot run as released; its metric is the Music Demixing Challenge's
-global SDR, which is 44.1 kHz stereo. Here: bi-LSTMs, SDR on 44.1-kHz stereo, a mask from the mono mixture for both
-channels. Epochs and patiences are the script's: 50, 2 and 5. How it is done stands in `carrara/bench/separation`.
+Texts and code disagree [notes/benchmark §0, rows 13, 14 and 17]: [yuan2023thesis] has bi-LSTMs, its code unidirectional
+LSTMs; the code works on mono at 24 kHz and does not run as released; its metric is the Music Demixing Challenge's
+global SDR, which is of 44.1-kHz stereo. Here: bi-LSTMs, SDR on 44.1-kHz stereo, a mask from the mono mixture for both
+channels. Epochs and patiences are the script's: 50, 2 and 5. The implementation is `carrara/bench/separation`.
 """
 
 from carrara.core.task import Task

@@ -1,1 +1,1 @@
-"""The rows of NSynth."""
+"""The tasks on NSynth."""

@@ -1,1 +1,1 @@
-"""The rows of Pebble, the embedded suite."""
+"""The tasks on Pebble, the embedded suite."""

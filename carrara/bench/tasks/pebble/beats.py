@@ -1,8 +1,9 @@
 """Pebble beats: the times of a song's beats, by F-measure within 70 ms, and within 20 ms beside it.
 
-The counterpart of GTZAN-Rhythm in MARBLE (benchmark.md 1.5): answers frame by frame, scored on whole songs. The thesis
-says 20 ms and the code that made its numbers 70 (section 0); both are recorded. A fifth of the songs take part, cut
-into excerpts of 1 s for training (10 s in MARBLE), and patience is short: frames are many, and a laptop must get there.
+The counterpart of GTZAN-Rhythm in MARBLE [notes/benchmark §1.5]: predicted frame by frame, scored on whole songs.
+[yuan2023thesis] says 20 ms and the code behind its numbers 70 ms [notes/benchmark §0]; both are recorded. A fifth of
+the songs take part, cut into excerpts of 1 s for training (10 s in MARBLE), and patiences are short: frames are many,
+and a laptop must get there.
 """
 
 from carrara.core.task import Task

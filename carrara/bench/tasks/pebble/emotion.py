@@ -1,7 +1,7 @@
 """Pebble emotion: a song's valence and arousal, by R² of each.
 
-The counterpart of EmoMusic in MARBLE (benchmark.md 1.6). The two numbers are what the composer was told, not what
-listeners felt.
+The counterpart of EmoMusic in MARBLE [notes/benchmark §1.6]. The two numbers are the composer's input, not listeners'
+ratings.
 """
 
 from carrara.core.task import Task

@@ -1,6 +1,6 @@
 """Pebble genre: which of 12 genre templates a song was written from, by accuracy.
 
-The counterpart of GTZAN in MARBLE (benchmark.md 1.4), with its patiences.
+The counterpart of GTZAN in MARBLE [notes/benchmark §1.4], with its patiences.
 """
 
 from carrara.core.task import Task

@@ -1,6 +1,6 @@
 """Pebble genre tags: the genres a song draws on, one or two, by ROC-AUC and average precision.
 
-The counterpart of MTG-Jamendo's genre row in MARBLE (benchmark.md 1.3).
+The counterpart of MTG-Jamendo's genre task in MARBLE [notes/benchmark §1.3].
 """
 
 from carrara.core.task import Task

@@ -1,6 +1,6 @@
 """Pebble instrument: which of NSynth's 11 families a single note's preset belongs to, by accuracy.
 
-The counterpart of NSynth's instrument row in MARBLE (benchmark.md 1.7); presets do not straddle the splits.
+The counterpart of NSynth's instrument task in MARBLE [notes/benchmark §1.7]; no preset is in two splits.
 """
 
 from carrara.core.task import Task

@@ -1,6 +1,6 @@
 """Pebble instrument tags: the instruments that play in a song, by ROC-AUC and average precision.
 
-The counterpart of MTG-Jamendo's instrument row in MARBLE (benchmark.md 1.3).
+The counterpart of MTG-Jamendo's instrument task in MARBLE [notes/benchmark §1.3].
 """
 
 from carrara.core.task import Task

@@ -1,7 +1,7 @@
 """Pebble key: which of the 24 major and minor keys a song is in, by mir_eval's weighted score.
 
-The counterpart of GiantSteps in MARBLE (benchmark.md 1.1), with its patiences. Every song is written in one key, so
-the truth is the score's own. Songs do not straddle the splits.
+The counterpart of GiantSteps in MARBLE [notes/benchmark §1.1], with its patiences. Every song is written in one key, so
+the truth is the score's own. No song is in two splits.
 """
 
 from carrara.core.task import Task

@@ -1,6 +1,6 @@
 """Pebble mood tags: the moods a song was written in, by ROC-AUC and average precision.
 
-The counterpart of MTG-Jamendo's mood and theme row in MARBLE (benchmark.md 1.3).
+The counterpart of MTG-Jamendo's mood and theme task in MARBLE [notes/benchmark §1.3].
 """
 
 from carrara.core.task import Task

@@ -1,7 +1,7 @@
 """Pebble pitch: the MIDI number of a single note, by accuracy.
 
-The counterpart of NSynth's pitch row in MARBLE (benchmark.md 1.7), over the pitches that Pebble plays; presets do not
-straddle the splits.
+The counterpart of NSynth's pitch task in MARBLE [notes/benchmark §1.7], over the pitches that Pebble plays; no preset
+is in two splits.
 """
 
 from carrara.core.task import Task

@@ -1,7 +1,6 @@
 """Pebble singer: which of 12 formant voices sings, by accuracy.
 
-The counterpart of VocalSet's singer row in MARBLE (benchmark.md 1.8). Every singer is on all sides of the split; no
-phrase is.
+The counterpart of VocalSet's singer task in MARBLE [notes/benchmark §1.8]. Every singer is in all splits; no phrase is.
 """
 
 from carrara.core.task import Task

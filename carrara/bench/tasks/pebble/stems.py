@@ -1,8 +1,8 @@
 """Pebble stems: vocals, drums, bass and other out of a mixture, by the global SDR in dB, mean over songs.
 
-The counterpart of MUSDB18 in MARBLE (benchmark.md 1.9): songs of 8 s in mono at 24 kHz, made into 44.1-kHz stereo, a
-singer and a band whose stems add up to the mixture. The head has 64 units and hears windows of 1 s, 4 mixtures for each
-song and epoch, and patience is short, so that a laptop gets there; see `carrara/bench/separation/settings.py`.
+The counterpart of MUSDB18 in MARBLE [notes/benchmark §1.9]: songs of 8 s in mono at 24 kHz, made into 44.1-kHz stereo,
+a singer and a band whose stems add up to the mixture. The head has 64 units and windows of 1 s, 4 mixtures for each
+song and epoch, and patiences are short, so that a laptop gets there; see `carrara/bench/separation/settings.py`.
 """
 
 from carrara.core.task import Task

@@ -1,7 +1,7 @@
 """Pebble tags: all 50 tags that a listener might give a song, by ROC-AUC and average precision.
 
-The counterpart of MagnaTagATune in MARBLE (benchmark.md 1.2): genre, instruments and mood together with plain words
-on speed, mode, swing and loudness.
+The counterpart of MagnaTagATune in MARBLE [notes/benchmark §1.2]: genre, instruments and mood together with plain words
+for tempo, mode, swing and loudness.
 """
 
 from carrara.core.task import Task

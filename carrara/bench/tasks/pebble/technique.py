@@ -1,6 +1,6 @@
 """Pebble technique: which of VocalSet's 10 vocal techniques is sung, by accuracy.
 
-The counterpart of VocalSet's technique row in MARBLE (benchmark.md 1.8); no singer is on two sides of the split.
+The counterpart of VocalSet's technique task in MARBLE [notes/benchmark §1.8]; no singer is in two splits.
 """
 
 from carrara.core.task import Task

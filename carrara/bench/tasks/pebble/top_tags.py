@@ -1,6 +1,6 @@
 """Pebble top tags: genre, instrument and mood tags at once, by ROC-AUC and average precision.
 
-The counterpart of MTG-Jamendo's Top50 in MARBLE (benchmark.md 1.3), which draws on the same three kinds.
+The counterpart of MTG-Jamendo's Top50 in MARBLE [notes/benchmark §1.3], which draws on the same three kinds.
 """
 
 from carrara.core.task import Task

@@ -1,1 +1,1 @@
-"""The rows of VocalSet."""
+"""The tasks on VocalSet."""
