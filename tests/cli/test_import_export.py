@@ -74,14 +74,14 @@ def test_import_interpolates_a_maest_of_another_length(tmp_path, monkeypatch):
     weights = {name.removeprefix("vit."): tensor for name, tensor in build_encoder("maest-5s", 3).state_dict().items()}
     torch.save(weights, tmp_path / "five.ckpt")
     done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten")
-    assert done.exit_code == 1 and "where 10 s (62) are wanted" in done.stderr
+    assert done.exit_code == 1 and "where 10 s (62) are expected" in done.stderr
     done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten", "--interpolate")
     assert done.exit_code == 0, done.output
     assert load(tmp_path / "ten").vit.time_new_pos_embed.shape[-1] == 62
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["import", "mert-v0", "--file", "{file}"], 1, "carrara import: .*would fit mert-tiny"),
         (["import", "mert-v0"], 2, "carrara import: mert-v0: its weights are not on this machine"),
@@ -90,12 +90,12 @@ def test_import_interpolates_a_maest_of_another_length(tmp_path, monkeypatch):
         (["export", "noise", "-f", "transformers", "-o", "{out}"], 2, "carrara export: noise: "),
     ],
 )
-def test_errors_are_one_line(file, tmp_path, monkeypatch, arguments, code, said):
+def test_errors_are_one_line(file, tmp_path, monkeypatch, arguments, code, message):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     done = carrara(*(part.format(file=file, out=tmp_path / "out") for part in arguments))
     assert done.exit_code == code and done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert re.search(said, done.stderr), done.stderr
+    assert re.search(message, done.stderr), done.stderr
 
 
 def test_a_family_member_that_fails_does_not_stop_the_others(file, tmp_path, monkeypatch):
@@ -105,12 +105,12 @@ def test_a_family_member_that_fails_does_not_stop_the_others(file, tmp_path, mon
         monkeypatch.setitem(mert.ENCODER.variants, name, (theirs, settings))
     source = {"mert-v0-public": file, "mert-v1-95m": file}
 
-    def fetched(name):
+    def fetch(name):
         if name not in source:
             raise DataError(f"{name}: 404")
         return source[name]
 
-    monkeypatch.setattr("carrara.encoders._hub.import_official.fetched", fetched)
+    monkeypatch.setattr("carrara.encoders._hub.import_official.fetch_official", fetch)
     done = carrara("import", "mert")
     home = tmp_path / "home" / "encoders"
     assert done.exit_code == 1
@@ -134,9 +134,9 @@ def test_a_remark_is_one_line(file, tmp_path):
     assert load("mert-tiny").settings.standardise
 
 
-@pytest.mark.parametrize("place", ["afile", "afile/inside"])
-def test_an_output_that_is_a_file_is_refused(file, tmp_path, place):
+@pytest.mark.parametrize("output", ["afile", "afile/inside"])
+def test_an_output_that_is_a_file_is_refused(file, tmp_path, output):
     (tmp_path / "afile").write_text("mine")
-    done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / place)
+    done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / output)
     assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "afile" in done.stderr
     assert isinstance(done.exception, SystemExit) and (tmp_path / "afile").read_text() == "mine"

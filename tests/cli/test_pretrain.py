@@ -80,13 +80,13 @@ def test_it_writes_an_encoder_and_prints_one_line(music, tmp_path):
         (["mert-v0", "-c", "OUT/none", "-o", "OUT"], 1, "none: there is no such file or folder"),
         (["mert-v0", "--device", "cuda:7", "-c", "MUSIC", "-o", "OUT"], 2, "cuda:7"),
         (["mert-v0", "--probe", "pebble/kye", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'pebble/key'"),
-        (["mert-v0", "--probe", "pebble/stems", "-c", "MUSIC", "-o", "OUT"], 2, "--probe pebble/stems: stems need"),
+        (["mert-v0", "--probe", "pebble/stems", "-c", "MUSIC", "-o", "OUT"], 2, "source_separation needs a network of its own"),
         (
             ["mert-v0", "--probe", "gtzan/genre", "-c", "MUSIC", "-o", "OUT", "--data-dir", "OUT"],
             1,
             "carrara download gtzan",
         ),
-        (["mert-v0", "--from", "mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no encoder 'mert-v9'"),
+        (["mert-v0", "--from", "mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no registered encoder 'mert-v9'"),
         (
             ["mert-v0", "--scale", "tiny", "--from", "noise", "-c", "MUSIC", "-o", "OUT"],
             2,
@@ -119,7 +119,7 @@ def test_the_same_command_trains_a_codec(music, tmp_path):
     done = run("rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", tmp_path / "codec")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "codec/model.safetensors").is_file() and list((tmp_path / "codec/sound").iterdir())
-    assert "carrara bench" not in done.output and (tmp_path / "codec/journal.png").is_file()
+    assert "carrara bench" not in done.output and (tmp_path / "codec/metrics.png").is_file()
     resumed = run(
         "rvq-vae", "--scale", "tiny", *words, "--steps", "2", "-c", music, "-o", tmp_path / "codec", "--resume"
     )
@@ -165,17 +165,17 @@ def test_a_task_file_is_probed_during_training_without_its_test_split(music, pit
     words = ["mert-v0", "--scale", "tiny", *settings(), "-c", music, "-o", out, "--device", "cpu"]
     done = run(*words, "--probe", pitches, "--probe-every", "2")
     assert done.exit_code == 0, done.output
-    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     probed = [(line["step"], line["probes"]["pitch"]) for line in lines if "probes" in line]
     assert [step for step, _ in probed] == [0, 2, 4]
     for _, score in probed:
         # A tone of 200 Hz and one of 3.2 kHz: nearly any network's features tell them apart.
         assert score["metric"] == "accuracy" and score["seconds"] > 0
         assert 0.75 <= score["score"] <= score["high"] <= 1
-    assert (out / "journal.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "home").exists()
+    assert (out / "metrics.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "home").exists()
     assert json.loads((out / "run.json").read_text())["recipe"]["steps"] == 4
     assert run(*words, "--resume", "--probe", pitches).exit_code == 0
-    assert (out / "journal.jsonl").read_text().count('"probes"') == 3
+    assert (out / "metrics.jsonl").read_text().count('"probes"') == 3
 
 
 def test_it_starts_from_another_encoder_and_says_so(music, tmp_path):
@@ -184,5 +184,5 @@ def test_it_starts_from_another_encoder_and_says_so(music, tmp_path):
     assert first.exit_code == 0, first.output
     done = run(*words, "-o", tmp_path / "two", "--from", tmp_path / "one", "--set", "targets.chroma.k=5")
     assert done.exit_code == 0, done.output
-    assert "heads taken: log-mel, cqt; re-initialised: chroma (k was 6, now 5)" in done.stderr
+    assert "heads loaded: log-mel, cqt; re-initialized: chroma (k was 6, now 5)" in done.stderr
     assert "started from" not in done.stdout

@@ -200,12 +200,12 @@ PAGE = b"\n<!DOCTYPE html><p>log in"
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [(PAGE, "web page"), (b"\xef\xbb\xbf<HTML>", "web page"), (b"version https://git-lfs.github.com/spec/v1\n", "LFS")],
 )
-def test_a_web_page_or_a_pointer_instead_of_the_file_is_refused(server, tmp_path, body, says):
+def test_a_web_page_or_a_pointer_instead_of_the_file_is_refused(server, tmp_path, body, message):
     server.body = body
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         download(Remote(server.url(), "file.bin"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
