@@ -35,7 +35,7 @@ def list_stores(encoder: str | None = None) -> list[StoreInfo]:
     """Return the feature stores of an encoder, or all. A store whose `meta.json` is damaged is named by its folder.
 
     Raises:
-        UsageError: the encoder has no stored features.
+        UsageError: The encoder has no stored features.
     """
     stores = []
     for meta_file in sorted(features_home().glob(f"*/*/{META}")):
@@ -63,7 +63,7 @@ def remove_stores(stores: list[StoreInfo], others: bool) -> int:
     """Remove stores, and with `others` what belongs to no encoder; return the bytes freed.
 
     Raises:
-        StoreError: a store is being written, or cannot be removed.
+        StoreError: A store is being written, or cannot be removed.
     """
     freed = 0
     for store in stores:

@@ -51,10 +51,10 @@ class EmbedConfig(Settings):
     """What a row of the table is.
 
     Attributes:
-        per: a row is a recording (`clip`), a window or a frame.
+        per: A row is a recording (`clip`), a window or a frame.
         layer: "0" to "L"; "last"; "mean", the mean of 0 to L; "cnn"; or "all", a row for each of 0 to L.
-        window_seconds: length of a window. None means the encoder's own, or 30 s.
-        hop_seconds: from one window to the next. None means a window, or for frames a little less.
+        window_seconds: Length of a window. None means the encoder's own, or 30 s.
+        hop_seconds: From one window to the next. None means a window, or for frames a little less.
     """
 
     per: Literal["clip", "window", "frame"] = "clip"
@@ -85,17 +85,17 @@ def embed(
     A file that cannot be decoded is left out with a warning that gives the reason.
 
     Args:
-        paths: audio files and folders of them.
-        encoder: an encoder, or the name, folder or hub id of one; it runs on the device of its weights.
-        per: a row is a recording ("clip"), a "window" or a "frame".
+        paths: Audio files and folders of them.
+        encoder: An encoder, or the name, folder or hub id of one; it runs on the device of its weights.
+        per: A row is a recording ("clip"), a "window" or a "frame".
         layer: 0 to L, "last", "mean" (of 0 to L), "cnn", or "all" (a row for each).
-        window: length of a window in seconds. None means the encoder's own, or 30 s.
-        hop: seconds from one window to the next. None means a window, or for frames a little less.
+        window: Length of a window in seconds. None means the encoder's own, or 30 s.
+        hop: Seconds from one window to the next. None means a window, or for frames a little less.
 
     Raises:
-        UsageError: no such encoder, layer or window, or frames of an encoder that gives one vector a window.
-        DataError: there is no audio file among the paths.
-        AudioError: no file could be decoded.
+        UsageError: No such encoder, layer or window, or frames of an encoder that gives one vector a window.
+        DataError: There is no audio file among the paths.
+        AudioError: No file could be decoded.
     """
     import pyarrow
 
@@ -130,7 +130,7 @@ def layer_names(encoder: Encoder, layer: str) -> list[str]:
     """Return the values of the column "layer" for a choice of layers.
 
     Raises:
-        UsageError: the encoder has no such layer.
+        UsageError: The encoder has no such layer.
     """
     last = encoder.card.num_layers
     if layer == "all":
@@ -149,7 +149,7 @@ def embedding_schema(encoder: Encoder, config: EmbedConfig) -> pyarrow.Schema:
     """Return the schema of the table.
 
     Raises:
-        UsageError: the encoder has no such layer, or no frames where a row would be one.
+        UsageError: The encoder has no such layer, or no frames where a row would be one.
     """
     import pyarrow
 
@@ -181,15 +181,11 @@ def embed_files(
     """Yield the table in chunks, file after file in order; each file ends with a chunk without a table.
 
     Args:
-        encoder: the encoder; it is moved to the device and runs in evaluation mode.
-        files: the recordings.
-        config: what a row is.
-        device: where the encoder runs.
-        batch_size: largest number of windows in a batch. None means a number that suits the device.
-        advance: called with the seconds of audio of each encoded window.
+        encoder, files, config, device, batch_size: As of `carrara.features.parquet.write_embeddings`.
+        advance: Called with the seconds of audio of each encoded window.
 
     Raises:
-        UsageError: the encoder has no such layer or no frames, or the windows do not suit it.
+        UsageError: The encoder has no such layer or no frames, or the windows do not suit it.
     """
     schema, layers = embedding_schema(encoder, config), layer_names(encoder, config.layer)
     seconds = config.window_seconds or encoder.card.window_seconds or DEFAULT_WINDOW_SECONDS
@@ -238,7 +234,7 @@ def _finite_windows(
     """Yield a recording's windows.
 
     Raises:
-        AudioError: the recording could not be decoded to its end, or its features are not finite.
+        AudioError: The recording could not be decoded to its end, or its features are not finite.
     """
     for window, rows in windows:
         if window.problem:

@@ -35,10 +35,10 @@ class Window:
     """A window of a recording, or without samples the end of one.
 
     Attributes:
-        source_index: which recording it belongs to.
-        start: its first sample in the recording.
-        samples_T: its samples; None at the recording's end.
-        problem: why the recording could not be decoded further.
+        source_index: Which recording it belongs to.
+        start: Its first sample in the recording.
+        samples_T: Its samples; None at the recording's end.
+        problem: Why the recording could not be decoded further.
     """
 
     source_index: int
@@ -61,10 +61,10 @@ class EncodePlan:
     """How windows are encoded.
 
     Attributes:
-        device: where the encoder runs.
-        pool: what a row is.
-        cnn: also return the convolutional features.
-        batch_size: largest number of windows in a batch. None means a number that suits the device.
+        device: Where the encoder runs.
+        pool: What a row is.
+        cnn: Also return the convolutional features.
+        batch_size: Largest number of windows in a batch. None means a number that suits the device.
     """
 
     device: str = "cpu"
@@ -114,7 +114,7 @@ def merge_windows(windows: Iterable[tuple[Window, Rows]], encoder: Encoder, pool
     """Yield the rows of one recording in order with the index of their first; overlaps of frames are merged.
 
     Raises:
-        AudioError: the recording could not be decoded to its end.
+        AudioError: The recording could not be decoded to its end.
     """
     rate = encoder.card.frame_rate if pool == "frames" else None
 

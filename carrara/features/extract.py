@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from carrara.audio.decode import VERSIONS, load_audio
 from carrara.audio.corruptions import VERSION as CORRUPTIONS_VERSION
 from carrara.audio.corruptions import corrupt
+from carrara.audio.decode import VERSIONS, load_audio
 from carrara.audio.windows import window_spans
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
@@ -44,10 +44,10 @@ class Features:
     """The features of some clips, on disk.
 
     Attributes:
-        store: where they are stored.
-        rows: each clip's rows (its windows or its frames) in every layer; empty for a missing clip.
-        missing: why a clip could not be decoded, by its id.
-        frame_rate: frames a second, in Hz. None for an encoder that gives one vector a window.
+        store: Where they are stored.
+        rows: Each clip's rows (its windows or its frames) in every layer; empty for a missing clip.
+        missing: Why a clip could not be decoded, by its id.
+        frame_rate: Frames a second, in Hz. None for an encoder that gives one vector a window.
     """
 
     store: FeatureStore
@@ -76,16 +76,16 @@ def extract(
     """Return the features of clips, encoding those that the store does not hold yet.
 
     Args:
-        encoder: the encoder; it is moved to the device and runs in evaluation mode.
-        clips: the clips; those of the same audio share their rows.
-        spec: which windows are encoded and what is stored of each.
+        encoder: The encoder; it is moved to the device and runs in evaluation mode.
+        clips: The clips; those of the same audio share their rows.
+        spec: Which windows are encoded and what is stored of each.
         home: Carrara's home. None means `$CARRARA_HOME`.
-        device: where the encoder runs.
-        threads: how many threads decode ahead of it.
+        device: Where the encoder runs.
+        threads: How many threads decode ahead of it.
 
     Raises:
-        DataError: the encoder's features are not finite; what was written before stays.
-        StoreError: the store cannot be written, is damaged, or is being written by another process.
+        DataError: The encoder's features are not finite; what was written before stays.
+        StoreError: The store cannot be written, is damaged, or is being written by another process.
     """
     if not encoder.card.cnn_dim:
         spec = spec.model_copy(update={"cnn": False})

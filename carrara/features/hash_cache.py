@@ -26,9 +26,9 @@ def hash_files(paths: Iterable[Path], home: Path | None = None, threads: int = 2
     """Return the SHA-256 of each file, or the error of one that cannot be read.
 
     Args:
-        paths: the files.
+        paths: The files.
         home: Carrara's home. None means `$CARRARA_HOME`.
-        threads: how many files are read at once.
+        threads: How many files are read at once.
     """
     cache = FileHashCache(home)
 
@@ -51,7 +51,7 @@ class FileHashCache:
 
     Args:
         folder: Carrara's home. None means `$CARRARA_HOME`.
-        racy_seconds: a file changed less than this long ago is not remembered.
+        racy_seconds: A file changed less than this long ago is not remembered.
     """
 
     def __init__(self, folder: Path | None = None, racy_seconds: float = RACY_SECONDS) -> None:
@@ -69,7 +69,7 @@ class FileHashCache:
         """Return the SHA-256 of a file's bytes.
 
         Raises:
-            AudioError: it cannot be read.
+            AudioError: It cannot be read.
         """
         path = Path(path).absolute()
         try:

@@ -33,7 +33,7 @@ def prefetch(
     """Yield (index of the source, item) in order; each source ends with None, or with the AudioError that ended it.
 
     Raises:
-        BaseException: any other error of a source.
+        BaseException: Any other error of a source.
     """
     stop = threading.Event()
 

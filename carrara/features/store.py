@@ -40,17 +40,17 @@ class FeatureStore:
     """One folder of features, open for reading.
 
     Attributes:
-        folder: the folder.
-        dims: features a row, by layer.
-        items: the rows of each committed item, by its key.
-        rows: how many rows are committed.
+        folder: The folder.
+        dims: Features a row, by layer.
+        items: The rows of each committed item, by its key.
+        rows: How many rows are committed.
     """
 
     def __init__(self, folder: Path, dims: Mapping[str, int], meta: Mapping[str, Any]) -> None:
         """Open a store, or create an empty one.
 
         Raises:
-            StoreError: it was made with other settings, is damaged, or cannot be written.
+            StoreError: It was made with other settings, is damaged, or cannot be written.
         """
         self.folder, self.dims = Path(folder), dict(dims)
         self.items: dict[str, RowRange] = {}
@@ -71,7 +71,7 @@ class FeatureStore:
         """Read the log with what other processes committed, and return the size of its complete part in bytes.
 
         Raises:
-            StoreError: a line before the last is damaged.
+            StoreError: A line before the last is damaged.
         """
         log = self.folder / LOG
         text = log.read_bytes() if log.exists() else b""
@@ -99,7 +99,7 @@ class FeatureStore:
         """Yield the only writer, after cutting off what an earlier one left unfinished.
 
         Raises:
-            StoreError: another process is writing, or the folder cannot be written.
+            StoreError: Another process is writing, or the folder cannot be written.
         """
         with file_lock(self.folder / LOCK, wait=False):
             with write_errors(self.folder):
@@ -145,7 +145,7 @@ class StoreWriter:
         """Add rows `[R, D]` of every layer to the current item; values beyond half precision become its largest.
 
         Raises:
-            StoreError: the disk is full or the folder cannot be written; the item is abandoned, the store unharmed.
+            StoreError: The disk is full or the folder cannot be written; the item is abandoned, the store unharmed.
         """
         with self._abandon_on_error():
             for name, file in self._layers.items():
@@ -156,7 +156,7 @@ class StoreWriter:
         """Make the rows added since the last commit an item.
 
         Raises:
-            StoreError: as `append`.
+            StoreError: As `append`.
         """
         item = RowRange(self._store.rows, self._pending)
         line = json.dumps({"key": key, "offset": item.offset, "rows": item.rows}) + "\n"

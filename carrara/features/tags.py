@@ -143,7 +143,7 @@ def read_pictures(folder: Path) -> dict[str, str]:
     """Return the file names of pictures by path of the recording, from a folder's tags.json where there is one.
 
     Raises:
-        StoreError: it is another kind of file.
+        StoreError: It is another kind of file.
     """
     path = folder / SUMMARY
     try:
@@ -159,7 +159,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write the tags of recordings as tags.json and, a line for each window and tag, tags.csv.
 
     Raises:
-        StoreError: they cannot be written.
+        StoreError: They cannot be written.
     """
     with atomic_write(folder / "tags.csv") as tmp, open(tmp, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)

@@ -24,12 +24,12 @@ class WindowSpec(Settings):
     """Which windows of a clip are encoded, and what is stored of each.
 
     Attributes:
-        window_seconds: length of a window. None means the whole clip, up to the encoder's longest window.
-        hop_seconds: from one window to the next. None means a window, or for frames a little less.
+        window_seconds: Length of a window. None means the whole clip, up to the encoder's longest window.
+        hop_seconds: From one window to the next. None means a window, or for frames a little less.
         tail: `keep` or `drop` a last window that is shorter than the others; frames are always kept.
-        pool: a row is a window's mean, or a frame.
-        cnn: also store the extra "cnn", where the encoder has one.
-        corruption: what is done to the audio first, such as `noise:20db`. Empty means nothing.
+        pool: A row is a window's mean, or a frame.
+        cnn: Also store the extra "cnn", where the encoder has one.
+        corruption: What is done to the audio first, such as `noise:20db`. Empty means nothing.
     """
 
     window_seconds: float | None = Field(default=None, gt=0)

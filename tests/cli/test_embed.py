@@ -1,10 +1,11 @@
-"""`carrara embed` and `carrara cache` as a person meets them: rows, metadata, broken files, resuming, refusals."""
+"""`carrara embed` and `carrara cache` end to end: rows, metadata, broken files, resuming, errors."""
 
 import json
-import os
-import resource
+import signal
 import subprocess
 import sys
+import time
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import carrara
 from carrara.cli._main import app
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.load import load
-from carrara.features import parquet
+from carrara.features.embed import EmbedConfig, embed_files
+from carrara.features.parquet import write_embeddings
 
 RATE = 16_000
 
@@ -55,19 +57,18 @@ def rows(path):
 
 def test_one_row_a_recording_with_its_provenance(tmp_path, music):
     out = tmp_path / "out.parquet"
-    told = summary(music, "-e", "noise", "-o", out)
-    assert (told["rows"], told["files"], told["heard"], told["failed"]) == (3, 3, 3, {})
+    report = summary(music, "-e", "noise", "-o", out)
+    assert (report["rows"], report["files"], report["embedded"], report["failed"]) == (3, 3, 3, {})
     table = pq.read_table(out)
     assert table.column_names == ["path", "start", "duration", "layer", "embedding"]
     assert [Path(path).name for path in table["path"].to_pylist()] == ["a.wav", "b.flac", "c.wav"]
     assert table["duration"].to_pylist() == [2.0, 65.5, 0.05]
     assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[64]"
-    told = table.schema.metadata
-    encoder = load("noise")
-    assert told[b"encoder"] == b"noise"
-    assert told[b"weights"].decode() == encoder.card.weights_sha256
-    assert told[b"carrara"].decode() == carrara.__version__
-    assert json.loads(told[b"settings"])["layer"] == "mean"
+    metadata = table.schema.metadata
+    assert metadata[b"encoder"] == b"noise"
+    assert metadata[b"weights_sha256"].decode() == load("noise").card.weights_sha256
+    assert metadata[b"carrara"].decode() == carrara.__version__
+    assert json.loads(metadata[b"settings"])["layer"] == "mean"
     assert not list(tmp_path.glob("*.parts"))
 
 
@@ -85,13 +86,15 @@ def test_windows_and_frames_lie_where_they_should(tmp_path, music):
 
 
 @pytest.mark.parametrize("encoder", ["mfcc", "musicnn-msd:random"])
-def test_frames_of_an_encoder_that_answers_once_a_clip_are_refused(tmp_path, music, encoder):
+def test_frames_of_an_encoder_without_frames_are_refused(tmp_path, music, encoder):
     result = run("embed", music, "-e", encoder, "-o", tmp_path / "out.parquet", "--per", "frame")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"carrara embed: --per frame: {encoder} answers once a clip; take --per window")
+    assert result.stderr.startswith(
+        f"carrara embed: --per frame: {encoder} gives one vector a window; take --per window"
+    )
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.glob("out.parquet*"))
-    with pytest.raises(UsageError, match="answers once a clip"):
+    with pytest.raises(UsageError, match="gives one vector a window"):
         carrara.embed(tmp_path / "none.wav", encoder, per="frame")
 
 
@@ -113,7 +116,7 @@ def test_layers_are_those_of_the_encoder_itself(tmp_path, music):
     assert "0 to 4" in result.stderr
 
 
-def test_the_function_gives_what_the_verb_writes(tmp_path, music):
+def test_the_function_returns_what_the_command_writes(tmp_path, music):
     out = tmp_path / "out.parquet"
     summary(music, "-e", "mfcc", "-o", out)
     with pytest.warns(UserWarning, match="no such file"):
@@ -121,7 +124,7 @@ def test_the_function_gives_what_the_verb_writes(tmp_path, music):
     assert table.to_pylist() == rows(out)
 
 
-def test_broken_files_are_named_the_rest_go_on_and_the_exit_code_says_so(tmp_path, music):
+def test_broken_files_are_reported_the_rest_go_on_and_the_exit_code_is_1(tmp_path, music):
     (music / "empty.wav").touch()
     whole = (music / "b.flac").read_bytes()
     (music / "short.flac").write_bytes(whole[: len(whole) // 2])
@@ -133,48 +136,126 @@ def test_broken_files_are_named_the_rest_go_on_and_the_exit_code_says_so(tmp_pat
         assert reason in result.stderr
     assert {Path(row["path"]).name for row in rows(out)} == {"a.wav", "b.flac", "c.wav"}
     (music / "short.flac").write_bytes(whole)
-    told = summary(music, "-e", "noise", "-o", out, "--per", "window", code=1)
-    assert (told["heard"], told["kept"], len(told["failed"])) == (1, 3, 2)
+    report = summary(music, "-e", "noise", "-o", out, "--per", "window", code=1)
+    assert (report["embedded"], report["reused"], len(report["failed"])) == (1, 3, 2)
 
 
-def test_the_same_command_hears_only_what_is_new(tmp_path, music):
+def test_the_same_command_embeds_only_what_is_new(tmp_path, music):
     out = tmp_path / "out.parquet"
     command = (music, "-e", "mfcc", "-o", out, "--per", "window", "--window", "7")
     summary(*command)
     stamp, first = out.stat().st_mtime_ns, rows(out)
-    assert summary(*command)["heard"] == 0
+    assert summary(*command)["embedded"] == 0
     assert out.stat().st_mtime_ns == stamp
     soundfile.write(music / "aa.wav", np.zeros(RATE), RATE)
     soundfile.write(music / "a.wav", np.zeros(3 * RATE), RATE)
     (music / "deep" / "c.wav").unlink()
-    told = summary(*command)
-    assert (told["heard"], told["kept"]) == (2, 1)
+    report = summary(*command)
+    assert (report["embedded"], report["reused"]) == (2, 1)
     again = tmp_path / "again.parquet"
     summary(music, "-e", "mfcc", "-o", again, "--per", "window", "--window", "7")
-    assert rows(out) == rows(again)
+    assert sorted(rows(out), key=itemgetter("path", "start")) == rows(again)
     assert [row for row in first if row["path"].endswith("b.flac")] == [
         row for row in rows(out) if row["path"].endswith("b.flac")
     ]
 
 
-def test_an_interrupted_run_goes_on(tmp_path, music, monkeypatch):
-    out = tmp_path / "out.parquet"
-    original, count = parquet._until_end, []
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+def test_an_interrupted_run_continues(tmp_path, music, monkeypatch, name):
+    out = tmp_path / name
 
-    def interrupted(stream, writer):
-        count.append(None)
-        if len(count) == 3:
-            raise KeyboardInterrupt
-        original(stream, writer)
+    def interrupted(*arguments):
+        ended = 0
+        for chunk in embed_files(*arguments):
+            if ended == 2:
+                raise KeyboardInterrupt
+            ended += chunk.table is None
+            yield chunk
 
-    monkeypatch.setattr(parquet, "_until_end", interrupted)
-    result = run("embed", music, "-e", "noise", "-o", out)
+    with monkeypatch.context() as patch:
+        patch.setattr("carrara.features.parquet.embed_files", interrupted)
+        result = run("embed", music, "-e", "noise", "-o", out)
     assert result.exit_code == 130
-    assert "goes on" in result.stderr
-    assert not out.exists()
-    assert len(list(tmp_path.glob("out.parquet.parts/*.parquet"))) == 2
-    told = summary(music, "-e", "noise", "-o", out)
-    assert (told["heard"], told["kept"], told["rows"]) == (1, 2, 3)
+    assert "interrupted" in result.stderr
+    assert not (tmp_path / "out.parquet").exists()
+    report = summary(music, "-e", "noise", "-o", out)
+    assert (report["embedded"], report["reused"], report["rows"]) == (1, 2, 3)
+    assert len(rows(out)) == 3
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from carrara.encoders._hub.load import load
+from carrara.features.embed import EmbedConfig
+from carrara.features.parquet import write_embeddings
+
+encoder = load("noise")
+encoder.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+files = sorted(Path(sys.argv[1]).iterdir())
+write_embeddings(encoder, files, Path(sys.argv[2]), EmbedConfig(per="window"), batch_size=1, part_rows=3)
+"""
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out"])
+def test_a_killed_run_loses_one_part_at_most(tmp_path, name):
+    folder, out = tmp_path / "music", tmp_path / name
+    folder.mkdir()
+    for index in range(40):
+        noise = np.random.default_rng(index).uniform(-0.3, 0.3, RATE)
+        soundfile.write(folder / f"{index:02d}.wav", noise, RATE)
+    parts = tmp_path / "out.parquet.parts" if name == "out.parquet" else out
+    for part in (2, 5):
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(out)]) as process:
+            while not (parts / f"part-{part:05d}.parquet").exists() and process.poll() is None:
+                time.sleep(0.005)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    stored = sum(pq.read_metadata(file).num_rows for file in parts.glob("part-*.parquet"))
+    assert 18 <= stored < 40
+    files, encoder = sorted(folder.iterdir()), load("noise")
+    report = write_embeddings(encoder, files, out, EmbedConfig(per="window"))
+    assert (report.reused, report.embedded, report.failed) == (stored, 40 - stored, {})
+    table = carrara.embed(folder, encoder, per="window")
+    assert sorted(rows(out), key=itemgetter("path")) == table.to_pylist()
+    assert {file.name for file in tmp_path.iterdir()} == {"music", "home", name}
+
+
+def test_a_folder_of_parts_holds_the_same_rows_and_keeps_other_files(tmp_path, music):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "_notes.txt").write_text("precious")
+    encoder, config = load("mfcc"), EmbedConfig(per="window", window_seconds=7)
+    files = sorted(path for path in music.rglob("*") if path.suffix in {".wav", ".flac"})
+    for count in (1, 3):
+        report = write_embeddings(encoder, files[:count], out, config, part_rows=1)
+        expected = carrara.embed(files[:count], encoder, per="window", window=7).to_pylist()
+        assert rows(out) == expected
+        assert report.rows == len(expected)
+    stamps = {file: file.stat().st_mtime_ns for file in out.iterdir()}
+    assert write_embeddings(encoder, files, out, config).reused == 3
+    assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == stamps
+    assert {file.name for file in stamps} == {"_notes.txt", *(f"part-{index:05d}.parquet" for index in range(3))}
+    # A recording that changes and one that is not given any more leave the folder; the others stay as they are.
+    soundfile.write(files[0], np.zeros(3 * RATE), RATE)
+    report = write_embeddings(encoder, files[:2], out, config)
+    assert (report.embedded, report.reused) == (1, 1)
+    expected = carrara.embed(files[:2], encoder, per="window", window=7).to_pylist()
+    assert sorted(rows(out), key=itemgetter("path", "start")) == expected
+    assert (out / "_notes.txt").read_text() == "precious"
+
+
+def test_rows_of_a_recording_that_breaks_off_late_are_taken_back(tmp_path):
+    # The rows fill a row group before the end of the file is found to be missing.
+    good, torn = tmp_path / "a.wav", tmp_path / "b.wav"
+    soundfile.write(good, np.random.default_rng(0).uniform(-0.3, 0.3, 2 * RATE), RATE)
+    soundfile.write(torn, np.random.default_rng(1).uniform(-0.3, 0.3, 300 * RATE), RATE)
+    torn.write_bytes(torn.read_bytes()[: -4000 * 2])
+    wide, config = load("noise"), EmbedConfig(per="window", window_seconds=0.05)
+    report = write_embeddings(wide, [good, torn], tmp_path / "out.parquet", config)
+    assert list(report.failed) == [str(torn)]
+    assert report.rows == 40
+    assert rows(tmp_path / "out.parquet") == carrara.embed(good, wide, per="window", window=0.05).to_pylist()
 
 
 def test_other_settings_are_refused_by_name(tmp_path, music):
@@ -183,21 +264,24 @@ def test_other_settings_are_refused_by_name(tmp_path, music):
     before = out.read_bytes()
     for options, key in [(("--per", "window"), "per"), (("--layer", "0"), "layer")]:
         result = run("embed", music, "-e", "noise", "-o", out, *options)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert f"made with another {key}" in result.stderr
     assert "another encoder ('noise', now 'mfcc')" in run("embed", music, "-e", "mfcc", "-o", out).stderr
     assert out.read_bytes() == before
     other = tmp_path / "mine.parquet"
     other.write_text("precious")
-    assert "not made by" in run("embed", music, "-e", "noise", "-o", other).stderr
+    assert "was not made by this command" in run("embed", music, "-e", "noise", "-o", other).stderr
     assert other.read_text() == "precious"
+    before = {file: file.stat().st_mtime_ns for file in music.rglob("*")}
+    assert "holds other files, such as a.wav" in run("embed", music, "-e", "noise", "-o", music).stderr
+    assert {file: file.stat().st_mtime_ns for file in music.rglob("*") if file != music} == before
 
 
-def test_nothing_to_hear_and_nowhere_to_write(tmp_path, music):
+def test_no_audio_files_and_no_writable_folder(tmp_path, music):
     (tmp_path / "bare").mkdir()
     result = run("embed", tmp_path / "bare", "-e", "noise", "-o", tmp_path / "x.parquet")
     assert result.exit_code == 1
-    assert "bare: no sound files in it" in result.stderr
+    assert "bare: no audio files in it" in result.stderr
     (tmp_path / "file").touch()
     result = run("embed", music, "-e", "noise", "-o", tmp_path / "file" / "x.parquet")
     assert result.exit_code == 1
@@ -210,27 +294,36 @@ def test_nothing_to_hear_and_nowhere_to_write(tmp_path, music):
     assert "must overlap" in result.stderr
 
 
-def test_a_full_disk_loses_nothing(tmp_path, music):
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from carrara.cli._main import main
+from carrara.features import parquet
+
+write = parquet.write_embeddings
+parquet.write_embeddings = lambda *arguments: write(*arguments, part_rows=1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1))
+main()
+"""
+
+
+def test_a_full_disk_loses_one_part_at_most(tmp_path, music):
     out = tmp_path / "out.parquet"
-    code = (
-        "import resource, signal, sys; from carrara.cli._main import main; import carrara.features.parquet;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1)); main()"
-    )
     command = ["embed", str(music), "-e", "noise", "-o", str(out), "--per", "frame"]
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, env=dict(os.environ))
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, *command], capture_output=True, text=True)
     assert done.returncode == 1
     assert "cannot write here" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not out.exists()
-    assert summary(*command[1:])["kept"] == 1
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    assert summary(*command[1:])["reused"] == 1
 
 
 def test_memory_stays_flat_however_long_the_recording(tmp_path):
     encoder = load("noise")
     process = psutil.Process()
 
-    def grown(minutes):
+    def peak_memory(minutes):
         path = tmp_path / f"{minutes}.wav"
         with soundfile.SoundFile(path, "w", RATE, 1, subtype="PCM_U8") as file:
             for minute in range(minutes):
@@ -238,30 +331,28 @@ def test_memory_stays_flat_however_long_the_recording(tmp_path):
         before = process.memory_info().rss
         peak = 0
 
-        def watch(seconds):
+        def measure(seconds):
             nonlocal peak
             peak = max(peak, process.memory_info().rss - before)
 
-        from carrara.features.embed import EmbedConfig, embed_files
-
-        heard = list(embed_files(encoder, [path], EmbedConfig(), advance=watch))
-        assert heard[0].table["duration"].to_pylist() == [60.0 * minutes]
+        chunks = list(embed_files(encoder, [path], EmbedConfig(), advance=measure))
+        assert chunks[0].table["duration"].to_pylist() == [60.0 * minutes]
         return peak
 
-    grown(6)
+    peak_memory(6)
     # Three hours are 691 MB of float32 samples.
-    assert grown(180) < 150e6
+    assert peak_memory(180) < 150e6
 
 
-def test_the_cache_is_told_by_encoder_and_cleaned(tmp_path, music):
+def test_the_cache_is_listed_by_encoder_and_cleaned(tmp_path, music):
     from carrara.core.clip import Clip
     from carrara.features.extract import WindowSpec, extract
 
     for name in ("noise", "mfcc"):
         features = extract(load(name), [Clip("a", music / "a.wav")], WindowSpec())
     assert run("cache", "dir").stdout.strip() == str(tmp_path / "home")
-    told = json.loads(run("cache", "size", "--json").stdout)
-    assert {store["encoder"]: store["items"] for store in told["stores"]} == {"noise": 1, "mfcc": 1}
+    sizes = json.loads(run("cache", "size", "--json").stdout)
+    assert {store["encoder"]: store["items"] for store in sizes["stores"]} == {"noise": 1, "mfcc": 1}
     assert "mfcc\t1 items" in run("cache", "size").stdout
     assert run("cache", "clean").exit_code == 2
     assert run("cache", "clean", "--encoder", "mfc", "--yes").exit_code == 2
