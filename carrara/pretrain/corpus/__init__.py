@@ -1,1 +1,1 @@
-"""The corpus: folders, manifests and tar shards as one table of sounds; crops by seeking, and labels beside them."""
+"""The training corpus: folders, manifests and tar shards as one table of items, random crops of them, stored labels."""

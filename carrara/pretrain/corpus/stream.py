@@ -1,10 +1,10 @@
-"""Crops of a corpus, in an order that depends on nothing but the seed: any step's batch can be had at any time.
+"""Random crops of a corpus in an order that depends on the seed alone, so that any step's batch can be read directly.
 
-An epoch hears one crop of every item, in an order drawn from (seed, epoch); a crop's start is drawn from (seed, epoch,
-item) on a multiple of the network's stride, so that its frames fall on those of the item. Of a corpus of tar shards an
-epoch draws an order of the shards, and mixes the items of `TOGETHER` neighbours in it, so that what is read in a while
-lies close together. A crop is sought and read, the file never decoded whole. Items that cannot be read are named in
-their batch and not replaced; a batch can be smaller.
+An epoch contains one crop of every item, in an order drawn from (seed, epoch). A crop's start is drawn from (seed,
+epoch, item) on a multiple of the network's stride, so that its frames coincide with those of the item. With tar shards,
+an epoch draws an order of the shards and mixes the items of each `MIXED_SHARDS` neighbours, so that consecutive reads
+lie close together. Only the crop is decoded, never the whole file. Unreadable items are reported with their batch and
+not replaced, so a batch can be smaller.
 
 Letters: B batch, T samples, N items, S shards.
 """
@@ -17,137 +17,142 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.audio.decode import load
 from carrara.core.errors import AudioError
-from carrara.pretrain.corpus.find import find
-from carrara.pretrain.corpus.storage import as_file
-from carrara.pretrain.corpus.table import Corpus, Item
+from carrara.pretrain.corpus.build import Corpus
 
-__all__ = ["Batch", "Corpus", "Item", "Stream", "find"]
-
-AHEAD, READERS = 4, 8  # steps, threads
-# Shards whose items are mixed with one another: enough for variety, few enough for a cache of shards to hold.
-TOGETHER = 16
-# Resampling may give a sample less than it was asked for.
-SLACK_SECONDS = 0.01
+PREFETCH_STEPS, READERS = 4, 8
+# Shards whose items are mixed with one another: enough for variety, few enough to fit a cache of shards.
+MIXED_SHARDS = 16
+# Resampling may return a sample less than requested.
+TOLERANCE_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one step hears.
+class CropBatch:
+    """The crops of one step.
 
     Attributes:
         step: number of the step.
         samples_BT: float32 crops, nominal ±1.
-        epochs, items: of each crop, its epoch and the item's number in the corpus.
-        bad: why items of this step are missing.
+        epochs, item_indices: epoch of each crop, and index of its item in the corpus.
+        errors: why items of this step are missing.
     """
 
     step: int
     samples_BT: Tensor
     epochs: tuple[int, ...]
-    items: tuple[int, ...]
-    bad: tuple[str, ...]
-
-
-class _Crop(NamedTuple):
-    """A crop of an item, or why it cannot be read."""
-
-    epoch: int
-    item: int
-    samples_T: np.ndarray | str
+    item_indices: tuple[int, ...]
+    errors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Stream:
-    """Batches of crops of `crop` samples, whose starts are multiples of `stride`.
+class CropStream:
+    """Batches of random crops.
 
-    `level` is the root mean square that each crop is brought to; none: as recorded.
+    Attributes:
+        corpus: that the crops come from.
+        crop_samples: length of a crop.
+        stride: starts are multiples of it, in samples.
+        batch_size: crops per step.
+        seed: decides order and starts.
+        target_rms: root mean square that each crop is scaled to; None leaves it as recorded.
     """
 
     corpus: Corpus
-    crop: int
+    crop_samples: int
     stride: int
-    batch: int
+    batch_size: int
     seed: int
-    level: float | None = None
+    target_rms: float | None = None
 
-    def at(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """Return the batch of a step, whatever was read before; it is empty where not one of its files can be read.
+    def read_batch(self, step: int, rank: int = 0, world_size: int = 1) -> CropBatch:
+        """Return the batch of a step; it is empty if none of its files can be read.
 
         Args:
             step: number of the step.
-            rank, ranks: of the processes that share the batch. Each reads its own neighbouring crops alone; their
-                parts differ by one crop at most and, put together in the order of the ranks, are the whole batch.
+            rank, world_size: of the processes that share the batch. Each rank reads consecutive crops; their parts
+                differ by at most one crop and, concatenated in the order of the ranks, are the whole batch.
         """
-        return self._batch(step, [self._crop(epoch, item) for epoch, item in self._drawn(step, rank, ranks)])
+        order = self.crop_order(step, rank, world_size)
+        return self._collate(step, order, [self._crop_or_error(epoch, item) for epoch, item in order])
 
-    def start(self, epoch: int, item: int) -> int:
-        """Return the first sample of an item's crop in an epoch."""
-        choices = (self.corpus.items[item].samples - self.crop) // self.stride + 1
-        return int(np.random.default_rng([self.seed, 1, epoch, item]).integers(choices)) * self.stride
-
-    def batches(self, first: int, end: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
-        """Yield what `at` gives for the steps from `first` to before `end`; threads read a few steps ahead."""
-        waiting: deque[list[Future[_Crop]]] = deque()
+    def iter_batches(self, first: int, end: int, rank: int = 0, world_size: int = 1) -> Iterator[CropBatch]:
+        """Yield `read_batch` of the steps from `first` up to `end`, excluded; threads read a few steps ahead."""
+        pending: deque[tuple[list[tuple[int, int]], list[Future[np.ndarray | str]]]] = deque()
         submitted = first
         with ThreadPoolExecutor(min(READERS, max(1, (os.cpu_count() or 1) - 1)), thread_name_prefix="crops") as pool:
             try:
                 for step in range(first, end):
-                    while submitted < min(step + AHEAD, end):
-                        drawn = self._drawn(submitted, rank, ranks)
-                        waiting.append([pool.submit(self._crop, epoch, item) for epoch, item in drawn])
+                    while submitted < min(step + PREFETCH_STEPS, end):
+                        order = self.crop_order(submitted, rank, world_size)
+                        pending.append((order, [pool.submit(self._crop_or_error, *crop) for crop in order]))
                         submitted += 1
-                    yield self._batch(step, [crop.result() for crop in waiting.popleft()])
+                    order, crops = pending.popleft()
+                    yield self._collate(step, order, [crop.result() for crop in crops])
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _drawn(self, step: int, rank: int, ranks: int) -> list[tuple[int, int]]:
-        """Return (epoch, item) of each crop that a rank reads in a step."""
-        begin, end = (step * self.batch + edge * self.batch // ranks for edge in (rank, rank + 1))
-        places = [divmod(place, len(self.corpus.items)) for place in range(begin, end)]
-        return [(epoch, int(_order(self.corpus, self.seed, epoch)[position])) for epoch, position in places]
+    def crop_order(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+        """Return (epoch, item index) of each crop that a rank reads in a step."""
+        begin, end = (step * self.batch_size + edge * self.batch_size // world_size for edge in (rank, rank + 1))
+        positions = [divmod(position, len(self.corpus.items)) for position in range(begin, end)]
+        return [(epoch, int(_epoch_order(self.corpus, self.seed, epoch)[index])) for epoch, index in positions]
 
-    def _crop(self, epoch: int, item: int) -> _Crop:
+    def crop_start(self, epoch: int, item: int) -> int:
+        """Return the first sample of an item's crop in an epoch."""
+        choices = (self.corpus.items[item].samples - self.crop_samples) // self.stride + 1
+        return int(np.random.default_rng([self.seed, 1, epoch, item]).integers(choices)) * self.stride
+
+    def read_crop(self, item: int, start: int) -> np.ndarray:
+        """Return the crop of an item that begins at a sample, float32.
+
+        Raises:
+            AudioError: it cannot be read, or the file ends before the crop does.
+        """
+        source, rate = self.corpus.items[item], self.corpus.sample_rate
+        crop_T = source.load(rate, start / rate, self.crop_samples / rate + TOLERANCE_SECONDS)[: self.crop_samples]
+        if len(crop_T) < self.crop_samples:
+            raise AudioError(
+                f"{source.name}: ends {len(crop_T) / rate:.2f} s after second {source.start + start / rate:.2f}; it is "
+                "truncated"
+            )
+        if self.target_rms is not None:
+            # A crop 60 dB below the target is noise or silence, so the gain is limited to that.
+            rms = max(float(np.sqrt(np.mean(np.square(crop_T, dtype=np.float64)))), self.target_rms / 1000)
+            crop_T = crop_T * np.float32(self.target_rms / rms)
+        return np.ascontiguousarray(crop_T, dtype=np.float32)
+
+    def _crop_or_error(self, epoch: int, item: int) -> np.ndarray | str:
         try:
-            return _Crop(epoch, item, self._read(item, self.start(epoch, item)))
+            return self.read_crop(item, self.crop_start(epoch, item))
         except AudioError as problem:
-            return _Crop(epoch, item, str(problem))
+            return str(problem)
 
-    def _batch(self, step: int, crops: Sequence[_Crop]) -> Batch:
-        bad = tuple(crop.samples_T for crop in crops if isinstance(crop.samples_T, str))
-        heard = [crop for crop in crops if not isinstance(crop.samples_T, str)]
-        samples_BT = torch.zeros(len(heard), self.crop)
-        for row_T, crop in zip(samples_BT, heard):
-            row_T.copy_(torch.from_numpy(crop.samples_T))
-        return Batch(step, samples_BT, tuple(crop.epoch for crop in heard), tuple(crop.item for crop in heard), bad)
-
-    def _read(self, item: int, start: int) -> np.ndarray:
-        sound, rate = self.corpus.items[item], self.corpus.sample_rate
-        begin = sound.start + start / rate
-        with as_file(sound.path, sound.offset, sound.size, "" if sound.offset is None else sound.id) as path:
-            samples_T = load(path, rate, begin, self.crop / rate + SLACK_SECONDS)[: self.crop]
-            if len(samples_T) < self.crop:
-                raise AudioError(f"{path}: ends {len(samples_T) / rate:.2f} s after second {begin:.2f}; cut short")
-        if self.level is not None:
-            # What lies 60 dB below the level is noise or silence, and is raised by no more than that.
-            loudness = max(float(np.sqrt(np.mean(np.square(samples_T, dtype=np.float64)))), self.level / 1000)
-            samples_T = samples_T * np.float32(self.level / loudness)
-        return np.ascontiguousarray(samples_T, dtype=np.float32)
+    def _collate(self, step: int, order: Sequence[tuple[int, int]], crops: Sequence[np.ndarray | str]) -> CropBatch:
+        read = [(*position, crop_T) for position, crop_T in zip(order, crops) if not isinstance(crop_T, str)]
+        samples_BT = torch.zeros(len(read), self.crop_samples)
+        for row_T, (_, _, crop_T) in zip(samples_BT, read):
+            row_T.copy_(torch.from_numpy(crop_T))
+        return CropBatch(
+            step,
+            samples_BT,
+            tuple(epoch for epoch, _, _ in read),
+            tuple(item for _, item, _ in read),
+            tuple(crop for crop in crops if isinstance(crop, str)),
+        )
 
 
 @lru_cache(maxsize=4)
-def _order(corpus: Corpus, seed: int, epoch: int) -> np.ndarray:
-    """Return the items in the order of an epoch, `[N]`."""
-    together_S, draw = corpus.together(), np.random.default_rng([seed, 0, epoch])
-    place_S = draw.permutation(len(together_S))
-    if len(together_S) == len(corpus.items):
-        return place_S
-    group_N = np.repeat(place_S // TOGETHER, together_S)
-    return np.lexsort((draw.random(len(group_N)), group_N))
+def _epoch_order(corpus: Corpus, seed: int, epoch: int) -> np.ndarray:
+    """Return the items' indices in the order of an epoch, `[N]`."""
+    sizes_S, rng = corpus.shard_sizes(), np.random.default_rng([seed, 0, epoch])
+    rank_S = rng.permutation(len(sizes_S))
+    if len(sizes_S) == len(corpus.items):
+        return rank_S
+    group_N = np.repeat(rank_S // MIXED_SHARDS, sizes_S)
+    return np.lexsort((rng.random(len(group_N)), group_N))

@@ -1,1 +1,1 @@
-"""Supervised pre-training on tags: MAEST's, and the same for a convolutional network (encoders.md 1.4 and 1.5)."""
+"""Supervised pre-training on tags: MAEST, and the same recipe for a convolutional network [alonso2023]."""

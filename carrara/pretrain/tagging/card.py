@@ -1,4 +1,4 @@
-"""The model card of a training on tags: how the tagger was made, from what, how far it got, and how to use it."""
+"""The README of a tagger's folder: what it was trained on, how far, and how to use it."""
 
 from __future__ import annotations
 
@@ -6,53 +6,50 @@ import json
 from pathlib import Path
 
 from carrara.encoders._base import Card
-from carrara.pretrain.metrics_log import NAME, read
+from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
+from carrara.pretrain.tagging.data import TaggedCorpus
 from carrara.pretrain.tagging.settings import TaggingRecipe
-from carrara.pretrain.tagging.tagged import Tagged
 
-SHOWN = 60  # tags
+SHOWN_TAGS = 60
 
 
-def readme(folder: Path, recipe: TaggingRecipe, card: Card, corpus: Tagged, step: int, averaged: int) -> str:
-    """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads."""
-    lines = read(folder / NAME)
-    last = lines[-1] if lines else {}
-    names = ", ".join(corpus.names[:SHOWN]) + (", …" if len(corpus.names) > SHOWN else "")
-    weights = f"the mean of {averaged} networks of the run" if averaged else "those of the last step"
-    return "\n".join(
-        [
-            "---",
-            "library_name: carrara",
-            "tags: [audio, music, audio-classification]",
-            "---",
-            "",
-            f"# {card.name}",
-            "",
-            f"Taught {len(corpus.names)} tags by Carrara on {len(corpus.items)} clips of {corpus.dataset} "
-            f"({corpus.seconds / 3600:.2f} hours): {step} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s, "
-            f"{recipe.patchout} columns of patches left out, {card.parameters:,} parameters. "
-            f"Weights: {weights}; initial weights: {recipe.initial.kind}.",
-            "",
-            "```python",
-            "import carrara",
-            "",
-            f"encoder = carrara.load({card.name!r})",
-            f"probable = encoder.tags(samples)  # float32 [batch, samples] at {card.sample_rate} Hz",
-            "```",
-            "",
-            f"Tags: {names}.",
-            "",
-            "## The journal's last line",
-            "",
-            "| | |",
-            "|---|---|",
-            *(f"| {key} | {value:.4g} |" for key, value in last.items() if isinstance(value, int | float)),
-            "",
-            "## Settings",
-            "",
-            "```json",
-            json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False),
-            "```",
-            "",
-        ]
-    )
+def tagging_card(
+    folder: Path, recipe: TaggingRecipe, card: Card, corpus: TaggedCorpus, step: int, num_averaged: int
+) -> str:
+    """Return the README in Markdown, with the metadata block that the hub reads."""
+    metrics = (read_metrics(folder / LOG_FILE) or [{}])[-1]
+    tags = ", ".join(corpus.tags[:SHOWN_TAGS]) + (", …" if len(corpus.tags) > SHOWN_TAGS else "")
+    weights = f"the mean of {num_averaged} epochs' weights" if num_averaged else "those of the last step"
+    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, int | float))
+    return f"""---
+library_name: carrara
+tags: [audio, music, audio-classification]
+---
+
+# {card.name}
+
+Trained by Carrara on {len(corpus.tags)} tags of {len(corpus.items)} clips of {corpus.dataset} \
+({corpus.seconds / 3600:.2f} hours): {step} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s, patchout of \
+{recipe.patchout} columns, {card.parameters:,} parameters. Weights: {weights}; initial weights: {recipe.initial.kind}.
+
+```python
+import carrara
+
+encoder = carrara.load({card.name!r})
+probabilities = encoder.predict_tags(samples)  # float32 [batch, samples] at {card.sample_rate} Hz
+```
+
+Tags: {tags}.
+
+## Last line of the log
+
+| | |
+|---|---|
+{rows}
+
+## Settings
+
+```json
+{json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False)}
+```
+"""

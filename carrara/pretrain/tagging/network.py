@@ -1,9 +1,13 @@
-"""What training on tags asks of a network, for the two kinds there are: MAEST's Transformer and EfficientNet.
+"""The networks that learn tags, MAEST's Transformer and EfficientNet: input, logits, patchout, and the teacher.
 
-The convolutional baseline hears a crop in patches of its own length, side by side, and answers with the mean of their
-logits; it has no positions and no columns to leave out.
+Structured time patchout drops whole columns of patches, drawn uniformly, the same ones for the whole batch, after
+positions are added: 15, 30, 60, 90 of the 30, 61, 124, 186 columns of 5, 10, 20, 30 s. Training then computes half of
+the patches, which makes long crops affordable [notes/encoders §1.4].
 
-Letters: B batch, T samples, F frames, M mel bands, N patches of a crop, C tags.
+The convolutional baseline splits a crop into adjacent patches of its own length and averages their logits; it has
+neither positions nor columns to drop.
+
+Letters: B batch, T samples, F frames, M mel bands, N patches of a crop, C tags, D channels, K kept columns.
 """
 
 from __future__ import annotations
@@ -16,111 +20,145 @@ import torch
 from torch import Tensor
 
 from carrara.core.errors import UsageError
-from carrara.encoders._hub.load import build
+from carrara.encoders._hub.load import build_encoder, load
 from carrara.encoders._maest.network import MaestEncoder
 from carrara.encoders.effnet_discogs import PATCH, EffnetDiscogs
-from carrara.nn.transformer.vit import EXTRA
-from carrara.pretrain.tagging.patchout import kept_columns, see_possible
+from carrara.nn.transformer.vit import NUM_PREFIX_TOKENS
+from carrara.pretrain.tagging.data import check_same_tags
 from carrara.pretrain.tagging.settings import TaggingRecipe
 
 Tagger = MaestEncoder | EffnetDiscogs
 HEADS = ("head.", "head_dist.", "classifier.")
-SHORTEST = 0.3  # seconds that hold a patch of 16 frames
-MEAN_LOG_MEL = 2.07  # of music in these bands (encoders.md, section 1.1), where a network does not take it off
+MIN_SECONDS = 0.3  # that contain a patch of 16 frames
+MEAN_LOG_MEL = 2.07  # of music, for a network that does not subtract it [notes/encoders §1.1]
+TEACHER_THRESHOLD = 0.45
 
 
-def made(recipe: TaggingRecipe, names: Sequence[str], title: str, dataset: str) -> Tagger:
-    """Return the network with random weights, its head for these tags, its card for what is to come of it.
+def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset: str) -> Tagger:
+    """Return the network with random weights, a head for these tags, and the model card of the run.
+
+    Args:
+        recipe: the resolved recipe.
+        tags: names of the outputs.
+        name: of the new encoder.
+        dataset: that it is trained on.
 
     Raises:
-        UsageError: the network cannot be taught tags, or patchout and crops do not go with it.
+        UsageError: the network cannot learn tags, or patchout and crops do not fit it.
     """
-    told: dict[str, Any] = {"labels": tuple(names), "classes": len(names), "styles": len(names)}
-    own = recipe.network.model_dump()
+    network = recipe.network.model_dump()
+    changes: dict[str, Any] = {"labels": tuple(tags), "classes": len(tags)}
     if recipe.teacher.weights:
-        told["distilled"] = "separated"
-    elif own.get("distilled") == "separated":
+        changes["distilled"] = "separated"
+    elif network.get("distilled") == "separated":
         raise UsageError(
-            "the second head learns from a teacher: --set teacher.weights=FOLDER (a MAEST that was taught the same "
-            "tags), or network.distilled=mean for one head"
+            "the second head learns from a teacher: --set teacher.weights=FOLDER (a MAEST trained on the same tags), "
+            "or network.distilled=mean for one head"
         )
-    encoder = build(recipe.encoder, recipe.seed, own | {name: value for name, value in told.items() if name in own})
+    network |= {key: value for key, value in changes.items() if key in network}
+    encoder = build_encoder(recipe.encoder, recipe.seed, network)
     if not isinstance(encoder, Tagger):
-        raise UsageError(f"encoder {recipe.encoder!r} cannot be taught tags; take maest-30s or another MAEST")
-    frames = framing(encoder).frames(round(recipe.crop_seconds * encoder.card.sample_rate))
+        raise UsageError(f"encoder {recipe.encoder!r} cannot be trained on tags; take maest-30s or another MAEST")
+    frames = mel_framing(encoder).num_frames(round(recipe.crop_seconds * encoder.card.sample_rate))
+    crop = f"crop_seconds {recipe.crop_seconds:g}"
     if isinstance(encoder, MaestEncoder):
-        _see_columns(encoder, frames, recipe)
-        encoder.vit.recompute = recipe.activation_checkpointing
-    else:
-        _see_patches(recipe, frames)
-    known: dict[str, Any] = {"name": title, "trained_on": (dataset,)}
-    unknown: dict[str, Any] = {"license": "", "commercial_use": None, "files": {}, "weights_sha256": ""}
-    encoder.card = encoder.card.model_copy(update=known | unknown)
+        columns, positions = encoder.vit.shape.num_columns(frames), encoder.settings.shape.columns
+        if columns < 1:
+            raise UsageError(f"{crop} is shorter than a patch; give at least {MIN_SECONDS:g}")
+        if columns > positions:
+            raise UsageError(
+                f"{crop} gives {columns} columns of patches, the network has positions for 1 to {positions}; set "
+                f"network.frames to {frames}, or crop_seconds to {encoder.card.window_seconds:g}"
+            )
+        if recipe.patchout >= columns:
+            raise UsageError(
+                f"patchout {recipe.patchout} would drop every one of the {columns} columns of patches of a crop; use "
+                f"{columns // 2}, or longer crops"
+            )
+        encoder.vit.activation_checkpointing = recipe.activation_checkpointing
+    elif recipe.patchout or recipe.teacher.weights:
+        raise UsageError("a convolutional network has no patches to drop and no second head; patchout=0, no teacher")
+    elif frames < PATCH:
+        raise UsageError(f"{crop} is {frames} frames, shorter than a patch of {PATCH}; give longer crops")
+    card = {"name": name, "trained_on": (dataset,), "license": "", "commercial_use": None}
+    encoder.card = encoder.card.model_copy(update=card | {"files": {}, "weights_sha256": ""})
     return encoder
 
 
-def framing(encoder: Tagger) -> Any:
-    """Return how the network's spectrogram is cut."""
+def mel_framing(encoder: Tagger) -> Any:
+    """Return the framing of the network's spectrogram."""
     return encoder.mel.spectrum.framing
 
 
-def middle(encoder: Tagger) -> float:
-    """Return the value of a spectrogram that says nothing: the mean."""
+def mean_input(encoder: Tagger) -> float:
+    """Return the mean of the network's input."""
     return 0.0 if isinstance(encoder, MaestEncoder) else MEAN_LOG_MEL
 
 
 @torch.no_grad()
-def heard(encoder: Tagger, samples_BT: Tensor) -> Tensor:
-    """Return log-mel frames as the network hears them, `[B, F, M]`."""
+def input_mel(encoder: Tagger, samples_BT: Tensor) -> Tensor:
+    """Return the network's input, log-mel frames `[B, F, M]`."""
     mel_BFM = encoder.mel(samples_BT)
-    return encoder.normalised(mel_BFM) if isinstance(encoder, MaestEncoder) else mel_BFM
+    return encoder.normalize(mel_BFM) if isinstance(encoder, MaestEncoder) else mel_BFM
 
 
-def answers(
-    encoder: Tagger, mel_BFM: Tensor, patchout: int = 0, draw: np.random.Generator | None = None
+def tag_logits(
+    encoder: Tagger, mel_BFM: Tensor, patchout: int = 0, rng: np.random.Generator | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the tags' logits `[B, C]`, and those of the dist token where it has a head of its own.
+    """Return the logits of the tags `[B, C]`, and those of the distillation token if it has a head of its own.
 
     Args:
-        encoder: one that `made` gives.
-        mel_BFM: what `heard` gives.
-        patchout: columns of patches to be left out.
-        draw: which of them, and where in the table of positions the crops begin; none: nothing is left out, and they
-            begin at its start.
+        encoder: from `build_tagger`.
+        mel_BFM: from `input_mel`.
+        patchout: number of columns of patches to drop.
+        rng: draws these columns and the crops' offset in the table of positions; None drops nothing, with offset 0.
     """
     if isinstance(encoder, EffnetDiscogs):
         patches_BNFM = mel_BFM.unfold(1, PATCH, PATCH).mT
         features = encoder.network(patches_BNFM.flatten(0, 1))[1]
         return encoder.classifier(features).unflatten(0, patches_BNFM.shape[:2]).mean(1), None
-    kept_C, offset = None, 0
-    if draw is not None:
-        columns = encoder.vit.time_patches(mel_BFM.shape[1])
-        kept_C = kept_columns(columns, patchout, draw)
-        offset = int(draw.integers(encoder.settings.shape.columns - columns + 1))
-    tokens_BND = encoder.vit(mel_BFM, None, kept_C, offset)[-1]
+    kept_K, offset = None, 0
+    if rng is not None:
+        columns = encoder.vit.shape.num_columns(mel_BFM.shape[1])
+        kept_K = draw_columns(columns, patchout, rng)
+        offset = int(rng.integers(encoder.settings.shape.columns - columns + 1))
+    tokens_BND = encoder.vit(mel_BFM, None, kept_K, offset)[-1]
     logits_BC = encoder.logits(tokens_BND)
     if encoder.settings.distilled != "separated":
         return logits_BC, None
     assert encoder.head_dist is not None
-    return logits_BC, encoder.head_dist(encoder.vit.norm(tokens_BND[:, 1:EXTRA])[:, 0])
+    return logits_BC, encoder.head_dist(encoder.vit.norm(tokens_BND[:, 1:NUM_PREFIX_TOKENS])[:, 0])
 
 
-def _see_columns(encoder: MaestEncoder, frames: int, recipe: TaggingRecipe) -> None:
-    columns, places = encoder.vit.time_patches(frames), encoder.settings.shape.columns
-    if columns < 1:
-        raise UsageError(f"crop_seconds {recipe.crop_seconds:g} is shorter than a patch; give at least {SHORTEST:g}")
-    if columns > places:
-        raise UsageError(
-            f"crop_seconds {recipe.crop_seconds:g} gives {columns} columns of patches, the network has places for 1 to "
-            f"{places}; set network.frames to {frames}, or crop_seconds to {encoder.card.window_seconds:g}"
-        )
-    see_possible(columns, recipe.patchout)
+def draw_columns(columns: int, dropped: int, rng: np.random.Generator) -> Tensor | None:
+    """Return the columns that patchout keeps, sorted, `[K]`; None if it drops none."""
+    if not dropped:
+        return None
+    return torch.from_numpy(np.sort(rng.choice(columns, columns - dropped, replace=False)))
 
 
-def _see_patches(recipe: TaggingRecipe, frames: int) -> None:
-    if recipe.patchout or recipe.teacher.weights:
-        raise UsageError(
-            "a convolutional network has no patches to leave out and no second head; patchout=0, no teacher"
-        )
-    if frames < PATCH:
-        raise UsageError(f"crop_seconds {recipe.crop_seconds:g} is {frames} frames, shorter than a patch of {PATCH}")
+def load_teacher(folder: str, tags: Sequence[str], device: torch.device) -> MaestEncoder | None:
+    """Return the teacher of a folder; None if the folder is empty.
+
+    Raises:
+        UsageError: it is no tagger, or has other tags.
+    """
+    if not folder:
+        return None
+    teacher = load(folder, device)
+    if not isinstance(teacher, MaestEncoder):
+        raise UsageError(f"{folder}: predicts no tags, so it cannot teach them; give a MAEST trained on tags")
+    check_same_tags(tags, teacher.settings.labels, f"the teacher {folder}", "give one trained on the same tags")
+    return teacher
+
+
+@torch.no_grad()
+def teacher_targets(teacher: MaestEncoder, samples_BT: Tensor) -> Tensor:
+    """Return the teacher's targets, 0 or 1, `[B, C]`.
+
+    Probabilities above 0.45 become 1, all others 0; if none is above, the highest becomes 1 [notes/encoders §1.5].
+    """
+    probability_BC = teacher.predict_tags(samples_BT)
+    above_BC = probability_BC > TEACHER_THRESHOLD
+    highest_BC = torch.zeros_like(above_BC).scatter(1, probability_BC.argmax(1, keepdim=True), True)
+    return torch.where(above_BC.any(1, keepdim=True), above_BC, highest_BC).float()

@@ -1,4 +1,4 @@
-"""What decides a training on tags: a recipe of its own kind; the defaults are MAEST's (encoders.md 1.4, 1.5)."""
+"""The recipe of a training on tags; the defaults are MAEST's [notes/encoders §1.4, §1.5]."""
 
 from __future__ import annotations
 
@@ -7,84 +7,81 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from carrara.core.settings import Settings
-from carrara.pretrain.recipes._base import LossScaleSettings, Precision, with_network
+from carrara.pretrain.recipes._base import LossScaleSettings, Precision, fill_network
 
 
 class LabelSettings(Settings):
     """Which tags are learnt.
 
     Attributes:
-        of: the label of the dataset's clips that holds the tags: a list of words, or one word.
-        split: of the dataset; empty: the one with the most clips to train on that have the label.
-        names: the tags, in the order of the network's answers; empty: all that occur in training, sorted.
+        field: the label of the dataset's clips that holds the tags: a list of strings, or one string.
+        split: split scheme of the dataset; empty: the one with the most labelled training clips.
+        tags: the tags in the order of the network's outputs; empty: all that occur in training, sorted.
     """
 
-    of: str = "tags"
+    field: str = "tags"
     split: str = ""
-    names: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _fits(self) -> LabelSettings:
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
-        if twice:
-            raise ValueError(f"names must be different; twice there: {', '.join(twice)}")
+    def _check_unique(self) -> LabelSettings:
+        repeated = sorted({tag for tag in self.tags if self.tags.count(tag) > 1})
+        if repeated:
+            raise ValueError(f"tags must be different; more than once: {', '.join(repeated)}")
         return self
 
 
 class InitialSettings(Settings):
-    """Where the weights come from.
+    """Initial weights.
 
     Attributes:
-        kind: random; `deit` or `passt`, whose tables of positions are interpolated; `folder`, an encoder of Carrara's.
+        kind: random; `deit` or `passt`, whose positions are interpolated; `folder`, an encoder of Carrara, without its
+            head.
         weights: the official file, or the folder.
-        interpolate: whether a folder's network of another length is taken, its table of columns interpolated.
-        head: whether a folder's head is taken, which needs the same tags; else it is drawn anew.
+        interpolate: whether the time positions of a folder's encoder are interpolated to another crop length.
     """
 
     kind: Literal["random", "deit", "passt", "folder"] = "random"
     weights: str = ""
     interpolate: bool = False
-    head: bool = False
 
 
 class TaggerTeacherSettings(Settings):
-    """A tagger whose answers are a second set of targets, learnt by the head of the dist token.
+    """A tagger whose predictions are a second set of targets, learnt by the head of the distillation token.
 
     Attributes:
         weights: its folder; empty: no teacher.
-        threshold: probability at which a tag counts as given; the likeliest always does.
     """
 
     weights: str = ""
-    threshold: float = Field(default=0.45, gt=0, lt=1)
 
 
 class SpecAugmentSettings(Settings):
-    """Masks over what the network hears (carrara/pretrain/tagging/augment.py).
+    """Masks over the network's input (carrara/pretrain/tagging/augment.py).
 
     Attributes:
-        time_masks, frames: stretches of frames, and the longest of them.
-        share: of a crop's frames that one stretch may cover at most.
-        band_masks, bands: stretches of mel bands, and the longest of them.
+        time_masks, max_frames: number of masks over time, and the longest in frames.
+        max_fraction: of a crop's frames that one mask may cover.
+        band_masks, max_bands: number of masks over mel bands, and the widest in bands.
     """
 
     time_masks: int = Field(default=20, ge=0)
-    frames: int = Field(default=8, ge=0)
+    max_frames: int = Field(default=8, ge=0)
     max_fraction: float = Field(default=0.2, ge=0, le=1)
     band_masks: int = Field(default=8, ge=0)
-    bands: int = Field(default=5, ge=0)
+    max_bands: int = Field(default=5, ge=0)
 
 
 class TaggingOptimiserSettings(Settings):
-    """AdamW on every parameter alike, and how its learning rate goes by epochs (carrara/pretrain/tagging/schedule.py).
+    """AdamW on every parameter, and its learning rate by epoch (`epoch_learning_rate` in train.py).
 
     Attributes:
-        learning_rate: the highest.
-        warm_up: epochs of the soft start.
-        hold_until: epoch up to which it stays there.
-        ramp_down: epochs of the straight way down.
-        last: what is left after that, as a share of the highest.
-        betas, epsilon, weight_decay: AdamW's.
+        learning_rate: peak.
+        warmup_epochs: epochs of the warm-up.
+        hold_until: epoch until which the peak is held.
+        ramp_down: epochs of the linear decay.
+        last: rate after the decay, as a fraction of the peak.
+        betas, epsilon, weight_decay: of AdamW.
     """
 
     learning_rate: float = Field(default=2e-5, gt=0)
@@ -97,32 +94,38 @@ class TaggingOptimiserSettings(Settings):
     weight_decay: float = Field(default=1e-4, ge=0)
 
 
-class AveragingSettings(Settings):
-    """From which epoch on, and every how many epochs, the network is counted into the average; 0 for never."""
+class SWASettings(Settings):
+    """Stochastic weight averaging: the first epoch that counts, and every how many epochs after it; 0 for never."""
 
     first: int = Field(default=50, ge=1)
     every: int = Field(default=5, ge=0)
 
 
 class TaggingRecipe(Settings):
-    """Everything that decides what a training on tags makes, but for the corpus.
+    """All settings of a training on tags, except for the corpus.
 
     Attributes:
-        encoder: name on the shelf of encoders, whose network is trained.
-        network: that encoder's settings; its own where nothing is given. Its labels are filled in from the corpus.
-        patchout: columns of patches that are left out in training; 0 for networks without patches.
-        mixup: α of the Beta distribution that shares are drawn from; 0 for no mixup.
-        masks: SpecAugment.
-        crop_seconds: length of a crop; shorter clips are followed by silence.
-        epoch_clips: clips an epoch draws.
-        batch: crops a step.
+        encoder: name of the encoder that is trained (`carrara ls encoders`).
+        network: its settings; the encoder's own by default. Its labels are taken from the corpus.
+        labels: which tags are learnt.
+        initial: initial weights.
+        teacher: a tagger to learn from beside the tags.
+        patchout: columns of patches that are dropped in training; 0 for networks without patches.
+        mixup: α of the Beta distribution of mixup; 0 for no mixup.
+        spec_augment: masks over the input.
+        optimiser: AdamW and its learning rate.
+        swa: stochastic weight averaging.
+        crop_seconds: length of a crop; shorter clips are zero-padded.
+        epoch_clips: clips drawn per epoch.
+        batch: crops per step.
         epochs: of the whole run.
-        steps: of the whole run, where it is to end earlier; none: all epochs.
-        precision: of the matrix products on a GPU; a CPU computes in float32, the others being slower there.
-        loss_scale: of float16.
-        validate_every: epochs after which the validation side is scored, and at the end; 0 for never.
-        recompute: whether activations are computed again in the backward pass, for less memory.
-        checkpoint_every, journal_every: in steps; may be changed when a run is resumed.
+        steps: of the whole run, if it is to end earlier; None means all epochs.
+        precision: of matrix products on a GPU; a CPU computes in float32, where the others are slower.
+        loss_scale: for float16.
+        validate_every: epochs between two validations, besides the one at the end; 0 for the end only.
+        activation_checkpointing: recompute activations in the backward pass, for less memory.
+        seed: of all random draws.
+        checkpoint_every, log_every: in steps; may be changed when a run is resumed.
     """
 
     encoder: str
@@ -132,9 +135,9 @@ class TaggingRecipe(Settings):
     teacher: TaggerTeacherSettings = TaggerTeacherSettings()
     patchout: int = Field(default=0, ge=0)
     mixup: float = Field(default=0.3, ge=0)
-    masks: SpecAugmentSettings = SpecAugmentSettings()
+    spec_augment: SpecAugmentSettings = SpecAugmentSettings()
     optimiser: TaggingOptimiserSettings = TaggingOptimiserSettings()
-    averaging: AveragingSettings = AveragingSettings()
+    swa: SWASettings = SWASettings()
     crop_seconds: float = Field(default=30.0, gt=0)
     epoch_clips: int = Field(default=200_000, ge=1)
     batch: int = Field(default=48, ge=1)
@@ -151,4 +154,4 @@ class TaggingRecipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_network(cls, values: Any) -> Any:
-        return with_network(values)
+        return fill_network(values)

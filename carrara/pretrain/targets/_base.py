@@ -1,11 +1,11 @@
-"""The promise of every pretext target: clean samples in, codes or values out, one row a frame of the student.
+"""Base class of all pretext targets: they map clean audio to the labels that the student predicts, one row per frame.
 
-A target is frozen once it is fitted. It answers with codes (which class, of one or several books: cross-entropy) or
-with values (what to reconstruct: squared error); the objective does not care how they came about. The student's grid
-says where its frames stand, and a target puts its own features there: features centred at sample i × hop are shifted
-by padding in front, so that no label is up to 0.62 frame early as in the published code (pretraining.md, section 3.1).
+A target is frozen once it is fitted. Its labels are either class numbers of one or several codebooks (learnt by
+cross-entropy) or real values (learnt by squared error). The student's frame grid says where its frames are centred, and
+every target computes its features there: features centred on sample i × hop are shifted by padding in front. In the
+published code labels lie up to 0.62 frame early for want of this shift [notes/pretraining §3.1].
 
-Letters: B batch, T samples, F frames, Q books, M bins, D feature dimensions.
+Letters: B batch, T samples, F frames, Q codebooks, M values, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from carrara.encoders._hubert.network import HubertEncoder
 
 
 class TargetSettings(Settings):
-    """What every target can be told.
+    """Settings that every target has.
 
     Attributes:
-        target: its name on the shelf of targets.
+        target: name of the target (`carrara ls targets`).
         weight: of its loss.
-        share: of the corpus's duration that it is fitted on, in random crops.
+        fraction: of the corpus's duration that it is fitted on, in random crops.
     """
 
     target: str
@@ -39,11 +39,11 @@ class TargetSettings(Settings):
 
 @dataclass(frozen=True)
 class FrameGrid:
-    """Where the student's frames stand: frame i is centred on sample i × hop + centre.
+    """Where the student's frames are: frame i is centred on sample i × hop + centre.
 
     Attributes:
         sample_rate: in Hz.
-        hop: samples from one frame to the next.
+        hop: samples between two frames.
         centre: sample in the middle of frame 0.
     """
 
@@ -53,16 +53,16 @@ class FrameGrid:
 
 
 class Target(nn.Module):
-    """Base of all targets; a subclass gives `kind`, `books` or `bins`, `fit` and `labels`.
+    """Base of all targets; a subclass sets `settings_type` and `num_classes` or `num_values`, and defines `labels`.
 
     Attributes:
-        kind: its settings.
-        books: number of classes of each label set; empty where it gives values.
-        bins: values a frame; 0 where it gives codes.
-        mean_M: of the values over the corpus, what a lazy student would predict; where it gives values.
-        use: which of its books a step asks for: all, one drawn anew for each step, or the one of that number.
-        causal: whether a label may depend on everything before it, so that it changes long after the sound did.
-        moving: whether it changes while the student learns, so that each checkpoint must hold it.
+        settings_type: class of its settings.
+        num_classes: classes of each codebook; empty if the labels are values.
+        num_values: values per frame; 0 if the labels are classes.
+        mean_M: mean of the values over the corpus, the best constant prediction; only if the labels are values.
+        use: which codebooks a step predicts: all, a random one, or the one with that number.
+        causal: whether a label depends on all earlier samples, so that it may change long after the audio did.
+        is_ema: whether the target changes with the student, so that every checkpoint must hold it.
     """
 
     settings_type: ClassVar[type[TargetSettings]]
@@ -79,27 +79,36 @@ class Target(nn.Module):
         self.settings, self.grid = settings, grid
 
     def fit(self, batches: Iterable[Tensor], seed: int) -> dict[str, Any]:
-        """Learn from crops `[B, T]`, seen once each, and return a report for the journal.
+        """Fit the target on crops `[B, T]`, each given once, and return a report; by default there is nothing to fit.
 
         Raises:
-            CarraraError: the corpus does not allow it, for example has fewer frames than there are classes.
+            CarraraError: the corpus does not suffice, for example has fewer frames than there are classes.
         """
-        raise NotImplementedError
+        return {}
 
     def attach(self, student: HubertEncoder) -> None:
-        """Meet the student before the first step, or before a run goes on; nothing unless the target needs it."""
+        """Give the target its student, before the first step and after a resume; by default ignored."""
 
     def update(self, step: int) -> None:
-        """Change with the student after the optimiser's step of that number; nothing unless the target moves."""
+        """Update the target after the optimiser's step with that number; by default it stays as it is."""
 
     def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
-        """Return codes, int64 `[B, F, Q]`, or values, float32 `[B, F, M]`; F is `frames`, or fewer if the clip ends."""
+        """Return classes, int64 `[B, F, Q]`, or values, float32 `[B, F, M]`; F is `frames`, or less at a clip's end."""
         raise NotImplementedError
 
 
-def on_grid(transform: Callable[[Tensor], Tensor], samples_BT: Tensor, grid: FrameGrid, frames: int | None) -> Tensor:
-    """Return features that a transform centres at sample j × hop, moved to the student's frames, `[B, ≤ frames, D]`."""
+def features_on_grid(
+    transform: Callable[[Tensor], Tensor], samples_BT: Tensor, grid: FrameGrid, frames: int | None
+) -> Tensor:
+    """Return a transform's features, which it centres on sample j × hop, on the student's frames, `[B, ≤ frames, D]`.
+
+    Args:
+        transform: samples `[B, T]` → features `[B, F, D]`.
+        samples_BT: the crops.
+        grid: the student's frames.
+        frames: how many to return; None means all that the crops have.
+    """
     first = math.ceil(grid.centre / grid.hop)
     shifted_BT = functional.pad(samples_BT, (first * grid.hop - grid.centre, 0))
-    whole = samples_BT.shape[-1] // grid.hop
-    return transform(shifted_BT)[:, first : first + (whole if frames is None else frames)]
+    count = samples_BT.shape[-1] // grid.hop if frames is None else frames
+    return transform(shifted_BT)[:, first : first + count]

@@ -1,17 +1,19 @@
-"""Cluster numbers of hand-made features by k-means, one label set: what HuBERT, MusicHuBERT and MERT-v0 predict.
+"""Cluster numbers of hand-crafted features by k-means, one codebook: the labels of HuBERT, MusicHuBERT and MERT-v0.
 
-HuBERT (Hsu et al. 2021) starts from 39 MFCC; MERT-v0 (thesis, section 5.2) from 300 clusters of log-mel with 229 bands
-and 200 clusters of chroma with 264 bins, two independent clusterings that give 60,000 joint classes at linear cost.
+HuBERT [hsu2021] starts from 39 MFCCs. MERT-v0 [yuan2023thesis §5.2] uses 300 clusters of a log-mel spectrum with 229
+bands and 200 clusters of a chromagram with 264 bins: two independent clusterings with 60,000 joint classes at the cost
+of 500.
 
-- `mfcc-39`, `mfcc-60`: Kaldi cepstra with slopes, at half the student's hop and every second frame, as HuBERT's.
-- `log-mel-229`: natural logarithm of 229 Slaney bands above 30 Hz, FFT of 2048 (no source states MERT's FFT).
-- `chroma-264`: MERT's authors' chroma from an FFT of 512, window 400 as was meant, tuning 440 Hz.
-- `chroma-cqt`: 36 pitch classes folded from a CQT of seven octaves, which tells bass notes apart. Ours, and better.
-- `layer`: a row of any encoder with the student's frame rate: HuBERT's and MusicHuBERT's second iteration.
+- `mfcc-39`, `mfcc-60`: Kaldi MFCCs with deltas, at half the student's hop, every second frame, as in HuBERT.
+- `log-mel-229`: natural logarithm of 229 Slaney bands above 30 Hz, FFT of 2048 (no source states MERT's FFT size).
+- `chroma-264`: the chromagram of MERT's authors, from an FFT of 512, with the window of 400 that they intended, tuning
+  440 Hz.
+- `chroma-cqt`: 36 pitch classes folded from a CQT of seven octaves, which separates bass notes. Our own.
+- `layer`: a layer of any encoder with the student's frame rate: the second iteration of HuBERT and MusicHuBERT.
 
-The papers standardise nothing, so loudness dominates the distances of log-mel and MFCC; `standardise` divides each
-dimension by its deviation over the corpus instead. Labels are found on the crop that the student hears, before
-anything is done to it. Up to a gigabyte of features is clustered by full Lloyd passes, more by a pass of mini-batches.
+As in the papers, nothing is standardised, so loudness dominates the distances of log-mel and MFCC. Labels are computed
+from the crop before mixup and augmentation. Up to 1 GiB of features is clustered by full Lloyd passes, more by one pass
+of mini-batches.
 """
 
 from __future__ import annotations
@@ -23,31 +25,30 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from carrara.core.errors import DataError, UsageError
 from carrara.encoders._hub.load import load
-from carrara.nn.quantize.kmeans import assign, gathered, k_means_plus_plus, lloyd, mini_batch
-from carrara.nn.spectral.chroma import ChromaSTFT, fold
+from carrara.nn.quantize.kmeans import fit_lloyd, fit_mini_batch, kmeans_plusplus, nearest_centroids, take_chunks
+from carrara.nn.spectral.chroma import ChromaSTFT, fold_to_chroma
 from carrara.nn.spectral.cqt import CQT
-from carrara.nn.spectral.framing import preset
-from carrara.nn.spectral.mel import Bands, MelSpectrogram
+from carrara.nn.spectral.framing import framing_preset
+from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 from carrara.nn.spectral.mfcc import KaldiMFCC
-from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, on_grid
+from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, features_on_grid
 
 MEMORY_BYTES = 2**30
-SAMPLE_POINTS = 20_000
-FOLDED_BINS = 36
+START_POINTS = 20_000
+BINS_PER_OCTAVE, OCTAVES = 36, 7
 
 
-class ClustersSettings(TargetSettings):
-    """Which features are clustered and how.
+class _ClustersSettings(TargetSettings):
+    """Which features are clustered.
 
     Attributes:
-        feature: see the head of the file.
-        encoder, layer: whose features, and which row of them, where the feature is `layer`.
+        feature: see the docstring of the file.
+        encoder, layer: for the feature `layer`, the encoder and the number of its layer.
         k: number of clusters.
-        standardise: bring each dimension to mean 0 and deviation 1 over the corpus first.
-        iterations: most Lloyd passes.
     """
 
     target: Literal["clusters"] = "clusters"
@@ -55,126 +56,113 @@ class ClustersSettings(TargetSettings):
     encoder: str | None = None
     layer: int = Field(default=6, ge=0)
     k: int = Field(default=300, ge=2)
-    standardise: bool = False
-    iterations: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")
-    def _fits(self) -> ClustersSettings:
+    def _check_encoder(self) -> _ClustersSettings:
         if (self.feature == "layer") != (self.encoder is not None):
-            raise ValueError("encoder names whose layer is clustered, and goes with feature layer alone")
+            raise ValueError("feature layer needs encoder, the others take none")
         return self
 
 
-class Clusters(Target):
-    """One label set: the nearest centroid of each frame's features."""
+class _Clusters(Target):
+    """Labels each frame with the centroid nearest to its features."""
 
-    kind = ClustersSettings
-    settings: ClustersSettings
-    mean_D: Tensor
-    scale_D: Tensor
+    settings_type = _ClustersSettings
+    settings: _ClustersSettings
     centroids_KD: Tensor
 
-    def __init__(self, settings: ClustersSettings, grid: FrameGrid) -> None:
+    def __init__(self, settings: _ClustersSettings, grid: FrameGrid) -> None:
         super().__init__(settings, grid)
         self.num_classes = (settings.k,)
         self.transform = _transform(settings, grid)
-        width = self._raw(torch.zeros(1, grid.sample_rate // 4), 1).shape[-1]
-        self.register_buffer("mean_D", torch.zeros(width))
-        self.register_buffer("scale_D", torch.ones(width))
-        self.register_buffer("centroids_KD", torch.zeros(settings.k, width))
+        dim = self.features(torch.zeros(1, grid.sample_rate // 4), 1).shape[-1]
+        self.register_buffer("centroids_KD", torch.zeros(settings.k, dim))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], seed: int) -> dict[str, Any]:
         """Cluster the features of the crops; see the base class."""
-        chunks = (self._raw(samples_BT, None).flatten(0, 1) for samples_BT in batches)
-        first, rest = gathered(chunks, MEMORY_BYTES // (4 * len(self.mean_D)))
+        k, dim = self.centroids_KD.shape
+        chunks = (self.features(samples_BT, None).flatten(0, 1) for samples_BT in batches)
+        first, rest = take_chunks(chunks, MEMORY_BYTES // (4 * dim))
         if not first:
             raise DataError("there is no crop to cluster; give a corpus with readable audio in it")
-        held_ND = torch.cat(first)
-        if self.settings.standardise:
-            self.mean_D = held_ND.mean(dim=0)
-            # A band that never sounds has no deviation to divide by.
-            self.scale_D = held_ND.std(dim=0, correction=0).clamp(min=1e-5).reciprocal()
+        points_ND = torch.cat(first)
         generator = torch.Generator().manual_seed(seed)
-        drawn_N = torch.randperm(len(held_ND), generator=generator)[: max(SAMPLE_POINTS, 2 * self.settings.k)]
-        start_KD = k_means_plus_plus(self._scaled(held_ND[drawn_N]), self.settings.k, generator)
-        following = next(rest, None)
-        if following is None:
-            result = lloyd([self._scaled(held_ND)], start_KD, self.settings.iterations)
+        drawn_N = torch.randperm(len(points_ND), generator=generator)[: max(START_POINTS, 2 * k)]
+        start_KD = kmeans_plusplus(points_ND[drawn_N], k, generator)
+        next_chunk = next(rest, None)
+        if next_chunk is None:
+            result = fit_lloyd([points_ND], start_KD)
         else:
-            parts = chain(held_ND.split(len(first[0])), [following], rest)
-            result = mini_batch((self._scaled(part_ND) for part_ND in parts), start_KD)
+            result = fit_mini_batch(chain(points_ND.split(len(first[0])), [next_chunk], rest), start_KD)
         self.centroids_KD = result.centroids_KD
         return result.report()
 
     @torch.no_grad()
     def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
-        """Return the codes, int64 `[B, F, 1]`; see the base class."""
-        features_BFD = self._raw(samples_BT, frames)
-        codes_N = assign(self._scaled(features_BFD.flatten(0, 1)), self.centroids_KD)
+        """Return the cluster numbers, int64 `[B, F, 1]`; see the base class."""
+        features_BFD = self.features(samples_BT, frames)
+        codes_N = nearest_centroids(features_BFD.flatten(0, 1), self.centroids_KD)
         return codes_N.view(*features_BFD.shape[:2], 1)
 
-    def _raw(self, samples_BT: Tensor, frames: int | None) -> Tensor:
+    def features(self, samples_BT: Tensor, frames: int | None) -> Tensor:
+        """Return the features on the student's frames, `[B, F, D]`; `frames` as in `features_on_grid`."""
         if isinstance(self.transform, KaldiMFCC):
-            return self._cepstra(samples_BT, frames)
-        if isinstance(self.transform, _Row):
+            # Kaldi's frame i begins at sample i × hop; its centre is half a window of 25 ms later.
+            shift = self.grid.centre - self.grid.sample_rate * 25 // 1000 // 2
+            return self.transform(functional.pad(samples_BT, (-shift, 0)))[:, ::2][:, :frames]
+        if isinstance(self.transform, _EncoderLayer):
             return self.transform(samples_BT)[:, :frames]
-        return on_grid(self.transform, samples_BT, self.grid, frames)
-
-    def _cepstra(self, samples_BT: Tensor, frames: int | None) -> Tensor:
-        # Kaldi's frame i starts at its hop; half a window is between that and its middle.
-        late = self.grid.centre - self.grid.sample_rate * 25 // 1000 // 2
-        placed_BT = nn.functional.pad(samples_BT, (-late, 0))
-        return self.transform(placed_BT)[:, ::2][:, :frames]
-
-    def _scaled(self, features_ND: Tensor) -> Tensor:
-        return (features_ND - self.mean_D) * self.scale_D if self.settings.standardise else features_ND
+        return features_on_grid(self.transform, samples_BT, self.grid, frames)
 
 
-class _FoldedCQT(nn.Module):
+class _ChromaCQT(nn.Module):
     def __init__(self, grid: FrameGrid) -> None:
         super().__init__()
-        self.cqt = CQT(grid.sample_rate, grid.hop, bins=7 * FOLDED_BINS, bins_per_octave=FOLDED_BINS)
+        self.cqt = CQT(grid.sample_rate, grid.hop, bins=OCTAVES * BINS_PER_OCTAVE, bins_per_octave=BINS_PER_OCTAVE)
 
     def forward(self, samples_BT: Tensor) -> Tensor:
-        return fold(self.cqt(samples_BT), FOLDED_BINS, FOLDED_BINS)
+        return fold_to_chroma(self.cqt(samples_BT), BINS_PER_OCTAVE, BINS_PER_OCTAVE)
 
 
-class _Row(nn.Module):
-    """A row of an encoder that is no part of what is fitted: it is read again from where it was read first."""
+class _EncoderLayer(nn.Module):
+    """A layer of an encoder; the encoder's weights are loaded from its own folder, never saved with the target."""
 
-    def __init__(self, encoder: str, layer: int, grid: FrameGrid) -> None:
+    def __init__(self, name: str, layer: int, grid: FrameGrid) -> None:
         super().__init__()
-        found = load(encoder)
-        card = found.card
+        encoder = load(name)
+        card = encoder.card
         if card.frame_rate != grid.sample_rate / grid.hop or card.sample_rate != grid.sample_rate:
             raise UsageError(
-                f"target clusters: {encoder} hears {card.sample_rate} Hz and gives {card.frame_rate or 0:g} frames a "
-                f"second; the student wants {grid.sample_rate} and {grid.sample_rate / grid.hop:g}"
+                f"target clusters: {name} takes {card.sample_rate} Hz and gives {card.frame_rate or 0:g} frames per "
+                f"second, the student needs {grid.sample_rate} and {grid.sample_rate / grid.hop:g}; choose another"
             )
         if layer > card.num_layers:
-            raise UsageError(f"target clusters: {encoder} has {card.num_layers} layers, so there is no row {layer}")
+            raise UsageError(f"target clusters: {name} has {card.num_layers} layers, so layer {layer} does not exist")
         self.layer = layer
-        # In a list, so that its weights do not stand in the target's own file.
-        self.found = [found]
+        # In a list, so that the encoder is not part of this module's state_dict.
+        self.encoders = [encoder]
 
     def forward(self, samples_BT: Tensor) -> Tensor:
-        return self.found[0].to(samples_BT.device)(samples_BT)[:, self.layer].float()
+        return self.encoders[0].to(samples_BT.device)(samples_BT)[:, self.layer].float()
 
 
-def _transform(settings: ClustersSettings, grid: FrameGrid) -> nn.Module:
+def _transform(settings: _ClustersSettings, grid: FrameGrid) -> nn.Module:
     rate, hop = grid.sample_rate, grid.hop
-    makers: dict[str, Callable[[], nn.Module]] = {
+    transforms: dict[str, Callable[[], nn.Module]] = {
         "mfcc-39": lambda: KaldiMFCC(rate, 13, hop // 2),
         "mfcc-60": lambda: KaldiMFCC(rate, 20, hop // 2),
         "log-mel-229": lambda: MelSpectrogram(
-            rate, preset("librosa", window=2048, hop=hop), Bands(229, low=30.0, high=min(8000.0, rate / 2)), "ln"
+            rate,
+            framing_preset("librosa", window=2048, hop=hop),
+            MelBands(229, min_hz=30.0, max_hz=min(8000.0, rate / 2)),
+            "ln",
         ),
-        "chroma-264": lambda: ChromaSTFT(rate, 264, preset("librosa", window=400, hop=hop, size=512)),
-        "chroma-cqt": lambda: _FoldedCQT(grid),
-        "layer": lambda: _Row(str(settings.encoder), settings.layer, grid),
+        "chroma-264": lambda: ChromaSTFT(rate, 264, framing_preset("librosa", window=400, hop=hop, fft_size=512)),
+        "chroma-cqt": lambda: _ChromaCQT(grid),
+        "layer": lambda: _EncoderLayer(str(settings.encoder), settings.layer, grid),
     }
-    return makers[settings.feature]()
+    return transforms[settings.feature]()
 
 
-TARGET = Clusters
+TARGET = _Clusters

@@ -1,11 +1,11 @@
-"""The constant-Q magnitudes of each frame, to be reconstructed: MERT's musical teacher beside the acoustic one.
+"""Constant-Q magnitudes of each frame, to be reconstructed: MERT's musical target beside the acoustic one.
 
-MERT (Li et al. 2024, section 3.2) predicts 336 bins from C1, 48 an octave, with squared error over masked frames. The
-published target is the bare magnitude: nearly all of its variance is bass and its loss grows with the square of the
-gain. `log` and `standardised` give every octave and every loudness a say (pretraining.md, sections 0.6 and 3.4).
+MERT [li2024 §3.2] predicts 336 bins from C1 upwards, 48 per octave, with squared error over masked frames. The
+published target is the bare magnitude: nearly all of its variance lies in the bass, and its loss grows with the square
+of the gain. `log` balances octaves and loudness [notes/pretraining §0.6, §3.4].
 
-The transform hears the crop only. Its lowest kernel is two seconds long, so bass targets within a second of a crop's
-edge see the silence beyond it, as they do in the published training.
+The transform sees the crop only. Its longest kernel lasts two seconds, so bass targets within a second of a crop's edge
+contain the zero padding, as they do in the published training.
 """
 
 from __future__ import annotations
@@ -18,61 +18,50 @@ from pydantic import Field
 from torch import Tensor
 
 from carrara.nn.spectral.cqt import C1, CQT
-from carrara.nn.spectral.cqt_target import Form, Statistics, statistics, target
-from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, on_grid
+from carrara.nn.spectral.cqt_target import compute_bin_statistics, cqt_target
+from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, features_on_grid
 
 
 class CQTSettings(TargetSettings):
-    """Which bins are reconstructed and in what form.
+    """Which bins are reconstructed.
 
     Attributes:
         bins: from C1 (32.7 Hz) upwards.
-        bins_per_octave: how many of them make an octave.
-        form: magnitude (as published), log, or standardised over the corpus.
+        bins_per_octave: bins in an octave.
+        form: magnitude (as published) or its logarithm.
     """
 
     target: Literal["cqt"] = "cqt"
     bins: int = Field(default=336, ge=1)
     bins_per_octave: int = Field(default=48, ge=1)
-    form: Form = "magnitude"
+    form: Literal["magnitude", "log"] = "magnitude"
 
 
-class CQTValues(Target):
-    """The CQT of the student's crop on the student's frames."""
-
-    kind = CQTSettings
+class _CQTValues(Target):
+    settings_type = CQTSettings
     settings: CQTSettings
-    bin_mean_M: Tensor
-    bin_deviation_M: Tensor
 
     def __init__(self, settings: CQTSettings, grid: FrameGrid) -> None:
         super().__init__(settings, grid)
         self.num_values = settings.bins
         self.cqt = CQT(grid.sample_rate, grid.hop, settings.bins, settings.bins_per_octave, C1)
-        self.register_buffer("bin_mean_M", torch.zeros(settings.bins))
-        self.register_buffer("bin_deviation_M", torch.ones(settings.bins))
         self.register_buffer("mean_M", torch.zeros(settings.bins))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], seed: int) -> dict[str, Any]:
-        """Measure each bin over the crops; see the base class."""
-        # Standardising is linear, so there the mean of the values is 0 and the magnitudes' own statistics are needed.
-        form: Form = "log" if self.settings.form == "log" else "magnitude"
-        found = statistics(target(self._magnitudes(samples_BT, None), form) for samples_BT in batches)
-        if self.settings.form == "standardised":
-            self.bin_mean_M, self.bin_deviation_M = found.mean_M, found.deviation_M
-            return {"mean": float(found.mean_M.mean()), "variance": 1.0}
-        self.mean_M = found.mean_M
-        return {"mean": float(found.mean_M.mean()), "variance": float(found.deviation_M.square().mean())}
+        """Compute each bin's mean over the crops; see the base class."""
+        statistics = compute_bin_statistics(self.values(samples_BT, None) for samples_BT in batches)
+        self.mean_M = statistics.mean_M
+        return {"mean": float(self.mean_M.mean()), "variance": float(statistics.std_M.square().mean())}
 
     @torch.no_grad()
     def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
         """Return the values, float32 `[B, F, M]`; see the base class."""
-        known = Statistics(self.bin_mean_M, self.bin_deviation_M)
-        return target(self._magnitudes(samples_BT, frames), self.settings.form, known)
+        return self.values(samples_BT, frames)
 
-    def _magnitudes(self, samples_BT: Tensor, frames: int | None) -> Tensor:
-        return on_grid(self.cqt, samples_BT, self.grid, frames)
+    def values(self, samples_BT: Tensor, frames: int | None) -> Tensor:
+        """Return the values on the student's frames, `[B, F, M]`; `frames` as in `features_on_grid`."""
+        return cqt_target(features_on_grid(self.cqt, samples_BT, self.grid, frames), self.settings.form)
 
 
-TARGET = CQTValues
+TARGET = _CQTValues

@@ -1,4 +1,4 @@
-"""A manifest is the files and stretches that it lists; told lengths are believed, rows that are wrong are named."""
+"""A manifest is the files and segments that it lists; given lengths are trusted, invalid rows are reported."""
 
 import csv
 
@@ -10,7 +10,8 @@ import torch
 from pyarrow import parquet
 
 from carrara.core.errors import DataError
-from carrara.pretrain.corpus.stream import Stream, find
+from carrara.pretrain.corpus.build import build_corpus
+from carrara.pretrain.corpus.stream import CropStream
 
 RATE, CROP = 16_000, 16_000
 
@@ -28,46 +29,48 @@ def test_a_manifest_of_whole_files_is_the_folder(tmp_path, corpus):
         writer = csv.writer(file)
         writer.writerow(["genre", "path", "id"])
         writer.writerows(["NA", str(path), name] for path, name in zip(files, names))
-    folder, listed = find([corpus], RATE, CROP), find([tmp_path / "list.csv"], RATE, CROP)
+    folder, listed = build_corpus([corpus], RATE, CROP), build_corpus([tmp_path / "list.csv"], RATE, CROP)
     assert folder.identity() == listed.identity()
     assert listed.trusted == 0
-    one, two = Stream(folder, CROP, 320, 4, 7).at(3), Stream(listed, CROP, 320, 4, 7).at(3)
+    one, two = CropStream(folder, CROP, 320, 4, 7).read_batch(3), CropStream(listed, CROP, 320, 4, 7).read_batch(3)
     assert torch.equal(one.samples_BT, two.samples_BT)
 
 
-def test_a_row_can_be_a_stretch_of_a_file(tmp_path):
+def test_a_row_can_be_a_segment_of_a_file(tmp_path):
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 10 * RATE).astype(np.float32)
     soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
-    found = find([table_of(tmp_path, path=["long.wav"] * 2, start=[2.0, 7.5], duration=[1.5, None])], RATE, CROP)
+    found = build_corpus(
+        [table_of(tmp_path, path=["long.wav"] * 2, start=[2.0, 7.5], duration=[1.5, None])], RATE, CROP
+    )
     assert [found.items[n].id for n in (0, 1)] == ["long.wav@2", "long.wav@7.5"]
     assert [found.items[n].samples for n in (0, 1)] == [24_000, 40_000]
     assert found.trusted == 1
-    stream = Stream(found, CROP, 320, 2, 0)
+    stream = CropStream(found, CROP, 320, 2, 0)
     starts = set()
-    for batch in stream.batches(0, 8):
-        for crop, epoch, item in zip(batch.samples_BT, batch.epochs, batch.items):
-            start = (32_000, 120_000)[item] + stream.start(epoch, item)
+    for batch in stream.iter_batches(0, 8):
+        for crop, epoch, item in zip(batch.samples_BT, batch.epochs, batch.item_indices):
+            start = (32_000, 120_000)[item] + stream.crop_start(epoch, item)
             assert start + CROP <= (56_000, 160_000)[item]
             np.testing.assert_array_equal(crop.numpy(), samples[start : start + CROP])
             starts.add(start)
     assert len(starts) > 4
 
 
-def test_told_lengths_are_trusted_and_counted_and_a_lie_is_found_when_it_is_heard(tmp_path, corpus):
+def test_given_lengths_are_trusted_and_counted_and_a_wrong_one_shows_when_it_is_read(tmp_path, corpus):
     one = corpus / "0" / "0.flac"
     rows = {"path": [str(one), "gone.wav", "short.wav"], "samples": [88_200, 441_000, 10], "sample_rate": [44_100] * 3}
-    found = find([table_of(tmp_path, **rows)], RATE, CROP)
+    found = build_corpus([table_of(tmp_path, **rows)], RATE, CROP)
     assert (len(found.items), found.trusted, found.short, found.seconds) == (2, 2, 1, 12.0)
-    batch = Stream(found, CROP, 320, 2, 0).at(0)
-    assert [found.items[item].id for item in batch.items] == [str(one)]
-    assert batch.bad == (f"{tmp_path}/gone.wav: no such file",)
-    liar = find([table_of(tmp_path, path=[str(one)], seconds=[60.0])], RATE, CROP)
-    batches = list(Stream(liar, CROP, 320, 1, 0).batches(0, 3))
-    assert not any(batch.items for batch in batches)
-    assert all(len(batch.bad) == 1 and "0.flac" in batch.bad[0] for batch in batches)
+    batch = CropStream(found, CROP, 320, 2, 0).read_batch(0)
+    assert [found.items[item].id for item in batch.item_indices] == [str(one)]
+    assert batch.errors == (f"{tmp_path}/gone.wav: no such file",)
+    liar = build_corpus([table_of(tmp_path, path=[str(one)], seconds=[60.0])], RATE, CROP)
+    batches = list(CropStream(liar, CROP, 320, 1, 0).iter_batches(0, 3))
+    assert not any(batch.item_indices for batch in batches)
+    assert all(len(batch.errors) == 1 and "0.flac" in batch.errors[0] for batch in batches)
 
 
-def test_rows_that_cannot_be_meant_are_named_and_counted(tmp_path):
+def test_invalid_rows_are_reported_and_counted(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(3 * RATE), RATE)
     place = table_of(
         tmp_path,
@@ -77,7 +80,7 @@ def test_rows_that_cannot_be_meant_are_named_and_counted(tmp_path):
         seconds=[3.0, 3.0, 3.0, 3.0, None, 3.0],
     )
     with pytest.warns(UserWarning, match="left out: .*row 2, a.wav: 2 s from -1 s on of 3 s .*and 4 more"):
-        found = find([place], RATE, CROP)
+        found = build_corpus([place], RATE, CROP)
     assert len(found.items) == 1
     assert [line.partition(": row ")[2][:1] for line in found.unreadable[:-1]] == ["2", "3", "4", "6"]
     assert found.unreadable[-1] == f"{tmp_path}/b.wav: no such file"
@@ -96,16 +99,16 @@ def test_rows_that_cannot_be_meant_are_named_and_counted(tmp_path):
 def test_a_manifest_that_is_none_is_refused_in_one_line(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        find([tmp_path / "list.csv"], RATE, CROP)
+        build_corpus([tmp_path / "list.csv"], RATE, CROP)
     assert str(caught.value).startswith(str(tmp_path / "list.csv"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_parquet_manifest_that_is_none_is_refused_in_one_line(tmp_path):
     with pytest.raises(DataError, match="there is no such manifest"):
-        find([tmp_path / "nowhere.parquet"], RATE, CROP)
+        build_corpus([tmp_path / "nowhere.parquet"], RATE, CROP)
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="cannot be read as a manifest"):
-        find([tmp_path / "x.parquet"], RATE, CROP)
+        build_corpus([tmp_path / "x.parquet"], RATE, CROP)
     with pytest.raises(DataError, match="column start is string, not double"):
-        find([table_of(tmp_path, path=["a.wav"], start=["soon"])], RATE, CROP)
+        build_corpus([table_of(tmp_path, path=["a.wav"], start=["soon"])], RATE, CROP)
