@@ -23,8 +23,8 @@ def leaderboard_notes(leaderboard: Leaderboard) -> list[str]:
     ranked = [system for system in systems if system.rank]
     unranked = [system for system in systems if not (system.rank or system.is_floor)]
     notes = [
-        "Scores in percent (R² too) with 95 % intervals over the test clips. Systems share a rank where intervals do not "
-        "separate them."
+        "Scores in percent (R² too) with 95 % intervals over the test clips. Systems share a rank where their "
+        "intervals do not separate them."
     ]
     if set(ranked_tasks) < set(tasks) and ranked:
         missing = ", ".join(task for task in tasks if task not in ranked_tasks)
