@@ -46,14 +46,14 @@ def check(
             "wrong length": [f"{clip}: {lengths}" for clip, lengths in report.wrong_length.items()],
             "duplicates": [" = ".join(ids) for ids in report.duplicates],
             "count differs": list(report.differing),
-            "leak": [f"{leak.group} is in {' and '.join(leak.sides)} of {leak.split}" for leak in report.leaks],
+            "leak": [f"{leak.group} is in {' and '.join(leak.splits)} of {leak.split_scheme}" for leak in report.leaks],
         }
         for kind, lines in faults.items():
             for line in lines[:MAX_LINES]:
                 typer.echo(f"  {kind}: {line}")
             if len(lines) > MAX_LINES:
                 typer.echo(f"  {kind}: and {len(lines) - MAX_LINES} more (--json lists all)")
-        for comparability in report.called.values():
+        for comparability in report.comparability.values():
             typer.echo(f"  scores on this copy: {comparability}")
         typer.echo(f"  {'complete and correct' if report.ok else 'not as expected'}")
     if not report.ok:

@@ -29,8 +29,8 @@ def download(
     from carrara.data import REGISTRY
 
     definition: Dataset = REGISTRY.get(dataset)
-    root = definition.root(data_dir) if size is None else definition.sized(data_dir, size)
-    steps = definition.get(root, size)
+    root = definition.root(data_dir) if size is None else definition.root_for_size(data_dir, size)
+    steps = definition.download(root, size)
     typer.echo(str(root))
     if steps:
         typer.echo(f"{dataset}: {root} holds what could be downloaded. Steps left by hand:\n{steps}", err=True)

@@ -81,9 +81,9 @@ def _describe(kind: str, name: str) -> dict[str, Any]:
             "commercial_use": dataset.commercial_use,
             "citation": dataset.citation,
             "source": dataset.source,
-            "expected_counts": dataset.golden,
+            "expected_counts": dataset.expected_counts,
             "known_leaks": dataset.known_leaks,
-            "manual_steps": dataset.steps,
+            "manual_steps": dataset.manual_steps,
             "remotes": [vars(remote) for remote in dataset.remotes],
         }
     if kind == "tasks":

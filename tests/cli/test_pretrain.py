@@ -80,7 +80,11 @@ def test_it_writes_an_encoder_and_prints_one_line(music, tmp_path):
         (["mert-v0", "-c", "OUT/none", "-o", "OUT"], 1, "none: there is no such file or folder"),
         (["mert-v0", "--device", "cuda:7", "-c", "MUSIC", "-o", "OUT"], 2, "cuda:7"),
         (["mert-v0", "--probe", "pebble/kye", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'pebble/key'"),
-        (["mert-v0", "--probe", "pebble/stems", "-c", "MUSIC", "-o", "OUT"], 2, "source_separation needs a network of its own"),
+        (
+            ["mert-v0", "--probe", "pebble/stems", "-c", "MUSIC", "-o", "OUT"],
+            2,
+            "source_separation needs a network of its own",
+        ),
         (
             ["mert-v0", "--probe", "gtzan/genre", "-c", "MUSIC", "-o", "OUT", "--data-dir", "OUT"],
             1,
