@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,17 +25,7 @@ from carrara.audio.windows import split_windows
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, parse_settings
 from carrara.encoders._base import Encoder
-from carrara.features.encode import (
-    CNN,
-    EncodePlan,
-    Rows,
-    Window,
-    as_windows,
-    encode_windows,
-    merge_windows,
-)
-from carrara.features.extract import PREFETCH_DEPTH
-from carrara.features.prefetch import prefetch
+from carrara.features.encode import CNN, EncodePlan, Rows, Window, encode_recordings, merge_windows
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
 if TYPE_CHECKING:
@@ -44,7 +33,6 @@ if TYPE_CHECKING:
 
 DEFAULT_WINDOW_SECONDS = 30.0
 BLOCK_SECONDS = 10.0
-DECODE_THREADS = 2
 
 
 class EmbedConfig(Settings):
@@ -197,12 +185,11 @@ def embed_files(
     grid = window_grid(encoder, spec)
     sources = [partial(_file_windows, path, encoder.card.sample_rate, grid) for path in files]
     plan = EncodePlan(device, spec.pool, layers == [CNN], batch_size)
-    with closing(prefetch(sources, DECODE_THREADS, PREFETCH_DEPTH)) as items:
-        encoded = encode_windows(encoder, as_windows(items), plan)
-        for index, group in groupby(encoded, key=lambda pair: pair[0].source_index):
+    with closing(encode_recordings(encoder, sources, plan)) as recordings:
+        for index, windows in recordings:
             path = files[index]
             try:
-                checked = _finite_windows(group, path, encoder, advance)
+                checked = _finite_windows(windows, path, encoder, advance)
                 for start_R, duration_R, rows in _row_blocks(checked, encoder, config.per):
                     if config.layer == "mean":
                         values = [np.mean([rows_RD for name, rows_RD in rows.items() if name != CNN], axis=0)]

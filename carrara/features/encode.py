@@ -9,9 +9,10 @@ Letters: B batch, T samples, F frames, L layers counted with row 0, D dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from torch import Tensor
 from carrara.audio.windows import merge_overlaps
 from carrara.core.errors import AudioError
 from carrara.encoders._base import Encoder
+from carrara.features.prefetch import Source, prefetch
 from carrara.features.windows import Pool
 
 CNN = "cnn"
+PREFETCH_DEPTH = 8
 RUN_BATCHES = 4
 RUN_BYTES = 256 * 2**20
 
@@ -45,15 +48,6 @@ class Window:
     start: int
     samples_T: np.ndarray | None
     problem: str | None = None
-
-
-def as_windows(items: Iterable[tuple[int, Any]]) -> Iterator[Window]:
-    """Yield as windows what `prefetch` yields of sources of (start, samples)."""
-    for index, item in items:
-        if item is None or isinstance(item, AudioError):
-            yield Window(index, 0, None, None if item is None else str(item))
-        else:
-            yield Window(index, *item)
 
 
 @dataclass(frozen=True)
@@ -90,8 +84,31 @@ def encoder_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if compute_dtype(device) == "bfloat16" else nullcontext()
 
 
+def encode_recordings(
+    encoder: Encoder, sources: Iterable[Source[tuple[int, np.ndarray | None]]], plan: EncodePlan, threads: int = 2
+) -> Generator[tuple[int, Iterator[tuple[Window, Rows]]], None, None]:
+    """Decode recordings ahead, encode them, and yield for each its index and its windows with their rows, in order.
+
+    Use it under `contextlib.closing`: after an error the decoding threads must end before Python can.
+
+    Args:
+        encoder: The encoder, on the plan's device.
+        sources: For each recording a function that returns its windows: first sample, and samples or None.
+        plan: How the windows are encoded.
+        threads: How many threads decode.
+    """
+    with closing(prefetch(sources, threads, PREFETCH_DEPTH)) as items:
+        windows = (
+            Window(index, 0, None, None if item is None else str(item))
+            if item is None or isinstance(item, AudioError)
+            else Window(index, *item)
+            for index, item in items
+        )
+        yield from groupby(_encode_windows(encoder, windows, plan), key=lambda pair: pair[0].source_index)
+
+
 @torch.inference_mode()
-def encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePlan) -> Iterator[tuple[Window, Rows]]:
+def _encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePlan) -> Iterator[tuple[Window, Rows]]:
     """Yield each window with its rows by layer, "0" to "L" and "cnn"; a window without samples has none."""
     card = encoder.card
     max_windows, max_seconds = plan.batch_limits()

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +28,12 @@ from carrara.core.hashing import sha256_of_json
 from carrara.core.paths import features_home
 from carrara.core.progress import progress
 from carrara.encoders._base import Encoder
-from carrara.features.encode import CNN, EncodePlan, as_windows, compute_dtype, encode_windows, merge_windows
+from carrara.features.encode import CNN, EncodePlan, compute_dtype, encode_recordings, merge_windows
 from carrara.features.hash_cache import hash_files
-from carrara.features.prefetch import Source, prefetch
 from carrara.features.store import FeatureStore, RowRange, StoreWriter
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
 FORMAT = 3  # raised whenever the same key would mean other rows
-PREFETCH_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -149,31 +146,22 @@ def _open_store(encoder: Encoder, spec: WindowSpec, folder: Path, device: str) -
 
 
 def _extract_missing(
-    encoder: Encoder,
-    clips: Mapping[str, Clip],
-    spec: WindowSpec,
-    device: str,
-    writer: StoreWriter,
-    threads: int,
+    encoder: Encoder, clips: Mapping[str, Clip], spec: WindowSpec, device: str, writer: StoreWriter, threads: int
 ) -> dict[str, str]:
     """Write the features of clips by key, and return why some could not be decoded, by key."""
     grid, plan = window_grid(encoder, spec), EncodePlan(device, spec.pool, spec.cnn)
     # Clips of one length follow each other, so that batches need little padding.
     keys = sorted(clips, key=lambda key: -(clips[key].duration or -1.0))
-    sources: list[Source[tuple[int, np.ndarray]]] = [
-        partial(_clip_windows, clips[key], grid, encoder.card.sample_rate, spec.corruption) for key in keys
-    ]
+    sources = [partial(load_windows, clips[key], grid, encoder.card.sample_rate, spec.corruption) for key in keys]
     problems: dict[str, str] = {}
-    # Closed explicitly: after an error the decoding threads must end before Python can.
     with (
         progress(f"extracting features with {encoder.card.name}", len(keys)) as advance,
-        closing(prefetch(sources, threads, PREFETCH_DEPTH)) as items,
+        closing(encode_recordings(encoder, sources, plan, threads)) as recordings,
     ):
-        encoded = encode_windows(encoder, as_windows(items), plan)
-        for index, group in groupby(encoded, key=lambda pair: pair[0].source_index):
+        for index, windows in recordings:
             key = keys[index]
             try:
-                for _, rows in merge_windows(group, encoder, spec.pool):
+                for _, rows in merge_windows(windows, encoder, spec.pool):
                     if not all(np.isfinite(rows_RD).all() for rows_RD in rows.values()):
                         path, name = clips[key].path, encoder.card.name
                         raise DataError(f"{path}: the features that {name} gives of it are not finite")
@@ -186,7 +174,12 @@ def _extract_missing(
     return problems
 
 
-def _clip_windows(clip: Clip, grid: WindowGrid, rate: int, corruption: str) -> Iterator[tuple[int, np.ndarray]]:
+def load_windows(clip: Clip, grid: WindowGrid, rate: int, corruption: str = "") -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the first sample and the samples of a clip's windows.
+
+    Raises:
+        AudioError: The clip cannot be decoded.
+    """
     samples_T = load_audio(clip.path, rate, clip.start, clip.duration)
     if corruption:
         samples_T = corrupt(samples_T, rate, corruption)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,16 @@ import torch
 from torch import Tensor
 
 from carrara.audio.decode import load_audio, read_info
-from carrara.audio.windows import merge_overlaps, window_spans
+from carrara.audio.windows import window_spans
 from carrara.bench.finetune.model import Tunable
-from carrara.bench.probes.rng import order
+from carrara.bench.probes.rng import epoch_permutation
 from carrara.bench.task_types._base import Frames, ProbeTaskType, State
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
-from carrara.features.encode import EncodePlan, Rows, Window, as_windows, encode_windows
+from carrara.features.encode import EncodePlan, encode_recordings, merge_windows
+from carrara.features.extract import load_windows
 from carrara.features.prefetch import prefetch
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
@@ -122,7 +122,7 @@ def batches(examples: Sequence[Sequence[Excerpt]], draw: Draw, epoch: int, sampl
     which = np.random.default_rng([draw.seed, WINDOW, epoch])
     picks = [
         examples[place][int(which.integers(len(examples[place])))]
-        for place in order(draw.seed, epoch, len(examples)).tolist()
+        for place in epoch_permutation(draw.seed, epoch, len(examples)).tolist()
     ]
     step = draw.batch * draw.accumulate
     cuts = [
@@ -158,13 +158,15 @@ def logits(model: Tunable, clips: Sequence[Clip], task: Task, device: str) -> tu
     if frames:
         view = WindowSpec(window_seconds=None, pool="frames")
     cut, card = window_grid(model.encoder, view), model.encoder.card
-    rate = card.frame_rate / card.sample_rate if frames and card.frame_rate else None
-    sources = [partial(_windows, clip, cut, card.sample_rate) for clip in clips]
+    sources = [partial(load_windows, clip, cut, card.sample_rate) for clip in clips]
     parts = []
-    with closing(prefetch(sources, THREADS, DEPTH)) as items:
-        pairs = encode_windows(model.encoder, as_windows(items), EncodePlan(device, view.pool))
-        for _, group in groupby(pairs, key=lambda pair: pair[0].source_index):
-            x_LRD = _joined(group, rate)
+    with closing(encode_recordings(model.encoder, sources, EncodePlan(device, view.pool))) as recordings:
+        for _, encoded in recordings:
+            try:
+                blocks = [np.stack(list(rows.values())) for _, rows in merge_windows(encoded, model.encoder, view.pool)]
+            except AudioError as problem:
+                raise unheard(str(problem)) from None
+            x_LRD = np.concatenate(blocks, axis=1)
             if not frames and task.aggregate == "embedding":
                 x_LRD = x_LRD.mean(1, keepdims=True)
             with torch.no_grad():
@@ -176,19 +178,6 @@ def logits(model: Tunable, clips: Sequence[Clip], task: Task, device: str) -> tu
 def unheard(problem: str) -> DataError:
     """Return the error of sound that cannot be decoded."""
     return DataError(f"{problem}; repair the file, or remove it and measure with --partial")
-
-
-def _joined(group: Iterator[tuple[Window, Rows]], rate: float | None) -> np.ndarray:
-    """Return one clip's rows of all layers, `[L, R, D]`; frames of windows that overlap are joined."""
-
-    def sounding() -> Iterator[tuple[int, Rows]]:
-        for place, (window, rows) in enumerate(group):
-            if window.problem:
-                raise unheard(window.problem)
-            if rows:
-                yield place if rate is None else round(window.start * rate), rows
-
-    return np.concatenate([np.stack(list(rows.values())) for _, rows in merge_overlaps(sounding())], axis=1)
 
 
 def _samples(clip: Clip, sample_rate: int) -> int:
@@ -206,12 +195,6 @@ def _samples(clip: Clip, sample_rate: int) -> int:
 
 def _sounds(heard: Sequence[Excerpt], sample_rate: int) -> Iterator[list[np.ndarray]]:
     yield [load_audio(one.path, sample_rate, one.start, one.duration) for one in heard]
-
-
-def _windows(clip: Clip, cut: WindowGrid, sample_rate: int) -> Iterator[tuple[int, np.ndarray]]:
-    samples_T = load_audio(clip.path, sample_rate, clip.start, clip.duration)
-    for start, length in window_spans(len(samples_T), cut.window, cut.hop, cut.min_tail):
-        yield start, samples_T[start : start + length]
 
 
 def _batch(sounds: list[np.ndarray], targets: list[np.ndarray], first: bool, last: bool) -> Batch:
