@@ -1,31 +1,31 @@
-"""Music2Vec and data2vec-audio: a student that guesses its own average's features of the frames it does not see.
+"""Music2Vec [li2022] and data2vec-audio [baevski2022]: they predict an averaged copy's features of masked frames.
 
-Baevski et al. 2022, "data2vec" (ICML, arXiv 2202.03555); Li et al. 2022, "MAP-Music2Vec" (arXiv 2212.02508). 16 kHz,
-standardised waveforms, layer norm after every convolution, five positional convolutions of kernel 19, post-LN, 12
-layers of 768. data2vec-audio-base learnt from 960 h of LibriSpeech, Music2Vec from 1,000 h of music in 30-s (or 5-s)
-crops. Music2Vec's authors found the convolutions' output, the extra "cnn", best for key detection.
+16 kHz, standardised waveforms, layer norm after every convolution, five positional convolutions of kernel 19, post-LN,
+12 layers of 768. data2vec-audio-base was trained on 960 h of LibriSpeech, Music2Vec on 1,000 h of music in 30-s (or
+5-s) crops. The convolutions' output, the extra "cnn", is best for key detection [music2vec-poster].
 
 `music2vec-tiny` is ours: the same network, small enough to pre-train on a laptop.
 """
 
 from __future__ import annotations
 
-from carrara.encoders._base import EncoderFamily
-from carrara.encoders._hubert.huggingface import read_hubert_weights, hubert_settings_from_files
+from typing import Any
+
+from carrara.encoders._base import Card, EncoderFamily
+from carrara.encoders._hubert.huggingface import hubert_settings_from_files, read_hubert_weights
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, hubert_card, update_hubert_card
 
 VARIANTS = {
-    "music2vec-v1": "Music2Vec, 93M, 16 kHz: data2vec taught music, 1,000 h",
-    "data2vec-audio-base": "data2vec-audio taught speech (LibriSpeech), 93M, 16 kHz, for comparison",
+    "music2vec-v1": "Music2Vec, 93M, 16 kHz: data2vec pre-trained on music, 1,000 h",
+    "data2vec-audio-base": "data2vec-audio pre-trained on speech (LibriSpeech), 93M, 16 kHz, for comparison",
     "music2vec-tiny": "Music2Vec's network made small, 16 kHz, for laptops; weights are yours to train",
 }
 FILES = {
     "music2vec-v1": {"m-a-p/music2vec-v1/pytorch_model.bin": ""},
     "data2vec-audio-base": {"facebook/data2vec-audio-base/pytorch_model.bin": ""},
 }
-
-DATA2VEC = "Baevski et al. 2022, data2vec, ICML, https://arxiv.org/abs/2202.03555"
-MUSIC2VEC = "Li et al. 2022, MAP-Music2Vec, https://arxiv.org/abs/2212.02508"
+_DATA2VEC = "Baevski et al. 2022, data2vec, ICML, https://arxiv.org/abs/2202.03555"
+_MUSIC2VEC = "Li et al. 2022, MAP-Music2Vec, https://arxiv.org/abs/2212.02508"
 
 
 class Music2vecSettings(HubertSettings):
@@ -40,8 +40,13 @@ class Music2vecSettings(HubertSettings):
     standardise: bool = True
 
 
-BASE = Music2vecSettings()
-TINY = Music2vecSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
+_BASE = Music2vecSettings()
+_TINY = Music2vecSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
+
+
+def _variant(name: str, settings: Music2vecSettings, parameters: int, **fields: Any) -> tuple[Card, HubertSettings]:
+    return hubert_card(name, settings, window_seconds=30.0, parameters=parameters, **fields), settings
+
 
 ENCODER = EncoderFamily(
     settings=Music2vecSettings,
@@ -50,48 +55,30 @@ ENCODER = EncoderFamily(
     load_official=read_hubert_weights,
     settings_from_files=hubert_settings_from_files,
     variants={
-        "music2vec-v1": (
-            hubert_card(
-                "music2vec-v1",
-                BASE,
-                window_seconds=30.0,
-                parameters=93_164_288,
-                license="CC-BY-NC-4.0",
-                commercial_use=False,
-                trained_on=("1,000 hours of music, not published",),
-                paper=MUSIC2VEC,
-                files=FILES["music2vec-v1"],
-                benchmark_setup="MARBLE: windows of 30 s, no overlap; mean over frames of each of layers 0 to 12, or a "
-                "weighted sum of 1 to 12; samples of the whole file standardised (here of each window)",
-            ),
-            BASE,
+        "music2vec-v1": _variant(
+            "music2vec-v1",
+            _BASE,
+            93_164_288,
+            license="CC-BY-NC-4.0",
+            commercial_use=False,
+            trained_on=("1,000 hours of music, not published",),
+            paper=_MUSIC2VEC,
+            files=FILES["music2vec-v1"],
+            benchmark_setup="MARBLE: windows of 30 s, no overlap; mean over frames of each of layers 0 to 12, or a "
+            "weighted sum of 1 to 12; samples of the whole file standardised (here of each window)",
         ),
-        "data2vec-audio-base": (
-            hubert_card(
-                "data2vec-audio-base",
-                BASE,
-                window_seconds=30.0,
-                parameters=93_164_288,
-                license="Apache-2.0",
-                commercial_use=True,
-                trained_on=("librispeech",),
-                paper=DATA2VEC,
-                files=FILES["data2vec-audio-base"],
-                benchmark_setup="the thesis, table 4.1: windows not stated; mean over frames of layers 0 to 12; "
-                "normalisation not stated, here samples standardised as in its training",
-            ),
-            BASE,
+        "data2vec-audio-base": _variant(
+            "data2vec-audio-base",
+            _BASE,
+            93_164_288,
+            license="Apache-2.0",
+            commercial_use=True,
+            trained_on=("librispeech",),
+            paper=_DATA2VEC,
+            files=FILES["data2vec-audio-base"],
+            benchmark_setup="Yuan's thesis, table 4.1: windows not stated; mean over frames of layers 0 to 12; "
+            "normalisation not stated, here samples standardised as in its training",
         ),
-        "music2vec-tiny": (
-            hubert_card(
-                "music2vec-tiny",
-                TINY,
-                window_seconds=30.0,
-                parameters=966_912,
-                license="no published weights",
-                paper=MUSIC2VEC,
-            ),
-            TINY,
-        ),
+        "music2vec-tiny": _variant("music2vec-tiny", _TINY, 966_912, license="no published weights", paper=_MUSIC2VEC),
     },
 )

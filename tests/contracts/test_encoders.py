@@ -1,4 +1,4 @@
-"""What every encoder on the shelf keeps; a new file is tested by existing.
+"""The contract of every registered encoder; a new file is tested by existing.
 
 Cards are checked on networks without memory (torch's meta device). For all else networks have random weights, and the
 large ones are the same code with fewer and narrower layers; only a new kind of large network needs a line in SHRUNK.
@@ -58,7 +58,7 @@ def meta(name):
 
 
 def smallest_of_each_network():
-    """Return a shelf name for each kind of network in each file."""
+    """Return a registered name for each kind of network in each file."""
     kinds = {}
     for name in sorted(NAMES, key=lambda name: REGISTRY.get(name).variants[name][0].parameters):
         settings = REGISTRY.get(name).variants[name][1]
@@ -88,22 +88,22 @@ def noise(seconds, rate, seed=0):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_tells_the_truth(name):
+def test_the_card_is_right(name):
     encoder = meta(name)
     card = encoder.card
     assert card.name == name
     assert card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
     assert REGISTRY.get_entry(name).summary
-    assert card.license or not REGISTRY.get(name).trained
+    assert card.license or not REGISTRY.get(name).has_weights
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_of_published_weights_tells_how_benchmarks_heard_them(name):
+def test_the_card_of_published_weights_describes_how_benchmarks_ran_them(name):
     card = REGISTRY.get(name).variants[name][0]
     if card.files:
-        whose, _, how = card.benchmark.partition(": ")
-        assert whose and "\n" not in how
-        windows, pooling, *normalisation = how.split("; ")
+        benchmark, _, setup = card.benchmark_setup.partition(": ")
+        assert benchmark and "\n" not in setup
+        windows, pooling, *normalisation = setup.split("; ")
         assert "window" in windows and "mean" in pooling and normalisation
 
 
@@ -162,8 +162,8 @@ class TestOutput:
         samples = noise(1, runnable(name).card.sample_rate)
         exact = runnable(name)(samples)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            rough = runnable(name)(samples).float()
-        assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
+            approximate = runnable(name)(samples).float()
+        assert torch.nn.functional.cosine_similarity(exact.flatten(), approximate.flatten(), dim=0) > 0.99
 
     def test_the_extra_cnn_is_as_declared(self, name):
         encoder, card = runnable(name), runnable(name).card
@@ -178,7 +178,7 @@ class TestOutput:
 
 
 @pytest.mark.parametrize("name", smallest_of_each_network())
-def test_ten_minutes_are_heard_within_a_bound_of_memory(tmp_path, name):
+def test_ten_minutes_are_encoded_within_a_bound_of_memory(tmp_path, name):
     encoder, process = runnable(name), psutil.Process()
     rate, seconds, peak = encoder.card.sample_rate, 600, 0
     with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 1) as file:
@@ -186,12 +186,13 @@ def test_ten_minutes_are_heard_within_a_bound_of_memory(tmp_path, name):
             file.write(noise(1, rate, second)[0].numpy())
     before = process.memory_info().rss
 
-    def watch(_):
+    def measure(_):
         nonlocal peak
         peak = max(peak, process.memory_info().rss - before)
 
-    heard = [piece.table for piece in embed_files(encoder, [tmp_path / "long.wav"], EmbedConfig(layer="all"), advance=watch)]
-    assert heard[0].num_rows == encoder.card.num_layers + 1
-    assert heard[0]["duration"].to_pylist() == [seconds] * heard[0].num_rows
-    assert all(torch.isfinite(torch.tensor(row)).all() for row in heard[0]["embedding"].to_pylist())
+    config = EmbedConfig(layer="all")
+    tables = [piece.table for piece in embed_files(encoder, [tmp_path / "long.wav"], config, advance=measure)]
+    assert tables[0].num_rows == encoder.card.num_layers + 1
+    assert tables[0]["duration"].to_pylist() == [seconds] * tables[0].num_rows
+    assert all(torch.isfinite(torch.tensor(row)).all() for row in tables[0]["embedding"].to_pylist())
     assert peak < MEMORY

@@ -78,5 +78,5 @@ def test_padding_masked_does_not_leak_where_the_published_positions_do():
     for padding, leaks in (("original", True), ("masked", False)):
         encoder = ours(model, padding=padding)
         alone = encoder(batch[1:, :2300])[0]
-        together = encoder(batch, lengths)[1, :, : encoder.frames(2300)]
+        together = encoder(batch, lengths)[1, :, : encoder.num_frames(2300)]
         assert bool((alone - together).abs().max() > 1e-3) is leaks

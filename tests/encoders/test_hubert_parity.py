@@ -76,7 +76,9 @@ def test_every_layer_equals_hugging_face(placement, norm, bias, attention):
     assert len(theirs.hidden_states) == layers.shape[1] == 4
     for i, row in enumerate(theirs.hidden_states):
         torch.testing.assert_close(layers[:, i], row, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.forward_with_cnn(x)[1], model.feature_extractor(x).transpose(1, 2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ours.forward_with_cnn(x)[1], model.feature_extractor(x).transpose(1, 2), atol=1e-5, rtol=1e-5
+    )
     normed = encoder(norm_placement=placement, conv_norm=norm, conv_bias=bias)
     load_state_dict_strict(normed, model.state_dict(), "transformers")
     torch.testing.assert_close(normed(x)[:, -1], theirs.last_hidden_state, atol=1e-5, rtol=1e-5)
@@ -187,9 +189,9 @@ def test_half_precision_runs_forward_and_backward():
 
 def test_weights_come_from_the_seed_alone_and_leave_the_global_generator_as_it_was():
     state = torch.get_rng_state()
-    one, same, other = (HubertEncoder(HubertSettings(**SMALL), CARD, seed) for seed in (1, 1, 2))
+    first, same, other = (HubertEncoder(HubertSettings(**SMALL), CARD, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
-    pairs = list(zip(one.parameters(), same.parameters(), other.parameters()))
+    pairs = list(zip(first.parameters(), same.parameters(), other.parameters()))
     assert all(torch.equal(a, b) for a, b, _ in pairs)
     assert not torch.equal(pairs[0][0], pairs[0][2])
 

@@ -94,10 +94,10 @@ def test_a_mert_folder_is_known_by_its_rate_and_its_prefix_and_heads_fall_away(t
     (tmp_path / "model.safetensors").unlink()
     encoder = load(tmp_path)
     assert type(encoder.settings).__name__ == "MertSettings" and encoder.card.frame_rate == 75
-    heard = sound(24_000)
-    normal = (heard - heard.mean(1, keepdim=True)) / (heard.var(1, unbiased=False, keepdim=True) + 1e-7).sqrt()
+    samples = sound(24_000)
+    normal = (samples - samples.mean(1, keepdim=True)) / (samples.var(1, unbiased=False, keepdim=True) + 1e-7).sqrt()
     theirs = model(normal, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(encoder(heard), torch.stack(theirs, 1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder(samples), torch.stack(theirs, 1), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -110,10 +110,10 @@ def test_a_fine_tuned_model_gives_its_encoder(tmp_path):
 
 def test_random_weights_of_an_official_folder(tmp_path):
     drawn(HubertModel(hubert())).save_pretrained(tmp_path)
-    one, other = load(f"{tmp_path}:random"), load(f"{tmp_path}:random-2")
+    first, other = load(f"{tmp_path}:random"), load(f"{tmp_path}:random-2")
     assert (
-        one.card.name.endswith(":random")
-        and one.card.weights_sha256 != other.card.weights_sha256 != load(tmp_path).card.weights_sha256
+        first.card.name.endswith(":random")
+        and first.card.weights_sha256 != other.card.weights_sha256 != load(tmp_path).card.weights_sha256
     )
 
 
@@ -136,13 +136,13 @@ def test_what_is_not_right_is_named(tmp_path):
     config.write_text(text.replace('"hidden_size": 32', '"hidden_size": 64'))
     with pytest.raises(WeightsError, match="another shape"):
         load(tmp_path)
-    for change, says in (
+    for change, message in (
         ({"model_type": "bert"}, "a 'bert' model"),
         ({"feature_extractor_cqt": True}, "CQT input"),
         ({"conv_dim": [24] * 6 + [32]}, "2 widths"),
     ):
         config.write_text(json.dumps(json.loads(text) | change))
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             load(tmp_path)
 
 
@@ -181,10 +181,10 @@ def test_data2vecs_config_is_read_as_transformers_reads_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"hidden_size": "abc"}, "config.json: width: "),
-        ({"hidden_size": 0}, "config.json: width: "),
+        ({"hidden_size": "abc"}, "config.json: dim: "),
+        ({"hidden_size": 0}, "config.json: dim: "),
         ({"conv_dim": 7}, "conv_dim is 7, not a list"),
         ({"conv_dim": []}, r"conv_dim is \[\], not a list"),
         ({"conv_dim": [[24]]}, "conv_dim is .*, not a list"),
@@ -196,11 +196,11 @@ def test_data2vecs_config_is_read_as_transformers_reads_it(tmp_path):
         ({"num_hidden_layers": 10**9}, "tells of 1000000000 layers"),
     ],
 )
-def test_a_malformed_config_is_one_line(tmp_path, change, said):
+def test_a_malformed_config_is_one_line(tmp_path, change, message):
     drawn(HubertModel(hubert())).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises((UsageError, WeightsError), match=said) as caught:
+    with pytest.raises((UsageError, WeightsError), match=message) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -215,7 +215,7 @@ def test_a_malformed_preprocessor_config_is_one_line(tmp_path, content):
 
 
 @pytest.mark.parametrize("table", ["text", ["a"], {"a": 1}, {"a": "../x"}, {}])
-def test_a_malformed_table_of_shards_is_told(tmp_path, table):
+def test_a_malformed_table_of_shards_is_reported(tmp_path, table):
     drawn(HubertModel(hubert())).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))

@@ -1,4 +1,4 @@
-"""From a name to an encoder and back: shelf names, folders, random weights, and what is said when it cannot be."""
+"""From a name to an encoder and back: registered names, folders, random weights, and errors."""
 
 import json
 
@@ -7,11 +7,10 @@ import torch
 
 from carrara.core.errors import StoreError, UsageError, WeightsError
 from carrara.core.paths import encoders_home
-from carrara.encoders._hub import availability
-from carrara.encoders._hub.availability import Availability, check_availability
+from carrara.encoders._hub.availability import Availability, check_availability, needs_import
 from carrara.encoders._hub.load import build_encoder, load, save_pretrained
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings
-from carrara.formats.weights import read_tensors, save_tensors, hash_tensors
+from carrara.formats.weights import hash_tensors, read_tensors, save_tensors
 
 CHANGES = {"num_layers": 2, "dim": 32, "ffn_dim": 32, "conv_channels": 16}
 
@@ -50,21 +49,21 @@ def test_the_folder_holds_three_files_that_say_what_it_is(saved):
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     config = json.loads((folder / "config.json").read_text())
     assert config["carrara"] == 1 and config["encoder"] == "mert"
-    assert config["settings"]["layers"] == 2
-    assert config["card"]["weights"] == hash_tensors(read_tensors(folder / "model.safetensors"))
+    assert config["settings"]["num_layers"] == 2
+    assert config["card"]["weights_sha256"] == hash_tensors(read_tensors(folder / "model.safetensors"))
     assert config["card"]["parameters"] == sum(p.numel() for p in encoder.parameters())
     assert (folder / "README.md").read_text().startswith("---\n")
     save_pretrained(encoder, folder, readme="# Mine\n")
     assert (folder / "README.md").read_text() == "# Mine\n"
 
 
-def test_a_card_that_was_saved_before_it_told_of_benchmarks_still_loads(tmp_path):
+def test_a_card_without_a_benchmark_setup_still_loads(tmp_path):
     encoder = build_encoder("musicnn-mtt-vgg")
     assert encoder.card.benchmark_setup
     save_pretrained(encoder, tmp_path)
     assert load(tmp_path).card.benchmark_setup == encoder.card.benchmark_setup
     assert encoder.card.benchmark_setup in (tmp_path / "README.md").read_text()
-    rewrite(tmp_path, lambda config: config["card"].pop("benchmark"))
+    rewrite(tmp_path, lambda config: config["card"].pop("benchmark_setup"))
     assert load(tmp_path).card.benchmark_setup == ""
 
 
@@ -81,26 +80,26 @@ def test_weights_that_changed_after_saving_are_in_the_saved_identity(saved):
     with torch.no_grad():
         encoder.masked_spec_embed.add_(1)
     save_pretrained(encoder, folder)
-    assert load(folder).card.weights_sha256 != encoder.card.weights
+    assert load(folder).card.weights_sha256 != encoder.card.weights_sha256
 
 
 def test_random_weights_follow_the_seed():
-    one, same, other = (load(f"mert-tiny:random{suffix}") for suffix in ("", "-0", "-7"))
-    assert one.card.name == "mert-tiny:random" and other.card.name == "mert-tiny:random-7"
-    assert one.card.weights_sha256 == same.card.weights_sha256 == hash_tensors(one.state_dict())
-    assert one.card.weights_sha256 != other.card.weights_sha256
-    assert not one.training
+    first, same, other = (load(f"mert-tiny:random{suffix}") for suffix in ("", "-0", "-7"))
+    assert first.card.name == "mert-tiny:random" and other.card.name == "mert-tiny:random-7"
+    assert first.card.weights_sha256 == same.card.weights_sha256 == hash_tensors(first.state_dict())
+    assert first.card.weights_sha256 != other.card.weights_sha256
+    assert not first.training
 
 
 def test_random_weights_of_a_folder_have_its_shape_and_other_weights(saved):
     encoder, folder = saved
     random = load(f"{folder}:random-5")
     assert random.settings == encoder.settings and random.card.name == "my-mert:random-5"
-    assert random.card.weights_sha256 == encoder.card.weights
-    assert load(f"{folder}:random").card.weights_sha256 != encoder.card.weights
+    assert random.card.weights_sha256 == encoder.card.weights_sha256
+    assert load(f"{folder}:random").card.weights_sha256 != encoder.card.weights_sha256
 
 
-def test_a_trained_encoder_without_weights_says_what_to_give(monkeypatch, tmp_path, no_hub):
+def test_a_trained_encoder_without_weights_names_the_alternatives(monkeypatch, tmp_path, no_hub):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     with pytest.raises(UsageError, match="mert-v1-95m:random") as caught:
         load("mert-v1-95m")
@@ -108,22 +107,22 @@ def test_a_trained_encoder_without_weights_says_what_to_give(monkeypatch, tmp_pa
 
 
 def test_changed_settings_are_checked():
-    with pytest.raises(UsageError, match="'layer'.*'layers'"):
-        build_encoder("mert-tiny", changes={"layer": 3})
+    with pytest.raises(UsageError, match="'num_layer'.*'num_layers'"):
+        build_encoder("mert-tiny", changes={"num_layer": 3})
     with pytest.raises(UsageError, match="mert-tiny"):
         build_encoder("mert-tiny", changes={"dim": 30})
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [("mert-tinny", "'mert-tiny'"), ("./nowhere", "no such folder"), ("mert-tinny:random", "'mert-tiny'")],
 )
-def test_an_unknown_name_is_told_with_the_near_ones(spec, said):
-    with pytest.raises(UsageError, match=said):
+def test_an_unknown_name_is_reported_with_the_near_ones(spec, message):
+    with pytest.raises(UsageError, match=message):
         load(spec)
 
 
-def test_a_hub_id_without_the_hub_is_told_in_one_line(no_hub):
+def test_a_hub_id_without_the_hub_is_reported_in_one_line(no_hub):
     with pytest.raises(UsageError, match="org/nothing.*hub") as caught:
         load("org/nothing")
     assert "\n" not in str(caught.value)
@@ -131,15 +130,15 @@ def test_a_hub_id_without_the_hub_is_told_in_one_line(no_hub):
 
 def test_a_hub_id_fetches_only_data_files(monkeypatch, saved):
     folder = saved[1]
-    asked = {}
+    requests = {}
 
     def snapshot(repository, allow_patterns):
-        asked[repository] = allow_patterns
+        requests[repository] = allow_patterns
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert load("org/model").card.name == "org/model"
-    assert asked == {"org/model": ["*.json", "*.safetensors", "pytorch_model.bin", "README.md"]}
+    assert requests == {"org/model": ["*.json", "*.safetensors", "pytorch_model.bin", "README.md"]}
 
 
 def rewrite(folder, change):
@@ -150,24 +149,24 @@ def rewrite(folder, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda config: config["settings"].update(widht=3), "'settings.widht'|'widht'.*'width'"),
-        (lambda config: config["settings"].update(width="wide"), "width"),
+        (lambda config: config["settings"].update(dmi=3), "'settings.dmi'|'dmi'.*'dim'"),
+        (lambda config: config["settings"].update(dim="wide"), "dim"),
         (lambda config: config.update(cart=1), "'cart'.*'card'"),
         (lambda config: config.update(encoder="mart"), "'mart'.*'mert'"),
         (lambda config: config.update(carrara=99), "99"),
         (lambda config: config.pop("card"), "'card'"),
     ],
 )
-def test_a_config_that_does_not_fit_is_told(saved, change, said):
+def test_a_config_that_does_not_fit_is_reported(saved, change, message):
     rewrite(saved[1], change)
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         load(saved[1])
     assert "config.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_cut_short_swapped_or_of_another_network_are_told(saved):
+def test_weights_cut_short_swapped_or_of_another_network_are_reported(saved):
     encoder, folder = saved
     path = folder / "model.safetensors"
     whole = path.read_bytes()
@@ -203,9 +202,9 @@ def test_an_imported_encoder_whose_weights_are_not_whole_is_not_ready(monkeypatc
         b"\xff" * 99,
     ):
         path.write_bytes(torn)
-        found = check_availability("mert-tiny")
-        assert found.status == "import"
-        assert found.needs == f"{path} is not whole; `carrara import mert-tiny` again"
+        availability = check_availability("mert-tiny")
+        assert availability.status == "import"
+        assert availability.needs == f"{path} is incomplete; run `carrara import mert-tiny` again"
         with pytest.raises(WeightsError):
             load("mert-tiny")
     path.unlink()
@@ -213,7 +212,7 @@ def test_an_imported_encoder_whose_weights_are_not_whole_is_not_ready(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("name", "needs", "briefly"),
+    ("name", "needs", "summary"),
     [
         ("choi", "` fetches https://github.com/keunwoochoi/", "weights_layer4_theano.hdf5"),
         ("clmr-native", "` fetches https://github.com/Spijkervet/", "clmr_magnatagatune_mlp.zip"),
@@ -226,23 +225,21 @@ def test_an_imported_encoder_whose_weights_are_not_whole_is_not_ready(monkeypatc
         ("mert-v0", "` fetches m-a-p/MERT-v0/pytorch_model.bin", "pytorch_model.bin"),
     ],
 )
-def test_an_encoder_that_is_not_here_tells_which_files_it_needs(monkeypatch, tmp_path, name, needs, briefly):
+def test_an_encoder_that_is_not_here_names_the_files_it_needs(monkeypatch, tmp_path, name, needs, summary):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
-    found = check_availability(name)
-    assert found.status == "import" and found.summary == briefly
-    assert found.needs.startswith(f"`carrara import {name}{needs}")
+    availability = check_availability(name)
+    assert availability.status == "import" and availability.summary == summary
+    assert availability.needs.startswith(f"`carrara import {name}{needs}")
 
 
-def test_files_at_mixed_places_are_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
-    files = {"clmr": {"org/repository/one.pt": "", "https://host/two.json": ""}}
-    monkeypatch.setattr(availability, "_read", lambda module: (True, files))
-    assert check_availability("clmr").needs == "`carrara import clmr --file …` takes org/repository/one.pt, https://host/two.json"
-    assert check_availability("clmr").summary == "2 files from host and huggingface.co"
+def test_files_on_several_hosts_must_be_given():
+    availability = needs_import("clmr", ["org/repository/one.pt", "https://host/two.json"])
+    assert availability.needs == "`carrara import clmr --file …` takes org/repository/one.pt, https://host/two.json"
+    assert availability.summary == "2 files from host and huggingface.co"
 
 
-def test_a_folder_without_a_config_and_a_file_are_told(tmp_path):
+def test_a_folder_without_a_config_and_a_file_are_reported(tmp_path):
     with pytest.raises(UsageError, match="holds no config.json"):
         load(tmp_path)
     (tmp_path / "w.safetensors").touch()
@@ -250,7 +247,7 @@ def test_a_folder_without_a_config_and_a_file_are_told(tmp_path):
         load(tmp_path / "w.safetensors")
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write"):
         save_pretrained(build_encoder("mert-tiny", changes=CHANGES), tmp_path / "file" / "mine")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from carrara.core.errors import DataError, WeightsError
-from carrara.encoders.clmr import FILE, official
+from carrara.encoders.clmr import CHECKPOINT_FILE, ENCODER
 from carrara.formats.hdf5 import read_hdf5
 from carrara.formats.keras import read_keras
 from carrara.formats.onnx import read_onnx
@@ -83,7 +83,7 @@ def release(path):
     inside = io.BytesIO()
     torch.save({f"encoder.sequential.{name}": tensor for name, tensor in TENSORS.items()}, inside)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(f"clmr/{FILE}", inside.getvalue())
+        archive.writestr(f"clmr/{CHECKPOINT_FILE}", inside.getvalue())
 
 
 READERS = {
@@ -98,7 +98,7 @@ READERS = {
     "hdf5": (lambda path: read_hdf5(path, str(path)), hdf5),
     "keras": (read_keras, keras(zipfile.ZIP_STORED)),
     "keras, packed": (read_keras, keras(zipfile.ZIP_DEFLATED)),
-    "clmr": (lambda path: official("clmr", path), release),
+    "clmr": (lambda path: ENCODER.load_official("clmr", path), release),
 }
 
 
@@ -106,15 +106,15 @@ def damaged(content, draw):
     """The content with one to four bytes changed, taken away or put in, most often where the zip's lists are."""
     content = bytearray(content)
     for _ in range(draw.choice([1, 1, 2, 4])):
-        place, kind = draw.randrange(len(content)), draw.random()
+        index, kind = draw.randrange(len(content)), draw.random()
         if draw.random() < 0.3:
-            place = min(len(content) - 1, max(0, content.rfind(b"PK\1\2")) + draw.randrange(90))
+            index = min(len(content) - 1, max(0, content.rfind(b"PK\1\2")) + draw.randrange(90))
         if kind < 0.7:
-            content[place] = draw.randrange(256)
+            content[index] = draw.randrange(256)
         elif kind < 0.85:
-            del content[place : place + draw.randrange(1, 9)]
+            del content[index : index + draw.randrange(1, 9)]
         else:
-            content[place:place] = draw.randbytes(draw.randrange(1, 5))
+            content[index:index] = draw.randbytes(draw.randrange(1, 5))
     return content if draw.random() < 0.9 else content[: draw.randrange(len(content))]
 
 
@@ -149,8 +149,8 @@ def test_a_damaged_index_of_tensorflow_is_read_or_refused_in_one_line():
         block = b"".join(bytes([0, len(key), len(value)]) + key + value for key, value in entries) + bytes(4)
         block = bytes(damaged(block, draw)) if time else block
         try:
-            found = read_tensorflow_checkpoint(table(block, masked_crc32c), data, "this file", lambda name: True)
-            assert time or found["w"].tolist() == [1, 1]
+            tensors = read_tensorflow_checkpoint(table(block, masked_crc32c), data, "this file", lambda name: True)
+            assert time or tensors["w"].tolist() == [1, 1]
         except WeightsError as problem:
             refused += 1
             assert "\n" not in str(problem) and "this file" in str(problem)

@@ -1,4 +1,4 @@
-"""Training checkpoints: their tensors come back, their programs stay inert, in both of torch's file kinds."""
+"""Training checkpoints: their tensors come back, their objects do nothing, in both of torch's file kinds."""
 
 import argparse
 import builtins
@@ -61,7 +61,7 @@ class Stated:
 
 
 @KINDS
-def test_tensors_come_back_and_objects_become_inert(tmp_path, zipped):
+def test_tensors_come_back_and_objects_become_unknown_objects(tmp_path, zipped):
     base = torch.arange(12.0)
     content = {
         "model": collections.OrderedDict(
@@ -72,30 +72,30 @@ def test_tensors_come_back_and_objects_become_inert(tmp_path, zipped):
         "kinds": [torch.float16, torch.Size([2, 3]), None, True, 1.5, "text", (1, 2)],
         "counts": collections.defaultdict(list, {"a": [1]}),
     }
-    found = read_torch_checkpoint(write(content, tmp_path / "x.pt", zipped))
+    content_read = read_torch_checkpoint(write(content, tmp_path / "x.pt", zipped))
     for name, tensor in content["model"].items():
-        assert torch.equal(found["model"][name], tensor) and found["model"][name].dtype == tensor.dtype
-    assert type(found["model"]) is collections.OrderedDict
-    assert torch.equal(found["parameter"], torch.ones(2))
-    assert isinstance(found["args"], UnknownObject) and found["args"].kind == "argparse.Namespace"
-    assert found["args"].state == {"dim": 768, "names": ["a"]}
-    assert found["kinds"] == content["kinds"]
-    assert found["counts"].items == [("a", [1])]
+        assert torch.equal(content_read["model"][name], tensor) and content_read["model"][name].dtype == tensor.dtype
+    assert type(content_read["model"]) is collections.OrderedDict
+    assert torch.equal(content_read["parameter"], torch.ones(2))
+    assert isinstance(content_read["args"], UnknownObject) and content_read["args"].kind == "argparse.Namespace"
+    assert content_read["args"].state == {"dim": 768, "names": ["a"]}
+    assert content_read["kinds"] == content["kinds"]
+    assert content_read["counts"].items == [("a", [1])]
 
 
 @KINDS
-@pytest.mark.parametrize("how", ["system", "exec", "getattr", "state"])
-def test_nothing_that_a_file_asks_for_is_run(tmp_path, zipped, how):
+@pytest.mark.parametrize("function", ["system", "exec", "getattr", "state"])
+def test_nothing_in_a_file_is_run(tmp_path, zipped, function):
     sprung = tmp_path / "sprung"
     trap = {
         "system": Call(os.system, f"touch {sprung}"),
         "exec": Call(builtins.exec, f"open({str(sprung)!r}, 'w')"),
         "getattr": Call(builtins.getattr, Call(os.mkdir, str(sprung)), "__globals__"),
         "state": Stated(os.mkdir, (str(sprung),), {"a": Call(os.mkdir, str(sprung))}),
-    }[how]
-    found = read_torch_checkpoint(write({"trap": trap, "x": torch.ones(2)}, tmp_path / "x.pt", zipped))
+    }[function]
+    content_read = read_torch_checkpoint(write({"trap": trap, "x": torch.ones(2)}, tmp_path / "x.pt", zipped))
     assert not sprung.exists()
-    assert isinstance(found["trap"], UnknownObject) and torch.equal(found["x"], torch.ones(2))
+    assert isinstance(content_read["trap"], UnknownObject) and torch.equal(content_read["x"], torch.ones(2))
 
 
 @KINDS
@@ -146,7 +146,7 @@ def test_a_module_with_its_source_text_makes_torch_write_no_patch(tmp_path, memo
 
 
 @pytest.mark.parametrize("memory_map", [False, True])
-def test_the_older_kinds_storages_are_found_by_hand(tmp_path, memory_map):
+def test_the_storages_of_legacy_files_are_located(tmp_path, memory_map):
     """Two kinds of numbers in a storage, part of a storage as torch before 0.4 has it, one at an odd address."""
 
     class Writer(pickle.Pickler):
@@ -172,11 +172,11 @@ def test_the_older_kinds_storages_are_found_by_hand(tmp_path, memory_map):
     storages = struct.pack("<q", 3) + bytes([7, 8, 9]) + struct.pack("<q", 4) + numbers
     (tmp_path / "x.pt").write_bytes(older(main.getvalue(), ["0", "1"], storages))
     tensors = read_torch_checkpoint(tmp_path / "x.pt", memory_map)
-    found = {name: tensor.clone() for name, tensor in tensors.items()}
-    assert found["byte"].tolist() == [7, 8, 9]
-    assert found["float"].tolist() == [1.5, -2.0, 3.25, 4.0]
-    assert found["same"].tolist() == list(struct.unpack("<8h", numbers))
-    assert found["part"].tolist() == [-2.0, 3.25]
+    content_read = {name: tensor.clone() for name, tensor in tensors.items()}
+    assert content_read["byte"].tolist() == [7, 8, 9]
+    assert content_read["float"].tolist() == [1.5, -2.0, 3.25, 4.0]
+    assert content_read["same"].tolist() == list(struct.unpack("<8h", numbers))
+    assert content_read["part"].tolist() == [-2.0, 3.25]
     if not memory_map:
         assert all(tensor.data_ptr() % tensor.element_size() == 0 for tensor in tensors.values())
 
@@ -258,8 +258,8 @@ def test_every_record_of_a_zip_is_compared_with_its_checksum(tmp_path):
     assert len(records) > 4
     for record in records:
         extra = int.from_bytes(whole[record.header_offset + 28 : record.header_offset + 30], "little")
-        place = record.header_offset + 30 + len(record.filename) + extra
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        offset = record.header_offset + 30 + len(record.filename) + extra
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
         with pytest.raises(
             WeightsError, match=f"x.pt: its record '{record.filename}'.*CRC-32.*fetch it again"
         ) as caught:

@@ -23,9 +23,9 @@ class Trap:
         return os.mkdir, (self.path,)
 
 
-def same(one, other):
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one)
+def same(first, other):
+    assert first.keys() == other.keys()
+    assert all(torch.equal(first[name], other[name]) and first[name].dtype == other[name].dtype for name in first)
 
 
 def test_safetensors_and_pickles_come_back_as_they_were(tmp_path):
@@ -55,7 +55,7 @@ def test_a_plain_pickle_that_would_run_code_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS pointer"),
@@ -70,9 +70,9 @@ def test_a_plain_pickle_that_would_run_code_is_refused(tmp_path):
         (b"\n\nNot Found", "is text \\('Not Found'\\)"),
     ],
 )
-def test_what_is_not_weights_is_named(tmp_path, content, said):
+def test_what_is_not_weights_is_named(tmp_path, content, message):
     (tmp_path / "w.safetensors").write_bytes(content)
-    with pytest.raises(WeightsError, match=said) as caught:
+    with pytest.raises(WeightsError, match=message) as caught:
         read_tensors(tmp_path / "w.safetensors")
     assert "\n" not in str(caught.value)
 
@@ -107,7 +107,7 @@ def test_a_pickle_is_read_under_the_name_of_safetensors(tmp_path, zipped):
     [b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[]}}', b"{" + b'"a":{' * 90_000, b'{"a":[]}', b'{"a":{}}', b"{]"],
     ids=["no offsets", "deep", "list", "empty", "no JSON"],
 )
-def test_a_table_that_is_none_is_told_in_one_line(tmp_path, table):
+def test_a_table_that_is_none_is_reported_in_one_line(tmp_path, table):
     (tmp_path / "w.safetensors").write_bytes(len(table).to_bytes(8, "little") + table + bytes(8))
     with pytest.raises(WeightsError, match=r"w\.safetensors: not whole or not .*; fetch it again") as caught:
         read_tensors(tmp_path / "w.safetensors")
@@ -115,16 +115,16 @@ def test_a_table_that_is_none_is_told_in_one_line(tmp_path, table):
 
 
 @pytest.mark.parametrize(
-    ("size", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (10**6, "1.0 MB"), (10**9, "1000.0 MB")]
+    ("size", "message"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (10**6, "1.0 MB"), (10**9, "1000.0 MB")]
 )
-def test_amounts_are_told_in_a_fitting_unit(size, said):
-    assert format_bytes(size) == said
+def test_sizes_have_a_fitting_unit(size, message):
+    assert format_bytes(size) == message
 
 
 def test_one_line_comes_out_whatever_a_reader_raises():
     for problem in (KeyError("a\nb"), MemoryError(), RecursionError("deep"), OSError(5, "broken"), AssertionError()):
-        said = "^here: not whole or not a table .*; fetch it again$"
-        with pytest.raises(WeightsError, match=said) as caught, wrap_errors("here", "a table"):
+        message = "^here: not whole or not a table .*; fetch it again$"
+        with pytest.raises(WeightsError, match=message) as caught, wrap_errors("here", "a table"):
             raise problem
         assert "\n" not in str(caught.value)
     for problem in (UsageError("no h5py"), WeightsError("is another's"), KeyboardInterrupt()):
@@ -204,7 +204,7 @@ def test_a_folded_convolution_with_a_tap_of_zeros_keeps_it(dtype):
     assert not weight[:, :, 1].any()
 
 
-def test_what_does_not_fit_is_told_in_one_line_and_changes_nothing():
+def test_what_does_not_fit_is_reported_in_one_line_and_changes_nothing():
     module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     tensors = {name: torch.zeros_like(tensor) for name, tensor in before.items()}

@@ -1,1 +1,1 @@
-"""From a name to an encoder and back: load, import, export, and which encoders are ready on this machine."""
+"""From a name to an encoder and back: load, import, export, and which encoders are available on this machine."""

@@ -1,38 +1,39 @@
-"""Which encoders are ready on this machine, and what each of the others would need, told without importing one.
+"""Which encoders are available on this machine, and what the others need; no encoder is imported to find out.
 
-Ready is what needs no weights, what `carrara import` has converted, and what lies in the hub's cache. A family's file
-is read, not imported: its line says whether weights are published, and it names them in a literal
-`FILES = {variant: {address: SHA-256}}`; an address is `org/repository/file` on the hub, or a full one.
+Available is what needs no weights, what `carrara import` has converted, and what lies in the Hugging Face cache. A
+family's file is parsed, not imported: its summary says whether weights are published, and a literal
+`FILES = {variant: {address: SHA-256}}` lists them. An address is `org/repository/file` on the hub, or a URL.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-import json
-import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from carrara.core.download import is_in_hub_cache
+from carrara.core.errors import WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
+from carrara.formats.magic import is_safetensors, read_magic
 
 UNPUBLISHED = ("yours to train", "no weights are published")
 WEIGHTS = "model.safetensors"
-ADDRESS, HUB = "https://", "huggingface.co"
+URL_PREFIX, HUB_HOST = "https://", "huggingface.co"
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an encoder can be loaded here and now.
+    """Whether an encoder can be loaded now.
 
     Attributes:
-        word: `ready`, `import` or `train`.
-        needs: what exactly it needs, in words; empty where it is ready.
-        briefly: the same as the name of its one official file, or how many lie where.
+        status: `ready`, `import` or `train`.
+        needs: What exactly it needs, as a sentence; empty if it is ready.
+        summary: The name of its one official file, or how many lie on which host.
     """
 
     status: str
@@ -41,95 +42,89 @@ class Availability:
 
 
 def check_availability(name: str) -> Availability:
-    """Return whether the encoder of that name on the shelf is ready, and what it needs.
+    """Return whether the encoder of that registered name is ready, and what it needs.
 
     Raises:
-        UsageError: no such name.
+        UsageError: There is no such encoder.
     """
     entry = REGISTRY.get_entry(name)
-    trained, files = _read(entry.module)
-    if not trained:
+    has_weights, files = read_published_files(entry.module)
+    if not has_weights:
         return Availability("ready")
     folder = encoders_home() / entry.name
     if (folder / "config.json").is_file():
         if _is_complete(folder / WEIGHTS):
             return Availability("ready")
-        return Availability("import", f"{folder / WEIGHTS} is not whole; `carrara import {entry.name}` again", "not whole")
+        return Availability(
+            "import", f"{folder / WEIGHTS} is incomplete; run `carrara import {entry.name}` again", "incomplete"
+        )
     if any(phrase in entry.summary for phrase in UNPUBLISHED):
         return Availability("train", "no weights are published; `carrara pretrain` makes a folder to load")
     addresses = list(files.get(entry.name, {}))
-    hub = [address for address in addresses if is_on_hub(address)]
-    if hub and len(hub) == len(addresses) and all(map(_in_cache, hub)):
+    if addresses and all(is_on_hub(address) and is_in_hub_cache(*split_hub_address(address)) for address in addresses):
         return Availability("ready")
-    return Availability("import", _needs(entry.name, addresses), _summarize(addresses))
+    return needs_import(entry.name, addresses)
 
 
-def _needs(name: str, addresses: list[str]) -> str:
+def needs_import(name: str, addresses: list[str]) -> Availability:
+    """Return what an encoder needs that is not on this machine and has official files at these addresses."""
     if not addresses:
-        return f"`carrara import {name}` takes its official files"
+        return Availability("import", f"`carrara import {name}` takes its official files")
     verb = "` fetches" if is_downloadable(addresses) else " --file …` takes"
-    return f"`carrara import {name}{verb} {', '.join(addresses)}"
-
-
-def _summarize(addresses: list[str]) -> str:
-    if len(addresses) < 2:
-        return "".join(addresses).rpartition("/")[2]
-    hosts = {HUB if is_on_hub(address) else address.removeprefix(ADDRESS).partition("/")[0] for address in addresses}
-    return f"{len(addresses)} files from {' and '.join(sorted(hosts))}"
+    needs = f"`carrara import {name}{verb} {', '.join(addresses)}"
+    if len(addresses) == 1:
+        return Availability("import", needs, addresses[0].rpartition("/")[2])
+    hosts = {
+        HUB_HOST if is_on_hub(address) else address.removeprefix(URL_PREFIX).partition("/")[0] for address in addresses
+    }
+    return Availability("import", needs, f"{len(addresses)} files from {' and '.join(sorted(hosts))}")
 
 
 def is_downloadable(addresses: Collection[str]) -> bool:
-    """Return whether official files all lie on the hub, or all elsewhere."""
-    return all(map(is_on_hub, addresses)) or all(address.startswith(ADDRESS) for address in addresses)
+    """Return whether official files lie all on the hub, or all elsewhere."""
+    return all(map(is_on_hub, addresses)) or all(address.startswith(URL_PREFIX) for address in addresses)
 
 
 def is_on_hub(address: str) -> bool:
     """Return whether an official file lies on the hub."""
-    return not address.startswith(ADDRESS) and address.count("/") >= 2
+    return not address.startswith(URL_PREFIX) and address.count("/") >= 2
+
+
+def split_hub_address(address: str) -> tuple[str, str]:
+    """Return the repository and the file's path in it of an official file on the hub."""
+    organisation, repository, file = address.split("/", 2)
+    return f"{organisation}/{repository}", file
+
+
+@cache
+def read_published_files(module: str) -> tuple[bool, dict[str, dict[str, str]]]:
+    """Return whether a family's encoders have weights, and its official files by the variant's name."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return True, {}
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"), filename=spec.origin)
+    has_weights = not any(
+        isinstance(node, ast.keyword) and node.arg == "has_weights" and _literal(node.value) is False
+        for node in ast.walk(tree)
+    )
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(target, ast.Name) and target.id == "FILES" for target in targets):
+            files = _literal(node.value)  # type: ignore[attr-defined]
+            return has_weights, files if isinstance(files, dict) else {}
+    return has_weights, {}
 
 
 def _is_complete(weights: Path) -> bool:
     """Return whether a safetensors file is as long as its header says; its tensors are not read."""
     try:
-        with weights.open("rb") as file:
-            size = weights.stat().st_size
-            (length,) = struct.unpack("<Q", file.read(8))
-            table = json.loads(file.read(min(length, size)))
-        ends = [row["data_offsets"][1] for key, row in table.items() if key != "__metadata__"]
-        return bool(size == 8 + length + max(ends, default=0))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error):
+        return is_safetensors(read_magic(weights))
+    except WeightsError:
         return False
 
 
-@cache
-def _read(module: str) -> tuple[bool, dict[str, dict[str, str]]]:
-    """Return whether a family's encoders are trained, and its official files by the variant's name."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return True, {}
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"), filename=spec.origin)
-    untrained = any(
-        isinstance(node, ast.keyword) and node.arg == "has_weights" and _value(node.value) is False
-        for node in ast.walk(tree)
-    )
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "FILES" for to in node.targets):
-            found = _value(node.value)
-            return not untrained, found if isinstance(found, dict) else {}
-    return not untrained, {}
-
-
-def _value(node: ast.expr) -> Any:
+def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
     except ValueError:
         return None
-
-
-def _in_cache(key: str) -> bool:
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
-        return False
-    organisation, repository, file = key.split("/", 2)
-    return isinstance(try_to_load_from_cache(f"{organisation}/{repository}", file), str)

@@ -1,13 +1,13 @@
 """Encoders written for others: Carrara's own folder, a folder that `transformers` loads, or an ONNX file.
 
-What was written is read back before anything is said: a folder must give the same weights, bit for bit, an ONNX file
-the same layers. A MAEST's folder holds its positions summed and no second head; what it holds must come back the same.
+What was written is read back and compared: a folder must give the same weights, bit for bit, an ONNX file the same
+layers. A MAEST's folder holds its positions summed and no second head; what it does hold must be the same.
 
 A folder for `transformers` opens as HubertModel, Data2VecAudioModel or, of a MAEST, ASTForAudioClassification, with all
-hidden states equal. One choice is the
-reader's: of a pre-LN network, `hidden_states[-1]` of transformers 5 is the last layer before the stack's final norm and
-`last_hidden_state` is after it; transformers 4 gave the latter for both, and so does Carrara unless `final_norm` is
-off. Padded batches differ a little: transformers has the published padding ("original" here).
+hidden states equal. One choice is the reader's: of a pre-LN network, `hidden_states[-1]` of transformers 5 is the last
+layer before the stack's final norm and `last_hidden_state` is after it; transformers 4 gave the latter for both, and so
+does Carrara unless `final_norm` is off. Padded batches differ a little: transformers has the published padding
+("original" here).
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from carrara.encoders._base import Encoder
 from carrara.encoders._hub.export_onnx import export_onnx
 from carrara.encoders._hub.load import CONFIG, README, load, model_card, save_pretrained
 from carrara.encoders._hub.official import HEADS, read_heads
-from carrara.encoders._hubert.huggingface import SAFE
+from carrara.encoders._hubert.huggingface import SAFETENSORS
 from carrara.encoders._hubert.huggingface_config import FIELDS, PROCESSOR
 from carrara.encoders._hubert.network import HubertSettings
 from carrara.encoders._maest.files import save_ast_folder
-from carrara.encoders._maest.keys import to_hub
+from carrara.encoders._maest.keys import to_ast
 from carrara.encoders._maest.network import MaestEncoder
-from carrara.formats.weights import save_tensors, hash_tensors
+from carrara.formats.weights import hash_tensors, save_tensors
 
 FORMATS = ("transformers", "carrara", "onnx")
 
 
 def export_encoder(encoder: Encoder, kind: str, folder: Path, source: str | Path | None = None) -> Path:
-    """Write an encoder in another's format and return the folder.
+    """Write an encoder in another format and return the folder.
 
     Args:
-        encoder: as `load` gives it.
+        encoder: A loaded encoder.
         kind: transformers, carrara or onnx.
-        folder: made where it does not exist.
-        source: what it was loaded from; pre-training heads kept there go along with "carrara".
+        folder: Created if missing.
+        source: What it was loaded from; pre-training heads kept there are written along with "carrara".
 
     Raises:
-        UsageError: no such format, or a network that it cannot hold.
-        StoreError: the folder cannot be written, or what was written does not come back the same.
+        UsageError: There is no such format, or it cannot hold this network.
+        StoreError: The folder cannot be written, or what was written is not the same when read back.
     """
     if kind not in FORMATS:
         raise UsageError(
@@ -60,7 +60,7 @@ def export_encoder(encoder: Encoder, kind: str, folder: Path, source: str | Path
         save_pretrained(encoder, folder, heads=read_heads(source) if source is not None else None)
     else:
         _export_transformers(encoder, folder)
-        (folder / HEADS).unlink(missing_ok=True)  # a former encoder's
+        (folder / HEADS).unlink(missing_ok=True)  # of another encoder
     _read_back(encoder, folder)
     return folder
 
@@ -69,15 +69,6 @@ def _export_transformers(encoder: Encoder, folder: Path) -> None:
     if isinstance(encoder, MaestEncoder):
         save_ast_folder(encoder, folder)
         return
-    config, processor = _hugging_face(encoder)
-    save_tensors(encoder.state_dict(), folder / SAFE)
-    write_text(folder / PROCESSOR, json.dumps(processor, indent=2) + "\n")
-    write_text(folder / README, _for_transformers(encoder, config["architectures"][0]))
-    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def _hugging_face(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the contents of config.json and preprocessor_config.json."""
     settings = encoder.settings
     if not isinstance(settings, HubertSettings):
         raise UsageError(
@@ -114,25 +105,25 @@ def _hugging_face(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Any]]:
         "padding_value": 0.0,
         "return_attention_mask": True,
     }
-    return config, processor
-
-
-def _for_transformers(encoder: Encoder, model: str) -> str:
-    text = f"Written by `carrara export --format transformers`; open it with `transformers.{model}.from_pretrained`."
-    if encoder.settings.model_dump().get("norm_placement") == "pre":
-        text += (
+    model = config["architectures"][0]
+    readme = f"Written by `carrara export --format transformers`; open it with `transformers.{model}.from_pretrained`."
+    if pre:
+        readme += (
             "\n\nThe layers are normalised before, not after (pre-LN). In transformers 5 `hidden_states[-1]` is the "
             "last layer before the final norm, `last_hidden_state` after it; Carrara's last row is the latter unless "
             "`final_norm` is off."
         )
-    return f"{model_card(encoder.card)}\n{text}\n"
+    save_tensors(encoder.state_dict(), folder / SAFETENSORS)
+    write_text(folder / PROCESSOR, json.dumps(processor, indent=2) + "\n")
+    write_text(folder / README, f"{model_card(encoder.card)}\n{readme}\n")
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _read_back(encoder: Encoder, folder: Path) -> None:
-    found = load(folder)
-    same = found.card.weights_sha256 == hash_tensors(encoder.state_dict())
-    if isinstance(found, MaestEncoder) and not same:
-        written, wanted = to_hub(found.state_dict()), to_hub(encoder.state_dict())
-        same = all(torch.allclose(written[name], wanted[name], atol=1e-6) for name in wanted)
+    written = load(folder)
+    same = written.card.weights_sha256 == hash_tensors(encoder.state_dict())
+    if isinstance(written, MaestEncoder) and not same:
+        tensors, expected = to_ast(written.state_dict()), to_ast(encoder.state_dict())
+        same = all(torch.allclose(tensors[name], expected[name], atol=1e-6) for name in expected)
     if not same:
-        raise StoreError(f"{folder}: what was written did not come back the same; is the disk sound?")
+        raise StoreError(f"{folder}: what was written did not come back the same; check the disk")

@@ -1,7 +1,7 @@
-"""Official files made into folders of Carrara's own, one for each encoder, where `load(NAME)` finds them.
+"""`carrara import`: official files converted to folders, one for each encoder, where `load(NAME)` finds them.
 
-A folder holds what `save_pretrained` writes, a model card that says from which file it was made, and, where the source
-has them, the heads that pre-training needs to go on (heads.safetensors).
+A folder holds what `save_pretrained` writes, a model card that says from which file it was made, and the heads that
+continued pre-training needs (heads.safetensors) if the source has them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from carrara.core.hashing import sha256_of_file
 from carrara.core.io import file_lock
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Card, EncoderFamily
+from carrara.encoders._base import Card
 from carrara.encoders._hub.load import model_card, save_pretrained
 from carrara.encoders._hub.official import (
     HEADS,
@@ -26,19 +26,19 @@ from carrara.encoders._hub.official import (
     read_heads,
     verify_official_sha256,
 )
-from carrara.encoders._hubert.huggingface import SAFE, has_evidence, standardise_note
+from carrara.encoders._hubert.huggingface import SAFETENSORS, has_evidence, standardise_note
 from carrara.encoders._hubert.network import HubertSettings
 from carrara.formats.safe_pickle import verify_crc
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What came of an import.
+    """The result of an import.
 
     Attributes:
-        folders: that were made, by the encoder's name.
-        failures: why others of a family were not, by the encoder's name.
-        remarks: what a person should know of those that were made, a line each.
+        folders: The new folders, by the encoder's name.
+        failures: Why other encoders of a family were not imported, by name.
+        remarks: What the user should know about the new folders, a line each.
     """
 
     folders: dict[str, Path] = field(default_factory=dict)
@@ -49,157 +49,137 @@ class ImportResult:
 def import_official(
     name: str, file: Path | None = None, output: Path | None = None, interpolate: bool = False
 ) -> ImportResult:
-    """Convert official files to folders; of a family, one member that cannot be had does not keep the others away.
+    """Convert official files to folders. Within a family, one member that fails does not stop the others.
 
     Args:
-        name: of a variant on the shelf, or of a family: then all its variants that are published, or that the file
-            holds.
-        file: a file or folder as the authors publish it; none: fetched.
-        output: the folder to make; none: one a name below `encoders_home()`.
-        interpolate: whether positions of another length are stretched to the variant's.
+        name: Registered name of a variant, or a family: then all its published variants, or those that the file holds.
+        file: A file or folder as the authors publish it; None to download it.
+        output: The folder to make; by default one per name below `encoders_home()`.
+        interpolate: Whether to interpolate positions of another length to the variant's.
 
     Raises:
-        UsageError: no such name, nothing published, a family where the file can be one variant only, or no positions
-            to stretch.
-        WeightsError: files that are not whole, not weights, or another network's.
-        DataError: a download that failed.
-        StoreError: a file that cannot be read, or a folder that cannot be written.
+        UsageError: There is no such name, nothing is published, the file can hold one variant only but a family is
+            named, or there are no positions to interpolate.
+        WeightsError: The files are damaged, not weights, or another network's.
+        DataError: A download failed.
+        StoreError: A file cannot be read, or a folder cannot be written.
     """
-    names = _variants(name, file)
+    names = select_variants(name, file)
     if output is not None and len(names) > 1:
         raise UsageError(f"-o: {name} is several encoders; give one of {', '.join(names)} with it")
-    with _one_line(name):
+    with _wrap_os_errors(name):
         if file is not None and not file.expanduser().exists():
-            raise UsageError(f"--file {file}: is not there")
+            raise UsageError(f"--file {file}: does not exist")
         if output is not None and output.exists() and not output.is_dir():
             raise StoreError(f"-o {output}: is a file; name a folder")
-    done = ImportResult()
-    with _downloading(names if file is None else [], done):
-        for variant in names:
-            try:
-                with _one_line(variant):
-                    _import(done, variant, file, output or encoders_home() / variant, interpolate)
-            except CarraraError as problem:
-                if len(names) == 1:
-                    raise
-                done.failures[variant] = problem
-    return done
+    result = ImportResult()
+    downloads = {variant: download_paths(variant) if file is None else [] for variant in names}
+    folders = sorted({path.parent for paths in downloads.values() for path in paths})
+    try:
+        with ExitStack() as locks, _wrap_os_errors(", ".join(names)):
+            for folder in folders:
+                locks.enter_context(file_lock(folder / ".lock"))
+            for variant in names:
+                try:
+                    with _wrap_os_errors(variant):
+                        target = output or encoders_home() / variant
+                        result.remarks.extend(_import_variant(variant, file, target, interpolate))
+                        result.folders[variant] = target
+                except CarraraError as problem:
+                    if len(names) == 1:
+                        raise
+                    result.failures[variant] = problem
+            for path in {path for variant in result.folders for path in downloads[variant]}:
+                path.unlink(missing_ok=True)
+    finally:
+        for folder in folders:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+    return result
+
+
+def select_variants(name: str, file: Path | None) -> list[str]:
+    """Return the variants that a variant's or family's name and an optional file stand for.
+
+    Raises:
+        UsageError: There is no such name, nothing is published, or the file could be any of several variants'.
+    """
+    key = name.strip().replace("_", "-")
+    if key in REGISTRY.entries:
+        return [key]
+    members = [entry.name for entry in REGISTRY.entries.values() if entry.family == key]
+    if not members:
+        known = {*REGISTRY.entries, *(entry.family for entry in REGISTRY.entries.values())}
+        raise UsageError(
+            f"there is no encoder {name!r} to import.{did_you_mean(key, known)} "
+            "`carrara ls encoders` shows every encoder."
+        )
+    files = {member: set(REGISTRY.get(member).variants[member][0].files) for member in members}
+    published = [member for member in members if files[member]]
+    if not published:
+        raise UsageError(f"{name}: no weights of it are published; `carrara pretrain` makes some")
+    if file is None or len(published) == 1:
+        return published
+    addresses = {
+        address for member in published for address in files[member] if address.rpartition("/")[2] == file.name
+    }
+    if len(addresses) != 1:
+        raise UsageError(f"--file {file}: could be of several; give one of {', '.join(published)} instead of {name}")
+    return [member for member in published if addresses <= files[member]]
 
 
 @contextmanager
-def _one_line(name: str) -> Iterator[None]:
+def _wrap_os_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
         raise StoreError(f"{problem.filename or name}: cannot be used ({problem.strerror or problem})") from None
 
 
-@contextmanager
-def _downloading(names: list[str], done: ImportResult) -> Iterator[None]:
-    """Hold the lock of the families' downloads; at the end remove the files that were converted."""
-    paths = {path for name in names for path in download_paths(name)}
-    folders = sorted({path.parent for path in paths})
-    try:
-        with ExitStack() as locks, _one_line(", ".join(names)):
-            for folder in folders:
-                locks.enter_context(file_lock(folder / ".lock"))
-            yield
-            for path in {path for name in done.folders for path in download_paths(name)} & paths:
-                path.unlink(missing_ok=True)
-    finally:
-        for folder in folders:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _import(done: ImportResult, name: str, file: Path | None, folder: Path, interpolate: bool) -> None:
+def _import_variant(name: str, file: Path | None, folder: Path, interpolate: bool) -> list[str]:
+    """Make the folder and return what the user should know about it."""
     path = fetch_official(name) if file is None else file.expanduser()
+    card, own_settings = REGISTRY.get(name).variants[name]
     try:
-        remarks = _convert(name, path, folder, interpolate, given=file is not None)
+        verify_official_sha256(path, card)
+        for zip_file in _zip_files(path, card):
+            verify_crc(zip_file)
+        encoder = convert_official(name, path, interpolate)
+        remarks, heads = [], {}
+        if isinstance(own_settings, HubertSettings) and isinstance(encoder.settings, HubertSettings):
+            heads = read_heads(path)
+            remarks = standardise_note(name, own_settings, encoder.settings)
+            if file is not None and not has_evidence(path, card):
+                remarks.append(f"{name}: nothing in {path} says which model it is, so its shapes alone were checked")
+        sha256 = f" (SHA-256 {sha256_of_file(path)})" if path.is_file() else ""
+        official = ", ".join(card.files) or "none known"
+        origin = f"Converted by `carrara import` from {path.name}{sha256}; official files: {official}."
+        if heads:
+            origin += f" {HEADS} holds its pre-training heads."
+        save_pretrained(encoder, folder, f"{model_card(encoder.card)}\n{origin}\n", heads)
+        return remarks
     except (WeightsError, DataError) as problem:
-        removed = _removed(name) if file is None else []
+        # A download whose hash is known is the right file; the hub's cache and given files are not ours to remove.
+        downloads = zip(download_paths(name), card.files.values()) if file is None else ()
+        removed = [path for path, sha256 in downloads if not sha256 and path.is_file()]
         if not removed:
             raise
+        for path in removed:
+            path.unlink()
         cure = f"{', '.join(map(str, removed))}: removed, so that `carrara import {name}` fetches it anew"
         raise type(problem)(f"{problem}; {cure}") from None
-    done.folders[name] = folder
-    done.remarks.extend(remarks)
 
 
-def _convert(name: str, path: Path, folder: Path, interpolate: bool, given: bool) -> list[str]:
-    """Make the folder and return what a person should know of it."""
-    family: EncoderFamily = REGISTRY.get(name)
-    card, own = family.variants[name]
-    verify_official_sha256(path, card)
-    for file in _zips(path, card):
-        verify_crc(file)
-    encoder = convert_official(name, path, interpolate)
-    remarks, kept = [], {}
-    if isinstance(own, HubertSettings) and isinstance(encoder.settings, HubertSettings):
-        kept = read_heads(path)
-        remarks = standardise_note(name, own, encoder.settings)
-        if given and not has_evidence(path, card):
-            remarks.append(f"{name}: nothing in {path} says which model it is, so its shapes alone were checked")
-    readme = f"{model_card(encoder.card)}\n{_origin(encoder.card, path, bool(kept))}\n"
-    save_pretrained(encoder, folder, readme, kept)
-    return remarks
-
-
-def _zips(path: Path, card: Card) -> list[Path]:
-    """Return the zip checkpoints that a file or a folder is read from."""
-    names = {key.partition("?")[0].rpartition("/")[2] for key in card.files}
-    found = [path]
+def _zip_files(path: Path, card: Card) -> list[Path]:
+    """Return the zip files that `convert_official` reads of a file or folder."""
+    files = [path]
     if path.is_dir():
-        pickles = [] if (path / SAFE).is_file() else path.glob("pytorch_model*.bin")
-        found = sorted({*pickles, *(path / name for name in names if (path / name).is_file())})
-    return [file for file in found if _opens_as_zip(file)]
-
-
-def _opens_as_zip(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(2) == b"PK"
-
-
-def _removed(name: str) -> list[Path]:
-    """Remove a variant's downloads of unknown content, and return which; those of a known hash are what they should be.
-
-    The hub's cache and given files are nobody's to remove.
-    """
-    card: Card = REGISTRY.get(name).variants[name][0]
-    known = {path for path, sha256 in zip(download_paths(name), card.files.values()) if sha256}
-    removed = [path for path in download_paths(name) if path not in known and path.is_file()]
-    for path in removed:
-        path.unlink()
-    return removed
-
-
-def _origin(card: Card, path: Path, with_heads: bool) -> str:
-    sha256 = f" (SHA-256 {sha256_of_file(path)})" if path.is_file() else ""
-    official = ", ".join(card.files) or "none known"
-    tail = f" {HEADS} holds its pre-training heads." if with_heads else ""
-    return f"Converted by `carrara import` from {path.name}{sha256}; official files: {official}.{tail}"
-
-
-def _variants(name: str, file: Path | None) -> list[str]:
-    """Return the variants that a name and a file mean."""
-    wanted = name.strip().replace("_", "-")
-    if wanted in REGISTRY.entries:
-        return [wanted]
-    members = [entry.name for entry in REGISTRY.entries.values() if entry.family == wanted]
-    if not members:
-        known = {*REGISTRY.entries, *(entry.family for entry in REGISTRY.entries.values())}
-        raise UsageError(
-            f"there is no encoder {name!r} to import.{did_you_mean(wanted, known)} `carrara ls encoders` shows every encoder."
-        )
-    files = {member: set(REGISTRY.get(member).variants[member][0].files) for member in members}
-    published = [member for member in members if files[member]]
-    if not published:
-        raise UsageError(f"{name}: no weights of it are published; `carrara pretrain` makes some")
-    if file is None:
-        return published
-    if len(published) == 1:
-        return published
-    keys = {key for member in published for key in files[member] if key.rpartition("/")[2] == file.name}
-    if len(keys) != 1:
-        raise UsageError(f"--file {file}: which one is it? Give one of {', '.join(published)} instead of {name}")
-    return [member for member in published if keys <= files[member]]
+        names = {address.partition("?")[0].rpartition("/")[2] for address in card.files}
+        pickles = [] if (path / SAFETENSORS).is_file() else path.glob("pytorch_model*.bin")
+        files = sorted({*pickles, *(path / name for name in names if (path / name).is_file())})
+    zip_files = []
+    for file in files:
+        with file.open("rb") as content:
+            if content.read(2) == b"PK":
+                zip_files.append(file)
+    return zip_files

@@ -1,9 +1,9 @@
-"""From a name to an encoder: a shelf name, a folder, a hub id, or any of them with `:random` for random weights.
+"""From a name to an encoder: a registered name, a folder, a hub id, or any of them with `:random` for random weights.
 
-A shelf name of a trained encoder means what `carrara import` made of it, else its authors' files on the hub.
+A registered name of a trained encoder means what `carrara import` made of it, else its authors' files on the hub.
 
-A folder holds config.json (which family, its settings, its card), model.safetensors and README.md. The weights'
-identity is in the card, so weights cut short or swapped are noticed. Nothing in a folder is run.
+A folder holds config.json (family, settings, card), model.safetensors and README.md. The card holds the weights' hash,
+so weights that were cut short or exchanged are noticed. Nothing in a folder is run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from carrara.core.download import download_from_hub
 from carrara.core.errors import UsageError, WeightsError, did_you_mean
 from carrara.core.hashing import sha256_of_json
 from carrara.core.io import write_text
@@ -25,77 +26,119 @@ from carrara.core.registry import Entry
 from carrara.core.settings import Settings, parse_settings, replace
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily
-from carrara.encoders._hub.official import HEADS, convert_official, fetch_official, fetch_repository
+from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
 from carrara.encoders._hubert.huggingface import load_hubert_folder
-from carrara.formats.weights import load_state_dict_strict, read_tensors, save_tensors, hash_tensors
+from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
 
 FORMAT = 1
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 KEYS = ("carrara", "encoder", "settings", "card")
 HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model.bin", "README.md"]
-RANDOM = re.compile(r"^(?P<what>.+):random(-(?P<seed>\d+))?$")
+RANDOM = re.compile(r"^(?P<spec>.+):random(-(?P<seed>\d+))?$")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def build_encoder(name: str, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Encoder:
-    """Return the encoder of that shelf name, with random weights where it has any, as a module in training mode.
+    """Return the encoder of that registered name with random weights, if it has any, in training mode.
 
     Args:
-        name: a name on the shelf of encoders.
-        seed: of the generator that draws the weights.
-        changes: settings to change, by dotted path.
+        name: A registered name.
+        seed: Of the generator that draws the weights.
+        changes: Settings to change, by dotted path.
 
     Raises:
-        UsageError: no such name or setting, or a value that does not fit.
+        UsageError: There is no such name or setting, or a value is invalid.
     """
     family: EncoderFamily = REGISTRY.get(name)
     card, settings = family.variants[REGISTRY.get_entry(name).name]
     if changes:
         settings = replace(settings, changes, source=name)
         card = family.update_card(card, settings) if family.update_card else card
-    return _identified(family.build(settings, card, seed))
+    return _with_hash(family.build(settings, card, seed))
 
 
 def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """Return an encoder in evaluation mode.
 
     Args:
-        spec: a shelf name, a folder made by `save_pretrained`, or a hub id `org/name`; `SPEC:random` or
+        spec: A registered name, a folder made by `save_pretrained`, or a hub id `org/name`. `SPEC:random` or
             `SPEC:random-SEED` is the same network with random weights.
-        device: where to put it.
+        device: Where to put it.
 
     Raises:
-        UsageError: nothing of that name, a config that does not fit, or a trained encoder whose weights are not here.
-        WeightsError: weights that are not whole or not this network's.
+        UsageError: Nothing has that name, a config is invalid, or the weights are not on this machine.
+        WeightsError: The weights are damaged or another network's.
     """
     text = str(spec)
-    wish = RANDOM.match(text)
-    seed = int(wish["seed"] or 0) if wish else None
-    return _find(wish["what"] if wish else text, seed, text).eval().to(device)
+    random = RANDOM.match(text)
+    source, seed = (random["spec"], int(random["seed"] or 0)) if random else (text, None)
+    if source.strip().replace("_", "-") in REGISTRY.entries:
+        encoder = _load_registered(REGISTRY.get_entry(source).name, seed, text)
+    elif (folder := Path(source).expanduser()).is_dir():
+        encoder = _load_folder(folder, folder.resolve().name, seed)
+    elif folder.exists():
+        raise UsageError(
+            f"{source}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}, or make one of an official file "
+            f"with `carrara import NAME --file {source}`"
+        )
+    elif HUB_ID.match(source) and not source.startswith("."):
+        encoder = _load_folder(download_from_hub(source, HUB_PATTERNS), source, seed)
+    else:
+        raise UsageError(
+            f"there is no registered encoder {source!r} and no such folder.{did_you_mean(source, REGISTRY.names())} "
+            "`carrara ls encoders` shows every encoder."
+        )
+    return encoder.eval().to(device)
+
+
+def with_settings(encoder: Encoder, changes: Mapping[str, Any], source: str = "--set") -> Encoder:
+    """Return an encoder with the same weights and other settings, in evaluation mode.
+
+    Args:
+        encoder: A loaded encoder.
+        changes: Settings by dotted path, for example `{"tokens": "frames"}` for a MAEST.
+        source: Name of the changes in messages.
+
+    Raises:
+        UsageError: There is no such setting, a value is invalid, or the settings need other weights.
+    """
+    if not changes:
+        return encoder
+    settings = replace(encoder.settings, changes, source)
+    family: EncoderFamily = REGISTRY.get(family_entry(encoder.settings).name)
+    card = family.update_card(encoder.card, settings) if family.update_card else encoder.card
+    with torch.device("meta" if family.has_weights else "cpu"):
+        changed = family.build(settings, card, 0)
+    try:
+        load_state_dict_strict(changed, encoder.state_dict(), encoder.card.name)
+    except WeightsError as problem:
+        raise UsageError(f"{source}: {', '.join(changes)} would need other weights ({problem})") from None
+    changed.card = changed.card.model_copy(update={"weights_sha256": encoder.card.weights_sha256})
+    return changed.eval()
 
 
 def save_pretrained(
     encoder: Encoder, folder: Path, readme: str = "", heads: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write an encoder as a folder that `load` reads; each file is whole or not there, the config comes last.
+    """Write an encoder as a folder that `load` reads. Each file is written atomically, the config last.
 
     Args:
-        encoder: one whose settings belong to a family on the shelf.
-        folder: made where it does not exist; a former encoder in it is replaced.
-        readme: the model card in Markdown; empty: one made from the card.
-        heads: what only pre-training needs, as `carrara.encoders._hub.official.heads` gives it; where there are none, a
-            file of a former encoder's heads is removed.
+        encoder: An encoder whose settings belong to a registered family.
+        folder: Created if missing; another encoder in it is replaced.
+        readme: The model card in Markdown; by default `model_card`.
+        heads: What only pre-training needs, as `carrara.encoders._hub.official.read_heads` returns it. Without heads,
+            the folder's former file of heads is removed.
 
     Raises:
-        UsageError: no family on the shelf has this encoder's kind of settings.
-        StoreError: the folder cannot be written.
+        UsageError: No registered family has this encoder's class of settings.
+        StoreError: The folder cannot be written.
     """
     folder = Path(folder)
     tensors = encoder.state_dict()
     card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(tensors)})
     config = {
         "carrara": FORMAT,
-        "encoder": family_entry(encoder.settings).module.rpartition(".")[2].replace("_", "-"),
+        "encoder": _family_name(family_entry(encoder.settings)),
         "settings": encoder.settings.model_dump(mode="json"),
         "card": card.model_dump(mode="json"),
     }
@@ -113,7 +156,7 @@ def model_card(card: Card) -> str:
     head = ["---", "library_name: carrara", "tags: [audio, music]"]
     if re.fullmatch(r"[A-Za-z0-9.-]+", card.license):
         head.append(f"license: {card.license.lower()}")
-    rate = "one answer a clip" if card.frame_rate is None else f"{card.frame_rate:g} frames a second"
+    rate = "one vector a clip" if card.frame_rate is None else f"{card.frame_rate:g} frames a second"
     body = [
         f"# {card.name}",
         f"A music-audio encoder: {card.num_layers} layers of {card.dim}, {card.parameters:,} parameters, "
@@ -127,72 +170,70 @@ def model_card(card: Card) -> str:
     return "\n".join([*head, "---", ""]) + "\n\n".join(body) + "\n"
 
 
-def _find(what: str, seed: int | None, text: str) -> Encoder:
-    if what.strip().replace("_", "-") in REGISTRY.entries:
-        name = REGISTRY.get_entry(what).name
-        family: EncoderFamily = REGISTRY.get(name)
-        if seed is None and family.has_weights:
-            imported = encoders_home() / name
-            if (imported / CONFIG).is_file():
-                return _from_folder(imported, name, None)
-            return _named(convert_official(name, fetch_official(name, allow_download=False)), name)
-        encoder = build_encoder(name, seed or 0)
-        return encoder if seed is None else _named(encoder, text)
-    folder = Path(what).expanduser()
-    if folder.is_dir():
-        return _from_folder(folder, folder.resolve().name, seed)
-    if folder.exists():
-        raise UsageError(
-            f"{what}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}, or make one of an official file "
-            f"with `carrara import NAME --file {what}`"
-        )
-    if HUB_ID.match(what) and not what.startswith("."):
-        return _from_folder(fetch_repository(what, HUB_PATTERNS), what, seed)
-    names = REGISTRY.names()
-    raise UsageError(
-        f"there is no encoder {what!r} on the shelf and no such folder.{did_you_mean(what, names)} "
-        "`carrara ls encoders` shows every encoder."
-    )
+def family_entry(settings: Settings) -> Entry:
+    """Return the registry's entry of the family that has this class of settings.
+
+    Raises:
+        UsageError: There is none.
+    """
+    for entry in REGISTRY.entries.values():
+        if REGISTRY.get(entry.name).settings is type(settings):
+            return entry
+    raise UsageError(f"no family of encoders has settings of the kind {type(settings).__name__}, so it cannot be saved")
 
 
-def _from_folder(folder: Path, name: str, seed: int | None) -> Encoder:
+def _load_registered(name: str, seed: int | None, spec: str) -> Encoder:
+    family: EncoderFamily = REGISTRY.get(name)
+    if seed is not None:
+        return _with_name(build_encoder(name, seed), spec)
+    if not family.has_weights:
+        return build_encoder(name)
+    imported = encoders_home() / name
+    if (imported / CONFIG).is_file():
+        return _load_folder(imported, name, None)
+    return _with_name(convert_official(name, fetch_official(name, allow_download=False)), name)
+
+
+def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     config = _read_config(folder / CONFIG)
+    random_name = f"{name}:random" + (f"-{seed}" if seed else "")
     if "carrara" not in config and ("model_type" in config or "w2v2_config" in config):
         from carrara.encoders import muq
         from carrara.encoders._maest import files
 
-        reader = load_hubert_folder
+        load_official_folder = load_hubert_folder
         if "w2v2_config" in config:
-            reader = muq.from_folder
+            load_official_folder = muq.load_muq_folder
         elif config["model_type"] == files.AST:
-            reader = files.from_ast_folder
-        encoder = reader(folder, config, name)
+            load_official_folder = files.load_ast_folder
+        encoder = load_official_folder(folder, config, name)
         if seed is None:
             return encoder
-        return _named(_identified(type(encoder)(encoder.settings, encoder.card, seed)), _random(name, seed))
-    config = _checked(config, folder / CONFIG)
+        return _with_name(_with_hash(type(encoder)(encoder.settings, encoder.card, seed)), random_name)
+    _check_keys(config, folder / CONFIG)
     source = str(folder / CONFIG)
-    family = _family(str(config["encoder"]), source)
+    families = {_family_name(entry): entry.name for entry in REGISTRY.entries.values()}
+    family_name = str(config["encoder"])
+    if family_name not in families:
+        raise UsageError(
+            f"{source}: there is no family of encoders {family_name!r}.{did_you_mean(family_name, families)}"
+        )
+    family: EncoderFamily = REGISTRY.get(families[family_name])
     settings = parse_settings(family.settings, config["settings"], source)
     card = parse_settings(Card, config["card"], source)
-    stated = card.weights_sha256
     if seed is not None:
-        return _identified(family.build(settings, card.model_copy(update={"name": _random(name, seed)}), seed))
+        return _with_hash(family.build(settings, card.model_copy(update={"name": random_name}), seed))
     with torch.device("meta"):
         encoder = family.build(settings, card.model_copy(update={"name": name}), 0)
-    weights = folder / WEIGHTS
-    tensors = read_tensors(weights)
-    load_state_dict_strict(encoder, tensors, str(weights))
-    encoder.card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(tensors)})
-    if stated and stated != encoder.card.weights_sha256:
+    tensors = read_tensors(folder / WEIGHTS)
+    load_state_dict_strict(encoder, tensors, str(folder / WEIGHTS))
+    weights_sha256 = hash_tensors(tensors)
+    if card.weights_sha256 and card.weights_sha256 != weights_sha256:
         raise WeightsError(
-            f"{weights}: not the weights that {CONFIG} beside it describes; fetch or save the folder again"
+            f"{folder / WEIGHTS}: not the weights that {CONFIG} beside it describes; fetch or save the folder again"
         )
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": weights_sha256})
     return encoder
-
-
-def _random(name: str, seed: int) -> str:
-    return name + (f":random-{seed}" if seed else ":random")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -209,7 +250,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
+def _check_keys(config: dict[str, Any], path: Path) -> None:
     for key in config:
         if key not in KEYS:
             raise UsageError(f"{path}: unknown key {key!r}.{did_you_mean(key, KEYS)}")
@@ -218,39 +259,23 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: has no key {key!r}; save the encoder again")
     if config["carrara"] != FORMAT:
         raise UsageError(f"{path}: is of format {config['carrara']}, not {FORMAT}; another Carrara wrote it")
-    return config
 
 
-def _family(name: str, source: str) -> EncoderFamily:
-    by_file = {entry.module.rpartition(".")[2].replace("_", "-"): entry.name for entry in REGISTRY.entries.values()}
-    if name not in by_file:
-        raise UsageError(f"{source}: there is no family of encoders {name!r}.{did_you_mean(name, by_file)}")
-    return REGISTRY.get(by_file[name])
+def _family_name(entry: Entry) -> str:
+    return entry.module.rpartition(".")[2].replace("_", "-")
 
 
-def family_entry(settings: Settings) -> Entry:
-    """Return the shelf's entry of the family that has settings of this kind.
-
-    Raises:
-        UsageError: none has.
-    """
-    for entry in REGISTRY.entries.values():
-        if REGISTRY.get(entry.name).settings is type(settings):
-            return entry
-    raise UsageError(f"no family of encoders has settings of the kind {type(settings).__name__}, so it cannot be saved")
-
-
-def _identified(encoder: Encoder) -> Encoder:
-    """Return the encoder with its weights' identity on its card; without weights, that of its settings."""
+def _with_hash(encoder: Encoder) -> Encoder:
+    """Return the encoder with its weights' hash in its card; without weights, the hash of its settings."""
     tensors = encoder.state_dict()
     if any(tensor.is_meta for tensor in tensors.values()) or (encoder.card.weights_sha256 and not tensors):
         return encoder
-    made_of = {"name": encoder.card.name, "settings": encoder.settings.model_dump(mode="json")}
-    weights = hash_tensors(tensors) if tensors else sha256_of_json(made_of)
-    encoder.card = encoder.card.model_copy(update={"weights_sha256": weights})
+    settings = {"name": encoder.card.name, "settings": encoder.settings.model_dump(mode="json")}
+    weights_sha256 = hash_tensors(tensors) if tensors else sha256_of_json(settings)
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": weights_sha256})
     return encoder
 
 
-def _named(encoder: Encoder, name: str) -> Encoder:
+def _with_name(encoder: Encoder, name: str) -> Encoder:
     encoder.card = encoder.card.model_copy(update={"name": name.strip().replace("_", "-")})
     return encoder

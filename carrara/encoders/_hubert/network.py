@@ -1,16 +1,16 @@
 """The network of HuBERT, MERT, data2vec-audio and Music2Vec: convolutions, projection, positions, Transformer.
 
 One network; the published ones are settings of it (see mert.py, musichubert.py, music2vec.py). Attribute names give
-the bare keys of Hugging Face's `HubertModel` and `Data2VecAudioModel`, so their weights load without a map, and with
-equal weights every layer is equal.
+the names in the state_dicts of Hugging Face's `HubertModel` and `Data2VecAudioModel`, so their weights load without a
+map, and with equal weights every layer is equal.
 
 Row 0 is the input to layer 1 (post-LN: after the stack's norm), row i the output of layer i; "cnn" is the output of
-the convolutions before any norm. Feature penalties are taken on the latter, as in HuBERT.
+the convolutions before any norm. Feature penalties use the latter, as in HuBERT [hsu2021].
 
-With padding "masked" a clip gives in a batch what it gives alone. Padding "original" lets the published architecture
-leak: group norm over the padding, and the biases of data2vec's positions.
+With padding "masked" a clip in a batch gives what it gives alone. Padding "original" lets padding leak into the
+features, as in the published code: through group norm, and through the biases of data2vec's positions.
 
-Letters: B batch, T samples, F frames, L layers counted with row 0, D width, C channels of the convolutions.
+Letters: B batch, T samples, F frames, L layers (row 0 included), D dim, C channels of the convolutions.
 """
 
 from __future__ import annotations
@@ -26,27 +26,34 @@ from torch.nn import functional
 
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
-from carrara.nn.conv.waveform_frontend import WaveformFrontend, ConvNorm, Padding, num_frames, valid_mask, standardize_waveform
+from carrara.nn.conv.waveform_frontend import (
+    ConvNorm,
+    Padding,
+    WaveformFrontend,
+    num_frames,
+    standardize_waveform,
+    valid_mask,
+)
 from carrara.nn.init import init_weights
-from carrara.nn.transformer.encoder import TransformerShape, Transformer
+from carrara.nn.transformer.encoder import Transformer, TransformerShape
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
 
 
 class HubertSettings(Settings):
-    """What the network is made of; the defaults are HuBERT-base's.
+    """Settings of the network; the defaults are HuBERT-base's.
 
     Attributes:
-        sample_rate: of the samples it hears, in Hz.
-        conv_channels, conv_kernels, conv_strides, conv_bias, conv_norm: the convolutional front end.
-        conv_gradient: factor on the gradient that reaches the front end; 0 freezes it.
-        width, layers, heads, feed_forward: sizes of the Transformer.
+        sample_rate: Of the samples that it takes, in Hz.
+        conv_channels, conv_kernels, conv_strides, conv_bias, conv_norm: The convolutional front end.
+        conv_gradient: Factor on the gradient that reaches the front end; 0 freezes it.
+        dim, num_layers, num_heads, ffn_dim: Sizes of the Transformer.
         norm_placement: post or pre.
-        final_norm: whether the last row of a pre-LN network is taken after the stack's norm.
-        deepnorm: scaled residuals; post only.
-        attention, relaxation: sdpa, or eager with the constant c of WavLM's relaxation.
-        dropout, attention_dropout, activation_dropout, input_dropout, layerdrop: in training.
-        positions, position_kernel, position_groups, position_depth: the positional convolutions.
-        standardise: whether each clip is brought to mean 0 and variance 1 first.
+        final_norm: Whether the last row of a pre-LN network is taken after the stack's norm.
+        deepnorm: Scaled residuals [wang2022]; post only.
+        attention, relaxation: sdpa, or eager with the constant c of WavLM's relaxation [chen2022].
+        dropout, attention_dropout, activation_dropout, input_dropout, layerdrop: In training.
+        positions, position_kernel, position_groups, position_depth: The positional convolutions.
+        standardise: Whether each clip is first scaled to mean 0 and variance 1.
         padding: masked, or original (as published, for parity).
     """
 
@@ -81,7 +88,7 @@ class HubertSettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> HubertSettings:
         if self.dim % self.num_heads or self.dim % self.position_groups:
-            raise ValueError(f"width {self.dim} must be divisible by heads and position_groups")
+            raise ValueError(f"dim {self.dim} must be divisible by num_heads and position_groups")
         if not self.conv_kernels or len(self.conv_kernels) != len(self.conv_strides):
             raise ValueError("conv_kernels and conv_strides must be of one length, at least 1")
         if self.deepnorm and self.norm_placement != "post":
@@ -94,12 +101,12 @@ class HubertSettings(Settings):
 
     @property
     def stride(self) -> int:
-        """Samples from one frame to the next."""
+        """Number of samples from one frame to the next."""
         return math.prod(self.conv_strides)
 
 
-def hubert_card(name: str, settings: HubertSettings, **known: Any) -> Card:
-    """Return a card with everything that follows from the settings filled in, and what else is known."""
+def hubert_card(name: str, settings: HubertSettings, **fields: Any) -> Card:
+    """Return a card with the fields that follow from the settings, and other fields."""
     return Card(
         name=name,
         sample_rate=settings.sample_rate,
@@ -107,31 +114,31 @@ def hubert_card(name: str, settings: HubertSettings, **known: Any) -> Card:
         num_layers=settings.num_layers,
         dim=settings.dim,
         cnn_dim=settings.conv_channels,
-        **known,
+        **fields,
     )
 
 
 def update_hubert_card(card: Card, settings: HubertSettings) -> Card:
-    """Return a card with everything that follows from other settings."""
-    known = card.model_dump(include={"window_seconds", "license", "commercial_use", "trained_on", "paper", "output_version"})
-    return hubert_card(card.name, settings, **known)
+    """Return the card of a network with other settings."""
+    kept = {"window_seconds", "license", "commercial_use", "trained_on", "paper", "output_version"}
+    return hubert_card(card.name, settings, **card.model_dump(include=kept))
 
 
 class FeatureProjection(nn.Module):
-    """Norm, and a linear map from the convolutions' channels to the Transformer's width."""
+    """Layer norm, then a linear map from the convolutions' channels to the Transformer's dim."""
 
-    def __init__(self, channels: int, width: int):
+    def __init__(self, channels: int, dim: int):
         super().__init__()
         self.layer_norm = nn.LayerNorm(channels, eps=1e-5)
-        self.projection = nn.Linear(channels, width)
+        self.projection = nn.Linear(channels, dim)
 
     def forward(self, cnn_BFC: Tensor) -> Tensor:
-        """Return `[batch, frames, width]`."""
+        """Return `[batch, frames, dim]`."""
         return self.projection(self.layer_norm(cnn_BFC))
 
 
 class HubertEncoder(Encoder):
-    """The encoder, with random weights drawn from a generator of that seed (none under torch's meta device)."""
+    """The encoder, with random weights drawn from a generator with that seed (none on the meta device)."""
 
     settings: HubertSettings
 
@@ -142,7 +149,7 @@ class HubertEncoder(Encoder):
             self._assemble(settings)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = card.model_copy(update={"parameters": parameters})
-        init_weights(self, self._initialise, seed)
+        init_weights(self, self._init_weights, seed)
 
     def _assemble(self, settings: HubertSettings) -> None:
         self.masked_spec_embed = nn.Parameter(torch.empty(settings.dim))
@@ -160,8 +167,8 @@ class HubertEncoder(Encoder):
         self.encoder = Transformer(TransformerShape(**same), positions)
 
     @torch.no_grad()
-    def _initialise(self, generator: torch.Generator) -> None:
-        # Outside the Transformer, PyTorch's default for linear maps; the mask vector U(0, 1) as in fairseq.
+    def _init_weights(self, generator: torch.Generator) -> None:
+        # PyTorch's default for the linear map; the mask vector is U(0, 1) as in fairseq.
         self.feature_extractor.init_weights(generator)
         nn.init.ones_(self.feature_projection.layer_norm.weight)
         nn.init.zeros_(self.feature_projection.layer_norm.bias)
@@ -198,12 +205,12 @@ class HubertEncoder(Encoder):
     def encode_frames(
         self, cnn_BFC: Tensor, frame_lengths_B: Tensor | None = None, mask_BF: Tensor | None = None
     ) -> Tensor:
-        """Return the rows stacked, `[batch, layers + 1, frames, width]`; zero after each clip's own frames.
+        """Return the features of every layer, `[batch, layers + 1, frames, dim]`; zero after each clip's own frames.
 
         Args:
-            cnn_BFC: what `front` gives.
-            frame_lengths_B: frames of each clip that are sound; none: all.
-            mask_BF: frames that the Transformer sees as the learned mask vector; none: no frame.
+            cnn_BFC: Output of `conv_features`.
+            frame_lengths_B: Number of valid frames in each clip; None means all.
+            mask_BF: Frames that are replaced by the learned mask vector; None means no frame.
         """
         layers_BLFD = torch.stack(self.layer_outputs(cnn_BFC, frame_lengths_B, mask_BF), 1)
         frame_lengths_B = _lengths_if_padded(frame_lengths_B, cnn_BFC.shape[1])
@@ -217,32 +224,35 @@ class HubertEncoder(Encoder):
         cnn_BFC: Tensor,
         frame_lengths_B: Tensor | None = None,
         mask_BF: Tensor | None = None,
-        spoil: Callable[[Tensor], Tensor] | None = None,
+        corrupt: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Tensor]:
-        """Return what `contextualise` does as a list of layers + 1 tensors, not stacked (training needs few of them).
+        """Return the layers + 1 outputs, `[batch, frames, dim]` each, as a list: training needs few of them.
 
-        What stands after each clip's own frames means nothing. `spoil` changes the projected frames `[B, F, D]` before
-        any is masked.
+        Unlike `encode_frames`, frames after a clip's own are undefined.
+
+        Args:
+            cnn_BFC, frame_lengths_B, mask_BF: As for `encode_frames`.
+            corrupt: Changes the projected frames, `[batch, frames, dim]`, before they are masked.
         """
         settings = self.settings
         frame_lengths_B = _lengths_if_padded(frame_lengths_B, cnn_BFC.shape[1])
         valid_BF = None if frame_lengths_B is None else valid_mask(frame_lengths_B, cnn_BFC.shape[1], cnn_BFC.device)
         x_BFD = functional.dropout(self.feature_projection(cnn_BFC), settings.input_dropout, self.training)
-        if spoil is not None:
-            x_BFD = spoil(x_BFD)
+        if corrupt is not None:
+            x_BFD = corrupt(x_BFD)
         if mask_BF is not None:
             x_BFD = torch.where(mask_BF[..., None], self.masked_spec_embed.to(x_BFD.dtype), x_BFD)
         return self.encoder(x_BFD, valid_BF, mask_positions=settings.padding == "masked")
 
     def num_frames(self, samples: int) -> int:
-        """Return how many frames that many samples give (at least 1)."""
+        """Return the number of frames for that many samples (at least 1)."""
         return num_frames(samples, self.settings.conv_kernels, self.settings.conv_strides)
 
     def frame_lengths(self, lengths_B: Tensor) -> Tensor:
-        """Return how many frames each clip of that many samples gives, int64 `[batch]`."""
+        """Return the number of frames for each clip of that many samples, int64 `[batch]`."""
         return num_frames(lengths_B, self.settings.conv_kernels, self.settings.conv_strides)
 
 
 def _lengths_if_padded(lengths_B: Tensor | None, size: int) -> Tensor | None:
-    """Return none where nothing is padding, so that no work is spent on masks."""
+    """Return None if there is no padding, so that no time is spent on masks."""
     return None if lengths_B is None or bool((lengths_B >= size).all()) else lengths_B

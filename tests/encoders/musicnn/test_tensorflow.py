@@ -50,11 +50,11 @@ def test_masking():
 
 
 def test_every_tensor_comes_back(written):
-    found = read(written)
-    assert set(found) == set(arrays())
+    tensors = read(written)
+    assert set(tensors) == set(arrays())
     for name, array in arrays().items():
-        assert found[name].shape == array.shape
-        np.testing.assert_array_equal(found[name].numpy(), array)
+        assert tensors[name].shape == array.shape
+        np.testing.assert_array_equal(tensors[name].numpy(), array)
 
 
 def test_only_what_is_selected_is_read(tmp_path, write_checkpoint):
@@ -92,14 +92,14 @@ def test_an_index_cut_anywhere_is_refused(written):
 def test_an_index_with_any_byte_changed_is_refused_or_means_the_same(written):
     index, data = written.with_suffix(".index").read_bytes(), Path(f"{written}.data-00000-of-00001").read_bytes()
     refused = 0
-    for place in range(len(index)):
-        changed = index[:place] + bytes([index[place] ^ 0x11]) + index[place + 1 :]
+    for i in range(len(index)):
+        changed = index[:i] + bytes([index[i] ^ 0x11]) + index[i + 1 :]
         try:
-            found = read_tensorflow_checkpoint(changed, data, "this file", lambda name: True)
+            tensors = read_tensorflow_checkpoint(changed, data, "this file", lambda name: True)
         except WeightsError:
             refused += 1
         else:
-            assert {name: tensor.tolist() for name, tensor in found.items()} == {
+            assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
                 name: array.tolist() for name, array in arrays().items()
             }
     # What may change: the block of statistics, which is not read, and the filling and its handle in the footer.

@@ -1,6 +1,6 @@
 """Official files as their authors' programs write them, with random weights, for the tests of reading them.
 
-The names of fairseq's tensors are spelled out here from pretraining.md 2.3, as pairs of Hugging Face's name and
+The names of fairseq's tensors are spelled out here from [notes/pretraining §2.3], as pairs of Hugging Face's name and
 fairseq's; weights come from transformers' own networks.
 """
 
@@ -88,17 +88,17 @@ def _names(layers, kind="post", depth=5):
         for i in range(depth if kind == "data2vec" else 0):
             pairs[f"encoder.pos_conv_embed.layers.{i}.conv.{end}"] = f"encoder.pos_conv.{i}.0.{end}"
         for layer in (f"encoder.layers.{i}" for i in range(layers)):
-            for one in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                pairs[f"{layer}.attention.{one}.{end}"] = f"{layer}.self_attn.{one}.{end}"
+            for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                pairs[f"{layer}.attention.{projection}.{end}"] = f"{layer}.self_attn.{projection}.{end}"
             pairs[f"{layer}.layer_norm.{end}"] = f"{layer}.self_attn_layer_norm.{end}"
             pairs[f"{layer}.feed_forward.intermediate_dense.{end}"] = f"{layer}.fc1.{end}"
             pairs[f"{layer}.feed_forward.output_dense.{end}"] = f"{layer}.fc2.{end}"
             pairs[f"{layer}.final_layer_norm.{end}"] = f"{layer}.final_layer_norm.{end}"
     if kind != "data2vec":
-        conv, place = "encoder.pos_conv_embed.conv", "encoder.pos_conv.0"
-        pairs[f"{conv}.bias"] = f"{place}.bias"
-        pairs[f"{conv}.parametrizations.weight.original0"] = f"{place}.weight_g"
-        pairs[f"{conv}.parametrizations.weight.original1"] = f"{place}.weight_v"
+        conv, theirs = "encoder.pos_conv_embed.conv", "encoder.pos_conv.0"
+        pairs[f"{conv}.bias"] = f"{theirs}.bias"
+        pairs[f"{conv}.parametrizations.weight.original0"] = f"{theirs}.weight_g"
+        pairs[f"{conv}.parametrizations.weight.original1"] = f"{theirs}.weight_v"
     return pairs
 
 
@@ -119,7 +119,7 @@ class _Settings:
 
 
 class _Node:
-    """What omegaconf pickles of a table or of a value in one."""
+    """What omegaconf pickles of a table or of a value in it."""
 
     def __init__(self, **state):
         vars(self).update(state)
@@ -157,9 +157,9 @@ def write_fairseq(monkeypatch):
         with monkeypatch.context() as patch:
             for name in ("fairseq", "fairseq.data", "fairseq.dataclass", *HOMES):
                 patch.setitem(sys.modules, name, types.ModuleType(name))
-            for name, made in HOMES.items():
-                patch.setattr(made, "__module__", name)
-                setattr(sys.modules[name], made.__name__, made)
+            for name, stub in HOMES.items():
+                patch.setattr(stub, "__module__", name)
+                setattr(sys.modules[name], stub.__name__, stub)
             torch.save(content, path, _use_new_zipfile_serialization=zipped)
         return path
 

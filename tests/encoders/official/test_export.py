@@ -15,7 +15,7 @@ from carrara.core.errors import UsageError
 from carrara.encoders._hub.export import export_encoder
 from carrara.encoders._hub.load import build_encoder, load, save_pretrained
 from carrara.encoders._hub.official import read_heads
-from carrara.formats.weights import save_tensors, hash_tensors
+from carrara.formats.weights import hash_tensors, save_tensors
 
 KINDS = {"post": "mert-tiny", "pre": "mert-tiny", "layer": "musichubert-tiny", "data2vec": "music2vec-tiny"}
 
@@ -27,12 +27,12 @@ def sound(clips=2, samples=5000):
 @pytest.fixture
 def encoder(changes):
     def make(kind="post", **more):
-        made = build_encoder(KINDS[kind], seed=1, changes={**changes(kind), **more}).eval()
+        network = build_encoder(KINDS[kind], seed=1, changes={**changes(kind), **more}).eval()
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
-            for parameter in made.parameters():
+            for parameter in network.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        return made
+        return network
 
     return make
 
@@ -43,8 +43,8 @@ def test_transformers_loads_it_with_every_layer_equal(tmp_path, encoder, kind):
     ours = encoder(kind, standardise=False)
     export_encoder(ours, "transformers", tmp_path)
     model = Data2VecAudioModel if kind == "data2vec" else HubertModel
-    theirs, told = model.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(told.values())
+    theirs, info = model.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
     given = theirs.eval()(sound(), output_hidden_states=True)
     rows = list(given.hidden_states)
     if kind == "pre":
@@ -83,7 +83,9 @@ def test_there_and_back_the_weights_are_the_same_bits(tmp_path, encoder, kind):
         assert back.card.weights_sha256 == hash_tensors(ours.state_dict())
         again = export_encoder(back, "carrara", tmp_path / "again")
         assert load(again).card.weights_sha256 == back.card.weights_sha256
-        same = {name: getattr(back.settings, name) for name in ("layers", "heads", "norm_placement", "standardise")}
+        same = {
+            name: getattr(back.settings, name) for name in ("num_layers", "num_heads", "norm_placement", "standardise")
+        }
         assert same == {name: getattr(ours.settings, name) for name in same}
     assert load(tmp_path / "carrara").settings == ours.settings
 
@@ -113,28 +115,28 @@ def test_an_export_onto_itself_keeps_the_heads(tmp_path, encoder):
 def test_onnxruntime_gives_the_same_layers_at_any_size(tmp_path, encoder):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    ours = encoder("pre", layers=1, standardise=True, conv_kernels=(20, 16), conv_strides=(20, 16))
+    ours = encoder("pre", num_layers=1, standardise=True, conv_kernels=(20, 16), conv_strides=(20, 16))
     export_encoder(ours, "onnx", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "README.md"}
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     for clips, samples in ((1, 1600), (3, 9011), (2, 40_000)):
-        heard = sound(clips, samples)
-        (layers,) = session.run(None, {"samples": heard.numpy()})
-        torch.testing.assert_close(torch.from_numpy(layers), ours(heard), atol=1e-4, rtol=1e-4)
+        samples_BT = sound(clips, samples)
+        (layers,) = session.run(None, {"samples": samples_BT.numpy()})
+        torch.testing.assert_close(torch.from_numpy(layers), ours(samples_BT), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [({"deepnorm": True}, "DeepNorm"), ({"positions": "data2vec", "position_kernel": 7}, "data2vec's positions")],
 )
-def test_what_transformers_has_no_network_for_is_told(tmp_path, encoder, changed, said):
-    with pytest.raises(UsageError, match=said):
+def test_what_transformers_has_no_network_for_is_reported(tmp_path, encoder, changed, message):
+    with pytest.raises(UsageError, match=message):
         export_encoder(encoder(**changed), "transformers", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["musicnn-mtt-vgg", "clmr", "musicfm-tiny", "maest-tiny", "chroma"])
-def test_what_onnx_does_not_hold_is_told_before_anything_is_written(tmp_path, name):
+def test_what_onnx_does_not_hold_is_reported_before_anything_is_written(tmp_path, name):
     with pytest.raises(UsageError, match=f"^{name}: --format onnx holds networks of HuBERT's and data2vec's") as caught:
         export_encoder(build_encoder(name), "onnx", tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
@@ -157,12 +159,12 @@ def test_what_the_exporter_and_the_runtime_say_becomes_one_line(tmp_path, monkey
     monkeypatch.setattr(stage, failing)
     with pytest.raises(UsageError, match=r"^mert-tiny: .* ONNX \(aten.stft: no conversion Traceback") as caught:
         export_encoder(build_encoder("mert-tiny"), "onnx", tmp_path)
-    said = capfd.readouterr()
-    assert "\n" not in str(caught.value) and (said.out, said.err) == ("", "") and not caplog.records
+    message = capfd.readouterr()
+    assert "\n" not in str(caught.value) and (message.out, message.err) == ("", "") and not caplog.records
     assert list(tmp_path.iterdir()) == [] and not logging.root.manager.disable
 
 
-def test_other_encoders_and_formats_are_told(tmp_path):
+def test_other_encoders_and_formats_are_reported(tmp_path):
     with pytest.raises(UsageError, match="noise: --format transformers holds networks of HuBERT"):
         export_encoder(build_encoder("noise"), "transformers", tmp_path)
     with pytest.raises(UsageError, match="'transformers'"):

@@ -9,7 +9,7 @@ from carrara.core.errors import WeightsError
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.load import build_encoder
 from carrara.encoders._hubert.fairseq import map_fairseq_name
-from carrara.encoders._hubert.huggingface import read_hubert_weights, read_hubert_heads
+from carrara.encoders._hubert.huggingface import read_hubert_heads, read_hubert_weights
 from carrara.formats.weights import load_state_dict_strict
 
 FAMILIES = {"post": "mert-tiny", "pre": "mert-tiny", "layer": "musichubert-tiny", "data2vec": "music2vec-tiny"}
@@ -42,14 +42,14 @@ def test_every_layer_equals_transformers(tmp_path, twin, changes, write_fairseq,
 )
 def test_the_published_networks_have_a_name_for_every_tensor(fairseq_names, name, kind):
     with torch.device("meta"):
-        wanted = set(build_encoder(name).state_dict())
-    pairs = fairseq_names(REGISTRY.get(name).variants[name][0].layers, kind)
-    assert set(pairs) == wanted
-    assert {map_fairseq_name(theirs) for theirs in pairs.values()} - wanted == {
+        expected = set(build_encoder(name).state_dict())
+    pairs = fairseq_names(REGISTRY.get(name).variants[name][0].num_layers, kind)
+    assert set(pairs) == expected
+    assert {map_fairseq_name(theirs) for theirs in pairs.values()} - expected == {
         name.replace("parametrizations.weight.original0", "weight_g").replace(
             "parametrizations.weight.original1", "weight_v"
         )
-        for name in wanted
+        for name in expected
         if "original" in name
     }
     assert all(map_fairseq_name(theirs) == name for name, theirs in pairs.items() if "original" not in name)
@@ -61,13 +61,13 @@ def test_other_spellings(tmp_path, twin, changes, write_fairseq, spelling):
     model = twin()
     whole = torch.load(write_fairseq(tmp_path / "x.pt", model.state_dict(), books=()), weights_only=False,
                        pickle_module=_any_class())["model"]  # fmt: skip
-    place = "encoder.pos_conv.0"
-    gain, direction = whole.pop(f"{place}.weight_g"), whole.pop(f"{place}.weight_v")
+    prefix = "encoder.pos_conv.0"
+    gain, direction = whole.pop(f"{prefix}.weight_g"), whole.pop(f"{prefix}.weight_v")
     if spelling == "folded":
-        whole[f"{place}.weight"] = model.encoder.pos_conv_embed.conv.weight.detach().clone()
+        whole[f"{prefix}.weight"] = model.encoder.pos_conv_embed.conv.weight.detach().clone()
     else:
-        whole[f"{place}.parametrizations.weight.original0"] = gain
-        whole[f"{place}.parametrizations.weight.original1"] = direction
+        whole[f"{prefix}.parametrizations.weight.original0"] = gain
+        whole[f"{prefix}.parametrizations.weight.original1"] = direction
     if spelling == "fine-tuned":
         whole = {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in whole.items()}
         whole |= {"w2v_encoder.proj.weight": torch.zeros(3, 32), "w2v_encoder.proj.bias": torch.zeros(3)}
@@ -108,20 +108,20 @@ def test_heads_are_kept_and_fixed_kernels_are_not(tmp_path, twin, write_fairseq)
         books=([2, 0, 1], [0, 1, 2]),
         extra={**heads, **fixed, "_ema": teacher},
     )
-    found = read_hubert_heads(path)
-    wanted = {**heads, **{f"_ema.{name}": tensor for name, tensor in teacher.items()}}
-    assert found.keys() == {*wanted, "dictionaries.0", "dictionaries.1"}
-    assert all(torch.equal(found[name], tensor.float()) for name, tensor in wanted.items())
-    assert found["dictionaries.0"].tolist() == [-1, -1, -1, -1, 2, 0, 1]
-    assert not set(read_hubert_weights("x", path)) & set(wanted)
+    heads_read = read_hubert_heads(path)
+    expected = {**heads, **{f"_ema.{name}": tensor for name, tensor in teacher.items()}}
+    assert heads_read.keys() == {*expected, "dictionaries.0", "dictionaries.1"}
+    assert all(torch.equal(heads_read[name], tensor.float()) for name, tensor in expected.items())
+    assert heads_read["dictionaries.0"].tolist() == [-1, -1, -1, -1, 2, 0, 1]
+    assert not set(read_hubert_weights("x", path)) & set(expected)
     assert map_fairseq_name("encoder.layers.0.fc1.weight") == "encoder.layers.0.feed_forward.intermediate_dense.weight"
 
 
 def test_half_precision_becomes_single(tmp_path, twin, write_fairseq):
     half = {name: tensor.half() for name, tensor in twin().state_dict().items()}
-    found = read_hubert_weights("x", write_fairseq(tmp_path / "x.pt", half))
-    assert all(tensor.dtype == torch.float32 for tensor in found.values())
-    assert torch.equal(found["masked_spec_embed"], half["masked_spec_embed"].float())
+    tensors = read_hubert_weights("x", write_fairseq(tmp_path / "x.pt", half))
+    assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
+    assert torch.equal(tensors["masked_spec_embed"], half["masked_spec_embed"].float())
 
 
 @pytest.mark.parametrize("lost", ["layer_norm.weight", "encoder.layer_norm.weight", "encoder.layers.1.fc2.bias"])
@@ -133,7 +133,7 @@ def test_one_name_never_stands_for_another(tmp_path, twin, changes, write_fairse
         load_state_dict_strict(build_encoder("mert-tiny", changes=changes()), tensors, str(path))
 
 
-def test_a_name_that_nobody_knows_is_told(tmp_path, twin, changes, write_fairseq):
+def test_an_unknown_name_is_reported(tmp_path, twin, changes, write_fairseq):
     extra = {"encoder.layers.0.self_attn.k_projection.weight": torch.zeros(2)}
     path = write_fairseq(tmp_path / "x.pt", twin().state_dict(), extra=extra)
     with pytest.raises(WeightsError, match="x.pt.*1 unknown \\(encoder.layers.0.self_attn.k_projection.weight\\)"):
@@ -145,7 +145,7 @@ class Evil:
         return print, ("run",)
 
 
-def test_files_of_another_kind_are_told(tmp_path, twin, write_fairseq, capsys):
+def test_files_of_another_kind_are_reported(tmp_path, twin, write_fairseq, capsys):
     torch.save({"weights": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match="neither a table of tensors.*print.*nothing in it was run"):
         read_hubert_weights("x", tmp_path / "evil.pt")

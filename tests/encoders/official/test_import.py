@@ -1,4 +1,4 @@
-"""What an import refuses and says: torn files, another model of equal shapes; downloads that are kept or removed."""
+"""What an import refuses and reports: torn files, another model of equal shapes; downloads that are kept or removed."""
 
 import hashlib
 import threading
@@ -26,16 +26,16 @@ def torn(path, part):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("place", ["file", "folder"])
-def test_a_pickle_with_a_hole_is_refused(tmp_path, tiny, place):
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_pickle_with_a_hole_is_refused(tmp_path, tiny, kind):
     path = tmp_path / "pytorch_model.bin"
     torch.save(tiny.state_dict(), path)
     half = path.stat().st_size // 2
     torn(path, slice(half, half + 1000))
-    if place == "folder":
+    if kind == "folder":
         (tmp_path / "config.json").write_text(tiny.config.to_json_string())
     with pytest.raises(WeightsError, match="pytorch_model.bin: its record 'pytorch_model/data"):
-        import_official("mert-tiny", tmp_path if place == "folder" else path)
+        import_official("mert-tiny", tmp_path if kind == "folder" else path)
     assert not encoders_home().exists()
 
 
@@ -76,11 +76,11 @@ def test_heads_go_with_the_weights_that_they_belong_to(tmp_path, tiny, write_fai
 
 @pytest.fixture
 def downloaded(tiny, official, monkeypatch):
-    """Return the function that makes mert-tiny's file one at an address, whose download has this content or fails."""
+    """Return the function that gives mert-tiny a file at an address, whose download has this content or fails."""
 
     def make(content=None, sha256="", beside=()):
         def download(remote, root):
-            asked.append(remote.url)
+            requests.append(remote.url)
             root.mkdir(parents=True, exist_ok=True)
             for name in beside:
                 (root / name).write_bytes(b"another's")
@@ -90,20 +90,20 @@ def downloaded(tiny, official, monkeypatch):
                 (root / remote.path).write_bytes(content)
             return root / remote.path
 
-        asked = []
+        requests = []
         monkeypatch.setattr("carrara.encoders._hub.official.download", download)
         official(**{"https://host/tiny.safetensors": sha256})
-        return asked
+        return requests
 
     return make
 
 
 def test_a_download_that_cannot_be_converted_is_removed_and_a_file_that_was_given_is_not(downloaded, tmp_path):
-    place = encoders_home() / ".downloads" / "mert" / "tiny.safetensors"
+    path = encoders_home() / ".downloads" / "mert" / "tiny.safetensors"
     downloaded(b"<html>")
-    with pytest.raises(WeightsError, match=f"web page.*{place}: removed, so that `carrara import mert-tiny` fetches"):
+    with pytest.raises(WeightsError, match=f"web page.*{path}: removed, so that `carrara import mert-tiny` fetches"):
         import_official("mert-tiny")
-    assert not place.exists() and list(place.parent.parent.iterdir()) == []
+    assert not path.exists() and list(path.parent.parent.iterdir()) == []
     assert downloaded() == [] and import_official("mert-tiny").folders
     (tmp_path / "tiny.safetensors").write_bytes(b"<html>")
     with pytest.raises(WeightsError, match="web page"):
@@ -143,26 +143,26 @@ MODEL = {"layer_norm_first": False, "activation_fn": "gelu"}
 
 
 @pytest.mark.parametrize(
-    ("task", "model", "said"),
+    ("task", "model", "message"),
     [
         ({"sample_rate": 24_000}, {}, "not mert-tiny: its run's sample_rate is 24000, and 16000 of mert-tiny"),
         ({}, {"layer_norm_first": True}, "layer_norm_first is True"),
         ({}, {"activation_fn": "relu"}, "activation_fn is relu"),
     ],
 )
-def test_the_checkpoint_of_another_run_of_equal_shapes_is_refused(tmp_path, tiny, write_fairseq, task, model, said):
+def test_the_checkpoint_of_another_run_of_equal_shapes_is_refused(tmp_path, tiny, write_fairseq, task, model, message):
     path = tmp_path / "x.pt"
     right = {"cfg": {"task": RUN, "model": MODEL}}
     write_fairseq(path, tiny.state_dict(), layers=4, **right)
     assert import_official("mert-tiny", path).remarks == []
     for wrong in ({"cfg": {"task": RUN | task, "model": MODEL | model}}, {"args": RUN | MODEL | task | model}):
         write_fairseq(path, tiny.state_dict(), layers=4, **wrong)
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             import_official("mert-tiny", path)
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "said"),
+    ("name", "rows", "message"),
     [
         ("mert-v1-95m", 8224, ""),
         ("mert-v1-95m", 508, "its label_embs_concat has 508 rows, not 8224$"),
@@ -172,11 +172,11 @@ def test_the_checkpoint_of_another_run_of_equal_shapes_is_refused(tmp_path, tiny
         ("mert-v0", 504, "not mert-v0: its label_embs_concat has 504 rows; hubert-base has so many"),
     ],
 )
-def test_label_embeddings_tell_models_of_equal_shapes_apart(tmp_path, name, rows, said):
+def test_label_embeddings_tell_models_of_equal_shapes_apart(tmp_path, name, rows, message):
     torch.save({"model": {"label_embs_concat": torch.ones(rows, 1)}}, tmp_path / "x.pt")
     settings = REGISTRY.get(name).variants[name][1]
-    if said:
-        with pytest.raises(WeightsError, match=said):
+    if message:
+        with pytest.raises(WeightsError, match=message):
             hubert_settings_from_files(name, settings, tmp_path / "x.pt")
     else:
         assert hubert_settings_from_files(name, settings, tmp_path / "x.pt") == settings
@@ -184,15 +184,15 @@ def test_label_embeddings_tell_models_of_equal_shapes_apart(tmp_path, name, rows
 
 def test_the_published_merts_standardise_as_marble_does_and_no_recipe_does():
     variants = REGISTRY.get("mert-v0").variants
-    found = {name: settings.standardise for name, (_, settings) in variants.items() if name != "mert-tiny"}
-    assert found == {"mert-v0": True, "mert-v0-public": True, "mert-v1-95m": True, "mert-v1-330m": False}
+    standardise = {name: settings.standardise for name, (_, settings) in variants.items() if name != "mert-tiny"}
+    assert standardise == {"mert-v0": True, "mert-v0-public": True, "mert-v1-95m": True, "mert-v1-330m": False}
     for name in RECIPES.names():
         if name.startswith("mert"):
             assert all(not resolve(name, scale).network.standardise for scale in RECIPES.get(name).scales), name
 
 
 @pytest.mark.parametrize("named", ["null", '"yes"', "1"])
-def test_a_word_on_standardising_that_is_neither_yes_nor_no_is_told(tmp_path, tiny, named):
+def test_a_do_normalize_that_is_neither_true_nor_false_is_reported(tmp_path, tiny, named):
     tiny.save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(f'{{"do_normalize": {named}}}')
     with pytest.raises(UsageError, match=f"preprocessor_config.json: do_normalize is {named}; write true or false"):

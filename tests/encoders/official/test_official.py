@@ -9,13 +9,13 @@ import torch
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
-from carrara.encoders._hub.availability import UNPUBLISHED, _read, check_availability
-from carrara.encoders._hub.import_official import _variants, import_official
+from carrara.encoders._hub.availability import UNPUBLISHED, check_availability, read_published_files
+from carrara.encoders._hub.import_official import import_official, select_variants
 from carrara.encoders._hub.load import build_encoder, load, save_pretrained
 from carrara.encoders._hub.official import read_heads
 from carrara.formats.weights import save_tensors
 
-TRAINED = [name for name in REGISTRY.names() if REGISTRY.get(name).trained]
+TRAINED = [name for name in REGISTRY.names() if REGISTRY.get(name).has_weights]
 
 
 def sound():
@@ -26,8 +26,8 @@ def sound():
 def test_a_fairseq_file_becomes_an_encoder_that_loads_by_its_name(tmp_path, tiny, write_fairseq):
     extra = {"final_proj.weight": torch.ones(2, 128)}
     path = write_fairseq(tmp_path / "mine.pt", tiny.state_dict(), layers=4, extra=extra, books=[[1, 0]])
-    done = import_official("mert_tiny", path)
-    assert done.folders == {"mert-tiny": encoders_home() / "mert-tiny"} and not done.failures
+    result = import_official("mert_tiny", path)
+    assert result.folders == {"mert-tiny": encoders_home() / "mert-tiny"} and not result.failures
     encoder = load("mert-tiny")
     theirs = tiny(sound(), output_hidden_states=True).hidden_states
     torch.testing.assert_close(encoder(sound()), torch.stack(theirs, 1), atol=1e-5, rtol=1e-5)
@@ -40,7 +40,7 @@ def test_a_fairseq_file_becomes_an_encoder_that_loads_by_its_name(tmp_path, tiny
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000])
-def test_a_hugging_face_folder_is_imported_with_its_word_on_standardising(tmp_path, tiny, rate):
+def test_a_hugging_face_folder_is_imported_with_its_own_standardising(tmp_path, tiny, rate):
     tiny.save_pretrained(tmp_path / "hf")
     processor = {"sampling_rate": rate, "do_normalize": True}
     (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -64,7 +64,7 @@ def test_a_network_of_another_size_is_named_after_the_encoder_that_it_would_fit(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS pointer"),
@@ -74,9 +74,9 @@ def test_a_network_of_another_size_is_named_after_the_encoder_that_it_would_fit(
         (b"PK\x03\x04" + bytes(200), "cut short"),
     ],
 )
-def test_what_stands_in_the_place_of_weights_is_named(tmp_path, content, said):
+def test_what_is_not_weights_is_named(tmp_path, content, message):
     (tmp_path / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(WeightsError, match=f"pytorch_model.bin: .*{said}") as caught:
+    with pytest.raises(WeightsError, match=f"pytorch_model.bin: .*{message}") as caught:
         import_official("mert-v1-95m", tmp_path / "pytorch_model.bin")
     assert "\n" not in str(caught.value) and not encoders_home().exists()
 
@@ -106,18 +106,18 @@ def test_a_file_with_the_official_name_but_another_hash_is_refused(tmp_path, tin
 
 def test_hub_files_are_fetched_by_name_into_the_hubs_cache(tmp_path, tiny, official, monkeypatch):
     tiny.save_pretrained(tmp_path)
-    asked = []
+    requests = []
 
     def snapshot(repository, allow_patterns):
-        asked.append((repository, allow_patterns))
+        requests.append((repository, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     official(**{"org/tiny/model.safetensors": ""})
     first = load("mert-tiny").card.weights_sha256
     import_official("mert-tiny")
-    assert asked == [("org/tiny", ["model.safetensors", "config.json", "preprocessor_config.json"])] * 2
-    assert load("mert-tiny").card.weights_sha256 == first and len(asked) == 2
+    assert requests == [("org/tiny", ["model.safetensors", "config.json", "preprocessor_config.json"])] * 2
+    assert load("mert-tiny").card.weights_sha256 == first and len(requests) == 2
     official(**{"org/tiny/model.safetensors": "0" * 64})
     with pytest.raises(WeightsError, match="SHA-256"):
         import_official("mert-tiny")
@@ -127,10 +127,10 @@ def test_hub_files_are_fetched_by_name_into_the_hubs_cache(tmp_path, tiny, offic
 
 
 def test_files_elsewhere_are_downloaded_on_import_only_and_removed_afterwards(tiny, official, monkeypatch):
-    asked = []
+    requests = []
 
     def download(remote, root):
-        asked.append((remote.url, remote.path, remote.sha256))
+        requests.append((remote.url, remote.path, remote.sha256))
         save_tensors(tiny.state_dict(), root / remote.path)
         return root / remote.path
 
@@ -138,44 +138,44 @@ def test_files_elsewhere_are_downloaded_on_import_only_and_removed_afterwards(ti
     official(**{"https://host/x/tiny.safetensors?download=1": "ab"})
     with pytest.raises(UsageError, match="`carrara import mert-tiny` fetches"):
         load("mert-tiny")
-    assert asked == []
+    assert requests == []
     import_official("mert-tiny")
-    assert asked == [("https://host/x/tiny.safetensors?download=1", "tiny.safetensors", "ab")]
+    assert requests == [("https://host/x/tiny.safetensors?download=1", "tiny.safetensors", "ab")]
     assert [path.name for path in encoders_home().iterdir() if path.name != ".downloads"] == ["mert-tiny"]
     assert not list((encoders_home() / ".downloads").iterdir())
 
 
 def test_a_family_means_its_published_members_or_those_in_one_file(tmp_path):
-    assert _variants("mert", None) == ["mert-v0", "mert-v0-public", "mert-v1-330m", "mert-v1-95m"]
-    assert _variants("mert-v0", tmp_path / "x") == ["mert-v0"]
+    assert select_variants("mert", None) == ["mert-v0", "mert-v0-public", "mert-v1-330m", "mert-v1-95m"]
+    assert select_variants("mert-v0", tmp_path / "x") == ["mert-v0"]
     for file in ("pytorch_model.bin", "mert.pt"):
-        with pytest.raises(UsageError, match="which one is it.*mert-v1-330m"):
-            _variants("mert", tmp_path / file)
-    assert _variants("musichubert", tmp_path / "any.pt") == ["hubert-base"]
-    wheel = _variants("musicnn", tmp_path / "musicnn-0.1.0-py3-none-any.whl")
+        with pytest.raises(UsageError, match="could be of several.*mert-v1-330m"):
+            select_variants("mert", tmp_path / file)
+    assert select_variants("musichubert", tmp_path / "any.pt") == ["hubert-base"]
+    wheel = select_variants("musicnn", tmp_path / "musicnn-0.1.0-py3-none-any.whl")
     assert len(wheel) > 1 and "musicnn-mtt" in wheel and "musicnn-msd-big" not in wheel
     with pytest.raises(UsageError, match="-o: mert is several"):
         import_official("mert", None, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("mert-v9", "Did you mean.*'mert-v0'"),
         ("noise", "no weights of it are published"),
         ("mert-tiny", "no weights of it are published"),
     ],
 )
-def test_what_cannot_be_imported_is_told(name, said):
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_imported_is_reported(name, message):
+    with pytest.raises(UsageError, match=message):
         import_official(name)
 
 
-def test_a_family_without_official_files_and_a_file_that_is_not_there_are_told(tmp_path):
+def test_a_family_without_official_files_and_a_file_that_is_not_there_are_reported(tmp_path):
     torch.save({}, tmp_path / "x.pt")
     with pytest.raises(UsageError, match="no official files"):
         import_official("noise", tmp_path / "x.pt")
-    with pytest.raises(UsageError, match="y.pt: is not there"):
+    with pytest.raises(UsageError, match="y.pt: does not exist"):
         import_official("mert-v0", tmp_path / "y.pt")
 
 
@@ -189,14 +189,15 @@ def test_what_the_list_reads_of_a_file_is_what_its_cards_say(name):
     card = REGISTRY.get(name).variants[name][0]
     entry = REGISTRY.get_entry(name)
     assert any(phrase in entry.summary for phrase in UNPUBLISHED) == (not card.files)
-    trained, files = _read(entry.module)
-    assert trained and files.get(name, card.files) == card.files
+    has_weights, files = read_published_files(entry.module)
+    assert has_weights and files.get(name, card.files) == card.files
 
 
 def test_ready_is_what_needs_nothing_was_imported_or_lies_in_the_hubs_cache(tmp_path, monkeypatch):
     assert check_availability("noise").status == "ready" and check_availability("mert-tiny").status == "train"
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
-    assert check_availability("mert-v1-95m").status == "import" and "`carrara import mert-v1-95m`" in check_availability("mert-v1-95m").needs
+    availability = check_availability("mert-v1-95m")
+    assert availability.status == "import" and "`carrara import mert-v1-95m`" in availability.needs
     seen = []
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *what: seen.append(what) or "/a/file")
     assert check_availability("mert-v1-95m").status == "ready"
