@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,12 +28,7 @@ def compare(
 
     Differences are paired over the test clips, and p is corrected over the compared tasks.
     """
-    from carrara.bench.leaderboard.compare import (
-        compare_systems,
-        comparison_frame,
-        comparison_notes,
-        comparison_values,
-    )
+    from carrara.bench.leaderboard.compare import compare_systems, comparison_frame, comparison_notes
     from carrara.bench.leaderboard.tables import frame_to_text, print_frame
     from carrara.core.errors import UsageError
     from carrara.core.io import write_text
@@ -44,7 +40,7 @@ def compare(
     comparison = compare_systems(records, first, second, results, suite)
     title, notes = f"{first} against {second}", comparison_notes(comparison)
     if as_json or (output and output.suffix == ".json"):
-        text = json.dumps(comparison_values(comparison), ensure_ascii=False, indent=1) + "\n"
+        text = json.dumps(asdict(comparison), ensure_ascii=False, indent=1) + "\n"
     elif output is None:
         frame = comparison_frame(comparison)
         decided = [name for name, task in zip(frame.index, comparison.tasks) if task.verdict != "undecided"]

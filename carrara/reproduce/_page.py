@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,7 @@ def page_values(
         if row.label in missing:
             values["needs"] = missing[row.label]
         else:
-            result = results[row.label]
-            values |= {
-                "average": result.average.value,
-                "low": result.average.low,
-                "high": result.average.high,
-                "seeds": result.seeds,
-                "parameters": result.parameters,
-                "training_seconds": round(result.training_seconds, 1),
-                "tasks": result.tasks,
-            }
+            values |= {name: value for name, value in asdict(results[row.label]).items() if name != "drawn_G"}
         rows.append(values)
     return {
         "reproduction": reproduction.source,
@@ -47,16 +39,7 @@ def page_values(
         "steps": plan.steps,
         "tasks": list(reproduction.tasks),
         "rows": rows,
-        "hypotheses": [
-            {
-                "hypothesis": verdict.hypothesis.text,
-                "difference": verdict.difference.value if verdict.difference else None,
-                "low": verdict.difference.low if verdict.difference else None,
-                "high": verdict.difference.high if verdict.difference else None,
-                "verdict": verdict.word,
-            }
-            for verdict in verdicts
-        ],
+        "hypotheses": [asdict(verdict) for verdict in verdicts],
     }
 
 
@@ -97,7 +80,7 @@ def page_markdown(
         "| hypothesis | difference | verdict |",
         "| :-- | --: | :-- |",
         *(
-            f"| {each.hypothesis.text} | {_format_interval(each.difference, '+')} | **{each.word}** |"
+            f"| {each.hypothesis.text} | {_format_interval(each.difference, '+')} | **{each.verdict}** |"
             for each in verdicts
         ),
         "",

@@ -51,7 +51,7 @@ class Verdict:
 
     hypothesis: Hypothesis
     difference: Interval | None
-    word: str
+    verdict: str
 
 
 def summarise_rows(reproduction: Reproduction, models: Iterable[MeasuredModel], results: Path) -> dict[str, RowResult]:

@@ -39,7 +39,7 @@ def test_a_hypothesis_is_held_not_held_or_open():
     pairs = (("a", "b"), ("b", "a"), ("c", "a"))
     reproduction = Reproduction("t", "thesis-T5.3", "ALL4", (), tuple(Hypothesis("x", *pair) for pair in pairs))
     verdicts = decide_hypotheses(reproduction, results)
-    assert [verdict.word for verdict in verdicts] == [HELD, NOT_HELD, OPEN]
+    assert [each.verdict for each in verdicts] == [HELD, NOT_HELD, OPEN]
     # The draws of a and b are the same clips, so what they have in common cancels.
     assert verdicts[0].difference.low == pytest.approx(10)
 

@@ -50,12 +50,12 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """Two systems on one task.
+    """Two systems on one task, in percent or dB.
 
     Attributes:
         task, protocol: their names.
-        result: scores, difference and p, in percent or dB.
-        units: how many clips, tracks or notes were scored.
+        first, second, difference, p: as in `PairedDifference`.
+        n: how many clips, tracks or notes were scored.
         scale: ratio (shown in percent) or dB.
         better: which way is better: higher or lower.
         partial: whether a record has fewer clips than the task.
@@ -65,8 +65,11 @@ class TaskComparison:
 
     task: str
     protocol: str
-    result: PairedDifference
-    units: int
+    first: float
+    second: float
+    difference: Interval
+    p: float
+    n: int
     scale: str
     better: str
     partial: bool
@@ -193,8 +196,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def add_verdicts(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
     """Return the comparisons with p corrected over all of them and the verdicts that follow."""
     decided = []
-    for task, p_holm in zip(tasks, holm([task.result.p for task in tasks])):
-        difference = task.result.difference.value
+    for task, p_holm in zip(tasks, holm([task.p for task in tasks])):
+        difference = task.difference.value
         verdict: Literal["better", "worse", "undecided"] = "undecided"
         if p_holm < LEVEL and difference != 0:
             verdict = "better" if (difference > 0) == (task.better == "higher") else "worse"
@@ -213,23 +216,16 @@ def to_metric_input(value: Any) -> Any:
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:
-    """Return the comparison as a DataFrame of strings, a row a task."""
+    """Return the comparison as a DataFrame of strings, one row for each task."""
     import pandas as pd
 
     several = len({task.protocol for task in comparison.tasks}) > 1
     rows = {}
     for task in comparison.tasks:
         name = f"{task.task} ({task.protocol})" if several else task.task
-        unit = " (dB)" if task.scale == "dB" else ""
-        result, gap = task.result, task.result.difference
-        rows[f"{name}{unit}{'*' * task.partial}"] = [
-            f"{result.first:.1f}",
-            f"{result.second:.1f}",
-            f"{gap.value:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]",
-            f"{result.p:.3f}",
-            f"{task.p_holm:.3f}",
-            task.verdict,
-        ]
+        difference = f"{task.difference.value:+.1f} [{task.difference.low:+.1f}, {task.difference.high:+.1f}]"
+        scores = [f"{task.first:.1f}", f"{task.second:.1f}", difference, f"{task.p:.3f}", f"{task.p_holm:.3f}"]
+        rows[f"{name}{' (dB)' * (task.scale == 'dB')}{'*' * task.partial}"] = [*scores, task.verdict]
     columns = [comparison.first, comparison.second, "difference", "p", "p (Holm)", f"{comparison.first} is"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=object)
 
@@ -251,31 +247,6 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     return notes + [
         f"Not comparable: {each.task} ({each.protocol}): {each.reason}." for each in comparison.not_comparable
     ]
-
-
-def comparison_values(comparison: Comparison) -> dict[str, Any]:
-    """Return the comparison as plain values, in percent or dB."""
-    return {
-        "first": comparison.first,
-        "second": comparison.second,
-        "tasks": [
-            {
-                "task": task.task,
-                "protocol": task.protocol,
-                "first": task.result.first,
-                "second": task.result.second,
-                "difference": vars(task.result.difference),
-                "p": task.result.p,
-                "p_holm": task.p_holm,
-                "verdict": task.verdict,
-                "n": task.units,
-                "scale": task.scale,
-                "partial": task.partial,
-            }
-            for task in comparison.tasks
-        ],
-        "not_comparable": [vars(each) for each in comparison.not_comparable],
-    }
 
 
 def _compare_records(first: Record, second: Record, results: Path) -> TaskComparison | NotComparable:
@@ -304,8 +275,15 @@ def _compare_records(first: Record, second: Record, results: Path) -> TaskCompar
     raw = paired_difference(task, task_type, [to_metric_input(truth) for truth in truths], first_S, second_S)
     score = first.scores[task.metrics[0]]
     unit = PERCENT if score.scale == "ratio" else 1.0
-    gap = raw.difference
-    result = PairedDifference(
-        unit * raw.first, unit * raw.second, Interval(unit * gap.value, unit * gap.low, unit * gap.high), raw.p
+    return TaskComparison(
+        name,
+        protocol,
+        unit * raw.first,
+        unit * raw.second,
+        Interval(unit * raw.difference.value, unit * raw.difference.low, unit * raw.difference.high),
+        raw.p,
+        n=len(ids),
+        scale=score.scale,
+        better=score.better,
+        partial=first.partial or second.partial,
     )
-    return TaskComparison(name, protocol, result, len(ids), score.scale, score.better, first.partial or second.partial)

@@ -65,10 +65,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One system's result on one task: the task's score, that of each metric, and the record."""
+    """One system's result on one task: the mean of the task's metrics, and the record."""
 
     score: Interval
-    metrics: dict[str, Interval]
     record: Record
 
     @property
@@ -99,7 +98,7 @@ class System:
     average: Interval | None = None
     full_average: Interval | None = None
     rank: int | None = None
-    categories: Mapping[str, Interval] = field(default_factory=dict)
+    categories: Mapping[str, Interval | None] = field(default_factory=dict)
 
     def complete_tasks(self) -> set[str]:
         """Return the tasks with a record that is not partial."""
@@ -238,6 +237,12 @@ def mean_interval(intervals: Sequence[Interval]) -> Interval:
     return Interval(value, value - down, value + up)
 
 
+def to_interval(score: Score) -> Interval:
+    """Return a recorded score in percent, or in dB where that is its scale."""
+    unit = PERCENT if score.scale == "ratio" else 1.0
+    return Interval(unit * score.value, unit * score.low, unit * score.high)
+
+
 def _build(suite: str, protocol: str, records: list[Record], has_all_tasks: bool) -> Leaderboard:
     current, left_out = _split_by_task_version(records)
     suite_tasks = SUITES[suite].tasks if suite in SUITES else ()
@@ -250,14 +255,27 @@ def _build(suite: str, protocol: str, records: list[Record], has_all_tasks: bool
 
     results: dict[tuple[str, str], dict[str, TaskResult]] = {}
     for record in current:
+        metrics = [to_interval(record.scores[name]) for name in record.task.task["metrics"]]
+        bounds = [sum(getattr(each, end) for each in metrics) / len(metrics) for end in ("value", "low", "high")]
         key = record.encoder.name, record.encoder.weights_sha256
-        results.setdefault(key, {})[record.task.name] = _task_result(record)
+        results.setdefault(key, {})[record.task.name] = TaskResult(Interval(*bounds), record)
     names = name_systems(current)
-    systems = [System(names[key], own, key[0] in FLOORS) for key, own in results.items()]
-    unranked = Leaderboard(suite, protocol, tasks, (), better, scales, tuple(systems), tuple(left_out))
+    systems = tuple(System(names[key], own, key[0] in FLOORS) for key, own in results.items())
+    unranked = Leaderboard(suite, protocol, tasks, (), better, scales, systems, tuple(left_out))
+
     ranked_tasks = _shared_tasks(systems, unranked.averaged_tasks)
-    systems = [_with_averages(system, suite, unranked.averaged_tasks, ranked_tasks) for system in systems]
-    return replace(unranked, ranked_tasks=ranked_tasks, systems=tuple(_rank(systems)))
+    averaged = []
+    for system in systems:
+        categories = complete_categories(suite, system.complete_tasks())
+        averaged.append(
+            replace(
+                system,
+                average=_average(system, ranked_tasks),
+                full_average=_average(system, unranked.averaged_tasks),
+                categories={name: _average(system, members) for name, members in categories.items()},
+            )
+        )
+    return replace(unranked, ranked_tasks=ranked_tasks, systems=tuple(_rank(averaged)))
 
 
 def _split_by_task_version(records: list[Record]) -> tuple[list[Record], list[Record]]:
@@ -275,19 +293,6 @@ def _split_by_task_version(records: list[Record]) -> tuple[list[Record], list[Re
     return current, left_out
 
 
-def _task_result(record: Record) -> TaskResult:
-    metrics = {name: to_interval(score) for name, score in record.scores.items()}
-    own = [metrics[name] for name in record.task.task["metrics"]]
-    value, low, high = (sum(getattr(each, end) for each in own) / len(own) for end in ("value", "low", "high"))
-    return TaskResult(Interval(value, low, high), metrics, record)
-
-
-def to_interval(score: Score) -> Interval:
-    """Return a recorded score in percent, or in dB where that is its scale."""
-    unit = PERCENT if score.scale == "ratio" else 1.0
-    return Interval(unit * score.value, unit * score.low, unit * score.high)
-
-
 def _shared_tasks(systems: Sequence[System], tasks: Sequence[str]) -> tuple[str, ...]:
     """Return the tasks that all systems but floors have; where that is none, those of the systems with more tasks."""
     task_sets = [system.complete_tasks() & set(tasks) for system in systems if not system.is_floor]
@@ -299,21 +304,11 @@ def _shared_tasks(systems: Sequence[System], tasks: Sequence[str]) -> tuple[str,
     return ()
 
 
-def _with_averages(system: System, suite: str, tasks: Sequence[str], ranked_tasks: Sequence[str]) -> System:
-    complete = system.complete_tasks()
-
-    def average(names: Sequence[str]) -> Interval | None:
-        return (
-            mean_interval([system.results[name].score for name in names]) if names and complete >= set(names) else None
-        )
-
-    categories = {name: average(members) for name, members in complete_categories(suite, complete).items()}
-    return replace(
-        system,
-        average=average(ranked_tasks),
-        full_average=average(tasks),
-        categories={name: mean for name, mean in categories.items() if mean},
-    )
+def _average(system: System, tasks: Sequence[str]) -> Interval | None:
+    """Return a system's average over some tasks; None where there are none, or one is missing or partial."""
+    if not tasks or not system.complete_tasks() >= set(tasks):
+        return None
+    return mean_interval([system.results[task].score for task in tasks])
 
 
 def _rank(systems: Sequence[System]) -> list[System]:
@@ -327,10 +322,9 @@ def _rank(systems: Sequence[System]) -> list[System]:
     leader, rank = None, 0
     for position, system in enumerate(sorted(systems, key=key), start=1):
         average = system.average
-        if system.is_floor or average is None:
-            ranked.append(system)
-            continue
-        if not (leader and leader.contains(average.value) and average.contains(leader.value)):
-            leader, rank = average, position
-        ranked.append(replace(system, rank=rank))
+        if average and not system.is_floor:
+            if not (leader and leader.contains(average.value) and average.contains(leader.value)):
+                leader, rank = average, position
+            system = replace(system, rank=rank)
+        ranked.append(system)
     return ranked

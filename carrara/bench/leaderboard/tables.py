@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from carrara.bench.leaderboard.notes import leaderboard_notes
-from carrara.bench.leaderboard.ranking import EXCEEDED, Interval, Leaderboard
+from carrara.bench.leaderboard.ranking import EXCEEDED, Interval, Leaderboard, to_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -272,11 +272,8 @@ def to_values(leaderboards: Iterable[Leaderboard]) -> list[dict[str, Any]]:
             tasks: dict[str, Any] = {}
             for task in leaderboard.tasks:
                 if result := system.results.get(task):
-                    metrics = {name: result.metrics[name] for name in result.record.task.task["metrics"]}
-                    tasks[task] = {
-                        name: {"value": each.value, "low": each.low, "high": each.high}
-                        for name, each in metrics.items()
-                    }
+                    metrics = result.record.task.task["metrics"]
+                    tasks[task] = {name: vars(to_interval(result.record.scores[name])) for name in metrics}
             values.append(
                 {
                     "system": system.name,

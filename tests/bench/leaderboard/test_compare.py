@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,6 @@ from carrara.bench.leaderboard.compare import (
     compare_systems,
     comparison_frame,
     comparison_notes,
-    comparison_values,
     holm,
     paired_difference,
     two_sided_p,
@@ -193,8 +193,7 @@ def test_p_counts_the_smaller_tail():
 
 def test_verdicts_are_after_the_correction_and_respect_which_way_is_better():
     def comparison(task, gap, p, better="higher"):
-        result = PairedDifference(50 + gap, 50, Interval(gap, 0, 0), p)
-        return TaskComparison(task, "constrained", result, 9, "ratio", better, False)
+        return TaskComparison(task, "constrained", 50 + gap, 50, Interval(gap, 0, 0), p, 9, "ratio", better, False)
 
     few = [("a", 5, 0.01), ("b", -5, 0.012), ("c", 5, 0.04), ("d", 5, 0.001, "lower")]
     assert [each.verdict for each in add_verdicts([comparison(*each) for each in few])] == [
@@ -223,13 +222,13 @@ def test_records_are_compared_task_by_task(tmp_path):
         ("pebble/key", "better"),
         ("pebble/pitch", "undecided"),
     ]
-    assert comparison.tasks[0].result.first == pytest.approx(100 * np.equal(truths, good).mean())
-    assert comparison.tasks[0].result.second == pytest.approx(100 * np.equal(truths, poor).mean())
+    assert comparison.tasks[0].first == pytest.approx(100 * np.equal(truths, good).mean())
+    assert comparison.tasks[0].second == pytest.approx(100 * np.equal(truths, poor).mean())
     assert comparison.not_comparable == ()
     assert compare_folder(tmp_path, "b", "a").tasks[0].verdict == "worse"
     assert comparison_notes(comparison)[0] == "a is better on 1 of 2 tasks: pebble/key."
     assert list(comparison_frame(comparison).index) == ["pebble/key", "pebble/pitch*"]
-    tasks = json.loads(json.dumps(comparison_values(comparison)))["tasks"]
+    tasks = json.loads(json.dumps(asdict(comparison)))["tasks"]
     assert [each["n"] for each in tasks] == [200, 200]
     assert tasks[0]["p_holm"] == pytest.approx(2 * tasks[0]["p"])
 
@@ -240,7 +239,7 @@ def test_beats_come_back_as_times(tmp_path):
     write_results(tmp_path, "b", BEATS, truths, [[[0.5, 1.0], [], [0.4]]], IDS[:3])
     (task,) = compare_folder(tmp_path).tasks
     # 1, 0 or 1 by convention for silence, 1; and 0.8, the same, 0.
-    assert task.result.difference.value == pytest.approx(100 * (0.2 + 1) / 3)
+    assert task.difference.value == pytest.approx(100 * (0.2 + 1) / 3)
 
 
 def test_decibels_stay_as_they_are(tmp_path):
@@ -248,7 +247,7 @@ def test_decibels_stay_as_they_are(tmp_path):
     write_results(tmp_path, "a", TASK, truths, [good], score={"scale": "dB"})
     write_results(tmp_path, "b", TASK, truths, [truths], score={"scale": "dB"})
     (task,) = compare_folder(tmp_path).tasks
-    assert task.result.second == 1.0
+    assert task.second == 1.0
     assert list(comparison_frame(compare_folder(tmp_path)).index) == ["pebble/key (dB)"]
 
 
