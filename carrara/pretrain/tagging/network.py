@@ -22,7 +22,7 @@ from torch import Tensor
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.load import build_encoder, load
 from carrara.encoders._maest.network import MaestEncoder
-from carrara.encoders.effnet_discogs import PATCH, EffnetDiscogs
+from carrara.encoders.effnet_discogs import PATCH_FRAMES, EffnetDiscogs
 from carrara.nn.transformer.vit import NUM_PREFIX_TOKENS
 from carrara.pretrain.tagging.data import check_same_tags
 from carrara.pretrain.tagging.settings import TaggingRecipe
@@ -78,8 +78,8 @@ def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset:
         encoder.vit.activation_checkpointing = recipe.activation_checkpointing
     elif recipe.patchout or recipe.teacher.weights:
         raise UsageError("a convolutional network has no patches to drop and no second head; patchout=0, no teacher")
-    elif frames < PATCH:
-        raise UsageError(f"{crop} is {frames} frames, shorter than a patch of {PATCH}; give longer crops")
+    elif frames < PATCH_FRAMES:
+        raise UsageError(f"{crop} is {frames} frames, shorter than a patch of {PATCH_FRAMES}; give longer crops")
     card = {"name": name, "trained_on": (dataset,), "license": "", "commercial_use": None}
     encoder.card = encoder.card.model_copy(update=card | {"files": {}, "weights_sha256": ""})
     return encoder
@@ -114,7 +114,7 @@ def tag_logits(
         rng: draws these columns and the crops' offset in the table of positions; None drops nothing, with offset 0.
     """
     if isinstance(encoder, EffnetDiscogs):
-        patches_BNFM = mel_BFM.unfold(1, PATCH, PATCH).mT
+        patches_BNFM = mel_BFM.unfold(1, PATCH_FRAMES, PATCH_FRAMES).mT
         features = encoder.network(patches_BNFM.flatten(0, 1))[1]
         return encoder.classifier(features).unflatten(0, patches_BNFM.shape[:2]).mean(1), None
     kept_K, offset = None, 0
