@@ -1,14 +1,17 @@
 """Short synthetic corpora and micro networks for the tests of pre-training."""
 
+import itertools
+
 import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from carrara.core.settings import replace
-from carrara.pretrain.dist import Ranks
+from carrara.pretrain.dist import Dist
 from carrara.pretrain.recipes._base import resolve
-from carrara.pretrain.run import _made
+from carrara.pretrain.run import build_run
 
 RATE = 16_000
 MICRO = {
@@ -20,7 +23,7 @@ MICRO = {
     "network.position_groups": 4,
     "network.dropout": 0.1,
     "targets.log-mel.k": 8,
-    "targets.log-mel.share": 1.0,
+    "targets.log-mel.fraction": 1.0,
     "targets.chroma.k": 6,
     "targets.chroma.fraction": 1.0,
     "targets.cqt.bins": 84,
@@ -33,7 +36,7 @@ MICRO = {
 }
 
 
-def tune(seconds, seed):
+def render_melody(seconds, seed):
     """Return tones of random pitch, a quarter of a second each, with clicks and a little noise."""
     rng = np.random.default_rng(seed)
     quarter = RATE // 4
@@ -49,7 +52,7 @@ def tune(seconds, seed):
 @pytest.fixture(scope="session")
 def melody():
     """(seconds, seed) → samples at 16 kHz."""
-    return tune
+    return render_melody
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +61,7 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     for number in range(10):
         (folder / f"{number % 3}").mkdir(exist_ok=True)
-        soundfile.write(folder / f"{number % 3}" / f"{number}.flac", tune(2 + number / 5, number), RATE)
+        soundfile.write(folder / f"{number % 3}" / f"{number}.flac", render_melody(2 + number / 5, number), RATE)
     return folder
 
 
@@ -75,12 +78,26 @@ def two_steps(micro):
 
 
 @pytest.fixture(scope="session")
-def begun():
-    """(recipe, corpus, folder, start) → the weights of a run that has taken no step, and its targets."""
+def initial_state():
+    """(recipe, corpus, folder, start) → the weights of a run before its first step, and its targets."""
 
-    def begin(recipe, corpus, folder, start=""):
-        run = _made(recipe, [corpus], folder, False, Ranks(device=torch.device("cpu")), str(start))
-        run.journal.close()
+    def build(recipe, corpus, folder, start=""):
+        run = build_run(recipe, [corpus], folder, False, Dist(device=torch.device("cpu")), str(start))
+        run.log.close()
         return run.model.state_dict(), run.targets
 
-    return begin
+    return build
+
+
+@pytest.fixture
+def before_optimiser_steps():
+    """(function) → the function is called with the number of each optimiser step, from 1, before it."""
+    handles = []
+
+    def register(function):
+        count = itertools.count(1)
+        handles.append(register_optimizer_step_pre_hook(lambda *arguments: function(next(count))))
+
+    yield register
+    for handle in handles:
+        handle.remove()

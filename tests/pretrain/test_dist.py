@@ -1,4 +1,4 @@
-"""Two processes do what one does; a killed one does not hang the other; any number goes on where another stopped."""
+"""Two processes do what one does; a killed one does not hang the other; any number resumes."""
 
 import json
 import os
@@ -14,30 +14,27 @@ import torch
 from safetensors.torch import load_file
 
 from carrara.core.settings import replace
-from carrara.pretrain.metrics_log import read
+from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.run import pretrain
 
 ROOT = Path(__file__).parents[2]
-# Two parts in either case, so that even dropout is the same.
+# Two micro-batches in either case, so that even dropout is the same.
 TWO = {"accumulation_steps": 2, "steps": 6, "checkpoint_every": 2, "log_every": 1}
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from carrara.pretrain import loop, run
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from carrara.core.settings import parse_settings
 from carrara.pretrain.recipes._base import Recipe
-from carrara.core.settings import read
-step = loop._step
-def slow(*arguments):
-    time.sleep(float(sys.argv[4]))
-    return step(*arguments)
-loop._step = slow
-recipe = read(Recipe, json.loads(Path(sys.argv[1]).read_text()), "test")
-run.pretrain(recipe, sys.argv[2], sys.argv[3], resume=True, device="cpu")
+from carrara.pretrain.run import pretrain
+register_optimizer_step_pre_hook(lambda *arguments: time.sleep(float(sys.argv[4])))
+recipe = parse_settings(Recipe, json.loads(Path(sys.argv[1]).read_text()), "test")
+pretrain(recipe, sys.argv[2], sys.argv[3], resume=True, device="cpu")
 """
 
 
-def started(recipe, corpus, folder, pause=0.0, launcher=False):
-    """Return two processes that train together, or torchrun with them below it."""
+def start(recipe, corpus, folder, pause=0.0, launcher=False):
+    """Return two processes that train together, or torchrun as their parent."""
     folder.parent.mkdir(exist_ok=True, parents=True)
     path, script = folder.parent / f"{folder.name}.json", folder.parent / "child.py"
     path.write_text(recipe.model_dump_json())
@@ -63,14 +60,14 @@ def started(recipe, corpus, folder, pause=0.0, launcher=False):
     ]
 
 
-def ended(children, seconds=120):
-    """Wait for all, and return their exit codes and what they said."""
+def wait(children, seconds=120):
+    """Wait for all, and return their exit codes and what they wrote to stderr."""
     try:
-        said = [child.communicate(timeout=seconds)[1] for child in children]
+        messages = [child.communicate(timeout=seconds)[1] for child in children]
     finally:
         for child in children:
             child.kill()
-    return [child.returncode for child in children], said
+    return [child.returncode for child in children], messages
 
 
 @pytest.fixture(scope="module")
@@ -83,27 +80,27 @@ def alone(recipe, corpus, tmp_path_factory):
     return pretrain(recipe, corpus, tmp_path_factory.mktemp("runs") / "alone", device="cpu")
 
 
-def same(folder, other, tolerance):
-    losses = [[line["loss"] for line in read(each / "journal.jsonl")] for each in (folder, other)]
+def assert_same(folder, other, tolerance):
+    losses = [[line["loss"] for line in read_metrics(each / "metrics.jsonl")] for each in (folder, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(losses[0]) == 6
-    one, two = (load_file(each / "training" / "last.safetensors") for each in (folder, other))
-    assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=1e-4, atol=tolerance, msg=name)
+    first, second = (load_file(each / "training" / "last.safetensors") for each in (folder, other))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=tolerance, msg=name)
 
 
 def test_torchrun_with_two_processes_gives_the_losses_and_weights_of_one(recipe, corpus, alone, tmp_path):
-    codes, said = ended(started(recipe, corpus, tmp_path / "two", launcher=True))
-    assert codes == [0], said
-    same(tmp_path / "two", alone, 1e-6)
+    codes, messages = wait(start(recipe, corpus, tmp_path / "two", launcher=True))
+    assert codes == [0], messages
+    assert_same(tmp_path / "two", alone, 1e-6)
 
 
 def test_sharded_weights_give_the_losses_and_weights_of_one(recipe, corpus, alone, tmp_path):
     import carrara
 
-    codes, said = ended(started(replace(recipe, {"fsdp": True}), corpus, tmp_path / "two"))
-    assert codes == [0, 0], said
-    same(tmp_path / "two", alone, 1e-5)
+    codes, messages = wait(start(replace(recipe, {"fsdp": True}), corpus, tmp_path / "two"))
+    assert codes == [0, 0], messages
+    assert_same(tmp_path / "two", alone, 1e-5)
     trained = load_file(tmp_path / "two" / "training" / "last.safetensors")
     for name, tensor in carrara.load(tmp_path / "two").state_dict().items():
         assert torch.equal(tensor, trained[f"model.encoder.{name}"])
@@ -111,24 +108,24 @@ def test_sharded_weights_give_the_losses_and_weights_of_one(recipe, corpus, alon
 
 def test_a_killed_rank_does_not_hang_the_other_and_one_process_goes_on(recipe, corpus, alone, tmp_path):
     folder = tmp_path / "two"
-    children = started(recipe, corpus, folder, pause=0.1)
+    children = start(recipe, corpus, folder, pause=0.1)
     deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and len(read(folder / "journal.jsonl")) < 3:
+    while time.monotonic() < deadline and len(read_metrics(folder / "metrics.jsonl")) < 3:
         assert children[0].poll() is None
         time.sleep(0.02)
     children[1].send_signal(signal.SIGKILL)
-    codes, said = ended(children, 30)
+    codes, messages = wait(children, 30)
     assert codes[0] == 1 and codes[1] == -signal.SIGKILL
-    assert "rank 0: another rank is gone" in said[0] and "with --resume" in said[0]
-    assert len(read(folder / "journal.jsonl")) < 6
-    assert json.loads((folder / "run.json").read_text())["recipe"]["parts"] == 2
+    assert "rank 0: another rank is gone" in messages[0] and "with --resume" in messages[0]
+    assert len(read_metrics(folder / "metrics.jsonl")) < 6
+    assert json.loads((folder / "run.json").read_text())["recipe"]["accumulation_steps"] == 2
     pretrain(recipe, corpus, folder, resume=True, device="cpu")
-    same(folder, alone, 1e-6)
+    assert_same(folder, alone, 1e-6)
 
 
-def test_what_the_first_rank_cannot_do_is_told_once(recipe, corpus, alone):
+def test_an_error_of_rank_0_is_reported_once(recipe, corpus, alone):
     other = replace(recipe, {"masking.mask_length": 3})
-    codes, said = ended(started(other, corpus, alone))
+    codes, messages = wait(start(other, corpus, alone))
     assert codes == [1, 1]
-    assert "another recipe: masking.mask_length was 5, now 3" in said[0]
-    assert "another recipe" not in said[1]
+    assert "another recipe: masking.mask_length was 5, now 3" in messages[0]
+    assert "another recipe" not in messages[1]

@@ -1,4 +1,4 @@
-"""A step means the same however it is divided, recomputed or what else shares its memory."""
+"""A step means the same however it is divided into micro-batches or ranks, with activation checkpointing or without."""
 
 import copy
 
@@ -7,150 +7,140 @@ import torch
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
-from carrara.pretrain.dist import Ranks
-from carrara.pretrain.gradient import gradient
-from carrara.pretrain.run import _divisible, _made
+from carrara.pretrain.dist import Dist
+from carrara.pretrain.gradient import compute_gradient
+from carrara.pretrain.masks import MaskPlan, plan_masks
+from carrara.pretrain.objective import MaskedPrediction
+from carrara.pretrain.run import build_run, check_batch_division
 from carrara.pretrain.targets._base import Target
 
-CALM = {"network.dropout": 0.0, "optimiser.max_grad_norm": 0.0, "masking.mask_prob": 0.4}
+NO_DROPOUT = {"network.dropout": 0.0, "optimiser.max_grad_norm": 0.0, "masking.mask_prob": 0.4}
 
 
 @pytest.fixture(scope="module")
 def run(micro, corpus, tmp_path_factory):
-    return _made(replace(micro, CALM), [corpus], tmp_path_factory.mktemp("runs") / "x", False, Ranks())
+    return build_run(replace(micro, NO_DROPOUT), [corpus], tmp_path_factory.mktemp("runs") / "x", False, Dist())
 
 
-def taken(run, step=3, **changes):
-    """Return loss, norm and gradients of a step with some settings changed."""
+def gradients_of(run, step=3, **changes):
+    """Return the result and the gradients of a step with some settings changed."""
     run = copy.copy(run)
     run.recipe = replace(run.recipe, changes)
     run.model = copy.deepcopy(run.model)
-    run.model.encoder.encoder.recompute = run.recipe.recompute
+    run.model.encoder.encoder.activation_checkpointing = run.recipe.activation_checkpointing
     run.optimiser = torch.optim.SGD(run.model.parameters())
-    found = gradient(run, run.stream.at(step))
-    return found, {name: parameter.grad for name, parameter in run.model.named_parameters()}
+    result = compute_gradient(run, run.stream.read_batch(step))
+    return result, {name: parameter.grad for name, parameter in run.model.named_parameters()}
 
 
 @pytest.mark.parametrize("unmasked", [0.0, 1.0])
-@pytest.mark.parametrize("parts", [2, 3, 4])
-def test_a_batch_in_parts_gives_loss_and_gradient_of_the_whole(run, parts, unmasked):
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_micro_batches_give_loss_and_gradient_of_the_whole_batch(run, count, unmasked):
     weight = {"objective.unmasked_weight": unmasked, "objective.feature_penalty": 10.0}
-    whole, expected = taken(run, **weight)
-    found, gradients = taken(run, parts=parts, **weight)
-    assert found.loss == pytest.approx(whole.loss, rel=1e-6)
-    assert found.norm == pytest.approx(whole.norm, rel=1e-5)
-    for name, one in expected.items():
-        if one is None:
+    whole, expected = gradients_of(run, **weight)
+    result, gradients = gradients_of(run, accumulation_steps=count, **weight)
+    assert result.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert result.norm == pytest.approx(whole.norm, rel=1e-5)
+    for name, gradient in expected.items():
+        if gradient is None:
             assert gradients[name] is None
             continue
-        torch.testing.assert_close(gradients[name], one, rtol=1e-4, atol=1e-6 * whole.norm)
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6 * whole.norm)
 
 
-def test_parts_of_different_counts_of_masked_frames_are_what_is_tested(run):
-    batch = run.stream.at(3)
-    counts = [int(part.sum()) for part in taken_masks(run, batch).split(1)]
-    assert len(set(counts)) > 1
+def test_the_micro_batches_tested_have_different_counts_of_masked_frames(run):
+    batch = run.stream.read_batch(3)
+    draws = [(run.recipe.seed, epoch, item) for epoch, item in zip(batch.epochs, batch.item_indices)]
+    counts = plan_masks(draws, run.recipe.masking, run.num_frames, 1).masked_BF.sum(1)
+    assert len(set(counts.tolist())) > 1
 
 
-def taken_masks(run, batch):
-    from carrara.pretrain.masks import view
-
-    draws = [(run.recipe.seed, epoch, item) for epoch, item in zip(batch.epochs, batch.items)]
-    return view(draws, run.recipe.masking, run.frames, 1).asked_BF
-
-
-def test_recomputed_activations_change_nothing_with_dropout_and_all(run):
+def test_activation_checkpointing_changes_nothing_even_with_dropout(run):
     torch.use_deterministic_algorithms(True)
     try:
-        plain, expected = taken(run, **{"network.dropout": 0.1})
-        again, gradients = taken(run, recompute=True, **{"network.dropout": 0.1})
+        plain, expected = gradients_of(run, **{"network.dropout": 0.1})
+        again, gradients = gradients_of(run, activation_checkpointing=True, **{"network.dropout": 0.1})
     finally:
         torch.use_deterministic_algorithms(False)
     assert again.loss == plain.loss
-    for name, one in expected.items():
-        assert one is None or torch.equal(gradients[name], one)
+    for name, gradient in expected.items():
+        assert gradient is None or torch.equal(gradients[name], gradient)
 
 
-def test_recomputing_runs_each_layer_twice(run):
+def test_activation_checkpointing_runs_each_layer_twice(run):
     calls = []
     copied = copy.deepcopy(run.model)
     for layer in copied.encoder.encoder.layers:
-        layer.register_forward_pre_hook(lambda module, given: calls.append(1))
+        layer.register_forward_pre_hook(lambda module, inputs: calls.append(1))
     another = copy.copy(run)
     another.model, another.optimiser = copied, torch.optim.SGD(copied.parameters())
-    for recompute, expected in ((False, 2), (True, 4)):
+    for checkpointing, expected in ((False, 2), (True, 4)):
         calls.clear()
-        copied.encoder.encoder.recompute = recompute
-        gradient(another, run.stream.at(0))
+        copied.encoder.encoder.activation_checkpointing = checkpointing
+        compute_gradient(another, run.stream.read_batch(0))
         assert len(calls) == expected
 
 
-def test_targets_hear_the_clean_crops_and_the_student_the_mixed_ones(run, monkeypatch):
-    heard, taught = [], []
+def test_targets_get_the_clean_crops_and_the_student_the_mixed_ones(run, monkeypatch):
+    student_inputs, target_inputs = [], []
     labels = {name: target.labels for name, target in run.targets.items()}
     for name, target in run.targets.items():
         monkeypatch.setattr(
             target,
             "labels",
-            lambda samples, frames, name=name: (taught.append(samples), labels[name](samples, frames))[1],
+            lambda samples, frames, name=name: (target_inputs.append(samples), labels[name](samples, frames))[1],
         )
     model = copy.deepcopy(run.model)
-    front = model.encoder.front
-    monkeypatch.setattr(model.encoder, "front", lambda samples: (heard.append(samples), front(samples))[1])
+    conv_features = model.encoder.conv_features
+    monkeypatch.setattr(
+        model.encoder, "conv_features", lambda samples: (student_inputs.append(samples), conv_features(samples))[1]
+    )
     another = copy.copy(run)
     another.model, another.optimiser = model, torch.optim.SGD(model.parameters())
     another.recipe = replace(
         run.recipe, {"mixup.probability": 1.0, "mixup.pool": 4, "mixup.shortest": 0.1, "mixup.longest": 0.2}
     )
-    batch = run.stream.at(0)
+    batch = run.stream.read_batch(0)
     before = batch.samples_BT.clone()
-    gradient(another, batch)
-    assert all(torch.equal(one, before) for one in taught) and len(taught) == 3
-    assert bool((heard[0] != before).any(dim=1).all())
+    compute_gradient(another, batch)
+    assert all(torch.equal(samples, before) for samples in target_inputs) and len(target_inputs) == 3
+    assert bool((student_inputs[0] != before).any(dim=1).all())
     assert torch.equal(batch.samples_BT, before)
 
 
-class Books(Target):
-    books = (4, 4, 4)
+class ThreeCodebooks(Target):
+    num_classes = (4, 4, 4)
 
     def labels(self, samples_BT, frames):
         return torch.arange(frames).remainder(4).expand(len(samples_BT), 3, -1).transpose(1, 2)
 
 
 @pytest.mark.parametrize("use", ["all", "random", 2])
-def test_one_book_is_asked_for_where_a_target_wants_so(run, use):
-    from carrara.pretrain.masks import View
-    from carrara.pretrain.objective import MaskedPrediction
-
-    target = Books(next(iter(run.targets.values())).settings, next(iter(run.targets.values())).grid)
+def test_a_step_predicts_the_codebooks_that_the_target_wants(run, use):
+    some_target = next(iter(run.targets.values()))
+    target = ThreeCodebooks(some_target.settings, some_target.grid)
     target.use = use
     model = MaskedPrediction(run.model.encoder, {"codes": target}, run.recipe.objective, 0)
-    samples, mask = torch.randn(1, run.stream.crop), torch.ones(1, run.frames, dtype=torch.bool)
+    samples, mask = torch.randn(1, run.stream.crop_samples), torch.ones(1, run.num_frames, dtype=torch.bool)
     mask[:, 0] = False
-    labels, asked = {"codes": target.labels(samples, run.frames)}, []
-    for step in range(30):
-        found = sorted(model(samples, View(mask, mask), labels, step).predicted) if step < 3 else None
-        books = [f"codes.{book}" for book in model.books("codes", step)]
-        assert found in (None, books)
-        asked.append(tuple(books))
-    assert [tuple(f"codes.{book}" for book in model.books("codes", step)) for step in range(30)] == asked
-    wanted = {
-        "all": {("codes.0", "codes.1", "codes.2")},
-        "random": {("codes.0",), ("codes.1",), ("codes.2",)},
-        2: {("codes.2",)},
-    }
-    assert set(asked) == wanted[use]
+    labels = {"codes": target.labels(samples, run.num_frames)}
+    active = [tuple(model.active_codebooks("codes", step)) for step in range(30)]
+    for step in range(3):
+        predicted = sorted(model(samples, MaskPlan(mask), labels, step).predicted_counts)
+        assert predicted == [f"codes.{codebook}" for codebook in active[step]]
+    assert [tuple(model.active_codebooks("codes", step)) for step in range(30)] == active
+    assert set(active) == {"all": {(0, 1, 2)}, "random": {(0,), (1,), (2,)}, 2: {(2,)}}[use]
 
 
-def test_mixup_pools_that_ranks_would_cut_are_refused(micro):
+def test_mixup_pools_that_ranks_would_divide_are_refused(micro):
     mixing = replace(micro, {"mixup.probability": 0.5, "mixup.pool": 2})
-    _divisible(mixing, Ranks(size=2))
+    check_batch_division(mixing, 2)
     with pytest.raises(UsageError, match="mixup.pool 2 does not fit the 4 crops of a step on 4 ranks"):
-        _divisible(mixing, Ranks(size=4))
+        check_batch_division(mixing, 4)
     with pytest.raises(UsageError, match="batch 4 is less than one crop for each of 5 ranks"):
-        _divisible(micro, Ranks(size=5))
+        check_batch_division(micro, 5)
 
 
-def test_sharding_needs_several_ranks(micro, corpus, tmp_path):
-    with pytest.raises(UsageError, match="shard=true needs several ranks: torchrun"):
-        _made(replace(micro, {"fsdp": True}), [corpus], tmp_path / "x", False, Ranks())
+def test_fsdp_needs_several_ranks(micro, corpus, tmp_path):
+    with pytest.raises(UsageError, match="fsdp=true needs several ranks: torchrun"):
+        build_run(replace(micro, {"fsdp": True}), [corpus], tmp_path / "x", False, Dist())

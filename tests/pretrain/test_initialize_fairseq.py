@@ -9,76 +9,76 @@ from safetensors.torch import save_file
 from carrara.core.errors import WeightsError
 from carrara.core.settings import replace
 from carrara.encoders._hub import official as official_files
-from carrara.encoders._hub.load import build, save_pretrained
-from carrara.pretrain import transferred_heads
-from carrara.pretrain.initialize import Start, put
+from carrara.encoders._hub.load import build_encoder, save_pretrained
+from carrara.pretrain.initialize import Initialization, load_heads
 from carrara.pretrain.objective import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings, resolve
 from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
-from carrara.pretrain.transferred_heads import Kept, official
+from carrara.pretrain.transferred_heads import TransferredHeads, heads_from_checkpoint
 
 
-class Books(Target):
-    """A stand-in for EnCodec: three books of five codes."""
+class ThreeCodebooks(Target):
+    """A stand-in for EnCodec: three codebooks of five codes."""
 
-    books = (5, 5, 5)
+    num_classes = (5, 5, 5)
 
 
-def published(seed=0, width=32, final=8):
-    """Return what fairseq holds for three books of five codes, with four special symbols before each."""
+def published(seed=0, dim=32, final_dim=8):
+    """Return what fairseq holds for three codebooks of five codes, with four special symbols before each."""
     draw = torch.Generator().manual_seed(seed)
     return {
-        "final_proj.weight": torch.randn(3 * final, width, generator=draw),
-        "final_proj.bias": torch.randn(3 * final, generator=draw),
-        "label_embs_concat": torch.rand(3 * 9, final, generator=draw),
-        "encoder_cqt_model.fc.weight": torch.randn(84, width, generator=draw),
+        "final_proj.weight": torch.randn(3 * final_dim, dim, generator=draw),
+        "final_proj.bias": torch.randn(3 * final_dim, generator=draw),
+        "label_embs_concat": torch.rand(3 * 9, final_dim, generator=draw),
+        "encoder_cqt_model.fc.weight": torch.randn(84, dim, generator=draw),
         "encoder_cqt_model.fc.bias": torch.randn(84, generator=draw),
     }
 
 
 @pytest.fixture
-def eight():
-    """A recipe as MERT-v1's with three books of five codes from EnCodec and a CQT of 84 bins, on a width of 32."""
+def encodec_recipe():
+    """A recipe as MERT-v1's with three codebooks of five codes from EnCodec and a CQT of 84 bins, with dim 32."""
     changes = {"network.dim": 32, "network.num_heads": 2, "network.position_groups": 4, "objective.final_dim": 8}
     codes = {"targets.codes.source": "encodec", "targets.codes.weights": "x", "targets.codes.num_codebooks": 3}
     cqt = {"targets.codes.codebook_size": 5, "targets.cqt.form": "magnitude"}
     return resolve("mert-v1-95m", "tiny", {**changes, **codes, **cqt})
 
 
-def model_of(recipe, kept):
-    encoder = build(recipe.encoder, 0, recipe.network.model_dump())
-    targets = {"codes": Books(TargetSettings(target="x"), FrameGrid(24_000, 320, 200))}
+def build_model(recipe, transferred):
+    encoder = build_encoder(recipe.encoder, 0, recipe.network.model_dump())
+    targets = {"codes": ThreeCodebooks(TargetSettings(target="x"), FrameGrid(24_000, 320, 200))}
     model = MaskedPrediction(encoder, targets, ObjectiveSettings(final_dim=8), 0)
-    put(Start({}, Kept(heads={"codes": kept.heads["codes"]})), model, targets)
+    heads = TransferredHeads(heads={"codes": transferred.heads["codes"]})
+    load_heads(Initialization({}, heads), model, targets)
     return model
 
 
 @pytest.mark.parametrize("permuted", [False, True])
-def test_fairseqs_heads_give_fairseqs_logits(eight, permuted, monkeypatch):
+def test_fairseqs_heads_give_fairseqs_logits(encodec_recipe, permuted, tmp_path):
     tensors, codes = published(), [torch.arange(-4, 5)] * 3
     if permuted:
-        codes = [torch.cat([torch.full((4,), -1), torch.randperm(5, generator=torch.Generator().manual_seed(book))])
-                 for book in range(3)]  # fmt: skip
-        tensors |= {f"dictionaries.{book}": order for book, order in enumerate(codes)}
-    monkeypatch.setattr(transferred_heads, "heads", lambda spec: tensors)
-    kept = official("spec", eight, 32)
-    assert kept.renewed == {}
-    model, hidden_SD = model_of(eight, kept), torch.randn(6, 32)
-    for book, projected_SP in enumerate(model.project(hidden_SD).chunk(3, dim=-1)):
-        logits = cosine_logits(projected_SP, model.classes[book], 0.1)
+        codes = [torch.cat([torch.full((4,), -1), torch.randperm(5, generator=torch.Generator().manual_seed(i))])
+                 for i in range(3)]  # fmt: skip
+        tensors |= {f"dictionaries.{i}": order for i, order in enumerate(codes)}
+    save_file(tensors, tmp_path / official_files.HEADS)
+    transferred = heads_from_checkpoint(str(tmp_path), encodec_recipe, 32)
+    assert transferred.reinitialized == {}
+    model, hidden_SD = build_model(encodec_recipe, transferred), torch.randn(6, 32)
+    for codebook, projected_SP in enumerate(model.project(hidden_SD).chunk(3, dim=-1)):
+        logits = cosine_logits(projected_SP, model.classes[codebook], 0.1)
         # One code after the other, from the rows that fairseq keeps for it.
-        map_PD, bias_P = (tensors[f"final_proj.{kind}"][8 * book : 8 * book + 8] for kind in ("weight", "bias"))
-        for row, code in enumerate(codes[book].tolist()):
+        map_PD, bias_P = (tensors[f"final_proj.{kind}"][8 * codebook : 8 * codebook + 8] for kind in ("weight", "bias"))
+        for row, code in enumerate(codes[codebook].tolist()):
             if code >= 0:
                 cosine_S = torch.cosine_similarity(
-                    hidden_SD @ map_PD.T + bias_P, tensors["label_embs_concat"][9 * book + row][None]
+                    hidden_SD @ map_PD.T + bias_P, tensors["label_embs_concat"][9 * codebook + row][None]
                 )
                 torch.testing.assert_close(logits[:, code], cosine_S / 0.1, rtol=1e-4, atol=1e-4)
-    assert torch.equal(kept.heads["cqt"][0].weight, tensors["encoder_cqt_model.fc.weight"])
+    assert torch.equal(transferred.heads["cqt"][0].weight, tensors["encoder_cqt_model.fc.weight"])
 
 
-def test_fairseqs_heads_of_other_labels_are_drawn_anew(eight, monkeypatch):
-    monkeypatch.setattr(transferred_heads, "heads", lambda spec: published())
+def test_fairseqs_heads_of_other_labels_are_drawn_again(encodec_recipe, tmp_path):
+    save_file(published(), tmp_path / official_files.HEADS)
     cases = [
         ({"targets.codes.source": "residual-k-means", "targets.codes.weights": None}, "numbered anew by every fit"),
         ({"targets.codes.codebook_size": 6}, "its label sets are others"),
@@ -88,31 +88,41 @@ def test_fairseqs_heads_of_other_labels_are_drawn_anew(eight, monkeypatch):
         ({"targets.cqt.bins": 72}, "no head of 72 values is published with it"),
     ]
     for changes, reason in cases:
-        renewed = official("spec", replace(eight, changes), 32).renewed
-        assert len(renewed) == 1 and reason in next(iter(renewed.values()))
-    monkeypatch.setattr(
-        transferred_heads, "heads", lambda spec: {"encoder_cqt_model.fc.weight": published()["final_proj.bias"]}
+        reasons = heads_from_checkpoint(str(tmp_path), replace(encodec_recipe, changes), 32).reinitialized
+        assert len(reasons) == 1 and reason in next(iter(reasons.values()))
+    save_file({"encoder_cqt_model.fc.weight": published()["final_proj.bias"]}, tmp_path / official_files.HEADS)
+    assert (
+        heads_from_checkpoint(str(tmp_path), encodec_recipe, 32).reinitialized["codes"]
+        == "no head for label sets is published with it"
     )
-    assert official("spec", eight, 32).renewed["codes"] == "no head for label sets is published with it"
 
 
-def test_data2vecs_regression_is_taken(monkeypatch):
+def test_data2vecs_regression_is_taken_over(tmp_path):
     changes = {"network.dim": 32, "network.num_heads": 2, "network.position_groups": 4}
     recipe = resolve("music2vec", "tiny", changes)
     tensors = {"final_proj.weight": torch.randn(32, 32), "final_proj.bias": torch.randn(32)}
-    monkeypatch.setattr(transferred_heads, "heads", lambda spec: tensors)
+    save_file(tensors, tmp_path / official_files.HEADS)
     (name,) = recipe.targets
-    assert torch.equal(official("spec", recipe, 32).heads[name][0].weight, tensors["final_proj.weight"])
-    assert official("spec", recipe, 48).renewed == {name: "no head of 48 values is published with it"}
+    assert torch.equal(
+        heads_from_checkpoint(str(tmp_path), recipe, 32).heads[name][0].weight, tensors["final_proj.weight"]
+    )
+    assert heads_from_checkpoint(str(tmp_path), recipe, 48).reinitialized == {
+        name: "no head of 48 values is published with it"
+    }
 
 
 @pytest.mark.parametrize("positions", [True, False])
-def test_fairseqs_average_is_the_teacher_that_goes_on(begun, corpus, tmp_path, positions):
+def test_fairseqs_average_is_the_initial_teacher(initial_state, corpus, tmp_path, positions):
     """`_ema` holds the Transformer's names from inside the encoder; positions may be left out, being copied."""
     changes = {"network.dim": 32, "network.num_heads": 2, "network.ffn_dim": 48, "network.num_layers": 1}
-    changes |= {"network.conv_channels": 8, "network.position_groups": 4, "targets.teacher.top": 1, "crop_seconds": 1}
+    changes |= {
+        "network.conv_channels": 8,
+        "network.position_groups": 4,
+        "targets.teacher.top_layers": 1,
+        "crop_seconds": 1,
+    }
     recipe = resolve("music2vec", "tiny", changes)
-    encoder, folder = build(recipe.encoder, 5, recipe.network.model_dump()), tmp_path / "official"
+    encoder, folder = build_encoder(recipe.encoder, 5, recipe.network.model_dump()), tmp_path / "official"
     maps = {"fc1": (48, 32), "fc2": (32, 48), **{f"self_attn.{part}_proj": (32, 32) for part in ("q", "k", "v", "out")}}
     maps |= {"self_attn_layer_norm": (32,), "final_layer_norm": (32,)}
     slow = {f"layers.0.{name}.weight": torch.randn(shape) for name, shape in maps.items()}
@@ -125,22 +135,22 @@ def test_fairseqs_average_is_the_teacher_that_goes_on(begun, corpus, tmp_path, p
     head = {"final_proj.weight": torch.randn(32, 32), "final_proj.bias": torch.randn(32)}
     save_pretrained(encoder, folder)
     save_file(head | {f"_ema.{name}": tensor for name, tensor in slow.items()}, folder / official_files.HEADS)
-    _, targets = begun(recipe, corpus, tmp_path / "x", folder)
-    found = targets["teacher"].average.state_dict()
-    assert torch.equal(found["layers.0.feed_forward.output_dense.weight"], slow["layers.0.fc2.weight"])
-    assert torch.equal(found["layers.0.layer_norm.bias"], slow["layers.0.self_attn_layer_norm.bias"])
-    assert torch.equal(found["layer_norm.weight"], slow["layer_norm.weight"])
-    assert torch.equal(found["layers.0.attention.k_proj.bias"], slow["layers.0.self_attn.k_proj.bias"])
-    assert all(torch.equal(found[name], 0 * own if positions else own) for name, own in convolutions.items())
+    _, targets = initial_state(recipe, corpus, tmp_path / "x", folder)
+    average = targets["teacher"].average.state_dict()
+    assert torch.equal(average["layers.0.feed_forward.output_dense.weight"], slow["layers.0.fc2.weight"])
+    assert torch.equal(average["layers.0.layer_norm.bias"], slow["layers.0.self_attn_layer_norm.bias"])
+    assert torch.equal(average["layer_norm.weight"], slow["layer_norm.weight"])
+    assert torch.equal(average["layers.0.attention.k_proj.bias"], slow["layers.0.self_attn.k_proj.bias"])
+    assert all(torch.equal(average[name], 0 * own if positions else own) for name, own in convolutions.items())
     del slow["layers.0.fc1.bias"]
     save_file(head | {f"_ema.{name}": tensor for name, tensor in slow.items()}, folder / official_files.HEADS)
     with pytest.raises(WeightsError, match=r"1 missing .*layers.0.feed_forward.intermediate_dense.bias"):
-        begun(recipe, corpus, tmp_path / "y", folder)
+        initial_state(recipe, corpus, tmp_path / "y", folder)
 
 
-def test_a_fairseq_file_brings_its_encoder_and_heads(begun, two_steps, corpus, tmp_path):
-    """A file of fairseq's layout with this micro network: keys as in pretraining.md 2.3, written out by hand."""
-    encoder = build(two_steps.encoder, 5, two_steps.network.model_dump())
+def test_a_fairseq_file_gives_its_encoder_and_heads(initial_state, two_steps, corpus, tmp_path):
+    """A file of fairseq's layout with this micro network: keys as in [notes/pretraining §2.3], written out by hand."""
+    encoder = build_encoder(two_steps.encoder, 5, two_steps.network.model_dump())
     names = {
         "masked_spec_embed": "mask_emb",
         "feature_projection.layer_norm": "layer_norm",
@@ -167,16 +177,17 @@ def test_a_fairseq_file_brings_its_encoder_and_heads(begun, two_steps, corpus, t
     path = tmp_path / "fairseq.pt"
     torch.save({"args": None, "cfg": {}, "model": model | head}, path)
     bare = replace(two_steps, {"targets.cqt.form": "magnitude"})
-    tensors, _ = begun(bare, corpus, tmp_path / "x", path)
+    tensors, _ = initial_state(bare, corpus, tmp_path / "x", path)
     assert not [name for name in state if not torch.equal(tensors[f"encoder.{name}"], state[name])]
     assert torch.equal(tensors["values.cqt.weight"], head["encoder_cqt_model.fc.weight"])
-    why = "its classes are numbered anew by every fit"
-    record = json.loads((tmp_path / "x" / "run.json").read_text())["start"]
-    assert record["renewed"] == {"log-mel": why, "chroma": why} and record["taken"] == ["cqt"]
+    reason = "its classes are numbered anew by every fit"
+    record = json.loads((tmp_path / "x" / "run.json").read_text())["initialization"]
+    assert record["reinitialized"] == {"log-mel": reason, "chroma": reason}
+    assert record["loaded_heads"] == ["cqt"]
     with pytest.raises(WeightsError, match=r"fairseq.pt: not the weights of this network: .* of another shape"):
-        begun(replace(bare, {"network.dim": 48}), corpus, tmp_path / "y", path)
+        initial_state(replace(bare, {"network.dim": 48}), corpus, tmp_path / "y", path)
 
 
-def test_an_imported_folder_brings_its_heads(eight, tmp_path):
+def test_an_imported_folder_gives_its_heads(encodec_recipe, tmp_path):
     save_file(published(), tmp_path / official_files.HEADS)
-    assert sorted(official(str(tmp_path), eight, 32).heads) == ["codes", "cqt"]
+    assert sorted(heads_from_checkpoint(str(tmp_path), encodec_recipe, 32).heads) == ["codes", "cqt"]

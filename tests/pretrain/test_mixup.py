@@ -1,10 +1,10 @@
-"""Noise mixup: as often as asked, as loud as asked, never on what was given, never in evaluation."""
+"""Noise mixup: the set probability and volume, excerpts of the other clips, inputs unchanged."""
 
 import numpy as np
 import pytest
 import torch
 
-from carrara.pretrain.mixup import mixed
+from carrara.pretrain.mixup import mix_crops
 from carrara.pretrain.recipes._base import MixupSettings
 
 RATE, LENGTH = 1000, 5000
@@ -22,7 +22,7 @@ def draws(count, epoch=0):
 def test_a_clip_is_mixed_with_the_probability_itself(probability):
     settings, clean, changed = MixupSettings(probability=probability, pool=50), clips(100), 0
     for epoch in range(10):
-        changed += int((mixed(clean, draws(100, epoch), settings, RATE) != clean).any(dim=1).sum())
+        changed += int((mix_crops(clean, draws(100, epoch), settings, RATE) != clean).any(dim=1).sum())
     # Three standard deviations of a thousand throws.
     assert changed / 1000 == pytest.approx(probability, abs=3 * np.sqrt(probability * (1 - probability) / 1000))
 
@@ -31,18 +31,18 @@ def test_the_energy_added_is_that_of_the_excerpts():
     # Clips of white noise of power 1: one to three excerpts of 0.5 to 1 s in 5 s add 2 * 0.75 / 5 = 0.3 of it.
     settings = MixupSettings(probability=1.0, pool=64, volume=0.5)
     clean = clips(64)
-    added = [(mixed(clean, draws(64, epoch), settings, RATE) - clean).square().mean().item() for epoch in range(20)]
+    added = [(mix_crops(clean, draws(64, epoch), settings, RATE) - clean).square().mean().item() for epoch in range(20)]
     assert np.mean(added) == pytest.approx(0.25 * 0.3, rel=0.05)
 
 
-def test_what_is_laid_over_a_clip_are_excerpts_of_the_other_clean_clips():
+def test_excerpts_are_those_of_the_other_clean_clips():
     settings = MixupSettings(probability=1.0, excerpts=1, pool=3)
-    # Each clip counts upwards in its own range, so that every sample tells where it is from.
+    # Each clip counts upwards in its own range, so that every sample shows where it is from.
     clean = torch.arange(3 * LENGTH, dtype=torch.float64).reshape(3, LENGTH) + 1
-    out = mixed(clean, draws(3), settings, RATE)
-    for place in range(3):
-        others = torch.cat([clean[:place], clean[place + 1 :]]).flatten()
-        added = out[place] - clean[place]
+    out = mix_crops(clean, draws(3), settings, RATE)
+    for index in range(3):
+        others = torch.cat([clean[:index], clean[index + 1 :]]).flatten()
+        added = out[index] - clean[index]
         where = added.nonzero()[:, 0]
         excerpt = added[where[0] : where[-1] + 1]
         assert 500 <= len(excerpt) <= 1000
@@ -50,17 +50,17 @@ def test_what_is_laid_over_a_clip_are_excerpts_of_the_other_clean_clips():
         assert torch.equal(excerpt, others[start : start + len(excerpt)])
 
 
-def test_what_was_given_stays_and_a_clip_alone_is_left_as_it_is():
+def test_inputs_are_unchanged_and_a_single_clip_is_not_mixed():
     settings, clean = MixupSettings(probability=1.0), clips(4)
     before = clean.clone()
-    assert not torch.equal(mixed(clean, draws(4), settings, RATE), clean)
+    assert not torch.equal(mix_crops(clean, draws(4), settings, RATE), clean)
     assert torch.equal(clean, before)
-    assert torch.equal(mixed(clean[:1], draws(1), settings, RATE), clean[:1])
+    assert torch.equal(mix_crops(clean[:1], draws(1), settings, RATE), clean[:1])
 
 
-def test_a_batch_shared_at_the_edges_of_its_pools_is_mixed_as_one():
+def test_a_batch_divided_between_pools_is_mixed_as_one():
     settings, clean = MixupSettings(probability=0.7, pool=4), clips(12)
-    whole = mixed(clean, draws(12), settings, RATE)
-    shares = [mixed(clean[at : at + 4], draws(12)[at : at + 4], settings, RATE) for at in (0, 4, 8)]
-    assert torch.equal(whole, torch.cat(shares))
-    assert not torch.equal(whole, mixed(clean, draws(12, epoch=1), settings, RATE))
+    whole = mix_crops(clean, draws(12), settings, RATE)
+    parts = [mix_crops(clean[at : at + 4], draws(12)[at : at + 4], settings, RATE) for at in (0, 4, 8)]
+    assert torch.equal(whole, torch.cat(parts))
+    assert not torch.equal(whole, mix_crops(clean, draws(12, epoch=1), settings, RATE))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from carrara.encoders._hub.load import build
-from carrara.pretrain.monitors import effective_rank, look
+from carrara.encoders._hub.load import build_encoder
+from carrara.pretrain.monitors import effective_rank, measure
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import ObjectiveSettings
 
@@ -23,23 +23,23 @@ def test_the_effective_rank_counts_equal_directions():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_largest_attention_logit_is_that_of_a_naive_product(attention):
-    encoder = build("mert-v0", 0, {**NETWORK, "attention": attention})
+    encoder = build_encoder("mert-v0", 0, {**NETWORK, "attention": attention})
     with torch.no_grad():
         for layer in encoder.encoder.layers:
             layer.attention.q_proj.weight.mul_(30)
     model = MaskedPrediction(encoder, {}, ObjectiveSettings(), 0)
     samples = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
-    seen = look(model, samples)
+    metrics = measure(model, samples)
     largest = 0.0
-    rows = encoder.eval().rows(encoder.front(samples))
-    for layer, row in zip(encoder.encoder.layers, rows):
-        for clip in row.detach():
+    layers = encoder.eval().layer_outputs(encoder.conv_features(samples))
+    for layer, inputs in zip(encoder.encoder.layers, layers):
+        for clip in inputs.detach():
             q, k = layer.attention.q_proj(clip).detach(), layer.attention.k_proj(clip).detach()
             for head in range(2):
                 part = slice(16 * head, 16 * head + 16)
                 largest = max(largest, float((q[:, part] @ k[:, part].T / 4).abs().max()))
-    assert seen["attention_logit"] == pytest.approx(largest, rel=1e-4)
-    assert sorted(key for key in seen if key.startswith("rank/")) == [
+    assert metrics["attention_logit"] == pytest.approx(largest, rel=1e-4)
+    assert sorted(key for key in metrics if key.startswith("rank/")) == [
         "rank/0",
         "rank/1",
         "rank/2",

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from carrara.encoders._hub.load import build
-from carrara.pretrain.masks import View
+from carrara.encoders._hub.load import build_encoder
+from carrara.pretrain.masks import MaskPlan
 from carrara.pretrain.objective import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets import REGISTRY
@@ -51,9 +51,9 @@ def test_logits_are_in_single_precision_under_autocast():
 def parts():
     clusters, cqt = REGISTRY.get("clusters"), REGISTRY.get("cqt")
     targets = {
-        "a": clusters(clusters.kind(k=7), GRID),
-        "b": clusters(clusters.kind(feature="mfcc-39", k=5, weight=0.5), GRID),
-        "cqt": cqt(cqt.kind(bins=12, bins_per_octave=12, weight=2.0), GRID),
+        "a": clusters(clusters.settings_type(k=7), GRID),
+        "b": clusters(clusters.settings_type(feature="mfcc-39", k=5, weight=0.5), GRID),
+        "cqt": cqt(cqt.settings_type(bins=12, bins_per_octave=12, weight=2.0), GRID),
     }
     torch.manual_seed(0)
     samples = 0.1 * torch.randn(3, 16_000)
@@ -64,15 +64,15 @@ def parts():
         "cqt": torch.rand(3, frames, 12),
     }
     mask = torch.rand(3, frames) < 0.5
-    model = MaskedPrediction(build("mert-v0", 0, NETWORK), targets, ObjectiveSettings(final_dim=16), 0)
+    model = MaskedPrediction(build_encoder("mert-v0", 0, NETWORK), targets, ObjectiveSettings(final_dim=16), 0)
     return model.eval(), samples, mask, labels
 
 
 def test_the_whole_loss_equals_a_loop_over_masked_frames(parts):
     model, samples, mask, labels = parts
-    losses = model(samples, View(mask, mask), labels)
-    cnn = model.encoder.front(samples)
-    hidden = model.encoder.contextualise(cnn, mask_BF=mask)[:, -1]
+    losses = model(samples, MaskPlan(mask), labels)
+    cnn = model.encoder.conv_features(samples)
+    hidden = model.encoder.encode_frames(cnn, mask_BF=mask)[:, -1]
     total, errors, count = 0.0, 0.0, 0
     for clip, frame in mask.nonzero():
         count += 1
@@ -81,48 +81,44 @@ def test_the_whole_loss_equals_a_loop_over_masked_frames(parts):
         total = total + 0.5 * noise_contrastive(
             small[16:], model.classes[1][labels["b"][clip, frame, 0]], model.classes[1]
         )
-        guess = model.values["cqt"](hidden[clip, frame])
-        errors = errors + (guess - labels["cqt"][clip, frame]).square().mean()
+        predicted = model.values["cqt"](hidden[clip, frame])
+        errors = errors + (predicted - labels["cqt"][clip, frame]).square().mean()
     expected = total + count * (10 * cnn.square().mean() + 2.0 * errors / count)
-    assert losses.frames == count
+    assert losses.num_frames == count
     torch.testing.assert_close(losses.loss(count, 3) * count, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_two_unequal_parts_give_the_gradient_of_the_whole(parts):
     model, samples, mask, labels = parts
     model = copy.deepcopy(model)
-    whole = model(samples, View(mask, mask), labels)
-    whole.loss(whole.frames, whole.clips).backward()
+    whole = model(samples, MaskPlan(mask), labels)
+    whole.loss(whole.num_frames, whole.num_clips).backward()
     expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     for rows in (slice(0, 1), slice(1, 3)):
-        view = View(mask[rows], mask[rows])
-        part = model(samples[rows], view, {name: label[rows] for name, label in labels.items()})
-        part.loss(whole.frames, whole.clips).backward()
-    found = [p.grad for p in model.parameters() if p.grad is not None]
-    for one, other in zip(expected, found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+        plan = MaskPlan(mask[rows])
+        part = model(samples[rows], plan, {name: label[rows] for name, label in labels.items()})
+        part.loss(whole.num_frames, whole.num_clips).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    for whole_gradient, summed in zip(expected, gradients, strict=True):
+        torch.testing.assert_close(whole_gradient, summed, rtol=1e-3, atol=1e-6)
 
 
-def test_labels_that_end_early_leave_the_last_frames_unasked(parts):
+def test_frames_after_the_end_of_the_labels_are_not_predicted(parts):
     model, samples, mask, labels = parts
     shorter = {name: label[:, :47] for name, label in labels.items()}
-    assert model(samples, View(mask[:, :47], mask[:, :47]), shorter).frames == int(mask[:, :47].sum())
+    assert model(samples, MaskPlan(mask[:, :47]), shorter).num_frames == int(mask[:, :47].sum())
 
 
-def test_what_is_asked_for_and_what_is_hidden_are_two_things(parts):
-    """Frames that keep another frame's content are asked for like masked ones; the encoder hears what it is given."""
+def test_masked_channels_are_zero_before_masked_frames_are_replaced(parts):
     model, samples, mask, labels = parts
-    hidden = mask & (torch.arange(49) % 2 == 0)
-    sources = torch.arange(49).flip(0).expand(3, -1)
-    silent = torch.zeros(3, 32, dtype=torch.bool)
-    silent[1, 4:9] = True
-    found = model(samples, View(mask, hidden, sources, silent), labels)
+    channel_mask = torch.zeros(3, 32, dtype=torch.bool)
+    channel_mask[1, 4:9] = True
+    losses = model(samples, MaskPlan(mask, channel_mask), labels)
     encoder = model.encoder
-    x = encoder.feature_projection(encoder.front(samples)).flip(1)
+    x = encoder.feature_projection(encoder.conv_features(samples))
     x[1, :, 4:9] = 0
-    x[hidden] = encoder.masked_spec_embed
+    x[mask] = encoder.masked_spec_embed
     last = encoder.encoder(x)[-1]
     expected = (model.values["cqt"](last[mask]) - labels["cqt"][mask]).square().mean(dim=-1).sum()
-    assert found.frames == int(mask.sum())
-    torch.testing.assert_close(found.parts["error/cqt"], expected.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(losses.sums["mse/cqt"], expected.detach(), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Each kind of recipe, killed (SIGKILL) in the middle, goes on to the very weights of an uninterrupted run."""
+"""Each kind of recipe, killed (SIGKILL) in the middle, resumes to the weights of an uninterrupted run."""
 
 import json
 import os
@@ -44,28 +44,22 @@ KINDS = {
     | {"crop_seconds": 0.2},
 }
 STEPS = {"steps": 8, "checkpoint_every": 3, "log_every": 1}
-# One process learns the imports and forks a child for each recipe; a child kills itself in the middle of its sixth
-# step, after the journal and before the checkpoint know of it.
-NURSERY = """
-import json, os, signal, sys
-from carrara.pretrain import loop, run, rvq_vae
+# One process imports everything and forks a child for each recipe; a child kills itself in the middle of its sixth
+# step, which is then neither in the log nor in a checkpoint.
+PARENT = """
+import itertools, json, os, signal, sys
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from carrara.pretrain.recipes._base import resolve
-
-def deadly(module):
-    step, taken = module._step, []
-    def taking(*arguments):
-        taken.append(1)
-        if len(taken) == 6:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(*arguments)
-    module._step = taking
+from carrara.pretrain.run import pretrain
 
 for name, changes, corpus, folder in json.load(sys.stdin):
     child = os.fork()
     if not child:
-        deadly(loop)
-        deadly(rvq_vae)
-        run.pretrain(resolve(name, "tiny", changes), corpus, folder, device="cpu")
+        count = itertools.count(1)
+        register_optimizer_step_pre_hook(
+            lambda *arguments: os.kill(os.getpid(), signal.SIGKILL) if next(count) == 6 else None
+        )
+        pretrain(resolve(name, "tiny", changes), corpus, folder, device="cpu")
         os._exit(0)
     print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -75,11 +69,11 @@ for name, changes, corpus, folder in json.load(sys.stdin):
 def killed(corpus, tmp_path_factory):
     """Folders of runs that were killed."""
     folders = {name: tmp_path_factory.mktemp("killed") / "run" for name in KINDS}
-    wanted = [(name, KINDS[name] | STEPS, str(corpus), str(folder)) for name, folder in folders.items()]
+    runs = [(name, KINDS[name] | STEPS, str(corpus), str(folder)) for name, folder in folders.items()]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(
-        [sys.executable, "-c", NURSERY],
-        input=json.dumps(wanted),
+        [sys.executable, "-c", PARENT],
+        input=json.dumps(runs),
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -91,11 +85,11 @@ def killed(corpus, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_killed_it_goes_on_bit_for_bit(name, corpus, killed, tmp_path):
+def test_killed_it_resumes_bit_for_bit(name, corpus, killed, tmp_path):
     recipe = resolve(name, "tiny", KINDS[name] | STEPS)
     whole = pretrain(recipe, corpus, tmp_path / "run", device="cpu")
-    assert json.loads((killed[name] / "journal.jsonl").read_text().splitlines()[-1])["step"] < 8
-    again = pretrain(recipe, corpus, killed[name], resume=True, device="cpu")
-    expected, found = (load_file(folder / "training" / "last.safetensors") for folder in (whole, again))
-    assert expected.keys() == found.keys()
-    assert not [tensor for tensor in expected if not torch.equal(expected[tensor], found[tensor])]
+    assert json.loads((killed[name] / "metrics.jsonl").read_text().splitlines()[-1])["step"] < 8
+    resumed = pretrain(recipe, corpus, killed[name], resume=True, device="cpu")
+    expected, actual = (load_file(folder / "training" / "last.safetensors") for folder in (whole, resumed))
+    assert expected.keys() == actual.keys()
+    assert not [tensor for tensor in expected if not torch.equal(expected[tensor], actual[tensor])]

@@ -1,42 +1,40 @@
-"""What cannot train is refused in one line that names the thing and the cure, before the first step."""
+"""What cannot train is refused in one line that names the setting and the cure, before the first step."""
 
 import shutil
 
 import pytest
 
 from carrara.core.errors import CarraraError, DataError, StoreError, UsageError, WeightsError
-from carrara.core.settings import parse_settings as read_settings
-from carrara.core.settings import replace
+from carrara.core.settings import parse_settings, replace
 from carrara.pretrain.run import pretrain
 
-CODES = {"target": "codes", "source": "random-projection", "books": 2, "size": 16, "whole_files": True}
+CODES = {"target": "codes", "source": "random-projection", "num_codebooks": 2, "codebook_size": 16, "whole_files": True}
 
 
 @pytest.fixture(scope="module")
 def short(micro):
     """One step on chroma clusters alone."""
     values = replace(micro, {"steps": 1, "batch": 2, "network.num_layers": 1}).model_dump()
-    return read_settings(type(micro), values | {"targets": {"chroma": values["targets"]["chroma"]}}, "test")
+    return parse_settings(type(micro), values | {"targets": {"chroma": values["targets"]["chroma"]}}, "test")
 
 
 def refused(kind, recipe, corpus, folder, **options):
     """Return the line with which a run is refused."""
-    with pytest.raises(kind) as told:
+    with pytest.raises(kind) as error:
         pretrain(recipe, corpus, folder, device="cpu", **options)
-    assert isinstance(told.value, CarraraError) and "\n" not in str(told.value)
-    return str(told.value)
+    assert isinstance(error.value, CarraraError) and "\n" not in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"masking.mask_length": 46}, "crop_seconds 1 gives 47 frames, too few for spans of 46; use 1.1 or more"),
+        ({"masking.mask_length": 46}, "crop_seconds 1 gives 47 frames, too few for masks of 46; use 1.1 or more"),
         (
-            {"masking.schedule": [[0.5, 0.8, 60]]},
-            "too few for spans of 60; use 1.4 or more, or a shorter masking.mask_length",
+            {"masking.mask_channel_prob": 0.1, "masking.mask_channel_length": 32},
+            "masking.mask_channel_length 32 masks all 32 channels",
         ),
-        ({"masking.channels": 0.1, "masking.channel_span": 32}, "masking.channel_span 32 silences all 32 channels"),
-        ({"targets.chroma.k": 5000}, "5000 clusters cannot be had from"),
+        ({"targets.chroma.k": 5000}, "5000 clusters need at least"),
         ({"mixup.probability": 0.5, "mixup.pool": 1}, "mixup.pool: input should be greater than or equal to 2"),
     ],
 )
@@ -47,25 +45,25 @@ def test_impossible_combinations(changes, words, short, corpus, tmp_path):
 
 def test_a_cqt_above_half_the_rate(short, corpus, tmp_path):
     values = short.model_dump() | {"targets": {"cqt": {"target": "cqt", "bins": 120, "bins_per_octave": 12}}}
-    line = refused(UsageError, read_settings(type(short), values, "test"), corpus, tmp_path / "x")
+    line = refused(UsageError, parse_settings(type(short), values, "test"), corpus, tmp_path / "x")
     assert "the highest of 120 CQT bins is at" in line and "above half the sample rate" in line
 
 
 def test_labels_of_another_corpus(short, corpus, tmp_path):
-    recipe = read_settings(type(short), short.model_dump() | {"targets": {"codes": CODES}}, "test")
+    recipe = parse_settings(type(short), short.model_dump() | {"targets": {"codes": CODES}}, "test")
     one = pretrain(recipe, corpus, tmp_path / "one", device="cpu")
     shutil.copytree(one / "labels", tmp_path / "two" / "labels")
     shutil.copytree(one / "targets", tmp_path / "two" / "targets")
     line = refused(StoreError, recipe, corpus / "0", tmp_path / "two")
-    assert line.startswith(f"{tmp_path / 'two' / 'labels' / 'codes'}: holds codes of something else, another corpus")
+    assert line.startswith(f"{tmp_path / 'two' / 'labels' / 'codes'}: holds codes of another corpus or target")
     assert "remove it" in line
     more = replace(recipe, {"targets.codes.num_codebooks": 3})
     shutil.rmtree(tmp_path / "two" / "targets")
     (tmp_path / "two" / "run.json").unlink()
-    assert "holds codes of something else" in refused(StoreError, more, corpus, tmp_path / "two")
+    assert "holds codes of another corpus or target" in refused(StoreError, more, corpus, tmp_path / "two")
 
 
-def test_a_fitted_target_that_is_damaged_or_of_other_books(short, corpus, tmp_path):
+def test_a_fitted_target_that_is_damaged_or_of_another_size(short, corpus, tmp_path):
     one = pretrain(short, corpus, tmp_path / "one", device="cpu")
     path = one / "targets" / "chroma.safetensors"
     whole = path.read_bytes()

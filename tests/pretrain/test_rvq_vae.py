@@ -1,4 +1,4 @@
-"""The codec learns some tones, uses its codes, and gives them back; stopped anywhere, it goes on bit for bit."""
+"""The codec fits some tones and reconstructs them, and its codes are in use; a stopped training resumes bit for bit."""
 
 import json
 import signal
@@ -10,12 +10,12 @@ import torch
 
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.settings import replace
-from carrara.nn.quantize.rvq_vae import load
+from carrara.nn.quantize.rvq_vae import RVQVAE
 from carrara.nn.spectral.multiscale_loss import SpectralDistance
-from carrara.pretrain import rvq_vae
-from carrara.pretrain.metrics_log import read
+from carrara.pretrain.codec_folder import load_codec
+from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.recipes._base import resolve
-from carrara.pretrain.rvq_vae import teach
+from carrara.pretrain.rvq_vae import train_codec
 
 CPU = torch.device("cpu")
 MICRO = {
@@ -49,30 +49,34 @@ def short():
     return resolve("rvq-vae", "tiny", SHORT)
 
 
-def weights(folder):
-    return load(folder).state_dict()
+def assert_same_weights(folder, other):
+    first, second = (load_codec(each).state_dict() for each in (folder, other))
+    assert not [name for name in first if not torch.equal(first[name], second[name])]
 
 
-def plain(folder):
-    """Return the journal's lines without what the clock decides."""
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in read(folder / "journal.jsonl")]
+def metrics_without_times(folder):
+    """Return the metrics of a log without those of the clock."""
+    return [
+        {key: value for key, value in line.items() if key != "seconds"}
+        for line in read_metrics(folder / "metrics.jsonl")
+    ]
 
 
 @pytest.fixture(scope="module")
-def learnt(tones, tmp_path_factory):
-    return teach(resolve("rvq-vae", "tiny", MICRO), [tones], tmp_path_factory.mktemp("learnt"), False, CPU)
+def trained(tones, tmp_path_factory):
+    return train_codec(resolve("rvq-vae", "tiny", MICRO), [tones], tmp_path_factory.mktemp("trained"), False, CPU)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(corpus, tmp_path_factory):
-    return teach(short(), [corpus], tmp_path_factory.mktemp("run"), False, CPU)
+    return train_codec(short(), [corpus], tmp_path_factory.mktemp("run"), False, CPU)
 
 
-def test_a_few_tones_are_learnt_and_more_books_help(learnt, tones):
-    lines = read(learnt / "journal.jsonl")
+def test_a_few_tones_are_fitted_and_more_codebooks_help(trained, tones):
+    lines = read_metrics(trained / "metrics.jsonl")
     assert [line["step"] for line in lines] == [60, 120, 180, 240]
-    distances = [lines[-1][f"distance/{book}"] for book in range(1, 5)]
-    untrained = rvq_vae.RVQVAE(load(learnt).settings, 1337)
+    distances = [lines[-1][f"distance/{count}"] for count in range(1, 5)]
+    untrained = RVQVAE(load_codec(trained).settings, 1337)
     sounds = torch.stack([torch.from_numpy(soundfile.read(path)[0]).float() for path in sorted(tones.iterdir())])
     silent = untrained(sounds, torch.Generator().manual_seed(0)).samples_BT.detach()
     assert distances[-1] < 0.4 * float(SpectralDistance(16_000)(silent, sounds))
@@ -81,100 +85,97 @@ def test_a_few_tones_are_learnt_and_more_books_help(learnt, tones):
     assert all(line["skipped"] == line["missing"] == 0 for line in lines)
 
 
-def test_the_codes_are_in_use(learnt, tones):
-    codec = load(learnt)
+def test_the_codes_are_in_use(trained, tones):
+    codec = load_codec(trained)
     sounds = torch.stack([torch.from_numpy(soundfile.read(path)[0]).float() for path in sorted(tones.iterdir())])
     codes = codec.encode(sounds)
     assert codes.shape == (4, 50, 4)
     assert 0 <= int(codes.min()) <= int(codes.max()) < 32
-    for book in range(4):
-        assert len(torch.unique(codes[..., book])) > 0.3 * 32
+    for codebook in range(4):
+        assert len(torch.unique(codes[..., codebook])) > 0.3 * 32
     # No two tones ever have a whole row of codes in common.
     rows = [set(map(tuple, tone.tolist())) for tone in codes[:, 5:45]]
     assert len(set.union(*rows)) == sum(map(len, rows))
 
 
-def test_what_comes_back_has_the_tones_pitch(learnt, tones):
-    codec, spectra = load(learnt), []
+def test_reconstructions_have_the_pitch_of_the_tones(trained, tones):
+    codec, spectra = load_codec(trained), []
     sounds = torch.stack([torch.from_numpy(soundfile.read(path)[0]).float() for path in sorted(tones.iterdir())])
-    heard = codec.decode(codec.encode(sounds))
-    assert heard.shape == sounds.shape
-    for batch in (sounds, heard):
+    decoded = codec.decode(codec.encode(sounds))
+    assert decoded.shape == sounds.shape
+    for batch in (sounds, decoded):
         power = torch.fft.rfft(batch[:, 2000:14_000] * torch.hann_window(12_000)).abs().square()
         spectra.append(torch.nn.functional.normalize(power.view(4, -1)[:, :6000].unflatten(1, (240, 25)).sum(2)).T)
-    alike = spectra[0].T @ spectra[1]
-    assert alike.argmax(dim=0).tolist() == list(range(4))
+    similarity = spectra[0].T @ spectra[1]
+    assert similarity.argmax(dim=0).tolist() == list(range(4))
 
 
-def test_one_can_hear_what_the_books_keep(learnt):
-    for name in ("original", "books-1", "books-2", "books-4"):
-        samples, rate = soundfile.read(learnt / "sound" / f"{name}.wav")
+def test_audio_of_each_number_of_codebooks_is_written(trained):
+    for name in ("original", "codebooks-1", "codebooks-2", "codebooks-4"):
+        samples, rate = soundfile.read(trained / "sound" / f"{name}.wav")
         assert rate == 16_000
         assert len(samples) == 3200
         assert np.abs(samples).max() > 0.01
 
 
-def test_stopped_by_ctrl_c_it_goes_on_bit_for_bit(uninterrupted, corpus, tmp_path, monkeypatch):
-    step, taken = rvq_vae._step, []
+def test_stopped_by_ctrl_c_it_resumes_bit_for_bit(uninterrupted, corpus, tmp_path, before_optimiser_steps):
+    taken = []
 
-    def press(*arguments):
-        taken.append(1)
-        if len(taken) == 3:
+    def press(number):
+        taken.append(number)
+        if number == 3:
             signal.raise_signal(signal.SIGINT)
-        return step(*arguments)
 
-    monkeypatch.setattr(rvq_vae, "_step", press)
+    before_optimiser_steps(press)
     with pytest.raises(KeyboardInterrupt):
-        teach(short(), [corpus], tmp_path / "run", False, CPU)
+        train_codec(short(), [corpus], tmp_path / "run", False, CPU)
     assert len(taken) == 3
     torch.manual_seed(99)
-    teach(short(), [corpus], tmp_path / "run", True, CPU)
+    train_codec(short(), [corpus], tmp_path / "run", True, CPU)
     assert len(taken) == 8
-    ours, theirs = weights(tmp_path / "run"), weights(uninterrupted)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_weights(tmp_path / "run", uninterrupted)
     # The interruption is a line of its own, after which one line averages a step less.
-    assert plain(tmp_path / "run")[3:] == plain(uninterrupted)[2:]
+    assert metrics_without_times(tmp_path / "run")[3:] == metrics_without_times(uninterrupted)[2:]
 
 
 def test_a_checkpoint_cut_short_leads_from_the_one_before_to_the_same_end(uninterrupted, corpus, tmp_path):
-    folder = teach(short(), [corpus], tmp_path / "run", False, CPU)
+    folder = train_codec(short(), [corpus], tmp_path / "run", False, CPU)
     last = folder / "training" / "last.safetensors"
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="not whole; going on from previous.safetensors, step 4"):
-        teach(short(), [corpus], folder, True, CPU)
-    ours, theirs = weights(folder), weights(uninterrupted)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert plain(folder) == plain(uninterrupted)
+        train_codec(short(), [corpus], folder, True, CPU)
+    assert_same_weights(folder, uninterrupted)
+    assert metrics_without_times(folder) == metrics_without_times(uninterrupted)
 
 
 def test_a_finished_run_is_left_alone_and_mixtures_are_refused(uninterrupted, corpus):
     before = (uninterrupted / "training" / "last.safetensors").stat().st_mtime_ns
-    assert teach(short(), [corpus], uninterrupted, True, CPU) == uninterrupted
+    assert train_codec(short(), [corpus], uninterrupted, True, CPU) == uninterrupted
     assert (uninterrupted / "training" / "last.safetensors").stat().st_mtime_ns == before
     with pytest.raises(StoreError, match="holds a run already; go on with --resume"):
-        teach(short(), [corpus], uninterrupted, False, CPU)
-    with pytest.raises(StoreError, match="another recipe: network.latent was 16, now 8"):
-        teach(replace(short(), {"network.latent": 8}), [corpus], uninterrupted, True, CPU)
+        train_codec(short(), [corpus], uninterrupted, False, CPU)
+    with pytest.raises(StoreError, match="has another recipe: network.latent was 16, now 8"):
+        train_codec(replace(short(), {"network.latent": 8}), [corpus], uninterrupted, True, CPU)
 
 
-def test_what_cannot_be_is_refused(corpus, tmp_path):
+def test_impossible_settings_are_refused(corpus, tmp_path):
     with pytest.raises(UsageError, match="4 crops of 0.2 s has 40 frames, too few to start 41 codes"):
-        teach(replace(short(), {"network.codebook_size": 41}), [corpus], tmp_path, False, CPU)
+        train_codec(replace(short(), {"network.codebook_size": 41}), [corpus], tmp_path, False, CPU)
     with pytest.raises(DataError, match="no file is as long as a crop of 60 s"):
-        teach(replace(short(), {"crop_seconds": 60}), [corpus], tmp_path, False, CPU)
+        train_codec(replace(short(), {"crop_seconds": 60}), [corpus], tmp_path, False, CPU)
 
 
-def test_the_run_file_tells_recipe_and_corpus(uninterrupted):
-    told = json.loads((uninterrupted / "run.json").read_text())
-    assert told["recipe"] == short().model_dump(mode="json")
-    assert told["corpus"]["files"] == 10
+def test_the_run_file_has_recipe_and_corpus(uninterrupted):
+    content = json.loads((uninterrupted / "run.json").read_text())
+    assert content["recipe"] == short().model_dump(mode="json")
+    assert content["corpus"]["files"] == 10
 
 
-def test_the_published_scales_have_eight_books_and_the_spec_s_size():
+def test_the_scales_have_eight_codebooks_and_the_stated_size():
     base, tiny = resolve("rvq-vae"), resolve("rvq-vae", "tiny")
-    assert (base.network.books, base.network.size, base.network.hop) == (8, 1024, 320)
-    assert (tiny.network.books, tiny.network.size, tiny.network.hop) == (8, 256, 320)
-    halves = rvq_vae.RVQVAE(tiny.network)
-    for half in (halves.encoder, halves.decoder):
-        # pretraining.md, section 5.2: about 0.23 million weights a half with 8 filters.
+    assert (base.network.num_codebooks, base.network.codebook_size, base.network.hop) == (8, 1024, 320)
+    assert (tiny.network.num_codebooks, tiny.network.codebook_size, tiny.network.hop) == (8, 256, 320)
+    codec = RVQVAE(tiny.network)
+    for half in (codec.encoder, codec.decoder):
+        # About 0.23 million weights a half with 8 filters [notes/pretraining §5.2].
         assert 0.18e6 < sum(weight.numel() for weight in half.parameters()) < 0.28e6
