@@ -1,4 +1,4 @@
-"""A task of one's own: a few lines of TOML over a folder, measured from the command line."""
+"""A task file: a few lines of TOML about a folder, measured from the command line."""
 
 import json
 
@@ -25,8 +25,8 @@ def folder(tmp_path_factory):
         time = np.arange(RATE // 2) / RATE
         sound = 0.3 * np.sin(2 * np.pi * (220 + 440 * (number % 2) + number) * time)
         soundfile.write(root / "music" / f"{number}.wav", sound, RATE)
-        side = ("train", "train", "valid", "test")[number // 2 % 4]
-        lines.append(f"{number}.wav,{side},{pitch},{number % 2},{pitch};tone")
+        split = ("train", "train", "valid", "test")[number // 2 % 4]
+        lines.append(f"{number}.wav,{split},{pitch},{number % 2},{pitch};tone")
     (root / "music" / "labels.csv").write_text("\n".join(lines))
     return root
 
@@ -36,18 +36,20 @@ def write(folder, text, name="pitch.toml"):
     return folder / name
 
 
-def test_what_is_left_out_is_the_usual(folder):
+def test_fields_that_are_left_out_have_usual_values(folder):
     task, dataset = read_task(write(folder, SHORT))
     assert (task.name, task.dataset, task.split_scheme, task.labels) == ("pitch", "music", "given", ("high", "low"))
     assert task.metrics == ("accuracy",) and task.monitor == "accuracy" and task.max_epochs == 30
     assert dataset.root() == folder / "music"
     tags, _ = read_task(write(folder, 'data = "music"\ntask_type = "multilabel"\nlabel = "tags"', "tags.toml"))
     assert tags.labels == ("high", "low", "tone") and tags.metrics == ("roc_auc", "average_precision")
+    dashes = write(folder, 'data = "music"\ntask_type = "beat-tracking"\nlabel = "tags"', "beats.toml")
+    assert read_task(dashes)[0].labels == ("beat",)
     height, _ = read_task(write(folder, 'data = "music"\ntask_type = "regression"\nlabel = "height"', "height.toml"))
     assert height.labels == ("height",) and height.metrics == ("r2_height",) and height.monitor == "r2"
 
 
-def test_a_python_file_is_a_task_as_on_the_shelf(folder):
+def test_a_python_file_is_a_task_as_in_the_registry(folder):
     text = "from carrara.bench.tasks.pebble.key import TASK as KEY\nTASK = KEY.model_copy(update={'max_epochs': 7})\n"
     task, dataset = read_task(write(folder, text, "mine.py"))
     assert task.name == "mine" and task.max_epochs == 7 and dataset is None
@@ -59,7 +61,7 @@ def test_a_python_file_is_a_task_as_on_the_shelf(folder):
     ("text", "kind", "says"),
     [
         (SHORT + "max_epoch = 3\n", UsageError, "unknown key 'max_epoch'.*'max_epochs'"),
-        ('data = "music"\nlabel = "pitch"\n', UsageError, "answer"),
+        ('data = "music"\nlabel = "pitch"\n', UsageError, "task_type"),
         ('data = "musik"\ntask_type = "multiclass"\nlabel = "pitch"\n', DataError, "there is no folder"),
         (
             'data = "music"\ntask_type = "multiclass"\nlabel = "pich"\n',
@@ -72,11 +74,11 @@ def test_a_python_file_is_a_task_as_on_the_shelf(folder):
 def test_a_mistake_in_the_file_is_named(folder, text, kind, says):
     with pytest.raises(kind, match=says):
         read_task(write(folder, text, "wrong.toml"))
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(UsageError, match="no such task file"):
         read_task(folder / "nowhere.toml")
 
 
-def test_it_is_measured_from_the_command_line(folder, tmp_path, monkeypatch):
+def test_a_task_file_is_measured_from_the_command_line(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     path = write(folder, SHORT)
     done = CliRunner().invoke(

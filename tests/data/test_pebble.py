@@ -115,7 +115,7 @@ def test_files_have_their_lengths(pebble_root, heard):
 
 
 def test_the_mixture_is_the_sum_of_its_stems(pebble_root):
-    for clip in DATASET.clips(pebble_root, "source_separation"):
+    for clip in DATASET.clips(pebble_root, "stems"):
         mixture, _ = soundfile.read(clip.path, dtype="int16")
         stems = [soundfile.read(clip.path.parent / clip.labels[stem], dtype="int16")[0] for stem in labels.STEMS]
         assert np.array_equal(mixture, np.sum(stems, axis=0))

@@ -58,12 +58,15 @@ def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: Laye
     """Return the windows of a search over layers; None for source separation, which reads audio.
 
     Raises:
-        UsageError: `transformer+cnn` for an encoder or a task that has no use of convolutional features.
+        UsageError: `transformer+cnn` for an encoder without convolutional features or for source separation, or source
+            separation without windows.
     """
     cnn = settings.layers == "transformer+cnn"
     if cnn:
         refuse_without_cnn(card, "layers=transformer+cnn")
     if not isinstance(task_type, ProbeTaskType):
+        if task.window_seconds is None:
+            raise UsageError(f"task {task.name!r}: source separation trains on windows; set window_seconds")
         if cnn:
             raise UsageError(f"task {task.name!r}: source separation reads layers 0 to L; leave --set layers out")
         return None

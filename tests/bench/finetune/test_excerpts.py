@@ -17,7 +17,7 @@ from carrara.core.clip import Clip
 from carrara.core.errors import UsageError
 from carrara.core.task import Task
 from carrara.encoders._base import Card, Encoder
-from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, hubert_card
 
 RATE, STRIDE = 2000, 40
 SECONDS = (1.0, 0.7, 2.1, 1.6, 0.9, 1.0)
@@ -37,12 +37,13 @@ def network():
         position_kernel=8,
         position_groups=4,
     )
-    return HubertEncoder(settings, describe("small", settings, window_seconds=0.8), 3).eval()
+    return HubertEncoder(settings, hubert_card("small", settings, window_seconds=0.8), 3).eval()
 
 
 def task(**changes):
     values = {
-        "version": 1, "dataset": "d", "split_scheme": "s", "task_type": "multiclass", "label": "class", "labels": ("a", "b", "c"),
+        "version": 1, "dataset": "d", "split_scheme": "s", "task_type": "multiclass",
+        "label": "class", "labels": ("a", "b", "c"),
         "metrics": ("accuracy",), "monitor": "accuracy", "category": "score", "name": "d/class"
     }  # fmt: skip
     return Task(**values | changes)
@@ -141,7 +142,7 @@ def test_frames_of_a_clip_stand_on_one_grid_and_are_the_encoders_own(clips):
     one = model(frames=True, outputs=1)
     found_RK, rows_U = logits(one, clips, beats(window_seconds=0.5), "cpu")
     for clip, seconds, rows in zip(clips, SECONDS, rows_U):
-        assert len(rows) == one.encoder.frames(round(seconds * RATE))
+        assert len(rows) == one.encoder.num_frames(round(seconds * RATE))
         if seconds <= 0.8:
             assert torch.allclose(found_RK[rows], answered(one, one.encoder(sound(clip)[None])[0].mT.permute(2, 0, 1)))
 
@@ -154,7 +155,7 @@ class Filters(Encoder):
         self.card = Card(name="filters", sample_rate=RATE, frame_rate=RATE / STRIDE, num_layers=0, dim=8)
         self.conv = torch.nn.Conv1d(1, 8, STRIDE, STRIDE)
 
-    def frames(self, samples):
+    def num_frames(self, samples):
         return max(samples // STRIDE, 1)
 
     def forward(self, samples_BT, lengths_B=None):

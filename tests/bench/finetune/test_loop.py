@@ -22,7 +22,7 @@ from carrara.bench.task_types import REGISTRY as TASK_TYPES
 from carrara.core.clip import Clip
 from carrara.core.errors import StoreError, UsageError
 from carrara.core.task import Task
-from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, describe
+from carrara.encoders._hubert.network import HubertEncoder, HubertSettings, hubert_card
 
 RATE, STRIDE, CLASSES = 2000, 40, 3
 CALM = {"dropout": 0.0, "attention_dropout": 0.0, "input_dropout": 0.0, "layerdrop": 0.0, "conv_gradient": 1.0}
@@ -43,12 +43,13 @@ def network(**changes):
         position_groups=4,
         **CALM | changes,
     )
-    return HubertEncoder(settings, describe("small", settings, window_seconds=0.8), 3).eval()
+    return HubertEncoder(settings, hubert_card("small", settings, window_seconds=0.8), 3).eval()
 
 
 def task(**changes):
     values = {
-        "version": 1, "dataset": "d", "split_scheme": "s", "task_type": "multiclass", "label": "class", "labels": ("a", "b", "c"),
+        "version": 1, "dataset": "d", "split_scheme": "s", "task_type": "multiclass",
+        "label": "class", "labels": ("a", "b", "c"),
         "metrics": ("accuracy",), "monitor": "accuracy", "category": "score", "name": "d/class"
     }  # fmt: skip
     return Task(**values | changes)
@@ -94,10 +95,10 @@ class Run:
 def trained(clips, folder, how, row=None, course=None, watched=lambda tuning: 0.5):
     row = row or task()
     answer = TASK_TYPES.get(row.task_type)
-    one = model(how, answer.frames, ProbeShape(32, 16, answer.outputs(row), 0.0, 4))
+    one = model(how, answer.frame_level, ProbeShape(32, 16, answer.outputs(row), 0.0, 4))
     before = {name: tensor.clone() for name, tensor in one.state_dict().items()}
     examples = excerpts(one.encoder, row, answer, None, clips)
-    draw = Draw(how.batch, how.accumulate, 7)
+    draw = Draw(how.batch, how.accumulation_steps, 7)
     lesson = finetune.Lesson(
         row.name,
         lambda epoch: batches(examples, draw, epoch, RATE),

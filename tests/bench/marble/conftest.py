@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 RATE = 16_000
-SIDES = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 KEYS = ("C major", "F minor", "Ab minor", "D major")
 
 
@@ -31,17 +31,17 @@ def text(path, lines):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def pitch_of(place):
-    """Return a frequency for the class at that place, classes half an octave apart."""
-    return 220 * 2 ** (place / 2)
+def pitch_of(index):
+    """Return a frequency for the class with that index, classes half an octave apart."""
+    return 220 * 2 ** (index / 2)
 
 
-def artist_on(side, taken):
-    """Return a new artist's name whom GiantSteps' rule puts on a side: SHA-1 mod 116, 100 and more are valid."""
+def artist_in(split, taken):
+    """Return a new artist's name that GiantSteps' rule puts in a split: SHA-1 mod 116, 100 and more are valid."""
     for number in range(10_000):
         name = f"Artist {number}"
-        place = int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116
-        if name not in taken and (place >= 100) == (side == "valid"):
+        index = int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116
+        if name not in taken and (index >= 100) == (split == "valid"):
             taken.add(name)
             return name
     raise AssertionError
@@ -50,18 +50,18 @@ def artist_on(side, taken):
 def giantsteps(root):
     taken, keys, songs = set(), ["ID\tMANUAL KEY\tC"], ["ID\tARTIST\tSONG TITLE\tMIX\tLABEL\tBP GENRE\tBP BPM\tBP KEY"]
     for number in range(36):
-        place = number % len(KEYS)
-        side = SIDES[number // len(KEYS) % 3]
-        sound = tone(pitch_of(place), seed=number)
-        if side == "test":
+        index = number % len(KEYS)
+        split = SPLITS[number // len(KEYS) % 3]
+        sound = tone(pitch_of(index), seed=number)
+        if split == "test":
             folder = root / "giantsteps-key"
             (folder / "annotations/key").mkdir(parents=True, exist_ok=True)
-            (folder / f"annotations/key/{9000 + number}.LOFI.key").write_text(KEYS[place])
+            (folder / f"annotations/key/{9000 + number}.LOFI.key").write_text(KEYS[index])
             write(folder / f"audio/{9000 + number}.LOFI.mp3", sound)
             continue
         name = 100 + number
-        keys.append(f"{name}\t{KEYS[place].replace('Ab', 'G#')}\t2")
-        songs.append(f"{name}\t{artist_on(side, taken)}\tsong\tmix\tlabel\tTechno\t128\tC major")
+        keys.append(f"{name}\t{KEYS[index].replace('Ab', 'G#')}\t2")
+        songs.append(f"{name}\t{artist_in(split, taken)}\tsong\tmix\tlabel\tTechno\t128\tC major")
         write(root / f"giantsteps-mtg-key/audio/{name}.LOFI.mp3", sound)
     text(root / "giantsteps-mtg-key/annotations/annotations.txt", keys)
     text(root / "giantsteps-mtg-key/annotations/beatport_metadata.txt", songs)
@@ -74,12 +74,12 @@ def magnatagatune(root):
     tags = [*TASK.labels, *(f"other {number}" for number in range(138))]
     rows, infos = [], []
     for number in range(30):
-        place = number % 3
+        index = number % 3
         name = f"{('0', 'c', 'd')[number // 3 % 3]}/song-{number}-0-29.mp3"
-        mine = {tags[place], "slow"}
-        rows.append([2 + number, *(int(tag in mine) for tag in tags), name])
+        own = {tags[index], "slow"}
+        rows.append([2 + number, *(int(tag in own) for tag in tags), name])
         infos.append([2 + number, 1, "song", f"artist {number}", "album", "u", 0, 29, "u", name])
-        write(folder / name, tone(pitch_of(place), seed=number))
+        write(folder / name, tone(pitch_of(index), seed=number))
     heads = [
         "clip_id",
         "track_number",
@@ -109,10 +109,10 @@ def mtg_jamendo(root):
         "top50tags": ("genre---rock", "instrument---piano"),
     }
     for kind, tags in kinds.items():
-        for side, word in zip(SIDES, ("train", "validation", "test")):
+        for split, word in zip(SPLITS, ("train", "validation", "test")):
             lines = ["TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"]
             for number in range(12):
-                track = 1000 + 100 * SIDES.index(side) + number
+                track = 1000 + 100 * SPLITS.index(split) + number
                 path = f"{track % 100:02}/{track}.mp3"
                 lines.append(f"track_{track:07}\tartist_{track:06}\talbum_{track:06}\t{path}\t1.0\t{tags[number % 2]}")
                 sound = folder / "audio-low" / path.replace(".mp3", ".low.mp3")
@@ -123,23 +123,25 @@ def mtg_jamendo(root):
 
 def gtzan(root):
     folder = root / "gtzan"
-    lists = {side: [] for side in SIDES}
-    for place, genre in enumerate(("blues", "disco", "jazz", "rock")):
+    lists = {split: [] for split in SPLITS}
+    for index, genre in enumerate(("blues", "disco", "jazz", "rock")):
         for number in range(9):
             name = f"{genre}/{genre}.{number:05}.wav"
-            lists[SIDES[number % 3]].append(name)
-            beats = np.arange(0.25 + 0.01 * place, 4.0, 0.4 + 0.1 * (number % 2))
-            sound = 0.3 * tone(pitch_of(place), 4.0, seed=10 * place + number, rate=22_050)
+            lists[SPLITS[number % 3]].append(name)
+            beats = np.arange(0.25 + 0.01 * index, 4.0, 0.4 + 0.1 * (number % 2))
+            sound = 0.3 * tone(pitch_of(index), 4.0, seed=10 * index + number, rate=22_050)
             for time in beats:
-                at = round(time * 22_050)
-                sound[at : at + 400] += 0.5 * np.random.default_rng(0).standard_normal(400) * np.linspace(1, 0, 400)
+                start = round(time * 22_050)
+                sound[start : start + 400] += (
+                    0.5 * np.random.default_rng(0).standard_normal(400) * np.linspace(1, 0, 400)
+                )
             write(folder / "genres" / name, sound.clip(-1, 1), 22_050)
             text(
                 folder / f"beats/gtzan_{genre}_{number:05}.beats",
                 [f"{time:.3f}\t{1 + i % 4}" for i, time in enumerate(beats)],
             )
-    for side, names in lists.items():
-        text(folder / f"{side}_filtered.txt", names)
+    for split, names in lists.items():
+        text(folder / f"{split}_filtered.txt", names)
 
 
 def emomusic(root):
@@ -152,9 +154,9 @@ def emomusic(root):
     draw = np.random.default_rng(0)
     for number in range(60):
         arousal, valence = draw.uniform(2, 8, 2)
-        side = "evaluation" if number % 3 == 2 else "development"
+        split = "evaluation" if number % 3 == 2 else "development"
         artist = "".join(chr(97 + int(digit)) for digit in str(number))
-        songs.append(f"{number},{number}.mp3,\t{artist},song,0.5,1.35,Rock,{side}")
+        songs.append(f"{number},{number}.mp3,\t{artist},song,0.5,1.35,Rock,{split}")
         ratings.append(f"{number}, {arousal:.2f}, 1.0, {valence:.2f}, 1.0")
         sound = tone(200 + 100 * valence, seed=number) * (arousal / 8)
         write(folder / f"clips_45seconds/{number}.mp3", sound)
@@ -164,19 +166,19 @@ def emomusic(root):
 
 def nsynth(root):
     families = ("bass", "brass", "flute", "guitar")
-    for side in SIDES:
+    for split in SPLITS:
         entries = {}
         for number in range(24):
-            place = number % 4
+            index = number % 4
             pitch = 48 + 7 * (number // 4 % 3)
-            key = f"{families[place]}_acoustic_{SIDES.index(side):03}{number:02}-{pitch:03}-100"
+            key = f"{families[index]}_acoustic_{SPLITS.index(split):03}{number:02}-{pitch:03}-100"
             entries[key] = {
                 "note": number,
                 "note_str": key,
                 "instrument": number,
                 "instrument_str": key.partition("-")[0],
-                "instrument_family": place,
-                "instrument_family_str": families[place],
+                "instrument_family": index,
+                "instrument_family_str": families[index],
                 "instrument_source": 0,
                 "instrument_source_str": "acoustic",
                 "pitch": pitch,
@@ -186,20 +188,20 @@ def nsynth(root):
                 "qualities_str": [],
             }
             pitch_hertz = 440 * 2 ** ((pitch - 69) / 12)
-            seed = number + 100 * SIDES.index(side)
-            sound = sum(tone(pitch_hertz * h, 0.5, seed) / h**place for h in (1, 2, 3, 4)) / 3
-            write(root / f"nsynth/nsynth-{side}/audio/{key}.wav", sound)
-        (root / f"nsynth/nsynth-{side}/examples.json").write_text(json.dumps(entries))
+            seed = number + 100 * SPLITS.index(split)
+            sound = sum(tone(pitch_hertz * h, 0.5, seed) / h**index for h in (1, 2, 3, 4)) / 3
+            write(root / f"nsynth/nsynth-{split}/audio/{key}.wav", sound)
+        (root / f"nsynth/nsynth-{split}/examples.json").write_text(json.dumps(entries))
 
 
 def vocalset(root):
     from carrara.data.vocalset import SINGERS, TECHNIQUES
 
-    for place, singer in enumerate(SINGERS):
+    for index, singer in enumerate(SINGERS):
         folder = f"{'female' if singer[0] == 'f' else 'male'}{singer[1:]}"
         for number, technique in enumerate(TECHNIQUES):
             for take in range(2):
-                sound = tone(150 * 2 ** (place / 5), 0.3, 31 * place + number + take, noise=0.01)
+                sound = tone(150 * 2 ** (index / 5), 0.3, 31 * index + number + take, noise=0.01)
                 sound = sound * (1 + 0.9 * np.sin(2 * np.pi * (2 + 4 * number) * np.arange(len(sound)) / RATE)) / 2
                 name = f"{singer}_scales_{technique}_{'ae'[take]}.wav"
                 write(root / "vocalset/FULL" / folder / "scales" / technique / name, sound)
@@ -251,9 +253,9 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A folder with an encoder of frames, small and untrained."""
-    from carrara.encoders._hub.load import build, save_pretrained
+    """A folder with a small untrained encoder that has frames."""
+    from carrara.encoders._hub.load import build_encoder, save_pretrained
 
     folder = tmp_path_factory.mktemp("encoders") / "tiny"
-    save_pretrained(build("mert-v0", 0, TINY), folder)
+    save_pretrained(build_encoder("mert-v0", 0, TINY), folder)
     return folder

@@ -1,4 +1,4 @@
-"""Every protocol on the rows that it applies to, from the command line, on files of the real formats."""
+"""Every protocol on the tasks that it applies to, from the command line, on files of the real formats."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def run(everything, tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
 
     def measure(*words):
-        place = ["--data", str(everything), "-o", str(tmp_path / "out"), "--device", "cpu", "--partial", "--json"]
-        done = CliRunner().invoke(app, ["bench", *words, *place])
+        options = ["--data", str(everything), "-o", str(tmp_path / "out"), "--device", "cpu", "--partial", "--json"]
+        done = CliRunner().invoke(app, ["bench", *words, *options])
         assert done.exit_code == 0, done.stderr
         return {(record["encoder"]["name"], record["task"]["name"]): record for record in json.loads(done.stdout)}
 
     return measure
 
 
-def cell(record):
-    names = record["task"]["task"]["scores"]
+def mean_score(record):
+    names = record["task"]["task"]["metrics"]
     return sum(record["scores"][name]["value"] for name in names) / len(names)
 
 
 @pytest.mark.parametrize(
-    ("words", "rows"),
+    ("words", "names"),
     [
         (["linear"], CLIPS),
         (["few-shot", "--set", "shots=4"], CLASSES),
@@ -43,30 +43,30 @@ def cell(record):
     ],
     ids=["linear", "few-shot", "semi-constrained"],
 )
-def test_frozen_features_beat_an_encoder_that_hears_nothing(run, words, rows):
-    found = run("chroma-mfcc", "noise", "-t", ",".join(rows), "--protocol", *words)
-    assert {name for _, name in found} == set(rows)
-    above = [cell(found["chroma-mfcc", row]) - cell(found["noise", row]) for row in rows]
-    # A dozen test clips a row: two of twelve rows may have bad luck, their mean may not.
-    assert sum(above) / len(above) > 0.2 and sum(gain > 0 for gain in above) >= len(above) - 2
-    for record in found.values():
+def test_frozen_features_beat_noise(run, words, names):
+    records = run("chroma-mfcc", "noise", "-t", ",".join(names), "--protocol", *words)
+    assert {name for _, name in records} == set(names)
+    gains = [mean_score(records["chroma-mfcc", name]) - mean_score(records["noise", name]) for name in names]
+    # A dozen test clips for each task: two of twelve tasks may have bad luck, their mean may not.
+    assert sum(gains) / len(gains) > 0.2 and sum(gain > 0 for gain in gains) >= len(gains) - 2
+    for record in records.values():
         assert record["protocol"]["name"].startswith(words[0])
 
 
-def test_a_head_over_frames_answers_with_beats(run, tiny):
-    found = run(str(tiny), "-t", "gtzan/beats", "--protocol", "semi-constrained", "--set", "head=conv",
-                "--set", "learning_rates=[0.01]")  # fmt: skip
-    scores = found["tiny", "gtzan/beats"]["scores"]
+def test_a_head_on_frames_predicts_beats(run, tiny):
+    records = run(str(tiny), "-t", "gtzan/beats", "--protocol", "semi-constrained", "--set", "head=conv",
+                  "--set", "learning_rates=[0.01]")  # fmt: skip
+    scores = records["tiny", "gtzan/beats"]["scores"]
     # Clips of four seconds have no beat after the fifth.
     assert scores.pop("beat_f_70ms_trimmed")["value"] == 0
     assert len(scores) == 4 and all(0 < score["value"] <= 1 for score in scores.values())
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
-def test_an_encoder_is_fine_tuned_on_every_kind_of_row(run, tiny, mode):
-    rows = ["giantsteps/key", "mtg-jamendo/instrument", "emomusic/emotion", "gtzan/beats"]
-    found = run(str(tiny), "-t", ",".join(rows), "--protocol", "unconstrained", "--set", f"mode={mode}",
-                "--set", "epochs=2", "--set", "batch=4")  # fmt: skip
-    assert [name for _, name in found] == rows
-    for record in found.values():
+def test_an_encoder_is_fine_tuned_on_every_task_type(run, tiny, mode):
+    names = ["giantsteps/key", "mtg-jamendo/instrument", "emomusic/emotion", "gtzan/beats"]
+    records = run(str(tiny), "-t", ",".join(names), "--protocol", "unconstrained", "--set", f"mode={mode}",
+                  "--set", "epochs=2", "--set", "batch=4")  # fmt: skip
+    assert [name for _, name in records] == names
+    for record in records.values():
         assert record["protocol"]["chosen"]["mode"] == mode and record["protocol"]["tried"] == 1

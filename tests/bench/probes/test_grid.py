@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from carrara.bench.probes import grid
 from carrara.bench.probes.examples import Examples
-from carrara.bench.probes.grid import GridSettings, ProbeProblem, answer_rows, train_grid
+from carrara.bench.probes.grid import GridSettings, ProbeProblem, probe_logits, train_grid
 from carrara.bench.probes.probe import ProbeSpec
 
 LAYERS = ("0", "1", "2")
@@ -65,13 +65,13 @@ def compare(question, settings, plainly, tolerance=1e-4):
     lengths = set()
     for one in found:
         plain = plainly(question, one.spec, settings)
-        assert len(one.course.losses) == len(plain.losses), one.spec
-        np.testing.assert_allclose(one.course.losses, plain.losses, atol=tolerance, err_msg=str(one.spec))
-        np.testing.assert_allclose(one.course.scores, plain.scores, atol=tolerance, err_msg=str(one.spec))
-        assert one.course.best_epoch == plain.best_epoch
-        assert one.course.plateau.learning_rate == pytest.approx(plain.rates[-1])
-        np.testing.assert_allclose(answer_rows(one, question.valid), plain.logits, atol=10 * tolerance)
-        lengths.add(len(one.course.losses))
+        assert len(one.history.losses) == len(plain.losses), one.spec
+        np.testing.assert_allclose(one.history.losses, plain.losses, atol=tolerance, err_msg=str(one.spec))
+        np.testing.assert_allclose(one.history.scores, plain.scores, atol=tolerance, err_msg=str(one.spec))
+        assert one.history.best_epoch == plain.best_epoch
+        assert one.history.plateau.learning_rate == pytest.approx(plain.rates[-1])
+        np.testing.assert_allclose(probe_logits(one, question.valid), plain.logits, atol=10 * tolerance)
+        lengths.add(len(one.history.losses))
     return lengths
 
 
@@ -103,12 +103,12 @@ def test_a_layer_that_is_not_finite_kills_its_own_probes_only(manner, plainly):
     found = {(one.spec.layer, one.spec.learning_rate): one for one in train_grid(question, SPECS, settings)}
     for (layer, rate), one in found.items():
         if layer in ("1", "weighted-sum"):
-            assert one.course.dead and one.best_N is None
+            assert one.history.diverged and one.best_N is None
             with pytest.raises(ValueError, match="never reached"):
-                answer_rows(one, question.valid)
+                probe_logits(one, question.valid)
         else:
             plain = plainly(question, ProbeSpec(layer, (layer,), rate), settings)
-            np.testing.assert_allclose(one.course.losses, plain.losses, atol=1e-4)
+            np.testing.assert_allclose(one.history.losses, plain.losses, atol=1e-4)
 
 
 def test_the_grid_puts_the_number_of_threads_back():

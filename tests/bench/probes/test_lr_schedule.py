@@ -31,18 +31,18 @@ def test_rates_equal_torch(scores, patience, rate):
 def test_course_stops_when_the_best_is_patience_epochs_old(scores, patience):
     course = ProbeHistory(Plateau(1e-3, 5), patience, max_epochs=40)
     for score in scores:
-        if course.over:
+        if course.stopped:
             break
-        course.saw(1.0, score)
+        course.update(1.0, score)
     seen = course.scores
     assert course.best == max(seen) and course.best_epoch == seen.index(max(seen))
     stale = len(seen) - 1 - seen.index(max(seen))
-    assert course.over == (stale >= patience or len(seen) == 40)
+    assert course.stopped == (stale >= patience or len(seen) == 40)
     assert stale <= patience
 
 
 def test_a_loss_that_is_not_finite_ends_the_course_and_keeps_what_it_had():
     course = ProbeHistory(Plateau(1e-3, 5), 5, 10)
-    assert course.saw(1.0, 0.4)
-    assert not course.saw(math.nan, 0.9)
-    assert course.dead and course.over and course.best == 0.4 and course.best_epoch == 0
+    assert course.update(1.0, 0.4)
+    assert not course.update(math.nan, 0.9)
+    assert course.diverged and course.stopped and course.best == 0.4 and course.best_epoch == 0

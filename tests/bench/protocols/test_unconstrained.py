@@ -1,4 +1,4 @@
-"""Fine-tuning from sound files to records: a small Transformer learns tones; what stops goes on as if it had not."""
+"""Fine-tuning from audio files to records: a small Transformer learns tones; an interrupted run resumes unchanged."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import soundfile
 import torch
 
 from carrara.bench.config import BenchConfig
-from carrara.bench.finetune import loop as finetune
 from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.probes.lr_schedule import ProbeHistory
 from carrara.bench.protocols._base import ProtocolInputs
 from carrara.bench.protocols.unconstrained import PROTOCOL
 from carrara.bench.run import bench
+from carrara.bench.split_data import LabelledSplit, SplitData
 from carrara.bench.task_types import REGISTRY as TASK_TYPES
-from carrara.bench.task_types import multiclass
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.task import Task
@@ -28,7 +28,7 @@ from carrara.encoders.mert import MertSettings
 
 RATE = 2000
 PITCHES = {"low": 125.0, "middle": 250.0, "high": 500.0}
-SIDES = {"train": 18, "valid": 9, "test": 9}
+SPLIT_SIZES = {"train": 18, "valid": 9, "test": 9}
 SMALL = {
     "sample_rate": RATE,
     "conv_channels": 16,
@@ -64,12 +64,12 @@ class Tones(Dataset):
                 root / f"{number}.wav",
                 labels={"pitch": list(PITCHES)[number % 3], "beats": [0.25, 0.75]},
             )
-            for number in range(sum(SIDES.values()))
+            for number in range(sum(SPLIT_SIZES.values()))
         ]
 
     def splits(self, root):
-        sides = [side for side, count in SIDES.items() for _ in range(count)]
-        return {"all": {clip.id: side for clip, side in zip(self.index(root), sides)}}
+        splits = [split for split, count in SPLIT_SIZES.items() for _ in range(count)]
+        return {"all": {clip.id: split for clip, split in zip(self.index(root), splits)}}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def own_home(tmp_path, monkeypatch):
     monkeypatch.setattr("carrara.bench.protocols.unconstrained.HIDDEN", 16)
 
 
-def encoder(seed=3, **changes):
+def small_encoder(seed=3, **changes):
     settings = MertSettings(**SMALL | changes)
     return HubertEncoder(settings, hubert_card("small", settings, window_seconds=30.0), seed).eval()
 
@@ -121,114 +121,113 @@ BEATS = {
 }
 
 
-def run(tones, row=None, heard=None, seeds=(1234,), **settings):
+def run(tones, row=None, encoder=None, seeds=(1234,), **settings):
+    """Return the result of the protocol, and each seed's predictions for the test clips."""
     row = row or task()
-    clips = {side: [clip for clip in tones.clips(tones.folder, "all") if clip.split == side] for side in SIDES}
-    closed = lambda: pytest.fail("no frozen features are asked for")  # noqa: E731
-    given = ProtocolInputs(
-        row,
-        TASK_TYPES.get(row.task_type),
-        heard or encoder(),
-        clips,
-        closed,
-        closed,
-        seeds,
-        "cpu",
-        FinetuneSettings(**FAST | settings),
+    task_type = TASK_TYPES.get(row.task_type)
+    clips = {split: [clip for clip in tones.clips(tones.folder, "all") if clip.split == split] for split in SPLIT_SIZES}
+    train, valid = (
+        LabelledSplit(clips[split], truths=task_type.truths(row, clips[split])) for split in ("train", "valid")
     )
-    return PROTOCOL.run(given)
+    settings = FinetuneSettings(**FAST | settings)
+    encoder = encoder or small_encoder()
+    assert PROTOCOL.window_spec(row, task_type, encoder.card, settings) is None, "it reads audio"
+    result = PROTOCOL.run(ProtocolInputs(row, task_type, encoder, train, valid, settings, seeds))
+    return result, result.predictor.predict(SplitData(clips["test"]))
 
 
 def test_a_record_says_what_was_done_and_nothing_is_left_behind(tones, tmp_path):
-    heard = encoder()
-    before = copy.deepcopy(heard.state_dict())
-    rules = BenchConfig(protocol="unconstrained", settings=FAST, seeds=(1, 2))
-    record = bench(heard, [task()], results=tmp_path / "results", config=rules, datasets={"tones": tones})[0]
+    encoder = small_encoder()
+    before = copy.deepcopy(encoder.state_dict())
+    config = BenchConfig(protocol="unconstrained", settings=FAST, seeds=(1, 2))
+    record = bench(encoder, [task()], results=tmp_path / "results", config=config, datasets={"tones": tones})[0]
     assert record.protocol.name.startswith("unconstrained:batch=6,") and record.protocol.tried == 2
     assert {point.layer for point in record.grid} == {"fine-tuned"} and {p.seed for p in record.grid} == {1, 2}
     assert record.protocol.chosen["mode"] == "full" and record.protocol.chosen["learning_rate"] == 3e-3
     assert record.protocol.chosen["epoch"] == record.grid[0].epoch < record.grid[0].epochs <= 6
-    assert record.scores["accuracy"].n == SIDES["test"] and len(record.scores["accuracy"].by_seed) == 2
+    assert record.scores["accuracy"].n == SPLIT_SIZES["test"] and len(record.scores["accuracy"].by_seed) == 2
     assert not list((tmp_path / "home" / "finetune").glob("*"))
-    assert not heard.training and all(parameter.requires_grad for parameter in heard.parameters())
-    assert heard.state_dict().keys() == before.keys()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in heard.state_dict().items())
+    assert not encoder.training and all(parameter.requires_grad for parameter in encoder.parameters())
+    assert encoder.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
 def losses_of(monkeypatch):
-    found = []
-    saw = finetune.ProbeHistory.update
-    monkeypatch.setattr(finetune.ProbeHistory, "saw", lambda course, *one: found.append(one) or saw(course, *one))
-    return found
+    losses = []
+    update = ProbeHistory.update
+    monkeypatch.setattr(ProbeHistory, "update", lambda own, *epoch: losses.append(epoch) or update(own, *epoch))
+    return losses
 
 
-def test_a_network_that_learns_gets_further_than_one_that_hardly_may(tones, monkeypatch):
-    found = losses_of(monkeypatch)
+def test_a_trained_network_gets_further_than_an_almost_frozen_one(tones, monkeypatch):
+    losses = losses_of(monkeypatch)
     rates = {"learning_rate": 1e-2, "layer_decay": 1.0, "freeze_front": False, "epochs": 10}
     run(tones, encoder_learning_rate=1e-2, **rates)
-    learned = [loss for loss, _ in found]
-    found.clear()
+    learned = [loss for loss, _ in losses]
+    losses.clear()
     run(tones, encoder_learning_rate=1e-12, **rates)
-    frozen = [loss for loss, _ in found]
+    frozen = [loss for loss, _ in losses]
     # With one hidden layer on random features the same probe, data and steps are not enough.
     assert learned[-1] < 0.2 * learned[0]
     assert frozen[-1] > 0.5 * frozen[0]
 
 
 @pytest.mark.parametrize("aggregate", ["embedding", "logit", "ensemble", "window"])
-def test_clips_of_several_windows_are_answered_in_every_way(tones, aggregate):
-    scores = ("accuracy_windows",) if aggregate == "window" else ("accuracy",)
-    row = task(window_seconds=0.5, aggregate=aggregate, scores=scores, watch=scores[0], max_epochs=2)
-    outcome = run(tones, row)
-    assert len(outcome.answers[0]) == SIDES["test"]
-    assert ("windows" in outcome.chosen[0]) == (aggregate == "ensemble")
+def test_clips_of_several_windows_are_predicted_in_every_way(tones, aggregate):
+    monitor = "accuracy_windows" if aggregate == "window" else "accuracy"
+    row = task(window_seconds=0.5, aggregate=aggregate, metrics=(monitor,), monitor=monitor, max_epochs=2)
+    result, (predictions,) = run(tones, row)
+    assert len(predictions) == SPLIT_SIZES["test"]
+    assert ("windows" in result.chosen[0]) == (aggregate == "ensemble")
     if aggregate == "window":
-        assert all(len(one) == 2 for one in outcome.answers[0])
+        assert all(len(windows) == 2 for windows in predictions)
 
 
-def test_beats_are_learned_from_excerpts_and_answered_over_whole_clips(tones, monkeypatch):
-    found = losses_of(monkeypatch)
-    outcome = run(tones, task(**BEATS), epochs=3)
-    assert found[-1][0] < found[0][0]
-    assert len(outcome.answers[0]) == SIDES["test"] and all(np.ndim(times) == 1 for times in outcome.answers[0])
+def test_beats_are_learned_from_excerpts_and_predicted_for_whole_clips(tones, monkeypatch):
+    losses = losses_of(monkeypatch)
+    _, (predictions,) = run(tones, task(**BEATS), epochs=3)
+    assert losses[-1][0] < losses[0][0]
+    assert len(predictions) == SPLIT_SIZES["test"] and all(np.ndim(times) == 1 for times in predictions)
 
 
 class Killed(Exception):
-    """What stops a run in a test."""
+    """Interrupts a run in a test."""
 
 
 @pytest.mark.parametrize("aggregate", ["embedding", "logit"])
 def test_a_run_that_was_killed_ends_as_one_that_was_not(tones, tmp_path, monkeypatch, aggregate):
-    found = losses_of(monkeypatch)
+    losses = losses_of(monkeypatch)
     row = task(window_seconds=0.5, aggregate=aggregate, max_epochs=4)
-    # With dropout in the encoder, so that the draws of a step must be the same too.
-    assert encoder().settings.dropout > 0 and encoder().settings.layerdrop > 0
-    whole_run = run(tones, row, seeds=(5, 6))
-    undisturbed = list(found)
-    found.clear()
-    steps, step = [], finetune._step
-    per_epoch = len(undisturbed) and -(-SIDES["train"] * (2 if aggregate == "logit" else 1) // FAST["batch"])
+    # With dropout in the encoder, so that the random draws of a step must be the same too.
+    assert small_encoder().settings.dropout > 0 and small_encoder().settings.layerdrop > 0
+    complete, complete_predictions = run(tones, row, seeds=(5, 6))
+    uninterrupted = list(losses)
+    losses.clear()
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "another-home"))
+    steps, step = [], torch.optim.AdamW.step
+    steps_per_epoch = -(-SPLIT_SIZES["train"] * (2 if aggregate == "logit" else 1) // FAST["batch"])
 
-    def deadly(*given):
+    def deadly(*arguments, **options):
         steps.append(1)
-        if len(steps) == 6 * per_epoch + 2:
+        if len(steps) == 6 * steps_per_epoch + 2:
             raise Killed
-        step(*given)
+        return step(*arguments, **options)
 
-    monkeypatch.setattr(finetune, "_step", deadly)
+    monkeypatch.setattr(torch.optim.AdamW, "step", deadly)
     with pytest.raises(Killed):
         run(tones, row, seeds=(5, 6))
-    assert len(list((tmp_path / "home" / "finetune").glob("*/last.pt"))) == 2
-    assert found == undisturbed[:6]
-    resumed = run(tones, row, seeds=(5, 6))
-    assert found == undisturbed
-    assert resumed.grid == whole_run.grid and resumed.chosen == whole_run.chosen
-    assert resumed.answers == whole_run.answers
-    assert not list((tmp_path / "home" / "finetune").glob("*"))
+    assert len(list((tmp_path / "another-home" / "finetune").glob("*/last.pt"))) == 2
+    assert losses == uninterrupted[:6]
+    resumed, resumed_predictions = run(tones, row, seeds=(5, 6))
+    assert losses == uninterrupted
+    assert resumed.grid == complete.grid and resumed.chosen == complete.chosen
+    assert resumed_predictions == complete_predictions
+    assert {folder.name for folder in resumed.checkpoints} == {
+        path.name for path in (tmp_path / "another-home" / "finetune").glob("*")
+    }
 
 
-def test_a_damaged_file_to_go_on_from_is_named(tones, tmp_path, monkeypatch):
-    monkeypatch.setattr("carrara.bench.protocols.unconstrained.shutil.rmtree", lambda *given, **named: None)
+def test_a_damaged_checkpoint_is_named(tones, tmp_path):
     run(tones, epochs=1)
     (path,) = (tmp_path / "home" / "finetune").glob("*/last.pt")
     path.write_bytes(path.read_bytes()[:1000])
@@ -236,40 +235,23 @@ def test_a_damaged_file_to_go_on_from_is_named(tones, tmp_path, monkeypatch):
         run(tones, epochs=1)
 
 
-def test_another_question_does_not_go_on_from_this_one(tones, tmp_path, monkeypatch):
-    monkeypatch.setattr("carrara.bench.protocols.unconstrained.shutil.rmtree", lambda *given, **named: None)
-    found = losses_of(monkeypatch)
+def test_another_training_does_not_resume_from_this_one(tones, tmp_path, monkeypatch):
+    losses = losses_of(monkeypatch)
     run(tones, epochs=1)
     run(tones, epochs=1)
-    assert len(found) == 1, "the same question was done"
-    for changes in ({"epochs": 2}, {"seeds": (7,)}, {"heard": encoder(seed=4)}):
-        found.clear()
+    assert len(losses) == 1, "the same training is complete"
+    for changes in ({"epochs": 2}, {"seeds": (7,)}, {"encoder": small_encoder(seed=4)}):
+        losses.clear()
         run(tones, **{"epochs": 1, **changes})
-        assert len(found) == changes.get("epochs", 1)
-
-
-def test_the_test_side_is_read_after_every_choice(tones, monkeypatch):
-    order, truths, saw = [], multiclass.TASK_TYPE.truths, finetune.ProbeHistory.update
-    monkeypatch.setattr(finetune.ProbeHistory, "saw", lambda *given: order.append("epoch") or saw(*given))
-
-    def watched(row, clips):
-        order.append(clips[0].split)
-        return truths(row, clips)
-
-    object.__setattr__(multiclass.TASK_TYPE, "truths", watched)
-    try:
-        run(tones, epochs=2, seeds=(1, 2))
-    finally:
-        object.__setattr__(multiclass.TASK_TYPE, "truths", truths)
-    assert order.count("epoch") == 4 and order.count("test") == 1 and order[-1] == "test"
+        assert len(losses) == changes.get("epochs", 1)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_cure(tones):
     with pytest.raises(DataError, match=r"tones/pitch.*not finite in epoch \d+; lower the rates.*--set"):
-        run(tones, learning_rate=1e30, encoder_learning_rate=1e30, warmup=0.0)
+        run(tones, learning_rate=1e30, encoder_learning_rate=1e30, warmup_fraction=0.0)
 
 
-def test_a_file_that_cannot_be_heard_is_named(tones, tmp_path):
+def test_a_file_that_cannot_be_decoded_is_named(tones, tmp_path):
     (tmp_path / "tones").mkdir()
     for path in tones.folder.glob("*.wav"):
         (tmp_path / "tones" / path.name).write_bytes(path.read_bytes())
@@ -285,12 +267,26 @@ def test_a_file_that_cannot_be_heard_is_named(tones, tmp_path):
 @pytest.mark.parametrize("name", ["noise", "chroma-mfcc"])
 def test_what_has_no_weights_is_refused(tones, name):
     with pytest.raises(UsageError, match=rf"{name}: has no weights.*--protocol constrained"):
-        run(tones, heard=build_encoder(name))
+        run(tones, encoder=build_encoder(name))
 
 
-def test_an_answer_that_no_probe_gives_is_refused(tones, monkeypatch):
-    monkeypatch.setitem(multiclass.TASK_TYPE.__dict__, "run", lambda inputs: None)
-    with pytest.raises(
-        UsageError, match="'tones/pitch': multiclass cannot be fine-tuned on; use --protocol constrained"
-    ):
-        run(tones)
+def test_a_task_that_no_probe_can_learn_is_refused(tones):
+    stems = task(task_type="source_separation", labels=("vocals",), metrics=("sdr",), monitor="sdr")
+    with pytest.raises(UsageError, match="'tones/pitch': source_separation needs a network of its own"):
+        run(tones, stems)
+
+
+def test_an_undecodable_clip_leaves_the_task_with_partial_as_under_every_protocol(tones, tmp_path):
+    (tmp_path / "tones").mkdir()
+    for path in tones.folder.glob("*.wav"):
+        (tmp_path / "tones" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "tones" / "4.wav").write_bytes(b"no sound")
+    config = BenchConfig(protocol="unconstrained", settings=FAST | {"epochs": 1})
+    datasets = {"tones": Tones(tmp_path / "tones")}
+    with pytest.raises(DataError, match=r"1 clips cannot be decoded.*4\.wav.*--partial"):
+        bench(small_encoder(), [task()], results=tmp_path / "results", config=config, datasets=datasets)
+    record = bench(
+        small_encoder(), [task()], results=tmp_path / "results", config=config, datasets=datasets, partial=True
+    )[0]
+    assert record.partial and record.data.missing == ("tone-04",)
+    assert record.data.n == SPLIT_SIZES | {"train": 17}

@@ -33,11 +33,11 @@ class Levels(Encoder):
             weights_sha256="a" * 64,
         )
 
-    def frames(self, samples: int) -> int:
+    def num_frames(self, samples: int) -> int:
         return max(1, samples // 320)
 
     def forward(self, samples_BT, lengths_B=None):
-        frames = samples_BT[:, : self.frames(samples_BT.shape[1]) * 320].unflatten(1, (-1, 320))
+        frames = samples_BT[:, : self.num_frames(samples_BT.shape[1]) * 320].unflatten(1, (-1, 320))
         return torch.log(torch.fft.rfft(frames).abs()[..., 1:].unflatten(-1, (16, 10)).mean(-1) + 1e-3)[:, None]
 
 

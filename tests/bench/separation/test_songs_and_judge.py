@@ -140,7 +140,7 @@ def test_features_stand_on_the_spectrograms_frames(levels):
         """Answers with the number of its frame."""
 
         def forward(self, samples_BT, lengths_B=None):
-            count = torch.arange(self.frames(samples_BT.shape[1]), dtype=torch.float32)
+            count = torch.arange(self.num_frames(samples_BT.shape[1]), dtype=torch.float32)
             return count[None, None, :, None].expand(len(samples_BT), 1, -1, 16)
 
     ears = Ears(Clock(), 1.0, "cpu")
@@ -188,7 +188,7 @@ def test_pebbles_stems_are_read_and_add_up_to_its_mixture(tmp_path, ears):
     from carrara.data.pebble import DATASET
 
     write(tmp_path, "demo", {"stems": 1}, processes=1)
-    found = songs(task("pebble/stems"), DATASET.clips(tmp_path, "source_separation"))
+    found = songs(task("pebble/stems"), DATASET.clips(tmp_path, "stems"))
     assert [song.samples for song in found] == [8 * 44100]
     for windows in passing(found, ears.reading):
         assert np.allclose(windows.stems_BJCT.sum(1), windows.mixture_BCT, atol=2e-4)

@@ -16,9 +16,9 @@ from carrara.bench.separation.settings import Separation, separation
 from carrara.bench.separation.songs import songs
 from carrara.bench.separation.train import Lesson, groups, trained
 from carrara.bench.separation.trial import Member, Part, bytes_held
-from carrara.bench.task_types.source_separation import TASK_TYPE, metrics
+from carrara.bench.task_types.source_separation import TASK_TYPE
 from carrara.bench.tasks import task as shelf
-from carrara.core.errors import UsageError
+from carrara.core.errors import DataError, UsageError
 
 HOW = Separation(hidden=16, batch=8, part=4)
 SPECS = [ProbeSpec("0", ("0",), rate, 1) for rate in (1e-3, 1e-2)]
@@ -52,7 +52,7 @@ def test_a_record_of_stems_beats_the_mixture_and_tells_how(task, toys, levels, t
         assert score.value > before + 4 and score.value > 3
         assert (score.unit, score.n, score.scale) == ("track", 3, "dB") and len(score.by_seed) == 2
         assert score.low <= score.value <= score.high
-    assert record.scores["sdr"].value == pytest.approx(record.cell())
+    assert record.scores["sdr"].value == pytest.approx(record.mean_score())
     kept = read_predictions(predictions_path(record, tmp_path / "results"))
     assert kept[1]["song-6"][0] == "song-6" and set(kept[2]["song-8"][1]) == {"sdr_tone", "sdr_hiss"}
 
@@ -133,31 +133,41 @@ def test_a_task_takes_the_theses_numbers_unless_it_is_pebbles(task):
 
 
 def test_scores_are_means_over_songs_and_stems(task):
-    answers = [{"sdr_tone": 2.0, "sdr_hiss": 4.0}, {"sdr_tone": 6.0, "sdr_hiss": -1.0}]
-    assert metrics(task, ["a", "b"], answers) == {"sdr_tone": 4.0, "sdr_hiss": 1.5, "sdr": 2.75}
+    predictions = [{"sdr_tone": 2.0, "sdr_hiss": 4.0}, {"sdr_tone": 6.0, "sdr_hiss": -1.0}]
+    assert TASK_TYPE.metrics(task, ["a", "b"], predictions) == {"sdr_tone": 4.0, "sdr_hiss": 1.5, "sdr": 2.75}
     with pytest.raises(UsageError, match="no metric 'accuracy'"):
-        metrics(task.model_copy(update={"extra_metrics": ("accuracy",)}), ["a", "b"], answers)
-
-
-def test_a_probe_over_rows_cannot_answer(task):
-    for ask in (
-        TASK_TYPE.outputs,
-        lambda task: TASK_TYPE.fit(task, []),
-        lambda task: TASK_TYPE.targets(task, None, [], None),
-    ):
-        with pytest.raises(UsageError, match="--protocol constrained"):
-            ask(task)
-    with pytest.raises(UsageError, match="--protocol constrained"):
-        TASK_TYPE.loss(torch.zeros(1), torch.zeros(1))
+        TASK_TYPE.metrics(task.model_copy(update={"extra_metrics": ("accuracy",)}), ["a", "b"], predictions)
 
 
 def test_a_task_without_windows_is_refused(task, toys, levels, tmp_path):
     endless = task.model_copy(update={"window_seconds": None})
-    with pytest.raises(UsageError, match="give it window_seconds"):
+    with pytest.raises(UsageError, match="set window_seconds"):
         bench(levels(), [endless], results=tmp_path, datasets={"toys": toys})
+
+
+def test_a_song_with_an_undecodable_stem_leaves_the_task_with_partial(task, toys, levels, tmp_path, monkeypatch):
+    monkeypatch.setitem(settings.BY_DATASET, "toys", HOW)
+    monkeypatch.setattr("carrara.bench.protocols.constrained.LEARNING_RATES", (2e-2,))
+    quick = task.model_copy(update={"max_epochs": 1, "examples_per_clip": 2})
+    stem = toys.folder / "8" / "hiss.wav"
+    content = stem.read_bytes()
+    options = {"results": tmp_path, "datasets": {"toys": toys}}
+    try:
+        stem.write_bytes(b"no sound")
+        with pytest.raises(DataError, match=r"1 clips cannot be decoded.*hiss\.wav.*--partial"):
+            bench(levels(), [quick], **options)
+        (record,) = bench(levels(), [quick], partial=True, **options)
+    finally:
+        stem.write_bytes(content)
+    assert record.partial and record.data.missing == ("song-8",) and record.data.n["test"] == 2
+
+
+def test_corrupted_test_audio_is_refused(task, toys, levels, tmp_path):
+    with pytest.raises(UsageError, match="--corrupt: toys/stems is not scored on corrupted audio"):
+        bench(levels(), [task], results=tmp_path, datasets={"toys": toys}, config=BenchConfig(corruptions=("clip",)))
 
 
 def test_a_head_that_diverges_is_tried_and_is_no_point_of_the_grid(lesson):
     (member,) = trained(lesson, [ProbeSpec("0", ("0",), 1e30, 1)])
-    assert member.course.dead and member.best is None and member.course.best_epoch == -1
+    assert member.course.diverged and member.best is None and member.course.best_epoch == -1
     assert not np.isfinite(member.course.best)

@@ -13,8 +13,8 @@ from carrara.bench.probes import train_head as module
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.heads import REGISTRY
 from carrara.bench.probes.heads._base import HeadShape, Reader
-from carrara.bench.probes.rng import initial_generator, order
-from carrara.bench.probes.train_head import HeadQuestion, HeadTraining, answer_head, train_head
+from carrara.bench.probes.rng import epoch_permutation, initial_generator
+from carrara.bench.probes.train_head import HeadProblem, HeadTraining, head_logits, train_head
 
 WIDTH, CLASSES = 5, 3
 HOW = HeadTraining("weighted-sum", ("0", "1"), 1e-2, 7, 0.01, 8, 6, 1, 3)
@@ -37,7 +37,7 @@ def loss(logits_1RK, target_R):
 def asked(train, valid, each_row=True):
     starts = np.cumsum(valid.counts_N) - valid.counts_N
     truth = torch.from_numpy(valid.targets_R if each_row else valid.targets_R[starts])
-    return HeadQuestion(train, valid, loss, lambda logits: (-F.cross_entropy(logits[0], truth).item(), "rule"))
+    return HeadProblem(train, valid, loss, lambda logits: (-F.cross_entropy(logits[0], truth).item(), "rule"))
 
 
 def plainly(head, shape, question, how):
@@ -57,7 +57,7 @@ def plainly(head, shape, question, how):
 
     for epoch in range(how.max_epochs):
         reader.train()
-        visits = order(how.seed, epoch, len(train.counts_N))
+        visits = epoch_permutation(how.seed, epoch, len(train.counts_N))
         total = []
         for low in range(0, len(visits), how.batch):
             found = [heard(train, starts[one], train.counts_N[one]) for one in visits[low : low + how.batch]]
@@ -72,7 +72,7 @@ def plainly(head, shape, question, how):
         with torch.no_grad():
             lows = np.cumsum(question.valid.counts_N) - question.valid.counts_N
             logits = torch.cat([heard(question.valid, *pair)[0] for pair in zip(lows, question.valid.counts_N)])
-        scores.append(question.watched(logits[None])[0])
+        scores.append(question.monitor(logits[None])[0])
         schedule.step(scores[-1])
         losses.append(np.mean(total))
         if epoch - int(np.argmax(scores)) >= how.stop_patience:
@@ -91,11 +91,11 @@ def test_it_trains_as_a_plain_loop_does_whole_or_in_parts(name, each_row, block,
     question = asked(made(1, 30, longest), made(2, 20, longest), each_row)
     found = train_head(head, shape, question, HOW)
     losses, scores = plainly(head, shape, question, HOW)
-    assert len(found.course.losses) == len(losses)
-    np.testing.assert_allclose(found.course.losses, losses, atol=2e-4)
-    np.testing.assert_allclose(found.course.scores, scores, atol=2e-4)
-    assert found.rule == "rule" and found.course.best_epoch == int(np.argmax(scores))
-    assert question.watched(answer_head(found, question.valid)[None])[0] == pytest.approx(max(scores), abs=2e-4)
+    assert len(found.history.losses) == len(losses)
+    np.testing.assert_allclose(found.history.losses, losses, atol=2e-4)
+    np.testing.assert_allclose(found.history.scores, scores, atol=2e-4)
+    assert found.rule == "rule" and found.history.best_epoch == int(np.argmax(scores))
+    assert question.monitor(head_logits(found, question.valid)[None])[0] == pytest.approx(max(scores), abs=2e-4)
 
 
 def test_no_more_than_a_block_is_held_unless_an_example_is_larger(monkeypatch):
@@ -119,7 +119,7 @@ def test_the_same_seed_gives_the_same_head_and_another_seed_another():
     before = torch.get_rng_state()
     one, two, other = (train_head(head, shape, question, replace(HOW, seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state()), "whoever draws after us draws what he would have drawn"
-    assert one.course.losses == two.course.losses != other.course.losses
+    assert one.history.losses == two.history.losses != other.history.losses
 
 
 def test_a_head_that_is_lost_says_so_and_settles_its_epochs():
@@ -133,8 +133,8 @@ def test_a_head_that_is_lost_says_so_and_settles_its_epochs():
         HOW,
         lambda amount=1, note="": settled.append(amount),
     )
-    assert found.course.dead and found.best is None and sum(settled) == HOW.max_epochs
+    assert found.history.diverged and found.best is None and sum(settled) == HOW.max_epochs
     with pytest.raises(ValueError, match="never reached"):
-        answer_head(found, valid)
+        head_logits(found, valid)
     with pytest.raises(ValueError, match="without targets"):
         train_head(REGISTRY.get("linear"), HeadShape(WIDTH, CLASSES), asked(replace(valid, targets_R=None), valid), HOW)
