@@ -59,18 +59,14 @@ def tag(
     from carrara.audio.files import list_audio_files
     from carrara.core.settings import parse_assignments, parse_settings
     from carrara.encoders._hub.load import load, with_settings
-    from carrara.encoders._maest.labels import read_label_names, require_same_labels
     from carrara.features.embed import EmbedConfig
     from carrara.features.parquet import write_embeddings
-    from carrara.features.tags import TagEncoder, find_too_short, read_pictures, read_tracks
+    from carrara.features.tags import TagEncoder, find_too_short, read_pictures, read_tag_names, read_tracks
     from carrara.nn.device import pick_device
 
     files, device = list_audio_files(paths), pick_device(device)
     network = with_settings(load(encoder), parse_assignments(changes or []))
-    tagger, names = TagEncoder(network), network.tag_names
-    if labels is not None:
-        names = read_label_names(labels, len(names))
-        require_same_labels(names, network, str(labels))
+    tagger, names = TagEncoder(network), read_tag_names(network, labels)
     # Windows are given in full, so that naming the default is the same as leaving it out.
     seconds = window or tagger.card.window_seconds
     values = {"per": "window", "layer": "0", "window_seconds": seconds, "hop_seconds": hop or seconds}
@@ -85,17 +81,17 @@ def tag(
     tagged = {str(path) for path in files} - set(failed)
     summaries = {track.path: track.summary(names, top) for track in tracks}
     summary = {"encoder": network.card.name, "labels": names, "recordings": list(summaries.values()), "failed": failed}
-    if output and any(track.path in tagged for track in tracks):
+    own = [track for track in tracks if track.path in tagged]
+    if output and own:
         _write_folder(output, tracks, summary, tagged, pictures)
     for reason in failed.values():
         typer.echo(f"carrara tag: {reason}", err=True)
     if as_json:
-        own = [summary for path, summary in summaries.items() if path in tagged]
-        typer.echo(json.dumps({**summary, "recordings": own}, ensure_ascii=False))
+        recordings = [summaries[track.path] for track in own]
+        typer.echo(json.dumps({**summary, "recordings": recordings}, ensure_ascii=False))
     else:
-        for track in tracks:
-            if track.path in tagged:
-                _print_track(track, summaries[track.path]["tags"], over_time)
+        for track in own:
+            _print_track(track, summaries[track.path]["tags"], over_time)
     if failed:
         raise typer.Exit(1)
 

@@ -95,15 +95,7 @@ def write_embeddings(
     output = Path(output)
     is_file = output.suffix == ".parquet" and not output.is_dir()
     folder = Path(f"{output}.parts") if is_file else output
-    settings = {
-        "encoder": encoder.card.name,
-        "weights_sha256": weights_identity(encoder),
-        "output_version": encoder.card.output_version,
-        "encoder_settings": encoder.settings.model_dump(mode="json"),
-        **config.model_dump(mode="json"),
-        "decoders": VERSIONS,
-        "compute_dtype": compute_dtype(device),
-    }
+    settings = _embed_settings(encoder, config, device)
     provenance = {key: settings[key] for key in ("encoder", "weights_sha256")}
     provenance |= {"carrara": carrara.__version__, "settings": json.dumps(settings)}
     schema = embedding_schema(encoder, config).with_metadata(provenance)
@@ -146,6 +138,19 @@ def write_embeddings(
         if is_file:
             with suppress(OSError):  # the folder of parts is removed when it is empty
                 folder.rmdir()
+
+
+def _embed_settings(encoder: Encoder, config: EmbedConfig, device: str) -> dict[str, Any]:
+    """Return everything that the numbers depend on."""
+    return {
+        "encoder": encoder.card.name,
+        "weights_sha256": weights_identity(encoder),
+        "output_version": encoder.card.output_version,
+        "encoder_settings": encoder.settings.model_dump(mode="json"),
+        **config.model_dump(mode="json"),
+        "decoders": VERSIONS,
+        "compute_dtype": compute_dtype(device),
+    }
 
 
 def _write_parts(

@@ -24,6 +24,7 @@ from carrara.audio.decode import read_info
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.io import atomic_write, write_text
 from carrara.encoders._base import Encoder
+from carrara.encoders._maest.labels import read_label_names, require_same_labels
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
 
 WINDOW_SECONDS = 3.0  # for a tagger that takes any length
@@ -121,6 +122,19 @@ def read_tracks(table: Path) -> Iterator[TrackTags]:
     for path, group in groupby(enumerate(content["path"].to_pylist()), key=lambda pair: pair[1]):
         rows = [row for row, _ in group]
         yield TrackTags(path, start_R[rows], duration_R[rows], probability_RK[rows])
+
+
+def read_tag_names(encoder: Encoder, labels: Path | None) -> tuple[str, ...]:
+    """Return the names of an encoder's tags: its own, or those of a JSON file, which must agree with its own.
+
+    Raises:
+        UsageError: The file is not one of this encoder's tags.
+    """
+    if labels is None:
+        return encoder.tag_names
+    names = read_label_names(labels, len(encoder.tag_names))
+    require_same_labels(names, encoder, str(labels))
+    return names
 
 
 def find_too_short(files: Iterable[Path], encoder: Encoder) -> dict[str, str]:
