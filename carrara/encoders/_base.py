@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from carrara.core.settings import Settings
+from carrara.formats.weights import hash_tensors, load_state_dict_strict
 
 
 class Card(Settings):
@@ -35,7 +37,7 @@ class Card(Settings):
         commercial_use: Whether that licence allows it; None if unknown.
         trained_on: Names of the datasets.
         paper: Citation or address.
-        benchmark_setup: How published benchmarks ran it, in one line: whose; windows and stride; pooling; normalisation.
+        benchmark_setup: How a published benchmark ran it: its name: windows and stride; pooling; normalisation.
         files: Official files, as `org/repository/file` on the hub or a URL, each with its SHA-256 ("" if unknown).
         output_version: Incremented whenever the output for the same weights changes.
         weights_sha256: Hash of the weights.
@@ -122,3 +124,32 @@ class EncoderFamily:
     load_official: Callable[[str, Path], Mapping[str, Tensor]] | None = None
     resize_positions: Callable[[Any, Any, str, bool], Mapping[str, Tensor]] | None = None
     settings_from_files: Callable[[str, Any, Path], Any] | None = None
+
+
+_AnyEncoder = TypeVar("_AnyEncoder", bound=Encoder)
+
+
+def build_with_weights(
+    build: Callable[[Any, Card, int], _AnyEncoder],
+    settings: Any,
+    card: Card,
+    tensors: Mapping[str, Tensor],
+    source: str,
+) -> _AnyEncoder:
+    """Return an encoder with these weights, in training mode; its card holds their hash.
+
+    Args:
+        build: As in `EncoderFamily`.
+        settings: The network's settings.
+        card: The encoder's card.
+        tensors: The weights by the network's names.
+        source: Name of the weights in messages.
+
+    Raises:
+        WeightsError: The weights are another network's.
+    """
+    with torch.device("meta"):
+        encoder = build(settings, card, 0)
+    load_state_dict_strict(encoder, tensors, source)
+    encoder.card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(encoder.state_dict())})
+    return encoder

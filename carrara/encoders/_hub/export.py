@@ -24,8 +24,7 @@ from carrara.encoders._base import Encoder
 from carrara.encoders._hub.export_onnx import export_onnx
 from carrara.encoders._hub.load import CONFIG, README, load, model_card, save_pretrained
 from carrara.encoders._hub.official import HEADS, read_heads
-from carrara.encoders._hubert.huggingface import SAFETENSORS
-from carrara.encoders._hubert.huggingface_config import FIELDS, PROCESSOR
+from carrara.encoders._hubert.huggingface import FIELDS, PROCESSOR, SAFETENSORS
 from carrara.encoders._hubert.network import HubertSettings
 from carrara.encoders._maest.files import save_ast_folder
 from carrara.encoders._maest.keys import to_ast

@@ -25,7 +25,7 @@ from carrara.core.paths import encoders_home
 from carrara.core.registry import Entry
 from carrara.core.settings import Settings, parse_settings, replace
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Card, Encoder, EncoderFamily
+from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
 from carrara.encoders._hubert.huggingface import load_hubert_folder
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
@@ -223,16 +223,13 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     card = parse_settings(Card, config["card"], source)
     if seed is not None:
         return _with_hash(family.build(settings, card.model_copy(update={"name": random_name}), seed))
-    with torch.device("meta"):
-        encoder = family.build(settings, card.model_copy(update={"name": name}), 0)
-    tensors = read_tensors(folder / WEIGHTS)
-    load_state_dict_strict(encoder, tensors, str(folder / WEIGHTS))
-    weights_sha256 = hash_tensors(tensors)
-    if card.weights_sha256 and card.weights_sha256 != weights_sha256:
+    weights = folder / WEIGHTS
+    named_card = card.model_copy(update={"name": name})
+    encoder = build_with_weights(family.build, settings, named_card, read_tensors(weights), str(weights))
+    if card.weights_sha256 and card.weights_sha256 != encoder.card.weights_sha256:
         raise WeightsError(
-            f"{folder / WEIGHTS}: not the weights that {CONFIG} beside it describes; fetch or save the folder again"
+            f"{weights}: not the weights that {CONFIG} beside it describes; fetch or save the folder again"
         )
-    encoder.card = encoder.card.model_copy(update={"weights_sha256": weights_sha256})
     return encoder
 
 

@@ -19,10 +19,10 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Card, Encoder, EncoderFamily
+from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hub.availability import URL_PREFIX, is_downloadable, split_hub_address
 from carrara.encoders._hubert.huggingface import CONFIG, PROCESSOR, config_folder, read_hubert_heads
-from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors
+from carrara.formats.weights import load_state_dict_strict, read_tensors
 
 HEADS = "heads.safetensors"
 DOWNLOADS = ".downloads"
@@ -98,10 +98,8 @@ def convert_official(name: str, path: Path, interpolate: bool = False) -> Encode
         tensors = family.resize_positions(tensors, settings, str(path), interpolate)
     elif interpolate:
         raise UsageError(f"--interpolate: {name} has no positions to stretch; it takes sound of any length")
-    with torch.device("meta"):
-        encoder = family.build(settings, card, 0)
     try:
-        load_state_dict_strict(encoder, tensors, str(path))
+        encoder = build_with_weights(family.build, settings, card, tensors, str(path))
     except WeightsError as problem:
         others = _matching_variants(tensors, family) - {name}
         hint = f"; it would fit {' or '.join(sorted(others))}" if others else ""
@@ -113,7 +111,6 @@ def convert_official(name: str, path: Path, interpolate: bool = False) -> Encode
             raise WeightsError(f"{path}: its {key} holds numbers that are not finite; fetch it again")
         if key in matrices and not tensor.any():
             raise WeightsError(f"{path}: its {key} holds zeros alone, so a part of the file is lost; fetch it again")
-    encoder.card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(encoder.state_dict())})
     return encoder
 
 

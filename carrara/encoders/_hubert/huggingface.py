@@ -8,7 +8,9 @@ stripped; heads of fine-tuning and of pre-training are left out by name; every o
 published networks have equal shapes, so whatever else the files say is compared with the expected network.
 
 A pre-LN network's last row is taken after its final norm, which is what transformers 4 gave and 5 does not
-[notes/pretraining §2.4]; the setting `final_norm` is that choice.
+[notes/pretraining §2.4]; the setting `final_norm` is that choice. Fields of config.json that do not concern a frozen
+network (SpecAugment, labels, tokens) are ignored; fields of another network than these are refused. Of transformers'
+data2vec only what its code reads is read.
 
 A single file is read, too, whether a dictionary of tensors or a training checkpoint of fairseq's (fairseq.py).
 """
@@ -21,25 +23,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from carrara.core.errors import WeightsError
-from carrara.encoders._base import Card, Encoder
+from carrara.core.errors import UsageError, WeightsError
+from carrara.core.settings import parse_settings
+from carrara.encoders import REGISTRY
+from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hubert import fairseq
-from carrara.encoders._hubert.huggingface_config import (
-    CONFIG,
-    PROCESSOR,
-    find_published,
-    parse_network,
-    read_json_file,
-    read_sample_rate,
-    read_standardise,
-)
 from carrara.encoders._hubert.network import HubertSettings, hubert_card
 from carrara.formats.magic import is_pickle, read_magic
 from carrara.formats.safe_pickle import UnknownObject, read_torch_checkpoint
-from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors
+from carrara.formats.weights import read_tensors
 
 PREFIX = re.compile(r"^(hubert|mert_model|music_hubert|data2vec_audio|wav2vec2|model)\.")
 NOT_NETWORK = re.compile(
@@ -52,6 +46,33 @@ FREE_SETTINGS = {
     "input_dropout", "layerdrop", "standardise", "padding",
 }  # fmt: skip
 PICKLE, SAFETENSORS, SHARDS = "pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+MERT_RATE = 24_000
+FIELDS = {
+    "dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
+    "conv_kernels": "conv_kernel",
+    "conv_strides": "conv_stride",
+    "conv_bias": "conv_bias",
+    "dropout": "hidden_dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "input_dropout": "feat_proj_dropout",
+    "layerdrop": "layerdrop",
+    "position_groups": "num_conv_pos_embedding_groups",
+}
+# These networks have no other value; if a key is absent, transformers' default is the same.
+FIXED_FIELDS = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "layer_norm_eps": 1e-5,
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+    "add_adapter": False,
+}
+MODEL_TYPES = ("hubert", "music_hubert", "mert", "mert_model", "data2vec-audio")
 
 
 def load_hubert_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encoder:
@@ -61,19 +82,15 @@ def load_hubert_folder(folder: Path, config: Mapping[str, Any], name: str) -> En
         UsageError: The model or a part of it is not known here, or a config is invalid.
         WeightsError: The weights are missing, damaged, or not this network's.
     """
-    family, settings = parse_network(folder, config, name)
-    published = find_published(family, name)
+    family, settings = _parse_network(folder, config, name)
+    published = _find_published(family, name)
     fields = {"license", "commercial_use", "trained_on", "paper", "files"}
     facts = published[0].model_dump(include=fields) if published else {}
     card = hubert_card(name, settings, window_seconds=30.0, **facts)
     tensors = _read_files(folder).network
     if settings.num_layers > len(tensors):
         raise WeightsError(f"{folder}: {CONFIG} tells of {settings.num_layers} layers, and its weights hold fewer")
-    with torch.device("meta"):
-        encoder = family.build(settings, card, 0)
-    load_state_dict_strict(encoder, tensors, str(folder))
-    encoder.card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(encoder.state_dict())})
-    return encoder
+    return build_with_weights(family.build, settings, card, tensors, str(folder))
 
 
 def read_hubert_weights(name: str, path: Path) -> dict[str, Tensor]:
@@ -104,13 +121,13 @@ def hubert_settings_from_files(name: str, settings: HubertSettings, path: Path) 
         WeightsError: The config, or a fairseq checkpoint's run, describes another network.
     """
     if folder := config_folder(path):
-        config, processor = read_json_file(folder / CONFIG), read_json_file(folder / PROCESSOR)
-        described = parse_network(folder, config, name)[1].model_dump()
-        unchecked = FREE_SETTINGS if read_sample_rate(processor, config) else {*FREE_SETTINGS, "sample_rate"}
+        config, processor = _read_json_file(folder / CONFIG), _read_json_file(folder / PROCESSOR)
+        described = _parse_network(folder, config, name)[1].model_dump()
+        unchecked = FREE_SETTINGS if _read_sample_rate(processor, config) else {*FREE_SETTINGS, "sample_rate"}
         for field, value in settings.model_dump().items():
             if field not in unchecked and described[field] != value:
                 raise WeightsError(f"{folder}: not {name}: its {field} is {described[field]} where {name} has {value}")
-        standardise = read_standardise(folder, processor, settings.standardise)
+        standardise = _read_standardise(folder, processor, settings.standardise)
         return settings.model_copy(update={"standardise": standardise})
     if path.is_file() and is_pickle(read_magic(path)) and fairseq.is_fairseq(content := _read_file(path)):
         trained = {
@@ -154,7 +171,7 @@ def has_evidence(path: Path, card: Card) -> bool:
     ):
         return True
     if folder := config_folder(path):
-        return bool(read_sample_rate(read_json_file(folder / PROCESSOR), read_json_file(folder / CONFIG)))
+        return bool(_read_sample_rate(_read_json_file(folder / PROCESSOR), _read_json_file(folder / CONFIG)))
     if path.is_dir() or not is_pickle(read_magic(path)):
         return False
     content = _read_file(path)
@@ -196,7 +213,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     if (folder / SAFETENSORS).is_file():
         return read_tensors(folder / SAFETENSORS)
     if (folder / SHARDS).is_file():
-        table = read_json_file(folder / SHARDS).get("weight_map")
+        table = _read_json_file(folder / SHARDS).get("weight_map")
         shards = table.values() if isinstance(table, dict) else ()
         if not shards or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
             raise WeightsError(f"{folder / SHARDS}: names no shards beside it; fetch the folder again")
@@ -208,3 +225,89 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     if (folder / PICKLE).is_file():
         return read_tensors(folder / PICKLE)
     raise WeightsError(f"{folder}: neither {SAFETENSORS} nor {PICKLE} in it; fetch the folder again")
+
+
+def _parse_network(folder: Path, config: Mapping[str, Any], name: str) -> tuple[EncoderFamily, Any]:
+    """Return the family and the settings of the network that a folder's config describes.
+
+    Raises:
+        UsageError: The model or a part of it is not known here, or a value is invalid.
+    """
+    source = folder / CONFIG
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise UsageError(f"{source}: a {kind!r} model; known here are {', '.join(MODEL_TYPES)}")
+    if config.get("feature_extractor_cqt") or config.get("deepnorm"):
+        raise UsageError(f"{source}: a MERT with CQT input or DeepNorm, which no published one is; not read here")
+    for key, value in FIXED_FIELDS.items():
+        if config.get(key, value) != value:
+            raise UsageError(f"{source}: {key} is {config[key]!r}, and {value!r} in a HuBERT or data2vec as read here")
+    channels = config.get("conv_dim", (512,))
+    if not isinstance(channels, (list, tuple)) or not channels or not all(isinstance(count, int) for count in channels):
+        raise UsageError(f"{source}: conv_dim is {channels!r}, not a list of whole numbers; fetch it again")
+    if len(set(channels)) > 1:
+        raise UsageError(f"{source}: convolutions of {len(set(channels))} widths; only networks of one are known")
+    processor = _read_json_file(folder / PROCESSOR)
+    rate = _read_sample_rate(processor, config) or 16_000
+    is_data2vec = kind == "data2vec-audio"
+    if is_data2vec:
+        variant = "music2vec-v1"
+    else:
+        variant = "mert-v0" if rate == MERT_RATE or "mert" in name.lower() else "hubert-base"
+    family: EncoderFamily = REGISTRY.get(variant)
+    published = _find_published(family, name)
+    values = {ours: config[theirs] for ours, theirs in FIELDS.items() if theirs in config}
+    if is_data2vec:
+        values["position_depth"] = config.get("num_conv_pos_embeddings", 5)
+        values["position_kernel"] = config.get("conv_pos_kernel_size", 19)
+    else:
+        values["position_kernel"] = config.get("num_conv_pos_embeddings", 128)
+    values |= {
+        "sample_rate": rate,
+        "conv_channels": channels[0],
+        # transformers' data2vec has layer norms and post-LN whatever its config says.
+        "conv_norm": "layer" if is_data2vec else config.get("feat_extract_norm", "group"),
+        "norm_placement": "pre" if config.get("do_stable_layer_norm") and not is_data2vec else "post",
+        "standardise": _read_standardise(folder, processor, published[1].standardise if published else is_data2vec),
+    }
+    return family, parse_settings(family.settings, values, str(source))
+
+
+def _read_sample_rate(processor: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+    """Return the sample rate in a folder's configs; None if they have none."""
+    return processor.get("sampling_rate") or processor.get("sample_rate") or config.get("sample_rate")
+
+
+def _read_standardise(folder: Path, processor: Mapping[str, Any], default: bool) -> bool:
+    """Return whether a folder's preprocessor_config standardises waveforms; `default` if it does not say.
+
+    Raises:
+        UsageError: The value is neither true nor false.
+    """
+    value = processor.get("do_normalize", default)
+    if not isinstance(value, bool):
+        raise UsageError(f"{folder / PROCESSOR}: do_normalize is {json.dumps(value)}; write true or false")
+    return value
+
+
+def _find_published(family: EncoderFamily, repository: str) -> tuple[Card, Any] | None:
+    """Return card and settings of the variant whose files are in this repository on the hub; None if there is none."""
+    for card, settings in family.variants.values():
+        if any("/".join(address.split("/")[:2]) == repository for address in card.files):
+            return card, settings
+    return None
+
+
+def _read_json_file(path: Path) -> dict[str, Any]:
+    """Return the dictionary in a JSON file; empty if there is no file, or something else in it.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise UsageError(f"{path}: cannot be read ({problem}); fetch it again") from None
+    return content if isinstance(content, dict) else {}
