@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 COLUMNS = ["id", "path", "samples", "start", "offset", "size"]
+# Before items are sorted, by the name of the file or shard, and cut to whole samples.
+UNSORTED_COLUMNS = ["id", "sort_key", "path", "start", "seconds", "offset", "size", "is_length_given"]
 CHUNK = 4096
 TAR = ".tar"
 # A length in samples that was converted to seconds and back may be slightly below a whole number.
@@ -78,6 +80,24 @@ class Item:
         """
         with local_copy(self.path, self.offset, self.size, self.name) as path:
             return load_audio(path, sample_rate, self.start + start, duration)
+
+
+def _schema(columns: Sequence[str]) -> pyarrow.Schema:
+    import pyarrow
+
+    types = dict.fromkeys(("id", "sort_key", "path"), pyarrow.large_string())
+    types |= dict.fromkeys(("samples", "offset", "size"), pyarrow.int64())
+    types |= dict.fromkeys(("start", "seconds"), pyarrow.float64()) | {"is_length_given": pyarrow.bool_()}
+    return pyarrow.schema([(name, types[name]) for name in columns])
+
+
+def build_table(rows: Sequence[tuple[object, ...]], columns: Sequence[str] = COLUMNS) -> pyarrow.Table:
+    """Return rows as a table with these columns, the fields of `Item` by default."""
+    import pyarrow
+
+    schema = _schema(columns)
+    values = zip(*rows) if rows else [()] * len(schema)
+    return pyarrow.table([pyarrow.array(column, field.type) for column, field in zip(values, schema)], schema=schema)
 
 
 class Items:
@@ -121,7 +141,7 @@ class Corpus:
         return int(self.items.table["samples"].to_numpy().sum()) / self.sample_rate
 
     def identity(self) -> str:
-        """Return the SHA-256 of names, lengths and starts; it does not depend on where the corpus lies."""
+        """Return the SHA-256 of names, lengths and starts; it does not depend on where the corpus is stored."""
         digest = hashlib.sha256(f"[{self.sample_rate},[".encode())
         comma = ""
         for batch in self.items.table.select(["id", "samples", "start"]).to_batches(CHUNK):
@@ -224,28 +244,6 @@ def _check_unique(names: pyarrow.ChunkedArray) -> None:
         raise DataError(f"two files of the corpus are named {name}; give the folder above both, or a manifest with ids")
 
 
-def _schema() -> pyarrow.Schema:
-    """Return the columns of the unsorted table; `sort_key` is the name of the file or shard."""
-    import pyarrow
-
-    text, real, whole = pyarrow.large_string(), pyarrow.float64(), pyarrow.int64()
-    return pyarrow.schema(
-        {
-            "id": text, "sort_key": text, "path": text, "start": real, "seconds": real,
-            "offset": whole, "size": whole, "is_length_given": pyarrow.bool_(),
-        }
-    )  # fmt: skip
-
-
-def _table(rows: Sequence[tuple[object, ...]]) -> pyarrow.Table:
-    """Return rows as a table; each holds the values of `_schema` in order."""
-    import pyarrow
-
-    schema = _schema()
-    columns = zip(*rows) if rows else [()] * len(schema)
-    return pyarrow.table([pyarrow.array(column, field.type) for column, field in zip(columns, schema)], schema=schema)
-
-
 def _file_rows(names: dict[str, str]) -> tuple[pyarrow.Table, list[str]]:
     """Return a row for each readable file, and a line about each of the others."""
     rows, problems = [], []
@@ -255,7 +253,7 @@ def _file_rows(names: dict[str, str]) -> tuple[pyarrow.Table, list[str]]:
             problems.append(duration)
         else:
             rows.append((name, name, path, 0.0, duration, None, None, False))
-    return _table(rows), problems
+    return build_table(rows, UNSORTED_COLUMNS), problems
 
 
 def _shard_rows(names: dict[str, str]) -> tuple[pyarrow.Table, list[str]]:
@@ -281,7 +279,7 @@ def _shard_rows(names: dict[str, str]) -> tuple[pyarrow.Table, list[str]]:
             for member in index.members
             if member.seconds is not None
         ]
-    return _table(rows), problems
+    return build_table(rows, UNSORTED_COLUMNS), problems
 
 
 def _manifest_rows(path: str) -> tuple[pyarrow.Table, list[str]]:
@@ -301,5 +299,5 @@ def _manifest_rows(path: str) -> tuple[pyarrow.Table, list[str]]:
     none = pyarrow.nulls(len(seconds_N), pyarrow.int64())
     columns = {"id": table["id"], "sort_key": table["id"], "path": table["path"], "start": table["start"]}
     columns |= {"seconds": seconds_N, "offset": none, "size": none, "is_length_given": ~unknown_N}
-    rows = pyarrow.table(columns, schema=_schema())
+    rows = pyarrow.table(columns, schema=_schema(UNSORTED_COLUMNS))
     return rows.filter(pyarrow.array(~np.isnan(seconds_N))), problems

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carrara.core.errors import DataError
-from carrara.pretrain.corpus.storage import absolute, is_remote, open_filesystem, suffix
+from carrara.pretrain.corpus.storage import absolute, open_filesystem, suffix
 
 if TYPE_CHECKING:
     import pyarrow
@@ -77,8 +77,9 @@ def _read_table(address: str) -> pyarrow.Table:
     import pyarrow
     from pyarrow import csv, parquet
 
+    files, path = open_filesystem(address)
     try:
-        with _open(address) as file:
+        with files.open(path, "rb") as file:
             if suffix(address) == ".parquet":
                 table = parquet.ParquetFile(file)
                 names = table.schema_arrow.names
@@ -93,13 +94,6 @@ def _read_table(address: str) -> pyarrow.Table:
         raise DataError(
             f"{address}: cannot be read as a manifest: {reason}; it is a Parquet or CSV table with a column path"
         ) from None
-
-
-def _open(address: str) -> Any:
-    if not is_remote(address):
-        return open(address, "rb")
-    files, path = open_filesystem(address)
-    return files.open(path, "rb")
 
 
 def _convert_columns(table: pyarrow.Table, address: str) -> pyarrow.Table:

@@ -123,11 +123,14 @@ def local_copy(address: str, offset: int | None = None, size: int | None = None,
     name = name or address
     with tempfile.NamedTemporaryFile(prefix="carrara-", suffix=suffix(name)) as copy:
         try:
+            files, path = open_filesystem(address)
             if offset is None or size is None:
-                files, path = open_filesystem(address)
                 files.get_file(path, copy.name)
             else:
-                copy.write(_read_bytes(address, offset, size))
+                content = files.cat_file(path, start=offset, end=offset + size)
+                if len(content) < size:
+                    raise OSError(f"{address} ends inside of it, at byte {offset + len(content)}")
+                copy.write(content)
                 copy.flush()
         except OSError as problem:
             if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -177,19 +180,6 @@ def read_each(function: Callable[[Argument], Result], items: Sequence[Argument],
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return results
-
-
-def _read_bytes(address: str, offset: int, size: int) -> bytes:
-    if is_remote(address):
-        files, path = open_filesystem(address)
-        content = files.cat_file(path, start=offset, end=offset + size)
-    else:
-        with open(address, "rb") as file:
-            file.seek(offset)
-            content = file.read(size)
-    if len(content) < size:
-        raise OSError(f"{address} ends inside of it, at byte {offset + len(content)}")
-    return content
 
 
 def _reason(problem: OSError) -> str:

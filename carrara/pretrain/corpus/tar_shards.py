@@ -104,9 +104,7 @@ def _scan(path: Path, address: str) -> ShardIndex:
     with open(path, "rb") as file:
         infos = _list_members(file, size)
         if not infos:
-            raise AudioError(
-                f"{address}: no member of a tar in its {size} bytes; shards are uncompressed tars"
-            )
+            raise AudioError(f"{address}: no member of a tar in its {size} bytes; shards are uncompressed tars")
         damage = tuple(f"{address}: {line}" for line in _describe_damage(file, infos, size))
         complete = [info for info in infos if info.isreg() and info.offset_data + info.size <= size]
         json_infos = {info.name: info for info in complete if suffix(info.name) == ".json"}

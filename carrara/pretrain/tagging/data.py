@@ -31,7 +31,7 @@ from carrara.core.hashing import canonical_json
 from carrara.data import REGISTRY as DATA
 from carrara.data._base import Dataset
 from carrara.data.folder import FILES, FolderDataset
-from carrara.pretrain.corpus.build import ROUNDING, Corpus, Items
+from carrara.pretrain.corpus.build import ROUNDING, Corpus, Items, build_table
 from carrara.pretrain.corpus.storage import read_duration, read_each
 from carrara.pretrain.corpus.stream import CropStream
 from carrara.pretrain.tagging.settings import LabelSettings
@@ -57,7 +57,7 @@ class TaggedCorpus(Corpus):
     tags_NC: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
     def identity(self) -> str:
-        """Return the SHA-256 of names, lengths, starts and tags; it does not depend on where the corpus lies."""
+        """Return the SHA-256 of names, lengths, starts and tags; it does not depend on where the corpus is stored."""
         digest = hashlib.sha256(f"{super().identity()}{canonical_json(list(self.tags))}".encode())
         digest.update(np.packbits(self.tags_NC).tobytes())
         return digest.hexdigest()
@@ -128,7 +128,7 @@ def find_dataset(corpus: str | Path) -> tuple[Dataset, Path]:
     )
 
 
-def read_tag_names(folder: Path) -> tuple[str, ...]:
+def read_run_tags(folder: Path) -> tuple[str, ...]:
     """Return the tags of the run in a folder; empty if there is none.
 
     Raises:
@@ -203,27 +203,18 @@ def _read_clips(
     dataset: str, clips: Sequence[Clip], tags: tuple[str, ...], label: str, sample_rate: int
 ) -> TaggedCorpus:
     """Return the readable clips with their tags."""
-    import pyarrow
-
     durations = read_each(_clip_duration, clips, "reading the headers of the files")
     readable = [(clip, seconds) for clip, seconds in zip(clips, durations) if not isinstance(seconds, str)]
     column = {tag: index for index, tag in enumerate(tags)}
     tags_NC = np.zeros((len(readable), len(tags)), dtype=bool)
     for row_C, (clip, _) in zip(tags_NC, readable):
         row_C[[column[tag] for tag in _clip_tags(clip, label) if tag in column]] = True
-    text, integer = pyarrow.large_string(), pyarrow.int64()
-    table = pyarrow.table(
-        {
-            "id": pyarrow.array([clip.id for clip, _ in readable], text),
-            "path": pyarrow.array([str(clip.path) for clip, _ in readable], text),
-            "samples": pyarrow.array([int(seconds * sample_rate + ROUNDING) for _, seconds in readable], integer),
-            "start": pyarrow.array([clip.start for clip, _ in readable], pyarrow.float64()),
-            "offset": pyarrow.nulls(len(readable), integer),
-            "size": pyarrow.nulls(len(readable), integer),
-        }
-    )
+    rows = [
+        (clip.id, str(clip.path), int(seconds * sample_rate + ROUNDING), clip.start, None, None)
+        for clip, seconds in readable
+    ]
     unreadable = tuple(problem for problem in durations if isinstance(problem, str))
-    return TaggedCorpus(Items(table), sample_rate, 0, unreadable, 0, dataset, tags, tags_NC)
+    return TaggedCorpus(Items(build_table(rows)), sample_rate, 0, unreadable, 0, dataset, tags, tags_NC)
 
 
 def _clip_duration(clip: Clip) -> float:

@@ -59,7 +59,7 @@ def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset:
     encoder = build_encoder(recipe.encoder, recipe.seed, network)
     if not isinstance(encoder, Tagger):
         raise UsageError(f"encoder {recipe.encoder!r} cannot be trained on tags; take maest-30s or another MAEST")
-    frames = mel_framing(encoder).num_frames(round(recipe.crop_seconds * encoder.card.sample_rate))
+    frames = encoder.mel.spectrum.framing.num_frames(round(recipe.crop_seconds * encoder.card.sample_rate))
     crop = f"crop_seconds {recipe.crop_seconds:g}"
     if isinstance(encoder, MaestEncoder):
         columns, positions = encoder.vit.shape.num_columns(frames), encoder.settings.shape.columns
@@ -83,16 +83,6 @@ def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset:
     card = {"name": name, "trained_on": (dataset,), "license": "", "commercial_use": None}
     encoder.card = encoder.card.model_copy(update=card | {"files": {}, "weights_sha256": ""})
     return encoder
-
-
-def mel_framing(encoder: Tagger) -> Any:
-    """Return the framing of the network's spectrogram."""
-    return encoder.mel.spectrum.framing
-
-
-def mean_input(encoder: Tagger) -> float:
-    """Return the mean of the network's input."""
-    return 0.0 if isinstance(encoder, MaestEncoder) else MEAN_LOG_MEL
 
 
 @torch.no_grad()

@@ -61,16 +61,15 @@ from carrara.pretrain.tagging.data import (
     CenterCrops,
     build_tagged_corpus,
     check_same_tags,
-    read_tag_names,
+    read_run_tags,
 )
 from carrara.pretrain.tagging.initialize import load_initial_weights
 from carrara.pretrain.tagging.network import (
+    MEAN_LOG_MEL,
     Tagger,
     build_tagger,
     input_mel,
     load_teacher,
-    mean_input,
-    mel_framing,
     tag_logits,
     teacher_targets,
 )
@@ -172,7 +171,7 @@ def build_tagging_run(
         )
     encoder = build_tagger(recipe, train.tags, folder.resolve().name, train.dataset)
     teacher = load_teacher(recipe.teacher.weights, train.tags, device)
-    former_tags = read_tag_names(folder)
+    former_tags = read_run_tags(folder)
     if former_tags:
         check_same_tags(train.tags, former_tags, f"the run in {folder}", "give its corpus, or another folder with -o")
     if not has_checkpoint(folder / TRAINING):
@@ -181,7 +180,7 @@ def build_tagging_run(
     encoder.to(device)
     prepare_run_file(folder, recipe, train, resume)
     write_text(folder / TAG_FILE, json.dumps(train.tags, ensure_ascii=False, indent=0) + "\n")
-    stride = mel_framing(encoder).hop
+    stride = encoder.mel.spectrum.framing.hop
     precision = "float32" if device.type == "cpu" else recipe.precision
     run = TaggingRun(
         folder=folder,
@@ -286,7 +285,8 @@ def tagging_losses(run: TaggingRun, batch: CropBatch) -> dict[str, Tensor]:
     tags_BC = torch.from_numpy(run.crops.corpus.tags_NC[list(batch.item_indices)]).float().to(device)
     mixup = draw_mixup(len(samples_BT), recipe.mixup, rng)
     mel_BFM = mixup(input_mel(run.encoder, samples_BT))
-    mel_BFM = mask_spectrograms(mel_BFM, recipe.spec_augment, rng, mean_input(run.encoder))
+    mean = 0.0 if isinstance(run.encoder, MaestEncoder) else MEAN_LOG_MEL
+    mel_BFM = mask_spectrograms(mel_BFM, recipe.spec_augment, rng, mean)
     run.encoder.train()
     with autocast(run.precision, device):
         tag_logits_BC, teacher_logits_BC = tag_logits(run.encoder, mel_BFM, recipe.patchout, rng)

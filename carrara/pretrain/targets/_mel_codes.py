@@ -29,6 +29,12 @@ MEMORY_BYTES = 2**30
 STACKED_HZ, STACKED_BANDS = 100, 128
 
 
+def log_mel_229(grid: FrameGrid) -> MelSpectrogram:
+    """Return MERT-v0's spectrogram: the logarithm of 229 Slaney bands from 30 Hz to 8 kHz, FFT of 2048."""
+    bands = MelBands(229, min_hz=30.0, max_hz=min(8000.0, grid.sample_rate / 2))
+    return MelSpectrogram(grid.sample_rate, framing_preset("librosa", window=2048, hop=grid.hop), bands, "ln")
+
+
 class ResidualKMeans(nn.Module):
     """Log-mel frames (229 bands, as in MERT-v0), quantised by one k-means codebook after another."""
 
@@ -36,11 +42,8 @@ class ResidualKMeans(nn.Module):
 
     def __init__(self, grid: FrameGrid, num_codebooks: int, codebook_size: int) -> None:
         super().__init__()
-        self.grid = grid
-        framing = framing_preset("librosa", window=2048, hop=grid.hop)
-        bands = MelBands(229, min_hz=30.0, max_hz=min(8000.0, grid.sample_rate / 2))
-        self.mel = MelSpectrogram(grid.sample_rate, framing, bands, "ln")
-        self.register_buffer("books_QKD", torch.zeros(num_codebooks, codebook_size, bands.num_bands))
+        self.grid, self.mel = grid, log_mel_229(grid)
+        self.register_buffer("books_QKD", torch.zeros(num_codebooks, codebook_size, 229))
 
     def fit(self, batches: Iterable[Tensor], seed: int) -> dict[str, Any]:
         """Cluster the frames of the crops; see `Target.fit`."""

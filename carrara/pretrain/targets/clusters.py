@@ -33,9 +33,9 @@ from carrara.nn.quantize.kmeans import fit_lloyd, fit_mini_batch, kmeans_plusplu
 from carrara.nn.spectral.chroma import ChromaSTFT, fold_to_chroma
 from carrara.nn.spectral.cqt import CQT
 from carrara.nn.spectral.framing import framing_preset
-from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 from carrara.nn.spectral.mfcc import KaldiMFCC
 from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, features_on_grid
+from carrara.pretrain.targets._mel_codes import log_mel_229
 
 MEMORY_BYTES = 2**30
 START_POINTS = 20_000
@@ -152,12 +152,7 @@ def _transform(settings: _ClustersSettings, grid: FrameGrid) -> nn.Module:
     transforms: dict[str, Callable[[], nn.Module]] = {
         "mfcc-39": lambda: KaldiMFCC(rate, 13, hop // 2),
         "mfcc-60": lambda: KaldiMFCC(rate, 20, hop // 2),
-        "log-mel-229": lambda: MelSpectrogram(
-            rate,
-            framing_preset("librosa", window=2048, hop=hop),
-            MelBands(229, min_hz=30.0, max_hz=min(8000.0, rate / 2)),
-            "ln",
-        ),
+        "log-mel-229": lambda: log_mel_229(grid),
         "chroma-264": lambda: ChromaSTFT(rate, 264, framing_preset("librosa", window=400, hop=hop, fft_size=512)),
         "chroma-cqt": lambda: _ChromaCQT(grid),
         "layer": lambda: _EncoderLayer(str(settings.encoder), settings.layer, grid),
