@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import HubertConfig, HubertModel
 
-from carrara.encoders._hub.load import build
-from carrara.pretrain.masks import view
+from carrara.encoders._hub.load import build_encoder
+from carrara.pretrain.masks import plan_masks
 from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import MaskingSettings, ObjectiveSettings
 from carrara.pretrain.targets import REGISTRY
@@ -40,20 +40,20 @@ def ours(asked: argparse.Namespace, samples_BT: torch.Tensor, labels_BF: torch.T
     """Return our step."""
     sizes = {
         "conv_channels": asked.channels,
-        "width": asked.width,
-        "layers": asked.layers,
-        "heads": asked.width // 64,
+        "dim": asked.width,
+        "num_layers": asked.layers,
+        "num_heads": asked.width // 64,
         "ffn_dim": 4 * asked.width,
         "layerdrop": 0.0,
     }
     clusters = REGISTRY.get("clusters")
-    target = clusters(clusters.kind(feature="mfcc-39", k=CLASSES), FrameGrid(RATE, 320, 200))
-    encoder = build("musichubert-base", 0, sizes)
+    target = clusters(clusters.settings_type(feature="mfcc-39", k=CLASSES), FrameGrid(RATE, 320, 200))
+    encoder = build_encoder("musichubert-base", 0, sizes)
     model = MaskedPrediction(encoder, {"codes": target}, ObjectiveSettings(final_dim=FINAL), 0)
     adam = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
     frames, count = labels_BF.shape[1], len(samples_BT)
-    seen = view([(0, 0, item) for item in range(count)], MASKING, frames, asked.width)
-    number = int(seen.asked_BF.sum())
+    seen = plan_masks([(0, 0, item) for item in range(count)], MASKING, frames, asked.width)
+    number = int(seen.masked_BF.sum())
 
     def step() -> None:
         model.train()
@@ -82,8 +82,8 @@ def theirs(asked: argparse.Namespace, samples_BT: torch.Tensor, labels_BF: torch
     project, classes_CP = nn.Linear(asked.width, FINAL), nn.Parameter(torch.rand(CLASSES, FINAL))
     parameters = [*model.parameters(), *project.parameters(), classes_CP]
     adam = torch.optim.AdamW(parameters, lr=5e-4, fused=True)
-    seen = view([(0, 0, item) for item in range(len(samples_BT))], MASKING, labels_BF.shape[1], asked.width)
-    asked_BF = seen.asked_BF
+    seen = plan_masks([(0, 0, item) for item in range(len(samples_BT))], MASKING, labels_BF.shape[1], asked.width)
+    asked_BF = seen.masked_BF
 
     def step() -> None:
         model.train()

@@ -1,0 +1,90 @@
+"""Every setting that a message, docstring or page about pre-training tells the reader to change exists."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from carrara.core.errors import UsageError
+from carrara.core.settings import iter_paths, parse_assignments, replace
+from carrara.pretrain.recipes import REGISTRY
+from carrara.pretrain.recipes._base import resolve
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [*sorted((ROOT / "carrara" / "pretrain").rglob("*.py")), ROOT / "carrara" / "cli" / "pretrain.py"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RECIPES = {name: resolve(name) for name in REGISTRY.names()}
+PATHS = {path for recipe in RECIPES.values() for path in iter_paths(recipe.model_dump())}
+GROUPS = sorted({path.partition(".")[0] for path in PATHS if "." in path})
+# masking.mask_length, targets.NAME.weights; not objective.py, labels.csv or targets.{name}.
+DOTTED = re.compile(rf"(?<![\w./-])(?:{'|'.join(GROUPS)})(?:\.[A-Za-z0-9_-]+)+(?![\w{{(/]|\.\w|\.{{)")
+SET = re.compile(r"--set ([A-Za-z0-9_.-]+)(?:=([^\s`'\"),;]+))?")
+ASSIGNMENT = re.compile(r"(?<![\w.{-])([a-z][a-z_]+)=(?=[\w{])")
+FILES = (".py", ".csv", ".json", ".jsonl", ".md", ".int16", ".png", ".safetensors", ".wav", ".toml")
+
+
+def texts(tree):
+    """Return the string literals of a syntax tree; the values of f-strings are {}."""
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+
+
+def exists(path):
+    """Return whether some recipe has the setting; NAME in a path stands for any name."""
+    if "NAME" not in path:
+        return path in PATHS
+    pattern = re.compile(re.escape(path).replace("NAME", r"[^.]+"))
+    return any(pattern.fullmatch(known) for known in PATHS)
+
+
+def proposed(text):
+    paths = [path.rstrip(".") for path in DOTTED.findall(text) if not path.endswith(FILES)]
+    return paths + [path for path, _ in SET.findall(text) if not path.endswith(".")]
+
+
+@pytest.fixture(scope="module")
+def trees():
+    return {path: ast.parse(path.read_text()) for path in SOURCES}
+
+
+def test_settings_named_in_sources_and_pages_exist(trees):
+    named = {(path.name, setting) for path, tree in trees.items() for text in texts(tree) for setting in proposed(text)}
+    named |= {
+        (path.name, setting.rstrip(".")) for path in PAGES for setting in DOTTED.findall(path.read_text())
+        if not setting.endswith(FILES)
+    }  # fmt: skip
+    # The search finds something in each kind of place.
+    assert {"optimiser.learning_rate", "masking.mask_length", "initial.weights"} <= {path for _, path in named}
+    assert [each for each in sorted(named) if not exists(each[1])] == []
+
+
+def test_assignments_in_messages_set_existing_settings(trees):
+    raised = [text for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Raise)
+              for text in texts(node)]  # fmt: skip
+    names = {name for text in raised for name in ASSIGNMENT.findall(text)}
+    assert {"fsdp", "precision"} <= names
+    assert names <= {path.rpartition(".")[2] for path in PATHS}
+
+
+def test_complete_assignments_are_accepted_by_some_recipe(trees):
+    for tree in trees.values():
+        for text in texts(tree):
+            changes = [f"{path}={value}" for path, value in SET.findall(text) if value and "{" not in value]
+            # A text may propose its assignments together or as alternatives.
+            assert accepted(changes) or all(accepted([change]) for change in changes), (changes, text[:200])
+
+
+def accepted(changes):
+    """Return whether some recipe takes the assignments."""
+    for recipe in RECIPES.values():
+        try:
+            replace(recipe, parse_assignments(changes))
+        except UsageError:
+            continue
+        return True
+    return False
