@@ -156,7 +156,7 @@ def rewrite(folder, change):
         (lambda config: config.update(cart=1), "'cart'.*'card'"),
         (lambda config: config.update(encoder="mart"), "'mart'.*'mert'"),
         (lambda config: config.update(carrara=99), "99"),
-        (lambda config: config.pop("card"), "'card'"),
+        (lambda config: config.pop("card"), "card: field required"),
     ],
 )
 def test_a_config_that_does_not_fit_is_reported(saved, change, message):

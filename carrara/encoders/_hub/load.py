@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,12 +30,19 @@ from carrara.encoders._hub.official import HEADS, convert_official, fetch_offici
 from carrara.encoders._hubert.huggingface import load_hubert_folder
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
 
-FORMAT = 1
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
-KEYS = ("carrara", "encoder", "settings", "card")
 HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model.bin", "README.md"]
 RANDOM = re.compile(r"^(?P<spec>.+):random(-(?P<seed>\d+))?$")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+class _FolderConfig(Settings):
+    """config.json of a folder; `carrara` is the version of the format, `encoder` the family."""
+
+    carrara: Literal[1]
+    encoder: str
+    settings: dict[str, Any]
+    card: Card
 
 
 def build_encoder(name: str, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Encoder:
@@ -136,19 +143,19 @@ def save_pretrained(
     folder = Path(folder)
     tensors = encoder.state_dict()
     card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(tensors)})
-    config = {
-        "carrara": FORMAT,
-        "encoder": _family_name(family_entry(encoder.settings)),
-        "settings": encoder.settings.model_dump(mode="json"),
-        "card": card.model_dump(mode="json"),
-    }
+    config = _FolderConfig(
+        carrara=1,
+        encoder=_family_name(family_entry(encoder.settings)),
+        settings=encoder.settings.model_dump(mode="json"),
+        card=card,
+    )
     save_tensors(tensors, folder / WEIGHTS)
     if heads:
         save_tensors(heads, folder / HEADS)
     else:
         (folder / HEADS).unlink(missing_ok=True)
     write_text(folder / README, readme or model_card(card))
-    write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / CONFIG, json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
 
 
 def model_card(card: Card) -> str:
@@ -210,17 +217,15 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
         if seed is None:
             return encoder
         return _with_name(_with_hash(type(encoder)(encoder.settings, encoder.card, seed)), random_name)
-    _check_keys(config, folder / CONFIG)
     source = str(folder / CONFIG)
+    parsed = parse_settings(_FolderConfig, config, source)
     families = {_family_name(entry): entry.name for entry in REGISTRY.entries.values()}
-    family_name = str(config["encoder"])
-    if family_name not in families:
+    if parsed.encoder not in families:
         raise UsageError(
-            f"{source}: there is no family of encoders {family_name!r}.{did_you_mean(family_name, families)}"
+            f"{source}: there is no family of encoders {parsed.encoder!r}.{did_you_mean(parsed.encoder, families)}"
         )
-    family: EncoderFamily = REGISTRY.get(families[family_name])
-    settings = parse_settings(family.settings, config["settings"], source)
-    card = parse_settings(Card, config["card"], source)
+    family: EncoderFamily = REGISTRY.get(families[parsed.encoder])
+    settings, card = parse_settings(family.settings, parsed.settings, source), parsed.card
     if seed is not None:
         return _with_hash(family.build(settings, card.model_copy(update={"name": random_name}), seed))
     weights = folder / WEIGHTS
@@ -245,17 +250,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UsageError(f"{path}: is not the config of an encoder")
     return config
-
-
-def _check_keys(config: dict[str, Any], path: Path) -> None:
-    for key in config:
-        if key not in KEYS:
-            raise UsageError(f"{path}: unknown key {key!r}.{did_you_mean(key, KEYS)}")
-    for key in KEYS:
-        if key not in config:
-            raise UsageError(f"{path}: has no key {key!r}; save the encoder again")
-    if config["carrara"] != FORMAT:
-        raise UsageError(f"{path}: is of format {config['carrara']}, not {FORMAT}; another Carrara wrote it")
 
 
 def _family_name(entry: Entry) -> str:
