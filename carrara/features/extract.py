@@ -152,7 +152,7 @@ def _extract_missing(
     grid, plan = window_grid(encoder, spec), EncodePlan(device, spec.pool, spec.cnn)
     # Clips of one length follow each other, so that batches need little padding.
     keys = sorted(clips, key=lambda key: -(clips[key].duration or -1.0))
-    sources = [partial(load_windows, clips[key], grid, encoder.card.sample_rate, spec.corruption) for key in keys]
+    sources = [partial(decode_windows, clips[key], grid, encoder.card.sample_rate, spec.corruption) for key in keys]
     problems: dict[str, str] = {}
     with (
         progress(f"extracting features with {encoder.card.name}", len(keys)) as advance,
@@ -174,7 +174,7 @@ def _extract_missing(
     return problems
 
 
-def load_windows(clip: Clip, grid: WindowGrid, rate: int, corruption: str = "") -> Iterator[tuple[int, np.ndarray]]:
+def decode_windows(clip: Clip, grid: WindowGrid, rate: int, corruption: str = "") -> Iterator[tuple[int, np.ndarray]]:
     """Yield the first sample and the samples of a clip's windows.
 
     Raises:

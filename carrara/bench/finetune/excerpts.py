@@ -30,7 +30,7 @@ from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
 from carrara.features.encode import EncodePlan, encode_recordings, merge_windows
-from carrara.features.extract import load_windows
+from carrara.features.extract import decode_windows
 from carrara.features.prefetch import prefetch
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
@@ -158,7 +158,7 @@ def logits(model: Tunable, clips: Sequence[Clip], task: Task, device: str) -> tu
     if frames:
         view = WindowSpec(window_seconds=None, pool="frames")
     cut, card = window_grid(model.encoder, view), model.encoder.card
-    sources = [partial(load_windows, clip, cut, card.sample_rate) for clip in clips]
+    sources = [partial(decode_windows, clip, cut, card.sample_rate) for clip in clips]
     parts = []
     with closing(encode_recordings(model.encoder, sources, EncodePlan(device, view.pool))) as recordings:
         for _, encoded in recordings:
