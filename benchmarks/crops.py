@@ -27,8 +27,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from carrara.audio.decode import load
-from carrara.pretrain.corpus.storage import as_file
+from carrara.audio.decode import load_audio
+from carrara.pretrain.corpus.storage import local_copy
 
 SOURCE, RATE, SECONDS, TIMES = 44_100, 24_000, 5.0, 5
 FORMATS = {
@@ -92,8 +92,8 @@ def member(place: Path, path: Path, start: float) -> np.ndarray:
     """Return a crop of a file in a tar, as the stream of pre-training reads it."""
     with tarfile.open(place) as tar:
         info = tar.getmember(path.name)
-    with as_file(str(place), info.offset_data, info.size, path.name) as copy:
-        return load(copy, RATE, start, SECONDS)
+    with local_copy(str(place), info.offset_data, info.size, path.name) as copy:
+        return load_audio(copy, RATE, start, SECONDS)
 
 
 def best(work: Callable[[], Any], times: int) -> float:
@@ -108,7 +108,7 @@ def best(work: Callable[[], Any], times: int) -> float:
 
 def timed(path: Path, late: float) -> None:
     """Check one format, time it and print a line."""
-    ours_T, peers_T = load(path, RATE, late, SECONDS), whole(path, late)
+    ours_T, peers_T = load_audio(path, RATE, late, SECONDS), whole(path, late)
     edge = RATE // 10
     # AAC fills bands with noise of its own, which a seek draws anew.
     if not np.allclose(ours_T[edge:-edge], peers_T[edge : len(ours_T) - edge], atol=5e-3):
@@ -116,7 +116,7 @@ def timed(path: Path, late: float) -> None:
     shard = path.with_suffix(".tar")
     with tarfile.open(shard, "w") as tar:
         tar.add(path, path.name)
-    first, last = (best(lambda start=start: load(path, RATE, start, SECONDS), TIMES) for start in (0.0, late))
+    first, last = (best(lambda start=start: load_audio(path, RATE, start, SECONDS), TIMES) for start in (0.0, late))
     in_tar = best(lambda: member(shard, path, late), TIMES)
     peer = best(lambda: whole(path, late), 1)
     try:

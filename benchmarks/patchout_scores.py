@@ -26,13 +26,12 @@ from patchout import SHARES, dropped
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.load import load
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
+from carrara.metrics.ranking import average_precision, macro_mean
 from carrara.nn.device import pick_device
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
-from carrara.pretrain.tagging.crops import MiddleCrops
-from carrara.pretrain.tagging.scores import scores
+from carrara.pretrain.tagging.data import CenterCrops, build_tagged_corpus
 from carrara.pretrain.tagging.settings import LabelSettings
-from carrara.pretrain.tagging.tagged import find
 
 SECONDS, FRAMES, COLUMNS = 3.0, 187, 18
 TAUGHT, TIMES = 0.5, 5
@@ -51,19 +50,19 @@ def taught(options: argparse.Namespace, name: str, recipe: str, changes: Mapping
 def told(options: argparse.Namespace, encoder: Encoder) -> Point:
     """Return how fast a tagger hears the middle crops of the validation side, and its macro average precision."""
     names = encoder.tag_names
-    _, valid = find([options.corpus], LabelSettings(names=names), SAMPLE_RATE)
-    middles = MiddleCrops(valid, round(SECONDS * SAMPLE_RATE), HOP, options.batch, 0)
+    _, valid = build_tagged_corpus([options.corpus], LabelSettings(tags=names), SAMPLE_RATE)
+    middles = CenterCrops(valid, round(SECONDS * SAMPLE_RATE), HOP, options.batch, 0)
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     answers, took = [], []
-    for place, batch in enumerate(middles.batches(0, middles.steps)):
+    for place, batch in enumerate(middles.iter_batches(0, middles.steps)):
         samples_BT = batch.samples_BT.to(options.device)
         for _ in range(TIMES if place == 0 else 1):
             began = clock()
-            tags_BC = encoder.tags(samples_BT).cpu()
+            tags_BC = encoder.predict_tags(samples_BT).cpu()
             if len(samples_BT) == options.batch:
                 took.append((clock() - began) / options.batch)
         answers.append(tags_BC)
-    precision = scores(valid.tags_NC, torch.cat(answers).numpy())["average_precision"]
+    precision = float(macro_mean(average_precision(valid.tags_NC, torch.cat(answers).numpy()))[0])
     return SECONDS / 60 / min(took), precision
 
 
