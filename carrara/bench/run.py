@@ -169,7 +169,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
         corrupted_S = result.predictor.predict(provider.corrupted_test(data, corruption))
         robustness[corruption] = _score(task, task_type, truths, corrupted_S, config.seeds[0])
 
-    index, card = provider.index(task), encoder.card
+    index = provider.index(task)
     identity = index.identity
     record = Record(
         task=TaskInfo(
@@ -184,14 +184,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
             n={name: len(split.clips) for name, split in data.splits.items()},
             missing=data.missing,
         ),
-        encoder=EncoderInfo(
-            name=card.name,
-            weights_sha256=card.weights_sha256,
-            output_version=card.output_version,
-            parameters=card.parameters,
-            trained_on=card.trained_on,
-            license=card.license,
-        ),
+        encoder=EncoderInfo.model_validate(encoder.card.model_dump(include=set(EncoderInfo.model_fields))),
         protocol=ProtocolInfo(
             name=config.name,
             version=protocol.version,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.window_ensemble import MEAN, RULES, combine_windows
-from carrara.bench.task_types._base import Frames, Prediction, ProbeTaskType, State, Truth
+from carrara.bench.task_types._base import Frames, Prediction, ProbeTaskType, State, Truth, monitor_only
 from carrara.core.clip import Clip
 from carrara.core.progress import track
 from carrara.core.task import Task
@@ -98,12 +98,12 @@ def monitored_score(
     Only where the task says "ensemble" is there more than one rule to choose from.
     """
     has_choice = task.aggregate == "ensemble" and max(len(rows) for rows in split.rows_U) > 1
-    monitor_only = task.model_copy(update={"metrics": (task.monitor,), "extra_metrics": ()})
+    monitored = monitor_only(task)
     best: list[tuple[float, str]] = []
     for rule in RULES if has_choice else (MEAN,):
         predictions_P = predict(task, task_type, state, split, logits_PRK, rule)
         scores = [
-            (task_type.metrics(monitor_only, split.truths, predictions)[task.monitor], rule)
+            (task_type.metrics(monitored, split.truths, predictions)[task.monitor], rule)
             for predictions in predictions_P
         ]
         # NaN compares false, so a rule without a score never wins.
@@ -111,7 +111,7 @@ def monitored_score(
     return best
 
 
-def mean_over_windows(layers: Mapping[str, Any], rows_U: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def average_windows(layers: Mapping[str, Any], rows_U: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Return each layer's mean over each clip's rows, `[U, D]`, in half precision as in the feature store."""
     return {
         name: np.stack([matrix[rows].mean(0, dtype=np.float32) for rows in rows_U]).astype(np.float16)

@@ -22,7 +22,7 @@ from carrara.audio.decode import load_audio
 from carrara.audio.stems import load_stem
 from carrara.bench.provenance import index_identity
 from carrara.bench.separation.songs import clip_stems
-from carrara.bench.split_data import LabelledSplit, SplitData, mean_over_windows
+from carrara.bench.split_data import LabelledSplit, SplitData, average_windows
 from carrara.bench.task_types._base import ProbeTaskType, TaskType
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.errors import AbsentError, AudioError, DataError
@@ -135,7 +135,7 @@ class FeatureProvider:
         if self.limit is not None:
             clips, absent = _limit([clip for clip in clips if clip.id not in absent], self.limit), set()
         counts = Counter(str(clip.split) for clip in clips)
-        expected = dataset.golden_at(root).get(task.split_scheme, {})
+        expected = dataset.expected_counts_at(root).get(task.split_scheme, {})
         differences = [
             f"{counts[split]:,} {split} clips, not {number:,}"
             for split, number in expected.items()
@@ -154,9 +154,9 @@ class FeatureProvider:
         """
         index = self.index(task)
         if index.absent and not self.partial:
-            named = ", ".join(sorted(index.absent)[:MAX_NAMED]) + (", …" if len(index.absent) > MAX_NAMED else "")
+            names = ", ".join(sorted(index.absent)[:MAX_NAMED]) + (", …" if len(index.absent) > MAX_NAMED else "")
             raise _incomplete(
-                task, f"the audio of {len(index.absent)} ({named}) of {len(index.clips)} clips is not on disk"
+                task, f"the audio of {len(index.absent)} ({names}) of {len(index.clips)} clips is not on disk"
             )
         if index.shortfall and not self.partial and self.limit is None:
             raise _incomplete(task, index.shortfall)
@@ -183,10 +183,10 @@ class FeatureProvider:
             undecodable = _undecodable(task, task_type, clips, self.encoder.card.sample_rate)
         else:
             features = self._extract(task, window_spec, clips)
-            undecodable = features.missing | {
-                clip.id: f"{clip.path}: has no samples"
+            undecodable = {
+                clip.id: features.missing.get(clip.id, f"{clip.path}: has no samples")
                 for clip, rows in zip(clips, features.rows)
-                if rows.stop == rows.start and clip.id not in features.missing
+                if clip.id in features.missing or rows.stop == rows.start
             }
         if undecodable and not self.partial:
             first = next(iter(undecodable.values()))
@@ -239,7 +239,7 @@ def _layers_and_rows(
     layers: dict[str, Any] = {name: features.layer(name) for name in features.layers}
     rows_U = [np.arange(rows.start, rows.stop) for rows in slices]
     if window_spec.pool == "mean" and task.aggregate == "embedding" and any(len(rows) > 1 for rows in rows_U):
-        return dict(mean_over_windows(layers, rows_U)), list(np.arange(len(rows_U))[:, None])
+        return dict(average_windows(layers, rows_U)), list(np.arange(len(rows_U))[:, None])
     return layers, rows_U
 
 

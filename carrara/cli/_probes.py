@@ -26,7 +26,7 @@ from carrara.bench.protocols._base import probe_windows
 from carrara.bench.protocols.constrained import SUM
 from carrara.bench.split_data import predict, training_examples
 from carrara.bench.task_data import FeatureProvider
-from carrara.bench.task_types._base import ProbeTaskType, TaskType
+from carrara.bench.task_types._base import ProbeTaskType, TaskType, monitor_only
 from carrara.cli._select_tasks import select_tasks
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
@@ -102,9 +102,9 @@ def _score(task: Task, provider: FeatureProvider) -> dict[str, Any]:
     if trained.best_N is None:
         raise DataError(f"task {task.name!r}: the probe's loss is not finite; look for features that are not")
     predictions_1 = predict(task, task_type, state, valid, probe_logits(trained, valid.eval_examples())[None])
-    monitor_only = task.model_copy(update={"metrics": (task.monitor,), "extra_metrics": ()})
-    score = task_type.metrics(monitor_only, valid.truths, predictions_1[0])[task.monitor]
-    low, high = confidence_intervals(monitor_only, task_type, valid.truths, predictions_1, SEED)[task.monitor]
+    monitored = monitor_only(task)
+    score = task_type.metrics(monitored, valid.truths, predictions_1[0])[task.monitor]
+    low, high = confidence_intervals(monitored, task_type, valid.truths, predictions_1, SEED)[task.monitor]
     if not all(map(math.isfinite, (score, low, high))):
         raise DataError(f"task {task.name!r}: {task.monitor} has no value on {len(valid.truths)} validation clips")
     return {"score": score, "low": low, "high": high, "metric": task.monitor, "seconds": time.perf_counter() - started}

@@ -1,4 +1,4 @@
-"""Accuracy.
+"""Accuracy: the fraction of units whose predicted class is the true one.
 
 Letters: U scored units.
 """
@@ -9,5 +9,5 @@ import numpy as np
 
 
 def accuracy(truth_U: np.ndarray, prediction_U: np.ndarray) -> float:
-    """Return the fraction of units whose predicted class is the true one."""
+    """Return the accuracy of predicted classes."""
     return float(np.mean(np.asarray(truth_U) == np.asarray(prediction_U)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from carrara.bench.protocols.constrained import LEARNING_RATES, grid_points, select_best
-from carrara.bench.split_data import LabelledSplit, SplitData, mean_over_windows, predict, training_examples
+from carrara.bench.split_data import LabelledSplit, SplitData, average_windows, predict, training_examples
 from carrara.bench.task_types._base import Frames, ProbeTaskType
 from carrara.bench.task_types.multiclass import TASK_TYPE as MULTICLASS
 from carrara.core.errors import DataError
@@ -91,7 +91,7 @@ def test_excerpts_leave_the_padding_out_and_predictions_are_of_whole_clips():
 
 
 def test_mean_over_windows():
-    means = mean_over_windows(LAYERS, ROWS)["0"]
+    means = average_windows(LAYERS, ROWS)["0"]
     np.testing.assert_array_equal(means, [[4, 5], [10, 11], [16, 17]])
     assert means.dtype == np.float16
 

@@ -1,15 +1,13 @@
 """MARBLE's constrained track: a small probe on frozen features, layer and learning rate chosen on validation.
 
-[yuan2023 §4] [notes/benchmark §2]: one hidden layer of 512 units, dropout 0.2, batches of
-64, Adam, the learning rate halved on a plateau of the monitored validation metric, early stopping; every layer and
-their learned weighted sum × six learning rates; the best epoch of the best probe by that metric. Then the test split,
-once.
+[yuan2023 §4] [notes/benchmark §2]: one hidden layer of 512 units, dropout 0.2, batches of 64, Adam, the learning rate
+halved on a plateau of the monitored validation metric, early stopping; every layer and their learned weighted sum × six
+learning rates; the best epoch of the best probe by that metric. Then the test split, once.
 
-The weighted sum adds layers 0 to L, as in [yuan2023thesis] (v1's code leaves layer 0 out). With `--set
-layers=transformer+cnn` the convolutional features "cnn", where the encoder has them, are one more layer of the search,
-but no part of the sum. An encoder of a single layer has no sum. A probe that never reached a finite score counts as
-tried but is no point of the grid. Source separation trains its own head (`carrara/bench/separation`) in the same
-search.
+The weighted sum adds layers 0 to L, as in [yuan2023thesis] (v1's code leaves layer 0 out). An encoder of a single layer
+has no sum. With `layers=transformer+cnn` the convolutional features "cnn", where the encoder has them, are one more
+layer of the search, but no part of the sum. A probe that never reached a finite score counts as tried but is no point
+of the grid. Source separation trains its own head (`carrara/bench/separation`) in the same search.
 """
 
 from __future__ import annotations

@@ -184,14 +184,14 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     ]
     with progress(f"{settings.head} on {task.name}", len(trainings) * task.max_epochs) as advance:
         trained = [train_head(head, shape, problem, training, advance) for training in trainings]
-    chosen = [_select_best(task, [one for one in trained if one.training.seed == seed]) for seed in inputs.seeds]
+    chosen = [_select_best(task, [trial for trial in trained if trial.training.seed == seed]) for seed in inputs.seeds]
     return ProtocolResult(
         predictor=_FittedHeads(task, task_type, state, encoder, by_window, chosen),
         tried=len(trained),
         grid=tuple(
-            grid_point(layer, one.training.learning_rate, one.training.seed, one.history)
-            for one in trained
-            if one.best is not None
+            grid_point(layer, trial.training.learning_rate, trial.training.seed, trial.history)
+            for trial in trained
+            if trial.best is not None
         ),
         chosen=tuple(
             {
@@ -218,13 +218,13 @@ def _sources(layers: Sequence[str], layer: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _select_best(task: Task, trained: list[TrainedHead]) -> TrainedHead:
-    finite = [head for head in trained if head.best is not None]
+    finite = [trial for trial in trained if trial.best is not None]
     if not finite:
         raise DataError(
             f"task {task.name!r}: at no learning rate did the head reach a finite {task.monitor} on the validation "
             "clips; set lower learning_rates, or look for too few clips"
         )
-    return max(finite, key=lambda head: head.history.best)
+    return max(finite, key=lambda trial: trial.history.best)
 
 
 PROTOCOL = Protocol("semi-constrained", 1, SemiConstrainedSettings, _window_spec, _run)

@@ -97,6 +97,11 @@ def requested_metrics(task: Task) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*task.metrics, *task.extra_metrics, task.monitor)))
 
 
+def monitor_only(task: Task) -> Task:
+    """Return a task that requests its monitored metric only."""
+    return task.model_copy(update={"metrics": (task.monitor,), "extra_metrics": ()})
+
+
 def label_of(task: Task, clip: Clip) -> Any:
     """Return the label of a clip that a task is about.
 

@@ -132,9 +132,8 @@ def gtzan(root):
             sound = 0.3 * tone(pitch_of(index), 4.0, seed=10 * index + number, rate=22_050)
             for time in beats:
                 start = round(time * 22_050)
-                sound[start : start + 400] += (
-                    0.5 * np.random.default_rng(0).standard_normal(400) * np.linspace(1, 0, 400)
-                )
+                click = np.random.default_rng(0).standard_normal(400) * np.linspace(1, 0, 400)
+                sound[start : start + 400] += 0.5 * click
             write(folder / "genres" / name, sound.clip(-1, 1), 22_050)
             text(
                 folder / f"beats/gtzan_{genre}_{number:05}.beats",
