@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from carrara.encoders._hub.import_official import import_official
-from carrara.encoders._hub.load import build, load
+from carrara.encoders._hub.load import build_encoder, load
 from carrara.encoders._jukebox import files as files
 from carrara.encoders.jukebox import SAMPLE_RATE
 
 BLOCKS = 72
-NAMES = {ours: theirs for theirs, ours in files.PRIOR_PLACES.items()}
-INNER = {ours: theirs for theirs, ours in files.BLOCK_PLACES.items()}
+NAMES = {ours: theirs for theirs, ours in files.PRIOR_NAMES.items()}
+INNER = {ours: theirs for theirs, ours in files.BLOCK_NAMES.items()}
 
 
 def published(ours: str) -> str:
@@ -51,7 +51,7 @@ def published(ours: str) -> str:
 def write(folder: Path) -> None:
     """Save both files with random weights, as they are published."""
     with torch.device("meta"):
-        network = build("jukebox-5b", changes={"layer": BLOCKS})
+        network = build_encoder("jukebox-5b", changes={"layer": BLOCKS})
     tables: dict[str, dict[str, Tensor]] = {files.CODEC_FILE: {}, files.PRIOR_FILE: {}}
     generator = torch.Generator().manual_seed(0)
     for ours, like in network.state_dict().items():

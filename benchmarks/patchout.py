@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from carrara.encoders._hub.load import build
+from carrara.encoders._hub.load import build_encoder
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.nn.device import pick_device
-from carrara.pretrain.precision import computing
-from carrara.pretrain.tagging.network import answers, heard
+from carrara.pretrain.precision import autocast
+from carrara.pretrain.tagging.network import tag_logits, input_mel
 
 SHARES = (0.0, 0.25, 0.5, 0.75)
 SMALL = {"dim": 192, "num_layers": 4, "num_heads": 3, "ffn_dim": 768}
@@ -52,9 +52,9 @@ def measured(options: argparse.Namespace, training: bool, share: float) -> tuple
     torch.set_num_threads(1)
     frames, device = round(options.seconds * SAMPLE_RATE) // HOP, options.device
     own: dict[str, Any] = {} if options.base else SMALL
-    encoder = build("maest-30s", 0, {"frames": frames, **own}).to(device)
+    encoder = build_encoder("maest-30s", 0, {"frames": frames, **own}).to(device)
     assert isinstance(encoder, MaestEncoder)
-    columns = encoder.vit.time_patches(frames)
+    columns = encoder.vit.shape.num_columns(frames)
     samples_BT = 0.1 * torch.randn(options.batch, frames * HOP, device=device)
     out = dropped(columns, share)
     encoder.settings = encoder.settings.model_copy(update={"drop_columns": out})
@@ -62,14 +62,14 @@ def measured(options: argparse.Namespace, training: bool, share: float) -> tuple
     tags_BC = (torch.rand(options.batch, CLASSES, device=device) < 0.01).float()
 
     def step() -> None:
-        with computing(options.precision, torch.device(device)):
-            logits_BC, _ = answers(encoder, heard(encoder, samples_BT), len(out), np.random.default_rng(0))
+        with autocast(options.precision, torch.device(device)):
+            logits_BC, _ = tag_logits(encoder, input_mel(encoder, samples_BT), len(out), np.random.default_rng(0))
         torch.nn.functional.binary_cross_entropy_with_logits(logits_BC.float(), tags_BC).backward()
         optimiser.step()
         optimiser.zero_grad()
 
     def hear() -> None:
-        with torch.inference_mode(), computing(options.precision, torch.device(device)):
+        with torch.inference_mode(), autocast(options.precision, torch.device(device)):
             encoder(samples_BT)
 
     encoder.train(training)

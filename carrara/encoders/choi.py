@@ -1,22 +1,20 @@
 """Choi et al.'s tagger as a feature extractor: five convolutions over the mel spectrogram of a clip's first 29 s.
 
-Choi, Fazekas, Sandler, Cho 2017, "Transfer learning for music classification and regression tasks" (ISMIR, arXiv
-1703.09179), trained on tags of the Million Song Dataset; the baseline CHOI of JukeMIR. 348,000 samples at 12 kHz (a
-shorter clip is repeated), 96 mel bands every 256 samples, decibels from 0 at the clip's loudest to −80; then five times
-3×3 convolution, normalisation, ELU and max pooling. The mean over each of the first four maps and the single value of
-the fifth stand side by side: 5 × 32 = 160 numbers.
+[choi2017], trained on tags of the Million Song Dataset; the baseline CHOI of JukeMIR [castellon2021]. 348,000 samples
+at 12 kHz (a shorter clip is repeated), 96 mel bands every 256 samples, decibels from 0 at the clip's maximum to −80;
+then five times 3×3 convolution, normalization, ELU and max pooling. The mean over each of the first four maps and the
+single value of the fifth are concatenated: 5 × 32 = 160 numbers [notes/encoders §2.5].
 
-The published network normalises with the statistics of whatever batch it is given and takes decibels against that
-batch's loudest value, at all times: no running statistics were kept, so that a clip's features depend on the clips
-beside it. Here a clip is a batch by itself, as in the authors' `easy_feature_extraction.py`. `batch_stats` does what
-JukeMIR did in batches of 256 clips, shuffled with seed 0: then a row means something only beside its batch's others, so
-do not store it.
+The published network always normalizes with the statistics of the present batch and takes decibels against that batch's
+maximum: no running statistics were kept, so a clip's features depend on the clips beside it. Here a clip is a batch by
+itself, as in the authors' `easy_feature_extraction.py`. `batch_stats` reproduces JukeMIR's batches of 256 clips,
+shuffled with seed 0: then features have a meaning only within their batch, so do not store them.
 
 The authors' five files are one network cut after each block (their weights are equal), so only the fifth is read.
-Theano's convolutions turn kernels around: the weights are turned by 180°, and the spectrogram's frames, whose kernels
-were turned around too, start one sample earlier than they seem to.
+Theano's convolutions flip kernels: the weights are rotated by 180°, and the spectrogram's frames, whose kernels were
+flipped too, start one sample earlier than they seem to.
 
-Letters: B batch, T samples, F frames, M mel bands, C channels, H heard samples, D width.
+Letters: B batch, T samples, F frames, M mel bands, C channels, D dimension.
 """
 
 from __future__ import annotations
@@ -33,21 +31,23 @@ from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.formats.hdf5 import read_hdf5
 from carrara.formats.magic import read_magic
-from carrara.nn.init import init_weights
-from carrara.nn.spectral.framing import no_autocast, framing_preset
+from carrara.nn.init import build_constants, init_weights
+from carrara.nn.spectral.framing import framing_preset, no_autocast
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 
 VARIANTS = {
-    "choi": "CHOI: five convolutions over mel, taught Million Song Dataset's tags, 0.04M, 12 kHz, 160 numbers a clip"
+    "choi": "CHOI: five convolutions over mel, trained on the Million Song Dataset's tags, 0.04M, 12 kHz, 160 numbers "
+    "a clip"
 }
-SAMPLE_RATE, CLIP_SAMPLES = 12_000, 348_000
-WINDOW, HOP, MELS, REACH = 512, 256, 96, 80.0
-CHANNELS = 32
-POOLS = ((2, 4), (3, 4), (2, 5), (2, 4), (4, 4))  # mel bands × frames
-EPSILON = 1e-3  # Keras 1's
-BLOCK = 8  # clips at once: 17 MB for each map of a clip's first block
-FILE = "weights_layer4_theano.hdf5"
-SAME_FILE = "weights_theano.hdf5"
+_SAMPLE_RATE = 12_000
+CLIP_SAMPLES = 348_000
+_WINDOW, _HOP, _NUM_BANDS, _TOP_DB = 512, 256, 96, 80.0
+_CHANNELS = 32
+_POOLS = ((2, 4), (3, 4), (2, 5), (2, 4), (4, 4))  # mel bands × frames
+_EPSILON = 1e-3  # Keras 1's
+_BATCH_SIZE = 8  # clips: 17 MB for each map of a clip's first block
+_FILE = "weights_layer4_theano.hdf5"
+_SAME_FILE = "weights_theano.hdf5"
 FILES = {
     "choi": {
         "https://github.com/keunwoochoi/transfer_learning_music/raw/e1f83c389ff32ce48551f916414ae869cbe7f6e6/"
@@ -62,42 +62,39 @@ class ChoiSettings(Settings):
     """What can be set.
 
     Attributes:
-        batch_stats: whether decibels and normalisation refer to the whole batch, as in JukeMIR, or to each clip.
+        batch_stats: whether decibels and normalization refer to the whole batch, as in JukeMIR, or to each clip.
     """
 
     batch_stats: bool = False
 
 
-class Choi(Encoder):
-    """The network, with random weights drawn from a generator of that seed (none under torch's meta device)."""
+class _Choi(Encoder):
+    """The network, with random weights of that seed (none under torch's meta device)."""
 
     settings: ChoiSettings
 
     def __init__(self, settings: ChoiSettings, card: Card, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.card = settings, card
-        place = torch.get_default_device()
-        # What is computed and not loaded must exist even where the weights do not yet.
-        with torch.device("cpu" if place.type == "meta" else place):
-            framing = framing_preset("librosa", window=WINDOW, hop=HOP)
-            self.mel = MelSpectrogram(SAMPLE_RATE, framing, MelBands(MELS), "db")
+        framing = framing_preset("librosa", window=_WINDOW, hop=_HOP)
+        self.mel = build_constants(lambda: MelSpectrogram(_SAMPLE_RATE, framing, MelBands(_NUM_BANDS), "db"))
         norm = nn.BatchNorm2d if settings.batch_stats else nn.InstanceNorm2d
         with torch.device("meta"):
             self.blocks = nn.ModuleList(
                 nn.Sequential(
                     OrderedDict(
-                        convolution=nn.Conv2d(CHANNELS if block else 1, CHANNELS, 3, padding=1),
-                        norm=norm(CHANNELS, EPSILON, affine=True, track_running_stats=False),
+                        convolution=nn.Conv2d(_CHANNELS if index else 1, _CHANNELS, 3, padding=1),
+                        norm=norm(_CHANNELS, _EPSILON, affine=True, track_running_stats=False),
                         elu=nn.ELU(),
                         pool=nn.MaxPool2d(pool),
                     )
                 )
-                for block, pool in enumerate(POOLS)
+                for index, pool in enumerate(_POOLS)
             )
-        init_weights(self.blocks, self._initialise, seed)
+        init_weights(self.blocks, self._initialize, seed)
 
-    def frames(self, samples: int) -> int:
-        """Return 1: a whole clip gives one row of numbers."""
+    def num_frames(self, samples: int) -> int:
+        """Return 1: a whole clip has one vector."""
         return 1
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
@@ -111,28 +108,29 @@ class Choi(Encoder):
         if not lengths_B.all():
             raise UsageError("a clip of no samples has no features; leave empty clips out")
         lengths_B = lengths_B.to(samples_BT.device)
-        count = len(samples_BT) if self.settings.batch_stats else BLOCK
-        batches = zip(samples_BT.float().split(count), lengths_B.split(count))
-        return torch.cat([self._features(heard(*batch)) for batch in batches])[:, None, None]
-
-    def _features(self, samples_BH: Tensor) -> Tensor:
-        maps_BCMF = self._levels(samples_BH).mT[:, None]
+        size = len(samples_BT) if self.settings.batch_stats else _BATCH_SIZE
         features = []
-        for block in self.blocks:
-            maps_BCMF = block(maps_BCMF)
-            features.append(maps_BCMF.mean(dim=(-2, -1)))
-        return torch.cat(features, dim=-1)
+        for batch_BT, batch_lengths_B in zip(samples_BT.float().split(size), lengths_B.split(size)):
+            # A clip is repeated from its start until it is long enough.
+            index_BT = torch.arange(CLIP_SAMPLES, device=samples_BT.device) % batch_lengths_B[:, None]
+            maps_BCMF = self._decibels(batch_BT.gather(1, index_BT)).mT[:, None]
+            means = []
+            for block in self.blocks:
+                maps_BCMF = block(maps_BCMF)
+                means.append(maps_BCMF.mean(dim=(-2, -1)))
+            features.append(torch.cat(means, dim=-1))
+        return torch.cat(features)[:, None, None]
 
-    def _levels(self, samples_BH: Tensor) -> Tensor:
-        """Return the mel spectrogram in decibels below the loudest, `[B, F, M]`."""
-        with no_autocast(samples_BH):
+    def _decibels(self, samples_BT: Tensor) -> Tensor:
+        """Return the mel spectrogram in decibels below the maximum, `[B, F, M]`."""
+        with no_autocast(samples_BT):
             # The published frames start at 256 i − 257.
-            levels_BFM = self.mel(nn.functional.pad(samples_BH, (1, 0)))
-            loudest = levels_BFM.amax() if self.settings.batch_stats else levels_BFM.amax(dim=(-2, -1), keepdim=True)
-            return (levels_BFM - loudest).clamp(min=-REACH)
+            level_BFM = self.mel(nn.functional.pad(samples_BT, (1, 0)))
+            maximum = level_BFM.amax() if self.settings.batch_stats else level_BFM.amax(dim=(-2, -1), keepdim=True)
+            return (level_BFM - maximum).clamp(min=-_TOP_DB)
 
     @torch.no_grad()
-    def _initialise(self, generator: torch.Generator) -> None:
+    def _initialize(self, generator: torch.Generator) -> None:
         for module in self.blocks.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.kaiming_normal_(module.weight, generator=generator)
@@ -141,18 +139,7 @@ class Choi(Encoder):
                 module.reset_parameters()
 
 
-def heard(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return what is heard of each clip, `[B, H]`: its first 29 s, repeated from its start where it is shorter."""
-    place_BH = torch.arange(CLIP_SAMPLES, device=samples_BT.device) % lengths_B[:, None]
-    return samples_BT.gather(1, place_BH)
-
-
-def network(settings: ChoiSettings, card: Card, seed: int) -> Choi:
-    """Return the encoder with random weights."""
-    return Choi(settings, card, seed)
-
-
-def official(name: str, path: Path) -> Mapping[str, Tensor]:
+def _load_official(name: str, path: Path) -> Mapping[str, Tensor]:
     """Return the published weights by the network's own names.
 
     Args:
@@ -161,41 +148,46 @@ def official(name: str, path: Path) -> Mapping[str, Tensor]:
 
     Raises:
         UsageError: h5py is not installed.
-        WeightsError: no such file, not whole, or the file of a cut or another network.
+        WeightsError: no such file, or one that is damaged or of a cut or another network.
     """
     path = Path(path)
     if path.is_dir():
-        path = next((path / file for file in (FILE, SAME_FILE) if (path / file).is_file()), path / FILE)
+        path = next((path / file for file in (_FILE, _SAME_FILE) if (path / file).is_file()), path / _FILE)
     read_magic(path)
     arrays = read_hdf5(path, str(path))
     if "ConvBNEluDr/convolution2d_1_W" not in arrays:
-        raise WeightsError(f"{path}: holds no network of CHOI for Keras 1; give {FILE}")
+        raise WeightsError(f"{path}: holds no network of CHOI for Keras 1; give {_FILE}")
     if "ConvBNEluDr/convolution2d_5_W" not in arrays:
-        raise WeightsError(f"{path}: is the network cut after an earlier block; give {FILE}, which holds all five")
-    tensors: dict[str, Tensor] = {}
-    for block in range(len(POOLS)):
-        convolution = f"ConvBNEluDr/convolution2d_{block + 1}_"
-        norm = f"ConvBNEluDr/batchnormalization_{block + 1}_"
-        theirs = (convolution + "W", convolution + "b", norm + "gamma", norm + "beta")
-        ours = ("convolution.weight", "convolution.bias", "norm.weight", "norm.bias")
-        tensors |= {f"blocks.{block}.{our}": arrays[their] for our, their in zip(ours, theirs) if their in arrays}
-    return {key: tensor.flip(-2, -1) if tensor.dim() == 4 else tensor for key, tensor in tensors.items()}
+        raise WeightsError(f"{path}: is the network cut after an earlier block; give {_FILE}, which holds all five")
+    parts = {
+        "convolution.weight": "convolution2d_{}_W",
+        "convolution.bias": "convolution2d_{}_b",
+        "norm.weight": "batchnormalization_{}_gamma",
+        "norm.bias": "batchnormalization_{}_beta",
+    }
+    tensors = {}
+    for block in range(len(_POOLS)):
+        for our_name, their_name in parts.items():
+            tensor = arrays.get("ConvBNEluDr/" + their_name.format(block + 1))
+            if tensor is not None:
+                tensors[f"blocks.{block}.{our_name}"] = tensor.flip(-2, -1) if tensor.dim() == 4 else tensor
+    return tensors
 
 
-CARD = Card(
+_CARD = Card(
     name="choi",
-    sample_rate=SAMPLE_RATE,
+    sample_rate=_SAMPLE_RATE,
     frame_rate=None,
     num_layers=0,
-    dim=len(POOLS) * CHANNELS,
+    dim=len(_POOLS) * _CHANNELS,
     parameters=37_632,
     license="none stated; not to be passed on",
     commercial_use=None,
     trained_on=("Million Song Dataset",),
     paper="Choi et al. 2017, Transfer learning for music classification and regression tasks, ISMIR, "
     "https://arxiv.org/abs/1703.09179",
-    benchmark_setup="JukeMIR: the first 29 s as one window, shorter clips repeated; mean of each map; decibels and maps "
-    "normalised over batches of 256 clips (`batch_stats`; by default here over each clip)",
+    benchmark_setup="JukeMIR: the first 29 s as one window, shorter clips repeated; mean of each map; decibels and "
+    "maps normalised over batches of 256 clips (`batch_stats`; by default here over each clip)",
     files=FILES["choi"],
 )
-ENCODER = EncoderFamily(ChoiSettings, network, {"choi": (CARD, ChoiSettings())}, load_official=official)
+ENCODER = EncoderFamily(ChoiSettings, _Choi, {"choi": (_CARD, ChoiSettings())}, load_official=_load_official)

@@ -1,12 +1,12 @@
-"""Hand-crafted statistics of a whole clip: moments of its chroma and of its mel cepstra (Castellon et al., JukeMIR).
+"""Hand-crafted statistics of a whole clip: moments of its chroma and of its mel cepstra [castellon2021].
 
-The clip at 22,050 Hz is divided by its largest sample; chroma (from a CQT tuned to the clip) and 20 MFCC are taken
-every 512 samples with reflecting edges, as librosa 0.8 had them; then the mean and the population deviation over time
-of the features, of their first and of their second differences stand side by side: 72 and 120 numbers. Where both are
-given together, the cepstra, of some hundreds of decibels beside a chroma between 0 and 1, are divided by 100: a probe
-that is not allowed to standardise its input would hear nothing but them.
+The clip at 22,050 Hz is divided by its peak; chroma (from a CQT tuned to the clip) and 20 MFCC are computed every 512
+samples with reflecting edges, as in librosa 0.8; then the mean and the population std over time of the features, of
+their first and of their second differences are concatenated: 72 and 120 numbers [notes/encoders §3]. Where both are
+used together, the cepstra, of some hundreds of decibels beside a chroma between 0 and 1, are divided by 100: a probe
+that may not standardize its input would otherwise depend on them alone.
 
-Letters: B batch, T samples, F frames, C features a frame, L layers counted with row 0, D width.
+Letters: B batch, T samples, F frames, C features of a frame, D dimension.
 """
 
 from __future__ import annotations
@@ -18,92 +18,92 @@ from torch import Tensor
 
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, EncoderFamily
+from carrara.encoders._windows import split_clips
 from carrara.nn.spectral.chroma import TunedChroma
-from carrara.nn.spectral.framing import preset
+from carrara.nn.spectral.framing import framing_preset
 from carrara.nn.spectral.mfcc import MFCC
 
 VARIANTS = {
-    "chroma": "Hand-crafted: mean and deviation of a clip's chroma and of its two differences, 72 numbers.",
-    "mfcc": "Hand-crafted: mean and deviation of a clip's MFCC and of their two differences, 120 numbers.",
-    "chroma-mfcc": "Hand-crafted: the chroma and the MFCC statistics side by side, 192 numbers.",
+    "chroma": "Hand-crafted: mean and std of a clip's chroma and of its two differences, 72 numbers.",
+    "mfcc": "Hand-crafted: mean and std of a clip's MFCC and of their two differences, 120 numbers.",
+    "chroma-mfcc": "Hand-crafted: the chroma and the MFCC statistics concatenated, 192 numbers.",
 }
-SAMPLE_RATE, HOP = 22_050, 512
-ORDERS = 3
-TOGETHER = 0.01
+_SAMPLE_RATE, _HOP = 22_050, 512
+_NUM_ORDERS = 3
+_MFCC_SCALE = 0.01  # beside chroma
 
 
-class Statistics(Settings):
-    """Which features are summed up, in this order."""
+class HandcraftedSettings(Settings):
+    """Which features are summarized, in this order."""
 
     features: tuple[Literal["chroma", "mfcc"], ...]
 
 
-def moments(features_FC: Tensor) -> Tensor:
-    """Return mean and population deviation over time of the features and of their differences, `[6 C]`.
+def feature_moments(features_FC: Tensor) -> Tensor:
+    """Return mean and population std over time of features and of their first and second differences, `[6 C]`.
 
-    The order is mean, deviation of the features, of the first differences, of the second; a clip with too few frames
-    to have a difference gets zeros for it.
+    The order is mean, std of the features, of the first differences, of the second; a clip with too few frames for a
+    difference gets zeros for it.
     """
     parts = []
-    for order in range(ORDERS):
-        # The difference of a clip that has none left would be refused.
-        steps_FC = features_FC.diff(n=order, dim=0) if len(features_FC) > order else torch.zeros_like(features_FC[:1])
-        parts += [steps_FC.mean(dim=0), steps_FC.std(dim=0, correction=0)]
+    for order in range(_NUM_ORDERS):
+        if len(features_FC) > order:
+            difference_FC = features_FC.diff(n=order, dim=0)
+        else:
+            difference_FC = torch.zeros_like(features_FC[:1])
+        parts += [difference_FC.mean(dim=0), difference_FC.std(dim=0, correction=0)]
     return torch.cat(parts)
 
 
-class Handcrafted(Encoder):
-    """Chroma and MFCC statistics: one row and one frame for a whole clip."""
+class _Handcrafted(Encoder):
+    """Chroma and MFCC statistics: one layer and one frame for a whole clip."""
 
-    def __init__(self, settings: Statistics, card: Card) -> None:
+    settings: HandcraftedSettings
+
+    def __init__(self, settings: HandcraftedSettings, card: Card, seed: int = 0) -> None:
         super().__init__()
-        self.settings: Statistics = settings
-        self.card = card
-        self.chroma = TunedChroma(SAMPLE_RATE, HOP)
-        self.mfcc = MFCC(SAMPLE_RATE, framing=preset("librosa-0.8", hop=HOP))
+        self.settings, self.card = settings, card
+        self.chroma = TunedChroma(_SAMPLE_RATE, _HOP)
+        self.mfcc = MFCC(_SAMPLE_RATE, framing=framing_preset("librosa-0.8", hop=_HOP))
 
-    def frames(self, samples: int) -> int:
-        """Return 1: a whole clip gives one row of numbers."""
+    def num_frames(self, samples: int) -> int:
+        """Return 1: a whole clip has one vector."""
         return 1
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the statistics, `[B, 1, 1, D]`, each clip by itself because its tuning and loudness are its own."""
-        lengths = [samples_BT.shape[-1]] * len(samples_BT) if lengths_B is None else lengths_B.tolist()
-        clips = [samples_T[:length] for samples_T, length in zip(samples_BT.float(), lengths)]
-        return torch.stack([self._statistics(clip) for clip in clips])[:, None, None]
-
-    def _statistics(self, samples_T: Tensor) -> Tensor:
-        peak = samples_T.abs().max()
-        samples_T = samples_T / torch.where(peak > 0, peak, 1.0)
-        features = {"chroma": lambda: self.chroma(samples_T), "mfcc": lambda: self.mfcc(samples_T[None])[0]}
-        scale = {"chroma": 1.0, "mfcc": 1.0 if len(self.settings.features) == 1 else TOGETHER}
-        return torch.cat([scale[name] * moments(features[name]()) for name in self.settings.features])
-
-
-def network(settings: Statistics, card: Card, seed: int) -> Handcrafted:
-    """Return the encoder; it has no weights, so the seed changes nothing."""
-    return Handcrafted(settings, card)
+        """Return the statistics, `[B, 1, 1, D]`, of each clip by itself because its tuning and peak are its own."""
+        clips = []
+        for samples_T in split_clips(samples_BT, lengths_B):
+            peak = samples_T.abs().max()
+            samples_T = samples_T / torch.where(peak > 0, peak, 1.0)
+            parts = []
+            for name in self.settings.features:
+                features_FC = self.chroma(samples_T) if name == "chroma" else self.mfcc(samples_T[None])[0]
+                scale = _MFCC_SCALE if name == "mfcc" and len(self.settings.features) > 1 else 1.0
+                parts.append(scale * feature_moments(features_FC))
+            clips.append(torch.cat(parts))
+        return torch.stack(clips)[:, None, None]
 
 
-def _variant(name: str, width: int, features: tuple[Literal["chroma", "mfcc"], ...]) -> tuple[Card, Statistics]:
+def _variant(name: str, dim: int, features: tuple[Literal["chroma", "mfcc"], ...]) -> tuple[Card, HandcraftedSettings]:
     card = Card(
         name=name,
-        sample_rate=SAMPLE_RATE,
+        sample_rate=_SAMPLE_RATE,
         frame_rate=None,
         num_layers=0,
-        dim=width,
+        dim=dim,
         commercial_use=True,
         paper="Castellon, Donahue, Liang: Codified audio language modeling learns useful representations for music "
         "information retrieval (ISMIR 2021)",
-        benchmark_setup="JukeMIR: the whole clip; mean and deviation over frames of the features and of their first and "
+        benchmark_setup="JukeMIR: the whole clip; mean and std over frames of the features and of their first and "
         "second differences; samples divided by the clip's peak",
     )
-    return card, Statistics(features=features)
+    return card, HandcraftedSettings(features=features)
 
 
 ENCODER = EncoderFamily(
-    Statistics,
-    network,
+    HandcraftedSettings,
+    _Handcrafted,
     {
         "chroma": _variant("chroma", 72, ("chroma",)),
         "mfcc": _variant("mfcc", 120, ("mfcc",)),

@@ -1,20 +1,20 @@
-"""MAEST: a patch Transformer that learnt music from the styles that people gave to records on Discogs.
+"""MAEST: a patch Transformer trained on the music styles of releases in the Discogs database.
 
-Alonso-Jiménez, Serra, Bogdanov 2023, "Efficient Supervised Training of Audio Transformers for Music Representation
-Learning" (ISMIR, arXiv 2309.16418). A distilled ViT-B/16 over 5, 10, 20 or 30 s of 96 log-mel bands of 16 kHz sound,
-taught 400 styles (519 in one) from PaSST's weights (`fs`: from scratch, `dw`: from DeiT's; `ts`: by a teacher too).
+[alonso2023]; [notes/encoders §1]. A distilled ViT-B/16 over 5, 10, 20 or 30 s of 96 log-mel bands of 16 kHz audio,
+trained on 400 styles (519 in one) from PaSST's weights (`fs`: from scratch, `dw`: from DeiT's; `ts`: with a teacher
+too).
 
-What a clip's features are is a setting, `tokens`: `cls`, `dist`, `average` (of the patches), `stack` (the three side by
-side; the authors' choice, best at layer 7) or `frames` (6.25 a second, each the mean over frequency). Layers count as
-everywhere: row i is the raw output of block i, which Essentia and the authors' README call layer i too, while the
-authors' code counts from 0. Sound shorter than one patch (0.26 s) is filled up with silence.
+The setting `tokens` selects a clip's features: `cls`, `dist`, `average` (of the patches), `stack` (the three
+concatenated; the authors' choice, best at layer 7) or `frames` (6.25 a second, each the mean over frequency). Layers
+count as everywhere: layer i is the raw output of block i, as in Essentia and the authors' README, while the authors'
+code counts from 0. Audio shorter than one patch (0.26 s) is padded with silence.
 
-Patchout when hearing: `drop_rows` and then `every_row` thin the 9 rows of frequency, `drop_columns` and `every_column`
-the columns of time of each window; faster and less exact. A window so short that none of its columns is left keeps its
-last. Where columns are missing, a frame repeats the one before.
+Patchout at inference: `drop_rows` and then `every_row` thin the 9 rows of frequency, `drop_columns` and `every_column`
+the columns of time of each window; faster and less exact. A window too short to keep any column keeps its last. A frame
+of a dropped column repeats the one before.
 
-The files on GitHub are CC BY-NC-SA 4.0; of their SHA-256 we know, and check, the first 16 digits. They hold no names of
-styles; a `labels.json` beside a file is read. `maest-tiny` is ours; nobody publishes weights for it.
+The files on GitHub are CC BY-NC-SA 4.0; the first 16 digits of their SHA-256 are known and checked. They hold no names
+of styles; a `labels.json` beside a file is read. `maest-tiny` is our own size; no weights of it are published.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any
 from torch import Tensor
 
 from carrara.encoders._base import Card, EncoderFamily
-from carrara.encoders._maest.keys import fitted, native, read_published
-from carrara.encoders._maest.labels import labels_beside
-from carrara.encoders._maest.network import SAMPLE_RATE, MaestEncoder, MaestSettings, describe
+from carrara.encoders._maest.keys import from_github, match_time_positions, read_maest_checkpoint
+from carrara.encoders._maest.labels import add_labels_from_file
+from carrara.encoders._maest.network import SAMPLE_RATE, MaestEncoder, MaestSettings, update_maest_card
 
 VARIANTS = {
     "maest-5s": "MAEST over 5 s, 86M: 400 Discogs styles, from PaSST's weights",
@@ -36,7 +36,7 @@ VARIANTS = {
     "maest-10s-dw": "MAEST over 10 s, from DeiT's weights",
     "maest-20s": "MAEST over 20 s, from PaSST's weights",
     "maest-30s": "MAEST over 30 s, from PaSST's weights; the best of them",
-    "maest-30s-ts": "MAEST over 30 s, taught by another MAEST too",
+    "maest-30s-ts": "MAEST over 30 s, with another MAEST as teacher",
     "maest-30s-519": "MAEST over 30 s: 519 styles",
     "maest-tiny": "MAEST's network made small, 5 s, for laptops and CI; weights are yours to train",
 }
@@ -44,7 +44,7 @@ VARIANTS = {
 PAPER = (
     "Alonso-Jiménez et al. 2023, Efficient Supervised Training of Audio Transformers, https://arxiv.org/abs/2309.16418"
 )
-# Addresses with the first 16 digits of their SHA-256, written out because `_ready` reads them without running this.
+# Addresses with the first 16 digits of their SHA-256; literals, because they are read without importing this file.
 FILES = {
     "maest-5s": {
         "https://github.com/palonso/MAEST/releases/download/v0.0.0-beta/discogs-maest-5s-pw-129e-swa.ckpt": (
@@ -87,39 +87,37 @@ FILES = {
         )
     },
 }
-BENCHMARK = (
+_BENCHMARK = (
     "its authors: windows of its own length, no overlap, a last one at most a tenth short kept; cls, dist and mean of "
     "the patches side by side at layer 7, mean over windows; log-mel minus 2.068, over twice 1.268"
 )
-TINY = MaestSettings(frames=312, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
 
-def official(name: str, path: Path) -> dict[str, Tensor]:
+def _load_official(name: str, path: Path) -> dict[str, Tensor]:
     """Return the weights of a published file, GitHub's or a Lightning checkpoint, by the network's own names.
 
     Raises:
-        WeightsError: not weights.
+        WeightsError: the file holds no weights.
     """
-    return native(read_published(path))
+    return from_github(read_maest_checkpoint(path))
 
 
-def _card(name: str, **known: Any) -> Card:
-    """Return a card that `describe` completes."""
-    return Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, num_layers=0, dim=1, paper=PAPER, **known)
+def _variant(name: str, settings: MaestSettings, **facts: Any) -> tuple[Card, MaestSettings]:
+    card = Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, num_layers=0, dim=1, paper=PAPER, **facts)
+    return update_maest_card(card, settings), settings
 
 
 def _published(name: str, parameters: int, **changes: Any) -> tuple[Card, MaestSettings]:
-    settings = MaestSettings(**changes)
-    card = _card(
+    return _variant(
         name,
+        MaestSettings(**changes),
         parameters=parameters,
         license="CC-BY-NC-SA-4.0",
         commercial_use=False,
         trained_on=("Discogs20",),
         files=FILES[name],
-        benchmark_setup=BENCHMARK,
+        benchmark_setup=_BENCHMARK,
     )
-    return describe(card, settings), settings
 
 
 _VARIANTS: dict[str, tuple[Card, MaestSettings]] = {
@@ -131,17 +129,22 @@ _VARIANTS: dict[str, tuple[Card, MaestSettings]] = {
     "maest-30s": _published("maest-30s", 86_023_712),
     "maest-30s-ts": _published("maest-30s-ts", 86_023_712, distilled="separated"),
     "maest-30s-519": _published("maest-30s-519", 86_206_734, classes=519),
-    "maest-tiny": (describe(_card("maest-tiny", parameters=935_328, license="no published weights"), TINY), TINY),
+    "maest-tiny": _variant(
+        "maest-tiny",
+        MaestSettings(frames=312, dim=128, num_layers=4, num_heads=4, ffn_dim=512),
+        parameters=935_328,
+        license="no published weights",
+    ),
 }
 
 ENCODER = EncoderFamily(
     settings=MaestSettings,
     build=MaestEncoder,
     variants=_VARIANTS,
-    update_card=describe,
-    load_official=official,
-    resize_positions=lambda tensors, settings, source, interpolate: fitted(
+    update_card=update_maest_card,
+    load_official=_load_official,
+    resize_positions=lambda tensors, settings, source, interpolate: match_time_positions(
         tensors, settings.shape, source, interpolate
     ),
-    settings_from_files=labels_beside,
+    settings_from_files=add_labels_from_file,
 )

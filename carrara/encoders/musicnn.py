@@ -1,26 +1,26 @@
-"""MusiCNN and its VGG: small convolutional taggers, the baselines with filters shaped for music (Pons and Serra, 2019).
+"""MusiCNN and its VGG: small convolutional taggers, the baselines with filters shaped for music [pons2019].
 
-They hear 96 mel bands (16 kHz, windows of 32 ms every 16 ms, edges reflected) as log10(1 + 10000 x). The authors'
+The input is 96 mel bands (16 kHz, windows of 32 ms every 16 ms, edges reflected) as log10(1 + 10000 x). The authors'
 software keeps the bands in half precision, where the product overflows to infinity on loud bass; here it is single
-precision, cut off at log10(65505), the largest that theirs can say.
+precision, limited to log10(65505), the maximum of theirs.
 
-A clip is cut into windows of 187 frames (3 s) without overlap; what remains at its end is dropped, as theirs does, and
-the features are the mean over its windows. A clip shorter than one window is filled up with frames of silence, where
-theirs fails (they trained with short clips repeated). The features of a MusiCNN are what JukeMIR and MARBLE probe: the
-mean over time of the front's and of the three dense layers' channels, then their largest values. Those of a VGG are its
-last layer before the tags. `tags` gives what the authors trained for.
+A clip is split into windows of 187 frames (3 s) without overlap; the remainder at its end is dropped, as theirs does,
+and the features are the mean over its windows. A clip shorter than one window is padded with frames of silence, where
+theirs fails (they trained with short clips repeated). The features of a MusiCNN are those that JukeMIR and MARBLE
+probe: the mean over time of the channels of the front and of the three dense layers, then their maxima. Those of a VGG
+are its last layer before the tags. `predict_tags` gives the tags on which the authors trained.
 
 Weights: four of the five are in the wheel musicnn 0.1.0 of the package index (`pip download --no-deps musicnn==0.1.0`);
-`musicnn-msd-big`, the one that JukeMIR, MARBLE and the thesis probe, is only in the folder musicnn/MSD_musicnn_big of
+`musicnn-msd-big`, which JukeMIR, MARBLE and [yuan2023thesis] probe, is only in the folder musicnn/MSD_musicnn_big of
 github.com/jordipons/musicnn. ISC licence, code and weights.
 
-Letters: B batch, T samples, N windows, F frames, M mel bands, L layers counted with row 0, D width, G tags.
+Letters: B batch, T samples, N windows, F frames, M mel bands, D dimension, G tags.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,30 +29,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from carrara.encoders._base import Card, Encoder, EncoderFamily
-from carrara.encoders._musicnn.files import FOLDERS, official_tensors
-from carrara.encoders._musicnn.network import BANDS, NETWORKS, WINDOW, MusicnnSettings, initialise
-from carrara.formats.weights import load_strictly
-from carrara.nn.init import draw_weights
-from carrara.nn.spectral.framing import preset
-from carrara.nn.spectral.mel import Bands, MelSpectrogram
+from carrara.encoders._musicnn.files import FOLDERS, read_musicnn_tensors
+from carrara.encoders._musicnn.network import NETWORKS, NUM_BANDS, WINDOW_FRAMES, MusicnnSettings, init_musicnn_weights
+from carrara.encoders._windows import mean_over_windows, split_clips
+from carrara.formats.weights import load_state_dict_strict
+from carrara.nn.init import build_constants, init_weights
+from carrara.nn.spectral.framing import framing_preset
+from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 
 VARIANTS = {
-    "musicnn-mtt": "MusiCNN taught MagnaTagATune's 50 tags, 0.8M, 16 kHz, one answer a clip, 1506 numbers",
-    "musicnn-msd": "MusiCNN taught the Million Song Dataset's 50 tags, 0.8M, 16 kHz, 1506 numbers",
-    "musicnn-msd-big": "MusiCNN made wide, taught the same tags, 8M, 4194 numbers: the one of JukeMIR and MARBLE",
-    "musicnn-mtt-vgg": "The musicnn library's VGG taught MagnaTagATune's tags, 0.6M, 16 kHz, 256 numbers",
-    "musicnn-msd-vgg": "The musicnn library's VGG taught the Million Song Dataset's tags, 0.6M, 16 kHz, 256 numbers",
+    "musicnn-mtt": "MusiCNN trained on MagnaTagATune's 50 tags, 0.8M, 16 kHz, one vector a clip, 1506 numbers",
+    "musicnn-msd": "MusiCNN trained on the Million Song Dataset's 50 tags, 0.8M, 16 kHz, 1506 numbers",
+    "musicnn-msd-big": "A wide MusiCNN trained on the same tags, 8M, 4194 numbers: the one of JukeMIR and MARBLE",
+    "musicnn-mtt-vgg": "The musicnn library's VGG trained on MagnaTagATune's tags, 0.6M, 16 kHz, 256 numbers",
+    "musicnn-msd-vgg": "The musicnn library's VGG trained on the Million Song Dataset's tags, 0.6M, 256 numbers",
 }
-SAMPLE_RATE = 16_000
-CEILING = math.log10(65505.0)
-# Windows that go through the network at once: 0.2 GB of activations.
-AT_ONCE = 8
+_SAMPLE_RATE = 16_000
+_CEILING = math.log10(65505.0)
+BATCH_SIZE = 8  # windows: 0.2 GB of activations
 
-HEARD = "windows of 187 frames (3 s), no overlap, the rest dropped; mean over windows; samples as they are"
-BENCHMARKS = {
-    "musicnn-msd-big": "JukeMIR, MARBLE: windows of 187 frames (3 s), no overlap, the rest dropped; mean and largest "
-    "over frames, then mean over windows; samples as they are"
-}
 FILES = {
     "musicnn-mtt": {
         "https://files.pythonhosted.org/packages/1b/6f/38229e7d99c438e11114bbfa39c8c39185458c398011d0b6d7d7c7401617/"
@@ -79,7 +74,7 @@ FILES = {
 }
 
 # In the order of the networks' outputs, spelled as the authors spell them.
-TAG_NAMES = {
+_TAG_NAMES = {
     "mtt": (
         "guitar, classical, slow, techno, strings, drums, electronic, rock, fast, piano, ambient, beat, violin, "
         "vocal, synth, female, indian, opera, male, singing, vocals, no vocals, harpsichord, loud, quiet, flute, "
@@ -96,116 +91,111 @@ TAG_NAMES = {
 }
 
 
-class MusicnnEncoder(Encoder):
-    """A network with its front end, with random weights drawn from a generator of that seed (none on meta)."""
+class _MusicnnEncoder(Encoder):
+    """A network with its front end, with random weights of that seed (none under torch's meta device)."""
 
     settings: MusicnnSettings
 
     def __init__(self, settings: MusicnnSettings, card: Card, seed: int = 0) -> None:
         super().__init__()
         self.settings = settings
-        place = torch.get_default_device()
         with torch.device("meta"):
             self.network = NETWORKS[settings.network](settings)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = card.model_copy(update={"parameters": parameters})
-        draw_weights(self.network, partial(initialise, self.network), seed)
-        # Its constants are not among the weights that bring a network on meta to life.
-        with torch.device("cpu"):
-            self.mel = MelSpectrogram(SAMPLE_RATE, preset("musicnn"), Bands(BANDS), "log10")
-        if place.type != "meta":
-            self.mel.to(place)
+        init_weights(self.network, partial(init_musicnn_weights, self.network), seed)
+        self.mel = build_constants(
+            lambda: MelSpectrogram(_SAMPLE_RATE, framing_preset("musicnn"), MelBands(NUM_BANDS), "log10")
+        )
 
     @property
     def tag_names(self) -> tuple[str, ...]:
-        """What the numbers that `tags` returns stand for."""
-        return tuple(TAG_NAMES[self.settings.taught].split(", "))
+        """The names of the tags."""
+        return tuple(_TAG_NAMES[self.settings.dataset].split(", "))
 
-    def frames(self, samples: int) -> int:
-        """Return 1: a whole clip gives one row of numbers."""
+    def num_frames(self, samples: int) -> int:
+        """Return 1: a whole clip has one vector."""
         return 1
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the mean features of each clip's windows, `[B, 1, 1, D]` (see `Encoder.forward`)."""
-        return self._over_windows(self.network, samples_BT, lengths_B)[:, None, None]
+        windows = [self.windows(samples_T) for samples_T in split_clips(samples_BT, lengths_B)]
+        network = lambda mel_NFM: self.network(mel_NFM).float()  # noqa: E731
+        return mean_over_windows(network, windows, BATCH_SIZE)[:, None, None]
 
-    def tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+    def predict_tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the probability of each of `tag_names`, mean over each clip's windows, `[B, G]`."""
-
-        def probabilities(mel_NFM: Tensor) -> Tensor:
-            return self.network.logits(self.network(mel_NFM)).sigmoid()
-
-        return self._over_windows(probabilities, samples_BT, lengths_B)
+        windows = [self.windows(samples_T) for samples_T in split_clips(samples_BT, lengths_B)]
+        network = lambda mel_NFM: self.network.logits(self.network(mel_NFM)).sigmoid().float()  # noqa: E731
+        return mean_over_windows(network, windows, BATCH_SIZE)
 
     def windows(self, samples_T: Tensor) -> Tensor:
-        """Return the windows of one clip as the network hears them, `[N, F, M]`, at least one."""
-        mel_FM = self.mel(samples_T[None])[0].clamp(max=CEILING)
-        mel_FM = functional.pad(mel_FM, (0, 0, 0, max(WINDOW - len(mel_FM), 0)))
-        return mel_FM[: len(mel_FM) // WINDOW * WINDOW].unflatten(0, (-1, WINDOW))
-
-    def _over_windows(self, answer: Callable[[Tensor], Tensor], samples_BT: Tensor, lengths_B: Tensor | None) -> Tensor:
-        lengths = [samples_BT.shape[-1]] * len(samples_BT) if lengths_B is None else lengths_B.tolist()
-        clips = [self.windows(samples_T[:length]) for samples_T, length in zip(samples_BT.float(), lengths)]
-        answers = torch.cat([answer(mel_NFM).float() for mel_NFM in torch.cat(clips).split(AT_ONCE)])
-        return torch.stack([mine.mean(dim=0) for mine in answers.split([len(clip) for clip in clips])])
+        """Return the windows of one clip, the network's input, `[N, F, M]`, at least one."""
+        mel_FM = self.mel(samples_T[None])[0].clamp(max=_CEILING)
+        mel_FM = functional.pad(mel_FM, (0, 0, 0, max(WINDOW_FRAMES - len(mel_FM), 0)))
+        return mel_FM[: len(mel_FM) // WINDOW_FRAMES * WINDOW_FRAMES].unflatten(0, (-1, WINDOW_FRAMES))
 
 
-def official(name: str, path: Path) -> Mapping[str, Tensor]:
+def _load_official(name: str, path: Path) -> Mapping[str, Tensor]:
     """Return the weights of a variant by our names, read as their authors publish them.
 
     Args:
         name: the variant.
         path: the wheel musicnn 0.1.0; a folder that holds the checkpoint, or is the library's or its repository's; one
-            of the checkpoint's files, or their common beginning.
+            of the checkpoint's files, or their common prefix.
 
     Raises:
-        WeightsError: the checkpoint is not there, not whole or not this variant's.
+        WeightsError: the checkpoint is missing, damaged or another variant's.
     """
-    card, settings = PUBLISHED[name]
-    tensors, source = official_tensors(FOLDERS[name], settings.network, Path(path))
+    card, settings = _VARIANTS[name]
+    tensors, source = read_musicnn_tensors(FOLDERS[name], settings.network, Path(path))
     with torch.device("meta"):
-        encoder = network(settings, card, 0)
-    # Batches of the training are counted by PyTorch alone.
+        encoder = _MusicnnEncoder(settings, card)
+    # Only PyTorch counts the batches of the training.
     counts = {key: torch.tensor(0) for key in encoder.state_dict() if key.endswith("num_batches_tracked")}
-    load_strictly(encoder, tensors | counts, source)
+    load_state_dict_strict(encoder, tensors | counts, source)
     return encoder.state_dict()
 
 
-def network(settings: MusicnnSettings, card: Card, seed: int) -> MusicnnEncoder:
-    """Return the encoder with random weights drawn from a generator of that seed (none under torch's meta device)."""
-    return MusicnnEncoder(settings, card, seed)
-
-
-def described(card: Card, settings: MusicnnSettings) -> Card:
+def _update_card(card: Card, settings: MusicnnSettings) -> Card:
     """Return the card of a network with other settings, of which nothing is published."""
     return card.model_copy(update={"dim": settings.dim, "files": {}, "benchmark_setup": ""})
 
 
 def _variant(name: str, settings: MusicnnSettings, parameters: int) -> tuple[Card, MusicnnSettings]:
+    windows = "windows of 187 frames (3 s), no overlap, the rest dropped"
+    setup = f"none known: {windows}; mean over windows; samples as they are"
+    if name == "musicnn-msd-big":
+        setup = f"JukeMIR, MARBLE: {windows}; mean and largest over frames, then mean over windows; samples as they are"
     card = Card(
         name=name,
-        sample_rate=SAMPLE_RATE,
+        sample_rate=_SAMPLE_RATE,
         frame_rate=None,
         num_layers=0,
         dim=settings.dim,
         parameters=parameters,
         license="ISC",
         commercial_use=True,
-        trained_on=("magnatagatune",) if settings.taught == "mtt" else ("Million Song Dataset",),
+        trained_on=("magnatagatune",) if settings.dataset == "mtt" else ("Million Song Dataset",),
         paper="Pons and Serra 2019, musicnn, https://arxiv.org/abs/1909.06654",
-        benchmark_setup=BENCHMARKS.get(name, f"none known: {HEARD}"),
+        benchmark_setup=setup,
         files=FILES[name],
     )
     return card, settings
 
 
-PUBLISHED = {
+_BIG = MusicnnSettings(dataset="msd", middle_channels=512, dense_dim=500)
+_VARIANTS = {
     "musicnn-mtt": _variant("musicnn-mtt", MusicnnSettings(), 787_159),
-    "musicnn-msd": _variant("musicnn-msd", MusicnnSettings(taught="msd"), 787_159),
-    "musicnn-msd-big": _variant("musicnn-msd-big", MusicnnSettings(taught="msd", middle=512, dense=500), 7_980_235),
+    "musicnn-msd": _variant("musicnn-msd", MusicnnSettings(dataset="msd"), 787_159),
+    "musicnn-msd-big": _variant("musicnn-msd-big", _BIG, 7_980_235),
     "musicnn-mtt-vgg": _variant("musicnn-mtt-vgg", MusicnnSettings(network="vgg"), 605_748),
-    "musicnn-msd-vgg": _variant("musicnn-msd-vgg", MusicnnSettings(network="vgg", taught="msd"), 605_748),
+    "musicnn-msd-vgg": _variant("musicnn-msd-vgg", MusicnnSettings(network="vgg", dataset="msd"), 605_748),
 }
 ENCODER = EncoderFamily(
-    settings=MusicnnSettings, build=network, variants=PUBLISHED, update_card=described, load_official=official
+    settings=MusicnnSettings,
+    build=_MusicnnEncoder,
+    variants=_VARIANTS,
+    update_card=_update_card,
+    load_official=_load_official,
 )

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders import choi
-from carrara.encoders._hub.load import build
-from carrara.encoders._hub.official import convert
-from carrara.encoders.choi import ENCODER, FILE, HEARD, ChoiSettings, official
-from carrara.formats.weights import load_strictly
-from carrara.nn.spectral.mel import Bands, bank
+from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._hub.official import convert_official
+from carrara.encoders.choi import CLIP_SAMPLES, ENCODER, ChoiSettings
+from carrara.formats.weights import load_state_dict_strict
+from carrara.nn.spectral.mel import MelBands, mel_filter_bank
 
 POOLS = ((2, 4), (3, 4), (2, 5), (2, 4), (4, 4))
+
+
+FILE = "weights_layer4_theano.hdf5"
 
 
 def arrays(blocks=5, seed=0):
@@ -65,7 +67,7 @@ def levels(clip):
     edged = np.pad(clip, 256)
     frames = np.stack([edged[256 * i : 256 * i + 512] for i in range(1360)])
     power = (frames @ real) ** 2 + (frames @ imaginary) ** 2
-    mel = power @ bank(Bands(96, 0.0, 6000.0), 12_000, 512).numpy()
+    mel = power @ mel_filter_bank(MelBands(96, 0.0, 6000.0), 12_000, 512).numpy()
     return 10 * np.log10(np.maximum(mel, 1e-10)).T
 
 
@@ -101,50 +103,49 @@ def sound(seconds, loudness=0.1, seed=0):
 @torch.inference_mode()
 def test_features_are_those_of_the_published_network_on_one_clip(published):
     clip = sound(7.3)
-    expected = naive([np.resize(clip, HEARD)], arrays())[0]
-    ours = convert("choi", published).eval()(torch.from_numpy(clip)[None])
+    expected = naive([np.resize(clip, CLIP_SAMPLES)], arrays())[0]
+    ours = convert_official("choi", published).eval()(torch.from_numpy(clip)[None])
     assert ours.shape == (1, 1, 1, 160)
     np.testing.assert_allclose(ours.flatten().numpy(), expected, atol=2e-5)
 
 
 @torch.inference_mode()
 def test_with_batch_stats_clips_are_heard_against_each_other_as_published(published):
-    clips = [np.resize(sound(5.0, 0.02, 1), HEARD), np.resize(sound(6.0, 0.3, 2), HEARD)]
+    clips = [np.resize(sound(5.0, 0.02, 1), CLIP_SAMPLES), np.resize(sound(6.0, 0.3, 2), CLIP_SAMPLES)]
     encoder = ENCODER.build(ChoiSettings(batch_stats=True), ENCODER.variants["choi"][0], 0)
-    load_strictly(encoder, official("choi", published), "here")
+    load_state_dict_strict(encoder, ENCODER.load_official("choi", published), "here")
     together = encoder(torch.from_numpy(np.stack(clips)))[:, 0, 0].numpy()
     np.testing.assert_allclose(together, naive(clips, arrays()), atol=2e-5)
-    alone = convert("choi", published).eval()(torch.from_numpy(clips[0])[None])[0, 0, 0].numpy()
+    alone = convert_official("choi", published).eval()(torch.from_numpy(clips[0])[None])[0, 0, 0].numpy()
     assert np.abs(together[0] - alone).max() > 0.1
 
 
 @torch.inference_mode()
 def test_the_first_29_seconds_are_heard_and_shorter_clips_repeated():
-    encoder, clip = build("choi").eval(), torch.from_numpy(sound(4.0))
+    encoder, clip = build_encoder("choi").eval(), torch.from_numpy(sound(4.0))
     repeated = encoder(clip.repeat(8)[None])
     assert torch.equal(encoder(clip[None]), repeated)
-    assert torch.equal(encoder(clip.repeat(8)[None, :HEARD]), repeated)
+    assert torch.equal(encoder(clip.repeat(8)[None, :CLIP_SAMPLES]), repeated)
     padded = torch.nn.functional.pad(clip, (0, 5_000), value=0.7)
     assert torch.equal(encoder(padded[None], torch.tensor([len(clip)])), repeated)
 
 
 @torch.inference_mode()
-def test_a_large_batch_goes_through_the_network_a_few_clips_at_a_time(monkeypatch):
-    monkeypatch.setattr(choi, "BLOCK", 2)
-    encoder, heard = build("choi").eval(), []
-    encoder.blocks[0].register_forward_pre_hook(lambda block, given: heard.append(len(given[0])))
-    assert encoder(torch.from_numpy(sound(1.0)).expand(3, -1)).shape == (3, 1, 1, 160)
-    assert heard == [2, 1]
+def test_a_large_batch_goes_through_the_network_a_few_clips_at_a_time():
+    encoder, sizes = build_encoder("choi").eval(), []
+    encoder.blocks[0].register_forward_pre_hook(lambda block, given: sizes.append(len(given[0])))
+    assert encoder(torch.from_numpy(sound(1.0)).expand(9, -1)).shape == (9, 1, 1, 160)
+    assert sizes == [8, 1]
 
 
 def test_a_clip_of_no_samples_is_refused():
     with pytest.raises(UsageError, match="no samples"):
-        build("choi")(torch.zeros(2, 100), torch.tensor([100, 0]))
+        build_encoder("choi")(torch.zeros(2, 100), torch.tensor([100, 0]))
 
 
 def test_random_weights_come_from_the_seed_alone():
     before = torch.random.get_rng_state()
-    one, same, other = (build("choi", seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (build_encoder("choi", seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["blocks.2.convolution.weight"], other["blocks.2.convolution.weight"])
@@ -154,25 +155,25 @@ def test_the_folder_of_all_files_is_read_from_the_uncut_one(published):
     folder = published.parent
     for block in range(4):
         write(folder / f"weights_layer{block}_theano.hdf5", arrays(block + 1, seed=1))
-    found = official("choi", folder)
+    found = ENCODER.load_official("choi", folder)
     assert torch.equal(
         found["blocks.4.convolution.weight"][3, 2, 0, 1], torch.tensor(arrays()["convolution2d_5_W"][3, 2, 2, 1])
     )
     published.rename(folder / "weights_theano.hdf5")
-    assert all(torch.equal(found[name], tensor) for name, tensor in official("choi", folder).items())
+    assert all(torch.equal(found[name], tensor) for name, tensor in ENCODER.load_official("choi", folder).items())
 
 
 def test_files_of_cut_and_of_other_networks_are_refused(tmp_path):
     with pytest.raises(WeightsError, match=f"layer3.*cut after an earlier block; give {FILE}"):
-        official("choi", write(tmp_path / "weights_layer3_theano.hdf5", arrays(4)))
+        ENCODER.load_official("choi", write(tmp_path / "weights_layer3_theano.hdf5", arrays(4)))
     with pytest.raises(WeightsError, match=r"keras2\.hdf5: holds no network of CHOI"):
-        official("choi", write(tmp_path / "keras2.hdf5", {"conv2d_1_W": np.zeros((3, 3, 1, 32))}))
+        ENCODER.load_official("choi", write(tmp_path / "keras2.hdf5", {"conv2d_1_W": np.zeros((3, 3, 1, 32))}))
     other = arrays() | {"convolution2d_2_W": np.zeros((32, 16, 3, 3))}
     with pytest.raises(WeightsError, match=r"other\.hdf5: .*another shape"):
-        convert("choi", write(tmp_path / "other.hdf5", other))
+        convert_official("choi", write(tmp_path / "other.hdf5", other))
     del other["batchnormalization_4_beta"]
     with pytest.raises(WeightsError, match=r"less\.hdf5: .*missing \(blocks\.3\.norm\.bias\)"):
-        convert("choi", write(tmp_path / "less.hdf5", other))
+        convert_official("choi", write(tmp_path / "less.hdf5", other))
 
 
 BROKEN = {
@@ -189,20 +190,20 @@ def test_what_is_no_weights_is_called_by_its_name(kind, tmp_path):
     content, reason = BROKEN[kind]
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(WeightsError, match=f"{FILE}: .*{reason}"):
-        official("choi", tmp_path / FILE)
+        ENCODER.load_official("choi", tmp_path / FILE)
 
 
 def test_files_cut_short_and_missing_ones_are_named(published):
     published.write_bytes(published.read_bytes()[:-5000])
     with pytest.raises(WeightsError, match=f"{FILE}: not whole"):
-        official("choi", published)
+        ENCODER.load_official("choi", published)
     published.unlink()
     with pytest.raises(WeightsError, match=f"{FILE}: cannot be read"):
-        official("choi", published.parent)
+        ENCODER.load_official("choi", published.parent)
 
 
 def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / FILE).write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UsageError, match=r"pip install 'carrara\[keras\]'"):
-        official("choi", tmp_path / FILE)
+        ENCODER.load_official("choi", tmp_path / FILE)

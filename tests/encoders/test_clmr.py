@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from carrara.core.errors import WeightsError
-from carrara.encoders import clmr
-from carrara.encoders._hub.load import build
-from carrara.encoders._hub.official import convert
-from carrara.encoders.clmr import FILE, official, windows
+from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._hub.official import convert_official
+from carrara.encoders.clmr import CHECKPOINT_FILE, ENCODER, clmr_windows
 
 NATIVE, BENCHMARK = 59_049, 59_409
 # (inputs, outputs) of the eleven convolutions, as in the paper's table of SampleCNN.
@@ -88,7 +87,7 @@ SPELLINGS = {"lightning": lightning, "plain": plain}
 
 @pytest.fixture(scope="module", params=SPELLINGS)
 def checkpoint(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp(request.param) / FILE
+    path = tmp_path_factory.mktemp(request.param) / CHECKPOINT_FILE
     torch.save(SPELLINGS[request.param](table()), path)
     sys.modules.pop("lightning_of_old", None)
     return path
@@ -96,7 +95,7 @@ def checkpoint(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    path = tmp_path_factory.mktemp("published") / FILE
+    path = tmp_path_factory.mktemp("published") / CHECKPOINT_FILE
     torch.save(plain(table()), path)
     return path
 
@@ -111,7 +110,7 @@ def test_features_are_the_mean_of_the_networks_over_all_windows_but_the_last(pub
     samples = noise(2 * window + 5_000)
     expected, lengths = zip(*(by_numpy(table(), samples[i * window : (i + 1) * window].numpy()) for i in range(2)))
     assert lengths[0][0] == window // 3 and lengths[0][-3:] == [3, 1, 1]
-    ours = convert(name, published).eval()(samples[None])
+    ours = convert_official(name, published).eval()(samples[None])
     assert ours.shape == (1, 1, 1, 512)
     np.testing.assert_allclose(ours.flatten().numpy(), np.mean(expected, axis=0), rtol=1e-4, atol=1e-5)
 
@@ -120,12 +119,12 @@ def test_features_are_the_mean_of_the_networks_over_all_windows_but_the_last(pub
 def test_the_last_window_is_left_out_whole_or_not(samples):
     clip = torch.arange(samples)
     slices = [clip[start : start + 10].tolist() for start in range(0, samples, 10)]
-    assert windows(clip, 10).tolist() == slices[:-1]
+    assert clmr_windows(clip, 10).tolist() == slices[:-1]
 
 
 @pytest.mark.parametrize("samples", [0, 1, 9, 10])
 def test_a_clip_of_at_most_one_window_is_filled_up_with_zeros(samples):
-    assert windows(torch.ones(samples), 10).tolist() == [[1.0] * samples + [0.0] * (10 - samples)]
+    assert clmr_windows(torch.ones(samples), 10).tolist() == [[1.0] * samples + [0.0] * (10 - samples)]
 
 
 @torch.inference_mode()
@@ -137,19 +136,19 @@ def test_ten_minutes_go_through_the_network_a_few_windows_at_a_time():
             heard.append(len(windows_NCW))
             return windows_NCW.mean(dim=-1, keepdim=True).expand(-1, 512, 1)
 
-    encoder = build("clmr-native").eval()
+    encoder = build_encoder("clmr-native").eval()
     encoder.sequential = Means()
     long, short = torch.full((600 * 22_050,), 0.25), torch.full((30 * 22_050,), 0.5)
     batch = torch.nn.utils.rnn.pad_sequence([long, short], batch_first=True)
     features = encoder(batch, torch.tensor([len(long), len(short)]))
-    assert max(heard) <= clmr.BLOCK
+    assert max(heard) <= 8
     assert sum(heard) == 600 * 22_050 // NATIVE + 30 * 22_050 // NATIVE
     torch.testing.assert_close(features[:, 0, 0], torch.tensor([[0.25], [0.5]]).expand(2, 512))
 
 
 def test_random_weights_come_from_the_seed_alone():
     before = torch.random.get_rng_state()
-    one, same, other = (build("clmr", seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (build_encoder("clmr", seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["sequential.3.0.weight"], other["sequential.3.0.weight"])
@@ -162,9 +161,9 @@ def test_both_spellings_are_read_wherever_the_checkpoint_lies(checkpoint, given,
     if given == "zip":
         path = tmp_path / "clmr_magnatagatune_mlp.zip"
         with zipfile.ZipFile(path, "w") as release:
-            release.write(checkpoint, f"clmr_magnatagatune_mlp/{FILE}")
-    found, wanted = official("clmr", path), table()
-    assert set(found) == set(wanted) == set(build("clmr").state_dict())
+            release.write(checkpoint, f"clmr_magnatagatune_mlp/{CHECKPOINT_FILE}")
+    found, wanted = ENCODER.load_official("clmr", path), table()
+    assert set(found) == set(wanted) == set(build_encoder("clmr").state_dict())
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
@@ -173,8 +172,11 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
-    torch.save({"pytorch-lightning_version": Trap(), "state_dict": lightning(table())["state_dict"]}, tmp_path / FILE)
-    assert set(official("clmr", tmp_path / FILE)) == set(table())
+    torch.save(
+        {"pytorch-lightning_version": Trap(), "state_dict": lightning(table())["state_dict"]},
+        tmp_path / CHECKPOINT_FILE,
+    )
+    assert set(ENCODER.load_official("clmr", tmp_path / CHECKPOINT_FILE)) == set(table())
     assert not (tmp_path / "sprung").exists()
 
 
@@ -200,7 +202,7 @@ def test_other_networks_are_refused(kind, tmp_path):
     content, reason = WRONG[kind]
     torch.save(content(), tmp_path / "other.ckpt")
     with pytest.raises(WeightsError, match=rf"other\.ckpt: .*{reason}"):
-        convert("clmr", tmp_path / "other.ckpt")
+        convert_official("clmr", tmp_path / "other.ckpt")
 
 
 BROKEN = {
@@ -214,20 +216,20 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_is_no_weights_is_called_by_its_name(kind, tmp_path):
     content, reason = BROKEN[kind]
-    (tmp_path / FILE).write_bytes(content)
+    (tmp_path / CHECKPOINT_FILE).write_bytes(content)
     with pytest.raises(WeightsError, match=reason):
-        official("clmr", tmp_path / FILE)
+        ENCODER.load_official("clmr", tmp_path / CHECKPOINT_FILE)
 
 
 def test_files_cut_short_and_folders_without_the_file_are_named(published, tmp_path):
     (tmp_path / "cut.ckpt").write_bytes(published.read_bytes()[:-1000])
     with pytest.raises(WeightsError, match=r"cut\.ckpt: .*fetch it again"):
-        official("clmr", tmp_path / "cut.ckpt")
-    with pytest.raises(WeightsError, match=f"holds no {FILE}"):
-        official("clmr", tmp_path)
+        ENCODER.load_official("clmr", tmp_path / "cut.ckpt")
+    with pytest.raises(WeightsError, match=f"holds no {CHECKPOINT_FILE}"):
+        ENCODER.load_official("clmr", tmp_path)
     with pytest.raises(WeightsError, match=r"nowhere\.ckpt"):
-        official("clmr", tmp_path / "nowhere.ckpt")
+        ENCODER.load_official("clmr", tmp_path / "nowhere.ckpt")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
         other.writestr("notes.txt", "nothing")
-    with pytest.raises(WeightsError, match=rf"other\.zip: holds no {FILE}"):
-        official("clmr", tmp_path / "other.zip")
+    with pytest.raises(WeightsError, match=rf"other\.zip: holds no {CHECKPOINT_FILE}"):
+        ENCODER.load_official("clmr", tmp_path / "other.zip")

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.encoders import REGISTRY, effnet_discogs
-from carrara.encoders._hub.load import build, load, save_pretrained
-from carrara.encoders._hub.official import convert
-from carrara.encoders.effnet_discogs import CARD, EffnetDiscogs, EffnetSettings
+from carrara.encoders import REGISTRY
+from carrara.encoders._hub.load import build_encoder, load, save_pretrained
+from carrara.encoders._hub.official import convert_official
+from carrara.encoders.effnet_discogs import BATCH_SIZE, ENCODER, EffnetDiscogs, EffnetSettings
 
 RATE, STYLES = 16_000, 7
+CARD = ENCODER.variants["effnet-discogs"][0]
 STYLE_NAMES = [f"Rock---Kind {number}" for number in range(STYLES)]
 
 
 def small(seed=0):
-    return EffnetDiscogs(EffnetSettings(width=0.1, styles=STYLES), CARD, seed).eval()
+    return EffnetDiscogs(EffnetSettings(width_multiplier=0.1, classes=STYLES), CARD, seed).eval()
 
 
 def noise(seconds, seed=0):
@@ -70,12 +71,12 @@ def test_what_remains_after_the_last_whole_patch_is_dropped(encoder, frames, pat
 def test_features_and_styles_are_means_over_the_patches(encoder):
     samples = noise(30.0)
     patches = encoder.patches(samples[0])
-    assert len(patches) > 2 * effnet_discogs.AT_ONCE - 5
+    assert len(patches) > 2 * BATCH_SIZE - 5
     features = torch.cat([encoder.network(patch[None])[1] for patch in patches])
     torch.testing.assert_close(encoder(samples)[0, 0, 0], features.mean(dim=0), atol=1e-4, rtol=1e-4)
     probabilities = encoder.classifier(features).sigmoid().mean(dim=0)
-    torch.testing.assert_close(encoder.tags(samples)[0], probabilities)
-    assert encoder.tags(samples).shape == (1, STYLES)
+    torch.testing.assert_close(encoder.predict_tags(samples)[0], probabilities)
+    assert encoder.predict_tags(samples).shape == (1, STYLES)
 
 
 def test_padding_changes_nothing_even_where_it_is_no_silence(encoder):
@@ -109,23 +110,23 @@ def test_ten_minutes_go_through_in_blocks(encoder, monkeypatch):
     monkeypatch.setattr(encoder.network, "forward", stand_in)
     assert (encoder(noise(600.0)) == 1).all()
     assert sum(heard) == (600 * RATE // 256 - 128) // 62 + 1
-    assert max(heard) == effnet_discogs.AT_ONCE
+    assert max(heard) == BATCH_SIZE
 
 
 @pytest.mark.parametrize("content", [STYLE_NAMES, {"name": "genre discogs400", "classes": STYLE_NAMES}])
 def test_labels_beside_the_file_name_the_tags_and_are_saved(tmp_path, monkeypatch, content):
     whole = small(seed=2)
-    family = replace(effnet_discogs.ENCODER, official=lambda name, path: whole.state_dict())
-    monkeypatch.setitem(effnet_discogs.PUBLISHED, "effnet-discogs", (CARD, whole.settings))
-    monkeypatch.setitem(REGISTRY._loaded, REGISTRY.entry("effnet-discogs").module, family)
+    variants = {"effnet-discogs": (CARD, whole.settings)}
+    family = replace(ENCODER, variants=variants, load_official=lambda name, path: whole.state_dict())
+    monkeypatch.setitem(REGISTRY.loaded, REGISTRY.get_entry("effnet-discogs").module, family)
     file = tmp_path / "official" / "discogs-effnet-bsdynamic-1.onnx"
     file.parent.mkdir()
-    assert convert("effnet-discogs", file).tag_names == tuple(f"style {number}" for number in range(STYLES))
+    assert convert_official("effnet-discogs", file).tag_names == tuple(f"style {number}" for number in range(STYLES))
     (file.parent / "labels.json").write_text(json.dumps(content))
     for path in (file, file.parent):
-        encoder = convert("effnet-discogs", path).eval()
+        encoder = convert_official("effnet-discogs", path).eval()
         assert encoder.tag_names == tuple(STYLE_NAMES)
-        assert torch.equal(encoder.tags(noise(2.5)), whole.tags(noise(2.5)))
+        assert torch.equal(encoder.predict_tags(noise(2.5)), whole.predict_tags(noise(2.5)))
     save_pretrained(encoder, tmp_path / "saved")
     monkeypatch.undo()
     assert load(tmp_path / "saved").tag_names == tuple(STYLE_NAMES)
@@ -134,11 +135,11 @@ def test_labels_beside_the_file_name_the_tags_and_are_saved(tmp_path, monkeypatc
 def test_labels_of_another_head_are_refused(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(STYLE_NAMES[:5]))
     with pytest.raises(UsageError, match=r"labels.json: 5 names for a head of 7 styles: none for style 5, 6"):
-        effnet_discogs.told("effnet-discogs", EffnetSettings(styles=STYLES), tmp_path)
+        ENCODER.settings_from_files("effnet-discogs", EffnetSettings(classes=STYLES), tmp_path)
 
 
 def test_a_saved_encoder_comes_back_with_its_rule_for_zeros(tmp_path):
-    made = build("effnet-discogs", seed=3, changes={"dim": 0.1, "styles": STYLES}).eval()
+    made = build_encoder("effnet-discogs", seed=3, changes={"width_multiplier": 0.1, "classes": STYLES}).eval()
     made.network.symmetric.fill_(True)
     save_pretrained(made, tmp_path / "saved")
     back = load(tmp_path / "saved")

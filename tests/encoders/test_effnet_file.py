@@ -11,15 +11,15 @@ from torch import nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from carrara.core.errors import WeightsError
-from carrara.encoders import effnet_discogs
-from carrara.encoders._effnet.file import weights_of
-from carrara.encoders.effnet_discogs import CARD, EffnetDiscogs, EffnetSettings
-from carrara.formats.onnx import Graph, Node
-from carrara.formats.weights import load_strictly
-from carrara.nn.conv.efficientnet import scaled
+from carrara.encoders._effnet.convert import convert_graph
+from carrara.encoders.effnet_discogs import ENCODER, EffnetDiscogs, EffnetSettings
+from carrara.formats.onnx import OnnxGraph, OnnxNode
+from carrara.formats.weights import load_state_dict_strict
+from carrara.nn.conv.efficientnet import scale_channels
 
 WIDTH, STYLES = 0.5, 7
-SETTINGS = EffnetSettings(width=WIDTH, styles=STYLES)
+SETTINGS = EffnetSettings(width_multiplier=WIDTH, classes=STYLES)
+CARD = ENCODER.variants["effnet-discogs"][0]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ class Theirs(nn.Module):
 
     def __init__(self, symmetric=False):
         super().__init__()
-        width = scaled(1280, WIDTH)
+        width = scale_channels(1280, WIDTH)
         config = EfficientNetConfig(
             num_channels=1,
             width_coefficient=WIDTH,
@@ -111,25 +111,25 @@ def graph_of(theirs, folded=False, automatic=False, epsilon=1e-3):
                 scale = norm.weight / (norm.running_var + norm.eps).sqrt()
                 weight, bias = weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
             inputs = [f"x{number}", store(weight), *([] if bias is None else [store(bias)])]
-            nodes.append(Node("Conv", inputs, [f"y{number}"], settings))
+            nodes.append(OnnxNode("Conv", inputs, [f"y{number}"], settings))
             pads = [0, 0, 0, 0]
             if norm is not None and not folded:
                 variance = norm.running_var + norm.eps - epsilon
                 constants = [store(value) for value in (norm.weight, norm.bias, norm.running_mean, variance)]
                 nodes.append(
-                    Node("BatchNormalization", [f"y{number}", *constants], [f"z{number}"], {"epsilon": epsilon})
+                    OnnxNode("BatchNormalization", [f"y{number}", *constants], [f"z{number}"], {"epsilon": epsilon})
                 )
-            nodes.append(Node("Sigmoid", [f"z{number}"], [f"s{number}"], {}))
-            nodes.append(Node("Mul", [f"z{number}", f"s{number}"], [f"x{number + 1}"], {}))
+            nodes.append(OnnxNode("Sigmoid", [f"z{number}"], [f"s{number}"], {}))
+            nodes.append(OnnxNode("Mul", [f"z{number}", f"s{number}"], [f"x{number + 1}"], {}))
     inputs = ["pooled", store(theirs.head.weight), store(theirs.head.bias)]
-    nodes.append(Node("Gemm", inputs, ["logits"], {"transB": 1, "alpha": 1.0, "beta": 1.0}))
-    return Graph(nodes, tensors)
+    nodes.append(OnnxNode("Gemm", inputs, ["logits"], {"transB": 1, "alpha": 1.0, "beta": 1.0}))
+    return OnnxGraph(nodes, tensors)
 
 
 def ours_from(graph):
     with torch.device("meta"):
         encoder = EffnetDiscogs(SETTINGS, CARD)
-    load_strictly(encoder, weights_of(graph, encoder, "a graph"), "a graph")
+    load_state_dict_strict(encoder, convert_graph(graph, encoder, "a graph"), "a graph")
     return encoder.eval()
 
 
@@ -151,16 +151,16 @@ def test_padding_may_be_automatic_or_a_step_by_itself(theirs):
     graph = graph_of(theirs)
     nodes = []
     for node in graph.nodes:
-        pads = node.settings.get("pads", [0])
-        if node.kind == "Conv" and node.settings["strides"] == [2, 2]:
+        pads = node.attributes.get("pads", [0])
+        if node.op_type == "Conv" and node.attributes["strides"] == [2, 2]:
             graph.tensors["p" + node.inputs[0]] = torch.tensor([0, 0, *pads[:2], 0, 0, *pads[2:]])
-            nodes.append(Node("Pad", [node.inputs[0], "p" + node.inputs[0]], ["q" + node.inputs[0]], {}))
-            settings = {key: value for key, value in node.settings.items() if key != "pads"}
-            node = Node(
+            nodes.append(OnnxNode("Pad", [node.inputs[0], "p" + node.inputs[0]], ["q" + node.inputs[0]], {}))
+            settings = {key: value for key, value in node.attributes.items() if key != "pads"}
+            node = OnnxNode(
                 "Conv", ["q" + node.inputs[0], *node.inputs[1:]], node.outputs, settings | {"auto_pad": "VALID"}
             )
         nodes.append(node)
-    check_equal(ours_from(Graph(nodes, graph.tensors)), theirs)
+    check_equal(ours_from(OnnxGraph(nodes, graph.tensors)), theirs)
     if not any(
         part.padding[0] for part in theirs.body.modules() if isinstance(part, nn.Conv2d) and part.stride[0] == 2
     ):
@@ -172,16 +172,16 @@ def test_norms_may_be_a_factor_and_a_sum(theirs):
     graph = graph_of(theirs)
     nodes = []
     for node in graph.nodes:
-        if node.kind == "BatchNormalization":
+        if node.op_type == "BatchNormalization":
             norm = [graph.tensors[name] for name in node.inputs[1:]]
-            factor = norm[0] / (norm[3] + node.settings["epsilon"]).sqrt()
+            factor = norm[0] / (norm[3] + node.attributes["epsilon"]).sqrt()
             name = node.outputs[0]
             graph.tensors["f" + name] = factor[None, :, None, None]
             graph.tensors["s" + name] = (norm[1] - norm[2] * factor)[:, None, None]
-            nodes.append(Node("Mul", [node.inputs[0], "f" + name], ["m" + name], {}))
-            node = Node("Add", ["s" + name, "m" + name], [name], {})
+            nodes.append(OnnxNode("Mul", [node.inputs[0], "f" + name], ["m" + name], {}))
+            node = OnnxNode("Add", ["s" + name, "m" + name], [name], {})
         nodes.append(node)
-    check_equal(ours_from(Graph(nodes, graph.tensors)), theirs)
+    check_equal(ours_from(OnnxGraph(nodes, graph.tensors)), theirs)
 
 
 def test_a_dense_layer_may_be_a_product_and_a_sum():
@@ -189,9 +189,9 @@ def test_a_dense_layer_may_be_a_product_and_a_sum():
     graph = graph_of(theirs)
     *nodes, dense = graph.nodes
     graph.tensors[dense.inputs[1]] = theirs.head.weight.T
-    nodes.append(Node("MatMul", dense.inputs[:2], ["product"], {}))
-    nodes.append(Node("Add", ["product", dense.inputs[2]], ["logits"], {}))
-    check_equal(ours_from(Graph(nodes, graph.tensors)), theirs)
+    nodes.append(OnnxNode("MatMul", dense.inputs[:2], ["product"], {}))
+    nodes.append(OnnxNode("Add", ["product", dense.inputs[2]], ["logits"], {}))
+    check_equal(ours_from(OnnxGraph(nodes, graph.tensors)), theirs)
 
 
 @pytest.mark.parametrize("folded", [True, False])
@@ -209,10 +209,10 @@ def test_a_file_of_torchs_exporter_is_read(theirs, folded, tmp_path, monkeypatch
         input_names=["melspectrogram"],
         output_names=["activations", "embeddings"],
     )
-    monkeypatch.setitem(effnet_discogs.PUBLISHED, "effnet-discogs", (CARD, SETTINGS))
+    monkeypatch.setitem(ENCODER.variants, "effnet-discogs", (CARD, SETTINGS))
     with torch.device("meta"):
         encoder = EffnetDiscogs(SETTINGS, CARD)
-    load_strictly(encoder, effnet_discogs.official("effnet-discogs", tmp_path), str(path))
+    load_state_dict_strict(encoder, ENCODER.load_official("effnet-discogs", tmp_path), str(path))
     check_equal(encoder.eval(), theirs)
 
 
@@ -225,23 +225,23 @@ def graph():
 def changed(graph, number, **changes):
     nodes = list(graph.nodes)
     nodes[number] = nodes[number]._replace(**changes)
-    return Graph(nodes, graph.tensors)
+    return OnnxGraph(nodes, graph.tensors)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda graph: Graph(graph.nodes[4:], graph.tensors), "80 convolutions and 1 dense"),
-        (lambda graph: Graph(graph.nodes[:-1], graph.tensors), "81 convolutions and 0 dense"),
-        (lambda graph: changed(graph, 2, kind="Relu"), "a step Relu"),
-        (lambda graph: changed(graph, 2, kind="Transpose", settings={"perm": [0, 2, 1]}), "a step Transpose"),
-        (lambda graph: changed(graph, 3, inputs=["y0", graph.nodes[0].inputs[1]]), "a step Mul"),
-        (lambda graph: changed(graph, 0, settings={"strides": [1, 1]}), "does not fit network.stem.conv"),
-        (lambda graph: changed(graph, 0, settings={"strides": [2, 2]}), "does not fit .* zeros as"),
-        (lambda graph: changed(graph, 0, settings={"strides": [2, 2], "pads": [1] * 4}), "two rules"),
-        (lambda graph: changed(graph, 1, inputs=["elsewhere", *graph.nodes[1].inputs[1:]]), "a step BatchNorm"),
-        (lambda graph: Graph(graph.nodes, {}), "is no constant"),
-        (lambda graph: changed(graph, -1, settings={"transB": 1, "alpha": 2.0}), "plain product"),
+        (lambda graph: OnnxGraph(graph.nodes[4:], graph.tensors), "80 convolutions and 1 dense"),
+        (lambda graph: OnnxGraph(graph.nodes[:-1], graph.tensors), "81 convolutions and 0 dense"),
+        (lambda graph: changed(graph, 2, op_type="Relu"), "a node Relu"),
+        (lambda graph: changed(graph, 2, op_type="Transpose", attributes={"perm": [0, 2, 1]}), "a node Transpose"),
+        (lambda graph: changed(graph, 3, inputs=["y0", graph.nodes[0].inputs[1]]), "a node Mul"),
+        (lambda graph: changed(graph, 0, attributes={"strides": [1, 1]}), "does not fit network.stem.conv"),
+        (lambda graph: changed(graph, 0, attributes={"strides": [2, 2]}), "does not fit .* the padding of"),
+        (lambda graph: changed(graph, 0, attributes={"strides": [2, 2], "pads": [1] * 4}), "two padding rules"),
+        (lambda graph: changed(graph, 1, inputs=["elsewhere", *graph.nodes[1].inputs[1:]]), "a node BatchNorm"),
+        (lambda graph: OnnxGraph(graph.nodes, {}), "is no constant"),
+        (lambda graph: changed(graph, -1, attributes={"transB": 1, "alpha": 2.0}), "plain product"),
     ],
     ids=[
         "a convolution less",
@@ -266,12 +266,12 @@ def test_another_network_is_refused_in_one_line(graph, spoil, message):
 
 def test_a_network_of_another_width_is_named(graph):
     with pytest.raises(WeightsError, match=r"does not fit network\.stem\.conv"):
-        weights_of(graph, EffnetDiscogs(EffnetSettings(width=0.1), CARD), "a graph")
+        convert_graph(graph, EffnetDiscogs(EffnetSettings(width_multiplier=0.1), CARD), "a graph")
 
 
 def test_what_is_no_such_file_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"discogs-effnet-bsdynamic-1\.onnx: cannot be read"):
-        effnet_discogs.official("effnet-discogs", tmp_path)
+        ENCODER.load_official("effnet-discogs", tmp_path)
     (tmp_path / "model.pb").write_bytes(b"\x0a\x03abc")
     with pytest.raises(WeightsError, match=r"model\.pb: not whole or not an ONNX file"):
-        effnet_discogs.official("effnet-discogs", tmp_path / "model.pb")
+        ENCODER.load_official("effnet-discogs", tmp_path / "model.pb")

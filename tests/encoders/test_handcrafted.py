@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from carrara.encoders import handcrafted
-from carrara.encoders.handcrafted import ENCODER, VARIANTS, moments
+from carrara.encoders.handcrafted import ENCODER, VARIANTS, feature_moments
 
-AUDIO = Path(__file__).parents[3] / "shared" / "fixtures" / "audio"
+EXCERPTS = Path(__file__).parents[1] / "excerpts"
 
 
 def encoder(name):
@@ -20,9 +20,7 @@ def encoder(name):
 
 @pytest.fixture(scope="module")
 def clip():
-    if not AUDIO.exists():
-        pytest.skip("the recordings beside the repository are not here")
-    return librosa.load(AUDIO / "country.00000.wav", sr=22_050, duration=6.0)[0]
+    return librosa.load(EXCERPTS / "game.wav", sr=22_050)[0]
 
 
 def moments_of(features):
@@ -37,12 +35,12 @@ def moments_of(features):
 @pytest.mark.parametrize("frames", [3, 4, 50])
 def test_moments_are_those_of_numpy(frames):
     features = np.random.default_rng(frames).standard_normal((7, frames))
-    np.testing.assert_allclose(moments(torch.from_numpy(features.T)).numpy(), moments_of(features), atol=1e-12)
+    np.testing.assert_allclose(feature_moments(torch.from_numpy(features.T)).numpy(), moments_of(features), atol=1e-12)
 
 
 @pytest.mark.parametrize("frames, known", [(1, 1), (2, 3)])
 def test_moments_that_do_not_exist_are_zero(frames, known):
-    rows = moments(1 + torch.rand(frames, 4, generator=torch.Generator().manual_seed(0))).view(6, 4)
+    rows = feature_moments(1 + torch.rand(frames, 4, generator=torch.Generator().manual_seed(0))).view(6, 4)
     assert rows[0].all()
     assert not rows[known:].any()
 
@@ -103,6 +101,6 @@ def test_cards(name):
     card = network.card
     assert (card.name, card.num_layers, card.frame_rate, card.sample_rate) == (name, 0, None, 22_050)
     assert card.dim == {"chroma": 72, "mfcc": 120, "chroma-mfcc": 192}[name]
-    assert network.frames(1_000_000) == network.frames(1) == 1
+    assert network.num_frames(1_000_000) == network.num_frames(1) == 1
     assert not ENCODER.has_weights
     assert set(ENCODER.variants) == set(handcrafted.VARIANTS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError
-from carrara.encoders._hub.load import build
+from carrara.encoders._hub.load import build_encoder
 from carrara.encoders.maest import MaestEncoder, MaestSettings
 
 SIZES = {
@@ -32,7 +32,7 @@ def inference():
 
 def small(**changes):
     """Return a network whose tokens differ enough for a mistake to show; equal weights whatever is changed."""
-    return drawn(build("maest-tiny", 3, {**SMALL, **changes}).eval())
+    return drawn(build_encoder("maest-tiny", 3, {**SMALL, **changes}).eval())
 
 
 def drawn(encoder, spread=0.1):
@@ -54,7 +54,7 @@ def sound(seconds, seed=0):
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_the_published_ones(name):
     with torch.device("meta"):
-        encoder = build(name)
+        encoder = build_encoder(name)
     frames, parameters = SIZES[name]
     assert encoder.card.parameters == sum(p.numel() for p in encoder.parameters()) == parameters
     assert encoder.settings.frames == frames
@@ -66,7 +66,7 @@ def naive(encoder, samples_1T):
     """Return the tokens of a clip that is shorter than the table, layer by layer, without any of the encoder's code."""
     settings = encoder.settings
     mel = encoder.mel(samples_1T)
-    return encoder.vit((mel - settings.mean) / (2 * settings.deviation))
+    return encoder.vit((mel - settings.mean) / (2 * settings.std))
 
 
 def chosen(tokens, x):
@@ -88,7 +88,7 @@ def test_a_clips_features_are_the_chosen_tokens(tokens):
     found = encoder(clip)[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert encoder.card.dim == found.shape[-1]
-    assert encoder.frames(clip.shape[1]) == found.shape[1]
+    assert encoder.num_frames(clip.shape[1]) == found.shape[1]
     assert encoder.card.frame_rate == (6.25 if tokens == "frames" else None)
 
 
@@ -105,16 +105,16 @@ def test_clips_of_unequal_length_give_what_each_gives_alone(tokens, framing, dro
     for row, clip in zip(spoilt, clips):
         row[: len(clip)] = clip
     together = encoder(spoilt, torch.tensor([len(clip) for clip in clips]))
-    assert together.shape[2] == encoder.frames(batch.shape[1])
+    assert together.shape[2] == encoder.num_frames(batch.shape[1])
     for row, clip in zip(together, clips):
-        frames = encoder.frames(len(clip))
+        frames = encoder.num_frames(len(clip))
         torch.testing.assert_close(row[:, :frames], encoder(clip[None])[0], atol=2e-5, rtol=1e-4)
         assert not row[:, frames:].any()
 
 
 def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
     aligned, stacked, clip = small(tokens="frames"), small(), sound(12.0)
-    mel = aligned.normalised(aligned.mel(clip))
+    mel = aligned.normalize(aligned.mel(clip))
     columns = (mel.shape[1] - 16) // 10 + 1
     assert columns == 74
     ends = [0, 24, 49, 74]  # three windows, since the table has 31 columns
@@ -137,11 +137,11 @@ def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
     ],
 )
 def test_long_sound_goes_through_in_blocks(changes, minutes, most):
-    encoder = small(tokens="frames", layers=1, **changes)
+    encoder = small(tokens="frames", num_layers=1, **changes)
     heard = []
     encoder.vit.register_forward_pre_hook(lambda module, given: heard.append(len(given[0])))
     clip = torch.zeros(1, minutes * 60 * 16000)
-    assert encoder(clip).shape == (1, 2, encoder.frames(clip.shape[1]), 24)
+    assert encoder(clip).shape == (1, 2, encoder.num_frames(clip.shape[1]), 24)
     assert max(heard) == most
     assert len(heard) > 1
 
@@ -152,7 +152,7 @@ def test_patchout_when_hearing_drops_then_thins():
     encoder = small(tokens="average", drop_rows=(0, 4), every_row=3, drop_columns=(1, 2), every_column=4)
     rows_left = [1, 2, 3, 5, 6, 7, 8][::3]
     columns_left = [place for place in range(columns) if place not in (1, 2)][::4]
-    mel = encoder.normalised(encoder.mel(clip))
+    mel = encoder.normalize(encoder.mel(clip))
     expected = encoder.vit(mel, None, torch.tensor(columns_left), 0, torch.tensor(rows_left))
     assert expected[0].shape[1] == 2 + len(rows_left) * len(columns_left)
     for row, x in zip(encoder(clip)[0], expected):
@@ -185,7 +185,7 @@ def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
 )
 def test_settings_that_cannot_be_are_refused(changes, said):
     with pytest.raises(UsageError, match=said):
-        build("maest-tiny", 0, {**SMALL, **changes})
+        build_encoder("maest-tiny", 0, {**SMALL, **changes})
 
 
 @pytest.mark.parametrize("tokens", CHOICES)
@@ -193,7 +193,7 @@ def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens)
     encoder = small(tokens=tokens, drop_columns=(*range(24), 24, 24))
     # 98 columns, heard in windows of 24, 25, 24 and 25.
     clip = sound((10 * 97 + 16) * 256 / 16000)
-    mel = encoder.normalised(encoder.mel(clip))
+    mel = encoder.normalize(encoder.mel(clip))
     rows, told = [], []
     for first, after in itertools.pairwise([0, 24, 49, 73, 98]):
         columns = after - first
@@ -203,10 +203,10 @@ def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens)
         told.append(encoder.logits(last).sigmoid()[0] * columns)
     expected = torch.cat(rows) if tokens == "frames" else torch.cat(rows).mean(0, keepdim=True)
     torch.testing.assert_close(encoder(clip)[0, -1], expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoder.tags(clip)[0], sum(told) / 98, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.predict_tags(clip)[0], sum(told) / 98, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("answer", ["forward", "tags"])
+@pytest.mark.parametrize("answer", ["forward", "predict_tags"])
 @pytest.mark.parametrize(
     ("shape", "lengths", "said"),
     [
@@ -225,27 +225,27 @@ def test_what_is_no_sound_is_refused(answer, shape, lengths, said):
 def hugging_faces(encoder, frames):
     """Return Hugging Face's AST for so many frames, with an encoder's weights."""
     transformers = pytest.importorskip("transformers")
-    from carrara.encoders._maest.keys import to_hub
+    from carrara.encoders._maest.keys import to_ast
 
     settings = encoder.settings
     config = transformers.ASTConfig(
-        hidden_size=settings.width,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        intermediate_size=settings.feed_forward,
+        hidden_size=settings.dim,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        intermediate_size=settings.ffn_dim,
         num_mel_bins=96,
         max_length=frames,
         layer_norm_eps=1e-6,
         num_labels=settings.classes,
     )
-    kind, tensors = transformers.ASTForAudioClassification, to_hub(encoder.state_dict())
+    kind, tensors = transformers.ASTForAudioClassification, to_ast(encoder.state_dict())
     theirs, found = kind.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True)
     assert not any(found.values())  # nothing missing, nothing left over
     return theirs.eval()
 
 
 def test_at_its_published_size_every_layer_equals_hugging_faces():
-    encoder = drawn(build("maest-30s", 3).eval(), spread=0.02)
+    encoder = drawn(build_encoder("maest-30s", 3).eval(), spread=0.02)
     frames = 10 * (encoder.settings.shape.columns - 1) + 16
     mel = torch.randn(1, frames, 96, generator=torch.Generator().manual_seed(0))
     given = hugging_faces(encoder, frames)(mel, output_hidden_states=True)
@@ -261,12 +261,12 @@ def test_styles_equal_hugging_faces_and_windows_are_averaged():
     theirs = hugging_faces(encoder, 316)
     # Only 316 frames fit there: two windows of that many, on the encoder's own spectrogram of 62 columns.
     clip = sound((10 * 61 + 16) * 256 / 16000)
-    mel = encoder.normalised(encoder.mel(clip))
+    mel = encoder.normalize(encoder.mel(clip))
     assert mel.shape[1] == 626
     first, second = (theirs(mel[:, start : start + 316]).logits for start in (0, 310))
     torch.testing.assert_close(encoder.logits(encoder.vit(mel[:, :316])[-1]), first, atol=1e-4, rtol=1e-4)
     expected = (first.sigmoid() + second.sigmoid()) / 2
-    torch.testing.assert_close(encoder.tags(clip), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.predict_tags(clip), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_separated_heads_answer_from_cls_alone():
@@ -285,7 +285,7 @@ def test_the_spectrogram_is_the_specified_one():
         y=clip[0].numpy(), sr=16000, n_fft=512, hop_length=256, n_mels=96, fmax=8000, pad_mode="constant"
     )
     expected = (np.log10(1 + 10000 * power.T) - 2.06755686098554) / (2 * 1.268292820667291)
-    np.testing.assert_allclose(encoder.normalised(encoder.mel(clip))[0].numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(encoder.normalize(encoder.mel(clip))[0].numpy(), expected, atol=1e-4)
 
 
 def test_random_weights_follow_the_seed():

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from carrara.core.errors import WeightsError
-from carrara.encoders._hub.load import build
-from carrara.encoders._maest.keys import FREQUENCY, TIME, from_hub, native, resized, split_positions, to_hub
+from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._maest.keys import (
+    FREQUENCY,
+    TIME,
+    from_ast,
+    from_github,
+    interpolate_positions,
+    split_positions,
+    to_ast,
+)
 from carrara.nn.transformer.vit import VitShape
 
 AST = "audio_spectrogram_transformer."
@@ -52,7 +60,7 @@ def tensors():
     """Return weights of two blocks by GitHub's names, no two alike."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
-        shapes = build("maest-tiny", changes=SIZES).state_dict()
+        shapes = build_encoder("maest-tiny", changes=SIZES).state_dict()
     return {name.removeprefix("vit."): torch.randn(t.shape, generator=generator) for name, t in shapes.items()}
 
 
@@ -71,7 +79,7 @@ def of_hub(tensors, column):
 
 
 def test_hugging_faces_names_are_the_published_ones(tensors):
-    written, wanted = to_hub(native(tensors)), of_hub(tensors, 1)
+    written, wanted = to_ast(from_github(tensors)), of_hub(tensors, 1)
     assert written.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert torch.equal(written[name], tensor), name
@@ -79,7 +87,7 @@ def test_hugging_faces_names_are_the_published_ones(tensors):
 
 @pytest.mark.parametrize("column", [1, 2])
 def test_names_of_both_versions_of_transformers_are_read(tensors, column):
-    read, wanted = from_hub(of_hub(tensors, column), 9, "x"), native(tensors)
+    read, wanted = from_ast(of_hub(tensors, column), 9, "x"), from_github(tensors)
     assert read.keys() == {name for name in wanted if not name.startswith("head_dist.")}
     for name in read.keys() - {FREQUENCY, TIME}:
         assert torch.equal(read[name], wanted[name]), name
@@ -90,12 +98,12 @@ def test_names_of_both_versions_of_transformers_are_read(tensors, column):
 def test_the_front_ends_two_constants_are_left_out_where_they_have_its_shape(tensors, prefix):
     file = {prefix + name: tensor for name, tensor in tensors.items()}
     stored = {prefix + name: torch.ones(shape) for name, shape in CONSTANTS.items()}
-    read = native(file | stored)
-    assert read.keys() == native(tensors).keys()
+    read = from_github(file | stored)
+    assert read.keys() == from_github(tensors).keys()
     assert all(torch.equal(tensor, read["vit." + name]) for name, tensor in tensors.items() if "head" not in name)
     # Of another shape, or something else of the front end: kept, by the file's own name, to be refused.
     other = {name: tensor[1:] for name, tensor in stored.items()} | {f"{prefix}melspectrogram.mel": torch.ones(257, 96)}
-    assert native(file | other).keys() - read.keys() == other.keys()
+    assert from_github(file | other).keys() - read.keys() == other.keys()
 
 
 def test_summed_positions_are_split_back():
@@ -130,7 +138,9 @@ def stretched(values, size):
 def test_tables_are_stretched_by_cubic_interpolation_each_along_its_own_axis():
     """From PaSST's 12 rows and 99 columns to 9 and 187."""
     time, frequency = torch.randn(1, 4, 1, 99), torch.randn(1, 4, 12, 1)
-    found = resized({TIME: time, FREQUENCY: frequency, "head.1.bias": torch.ones(3)}, VitShape(frames=1875, dim=4))
+    found = interpolate_positions(
+        {TIME: time, FREQUENCY: frequency, "head.1.bias": torch.ones(3)}, VitShape(frames=1875, dim=4)
+    )
     assert found[TIME].shape == (1, 4, 1, 187)
     assert found[FREQUENCY].shape == (1, 4, 9, 1)
     for width in range(4):

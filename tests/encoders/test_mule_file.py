@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders.mule import ENCODER, MuleSettings, from_keras, official
-from carrara.formats.weights import load_strictly
+from carrara.encoders.mule import ENCODER, MuleSettings, convert_keras_file
+from carrara.formats.weights import load_state_dict_strict
 
 h5py = pytest.importorskip("h5py")
 
@@ -157,7 +157,7 @@ def model(tensors):
 
 def refusal(model, path, settings=TINY):
     with pytest.raises(WeightsError) as caught:
-        from_keras(model.write(path / "model.keras"), settings)
+        convert_keras_file(model.write(path / "model.keras"), settings)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -167,7 +167,7 @@ def refusal(model, path, settings=TINY):
 @pytest.mark.parametrize("seed", [None, 0, 1, 2])
 def test_every_array_finds_its_place_in_any_order(tensors, model, tmp_path, seed, old):
     model = model if seed is None else model.shuffled(seed)
-    read = from_keras(model.write(tmp_path / "model.keras", old), TINY)
+    read = convert_keras_file(model.write(tmp_path / "model.keras", old), TINY)
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(read[name], tensor), name
@@ -179,7 +179,7 @@ def test_an_excitation_that_is_one_layer_with_two_inside_is_read(tensors, tmp_pa
             weights = {part: self.weights(f"{place}.{part}", "weight", "bias") for part in ("squeeze", "excite")}
             return self.add("SqueezeExcite", source, b_first=weights["squeeze"], a_second=weights["excite"])
 
-    read = from_keras(Folded(tensors).model(TINY.blocks).write(tmp_path / "model.keras"), TINY)
+    read = convert_keras_file(Folded(tensors).model(TINY.blocks).write(tmp_path / "model.keras"), TINY)
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
@@ -187,7 +187,7 @@ def test_a_network_without_memory_comes_to_life(tensors, model, tmp_path):
     card = ENCODER.update_card(ENCODER.variants["mule"][0], TINY)
     with torch.device("meta"):
         encoder = ENCODER.build(TINY, card, 0)
-    load_strictly(encoder, from_keras(model.write(tmp_path / "model.keras"), TINY), "model.keras")
+    load_state_dict_strict(encoder, convert_keras_file(model.write(tmp_path / "model.keras"), TINY), "model.keras")
     with torch.inference_mode():
         features = encoder.eval()(torch.sin(torch.arange(50_000.0))[None])
     assert features.shape == (1, 1, 1, card.dim)
@@ -260,7 +260,7 @@ def test_without_h5py_the_extra_is_named(model, tmp_path, monkeypatch):
     path = model.write(tmp_path / "model.keras")
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UsageError, match=r"pip install 'carrara\[keras\]'"):
-        from_keras(path, TINY)
+        convert_keras_file(path, TINY)
 
 
 def test_a_model_without_a_graph_is_refused(model, tmp_path):
@@ -269,9 +269,11 @@ def test_a_model_without_a_graph_is_refused(model, tmp_path):
 
 
 def test_a_folder_is_looked_into_and_files_that_are_no_model_are_named(tensors, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("carrara.encoders.mule.PUBLISHED", TINY)
+    monkeypatch.setitem(ENCODER.variants, "mule", (ENCODER.variants["mule"][0], TINY))
     path = model.write(tmp_path / "model.keras")
-    assert official("mule", tmp_path).keys() == official("mule", path).keys() == tensors.keys()
+    assert (
+        ENCODER.load_official("mule", tmp_path).keys() == ENCODER.load_official("mule", path).keys() == tensors.keys()
+    )
     content = path.read_bytes()
     with zipfile.ZipFile(tmp_path / "bare.keras", "w") as archive:
         archive.writestr("config.json", "{}")
@@ -292,9 +294,9 @@ def test_a_folder_is_looked_into_and_files_that_are_no_model_are_named(tensors, 
         if bytes_ is not None:
             (tmp_path / name).write_bytes(bytes_)
         with pytest.raises(WeightsError, match=complaint) as caught:
-            official("mule", tmp_path / name)
+            ENCODER.load_official("mule", tmp_path / name)
         assert name in str(caught.value)
     path.unlink()
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(WeightsError, match="is a SavedModel, which is not read here; give model.keras"):
-        official("mule", tmp_path)
+        ENCODER.load_official("mule", tmp_path)

@@ -21,7 +21,7 @@ def correlation(one, other):
 def test_fifty_frames_a_second_of_standard_gaussian_numbers():
     network = encoder()
     layers = network(clips(2, 160_000))
-    assert layers.shape == (2, 1, network.frames(160_000), 64) == (2, 1, 500, 64)
+    assert layers.shape == (2, 1, network.num_frames(160_000), 64) == (2, 1, 500, 64)
     assert abs(float(layers.mean())) < 0.02
     assert abs(float(layers.std()) - 1) < 0.02
     assert abs(correlation(layers[0, 0, 1:], layers[0, 0, :-1])) < 0.03

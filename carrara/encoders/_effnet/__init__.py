@@ -1,1 +1,1 @@
-"""The official file of EfficientNet-Discogs."""
+"""The conversion of EfficientNet-Discogs's ONNX file."""

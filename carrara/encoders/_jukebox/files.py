@@ -1,8 +1,8 @@
-"""Jukebox's published files, vqvae.pth.tar and prior_level_2.pth.tar, read without taking them into memory.
+"""Jukebox's published files, vqvae.pth.tar and prior_level_2.pth.tar, read without loading them into memory.
 
-The prior's file holds 72 blocks in 10.3 GB. Both of torch's file kinds are mapped, and only what the network has is
-copied out, one tensor at a time and straight into the kind it is kept in: no block above the wanted layer is ever
-touched. What goes with decoding, the other levels and the prior's output is left in the files.
+The prior's file holds 72 blocks in 10.3 GB. Both of torch's file formats are memory-mapped, and only the network's
+tensors are copied, one at a time and directly to their final type: no block above the selected layer is ever read. The
+decoder, the other levels and the prior's output stay in the files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from carrara.core.errors import WeightsError
 from carrara.formats.safe_pickle import read_torch_checkpoint
 
 CODEC_FILE, PRIOR_FILE = "vqvae.pth.tar", "prior_level_2.pth.tar"
-PARALLEL = "module."  # what training on several machines puts before names
+PARALLEL = "module."  # prefix of names after training on several machines
 CODEC_LEVELS, CODEC_CODES = "encoders.2.level_blocks.", "bottleneck.level_blocks.2.k"
 CODEC_OTHERS = re.compile(r"encoders\.[01]\.|decoders\.|bottleneck\.level_blocks\.[01]\.")
 BLOCK = re.compile(r"prior\.transformer\._attn_mods\.(?P<number>\d+)\.(?P<inner>.+)")
-PRIOR_PLACES = {
+PRIOR_NAMES = {
     "prior.x_emb.weight": "prior.tokens.weight",
     "prior.pos_emb.pos_emb": "prior.positions_ND",
     "y_emb.artist_emb.emb.weight": "prior.artists.weight",
@@ -32,7 +32,7 @@ PRIOR_PLACES = {
     "y_emb.relative_pos_emb.emb.weight": "prior.part.weight",
 }
 PRIOR_OUTPUT = "prior.x_out.weight"
-BLOCK_PLACES = {
+BLOCK_NAMES = {
     "ln_0.weight": "attention_norm.weight",
     "ln_0.bias": "attention_norm.bias",
     "attn.c_attn.w": "attention.query_key_value.weight_IO",
@@ -48,40 +48,32 @@ BLOCK_PLACES = {
 }
 
 
-def read_official(path: Path, layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def read_jukebox_tensors(path: Path, layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the weights of the codec and of the prior's first blocks, by the network's own names.
 
     Args:
         path: the folder that holds both files, or one of them with the other beside it.
-        layer: how many blocks.
-        dtype: in which the blocks' matrices are kept; all else becomes float32.
+        layer: number of blocks.
+        dtype: type of the blocks' matrices; all else becomes float32.
 
     Raises:
-        WeightsError: a file is not there, not whole, or not of this model. Names that belong nowhere are returned as
-            they are, so that the network's strict loading reports them.
+        WeightsError: a file is missing, damaged, or not of this model. Unknown names are returned unchanged, so that
+            the network's strict loading reports them.
     """
-    codec, prior = _both(Path(path))
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    codec = path if path.name == CODEC_FILE else folder / CODEC_FILE
+    prior = folder / PRIOR_FILE if path.is_dir() or path.name == CODEC_FILE else path
+    for file in (codec, prior):
+        if not file.is_file():
+            raise WeightsError(f"{path}: {file.name} is not there; Jukebox is {CODEC_FILE} and {PRIOR_FILE} together")
     tensors = {}
-    for place, tensor in [*_codec(_table(codec), codec), *_prior(_table(prior), layer, prior)]:
-        kept = dtype if place.endswith("weight_IO") else torch.float32
-        tensors[place] = tensor.to(kept, copy=True)
+    for name, tensor in [*_codec_tensors(codec), *_prior_tensors(prior, layer)]:
+        tensors[name] = tensor.to(dtype if name.endswith("weight_IO") else torch.float32, copy=True)
     return tensors
 
 
-def _both(path: Path) -> tuple[Path, Path]:
-    if path.is_dir():
-        found = path / CODEC_FILE, path / PRIOR_FILE
-    elif path.name == CODEC_FILE:
-        found = path, path.with_name(PRIOR_FILE)
-    else:
-        found = path.with_name(CODEC_FILE), path
-    for file in found:
-        if not file.is_file():
-            raise WeightsError(f"{path}: {file.name} is not there; Jukebox is {CODEC_FILE} and {PRIOR_FILE} together")
-    return found
-
-
-def _table(path: Path) -> dict[str, Tensor]:
+def _read_table(path: Path) -> dict[str, Tensor]:
     content = read_torch_checkpoint(path, memory_map=True)
     table = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(table, Mapping):
@@ -90,7 +82,8 @@ def _table(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
 
 
-def _codec(table: Mapping[str, Tensor], path: Path) -> Iterator[tuple[str, Tensor]]:
+def _codec_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    table = _read_table(path)
     if CODEC_CODES not in table:
         raise WeightsError(f"{path}: has no {CODEC_CODES}, so it is not Jukebox's VQ-VAE; give {CODEC_FILE}")
     for name, tensor in table.items():
@@ -102,13 +95,14 @@ def _codec(table: Mapping[str, Tensor], path: Path) -> Iterator[tuple[str, Tenso
             yield name, tensor
 
 
-def _prior(table: Mapping[str, Tensor], layer: int, path: Path) -> Iterator[tuple[str, Tensor]]:
+def _prior_tensors(path: Path, layer: int) -> Iterator[tuple[str, Tensor]]:
+    table = _read_table(path)
     if not any(map(BLOCK.match, table)):
         raise WeightsError(f"{path}: has no prior.transformer blocks, so it is not Jukebox's prior; give {PRIOR_FILE}")
     for name, tensor in table.items():
         if block := BLOCK.match(name):
             if int(block["number"]) < layer:
-                place = BLOCK_PLACES.get(block["inner"])
-                yield f"prior.blocks.{block['number']}.{place}" if place else name, tensor
+                our_name = BLOCK_NAMES.get(block["inner"])
+                yield f"prior.blocks.{block['number']}.{our_name}" if our_name else name, tensor
         elif name != PRIOR_OUTPUT:
-            yield PRIOR_PLACES.get(name, name), tensor
+            yield PRIOR_NAMES.get(name, name), tensor

@@ -1,4 +1,4 @@
-"""The names of a MAEST's styles: from a file beside a checkpoint, which holds none itself; and whether two sets agree.
+"""The names of the styles of MAEST and EffNet-Discogs: from a file beside a checkpoint, which holds none itself.
 
 `labels.json` is a list, a table from number to name, or the metadata that Essentia publishes with a model (`classes`).
 """
@@ -12,38 +12,38 @@ from typing import Any
 
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.encoders._base import Encoder
-from carrara.encoders._maest.network import MaestSettings
 
 LABELS = "labels.json"
 
 
-def labels_beside(name: str, settings: MaestSettings, path: Path) -> MaestSettings:
-    """Return the settings with the labels that stand beside a checkpoint, where there are some.
+def add_labels_from_file(name: str, settings: Any, path: Path) -> Any:
+    """Return the settings with the labels in a file beside a checkpoint, or unchanged if there is no such file.
 
     Raises:
-        UsageError: they are not one a style.
+        UsageError: the labels do not match the classes.
     """
-    beside = (path if path.is_dir() else path.parent) / LABELS
-    labels = read_labels(beside, settings.classes) if beside.is_file() else ()
-    return settings.model_copy(update={"labels": labels})
+    file = (path if path.is_dir() else path.parent) / LABELS
+    if not file.is_file():
+        return settings
+    return settings.model_copy(update={"labels": read_label_names(file, settings.classes)})
 
 
-def read_labels(path: Path, classes: int) -> tuple[str, ...]:
+def read_label_names(path: Path, classes: int) -> tuple[str, ...]:
     """Return the names of the styles in a JSON file.
 
     Raises:
-        UsageError: it cannot be read, or has not one name a style.
+        UsageError: the file cannot be read, or the names do not match the classes.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise UsageError(f"{path}: cannot be read ({problem})") from None
-    if isinstance(found, dict) and "classes" in found:
-        found = found["classes"]
-    return named(dict(enumerate(found)) if isinstance(found, list) else found, classes, str(path))
+    if isinstance(content, dict) and "classes" in content:
+        content = content["classes"]
+    return parse_label_names(dict(enumerate(content)) if isinstance(content, list) else content, classes, str(path))
 
 
-def agree(labels: Sequence[str], encoder: Encoder, source: str) -> None:
+def require_same_labels(labels: Sequence[str], encoder: Encoder, source: str) -> None:
     """Refuse labels that are not those of an encoder's head.
 
     Raises:
@@ -53,35 +53,39 @@ def agree(labels: Sequence[str], encoder: Encoder, source: str) -> None:
     if not own or tuple(labels) == own:
         return
     unknown, missing = [name for name in labels if name not in own], [name for name in own if name not in labels]
-    said = [
+    reasons = [
         f"{len(names)} {what} ({', '.join(map(repr, names[:3]))}{', …' if len(names) > 3 else ''})"
         for names, what in ((unknown, "that it does not have"), (missing, "of its own missing"))
         if names
     ]
     hint = did_you_mean(unknown[0], missing) if unknown else ""
-    raise UsageError(
-        f"{source}: not the labels of {encoder.card.name}: {'; '.join(said) or 'the same in another order'}.{hint}"
-    )
+    reason = "; ".join(reasons) or "the same in another order"
+    raise UsageError(f"{source}: not the labels of {encoder.card.name}: {reason}.{hint}")
 
 
-def named(found: Any, classes: int, source: str) -> tuple[str, ...]:
-    """Return a table from number to name as a tuple; empty where the names are placeholders."""
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found.values()):
+def parse_label_names(table: Any, classes: int, source: str) -> tuple[str, ...]:
+    """Return a table from number to name as a tuple; empty if the names are placeholders.
+
+    Raises:
+        UsageError: the table holds no names, or they do not match the classes.
+    """
+    if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table.values()):
         raise UsageError(f"{source}: holds no names of styles; give a list of them, or a table from number to name")
-    table = {str(place): name for place, name in found.items()}
-    if all(name == f"LABEL_{place}" for place, name in table.items()):
+    names = {str(number): name for number, name in table.items()}
+    if all(name == f"LABEL_{number}" for number, name in names.items()):
         return ()
-    lacking = [place for place in map(str, range(classes)) if place not in table]
-    beyond = [table[place] for place in table if place not in set(map(str, range(classes)))]
-    twice = sorted({name for name in table.values() if list(table.values()).count(name) > 1})
-    if lacking or beyond or twice:
-        said = [
-            f"none for style {', '.join(lacking[:3])}{', …' if len(lacking) > 3 else ''}" if lacking else "",
-            f"{', '.join(map(repr, beyond[:3]))}{', …' if len(beyond) > 3 else ''} beyond it" if beyond else "",
-            f"{', '.join(map(repr, twice[:3]))} twice" if twice else "",
+    numbers = [str(number) for number in range(classes)]
+    missing = [number for number in numbers if number not in names]
+    extra = [name for number, name in names.items() if number not in set(numbers)]
+    duplicates = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    if missing or extra or duplicates:
+        reasons = [
+            f"none for style {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}" if missing else "",
+            f"{', '.join(map(repr, extra[:3]))}{', …' if len(extra) > 3 else ''} beyond it" if extra else "",
+            f"{', '.join(map(repr, duplicates[:3]))} twice" if duplicates else "",
         ]
         raise UsageError(
-            f"{source}: {len(table)} names for a head of {classes} styles: {'; '.join(filter(None, said))}; "
-            "give the labels that this head was taught"
+            f"{source}: {len(names)} names for a head of {classes} styles: {'; '.join(filter(None, reasons))}; "
+            "give the labels on which this head was trained"
         )
-    return tuple(table[str(place)] for place in range(classes))
+    return tuple(names[number] for number in numbers)

@@ -1,11 +1,12 @@
-"""The network of MAEST: log-mel patches through a Transformer, heads that tell styles, and what a clip's features are.
+"""The network of MAEST: log-mel patches through a Transformer, heads that predict styles, and a clip's features.
 
-Sound longer than the table of positions is heard in equal windows on one spectrogram, so that no window has edges of
-its own; a clip's answer is the mean over its columns of patches. Windows of all clips of a batch go through the network
-in blocks of bounded size. Padding is never attended. See maest.py for the settings of the published networks.
+Audio longer than the table of positions is processed in equal windows of one spectrogram, so that no window has edges
+of its own; a clip's features are the mean over its columns of patches. Windows of all clips of a batch go through the
+network in batches of bounded size. Padding is never attended to. See maest.py for the settings of the published
+networks.
 
-Letters: B clips, T samples, F frames, M bands, W windows, C columns of patches, N tokens, L rows of layers, D width,
-K classes.
+Letters: B clips, T samples, F frames, M bands, W windows, C columns of patches, N tokens, L layers counted with layer
+0, D dimension, K classes.
 """
 
 from __future__ import annotations
@@ -24,31 +25,32 @@ from torch.nn.utils.rnn import pad_sequence
 from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
-from carrara.nn.init import draw_weights
-from carrara.nn.spectral.framing import preset
-from carrara.nn.spectral.mel import Bands, MelSpectrogram
-from carrara.nn.transformer.vit import EXTRA, PatchTransformer, VitShape, initialise_linear
+from carrara.nn.init import build_constants, init_weights
+from carrara.nn.spectral.framing import framing_preset
+from carrara.nn.spectral.mel import MelBands, MelSpectrogram
+from carrara.nn.transformer.vit import NUM_PREFIX_TOKENS, PatchTransformer, VitShape, init_linear_layers
 
 SAMPLE_RATE, HOP = 16_000, 256
-BLOCK_TOKENS = 8192  # heard at once, so that ten minutes need no more memory than some windows
-BLOCK_PATCHES = 8 * BLOCK_TOKENS  # the same before patchout, which only the convolution sees
+MAX_BATCH_TOKENS = 8192  # so that ten minutes need no more memory than a few windows
+MAX_BATCH_PATCHES = 8 * MAX_BATCH_TOKENS  # the same before patchout, for the convolution
 
 
 class MaestSettings(Settings):
-    """What the network is made of, and what is kept of what it hears; the defaults are those over 30 s.
+    """The network's sizes, and which features it returns; the defaults are those for 30 s.
 
     Attributes:
         frames: mel frames of the training length; the table of positions has frames // 10 columns.
-        width, layers, heads, feed_forward: sizes of the Transformer.
-        classes: styles that the heads tell.
-        labels: their names; empty where nobody told them.
-        distilled: what tells the styles: the mean of cls and dist, or cls alone where each has a head (`separated`).
+        dim, num_layers, num_heads, ffn_dim: sizes of the Transformer.
+        classes: number of styles.
+        labels: names of the styles; empty where they are unknown.
+        distilled: input of the styles' head: the mean of cls and dist, or cls alone where each has a head
+            (`separated`).
         distillation_head: whether the network has the second head; Hugging Face's files have none.
-        framing: how the spectrogram is cut: as the weights were taught (essentia), or as the authors' later code.
-        mean, deviation: of log-mel values; what the network hears is (x − mean) / (2 · deviation).
-        tokens: what a clip's features are (see above).
-        drop_rows, every_row, drop_columns, every_column: patchout when hearing; a window too short for any column to
-            be left keeps its last.
+        framing: framing of the spectrogram: that of training (essentia), or that of the authors' later code.
+        mean, std: of log-mel values; the network's input is (x − mean) / (2 · std).
+        tokens: which tokens a clip's features are (see maest.py).
+        drop_rows, every_row, drop_columns, every_column: patchout at inference; a window too short to keep any column
+            keeps its last.
     """
 
     frames: int = Field(default=1875, ge=16)
@@ -62,7 +64,7 @@ class MaestSettings(Settings):
     distillation_head: bool = True
     framing: Literal["essentia", "maest-torch", "maest-hf"] = "essentia"
     mean: float = 2.06755686098554
-    deviation: float = Field(default=1.268292820667291, gt=0)
+    std: float = Field(default=1.268292820667291, gt=0)
     tokens: Literal["cls", "dist", "average", "stack", "frames"] = "stack"
     drop_rows: tuple[int, ...] = ()
     every_row: int = Field(default=1, ge=1)
@@ -70,21 +72,21 @@ class MaestSettings(Settings):
     every_column: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
-    def _fits(self) -> MaestSettings:
+    def _check(self) -> MaestSettings:
         if self.dim % self.num_heads:
-            raise ValueError(f"width {self.dim} must be divisible by heads {self.num_heads}")
+            raise ValueError(f"dim {self.dim} must be divisible by num_heads {self.num_heads}")
         if self.distilled == "separated" and not self.distillation_head:
             raise ValueError("distilled separated needs distillation_head")
         if self.labels and len(set(self.labels)) != self.classes:
             raise ValueError(f"labels must be {self.classes} different names, one a class; {len(set(self.labels))} are")
         shape = self.shape
-        for name, dropped, places, count in (
+        for name, dropped, limit, count in (
             ("drop_rows", self.drop_rows, shape.rows, shape.rows),
-            ("drop_columns", self.drop_columns, shape.columns, shape.time_patches(self.frames)),
+            ("drop_columns", self.drop_columns, shape.columns, shape.num_columns(self.frames)),
         ):
-            outside = [place for place in dropped if not 0 <= place < places]
+            outside = [index for index in dropped if not 0 <= index < limit]
             if outside:
-                raise ValueError(f"{name}: there is no {outside[0]}, only 0 to {places - 1}")
+                raise ValueError(f"{name}: there is no {outside[0]}, only 0 to {limit - 1}")
             if not set(range(count)) - set(dropped):
                 raise ValueError(f"{name} would drop all {count}; keep one")
         return self
@@ -92,16 +94,21 @@ class MaestSettings(Settings):
     @property
     def shape(self) -> VitShape:
         """The network's sizes."""
-        sizes = {name: getattr(self, name) for name in ("frames", "dim", "num_layers", "num_heads", "ffn_dim")}
-        return VitShape(**sizes)
+        return VitShape(
+            frames=self.frames,
+            dim=self.dim,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            ffn_dim=self.ffn_dim,
+        )
 
 
-def describe(card: Card, settings: MaestSettings) -> Card:
-    """Return a card with everything that follows from the settings filled in."""
-    aligned = settings.tokens == "frames"
+def update_maest_card(card: Card, settings: MaestSettings) -> Card:
+    """Return a card with everything that follows from the settings."""
+    per_frame = settings.tokens == "frames"
     return card.model_copy(
         update={
-            "frame_rate": SAMPLE_RATE / HOP / settings.shape.stride if aligned else None,
+            "frame_rate": SAMPLE_RATE / HOP / settings.shape.stride if per_frame else None,
             "num_layers": settings.num_layers,
             "dim": settings.dim * (3 if settings.tokens == "stack" else 1),
             "window_seconds": round(settings.frames * HOP / SAMPLE_RATE, 1),
@@ -110,8 +117,8 @@ def describe(card: Card, settings: MaestSettings) -> Card:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A window: whose it is, its first column and how many it has."""
+class _Window:
+    """A window: index of its clip, its first column and its number of columns."""
 
     clip: int
     first: int
@@ -119,176 +126,161 @@ class Stretch:
 
 
 class MaestEncoder(Encoder):
-    """The encoder with its heads; random weights drawn from a generator of that seed (none on torch's meta device)."""
+    """The encoder with its heads, with random weights of that seed (none under torch's meta device)."""
 
     settings: MaestSettings
 
     def __init__(self, settings: MaestSettings, card: Card, seed: int = 0):
         super().__init__()
         self.settings = settings
-        place = torch.get_default_device()
         with torch.device("meta"):
             self.vit = PatchTransformer(settings.shape)
             self.head = nn.Sequential(nn.LayerNorm(settings.dim), nn.Linear(settings.dim, settings.classes))
             self.head_dist = nn.Linear(settings.dim, settings.classes) if settings.distillation_head else None
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        self.card = describe(card, settings).model_copy(update={"parameters": parameters})
-        draw_weights(self, self._initialise, seed)
-        self.framing = preset(settings.framing)
-        with torch.device("cpu"):  # constants, which no file of weights brings to life
-            self.mel = MelSpectrogram(SAMPLE_RATE, self.framing, Bands(settings.shape.bands), "log10")
-        if place.type != "meta":
-            self.to(place)
+        self.card = update_maest_card(card, settings).model_copy(update={"parameters": parameters})
+        init_weights(self, self._initialize, seed)
+        self.framing = framing_preset(settings.framing)
+        bands = MelBands(settings.shape.bands)
+        self.mel = build_constants(lambda: MelSpectrogram(SAMPLE_RATE, self.framing, bands, "log10"))
 
-    def _initialise(self, generator: torch.Generator) -> None:
-        self.vit.initialise(generator)
+    def _initialize(self, generator: torch.Generator) -> None:
+        self.vit.init_weights(generator)
         for head in (self.head, self.head_dist):
             if head is not None:
-                initialise_linear(head, generator)
+                init_linear_layers(head, generator)
 
-    def frames(self, samples: int) -> int:
-        """Return how many frames that many samples give; 1 where `tokens` is not `frames`."""
-        return self._columns(samples) if self.settings.tokens == "frames" else 1
+    def num_frames(self, samples: int) -> int:
+        """Return the number of frames of `samples` samples; 1 unless `tokens` is `frames`."""
+        return self._num_columns(samples) if self.settings.tokens == "frames" else 1
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the features of every layer, `[batch, layers + 1, frames, width]` (see `Encoder.forward`).
+        """Return the features of every layer, `[batch, num_layers + 1, frames, dim]` (see `Encoder.forward`).
 
         Raises:
-            UsageError: a clip has no samples, or there are no clips, or not one a row.
+            UsageError: there are no clips, a clip has no samples, or the samples are not `[clips, samples]`.
         """
-        _refuse_nothing(samples_BT, lengths_B)
-        aligned = self.settings.tokens == "frames"
-        pieces: list[list[Tensor]] = [[] for _ in samples_BT]
-        for stretches, rows, kept_C in self._heard(samples_BT, lengths_B):
-            counts_W = torch.tensor([stretch.columns for stretch in stretches], device=samples_BT.device)
-            pooled_WLFD = torch.stack([self._pooled(x_WND, kept_C, counts_W) for x_WND in rows], 1)
-            for stretch, pooled_LFD in zip(stretches, pooled_WLFD):
-                # Of a clip in windows the mean by length is the mean over its columns.
-                piece = pooled_LFD[:, : stretch.columns] if aligned else pooled_LFD * stretch.columns
-                pieces[stretch.clip].append(piece)
-        if not aligned:
+        _check_samples(samples_BT, lengths_B)
+        per_frame = self.settings.tokens == "frames"
+        parts: list[list[Tensor]] = [[] for _ in samples_BT]
+        for windows, layers, kept_C in self._encode_windows(samples_BT, lengths_B):
+            columns_W = torch.tensor([window.columns for window in windows], device=samples_BT.device)
+            pooled_WLFD = torch.stack([self._pool(x_WND, kept_C, columns_W) for x_WND in layers], 1)
+            for window, pooled_LFD in zip(windows, pooled_WLFD):
+                # The mean over a clip's columns is the mean over its windows weighted by their columns.
+                part = pooled_LFD[:, : window.columns] if per_frame else pooled_LFD * window.columns
+                parts[window.clip].append(part)
+        if not per_frame:
             lengths = [samples_BT.shape[1]] * len(samples_BT) if lengths_B is None else lengths_B.tolist()
-            return torch.stack([sum(found[1:], found[0]) / self._columns(n) for found, n in zip(pieces, lengths)])
-        together_BFLD = pad_sequence([torch.cat(found, 1).transpose(0, 1) for found in pieces], batch_first=True)
-        missing = self.frames(samples_BT.shape[1]) - together_BFLD.shape[1]
-        return nn.functional.pad(together_BFLD, (0, 0, 0, 0, 0, missing)).transpose(1, 2)
+            return torch.stack([sum(clip[1:], clip[0]) / self._num_columns(n) for clip, n in zip(parts, lengths)])
+        features_BFLD = pad_sequence([torch.cat(clip, 1).transpose(0, 1) for clip in parts], batch_first=True)
+        missing = self.num_frames(samples_BT.shape[1]) - features_BFLD.shape[1]
+        return nn.functional.pad(features_BFLD, (0, 0, 0, 0, 0, missing)).transpose(1, 2)
 
     @property
     def tag_names(self) -> tuple[str, ...]:
-        """The labels, or the styles' numbers where nobody told them."""
-        return self.settings.labels or tuple(f"style {place}" for place in range(self.settings.classes))
+        """The labels, or the styles' numbers where they are unknown."""
+        return self.settings.labels or tuple(f"style {index}" for index in range(self.settings.classes))
 
-    def tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return how probable each style is in each clip, `[batch, classes]`; of windows, the mean by their length.
+    def predict_tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the probability of each style in each clip, `[batch, classes]`: the mean over windows by their length.
 
         Raises:
             UsageError: as `forward`.
         """
-        _refuse_nothing(samples_BT, lengths_B)
-        told_BK = torch.zeros(len(samples_BT), self.settings.classes, device=samples_BT.device)
-        columns_B = torch.zeros(len(samples_BT), 1, device=samples_BT.device)
-        for stretches, rows, _ in self._heard(samples_BT, lengths_B):
-            for stretch, told_K in zip(stretches, self.logits(rows[-1]).float().sigmoid()):
-                told_BK[stretch.clip] += told_K * stretch.columns
-                columns_B[stretch.clip] += stretch.columns
-        return told_BK / columns_B
+        _check_samples(samples_BT, lengths_B)
+        sums_BK = torch.zeros(len(samples_BT), self.settings.classes, device=samples_BT.device)
+        columns_B1 = torch.zeros(len(samples_BT), 1, device=samples_BT.device)
+        for windows, layers, _ in self._encode_windows(samples_BT, lengths_B):
+            for window, probabilities_K in zip(windows, self.logits(layers[-1]).float().sigmoid()):
+                sums_BK[window.clip] += probabilities_K * window.columns
+                columns_B1[window.clip] += window.columns
+        return sums_BK / columns_B1
 
     def logits(self, tokens_BND: Tensor) -> Tensor:
         """Return the styles' logits `[batch, classes]` from the last layer's tokens (cls and dist suffice)."""
-        cls_BD, dist_BD = self.vit.norm(tokens_BND[:, :EXTRA]).unbind(1)
+        cls_BD, dist_BD = self.vit.norm(tokens_BND[:, :NUM_PREFIX_TOKENS]).unbind(1)
         return self.head(cls_BD if self.settings.distilled == "separated" else (cls_BD + dist_BD) / 2)
 
-    def normalised(self, mel_BFM: Tensor) -> Tensor:
-        """Return log-mel values as the network hears them."""
-        return (mel_BFM - self.settings.mean) / (2 * self.settings.deviation)
+    def normalize(self, mel_BFM: Tensor) -> Tensor:
+        """Return normalized log-mel values, the network's input."""
+        return (mel_BFM - self.settings.mean) / (2 * self.settings.std)
 
-    def _columns(self, samples: int) -> int:
+    def _num_columns(self, samples: int) -> int:
         shape = self.settings.shape
-        return shape.time_patches(max(self.framing.frames(samples), shape.patch))
+        return shape.num_columns(max(self.framing.num_frames(samples), shape.patch))
 
-    def _heard(
+    def _encode_windows(
         self, samples_BT: Tensor, lengths_B: Tensor | None
-    ) -> Iterator[tuple[list[Stretch], list[Tensor], Tensor]]:
-        """Yield block after block: windows, their tokens of every layer, and which columns were kept."""
-        shape = self.settings.shape
-        mels = self._mels(samples_BT, lengths_B)
-        stretches = [
-            Stretch(clip, first, after - first)
-            for clip, mel_FM in enumerate(mels)
-            for first, after in _equal_parts(shape.time_patches(len(mel_FM)), shape.columns)
-        ]
-        for block in self._blocks(stretches):
-            parts = [
-                mels[part.clip][part.first * shape.stride :][: (part.columns - 1) * shape.stride + shape.patch]
-                for part in block
-            ]
-            kept_C = self._kept_columns(max(part.columns for part in block))
-            lengths_W = torch.tensor([len(part) for part in parts])
-            yield block, self.vit(pad_sequence(parts, batch_first=True), lengths_W, kept_C, 0, self._kept_rows), kept_C
+    ) -> Iterator[tuple[list[_Window], list[Tensor], Tensor]]:
+        """Yield batches of windows, with their tokens of every layer and the indices of the kept columns."""
+        settings, shape = self.settings, self.settings.shape
+        rows_R = _keep_indices(shape.rows, settings.drop_rows, settings.every_row)
+        keep_rows = None if len(rows_R) == shape.rows else rows_R
+        mels = self._spectrograms(samples_BT, lengths_B)
+        windows = []
+        for clip, mel_FM in enumerate(mels):
+            columns = shape.num_columns(len(mel_FM))
+            count = math.ceil(columns / shape.columns)
+            bounds = pairwise(columns * index // count for index in range(count + 1))
+            windows += [_Window(clip, start, end - start) for start, end in bounds]
+        first_kept = int(self._kept_columns(shape.columns)[0])
+        # Windows that end before the first kept column keep their last, which depends on their length.
+        for _, group in groupby(windows, lambda window: min(window.columns, first_kept + 1)):
+            similar = list(group)
+            longest = max(window.columns for window in similar)
+            tokens = len(rows_R) * len(self._kept_columns(longest)) + NUM_PREFIX_TOKENS
+            size = max(min(MAX_BATCH_TOKENS // tokens, MAX_BATCH_PATCHES // (shape.rows * longest)), 1)
+            for start in range(0, len(similar), size):
+                batch = similar[start : start + size]
+                inputs = []
+                for window in batch:
+                    first, frames = window.first * shape.stride, (window.columns - 1) * shape.stride + shape.patch
+                    inputs.append(mels[window.clip][first : first + frames])
+                lengths_W = torch.tensor([len(mel_FM) for mel_FM in inputs])
+                kept_C = self._kept_columns(max(window.columns for window in batch))
+                layers = self.vit(pad_sequence(inputs, batch_first=True), lengths_W, kept_C, 0, keep_rows)
+                yield batch, layers, kept_C
 
-    def _blocks(self, stretches: list[Stretch]) -> Iterator[list[Stretch]]:
-        """Yield windows that are heard at once, in their order."""
-        shape, kept_R = self.settings.shape, self._kept_rows
-        first = int(self._kept_columns(shape.columns)[0])
-        # Windows that end before the first kept column keep their last, which is another one for each length.
-        for _, alike in groupby(stretches, lambda part: min(part.columns, first + 1)):
-            windows = list(alike)
-            longest = max(part.columns for part in windows)
-            rows = shape.rows if kept_R is None else len(kept_R)
-            tokens = rows * len(self._kept_columns(longest)) + EXTRA
-            size = max(min(BLOCK_TOKENS // tokens, BLOCK_PATCHES // (shape.rows * longest)), 1)
-            yield from (windows[begin : begin + size] for begin in range(0, len(windows), size))
-
-    def _mels(self, samples_BT: Tensor, lengths_B: Tensor | None) -> list[Tensor]:
-        """Return each clip's normalised spectrogram `[F, M]`, of a patch at least."""
-        least = self.settings.shape.patch * HOP
+    def _spectrograms(self, samples_BT: Tensor, lengths_B: Tensor | None) -> list[Tensor]:
+        """Return each clip's normalized spectrogram `[F, M]`, of a patch at least."""
         if lengths_B is None or bool((lengths_B >= samples_BT.shape[1]).all()):
             clips = [samples_BT]
         else:  # each by itself, because some framings reflect a clip at its end
             clips = [samples_T[None, :length] for samples_T, length in zip(samples_BT, lengths_B.tolist())]
-        filled = [nn.functional.pad(clip, (0, max(least - clip.shape[1], 0))) for clip in clips]
-        return [mel_FM for clip in filled for mel_FM in self.normalised(self.mel(clip))]
-
-    @property
-    def _kept_rows(self) -> Tensor | None:
-        settings = self.settings
-        kept = _kept(settings.shape.rows, settings.drop_rows, settings.every_row)
-        return None if len(kept) == settings.shape.rows else kept
+        shortest = self.settings.shape.patch * HOP
+        padded = [nn.functional.pad(clip, (0, max(shortest - clip.shape[1], 0))) for clip in clips]
+        return [mel_FM for clip in padded for mel_FM in self.normalize(self.mel(clip))]
 
     def _kept_columns(self, columns: int) -> Tensor:
-        kept_C = _kept(columns, self.settings.drop_columns, self.settings.every_column)
+        kept_C = _keep_indices(columns, self.settings.drop_columns, self.settings.every_column)
         return kept_C if len(kept_C) else torch.tensor([columns - 1])
 
-    def _pooled(self, x_WND: Tensor, kept_C: Tensor, counts_W: Tensor) -> Tensor:
-        """Return one layer's features of some windows, `[windows, frames, width]`."""
+    def _pool(self, x_WND: Tensor, kept_C: Tensor, columns_W: Tensor) -> Tensor:
+        """Return one layer's features of some windows, `[windows, frames, dim]`."""
         tokens = self.settings.tokens
         if tokens in ("cls", "dist"):
             return x_WND[:, ["cls", "dist"].index(tokens)][:, None]
         kept_C = kept_C.to(x_WND.device)
-        columns_WCD = x_WND[:, EXTRA:].unflatten(1, (-1, len(kept_C))).mean(1)
+        columns_WCD = x_WND[:, NUM_PREFIX_TOKENS:].unflatten(1, (-1, len(kept_C))).mean(1)
         if tokens == "frames":
-            place_C = torch.arange(int(counts_W.max()), device=x_WND.device)
-            return columns_WCD[:, (torch.searchsorted(kept_C, place_C, right=True) - 1).clamp(min=0)]
-        own_WC1 = (kept_C < counts_W[:, None])[..., None]
-        average_WD = columns_WCD.masked_fill(~own_WC1, 0).sum(1) / own_WC1.sum(1)
+            # A dropped column repeats the kept one before it.
+            column_C = torch.arange(int(columns_W.max()), device=x_WND.device)
+            return columns_WCD[:, (torch.searchsorted(kept_C, column_C, right=True) - 1).clamp(min=0)]
+        valid_WC1 = (kept_C < columns_W[:, None])[..., None]
+        average_WD = columns_WCD.masked_fill(~valid_WC1, 0).sum(1) / valid_WC1.sum(1)
         if tokens == "average":
             return average_WD[:, None]
         return torch.cat([x_WND[:, 0], x_WND[:, 1], average_WD], -1)[:, None]
 
 
-def _kept(count: int, dropped: tuple[int, ...], every: int) -> Tensor:
-    return torch.tensor([place for place in range(count) if place not in set(dropped)][::every], dtype=torch.long)
+def _keep_indices(count: int, dropped: tuple[int, ...], every: int) -> Tensor:
+    return torch.tensor([index for index in range(count) if index not in set(dropped)][::every], dtype=torch.long)
 
 
-def _refuse_nothing(samples_BT: Tensor, lengths_B: Tensor | None) -> None:
+def _check_samples(samples_BT: Tensor, lengths_B: Tensor | None) -> None:
     if samples_BT.dim() != 2 or not len(samples_BT):
         shape = list(samples_BT.shape)
         raise UsageError(f"samples of shape {shape}; give [clips, samples], one clip at least and each in mono")
     if not samples_BT.shape[1] or (lengths_B is not None and bool((lengths_B < 1).any())):
         raise UsageError("a clip of no samples has no features; leave empty clips out")
-
-
-def _equal_parts(total: int, most: int) -> list[tuple[int, int]]:
-    parts = math.ceil(total / most)
-    ends = [total * part // parts for part in range(parts + 1)]
-    return list(pairwise(ends))

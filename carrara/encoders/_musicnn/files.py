@@ -1,7 +1,7 @@
 """The files that musicnn's authors publish, read into tensors by our names.
 
-A checkpoint's three files begin with a dot, because its folder's name is their common beginning: `MTT_musicnn/.index`.
-Variables have the names that TensorFlow's layers gave them, numbered in the order in which they were made.
+A checkpoint's three files begin with a dot, because their common prefix is the folder's name: `MTT_musicnn/.index`.
+Variables have the names that TensorFlow's layers gave them, numbered in the order of their creation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
-from carrara.formats.tensorflow import read_tensorflow_checkpoint
 from carrara.formats.magic import read_magic
+from carrara.formats.tensorflow import read_tensorflow_checkpoint
 
 # Names of the folders in the wheel and in the repository.
 FOLDERS = {
@@ -25,7 +25,7 @@ FOLDERS = {
     "musicnn-msd-vgg": "MSD_vgg",
 }
 INDEX, DATA = ".index", ".data-00000-of-00001"
-ELSEWHERE = (
+CURE = (
     "; the wheel musicnn 0.1.0 holds all but MSD_musicnn_big, which is at github.com/jordipons/musicnn; give either "
     "one, or the folder of one checkpoint"
 )
@@ -39,95 +39,96 @@ PARTS = {
 }
 
 
-def _layers(convolutions: list[str], blocks: list[str], after: list[str]) -> dict[str, str]:
-    """Return our layers by their official names; norms are numbered in the order in which they were made."""
-    norms = ["input_norm", *(f"{block}.norm" for block in blocks), *after]
-    numbered = {"batch_normalization" + (f"_{i}" if i else ""): norm for i, norm in enumerate(norms)}
-    return numbered | {official: f"{block}.conv" for official, block in zip(convolutions, blocks)}
+def _name_layers(convolutions: list[str], blocks: list[str], other_norms: list[str]) -> dict[str, str]:
+    """Return our layers by their official names; norms are numbered in the order of their creation."""
+    norms = ["input_norm", *(f"{block}.norm" for block in blocks), *other_norms]
+    names = {"batch_normalization" + (f"_{index}" if index else ""): norm for index, norm in enumerate(norms)}
+    return names | {official: f"{block}.conv" for official, block in zip(convolutions, blocks)}
 
 
 LAYERS = {
-    "musicnn": _layers(
-        ["conv2d", *(f"conv2d_{i}" for i in range(1, 8))],
+    "musicnn": _name_layers(
+        ["conv2d", *(f"conv2d_{index}" for index in range(1, 8))],
         ["timbral.0", "timbral.1", *(f"temporal.{i}" for i in range(3)), *(f"middle.{i}" for i in range(3))],
         ["pool_norm", "dense_norm"],
     )
     | {"dense": "dense", "dense_1": "tags"},
-    "vgg": _layers([f"{i}CNN" for i in range(1, 6)], [f"blocks.{i}" for i in range(5)], []) | {"dense": "tags"},
+    "vgg": _name_layers([f"{i}CNN" for i in range(1, 6)], [f"blocks.{i}" for i in range(5)], []) | {"dense": "tags"},
 }
 
 
-def official_tensors(folder: str, kind: str, path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a checkpoint, by our names where they are known, and what to call the checkpoint.
+def read_musicnn_tensors(folder: str, network: str, path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a checkpoint by our names, unknown ones by theirs, and the checkpoint's name for messages.
 
     Args:
         folder: name of the checkpoint's folder.
-        kind: "musicnn" or "vgg".
-        path: the wheel, a folder, one of the checkpoint's files or their common beginning.
+        network: "musicnn" or "vgg".
+        path: the wheel, a folder, one of the checkpoint's files or their common prefix.
 
     Raises:
-        WeightsError: the checkpoint is not there, not whole, or another one.
+        WeightsError: the checkpoint is missing, damaged, or another one.
     """
     if path.is_file() and zipfile.is_zipfile(path):
         source = f"{path}: {folder}"
-        tensors = read_tensorflow_checkpoint(*_of_wheel(folder, path), source, _wanted)
+        tensors = read_tensorflow_checkpoint(*_read_wheel(folder, path), source, _is_of_network)
     else:
-        source = _beginning(folder, path)
-        files = [Path(source + end) for end in (INDEX, DATA)]
+        source = _find_prefix(folder, path)
+        index, data = Path(source + INDEX), Path(source + DATA)
         try:
-            tensors = read_tensorflow_checkpoint(files[0].read_bytes(), files[1].read_bytes(), source, _wanted)
+            tensors = read_tensorflow_checkpoint(index.read_bytes(), data.read_bytes(), source, _is_of_network)
         except (WeightsError, OSError):
-            for file in files:
-                read_magic(file)  # names what it is in the place of weights
+            for file in (index, data):
+                read_magic(file)  # names what the file is instead of weights
             raise
-    return dict(_renamed(name, tensor, kind) for name, tensor in tensors.items()), source
+    return dict(_convert(name, tensor, network) for name, tensor in tensors.items()), source
 
 
-def _beginning(folder: str, path: Path) -> str:
-    """Return the common beginning of the checkpoint's files."""
-    places = (path / folder, path / "musicnn" / folder, path)
-    found = next((one for one in map(_indices, places) if len(one) == 1), [])
-    if not path.is_dir():
-        found = [Path(str(path).removesuffix(INDEX).removesuffix(DATA) + INDEX)]
-        if not found[0].is_file():
+def _find_prefix(folder: str, path: Path) -> str:
+    """Return the common prefix of the checkpoint's files."""
+    index = None
+    if path.is_dir():
+        for candidate in (path / folder, path / "musicnn" / folder, path):
+            files = list(candidate.glob("*" + INDEX)) if candidate.is_dir() else []
+            if len(files) == 1:
+                index = files[0]
+                break
+        if index is None:
+            raise WeightsError(f"{path}: holds no {folder}{CURE}")
+    else:
+        index = Path(str(path).removesuffix(INDEX).removesuffix(DATA) + INDEX)
+        if not index.is_file():
             read_magic(path)
             raise WeightsError(f"{path}: is neither the wheel musicnn 0.1.0 nor part of a checkpoint, or is cut short")
-    if not found:
-        raise WeightsError(f"{path}: holds no {folder}{ELSEWHERE}")
-    holder = found[0].resolve().parent.name
+    holder = index.resolve().parent.name
     if holder in FOLDERS.values() and holder != folder:
-        raise WeightsError(f"{found[0].parent}: holds {holder}, not {folder}; give the folder of that one")
-    return str(found[0]).removesuffix(INDEX)
+        raise WeightsError(f"{index.parent}: holds {holder}, not {folder}; give the folder of that one")
+    return str(index).removesuffix(INDEX)
 
 
-def _indices(place: Path) -> list[Path]:
-    return list(place.glob("*" + INDEX)) if place.is_dir() else []
-
-
-def _of_wheel(folder: str, path: Path) -> tuple[bytes, bytes]:
+def _read_wheel(folder: str, path: Path) -> tuple[bytes, bytes]:
     try:
         with zipfile.ZipFile(path) as wheel:
             if f"musicnn/{folder}/{INDEX}" not in wheel.namelist():
-                raise WeightsError(f"{path}: holds no {folder}{ELSEWHERE}")
+                raise WeightsError(f"{path}: holds no {folder}{CURE}")
             return wheel.read(f"musicnn/{folder}/{INDEX}"), wheel.read(f"musicnn/{folder}/{DATA}")
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, RuntimeError) as problem:
         raise WeightsError(f"{path}: cannot be read ({problem}); fetch it again") from None
 
 
-def _wanted(name: str) -> bool:
-    """Return whether a variable is of the network, not of its training."""
+def _is_of_network(name: str) -> bool:
+    """Return whether a variable belongs to the network, not to its training."""
     return not name.endswith(("/Adam", "/Adam_1")) and name not in ("beta1_power", "beta2_power")
 
 
-def _renamed(name: str, tensor: Tensor, kind: str) -> tuple[str, Tensor]:
-    """Return our name and layout of an official tensor; an unknown name stays, to be complained of."""
+def _convert(name: str, tensor: Tensor, network: str) -> tuple[str, Tensor]:
+    """Return our name and layout of an official tensor; an unknown name stays, for strict loading to report."""
     layer, _, part = name.partition("/")
-    known, part = LAYERS[kind].get(layer), PARTS.get(part, "")
-    if known is None or not part:
+    our_layer, our_part = LAYERS[network].get(layer), PARTS.get(part)
+    if our_layer is None or our_part is None:
         return name, tensor
     if tensor.ndim == 4:
         tensor = tensor.permute(3, 2, 0, 1)
-        if known.startswith("middle"):
+        if our_layer.startswith("middle"):
             # Theirs is as tall as all channels of an image of one channel.
             tensor = tensor.squeeze(1).mT
-    return f"network.{known}.{part}", tensor.mT if tensor.ndim == 2 else tensor
+    return f"network.{our_layer}.{our_part}", tensor.mT if tensor.ndim == 2 else tensor

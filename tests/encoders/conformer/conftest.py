@@ -19,13 +19,13 @@ SMALL = {"channels": 4, "dim": 128, "num_layers": 2, "num_heads": 2, "ffn_dim": 
 STATISTICS = {"melspec_2048_mean": 5.5, "melspec_2048_std": 17.25}
 
 
-def conformer(width, layers, heads, feed_forward, **others):
+def conformer(dim, num_layers, num_heads, ffn_dim, **others):
     """Return transformers' conformer of a size, with the published kernel."""
     config = Wav2Vec2ConformerConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=feed_forward,
+        hidden_size=dim,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        intermediate_size=ffn_dim,
         conv_depthwise_kernel_size=31,
         hidden_act="swish",
         position_embeddings_type="rotary",
@@ -37,9 +37,9 @@ def norm_shapes(name, size):
     return {f"{name}.{end}": (size,) for end in ("weight", "bias", "running_mean", "running_var")}
 
 
-def front_shapes(channels, width):
+def front_shapes(channels, dim):
     """Return the names and shapes of the front end as modules/conv.py of minzwon/musicfm builds them."""
-    shapes = {"conv.linear.weight": (width, channels * 32), "conv.linear.bias": (width,)}
+    shapes = {"conv.linear.weight": (dim, channels * 32), "conv.linear.bias": (dim,)}
     for block, given in ((0, 1), (1, channels)):
         stem = f"conv.conv.{block}."
         for number, inputs in ((1, given), (2, channels), (3, given)):
@@ -51,7 +51,7 @@ def front_shapes(channels, width):
 def table():
     """Return the network's tensors by the authors' names, without prefix; counters are floats, as in MusicFM's file."""
     generator = torch.Generator().manual_seed(5)
-    shapes = front_shapes(SMALL["channels"], SMALL["width"])
+    shapes = front_shapes(SMALL["channels"], SMALL["dim"])
     shapes |= {f"conformer.{name}": tuple(tensor.shape) for name, tensor in conformer(**SMALL).state_dict().items()}
     made = {}
     for name, shape in shapes.items():

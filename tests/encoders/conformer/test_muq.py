@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders._hub.load import build, load, save_pretrained
-from carrara.encoders._hub.official import convert
-from carrara.encoders.muq import ENCODER, MuqSettings, from_folder, official
+from carrara.encoders._hub.load import build_encoder, load, save_pretrained
+from carrara.encoders._hub.official import convert_official
+from carrara.encoders.muq import ENCODER, MuqSettings, load_muq_folder
 
 # What the file holds that no frozen network needs, beside the conformer's own positions.
 OTHERS = {
@@ -28,8 +28,8 @@ def config(twin):
     sizes = twin.settings
     return {
         "conv_dim": sizes["channels"],
-        "encoder_dim": sizes["width"],
-        "encoder_depth": sizes["layers"],
+        "encoder_dim": sizes["dim"],
+        "encoder_depth": sizes["num_layers"],
         "label_rate": 25,
         "hop_length": 240,
         "n_mels": 128,
@@ -41,8 +41,8 @@ def config(twin):
             "model_type": "wav2vec2-conformer",
             "hidden_size": 1024,
             "num_hidden_layers": 24,
-            "num_attention_heads": sizes["heads"],
-            "intermediate_size": sizes["feed_forward"],
+            "num_attention_heads": sizes["num_heads"],
+            "intermediate_size": sizes["ffn_dim"],
             "conv_depthwise_kernel_size": 31,
             "hidden_act": "swish",
             "position_embeddings_type": "rotary",
@@ -105,7 +105,7 @@ def test_a_folder_gives_the_reference_rows_with_its_own_statistics(folder, twin,
 
 
 def test_a_folder_of_the_published_name_has_its_card(folder, twin):
-    card = from_folder(folder, config(twin), "OpenMuQ/MuQ-large-msd-iter").card
+    card = load_muq_folder(folder, config(twin), "OpenMuQ/MuQ-large-msd-iter").card
     assert (card.license, card.commercial_use) == ("CC-BY-NC-4.0", False)
     assert card.dim == 128 and card.weights_sha256
 
@@ -118,7 +118,7 @@ def test_a_pickle_is_read_where_there_are_no_safetensors(folder, tensors, same):
 
 @pytest.mark.parametrize("path", ["", "model.safetensors"])
 def test_an_official_folder_or_file_can_be_imported(folder, small_shelf, same, tmp_path, path):
-    encoder = convert("muq", folder / path)
+    encoder = convert_official("muq", folder / path)
     same(encoder)
     save_pretrained(encoder, tmp_path / "saved")
     same(load(tmp_path / "saved"))
@@ -126,7 +126,7 @@ def test_an_official_folder_or_file_can_be_imported(folder, small_shelf, same, t
 
 def test_a_file_without_its_config_has_the_published_statistics(folder):
     (folder / "config.json").unlink()
-    found = official("muq", folder / "model.safetensors")
+    found = ENCODER.load_official("muq", folder / "model.safetensors")
     assert float(found["mel_mean"]) == pytest.approx(6.768445) and float(found["mel_deviation"]) == pytest.approx(
         18.41792
     )
@@ -141,7 +141,7 @@ def test_random_weights_of_a_folders_network(folder):
 def test_the_published_size():
     card, settings = ENCODER.variants["muq"]
     with torch.device("meta"):
-        network = build("muq")
+        network = build_encoder("muq")
     assert card.parameters == network.card.parameters == build_parameters(settings)
     assert (card.num_layers, card.dim, card.sample_rate, card.frame_rate) == (12, 1024, 24_000, 25)
     assert card.license == "CC-BY-NC-4.0" and card.commercial_use is False
@@ -149,7 +149,7 @@ def test_the_published_size():
 
 def build_parameters(settings):
     """Return the number of weights, counted by hand."""
-    width, inner, kernel, channels = settings.width, settings.feed_forward, settings.kernel, settings.channels
+    width, inner, kernel, channels = settings.dim, settings.ffn_dim, settings.kernel, settings.channels
     feed_forward = 2 * width * inner + inner + width
     attention = 4 * (width * width + width)
     convolution = 3 * width * width + kernel * width + 2 * width  # pointwise to twice and back, filters, batch norm
@@ -157,7 +157,7 @@ def build_parameters(settings):
     three_norms = 3 * 2 * channels
     first = 2 * (9 * channels + channels) + 9 * channels**2 + channels + three_norms
     second = 3 * (9 * channels**2 + channels) + three_norms
-    return settings.layers * layer + 2 * width + first + second + channels * 32 * width + width
+    return settings.num_layers * layer + 2 * width + first + second + channels * 32 * width + width
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_network_of_another_kind_is_refused(folder, key, value):
 
 def test_a_config_of_another_size_than_the_variants_is_refused(folder):
     with pytest.raises(WeightsError, match="not muq: its channels is 4 where muq has 512"):
-        official("muq", folder)
+        ENCODER.load_official("muq", folder)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_config_of_another_size_than_the_variants_is_refused(folder):
 def test_a_config_that_does_not_fit_is_named(folder, changes, kind, message):
     told = rewritten(folder, **changes)
     with pytest.raises(kind, match=message):
-        from_folder(folder, told, "small")
+        load_muq_folder(folder, told, "small")
 
 
 def test_a_folder_without_weights_or_with_cut_ones_is_refused(folder, twin):
@@ -212,4 +212,4 @@ def test_a_folder_without_weights_or_with_cut_ones_is_refused(folder, twin):
 def test_a_broken_config_beside_the_file_is_named(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config.json: cannot be read"):
-        official("muq", folder / "model.safetensors")
+        ENCODER.load_official("muq", folder / "model.safetensors")

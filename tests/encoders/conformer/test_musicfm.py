@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders._hub.load import build, load, save_pretrained
-from carrara.encoders._hub.official import convert
-from carrara.encoders.musicfm import ENCODER, MusicFmSettings, official
-from carrara.formats.weights import load_strictly
+from carrara.encoders._hub.load import build_encoder, load, save_pretrained
+from carrara.encoders._hub.official import convert_official
+from carrara.encoders.musicfm import ENCODER, MusicFmSettings
+from carrara.formats.weights import load_state_dict_strict
 
 KEPT = ("conv.", "conformer.layers.", "conformer.layer_norm.")
 # What the file holds that no frozen network needs, beside the conformer's own positions.
@@ -44,7 +44,7 @@ def small_shelf(twin, monkeypatch):
 
 @pytest.fixture
 def encoder(folder, small_shelf):
-    return convert("musicfm-msd", folder).eval()
+    return convert_official("musicfm-msd", folder).eval()
 
 
 class TestNetwork:
@@ -73,9 +73,9 @@ class TestNetwork:
         batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
         batch = torch.nn.functional.pad(batch, (0, 5_000))
         together = encoder(batch, torch.tensor(lengths))
-        assert together.shape[2] == encoder.frames(batch.shape[1])
+        assert together.shape[2] == encoder.num_frames(batch.shape[1])
         for row, clip in zip(together, clips):
-            frames = encoder.frames(len(clip))
+            frames = encoder.num_frames(len(clip))
             torch.testing.assert_close(row[:, :frames], encoder(clip[None])[0], atol=2e-5, rtol=1e-4)
             assert not row[:, frames:].any()
 
@@ -95,14 +95,14 @@ class TestNetwork:
     )
     def test_frames_are_25_a_second(self, samples, frames):
         with torch.device("meta"):
-            encoder = build("musicfm-msd")
-        assert encoder.frames(samples) == frames
+            encoder = build_encoder("musicfm-msd")
+        assert encoder.num_frames(samples) == frames
         assert encoder.card.frame_rate == 25 and encoder.card.window_seconds == 30
 
     @torch.inference_mode()
     def test_ten_minutes_are_heard_in_blocks(self, noise):
         small = {"channels": 2, "dim": 8, "num_layers": 1, "num_heads": 1, "ffn_dim": 8}
-        encoder = build("musicfm-tiny", changes=small).eval()
+        encoder = build_encoder("musicfm-tiny", changes=small).eval()
         widest = []
         encoder.conv.conv[0].register_forward_hook(lambda module, given, out: widest.append(given[0].shape[-1]))
         layers = encoder(noise(600))
@@ -113,15 +113,15 @@ class TestNetwork:
         for name in ("musicfm-fma", "musicfm-msd"):
             card, settings = ENCODER.variants[name]
             with torch.device("meta"):
-                network = build(name)
+                network = build_encoder(name)
                 shapes = {
                     f"conformer.{key}": tensor
                     for key, tensor in twin.conformer(**settings.model_dump()).state_dict().items()
                 }
-                front = twin.front_shapes(settings.channels, settings.width)
+                front = twin.front_shapes(settings.channels, settings.dim)
                 tensors = shapes | {key: torch.empty(shape) for key, shape in front.items()}
                 tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(KEPT)}
-                load_strictly(
+                load_state_dict_strict(
                     network, tensors | {key: torch.tensor(1.0) for key in ("mel_mean", "mel_deviation")}, name
                 )
             assert card.parameters == network.card.parameters == sum(tensor.numel() for tensor in network.parameters())
@@ -129,19 +129,19 @@ class TestNetwork:
             assert card.commercial_use and "MIT" in card.license
 
     def test_a_seed_draws_the_same_weights(self):
-        one, same, other = (build("musicfm-tiny", seed).state_dict() for seed in (1, 1, 2))
+        one, same, other = (build_encoder("musicfm-tiny", seed).state_dict() for seed in (1, 1, 2))
         assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
         assert not torch.equal(one["conv.linear.weight"], other["conv.linear.weight"])
 
     @pytest.mark.parametrize("change", [{"num_heads": 3}, {"kernel": 30}])
     def test_sizes_that_do_not_fit_are_refused(self, change):
         with pytest.raises(UsageError, match="must be"):
-            build("musicfm-tiny", changes=change)
+            build_encoder("musicfm-tiny", changes=change)
 
 
 class TestFile:
     def test_other_parts_are_left_out_and_the_statistics_come_from_the_file_beside(self, folder, twin):
-        tensors = official("musicfm-msd", folder)
+        tensors = ENCODER.load_official("musicfm-msd", folder)
         assert set(tensors) == {name for name in twin.table if name.startswith(KEPT)} | {"mel_mean", "mel_deviation"}
         assert float(tensors["mel_mean"]) == 5.5 and float(tensors["mel_deviation"]) == 17.25
         assert torch.equal(tensors["conformer.layer_norm.weight"], twin.table["conformer.layer_norm.weight"])
@@ -153,16 +153,18 @@ class TestFile:
         old = {name.replace("parametrizations.weight.original1", "weight_v"): tensor for name, tensor in old.items()}
         assert set(old) != set(twin.table)
         torch.save({"state_dict": old}, tmp_path / "old.pt")
-        assert set(official("musicfm-msd", tmp_path / "old.pt")) == set(official("musicfm-msd", folder))
+        assert set(ENCODER.load_official("musicfm-msd", tmp_path / "old.pt")) == set(
+            ENCODER.load_official("musicfm-msd", folder)
+        )
 
     def test_without_the_statistics_the_published_ones_are_taken(self, folder):
         (folder / "msd_stats.json").unlink()
-        msd = official("musicfm-msd", folder / "pretrained_msd.pt")
+        msd = ENCODER.load_official("musicfm-msd", folder / "pretrained_msd.pt")
         assert float(msd["mel_mean"]) == pytest.approx(6.768445) and float(msd["mel_deviation"]) == pytest.approx(
             18.41792
         )
         (folder / "pretrained_msd.pt").rename(folder / "pretrained_fma.pt")
-        fma = official("musicfm-fma", folder)
+        fma = ENCODER.load_official("musicfm-fma", folder)
         assert float(fma["mel_mean"]) == pytest.approx(3.071058) and float(fma["mel_deviation"]) == pytest.approx(
             20.99909
         )
@@ -175,13 +177,13 @@ class TestFile:
 
     def test_the_other_variants_file_is_named(self, folder):
         with pytest.raises(WeightsError, match="is not musicfm-fma but musicfm-msd"):
-            official("musicfm-fma", folder / "pretrained_msd.pt")
+            ENCODER.load_official("musicfm-fma", folder / "pretrained_msd.pt")
         with pytest.raises(WeightsError, match="nobody publishes"):
-            official("musicfm-tiny", folder)
+            ENCODER.load_official("musicfm-tiny", folder)
 
     def test_a_file_of_another_size_is_refused_by_name(self, folder):
         with pytest.raises(WeightsError, match="of another shape .*conv.conv.0.conv1.weight"):
-            convert("musicfm-msd", folder)
+            convert_official("musicfm-msd", folder)
 
     @pytest.mark.parametrize(
         "spoil, message", [("missing", "1 missing .conv.linear.bias"), ("extra", "1 unknown .head")]
@@ -194,19 +196,19 @@ class TestFile:
             content["state_dict"]["model.head.weight"] = torch.zeros(2)
         torch.save(content, folder / "pretrained_msd.pt")
         with pytest.raises(WeightsError, match=message):
-            convert("musicfm-msd", folder)
+            convert_official("musicfm-msd", folder)
 
     def test_another_number_of_heads_is_refused(self, folder, twin, monkeypatch):
         four = MusicFmSettings(**twin.settings | {"num_heads": 4})
         monkeypatch.setitem(ENCODER.variants, "musicfm-msd", (ENCODER.variants["musicfm-msd"][0], four))
         with pytest.raises(WeightsError, match="not that of 4 heads"):
-            official("musicfm-msd", folder)
+            ENCODER.load_official("musicfm-msd", folder)
 
     @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"melspec_2048_mean": 1, "melspec_2048_std": 0}'])
     def test_statistics_that_are_not_whole_are_refused(self, folder, content):
         (folder / "msd_stats.json").write_text(content)
         with pytest.raises(WeightsError, match=r"msd_stats.json: .*fetch it again"):
-            official("musicfm-msd", folder)
+            ENCODER.load_official("musicfm-msd", folder)
 
     @pytest.mark.parametrize(
         "content, message",
@@ -221,16 +223,16 @@ class TestFile:
         if content is not None:
             (tmp_path / "pretrained_msd.pt").write_bytes(content)
         with pytest.raises(WeightsError, match=message):
-            official("musicfm-msd", tmp_path)
+            ENCODER.load_official("musicfm-msd", tmp_path)
 
     @pytest.mark.parametrize("content", [{"state_dict": [1]}, {"state_dict": {"a": 1}}, {}, [1]])
     def test_a_checkpoint_without_tensors_is_refused(self, tmp_path, content):
         torch.save(content, tmp_path / "pretrained_msd.pt")
         with pytest.raises(WeightsError, match="no table of tensors"):
-            official("musicfm-msd", tmp_path)
+            ENCODER.load_official("musicfm-msd", tmp_path)
 
     def test_a_cut_checkpoint_is_refused(self, folder):
         file = folder / "pretrained_msd.pt"
         file.write_bytes(file.read_bytes()[:-4000])
         with pytest.raises(WeightsError, match="cut short"):
-            official("musicfm-msd", folder)
+            ENCODER.load_official("musicfm-msd", folder)

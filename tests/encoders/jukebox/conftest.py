@@ -15,13 +15,13 @@ TINY = JukeboxSettings(
     dim=32,
     num_heads=2,
     context=64,
-    row=4,
-    codes=64,
-    code_width=8,
-    codec_width=4,
+    row_length=4,
+    codebook_size=64,
+    code_dim=8,
+    codec_channels=4,
     codec_depth=3,
-    artists=5,
-    genres=3,
+    num_artists=5,
+    num_genres=3,
     time_bins=4096,
 )
 CODEC_FILE, PRIOR_FILE = "vqvae.pth.tar", "prior_level_2.pth.tar"
@@ -36,7 +36,7 @@ def codec_table(settings=TINY, seed=0):
         table[name + ".weight"] = torch.from_numpy(weight).float()
         table[name + ".bias"] = torch.from_numpy(0.1 * generator.standard_normal(outputs)).float()
 
-    width, code = settings.codec_width, settings.code_width
+    width, code = settings.codec_channels, settings.code_dim
     for level, halvings in enumerate((3, 2, 2)):
         head = f"encoders.2.level_blocks.{level}.model."
         for i in range(halvings):
@@ -47,7 +47,7 @@ def codec_table(settings=TINY, seed=0):
                 conv(f"{head}{i}.1.model.{j}.model.3", width, width, 1)
         conv(f"{head}{halvings}", code, width, 3)
     table["bottleneck.level_blocks.2.k"] = (
-        2 * torch.from_numpy(generator.standard_normal((settings.codes, code))).float()
+        2 * torch.from_numpy(generator.standard_normal((settings.codebook_size, code))).float()
     )
     for name in ("encoders.0.level_blocks.0.model.0.0.bias", "decoders.2.out.weight", "bottleneck.level_blocks.0.k"):
         table[name] = torch.ones(3)
@@ -62,11 +62,11 @@ def prior_table(blocks, settings=TINY, seed=0):
         return torch.from_numpy(mean + spread * generator.standard_normal(shape)).float()
 
     table = {
-        "prior.x_emb.weight": normal(settings.codes, width),
+        "prior.x_emb.weight": normal(settings.codebook_size, width),
         "prior.pos_emb.pos_emb": normal(settings.context, width, spread=0.3),
-        "prior.x_out.weight": normal(settings.codes, width),
-        "y_emb.artist_emb.emb.weight": normal(settings.artists, width),
-        "y_emb.bow_genre_emb.emb.weight": normal(settings.genres, width),
+        "prior.x_out.weight": normal(settings.codebook_size, width),
+        "y_emb.artist_emb.emb.weight": normal(settings.num_artists, width),
+        "y_emb.bow_genre_emb.emb.weight": normal(settings.num_genres, width),
     }
     for name in ("total_length", "absolute_pos", "relative_pos"):
         table[f"y_emb.{name}_emb.emb.weight"] = normal(settings.time_bins, width)

@@ -8,11 +8,10 @@ import torch
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
-from carrara.encoders._hub.load import build
-from carrara.encoders._jukebox.codec import Codec
-from carrara.encoders._jukebox.files import read_official
-from carrara.encoders._jukebox.prior import time_bins
-from carrara.encoders.jukebox import ENCODER, Jukebox, JukeboxSettings, described, pieces
+from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._jukebox.files import read_jukebox_tensors
+from carrara.encoders._jukebox.network import Codec, compute_time_bins
+from carrara.encoders.jukebox import ENCODER, Jukebox, JukeboxSettings, split_pieces
 
 CARD = ENCODER.variants["jukebox-5b"][0]
 BLOCKS = 6
@@ -102,8 +101,8 @@ def prior_by_numpy(table, tokens_N, settings):
             return x @ block[name + ".w"] + block[name + ".b"]
 
         state = product(norm(x, "ln_0"), "attn.c_attn")
-        mask = masks(count, settings.row)[i % 3]
-        a = product(attended(state, mask, settings.heads), "attn.c_proj")
+        mask = masks(count, settings.row_length)[i % 3]
+        a = product(attended(state, mask, settings.num_heads), "attn.c_proj")
         hidden = product(norm(x + a, "ln_1"), "mlp.c_fc")
         x = x + a + product(hidden / (1 + np.exp(-1.702 * hidden)), "mlp.c_proj")
         outputs.append(x)
@@ -126,8 +125,8 @@ def loaded(small, folder):
 
     def load(**changes):
         settings = replace(small.settings, changes)
-        encoder = Jukebox(settings, described(CARD, settings))
-        encoder.load_state_dict(read_official(folder, settings.layer, getattr(torch, settings.dtype)))
+        encoder = Jukebox(settings, ENCODER.update_card(CARD, settings))
+        encoder.load_state_dict(read_jukebox_tensors(folder, settings.layer, getattr(torch, settings.dtype)))
         return encoder.eval()
 
     return load
@@ -149,7 +148,7 @@ class TestAgainstNumpy:
     @pytest.mark.parametrize("layer", range(1, BLOCKS + 1))
     @pytest.mark.parametrize("count", [64, 8])
     def test_each_layer_is_dense_attention_under_its_mask(self, small, tables, loaded, layer, count):
-        tokens_N = torch.randint(small.settings.codes, (count,), generator=torch.Generator().manual_seed(1))
+        tokens_N = torch.randint(small.settings.codebook_size, (count,), generator=torch.Generator().manual_seed(1))
         expected = prior_by_numpy(tables[1], tokens_N.numpy(), small.settings)[layer - 1]
         found = loaded(layer=layer).prior(tokens_N[None])[0]
         torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
@@ -159,7 +158,7 @@ class TestAgainstNumpy:
         tokens_N = codec_by_numpy(tables[0], samples_T / samples_T.abs().max(), settings.codec_depth)
         expected = prior_by_numpy(tables[1], tokens_N, settings)[settings.layer - 1].mean(axis=0)
         found = loaded()(samples_T[None])
-        assert found.shape == (1, 1, 1, settings.width)
+        assert found.shape == (1, 1, 1, settings.dim)
         torch.testing.assert_close(found[0, 0, 0], torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
 
     def test_halves_as_published_lose_nothing(self, loaded):
@@ -184,7 +183,7 @@ class TestAgainstNumpy:
 
 class TestTime:
     def test_bins_of_the_real_window(self):
-        length, seconds, part = time_bins(8192, 128)
+        length, seconds, part = compute_time_bins(8192, 128)
         assert length == Fraction(128 * (2_734_080 - 2_646_000), 26_460_000 - 2_646_000) // 1 == 0
         places = [128 * i for i in range(8192)]
         assert seconds.tolist() == [Fraction(128 * place, 26_460_000) // 1 for place in places]
@@ -215,7 +214,7 @@ class TestPieces:
         ],
     )
     def test_each_has_the_nearest_size(self, samples, sizes):
-        found = pieces(torch.ones(samples), self.PIECE, self.WINDOW)
+        found = split_pieces(torch.ones(samples), self.PIECE, self.WINDOW)
         assert [len(piece) for piece in found] == [self.WINDOW // size for size in sizes]
         assert found[0].sum() == min(samples, len(found[0]))
 
@@ -251,7 +250,7 @@ class TestPieces:
 class TestShelf:
     def test_the_real_size_is_built_without_memory(self):
         with torch.device("meta"):
-            encoder = build("jukebox-5b")
+            encoder = build_encoder("jukebox-5b")
         assert all(tensor.is_meta for tensor in encoder.state_dict().values())
         assert {sum(parameter.numel() for parameter in block.parameters()) for block in encoder.prior.blocks} == {
             69_157_200
@@ -264,7 +263,7 @@ class TestShelf:
 
     def test_only_the_blocks_up_to_the_layer_are_built(self):
         with torch.device("meta"):
-            encoder = build("jukebox-5b", changes={"layer": 2})
+            encoder = build_encoder("jukebox-5b", changes={"layer": 2})
         assert len(encoder.prior.blocks) == 2
         assert encoder.card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
 
@@ -281,7 +280,7 @@ class TestShelf:
         [
             ({"layer": 73}, "layer"),
             ({"dim": 4801}, "multiple of 4"),
-            ({"row": 3}, "multiple of 8"),
+            ({"row_length": 3}, "multiple of 8"),
             ({"dtype": "int8"}, "dtype"),
         ],
     )

@@ -11,7 +11,7 @@ from carrara.core.errors import WeightsError
 from carrara.encoders import jukebox
 from carrara.encoders._hub.load import load, save_pretrained
 from carrara.encoders._hub.official import convert_official
-from carrara.encoders._jukebox.files import CODEC_FILE, PRIOR_FILE, read_official
+from carrara.encoders._jukebox.files import CODEC_FILE, PRIOR_FILE, read_jukebox_tensors
 from carrara.formats.safe_pickle import read_torch_checkpoint
 
 NAME = "jukebox-5b"
@@ -23,7 +23,7 @@ BLOCK_5 = "prior.transformer._attn_mods.5.mlp.c_fc.w"
 def shelf(small, monkeypatch):
     """The shelf's Jukebox with the small settings."""
     settings = small.settings.model_copy(update={"dtype": "float16"})
-    card = jukebox.described(jukebox.CARD, settings)
+    card = jukebox.ENCODER.update_card(jukebox.ENCODER.variants[NAME][0], settings)
     monkeypatch.setitem(jukebox.ENCODER.variants, NAME, (card, settings))
     return settings
 
@@ -42,7 +42,9 @@ def folder(small, tables, tmp_path):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 def test_every_spelling_gives_the_same_encoder(small, shelf, tables, tmp_path, zipped, prefix):
     small.write(tmp_path, *tables, zipped, prefix)
-    found = [convert_official(NAME, path).state_dict() for path in (tmp_path, tmp_path / PRIOR_FILE, tmp_path / CODEC_FILE)]
+    found = [
+        convert_official(NAME, path).state_dict() for path in (tmp_path, tmp_path / PRIOR_FILE, tmp_path / CODEC_FILE)
+    ]
     matrix = tables[1]["prior.transformer._attn_mods.3.attn.c_attn.w"]
     for tensors in found:
         assert tensors.keys() == found[0].keys()
@@ -69,9 +71,9 @@ def test_blocks_above_the_layer_cost_no_memory(small, tables, tmp_path, zipped):
     small.write(tmp_path, codec, prior, zipped)
     for name in [name for name in prior if prior[name].numel() > MEGABYTE]:
         del prior[name]
-    read_official(tmp_path, 1, torch.float16)  # what the first time costs is not the file's
+    read_jukebox_tensors(tmp_path, 1, torch.float16)  # what the first time costs is not the file's
     before = restarted_peak()
-    tensors = read_official(tmp_path, small.settings.layer, torch.float16)
+    tensors = read_jukebox_tensors(tmp_path, small.settings.layer, torch.float16)
     assert peak() - before < 10 * MEGABYTE
     # And they are copies, so that nothing of the file stays open.
     assert sum(tensor.untyped_storage().nbytes() for tensor in tensors.values()) < 3 * MEGABYTE
