@@ -164,23 +164,28 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     predicted = time.perf_counter()
     scores = _score(task, task_type, truths, predictions_S, config.seeds[0])
     scored = time.perf_counter()
+    seconds = {
+        "features": loaded - started,
+        **result.seconds,
+        "test": predicted - chosen,
+        "intervals": scored - predicted,
+    }
     robustness = {}
     for corruption in config.corruptions:
         corrupted_S = result.predictor.predict(provider.corrupted_test(data, corruption))
         robustness[corruption] = _score(task, task_type, truths, corrupted_S, config.seeds[0])
 
     index = provider.index(task)
-    identity = index.identity
     record = Record(
         task=TaskInfo(
             name=task.name,
             version=task.version,
-            fingerprint=fingerprint(task, identity),
+            fingerprint=fingerprint(task, index.identity),
             task=task.model_dump(mode="json"),
         ),
         data=DataInfo(
             name=task.dataset,
-            index=identity,
+            index=index.identity,
             n={name: len(split.clips) for name, split in data.splits.items()},
             missing=data.missing,
         ),
@@ -195,16 +200,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
         ),
         grid=result.grid,
         scores=scores,
-        run=run_info(
-            config.seeds,
-            provider.device,
-            {
-                "features": loaded - started,
-                **result.seconds,
-                "test": predicted - chosen,
-                "intervals": scored - predicted,
-            },
-        ),
+        run=run_info(config.seeds, provider.device, seconds),
         partial=provider.limit is not None or bool(data.missing or index.shortfall),
         exceeded_time_limit=scored - started > 3600 * config.time_limit_hours,
         robustness=robustness,

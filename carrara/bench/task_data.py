@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class TaskIndex:
     absent: set[str]
     shortfall: str
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Return the identity of ids, splits and labels of the clips."""
         return index_identity(self.clips)
