@@ -163,12 +163,7 @@ def bench(
             on_problem=report_failure,
         )
     _print_records(records, as_json)
-    summary = f"{len(records)} records in {output}; `carrara leaderboard {output}` ranks them"
-    if failures:
-        summary += f"; no record of {', '.join(failures)} (-t {','.join(failures)} measures them alone)"
-    if not_loaded:
-        summary += f"; {', '.join(not_loaded)} did not load"
-    typer.echo(summary, err=True)
+    _print_summary(records, failures, not_loaded, output)
     if not records or not_loaded or not all(isinstance(error, AbsentError) for error in failures.values()):
         raise typer.Exit(1)
 
@@ -201,3 +196,14 @@ def _print_records(records: list[Record], as_json: bool) -> None:
                 f"{name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()
             )
             typer.echo("\t".join([record.encoder.name, record.task.name, *([corruption] if corruption else []), text]))
+
+
+def _print_summary(
+    records: list[Record], failures: dict[str, CarraraError], not_loaded: list[str], output: Path
+) -> None:
+    summary = f"{len(records)} records in {output}; `carrara leaderboard {output}` ranks them"
+    if failures:
+        summary += f"; no record of {', '.join(failures)} (-t {','.join(failures)} measures them alone)"
+    if not_loaded:
+        summary += f"; {', '.join(not_loaded)} did not load"
+    typer.echo(summary, err=True)
