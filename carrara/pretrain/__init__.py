@@ -1,15 +1,15 @@
-"""Teach an encoder: targets, objective, stream, loop, recipes. Callable: see `carrara.pretrain.run`."""
+"""Pre-training: recipes, corpora, targets, objective, loop. The package is callable as `pretrain.run.pretrain`."""
 
 import sys
 from types import ModuleType
 from typing import Any
 
 
-class _Room(ModuleType):
+class _CallableModule(ModuleType):
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         from carrara.pretrain.run import pretrain
 
         return pretrain(*arguments, **options)
 
 
-sys.modules[__name__].__class__ = _Room
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,4 +1,4 @@
-"""Training on several processes: sums over all ranks, and work that rank 0 alone does.
+"""Training on several processes: sums over all ranks, work that rank 0 alone does, and sharded weights (FSDP).
 
 `torchrun --nproc-per-node N -m carrara pretrain …` tells each process its rank through the environment; without it
 there is one process and nothing here costs anything. Gradients are summed, not averaged: the loss of a rank is already
@@ -7,6 +7,11 @@ mean over ranks would weigh a crop with few masked frames more [notes/pretrainin
 
 A rank that dies is noticed at the next collective: gloo sees the closed connection, NCCL waits for `timeout_seconds`.
 Work of rank 0 (fitting targets, writing) may take hours, so the others wait for it on a slow group of their own.
+
+For networks that do not fit one GPU, PyTorch's `fully_shard` [zhao2023] shards weights, gradients and moments over the
+ranks: each Transformer layer is gathered for its own computation and freed again; all other parameters are one more
+unit. Every rank takes part in every forward and backward pass, so LayerDrop, which each rank draws for itself, and an
+EMA teacher cannot be combined with it. Checkpoints hold whole tensors and fit any number of ranks, sharded or not.
 """
 
 from __future__ import annotations
@@ -19,9 +24,13 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from carrara.core.errors import CarraraError, UsageError
+from carrara.pretrain.objective import MaskedPrediction
 
 SLOW_TIMEOUT = timedelta(days=7)
 
@@ -161,6 +170,45 @@ def init_dist(device: torch.device, timeout_seconds: float) -> Iterator[Dist]:
         yield Dist(rank, world_size, device, slow_group)
     finally:
         distributed.destroy_process_group()
+
+
+def apply_fsdp(model: MaskedPrediction, dist: Dist, has_ema_target: bool) -> None:
+    """Shard the model's weights over the ranks.
+
+    Raises:
+        UsageError: there is only one rank, or the model cannot be sharded.
+    """
+    if dist.world_size == 1:
+        raise UsageError("fsdp=true needs several ranks: torchrun --nproc-per-node 2 -m carrara pretrain …")
+    if model.encoder.settings.layerdrop:
+        raise UsageError("fsdp=true needs network.layerdrop=0: every rank must compute every layer")
+    if has_ema_target:
+        raise UsageError("fsdp=true does not go with a teacher that averages the student's weights; leave fsdp out")
+    mesh = init_device_mesh(dist.device.type, (dist.world_size,))
+    for layer in model.encoder.encoder.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "all_layers")
+
+
+def set_gradient_sync(model: MaskedPrediction, is_last: bool) -> None:
+    """Sum gradients over the ranks after the next backward pass only where it is the step's last."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last)
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor whole; where it is sharded, all ranks must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def shard_like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """Return a whole tensor on the device of another one, sharded as that is."""
+    tensor = tensor.to(reference.device)
+    if not isinstance(reference, DTensor):
+        return tensor
+    return distribute_tensor(tensor, reference.device_mesh, reference.placements)
 
 
 def _one_line(problem: Exception) -> str:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from carrara.pretrain.augment import augment_crops
+from carrara.pretrain.augment import augment_crops, mix_crops
 from carrara.pretrain.corpus.label_store import read_batch_labels
 from carrara.pretrain.corpus.stream import CropBatch
-from carrara.pretrain.fsdp import full_tensor, set_gradient_sync
+from carrara.pretrain.dist import full_tensor, set_gradient_sync
 from carrara.pretrain.masks import MaskPlan, plan_masks
-from carrara.pretrain.mixup import mix_crops
 from carrara.pretrain.objective import Losses, merge_losses
 from carrara.pretrain.precision import autocast
 from carrara.pretrain.state import Run

@@ -50,7 +50,7 @@ def train(run: Run, save: Callable[[Run], None]) -> None:
         advance(run.step)
         if recipe.recovery.max_consecutive_skips and run.step == 0:
             save(run)
-        if run.probes.is_due(run.step, recipe.steps) and run_probes(run, interrupted):
+        if run.probe_is_due and run_probes(run, interrupted):
             raise KeyboardInterrupt
         while run.step < recipe.steps:
             _train_until_rollback(run, save, interrupted, advance)
@@ -82,7 +82,7 @@ def _train_until_rollback(
             return
         stop = result.stop if run.dist.world_size > 1 else interrupted.is_set()
         averager = _log_and_save(run, save, batch, averager, stop)
-        if not stop and run.probes.is_due(run.step, recipe.steps):
+        if not stop and run.probe_is_due:
             advance(0, "running probes")
             probes_started = time.monotonic()
             stop = run_probes(run, interrupted)

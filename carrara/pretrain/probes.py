@@ -23,7 +23,7 @@ from carrara.core.errors import CarraraError
 from carrara.encoders._base import Encoder
 from carrara.encoders._hubert.network import HubertEncoder
 from carrara.formats.weights import hash_tensors, load_state_dict_strict
-from carrara.pretrain.fsdp import full_tensor
+from carrara.pretrain.dist import full_tensor
 from carrara.pretrain.log_plot import plot_log
 from carrara.pretrain.metrics_log import LOG_FILE, PROBE_FAILED, PROBES, read_probes
 from carrara.pretrain.process import interrupt_at_once
@@ -44,10 +44,10 @@ def run_probes(run: Run, interrupted: threading.Event) -> bool:
     encoder = eval_copy(run)
 
     def probe_and_log() -> bool:
-        assert run.probes.probe is not None
+        assert run.probe is not None
         try:
             with interrupt_at_once(interrupted), preserve_rng():
-                line: dict[str, Any] = {PROBES: run.probes.probe(encoder)}
+                line: dict[str, Any] = {PROBES: run.probe(encoder)}
         except KeyboardInterrupt:
             return True
         except CarraraError as problem:

@@ -34,9 +34,8 @@ from carrara.pretrain.checkpoint import (
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.label_store import open_label_stores
 from carrara.pretrain.corpus.stream import CropStream
-from carrara.pretrain.dist import Dist, init_dist
+from carrara.pretrain.dist import Dist, apply_fsdp, init_dist
 from carrara.pretrain.fit_targets import fit_missing, load_targets
-from carrara.pretrain.fsdp import apply_fsdp
 from carrara.pretrain.initialize import copy_targets, load_encoder, load_heads
 from carrara.pretrain.label_checks import MISSING_FRAMES, check_labels
 from carrara.pretrain.loop import train
@@ -48,9 +47,9 @@ from carrara.pretrain.recipes._base import Recipe, resolve
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import prepare_run_file
 from carrara.pretrain.rvq_vae import train_codec
-from carrara.pretrain.state import Probe, ProbeSchedule, Run
-from carrara.pretrain.tagging.train import train_tagger
+from carrara.pretrain.state import Probe, Run
 from carrara.pretrain.tagging.settings import TaggingRecipe
+from carrara.pretrain.tagging.train import train_tagger
 from carrara.pretrain.targets._base import FrameGrid
 
 LABELS = "labels"
@@ -103,10 +102,11 @@ def pretrain(
         return train_tagger(resolved, paths, folder, resume, torch_device)
     if isinstance(resolved, CodecRecipe):
         return train_codec(resolved, paths, folder, resume, torch_device)
-    probes = ProbeSchedule(probe, probe_every)
+    if probe_every < 1:
+        raise UsageError(f"--probe-every {probe_every}: give a number of steps, at least 1")
     with init_dist(torch_device, resolved.timeout_seconds) as dist:
         run = build_run(resolved, paths, folder, resume, dist, str(start or ""))
-        run.probes = probes
+        run.probe, run.probe_every = probe, probe_every
         try:
             with one_thread_if_small(run.model.encoder.card.parameters, run.device):
                 train(run, _save)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
 from carrara.pretrain.corpus.label_store import LabelStore
 from carrara.pretrain.corpus.stream import CropStream
@@ -26,22 +25,6 @@ from carrara.pretrain.targets._base import Target
 Probe = Callable[[Encoder], Mapping[str, Mapping[str, Any]]]
 
 
-@dataclass(frozen=True)
-class ProbeSchedule:
-    """The probe (None for none) and the steps between two probes; also before the first and after the last step."""
-
-    probe: Probe | None = None
-    every: int = 500
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise UsageError(f"--probe-every {self.every}: give a number of steps, at least 1")
-
-    def is_due(self, step: int, steps: int) -> bool:
-        """Return whether to probe after `step` of `steps` steps."""
-        return self.probe is not None and (step % self.every == 0 or step == steps)
-
-
 @dataclass
 class Run:
     """A run of masked prediction.
@@ -55,7 +38,7 @@ class Run:
         num_frames: frames of a crop for which every target has labels.
         dist: the processes that train together.
         label_stores: labels of whole files, for the targets that have them.
-        probes: probes during training.
+        probe, probe_every: the probe during training, None for none, and the steps between two probes.
         init_summary: which weights the run started from; empty for random ones.
         step: steps done; determines the learning rate.
         batch_offset: batches left out by roll-backs; a step reads the batch `step + batch_offset`.
@@ -75,7 +58,8 @@ class Run:
     num_frames: int
     dist: Dist = field(default_factory=Dist)
     label_stores: Mapping[str, LabelStore] = field(default_factory=dict)
-    probes: ProbeSchedule = field(default_factory=ProbeSchedule)
+    probe: Probe | None = None
+    probe_every: int = 500
     init_summary: str = ""
     step: int = 0
     batch_offset: int = 0
@@ -86,6 +70,11 @@ class Run:
     def __post_init__(self) -> None:
         self.scale = LossScale.of(self.recipe.precision, self.recipe.loss_scale)
         self.guard = SpikeGuard(self.recipe.recovery)
+
+    @property
+    def probe_is_due(self) -> bool:
+        """Whether to probe now: every `probe_every` steps, before the first and after the last step."""
+        return self.probe is not None and (self.step % self.probe_every == 0 or self.step == self.recipe.steps)
 
     def ema_targets(self) -> dict[str, nn.Module]:
         """Return the targets that average the student's weights, which a checkpoint must hold."""

@@ -51,7 +51,7 @@ class MaskingSettings(Settings):
 
 
 class MixupSettings(Settings):
-    """Excerpts of other crops added to the student's crop (mixup.py) [notes/pretraining §3.5].
+    """Excerpts of other crops added to the student's crop (augment.py) [notes/pretraining §3.5].
 
     Attributes:
         probability: that a crop is mixed; 0 for never. MERT: .5.
@@ -203,7 +203,7 @@ class Recipe(Settings):
         accumulation_steps: micro-batches of a batch over all ranks, at least one a rank; more need less memory, and the
             gradient stays that of the whole batch.
         activation_checkpointing: whether activations are computed again in the backward pass instead of being kept.
-        fsdp: whether weights, gradients and moments are sharded over the ranks (fsdp.py).
+        fsdp: whether weights, gradients and moments are sharded over the ranks (dist.py).
         timeout_seconds: until a rank that does not respond counts as lost.
         checkpoint_every, log_every: in steps; like `timeout_seconds` they may change when a run is resumed.
     """
