@@ -1,4 +1,4 @@
-"""Recordings and their labels: one public file = one dataset, which defines `DATASET`."""
+"""Recordings and their labels: each public file defines one dataset as `DATASET`."""
 
 from carrara.core.registry import Registry
 

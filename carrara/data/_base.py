@@ -1,4 +1,4 @@
-"""What every dataset promises: an index of its clips, its splits, its licence, where to get it, and an honest check."""
+"""What every dataset provides: an index of its clips, splits, licence, downloads and a check of the files on disk."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ if TYPE_CHECKING:
 
 
 class Dataset(ABC):
-    """One dataset in its distributed layout.
+    """A dataset in the layout in which it is distributed.
 
-    A file of the shelf defines one subclass and an instance of it called `DATASET`.
+    A public file of this folder defines one subclass and an instance of it, `DATASET`.
 
     Attributes:
-        name: name on the shelf.
-        title: what people call it, with the number of its clips where that tells variants apart.
-        license: of the sound and of the annotations, as their authors state it.
-        commercial_use: whether that licence allows it; none when unknown.
-        citation: whom to cite.
-        source: where it is distributed.
-        remotes: files that a program may download, below the root.
-        steps: what a person does by hand to get the rest; empty where `remotes` is all.
-        golden: clips a side, by split name.
-        known_leaks: by split name, groups that its authors' own split has on two sides, none if nobody counted them;
-            0 for splits that are not named.
-        seconds: length of every sound file, at least and at most; none where lengths vary freely.
+        name: Name in the registry and of its folder.
+        folder_names: Other names that its folder may have.
+        title: Its usual name.
+        license: Licence of the audio and of the annotations, as their authors state it.
+        commercial_use: Whether that licence allows commercial use; None where it is unknown.
+        citation: Publication to cite.
+        source: Where it is distributed.
+        remotes: Files that can be downloaded without a login, relative to the root.
+        manual_steps: Steps by hand that complete a download; empty where `remotes` is everything.
+        expected_counts: Clips in each split, by split scheme.
+        known_leaks: By split scheme, groups that the official splits share, None where nobody counted them; 0 for
+            split schemes that are not listed.
+        seconds: Shortest and longest duration of an audio file; None where durations vary freely.
     """
 
     name: ClassVar[str]
+    folder_names: ClassVar[tuple[str, ...]] = ()
     title: ClassVar[str]
     license: ClassVar[str]
     commercial_use: ClassVar[bool | None]
@@ -50,44 +52,44 @@ class Dataset(ABC):
 
     @abstractmethod
     def index(self, root: Path) -> list[Clip]:
-        """Return every clip that the annotations define, whether its sound is there or not, in a fixed order.
+        """Return every clip that the annotations define, in a fixed order, whether its audio exists or not.
 
         Raises:
-            DataError: the annotations are not there or not as distributed.
+            DataError: the annotations are missing or not as distributed.
         """
 
     @abstractmethod
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
-        """Return for each named split the side of each clip's id; an id left out belongs to no side."""
+        """Return the split of each clip, `{split scheme: {clip id: split}}`; ids left out are in no split."""
 
     def download(self, root: Path, size: str | None = None) -> str:
-        """Download below `root` what may be downloaded, and return the steps that are left for a person.
+        """Download what is missing below `root`, and return the steps that are left to do by hand.
 
-        What is there whole already is kept, and what was begun goes on. Only datasets that come in sizes look at one.
+        Complete files are kept and partial ones resumed. `size` is for datasets that come in sizes.
 
         Raises:
-            DataError: a download failed or is not the file that was pinned.
+            DataError: a download failed or is not the pinned file.
             StoreError: the folder cannot be written.
         """
         for remote in self.remotes:
             download(remote, Path(root))
-        return "" if self._is_complete(Path(root)) else self.manual_steps
-
-    def _is_complete(self, root: Path) -> bool:
-        """Return whether every clip that the annotations define is there."""
         try:
-            clips = self.index(root)
+            clips = self.index(Path(root))
         except DataError:
-            return False
-        return bool(clips) and all(path.is_file() for clip in clips for path in self.paths(clip))
+            return self.manual_steps
+        is_complete = clips and all(path.is_file() for clip in clips for path in self.paths(clip))
+        return "" if is_complete else self.manual_steps
 
     def root(self, data_dir: Path | None = None) -> Path:
-        """Return the folder of this dataset: below `data_dir`, or `data_dir` itself if it is named so."""
+        """Return this dataset's folder below `data_dir`, or `data_dir` itself if it has the dataset's name."""
         base = Path(data_dir) if data_dir else data_home()
-        return base if base.name == self.name else base / self.name
+        names = (self.name, *self.folder_names)
+        if base.name in names:
+            return base
+        return next((base / name for name in names if (base / name).is_dir()), base / self.name)
 
     def root_for_size(self, data_dir: Path | None, size: str) -> Path:
-        """Return the folder of one of a dataset's sizes.
+        """Return the folder of one size of a dataset that comes in sizes.
 
         Raises:
             UsageError: there is no such size, or the dataset does not come in sizes.
@@ -95,41 +97,42 @@ class Dataset(ABC):
         raise UsageError(f"{self.name} does not come in sizes; leave --size out")
 
     def paths(self, clip: Clip) -> tuple[Path, ...]:
-        """Return all sound files that a clip needs."""
+        """Return all audio files of a clip."""
         return (clip.path,)
 
     def expected_seconds(self, clip: Clip) -> tuple[float, float] | None:
-        """Return the least and the greatest length that a clip's file may have; none: any."""
+        """Return the shortest and longest duration of a clip's file; None means any."""
         return self.seconds
 
-    def clips(self, root: Path, split: str) -> list[Clip]:
-        """Return the clips of a named split, each with its side, in the order of the index.
+    def clips(self, root: Path, split_scheme: str) -> list[Clip]:
+        """Return the clips of a split scheme, each with its split, in the order of the index.
 
         Raises:
-            UsageError: no such split.
-            DataError: the annotations are not there or not as distributed.
+            UsageError: there is no such split scheme.
+            DataError: the annotations are missing or not as distributed.
         """
-        splits = self.splits(root)
-        if split not in splits:
-            raise UsageError(f"{self.name} has no split {split!r}.{did_you_mean(split, splits)}")
-        sides = splits[split]
-        return [clip.with_split(sides[clip.id]) for clip in self.index(root) if clip.id in sides]
+        schemes = self.splits(root)
+        if split_scheme not in schemes:
+            near = did_you_mean(split_scheme, schemes)
+            raise UsageError(f"{self.name} has no split {split_scheme!r}.{near}")
+        splits = schemes[split_scheme]
+        return [clip.with_split(splits[clip.id]) for clip in self.index(root) if clip.id in splits]
 
     def expected_counts_at(self, root: Path) -> Mapping[str, Mapping[str, int]]:
-        """Return the counts that a folder should hold; the golden ones unless the dataset comes in sizes."""
+        """Return the clips that each split in a folder should have; it depends on the folder if there are sizes."""
         return self.expected_counts
 
-    def comparability(self, split: str, left: int, whole: int) -> str:
-        """Return what a score may be called on a copy with `left` of the `whole` clips of a split."""
-        if left == whole:
-            return f"{self.title}, {split} split"
+    def comparability(self, split_scheme: str, available: int, total: int) -> str:
+        """Return what scores on a copy with `available` of `total` clips of a split scheme are comparable with."""
+        if available == total:
+            return f"{self.title}, {split_scheme} split"
         return (
-            f"{self.title}, {split} split, partial ({left} of {whole} clips): not to be compared with published "
-            "scores; `carrara bench --partial` measures on it, and the record says so"
+            f"{self.title}, {split_scheme} split, partial ({available} of {total} clips): not comparable with "
+            "published scores; `carrara bench --partial` runs on it and marks the record"
         )
 
     def check(self, root: Path) -> DatasetCheck:
-        """Compare the disk with the annotations and the golden counts; every file is opened."""
+        """Compare the files on disk with the annotations and the expected counts; every audio file is opened."""
         from carrara.data._check import check_dataset
 
         return check_dataset(self, Path(root))

@@ -1,28 +1,31 @@
 """GiantSteps key and GiantSteps-MTG key: 604 and 1,486 previews of electronic dance music with their keys.
 
-Knees and others (ISMIR 2015) took 604 keys from users' corrections in Beatport's forum; Faraldo and others gathered the
-second set, rated by hand with a confidence of 0 to 2 (2: 1,182 tracks, 1: 208, 0: 96). Previews last 2 min, a few from
-44.7 s up. Facts: benchmark.md 1.1; the split below was compared with the sides and keys that JukeMIR publishes, song by
-song, and is the same.
+The 604 keys are users' corrections in Beatport's forum [knees2015]; the second set was annotated by hand with a
+confidence of 0 to 2 (2: 1,182 tracks, 1: 208, 0: 96) [faraldo2017]. Previews last 2 min, a few from 44.7 s. The facts
+are in [notes/benchmark §1.1].
 
-Layout as distributed: two repositories, side by side. `giantsteps-key-dataset` has `annotations/key/<id>.LOFI.key`
-(`D minor`) and `annotations/genre/<id>.LOFI.genre`; `giantsteps-mtg-key-dataset` has `annotations/annotations.txt` and
-`annotations/beatport_metadata.txt`, tables with tabs. Met as well: `giantsteps-key` and `giantsteps-mtg-key`, and the
-folders of GitHub's archives, with a commit at the end of the name. Sound is `<id>.LOFI.mp3` in `audio/` of each
-repository, or all in one `audio/` beside them (MARBLE, JukeMIR); a `.wav` of that name (`convert_audio.sh`) is
-taken where the MP3 is not there.
+    giantsteps/
+      giantsteps-key-dataset/
+        annotations/key/<id>.LOFI.key         D minor
+        annotations/genre/<id>.LOFI.genre
+        audio/<id>.LOFI.mp3
+      giantsteps-mtg-key-dataset/
+        annotations/annotations.txt           key and confidence
+        annotations/beatport_metadata.txt     artist, genre, tempo
+        audio/<id>.LOFI.mp3
 
-Every track is indexed. `key` is one of 24 names with flats; tracks that the annotators gave several keys (63), none
-(72 with `-`, 1 blank) or an unclear one (1) have no such label. `confidence` and `bpm` are known in the MTG set only,
-`genre` where it is told, in the words of the test set's files (`drum-and-bass`). Of the 1,763 tracks that the split
-uses 1,293 are in minor, 176 of them in F minor, and 470 in major.
+The repositories may also be named `giantsteps-key` and `giantsteps-mtg-key`, or end in a commit as GitHub's archives
+do. Audio may be in one `audio/` beside them (MARBLE, JukeMIR), and a `.wav` file (`convert_audio.sh`) is used where the
+MP3 is missing.
 
-Split `artist`, JukeMIR's, which MARBLE uses: the 604 are the test side. Every artist of the 1,486 (names parted by
-commas) goes by SHA-1 of the name in lower case mod 116, 0 to 99 train, 100 to 115 valid; then, twice through the list,
-a track with an artist of valid takes all its artists there. Tracks with confidence 2 and one key are used: 923 / 236 /
-604. (The thesis says 1,077 for train and valid; the rule gives 1,159.) The group is an artist with all who are joined
-to them by common tracks, named by the first of them in the alphabet: no group is on two sides. The test set names no
-artists, so whether it shares any with train cannot be seen from the annotations; no track is in both sets.
+Labels: `key` is one of 24 names with flats, absent where the annotators wrote several keys (63 tracks), none (72 with
+`-`, 1 blank) or an unclear one (1). `confidence` and `bpm` exist in the MTG set only; `genre` where it is known, spelt
+as in the test set (`drum-and-bass`).
+
+Split scheme `artist`, JukeMIR's [castellon2021], which MARBLE uses: the 604 are test; the MTG tracks with confidence 2
+and a single key are split by artist: 923 / 236 / 604. (The 1,077 for train and valid in [yuan2023thesis] do not follow
+from the rule.) The group is an artist with all who share tracks with them, named by the alphabetically first. The test
+set has no artists, so leaks into it cannot be seen; no track is in both sets.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from carrara.core.errors import DataError
 from carrara.core.paths import data_home
 from carrara.core.progress import track
 from carrara.data._base import Dataset
+from carrara.data._tables import Row, read_table, read_text
 
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 KEYS = (*(f"{tonic} major" for tonic in TONICS), *(f"{tonic} minor" for tonic in TONICS))
@@ -48,27 +52,27 @@ COMMITS = {
     TEST: "c8cb8aad2cb53f165be51ea099d0dc75c64a844f",
     TRAIN: "fd7b8c584f7bd6d720d170c325a6d42c9bf75a6b",
 }
-SOUND = "https://www.cp.jku.at/datasets/giantsteps"
-SOUNDS = {TEST: f"{SOUND}/backup", TRAIN: f"{SOUND}/mtg_key_backup"}
+AUDIO_HOST = "https://www.cp.jku.at/datasets/giantsteps"
+AUDIO_URLS = {TEST: f"{AUDIO_HOST}/backup", TRAIN: f"{AUDIO_HOST}/mtg_key_backup"}
 ANNOTATIONS = ("ID", "MANUAL KEY", "C")
 METADATA = ("ID", "ARTIST", "SONG TITLE", "MIX", "LABEL", "BP GENRE", "BP BPM", "BP KEY")
 SUFFIX = ".LOFI.key"
-AGAIN = "`carrara download giantsteps` gives it"
+CURE = "run `carrara download giantsteps`"
 
 
 class GiantSteps(Dataset):
-    """Both sets as one."""
+    """Both sets as one dataset; the layout and splits are in the module's docstring."""
 
     name = "giantsteps"
     title = "GiantSteps key"
-    license = "sound: previews of Beatport, no licence stated; annotations: none stated"
+    license = "audio: previews of Beatport, no licence stated; annotations: none stated"
     commercial_use = None
     citation = (
         "Knees, Faraldo, Herrera, Vogl, Böck, Hörschläger, Le Goff: Two Data Sets for Tempo Estimation and Key "
         "Detection in Electronic Dance Music Annotated from User Corrections, ISMIR 2015"
     )
-    source = "https://github.com/GiantSteps (annotations, by commit) and https://www.cp.jku.at (sound; no login)"
-    # GitHub packs an archive anew when it is asked for, so the commit is pinned and no sum.
+    source = "https://github.com/GiantSteps (annotations, by commit) and https://www.cp.jku.at (audio; no login)"
+    # GitHub packs an archive at each request, so the commit is pinned instead of a hash.
     remotes = tuple(
         Remote(
             url=f"https://github.com/GiantSteps/{name}-dataset/archive/{commit}.zip",
@@ -81,52 +85,56 @@ class GiantSteps(Dataset):
     seconds = (44.0, 121.0)
 
     def root(self, data_dir: Path | None = None) -> Path:
-        """Return `giantsteps` below `data_dir`; or `data_dir` itself if it is named so or has the repositories."""
+        """Return `giantsteps` below `data_dir`, or `data_dir` itself if it is named so or has the repositories."""
         base = Path(data_dir) if data_dir else data_home()
-        inside = base / self.name
-        if base.name == self.name or inside.is_dir():
-            return base if base.name == self.name else inside
-        return base if any(_repository(base, name).is_dir() for name in COMMITS) else inside
+        folder = super().root(data_dir)
+        has_repositories = any(_find_repository(base, name).is_dir() for name in COMMITS)
+        return base if has_repositories and not folder.is_dir() else folder
 
     def index(self, root: Path) -> list[Clip]:
-        """Return the MTG set in its table's order, then the test set by rising id; see the base class."""
-        return [*_train_tracks(Path(root)), *_test_tracks(Path(root))]
+        """Return the MTG set in its table's order, then the test set by ascending id; see the base class."""
+        return [*_read_mtg_tracks(Path(root)), *_read_test_tracks(Path(root))]
 
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
-        """Return the side of each track that is used; see the base class."""
-        artists = _artists(Path(root))
-        sides = artist_sides(list(artists.values()))
-        used: dict[str, Split] = {
-            clip.id: sides[artists[clip.id][0]] for clip in _train_tracks(Path(root)) if _is_used(clip)
+        """Return the split of each track with a sure, single key; see the base class."""
+        artists = _read_artists(Path(root))
+        split_of = split_artists(list(artists.values()))
+        splits: dict[str, Split] = {
+            clip.id: split_of[artists[clip.id][0]] for clip in _read_mtg_tracks(Path(root)) if _has_sure_key(clip)
         }
-        return {"artist": {**used, **{clip.id: "test" for clip in _test_tracks(Path(root))}}}
+        return {"artist": {**splits, **{clip.id: "test" for clip in _read_test_tracks(Path(root))}}}
 
     def download(self, root: Path, size: str | None = None) -> str:
-        """Download annotations and sound, each new file held against its MD5; see the base class."""
-        left = super().download(root, size)
-        for name, clips in ((TRAIN, _train_tracks(Path(root))), (TEST, _test_tracks(Path(root)))):
-            repository = _repository(Path(root), name)
-            absent = [clip for clip in clips if not clip.path.is_file()]
-            for clip in track(absent, f"downloading {name}"):
-                place = clip.path.relative_to(root).as_posix()
-                path = download(Remote(f"{SOUNDS[name]}/{clip.path.name}", place), Path(root))
-                _hold_against_sum(path, repository / "md5" / f"{clip.id}.LOFI.md5")
-        return left
+        """Download annotations and audio, and verify the MD5 of each new audio file; see the base class."""
+        steps = super().download(root, size)
+        for name, clips in ((TRAIN, _read_mtg_tracks(Path(root))), (TEST, _read_test_tracks(Path(root)))):
+            md5_folder = _find_repository(Path(root), name) / "md5"
+            missing = [clip for clip in clips if not clip.path.is_file()]
+            for clip in track(missing, f"downloading {name}"):
+                local = clip.path.relative_to(root).as_posix()
+                path = download(Remote(f"{AUDIO_URLS[name]}/{clip.path.name}", local), Path(root))
+                md5_path = md5_folder / f"{clip.id}.LOFI.md5"
+                with path.open("rb") as file:
+                    md5 = hashlib.file_digest(file, "md5").hexdigest()
+                if md5_path.is_file() and md5 != read_text(md5_path, CURE).strip():
+                    path.unlink()
+                    raise DataError(f"{path}: its MD5 is not that in {md5_path}, so it was removed; {CURE} again")
+        return steps
 
     def expected_seconds(self, clip: Clip) -> tuple[float, float] | None:
-        """Return the range of the tracks that are used; nobody told the others' lengths. See the base class."""
-        return self.seconds if _is_used(clip) else None
+        """Return the range of the tracks in the split; other durations are unknown. See the base class."""
+        return self.seconds if _has_sure_key(clip) else None
 
 
 def key_name(printed: str) -> str | None:
-    """Return a key as one of `KEYS`; none where the annotator gave no key, several or an unclear one.
+    """Return a key as one of `KEYS`; None where the annotator wrote no key, several or an unclear one.
 
     Raises:
         ValueError: it is neither.
     """
-    found = re.fullmatch("([A-G][#b]?) (major|minor)", printed.strip())
-    if found:
-        name = f"{FLATS.get(found[1], found[1])} {found[2]}"
+    match = re.fullmatch("([A-G][#b]?) (major|minor)", printed.strip())
+    if match:
+        name = f"{FLATS.get(match[1], match[1])} {match[2]}"
         if name in KEYS:
             return name
     elif not printed.strip() or re.search("[/-]", printed):
@@ -134,143 +142,129 @@ def key_name(printed: str) -> str | None:
     raise ValueError(f"{printed!r} is not a key")
 
 
-def artist_side(name: str) -> Split:
-    """Return where an artist stands before common tracks are looked at: SHA-1 mod 116, 0 to 99 train, else valid."""
-    return "train" if int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116 < 100 else "valid"
+def split_artists(tracks: Sequence[Sequence[str]]) -> dict[str, Split]:
+    """Return the split of each artist: SHA-1 of the lower-case name modulo 116, 0 to 99 train, else valid.
 
+    Then, in two passes, a track with an artist in valid moves all its artists to valid [notes/benchmark §1.1].
 
-def artist_sides(tracks: Sequence[Sequence[str]]) -> dict[str, Split]:
-    """Return the side of each artist; in two passes, a track with an artist of valid takes all of its artists there."""
-    sides = {name: artist_side(name) for artists in tracks for name in artists}
+    Args:
+        tracks: The artists of each track, in the order of the table, on which the result depends.
+    """
+    splits: dict[str, Split] = {}
+    for artists in tracks:
+        for name in artists:
+            remainder = int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116
+            splits[name] = "train" if remainder < 100 else "valid"
     for _ in range(2):
         for artists in tracks:
-            if any(sides[name] == "valid" for name in artists):
-                sides.update(dict.fromkeys(artists, "valid"))
-    return sides
+            if any(splits[name] == "valid" for name in artists):
+                splits.update(dict.fromkeys(artists, "valid"))
+    return splits
 
 
-def artist_groups(tracks: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return for each artist the first, in the alphabet, of all who are joined to them by common tracks."""
+def group_artists(tracks: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return for each artist the alphabetically first of all who are connected to them by common tracks."""
     members = {name: {name} for artists in tracks for name in artists}
     for artists in tracks:
-        joined = set().union(*(members[name] for name in artists))
-        for name in joined:
-            members[name] = joined
-    return {name: min(joined) for name, joined in members.items()}
+        merged = set().union(*(members[name] for name in artists))
+        for name in merged:
+            members[name] = merged
+    return {name: min(connected) for name, connected in members.items()}
 
 
-def _is_used(clip: Clip) -> bool:
+def _has_sure_key(clip: Clip) -> bool:
     return "key" in clip.labels and clip.labels.get("confidence", 2) == 2
 
 
-def _train_tracks(root: Path) -> list[Clip]:
-    folder, sounds = _repository(root, TRAIN), _sounds(root, TRAIN)
-    path = folder / "annotations" / "annotations.txt"
-    metadata, artists = _metadata(root), _artists(root)
-    groups = artist_groups(list(artists.values()))
+def _read_mtg_tracks(root: Path) -> list[Clip]:
+    folder, audio = _find_repository(root, TRAIN), _find_audio(root, TRAIN)
+    metadata = {row.values["ID"]: row for row in _read_metadata(root)}
+    artists = _read_artists(root)
+    groups = group_artists(list(artists.values()))
     clips = []
-    for line, row in _table(path, ANNOTATIONS):
-        name = row["ID"]
+    for row in _read_tracks(folder / "annotations" / "annotations.txt", ANNOTATIONS):
+        name, confidence = row.values["ID"], row.values["C"]
+        location = f"{row.path}, line {row.line}"
         if name not in metadata:
-            raise DataError(f"{path}, line {line}: beatport_metadata.txt lacks track {name}; {AGAIN} whole")
-        if row["C"] not in ("0", "1", "2"):
-            raise DataError(f"{path}, line {line}: C is {row['C']!r}, should be 0, 1 or 2")
-        labels = {"key": _key(row["MANUAL KEY"], f"{path}, line {line}"), "confidence": int(row["C"])}
-        labels |= metadata[name]
+            raise DataError(f"{location}: beatport_metadata.txt lacks track {name}; {CURE}")
+        if confidence not in ("0", "1", "2"):
+            raise row.error("C", "0, 1 or 2")
+        bpm, genre = (metadata[name].values[column] for column in ("BP BPM", "BP GENRE"))
+        labels = {
+            "key": _parse_key(row.values["MANUAL KEY"], location),
+            "confidence": int(confidence),
+            "genre": genre.lower().replace("&", "and").replace(" ", "-") or None,
+            "bpm": int(bpm) if bpm else None,
+        }
         known = {label: value for label, value in labels.items() if value is not None}
-        sound = sounds.get(name, folder / "audio" / f"{name}.LOFI.mp3")
-        clips.append(Clip(id=name, path=sound, group=groups[artists[name][0]], labels=known))
+        path = audio.get(name, folder / "audio" / f"{name}.LOFI.mp3")
+        clips.append(Clip(id=name, path=path, group=groups[artists[name][0]], labels=known))
     return clips
 
 
-def _test_tracks(root: Path) -> list[Clip]:
-    folder, sounds = _repository(root, TEST), _sounds(root, TEST)
+def _read_test_tracks(root: Path) -> list[Clip]:
+    folder, audio = _find_repository(root, TEST), _find_audio(root, TEST)
     keys = folder / "annotations" / "key"
-    found = {path.name.removesuffix(SUFFIX): path for path in keys.glob(f"*{SUFFIX}")}
-    if not found:
-        raise DataError(f"{keys}: no files <id>{SUFFIX} in it; {AGAIN}")
+    paths = {path.name.removesuffix(SUFFIX): path for path in keys.glob(f"*{SUFFIX}")}
+    if not paths:
+        raise DataError(f"{keys}: no files <id>{SUFFIX} in it; {CURE}")
     clips = []
-    for name in sorted(found, key=lambda name: (len(name), name)):
-        key = _key(_text(found[name]).strip(), f"{found[name]}, line 1")
+    for name in sorted(paths, key=lambda name: (len(name), name)):
+        key = _parse_key(read_text(paths[name], CURE).strip(), f"{paths[name]}, line 1")
         if key is None:
-            raise DataError(f"{found[name]}, line 1: no single key in it; {AGAIN} whole")
+            raise DataError(f"{paths[name]}, line 1: no single key in it; {CURE}")
+        labels = {"key": key}
         genre = folder / "annotations" / "genre" / f"{name}.LOFI.genre"
-        labels = {"key": key, "genre": _text(genre).strip()} if genre.is_file() else {"key": key}
-        sound = sounds.get(name, folder / "audio" / f"{name}.LOFI.mp3")
-        clips.append(Clip(id=name, path=sound, labels=labels))
+        if genre.is_file():
+            labels["genre"] = read_text(genre, CURE).strip()
+        path = audio.get(name, folder / "audio" / f"{name}.LOFI.mp3")
+        clips.append(Clip(id=name, path=path, labels=labels))
     return clips
 
 
-def _key(printed: str, where: str) -> str | None:
+def _parse_key(printed: str, location: str) -> str | None:
     try:
         return key_name(printed)
     except ValueError:
-        raise DataError(f"{where}: key is {printed!r}, should be like 'D# minor'") from None
+        raise DataError(f"{location}: key is {printed!r}, should be like 'D# minor'") from None
 
 
-def _metadata(root: Path) -> dict[str, dict[str, str | int | None]]:
-    """Return genre and tempo by id, none where not told."""
-    path = _repository(root, TRAIN) / "annotations" / "beatport_metadata.txt"
-    found: dict[str, dict[str, str | int | None]] = {}
-    for line, row in _table(path, METADATA):
-        bpm, genre = row["BP BPM"], row["BP GENRE"].lower().replace("&", "and").replace(" ", "-")
-        if bpm and not re.fullmatch("[0-9]+", bpm):
-            raise DataError(f"{path}, line {line}: BP BPM is {bpm!r}, should be a whole number or empty")
-        found[row["ID"]] = {"genre": genre or None, "bpm": int(bpm) if bpm else None}
-    return found
+def _read_artists(root: Path) -> dict[str, list[str]]:
+    """Return the artists of each track in lower case, by id, in the order of the table, on which the split depends."""
+    return {
+        row.values["ID"]: [name.strip().lower() for name in row.values["ARTIST"].split(",")]
+        for row in _read_metadata(root)
+    }
 
 
-def _artists(root: Path) -> dict[str, list[str]]:
-    """Return the artists of each track in lower case, by id, in the order of the table, which the split goes by."""
-    path = _repository(root, TRAIN) / "annotations" / "beatport_metadata.txt"
-    return {row["ID"]: [name.strip().lower() for name in row["ARTIST"].split(",")] for _, row in _table(path, METADATA)}
+def _read_metadata(root: Path) -> Iterator[Row]:
+    path = _find_repository(root, TRAIN) / "annotations" / "beatport_metadata.txt"
+    for row in _read_tracks(path, METADATA):
+        if not re.fullmatch("[0-9]*", row.values["BP BPM"]):
+            raise row.error("BP BPM", "a whole number or empty")
+        yield row
 
 
-def _table(path: Path, heads: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number of each line and its values by column; tabs between, blanks around dropped."""
-    lines = [[value.strip() for value in line.split("\t")] for line in _text(path).split("\n")]
-    if tuple(lines[0]) != heads:
-        raise DataError(f"{path}, line 1: should be the heads {', '.join(heads)}; {AGAIN} whole")
-    seen: set[str] = set()
-    for number, values in enumerate(lines[1:], start=2):
-        if not any(values):
-            continue
-        if len(values) != len(heads):
-            raise DataError(f"{path}, line {number}: {len(values)} values under {len(heads)} heads; {AGAIN} whole")
-        if not re.fullmatch("[0-9]+", values[0]) or values[0] in seen:
-            raise DataError(f"{path}, line {number}: ID is {values[0]!r}, should be a whole number that stands once")
-        seen.add(values[0])
-        yield number, dict(zip(heads, values))
+def _read_tracks(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+    """Yield the rows of a table of tracks, each with an id of its own."""
+    ids: set[str] = set()
+    for row in read_table(path, columns, CURE):
+        if not re.fullmatch("[0-9]+", row.values["ID"]) or row.values["ID"] in ids:
+            raise row.error("ID", "a whole number that occurs once")
+        ids.add(row.values["ID"])
+        yield row
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: not there; {AGAIN}") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise DataError(f"{path}: cannot be read as UTF-8 text: {problem}; {AGAIN} whole") from None
+def _find_repository(root: Path, name: str) -> Path:
+    folders = (root / f"{name}-dataset", root / name, *sorted(root.glob(f"{name}-dataset-*/")))
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def _repository(root: Path, name: str) -> Path:
-    known = (root / f"{name}-dataset", root / name, *sorted(root.glob(f"{name}-dataset-*/")))
-    return next((folder for folder in known if folder.is_dir()), known[0])
-
-
-def _sounds(root: Path, name: str) -> dict[str, Path]:
-    """Return the sound files that are there, by id: the repository's own first, and MP3 before WAV."""
-    folders = (_repository(root, name) / "audio", root / "audio")
-    kinds = [(folder, suffix) for suffix in (".LOFI.wav", ".LOFI.mp3") for folder in reversed(folders)]
-    return {path.name.removesuffix(suffix): path for folder, suffix in kinds for path in folder.glob(f"*{suffix}")}
-
-
-def _hold_against_sum(path: Path, sums: Path) -> None:
-    """Remove a sound file that is not the one whose MD5 the annotators wrote down, and say so."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if sums.is_file() and found != _text(sums).strip():
-        path.unlink()
-        raise DataError(f"{path}: came with another MD5 than {sums} says and was removed; get it again")
+def _find_audio(root: Path, name: str) -> dict[str, Path]:
+    """Return existing audio files by id: those in the repository before others, and MP3 before WAV."""
+    folders = (root / "audio", _find_repository(root, name) / "audio")
+    patterns = [(folder, suffix) for suffix in (".LOFI.wav", ".LOFI.mp3") for folder in folders]
+    return {path.name.removesuffix(suffix): path for folder, suffix in patterns for path in folder.glob(f"*{suffix}")}
 
 
 DATASET = GiantSteps()

@@ -1,18 +1,23 @@
 """MUSDB18: 150 whole songs, 9.8 h, in four stems: vocals, drums, bass and other; 44.1 kHz stereo.
 
-Rafii, Liutkus, Stöter, Mimilakis and Bittner (2017): 100 songs to train on and 50 to test on, of DSD100, MedleyDB and
-others. Facts: benchmark.md 1.9. No file lists the songs, so the index is what is on disk, and the counts are golden.
+100 songs to train on and 50 to test on, from DSD100, MedleyDB and others [rafii2017]. The facts are in
+[notes/benchmark §1.9]. No file lists the songs, so the index is what is on disk, and the counts are checked.
 
-Layouts: `train/` and `test/` with `<song>.stem.mp4` (Zenodo 1117372; five AAC streams: 0 mixture, 1 drums, 2 bass, 3
-other, 4 vocals), or with a folder a song that holds `mixture.wav vocals.wav drums.wav bass.wav other.wav` (MUSDB18-HQ,
-Zenodo 3338373, or what `musdbconvert` writes). A song that is there in both is read from its folder, which is quicker.
-A folder `valid/`, which MARBLE's first code wants made by hand, counts as `train/`. In the lossy stems the mixture is
-not the exact sum; scores on the two editions are not quite the same thing, and their records have other fingerprints.
+    musdb18/                                MUSDB18: five AAC streams, 0 mixture, 1 drums, 2 bass, 3 other, 4 vocals
+      train/<song>.stem.mp4
+      test/<song>.stem.mp4
+    musdb18/                                MUSDB18-HQ, or what `musdbconvert` writes
+      train/<song>/{mixture,vocals,drums,bass,other}.wav
+      test/<song>/…
 
-Named split, `official`: test is the test folder, valid the 14 songs of the training folder that `mus.yaml` of
-sigsep-mus-db names, train the other 86. An id is the song's name, `<artist> - <title>`, and its own group: the authors'
-lists part songs, not artists (Patrick Talbot stands in train and in valid). Labels are flat, as Pebble's: for each stem
-`stream:<number>` or a file name beside the mixture (`carrara/audio/stems.py`).
+A song that exists in both forms is read from its folder, which is faster. A folder `valid/`, which MARBLE v1 expects,
+counts as `train/`. In the lossy stems the mixture is not the exact sum; scores on the two editions differ slightly, and
+their records have different fingerprints.
+
+Split scheme `official`: test is the test folder, valid the 14 songs of the training folder that `mus.yaml` of
+sigsep-mus-db names, train the other 86. The id and the group are the song's name, `<artist> - <title>`: the official
+lists split songs, not artists (Patrick Talbot is in train and in valid). Labels: for each stem `stream:<number>` or the
+name of a file beside the mixture (`carrara/audio/stems.py`).
 """
 
 from __future__ import annotations
@@ -51,7 +56,7 @@ VALIDATION = frozenset(
 
 
 class MUSDB18(Dataset):
-    """The songs on disk, in either edition."""
+    """The songs on disk, in either edition; the layout and splits are in the module's docstring."""
 
     name = "musdb18"
     title = "MUSDB18"
@@ -61,7 +66,7 @@ class MUSDB18(Dataset):
     source = "https://zenodo.org/records/1117372 (MUSDB18), https://zenodo.org/records/3338373 (MUSDB18-HQ)"
     manual_steps = (
         "1. Download musdb18.zip from https://zenodo.org/records/1117372 (or musdb18hq.zip from "
-        "https://zenodo.org/records/3338373, larger and quicker to train from).\n"
+        "https://zenodo.org/records/3338373, larger and faster to train from).\n"
         "2. Unpack it into the folder musdb18 of your data folder, so that musdb18/train and musdb18/test hold "
         "the songs."
     )
@@ -69,68 +74,60 @@ class MUSDB18(Dataset):
 
     def index(self, root: Path) -> list[Clip]:
         """Return every song on disk, by name; see the base class."""
-        return [clip for clip, _ in _songs(Path(root))]
+        return [clip for clip, _ in _find_songs(Path(root))]
 
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
-        """Return the side of each song under the official split; see the base class."""
-        return {"official": {clip.id: _side(clip.id, folder) for clip, folder in _songs(Path(root))}}
+        """Return the split of each song under `official`; see the base class."""
+        splits: dict[str, Split] = {}
+        for clip, folder in _find_songs(Path(root)):
+            splits[clip.id] = "test" if folder == TEST_FOLDER else "valid" if clip.id in VALIDATION else "train"
+        return {"official": splits}
 
     def paths(self, clip: Clip) -> tuple[Path, ...]:
-        """Return the one file of a song, or its mixture and stems."""
+        """Return the single file of a song, or its mixture and stems."""
         if clip.path.name.endswith(SUFFIX):
             return (clip.path,)
         return (clip.path, *(clip.path.parent / clip.labels[stem] for stem in STEMS))
 
 
-def _side(song: str, folder: str) -> Split:
-    if folder == TEST_FOLDER:
-        return "test"
-    return "valid" if song in VALIDATION else "train"
-
-
-def _songs(root: Path) -> list[tuple[Clip, str]]:
-    """Return every song with the folder that it stands in.
+def _find_songs(root: Path) -> list[tuple[Clip, str]]:
+    """Return every song and its folder, train, valid or test.
 
     Raises:
-        DataError: there is none, or one stands on both sides.
+        DataError: there is no song, or one is in both the training and the test folder.
     """
-    found: dict[str, tuple[Clip, str]] = {}
+    # An archive may have been unpacked into a folder of its own.
+    subfolders = sorted(path.parent for path in root.glob(f"*/{TEST_FOLDER}")) if root.is_dir() else []
+    base = next((path for path in (root, *subfolders) if (path / TEST_FOLDER).is_dir()), root)
+    songs: dict[str, tuple[Clip, str]] = {}
     for folder in (*TRAIN_FOLDERS, TEST_FOLDER):
-        for clip in _in_folder(_tree(root) / folder):
-            known = found.setdefault(clip.id, (clip, folder))
-            if (known[1] == TEST_FOLDER) != (folder == TEST_FOLDER):
-                raise DataError(f"{clip.path}: the song {clip.id!r} stands in {known[1]}/ too; remove one of them")
-    if not found:
+        for clip in _list_songs(base / folder):
+            _, other_folder = songs.setdefault(clip.id, (clip, folder))
+            if (other_folder == TEST_FOLDER) != (folder == TEST_FOLDER):
+                raise DataError(f"{clip.path}: the song {clip.id!r} is also in {other_folder}/; remove one of them")
+    if not songs:
         raise DataError(
             f"{root / 'train'}: no songs <song>{SUFFIX}, and no folders <song>/ with {MIXTURE} and the stems; "
-            "`carrara download musdb18` says how to get them"
+            "`carrara download musdb18` lists the steps"
         )
-    return [found[song] for song in sorted(found)]
+    return [songs[name] for name in sorted(songs)]
 
 
-def _in_folder(folder: Path) -> list[Clip]:
-    if not folder.is_dir():
-        return []
-    songs: dict[str, Clip] = {}
-    for path in sorted(folder.iterdir()):
+def _list_songs(folder: Path) -> list[Clip]:
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):
             continue
         if path.name.endswith(SUFFIX) and path.is_file():
-            song = path.name.removesuffix(SUFFIX)
-            songs.setdefault(song, _clip(song, path, {stem: f"stream:{number}" for stem, number in STREAMS.items()}))
+            paths.setdefault(path.name.removesuffix(SUFFIX), path)
         elif path.is_dir():
-            songs[path.name] = _clip(path.name, path / MIXTURE, {stem: f"{stem}.wav" for stem in STEMS})
-    return list(songs.values())
-
-
-def _clip(song: str, path: Path, labels: dict[str, str]) -> Clip:
-    return Clip(id=song, path=path, group=song, labels={stem: labels[stem] for stem in STEMS})
-
-
-def _tree(root: Path) -> Path:
-    """Return the folder that holds the sides: the root, or the one folder below it that an archive was unpacked to."""
-    below = sorted(path.parent for path in root.glob(f"*/{TEST_FOLDER}")) if root.is_dir() else []
-    return next((folder for folder in (root, *below) if (folder / TEST_FOLDER).is_dir()), root)
+            paths[path.name] = path / MIXTURE
+    clips = []
+    for name, path in paths.items():
+        is_folder = path.name == MIXTURE
+        labels = {stem: f"{stem}.wav" if is_folder else f"stream:{STREAMS[stem]}" for stem in STEMS}
+        clips.append(Clip(id=name, path=path, group=name, labels=labels))
+    return clips
 
 
 DATASET = MUSDB18()

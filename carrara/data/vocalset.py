@@ -1,30 +1,32 @@
 """VocalSet: 20 professional singers, 9 women and 11 men, in 17 vocal techniques, 10.1 h without accompaniment.
 
-Wilkins, Seetharaman, Wahl and Pardo (ISMIR 2018): scales, arpeggios, long tones and excerpts, 44.1 kHz. Facts:
-benchmark.md 1.8. No file lists the recordings, so the index is what is on disk, and no check can know what is missing
-but whole singers; how many files there should be is not verified here, and no count is golden.
+Scales, arpeggios, long tones and excerpts, 44.1 kHz [wilkins2018]. The facts are in [notes/benchmark §1.8]. No file
+lists the recordings, so the index is what is on disk, and only missing singers can be detected.
 
-Layout of version 1.1, the one to take: `VocalSet11.zip` gives `FULL/<female1 … male11>/<context>/<technique>/<file>`.
-Version 1.2 holds the same sound three times (mirdata#211): only its `data_by_singer/` is read, `data_by_technique/`
-and `data_by_vowel/` are not. Singer and technique are the folders' names, never the file's: about 28 files have no
-singer in theirs or stand in another order. An id is `f1/arpeggios/belt/<file's stem>`. A stem that ends in `(1)` is a
-double and left out, as in MARBLE (`f2_scales_vibrato_a(1)`); the four more that MARBLE deletes, because the paper's
-table does not name them (`caro_vibrato`, `dona_vibrato`, `row_vibrato`, `slow_vibrato_arps`), are kept.
+    vocalset/                                                        version 1.1, VocalSet11.zip
+      FULL/<female1 … male11>/<context>/<technique>/<file>.wav
+    vocalset/                                                        version 1.2
+      data_by_singer/…
 
-MARBLE's lists were never published (MARBLE#16) and its code parts otherwise than its text says (section 0, 8 and 9), so
-both splits here follow rules of Carrara's own, written below and fixed for ever:
+Version 1.2 has the same audio three times (mirdata#211): only its `data_by_singer/` is read. The folders give singer
+and technique: about 28 file names lack the singer or have another order. An id is `f1/arpeggios/belt/<file's stem>`. A
+stem that ends in `(1)` is a duplicate and left out, as in MARBLE (`f2_scales_vibrato_a(1)`); the four more that MARBLE
+deletes because the paper's table does not name them (`caro_vibrato`, `dona_vibrato`, `row_vibrato`,
+`slow_vibrato_arps`) are kept.
 
-- `technique`: ten techniques; test singers f2 f8 m3 m5 m10 (the authors' own and MARBLE's), valid f3 f6 f9 m2 m7 m11,
-  train the other nine: 9 / 6 / 5 as the thesis has it, each side with 4 or 3 or 2 women. The group is the singer.
-- `singer`: all techniques, every singer on every side; a recording goes by SHA-1 of its id mod 25: 0 to 11 train,
-  12 to 19 valid, 20 to 24 test, 12 : 8 : 5 on average. The group is the recording.
+MARBLE's lists were never published (MARBLE#16), and its code splits differently from its text [notes/benchmark §0], so
+both split schemes follow rules of Carrara's own, which never change:
+
+- `technique`: ten techniques; test singers f2 f8 m3 m5 m10 (the authors' and MARBLE's), valid f3 f6 f9 m2 m7 m11, train
+  the other nine: 9 / 6 / 5 as in [yuan2023thesis], with 4 / 3 / 2 women. The group is the singer.
+- `singer`: all techniques, every singer in every split; the SHA-1 of a recording's id modulo 25 is 0 to 11 for train,
+  12 to 19 for valid, 20 to 24 for test: 12 : 8 : 5 on average. The group is the recording.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,11 +45,11 @@ TECHNIQUES = (
 )  # fmt: skip
 TEST_SINGERS = frozenset({"f2", "f8", "m3", "m5", "m10"})
 VALID_SINGERS = frozenset({"f3", "f6", "f9", "m2", "m7", "m11"})
-TREES = ("FULL", "data_by_singer")
+FOLDERS = ("FULL", "data_by_singer")
 
 
 class VocalSet(Dataset):
-    """The recordings that are on disk, in one of the two layouts."""
+    """The recordings on disk, in either layout; the layouts and splits are in the module's docstring."""
 
     name = "vocalset"
     title = "VocalSet"
@@ -64,93 +66,88 @@ class VocalSet(Dataset):
     )
 
     def index(self, root: Path) -> list[Clip]:
-        """Return every recording on disk, by id; see the base class. With two splits, none has a group outside them."""
-        found = sorted(_recordings(_tree(Path(root))), key=lambda clip: clip.id)
-        if not found:
+        """Return every recording on disk, by id and without group; see the base class."""
+        root = Path(root)
+        subfolders = (path for name in FOLDERS for path in sorted(root.glob(f"*/{name}")))
+        folders = (_find_singers(path) for path in (*(root / name for name in FOLDERS), root, *subfolders))
+        clips = []
+        for folder, singer in next((singers for singers in folders if singers), {}).items():
+            for path in folder.glob("*/*/*"):
+                if path.suffix.lower() != ".wav" or path.name.startswith(".") or path.stem.endswith("(1)"):
+                    continue
+                context, technique = path.parts[-3:-1]
+                id = f"{singer}/{context}/{technique}/{path.stem}"
+                labels = {"singer": singer, "technique": technique, "context": context}
+                clips.append(Clip(id=id, path=path, labels=labels))
+        if not clips:
             raise DataError(
-                f"{Path(root) / 'FULL'}: no recordings <female1 … male11>/<context>/<technique>/<file>.wav in it; "
-                "`carrara download vocalset` gives them"
+                f"{root / 'FULL'}: no recordings <female1 … male11>/<context>/<technique>/<file>.wav in it; "
+                "run `carrara download vocalset`"
             )
-        return found
+        return sorted(clips, key=lambda clip: clip.id)
 
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
-        """Return the side of each recording for both tasks; see the base class."""
+        """Return the split of each recording for both schemes; see the base class."""
         clips = self.index(root)
         return {
             "technique": {
-                clip.id: technique_side(clip.labels["singer"])
+                clip.id: technique_split(clip.labels["singer"])
                 for clip in clips
                 if clip.labels["technique"] in TECHNIQUES
             },
-            "singer": {clip.id: singer_side(clip.id) for clip in clips},
+            "singer": {clip.id: singer_split(clip.id) for clip in clips},
         }
 
-    def clips(self, root: Path, split: str) -> list[Clip]:
-        """Return the clips of a split, grouped by what that split keeps apart; see the base class."""
-        found = super().clips(root, split)
-        return [replace(clip, group=clip.labels["singer"] if split == "technique" else clip.id) for clip in found]
+    def clips(self, root: Path, split_scheme: str) -> list[Clip]:
+        """Return the clips of a split scheme, grouped by singer or recording; see the base class."""
+        clips = super().clips(root, split_scheme)
+        is_technique = split_scheme == "technique"
+        return [replace(clip, group=clip.labels["singer"] if is_technique else clip.id) for clip in clips]
 
-    def called(self, split: str, left: int, whole: int) -> str:
-        """Return what a score may be called: the splits are nobody else's; see the base class."""
+    def comparability(self, split_scheme: str, available: int, total: int) -> str:
+        """Return what scores are comparable with; the splits are Carrara's own. See the base class."""
         return (
-            f"{super().comparability(split, left, whole)}; by Carrara's explicit rules, not MARBLE's unpublished lists"
+            f"{super().comparability(split_scheme, available, total)}; by Carrara's explicit rules, not MARBLE's "
+            "unpublished lists"
         )
 
     def check(self, root: Path) -> DatasetCheck:
-        """Compare the disk with what is known: every file opens, no sound stands twice, no singer is missing."""
-        found = super().check(root)
-        there = {clip.labels["singer"] for clip in self.index(root)}
-        if there == set(SINGERS):
-            return found
-        absent = ", ".join(singer for singer in SINGERS if singer not in there)
-        line = f"singers: {len(there)}, should be {len(SINGERS)}; not there: {absent}"
-        called = {
-            split: f"{words}; {len(there)} of {len(SINGERS)} singers" for split, words in found.comparability.items()
-        }
-        return found.model_copy(update={"ok": False, "differing": (*found.differing, line), "called": called})
+        """Check the copy, and that no singer is missing; see the base class."""
+        report = super().check(root)
+        present = {clip.labels["singer"] for clip in self.index(root)}
+        if present == set(SINGERS):
+            return report
+        missing = ", ".join(singer for singer in SINGERS if singer not in present)
+        line = f"singers: {len(present)}, should be {len(SINGERS)}; missing: {missing}"
+        suffix = f"; {len(present)} of {len(SINGERS)} singers"
+        comparability = {scheme: text + suffix for scheme, text in report.comparability.items()}
+        update = {"ok": False, "differing": (*report.differing, line), "comparability": comparability}
+        return report.model_copy(update=update)
 
 
-def technique_side(singer: str) -> Split:
-    """Return the side of a singer in the split for techniques."""
+def technique_split(singer: str) -> Split:
+    """Return the split of a singer in the scheme `technique`."""
     if singer in TEST_SINGERS:
         return "test"
     return "valid" if singer in VALID_SINGERS else "train"
 
 
-def singer_side(identity: str) -> Split:
-    """Return the side of a recording in the split for singers, by SHA-1 of its id as UTF-8, mod 25."""
-    place = int(hashlib.sha1(identity.encode()).hexdigest(), 16) % 25
-    if place < 12:
+def singer_split(clip_id: str) -> Split:
+    """Return the split of a recording in the scheme `singer`, by the SHA-1 of its id in UTF-8 modulo 25."""
+    remainder = int(hashlib.sha1(clip_id.encode()).hexdigest(), 16) % 25
+    if remainder < 12:
         return "train"
-    return "valid" if place < 20 else "test"
+    return "valid" if remainder < 20 else "test"
 
 
-def _recordings(tree: Path) -> Iterator[Clip]:
-    for folder, singer in _singers(tree).items():
-        for path in folder.glob("*/*/*"):
-            if path.suffix.lower() != ".wav" or path.name.startswith(".") or path.stem.endswith("(1)"):
-                continue
-            context, technique = path.parts[-3:-1]
-            yield Clip(
-                id=f"{singer}/{context}/{technique}/{path.stem}",
-                path=path,
-                labels={"singer": singer, "technique": technique, "context": context},
-            )
-
-
-def _tree(root: Path) -> Path:
-    folders = [*(root / name for name in TREES), root, *(at for name in TREES for at in sorted(root.glob(f"*/{name}")))]
-    return next((folder for folder in folders if _singers(folder)), root)
-
-
-def _singers(tree: Path) -> dict[Path, str]:
-    """Return the short name of each folder that is a singer's: `female1` is f1, `male11` is m11."""
-    found: dict[Path, str] = {}
-    for folder in tree.iterdir() if tree.is_dir() else ():
-        named = re.fullmatch("(f|m)(?:em)?ale([0-9]+)", folder.name)
-        if named and f"{named[1]}{named[2]}" in SINGERS and folder.is_dir():
-            found[folder] = f"{named[1]}{named[2]}"
-    return found
+def _find_singers(folder: Path) -> dict[Path, str]:
+    """Return the short name of each subfolder of a singer: `female1` is f1, `male11` is m11."""
+    singers: dict[Path, str] = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = re.fullmatch("(f|m)(?:em)?ale([0-9]+)", path.name)
+        if match and f"{match[1]}{match[2]}" in SINGERS and path.is_dir():
+            singers[path] = f"{match[1]}{match[2]}"
+    return singers
 
 
 DATASET = VocalSet()

@@ -16,7 +16,7 @@ def pebble_root(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def heard():
+def read_audio():
     """Read a file as float64 and check its format on the way."""
 
     def read(path):

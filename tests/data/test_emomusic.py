@@ -1,4 +1,4 @@
-"""EmoMusic in every layout met, its split by artist against JukeMIR's published sides, and annotations gone wrong."""
+"""EmoMusic in every known layout, its split by artist against JukeMIR's, and damaged annotations."""
 
 import csv
 from typing import ClassVar
@@ -13,7 +13,7 @@ from carrara.bench.task_types.regression import TASK_TYPE
 from carrara.bench.tasks.emomusic.emotion import TASK
 from carrara.core.errors import DataError
 from carrara.data import REGISTRY
-from carrara.data.emomusic import DATASET, EmoMusic, artist_name, artist_side, seconds_of
+from carrara.data.emomusic import DATASET, EmoMusic, artist_name, artist_split, parse_min_sec
 
 HEADS = (
     "song_id", "file_name", "Artist", "Song title", "start of the segment (min.sec)", "end of the segment (min.sec)",
@@ -46,7 +46,7 @@ def table(path, heads, rows):
         writer.writerows([f" {value}\t" for value in row] for row in rows)
 
 
-def sound(path, seconds=0.35, seed=0):
+def write_audio(path, seconds=0.35, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * 44100))
     soundfile.write(path, noise, 44100, format="MP3")
@@ -58,7 +58,7 @@ def build(root, clips="clips_45seconds", annotations="annotations"):
     rows = [(number, arousal, "0.99443", valence, "0.66667") for number, arousal, valence in RATINGS]
     table(root / annotations / "static_annotations.csv", heads, rows)
     for seed, song in enumerate(SONGS):
-        sound(root / clips / song[1], seed=seed)
+        write_audio(root / clips / song[1], seed=seed)
     return root
 
 
@@ -69,13 +69,13 @@ def root(tmp_path_factory):
 
 @pytest.mark.parametrize("annotations", ["annotations", ".", "annotations/annotations"])
 @pytest.mark.parametrize("clips", ["clips_45seconds", "clips_45sec/clips_45seconds", "clips_45sec", "."])
-def test_every_layout_met_is_found(tmp_path, clips, annotations):
-    found = DATASET.index(build(tmp_path, clips, annotations))
-    assert [clip.id for clip in found] == ["2", "3", "7", "10", "1000"]
-    assert [clip.path for clip in found] == [tmp_path / clips / song[1] for song in SONGS]
+def test_every_known_layout_is_read(tmp_path, clips, annotations):
+    read_clips = DATASET.index(build(tmp_path, clips, annotations))
+    assert [clip.id for clip in read_clips] == ["2", "3", "7", "10", "1000"]
+    assert [clip.path for clip in read_clips] == [tmp_path / clips / song[1] for song in SONGS]
 
 
-def test_clips_are_defined_without_any_sound(tmp_path):
+def test_clips_are_indexed_without_audio(tmp_path):
     table(tmp_path / "songs_info.csv", HEADS, SONGS)
     table(tmp_path / "static_annotations.csv", ("song_id", "mean_arousal", "mean_valence"), RATINGS)
     assert [clip.path.name for clip in DATASET.index(tmp_path)] == [song[1] for song in SONGS]
@@ -97,12 +97,12 @@ def test_labels_are_as_rated_and_without_blanks(root):
     assert third.group == fourth.group == "vieux farka tour"
 
 
-def test_the_evaluation_set_is_the_test_side_whoever_the_artist(root):
+def test_the_evaluation_set_is_the_test_split_for_any_artist(root):
     assert [clip.split for clip in DATASET.clips(root, "artist")] == ["valid", "test", "train", "test", "valid"]
 
 
 @pytest.mark.parametrize(
-    ("artist", "side"),
+    ("artist", "split"),
     [
         ("The New Mystikal Troubadours", "valid"),
         ("Kevin MacLeod", "valid"),
@@ -119,8 +119,8 @@ def test_the_evaluation_set_is_the_test_side_whoever_the_artist(root):
         ("The New York Underground Orchestra (Conducted By Assif Tsahar)", "train"),
     ],
 )
-def test_an_artist_is_on_the_side_that_jukemir_published(artist, side):
-    assert artist_side(artist) == side
+def test_an_artist_is_in_the_split_that_jukemir_published(artist, split):
+    assert artist_split(artist) == split
 
 
 @given(st.text(max_size=40))
@@ -134,13 +134,13 @@ def test_an_artist_is_known_again_in_any_case_and_spacing(printed):
 def test_minutes_and_seconds_are_read_as_a_spreadsheet_prints_them(minutes, seconds):
     number = f"{minutes}.{seconds:02d}"
     for printed in {number, f"{float(number):g}"}:
-        assert seconds_of(printed) == 60 * minutes + seconds
+        assert parse_min_sec(printed) == 60 * minutes + seconds
 
 
 @pytest.mark.parametrize("printed", ["", "1.2.3", "0.60", "0.6", "-1.0", "1,30", "1.300", "one"])
 def test_other_times_are_refused(printed):
     with pytest.raises(ValueError, match="minutes.seconds"):
-        seconds_of(printed)
+        parse_min_sec(printed)
 
 
 def test_the_task_reads_valence_then_arousal(root):
@@ -150,40 +150,40 @@ def test_the_task_reads_valence_then_arousal(root):
     )
 
 
-def test_a_whole_copy_passes_and_its_known_leak_is_told(root):
-    found = Small().check(root)
-    assert found.ok and found.found == 5 and not found.extra and found.counts == Small.expected_counts
-    assert [(leak.group, leak.splits) for leak in found.leaks] == [("vieux farka tour", ("test", "train"))]
-    assert found.comparability == {"artist": "EmoMusic, artist split"}
+def test_a_complete_copy_passes_and_its_known_leak_is_reported(root):
+    report = Small().check(root)
+    assert report.ok and report.found == 5 and not report.extra and report.counts == Small.expected_counts
+    assert [(leak.group, leak.splits) for leak in report.leaks] == [("vieux farka tour", ("test", "train"))]
+    assert report.comparability == {"artist": "EmoMusic, artist split"}
 
 
-def test_a_copy_of_another_size_or_with_another_leak_does_not(root):
-    found = DATASET.check(root)
-    assert not found.ok
-    assert "artist/train: 1 clips, should be 504" in found.differing
-    assert found.wrong_length.keys() == {"2", "3", "7", "10", "1000"}
+def test_a_copy_of_another_size_or_with_another_leak_fails(root):
+    report = DATASET.check(root)
+    assert not report.ok
+    assert "artist/train: 1 clips, should be 504" in report.differing
+    assert report.wrong_length.keys() == {"2", "3", "7", "10", "1000"}
 
 
-def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
+def test_the_check_names_faulty_files(tmp_path):
     root = build(tmp_path / "emomusic")
     folder = root / "clips_45seconds"
     (folder / "2.mp3").unlink()
-    (folder / "3.mp3").write_bytes(b"no sound at all")
-    sound(folder / "7.mp3", seconds=0.8)
-    sound(folder / "11.mp3")
-    found = Small().check(root)
-    assert not found.ok and found.missing == ("2",) and list(found.unreadable) == [str(folder / "3.mp3")]
-    assert list(found.wrong_length) == ["7"] and found.extra == (str(folder / "11.mp3"),)
-    assert "partial (3 of 5 clips)" in found.comparability["artist"]
+    (folder / "3.mp3").write_bytes(b"no audio at all")
+    write_audio(folder / "7.mp3", seconds=0.8)
+    write_audio(folder / "11.mp3")
+    report = Small().check(root)
+    assert not report.ok and report.missing == ("2",) and list(report.unreadable) == [str(folder / "3.mp3")]
+    assert list(report.wrong_length) == ["7"] and report.extra == (str(folder / "11.mp3"),)
+    assert "partial (3 of 5 clips)" in report.comparability["artist"]
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "message"),
     [
         ("songs_info", " 1000\t", "thousand", "songs_info.csv, line 6: song_id is 'thousand'"),
-        ("songs_info", " 1000\t", "7", "songs_info.csv, line 6: song 7 stands on line 4 already"),
+        ("songs_info", " 1000\t", "7", "songs_info.csv, line 6: song 7 is already on line 4"),
         ("songs_info", " 0.2\t", "0.75", "songs_info.csv, line 4: start of the segment .* is '0.75'"),
-        ("songs_info", " 1000.mp3\t,", "", "songs_info.csv, line 6: 7 values under 8 heads"),
+        ("songs_info", " 1000.mp3\t,", "", "songs_info.csv, line 6: 7 values for 8 columns"),
         ("songs_info", "Mediaeval 2013 set", "set", "songs_info.csv, line 1: lacks the column 'Mediaeval 2013 set'"),
         ("songs_info", " development\t\r\n 3", "train\r\n 3", "songs_info.csv, line 2: Mediaeval 2013 set is 'train'"),
         ("static_annotations", " 8.4\t", "9.4", "static_annotations.csv, line 5: mean_arousal is '9.4'"),
@@ -192,18 +192,18 @@ def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
         ("static_annotations", " 3.1\t", "é", "static_annotations.csv, line 2: mean_arousal is 'é'"),
     ],
 )
-def test_annotations_gone_wrong_are_told_with_file_and_line(tmp_path, file, old, new, told):
+def test_errors_of_damaged_annotations_name_file_and_line(tmp_path, file, old, new, message):
     root = build(tmp_path)
     path = root / "annotations" / f"{file}.csv"
     text = path.read_bytes().decode()
     assert text.count(old) == 1
     path.write_bytes(text.replace(old, new).encode())
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         DATASET.clips(root, "artist"), DATASET.index(root)
 
 
-def test_missing_and_undecodable_annotations_are_told(tmp_path):
-    with pytest.raises(DataError, match=r"annotations/songs_info.csv: not there; `carrara download emomusic`"):
+def test_missing_and_undecodable_annotations_are_reported(tmp_path):
+    with pytest.raises(DataError, match=r"annotations/songs_info.csv: missing; run `carrara download emomusic`"):
         DATASET.index(tmp_path)
     root = build(tmp_path)
     (root / "annotations" / "static_annotations.csv").write_bytes(b"song_id\xff")
@@ -211,5 +211,5 @@ def test_missing_and_undecodable_annotations_are_told(tmp_path):
         DATASET.splits(root)
 
 
-def test_it_stands_on_the_shelf():
+def test_it_is_registered():
     assert REGISTRY.get("emomusic") is DATASET

@@ -1,4 +1,4 @@
-"""One's own folder: what is written in CSV and JSON lines is what stands in the index, and mistakes are named."""
+"""A folder of recordings: CSV and JSON lines are read as written, and mistakes are named."""
 
 import csv
 import hashlib
@@ -18,13 +18,13 @@ WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp"), exclu
 )
 
 
-def written(tmp_path, text, name="labels.csv"):
+def write_labels(tmp_path, text, name="labels.csv"):
     (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path
 
 
-def test_a_csv_gives_clips_sides_groups_and_labels(tmp_path):
-    root = written(
+def test_a_csv_gives_clips_splits_groups_and_labels(tmp_path):
+    root = write_labels(
         tmp_path,
         "path,split,group,start,duration,mood,tags[],valence\n"
         "a.wav,train,ann,,,calm,piano;slow,0.5\n"
@@ -41,18 +41,18 @@ def test_a_csv_gives_clips_sides_groups_and_labels(tmp_path):
 
 def test_json_lines_keep_their_types(tmp_path):
     row = {"path": "x.flac", "id": "x", "beats": [0.5, 1.0], "emotion": {"valence": 2}}
-    root = written(tmp_path, "\n" + json.dumps(row) + "\n", "labels.jsonl")
+    root = write_labels(tmp_path, "\n" + json.dumps(row) + "\n", "labels.jsonl")
     (clip,) = DATASET.index(root)
     assert clip.id == "x" and clip.labels == {"beats": [0.5, 1.0], "emotion": {"valence": 2}}
 
 
-def test_without_sides_the_groups_hash_gives_them(tmp_path):
+def test_without_splits_the_groups_hash_gives_them(tmp_path):
     lines = [f"{number}.wav,{number % 40}" for number in range(400)]
-    root = written(tmp_path, "path,group\n" + "\n".join(lines))
-    sides = DATASET.splits(root)["hashed"]
+    root = write_labels(tmp_path, "path,group\n" + "\n".join(lines))
+    splits = DATASET.splits(root)["hashed"]
     for clip in DATASET.index(root):
         tenth = int(hashlib.sha1(clip.group.encode()).hexdigest(), 16) % 10
-        assert sides[clip.id] == [*["train"] * 7, "valid", "test", "test"][tenth]
+        assert splits[clip.id] == [*["train"] * 7, "valid", "test", "test"][tenth]
     assert not DATASET.check(root).leaks
 
 
@@ -68,7 +68,7 @@ def test_whatever_the_csv_module_writes_is_read_back(tmp_path_factory, rows):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("path,split\na.wav,trian\n", "line 2: split 'trian'.*'train'"),
         ("file,split\na.wav,train\n", "line 1: .*path"),
@@ -80,18 +80,20 @@ def test_whatever_the_csv_module_writes_is_read_back(tmp_path_factory, rows):
         ("path,mood\n,calm\n", "line 2: no path"),
     ],
 )
-def test_a_mistake_is_named_with_its_line(tmp_path, text, says):
-    with pytest.raises(DataError, match=says):
-        DATASET.index(written(tmp_path, text))
+def test_a_mistake_is_named_with_its_line(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        DATASET.index(write_labels(tmp_path, text))
 
 
-@pytest.mark.parametrize(("text", "says"), [('{"path": 1}', "line 1: no path"), ("[1]", "object"), ("{", "not JSON")])
-def test_a_mistake_in_json_lines_is_named(tmp_path, text, says):
-    with pytest.raises(DataError, match=says):
-        DATASET.index(written(tmp_path, text, "labels.jsonl"))
+@pytest.mark.parametrize(
+    ("text", "message"), [('{"path": 1}', "line 1: no path"), ("[1]", "object"), ("{", "not JSON")]
+)
+def test_a_mistake_in_json_lines_is_named(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        DATASET.index(write_labels(tmp_path, text, "labels.jsonl"))
 
 
-def test_no_labels_and_no_folder_say_what_to_do(tmp_path):
+def test_errors_of_a_missing_folder_or_labels_name_the_cure(tmp_path):
     with pytest.raises(DataError, match=r"labels\.csv nor labels\.jsonl"):
         DATASET.index(tmp_path)
     with pytest.raises(UsageError, match="--data-dir"):
@@ -99,23 +101,23 @@ def test_no_labels_and_no_folder_say_what_to_do(tmp_path):
     assert FolderDataset(tmp_path).root(None) == tmp_path
 
 
-def test_the_check_names_what_is_wrong(tmp_path):
-    draw = np.random.default_rng(0)
+def test_the_check_names_faulty_files(tmp_path):
+    rng = np.random.default_rng(0)
     for name in ("a", "b", "c", "stray"):
-        soundfile.write(tmp_path / f"{name}.wav", draw.standard_normal(800) * 0.1, 8000)
+        soundfile.write(tmp_path / f"{name}.wav", rng.standard_normal(800) * 0.1, 8000)
     (tmp_path / "twin.wav").write_bytes((tmp_path / "a.wav").read_bytes())
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    written(
+    write_labels(
         tmp_path,
         "path,split,group\na.wav,train,one\nb.wav,test,one\nc.wav,valid,two\ntwin.wav,test,three\n"
         "gone.wav,train,four\nbroken.wav,train,five\n",
     )
-    found = DATASET.check(tmp_path)
-    assert not found.ok and found.found == 5
-    assert found.missing == ("gone.wav",) and list(found.unreadable) == [str(tmp_path / "broken.wav")]
-    assert found.extra == (str(tmp_path / "stray.wav"),) and found.duplicates == (("a.wav", "twin.wav"),)
-    assert {(leak.group, leak.splits) for leak in found.leaks} == {
+    report = DATASET.check(tmp_path)
+    assert not report.ok and report.found == 5
+    assert report.missing == ("gone.wav",) and list(report.unreadable) == [str(tmp_path / "broken.wav")]
+    assert report.extra == (str(tmp_path / "stray.wav"),) and report.duplicates == (("a.wav", "twin.wav"),)
+    assert {(leak.group, leak.splits) for leak in report.leaks} == {
         ("one", ("test", "train")),
         ("a.wav = twin.wav", ("test", "train")),
     }
-    assert "partial (4 of 6" in found.comparability["given"]
+    assert "partial (4 of 6" in report.comparability["given"]

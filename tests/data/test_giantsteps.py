@@ -1,8 +1,7 @@
-"""GiantSteps key: the split song by song against JukeMIR's, every layout met, and annotations gone wrong."""
+"""GiantSteps key: the split song by song against JukeMIR's, every known layout, and damaged annotations."""
 
 import hashlib
 from collections import Counter
-from pathlib import Path
 from typing import ClassVar
 
 import mir_eval
@@ -16,13 +15,10 @@ from carrara.bench.task_types.multiclass import TASK_TYPE
 from carrara.bench.tasks.giantsteps.key import TASK
 from carrara.core.errors import DataError
 from carrara.data import REGISTRY, _base, giantsteps
-from carrara.data.giantsteps import COMMITS, DATASET, KEYS, GiantSteps, artist_groups, artist_sides, key_name
-
-SHARED = Path(__file__).parents[2].parent / "shared/fixtures"
-real = pytest.mark.skipif(not SHARED.is_dir(), reason="no real annotations beside the repository")
+from carrara.data.giantsteps import COMMITS, DATASET, KEYS, GiantSteps, group_artists, key_name, split_artists
 
 HEADS = "ID\tMANUAL KEY\tC", "ID\tARTIST\tSONG TITLE\tMIX\tLABEL\tBP GENRE\tBP BPM\tBP KEY"
-# Real artists, both on the side of train; keys of every kind that the annotators wrote.
+# Real artists, both in train; keys of every kind that the annotators wrote.
 TRACKS = (
     ("5061", "D# minor", "2", "Slam", "Trance", "132"),
     ("5881", "A major ", "2", "Percy X, Slam", "Drum & Bass", ""),
@@ -45,7 +41,7 @@ def write(path, text):
     path.write_bytes(text.encode())
 
 
-def sound(path, seconds=0.35, seed=0):
+def write_audio(path, seconds=0.35, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * 44100))
     soundfile.write(path, noise, 44100, format=path.suffix[1:].upper())
@@ -60,8 +56,8 @@ def build(root, test="giantsteps-key-dataset", train="giantsteps-mtg-key-dataset
         write(root / test / "annotations/key" / f"{name}.LOFI.key", key)
         write(root / test / "annotations/genre" / f"{name}.LOFI.genre", "deep-house")
     for seed, (name, *_) in enumerate((*TRACKS, *TESTS)):
-        place = audio or f"{test if seed >= len(TRACKS) else train}/audio"
-        sound(root / place / f"{name}.LOFI.{suffix}", seed=seed)
+        folder = audio or f"{test if seed >= len(TRACKS) else train}/audio"
+        write_audio(root / folder / f"{name}.LOFI.{suffix}", seed=seed)
     return root
 
 
@@ -70,11 +66,11 @@ def root(tmp_path_factory):
     return build(tmp_path_factory.mktemp("data") / "giantsteps")
 
 
-@real
-def test_every_song_has_the_side_and_the_key_that_jukemir_published():
-    root = DATASET.root(SHARED)
+@pytest.mark.needs_fixtures
+def test_every_song_has_the_split_and_the_key_that_jukemir_published(fixtures_dir):
+    root = DATASET.root(fixtures_dir)
     clips = sorted(DATASET.clips(root, "artist"), key=lambda clip: int(clip.id))
-    assert root == SHARED and Counter(clip.split for clip in clips) == DATASET.expected_counts["artist"]
+    assert root == fixtures_dir and Counter(clip.split for clip in clips) == DATASET.expected_counts["artist"]
     lines = "\n".join(f"{clip.id} {clip.split} {clip.labels['key']}" for clip in clips)
     # Of id, split and y of JukeMIR's metadata/giantsteps_clips.json.gz at 2415556, one line a song, by rising id.
     assert hashlib.sha256(lines.encode()).hexdigest() == (
@@ -82,32 +78,32 @@ def test_every_song_has_the_side_and_the_key_that_jukemir_published():
     )
 
 
-@real
-def test_the_counts_are_those_of_the_real_annotations():
-    clips = DATASET.clips(SHARED, "artist")
+@pytest.mark.needs_fixtures
+def test_the_counts_are_those_of_the_real_annotations(fixtures_dir):
+    clips = DATASET.clips(fixtures_dir, "artist")
     keys = Counter(clip.labels["key"] for clip in clips)
     assert keys["F minor"] == 176 and keys["B major"] == 27
     assert Counter(key.split()[1] for key in keys.elements()) == {"minor": 1293, "major": 470}
-    every = DATASET.index(SHARED)
+    every = DATASET.index(fixtures_dir)
     assert len({clip.id for clip in every}) == len(every) == 1486 + 604
     assert sum("key" not in clip.labels for clip in every) == 72 + 63 + 2
     assert Counter(clip.labels.get("confidence") for clip in every) == {2: 1182, 1: 208, 0: 96, None: 604}
 
 
-@real
-def test_no_artist_and_no_group_is_on_two_sides():
-    sides, groups = {}, {}
-    clips = {clip.id: clip for clip in DATASET.clips(SHARED, "artist")}
-    table = (SHARED / "giantsteps-mtg-key/annotations/beatport_metadata.txt").read_text(encoding="utf-8")
+@pytest.mark.needs_fixtures
+def test_no_artist_and_no_group_is_in_two_splits(fixtures_dir):
+    splits, groups = {}, {}
+    clips = {clip.id: clip for clip in DATASET.clips(fixtures_dir, "artist")}
+    table = (fixtures_dir / "giantsteps-mtg-key/annotations/beatport_metadata.txt").read_text(encoding="utf-8")
     for line in table.split("\n")[1:]:
         name, *rest = line.split("\t")
         if name not in clips:
             continue
         groups.setdefault(clips[name].group, set()).add(clips[name].split)
         for artist in rest[0].split(","):
-            sides.setdefault(artist.strip().lower(), set()).add(clips[name].split)
-    assert len(sides) > len(groups) > 900
-    assert all(len(found) == 1 for found in (*sides.values(), *groups.values()))
+            splits.setdefault(artist.strip().lower(), set()).add(clips[name].split)
+    assert len(splits) > len(groups) > 900
+    assert all(len(values) == 1 for values in (*splits.values(), *groups.values()))
 
 
 @pytest.mark.parametrize("suffix", ["mp3", "wav"])
@@ -120,11 +116,11 @@ def test_no_artist_and_no_group_is_on_two_sides():
         tuple(f"{name}-dataset-{commit}" for name, commit in COMMITS.items()),
     ],
 )
-def test_every_layout_met_is_found(tmp_path, test, train, audio, suffix):
+def test_every_known_layout_is_read(tmp_path, test, train, audio, suffix):
     build(tmp_path, test, train, audio, suffix)
-    found = DATASET.index(DATASET.root(tmp_path))
-    assert [clip.id for clip in found] == ["5061", "5881", "7217", "297010", "297011", "9", "10089"]
-    assert all(clip.path.is_file() for clip in found)
+    clips = DATASET.index(DATASET.root(tmp_path))
+    assert [clip.id for clip in clips] == ["5061", "5881", "7217", "297010", "297011", "9", "10089"]
+    assert all(clip.path.is_file() for clip in clips)
 
 
 def test_the_folder_is_below_the_data_or_is_the_data(tmp_path):
@@ -146,7 +142,7 @@ def test_labels_are_as_annotated_and_keys_spelt_with_flats(root):
     assert {clip.group for clip in (first, second, third, fourth, fifth)} == {"percy x"}
 
 
-def test_only_sure_single_keys_are_used_and_the_task_can_read_them(root):
+def test_only_sure_single_keys_are_in_the_split_and_the_task_reads_them(root):
     clips = DATASET.clips(root, "artist")
     assert [(clip.id, clip.split) for clip in clips] == [
         ("5061", "train"), ("5881", "train"), ("9", "test"), ("10089", "test")
@@ -171,81 +167,81 @@ def test_a_key_is_the_same_pitch_however_it_is_spelt(letter, sign, mode):
 
 
 def test_valid_takes_artists_of_common_tracks_in_two_passes():
-    def place(name):
+    def remainder(name):
         return int.from_bytes(hashlib.sha1(name.lower().encode()).digest(), "big") % 116
 
     names = [f"Künstler {number}" for number in range(400)]
-    valid = next(name for name in names if place(name) == 100)
-    last, one, two, three = [next(name for name in names if place(name) == at) for at in (99, 0, 1, 2)]
+    valid = next(name for name in names if remainder(name) == 100)
+    last, one, two, three = [next(name for name in names if remainder(name) == at) for at in (99, 0, 1, 2)]
     tracks = [[two, three], [one, two], [last], [valid, one]]
-    assert artist_sides(tracks[:3]) == dict.fromkeys((one, two, three, last), "train")
-    assert artist_sides(tracks) == {valid: "valid", one: "valid", two: "valid", three: "train", last: "train"}
+    assert split_artists(tracks[:3]) == dict.fromkeys((one, two, three, last), "train")
+    assert split_artists(tracks) == {valid: "valid", one: "valid", two: "valid", three: "train", last: "train"}
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=3), max_size=8))
 def test_groups_are_the_connected_artists(tracks):
-    groups = artist_groups(tracks)
+    groups = group_artists(tracks)
     reached = {name: {name} for artists in tracks for name in artists}
     for _ in range(8):
         for name in reached:
             reached[name] |= {two for artists in tracks if reached[name] & set(artists) for two in artists}
-    assert groups == {name: min(found) for name, found in reached.items()}
+    assert groups == {name: min(members) for name, members in reached.items()}
 
 
-def test_a_whole_copy_passes(root):
-    found = Small().check(root)
-    assert found.ok and found.found == 7 and not found.extra and not found.leaks
-    assert found.comparability == {"artist": "GiantSteps key, artist split"}
+def test_a_complete_copy_passes(root):
+    report = Small().check(root)
+    assert report.ok and report.found == 7 and not report.extra and not report.leaks
+    assert report.comparability == {"artist": "GiantSteps key, artist split"}
     assert "artist/train: 2 clips, should be 923" in DATASET.check(root).differing
 
 
-def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
+def test_the_check_names_faulty_files(tmp_path):
     root = build(tmp_path / "giantsteps")
     folder = root / "giantsteps-mtg-key-dataset/audio"
     (folder / "5061.LOFI.mp3").unlink()
-    (folder / "297010.LOFI.mp3").write_bytes(b"no sound at all")
+    (folder / "297010.LOFI.mp3").write_bytes(b"no audio at all")
     for name in ("5881", "7217", "12"):
-        sound(folder / f"{name}.LOFI.mp3", seconds=0.8, seed=int(name))
-    found = Small().check(root)
-    assert not found.ok and found.missing == ("5061",)
-    assert list(found.unreadable) == [str(folder / "297010.LOFI.mp3")]
-    assert list(found.wrong_length) == ["5881"] and found.extra == (str(folder / "12.LOFI.mp3"),)
-    assert "partial (3 of 4 clips)" in found.comparability["artist"]
+        write_audio(folder / f"{name}.LOFI.mp3", seconds=0.8, seed=int(name))
+    report = Small().check(root)
+    assert not report.ok and report.missing == ("5061",)
+    assert list(report.unreadable) == [str(folder / "297010.LOFI.mp3")]
+    assert list(report.wrong_length) == ["5881"] and report.extra == (str(folder / "12.LOFI.mp3"),)
+    assert "partial (3 of 4 clips)" in report.comparability["artist"]
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "message"),
     [
         ("annotations", "D# minor", "D# dorian", "annotations.txt, line 2: key is 'D# dorian'"),
         ("annotations", "D# minor", "E# minor", "annotations.txt, line 2: key is 'E# minor'"),
         ("annotations", "\t1", "\t3", "annotations.txt, line 6: C is '3'"),
-        ("annotations", "\t1", "", "annotations.txt, line 6: 2 values under 3 heads"),
+        ("annotations", "\t1", "", "annotations.txt, line 6: 2 values for 3 columns"),
         ("annotations", "5881", "5061", "annotations.txt, line 3: ID is '5061'"),
         ("annotations", "5881", "x", "annotations.txt, line 3: ID is 'x'"),
         ("annotations", "5881", "5882", "annotations.txt, line 3: beatport_metadata.txt lacks track 5882"),
-        ("annotations", "MANUAL KEY", "KEY", "annotations.txt, line 1: should be the heads"),
+        ("annotations", "MANUAL KEY", "KEY", "annotations.txt, line 1: lacks the column 'MANUAL KEY'"),
         ("beatport_metadata", "\t132", "\tfast", "beatport_metadata.txt, line 2: BP BPM is 'fast'"),
-        ("beatport_metadata", "Percy X, Slam\t", "", "beatport_metadata.txt, line 3: 7 values under 8 heads"),
+        ("beatport_metadata", "Percy X, Slam\t", "", "beatport_metadata.txt, line 3: 7 values for 8 columns"),
     ],
 )
-def test_tables_gone_wrong_are_told_with_file_and_line(tmp_path, file, old, new, told):
+def test_errors_of_damaged_tables_name_file_and_line(tmp_path, file, old, new, message):
     path = build(tmp_path) / "giantsteps-mtg-key-dataset/annotations" / f"{file}.txt"
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         DATASET.index(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["D", "", "D major / D minor"])
-def test_a_test_key_that_is_none_is_told_with_its_file(tmp_path, text):
+def test_the_error_of_a_wrong_test_key_names_the_file(tmp_path, text):
     write(build(tmp_path) / "giantsteps-key-dataset/annotations/key/9.LOFI.key", text)
     with pytest.raises(DataError, match=r"9\.LOFI\.key, line 1"):
         DATASET.clips(tmp_path, "artist")
 
 
-def test_missing_and_undecodable_annotations_are_told(tmp_path):
-    with pytest.raises(DataError, match="beatport_metadata.txt: not there; `carrara download giantsteps`"):
+def test_missing_and_undecodable_annotations_are_reported(tmp_path):
+    with pytest.raises(DataError, match="beatport_metadata.txt: missing; run `carrara download giantsteps`"):
         DATASET.index(tmp_path)
     build(tmp_path)
     (tmp_path / "giantsteps-mtg-key-dataset/annotations/annotations.txt").write_bytes(b"ID\xff")
@@ -258,32 +254,32 @@ def test_missing_and_undecodable_annotations_are_told(tmp_path):
         DATASET.index(tmp_path)
 
 
-def test_get_fetches_what_is_absent_and_refuses_another_sum(tmp_path, monkeypatch):
+def test_download_fetches_missing_audio_and_refuses_another_md5(tmp_path, monkeypatch):
     root = build(tmp_path / "giantsteps")
-    asked = []
+    requested = []
 
-    def fetched(remote, root):
-        asked.append(remote.url)
+    def fake_download(remote, root):
+        requested.append(remote.url)
         write(root / remote.path, "sound")
         return root / remote.path
 
-    monkeypatch.setattr(_base, "download", lambda remote, root: asked.append(remote.path))
-    monkeypatch.setattr(giantsteps, "download", fetched)
-    for place in ("giantsteps-mtg-key-dataset/audio/5061.LOFI.mp3", "giantsteps-key-dataset/audio/9.LOFI.mp3"):
-        (root / place).unlink()
+    monkeypatch.setattr(_base, "download", lambda remote, root: requested.append(remote.path))
+    monkeypatch.setattr(giantsteps, "download", fake_download)
+    for path in ("giantsteps-mtg-key-dataset/audio/5061.LOFI.mp3", "giantsteps-key-dataset/audio/9.LOFI.mp3"):
+        (root / path).unlink()
     write(root / "giantsteps-mtg-key-dataset/md5/5061.LOFI.md5", hashlib.md5(b"sound").hexdigest() + "\n")
     assert DATASET.download(root) == ""
-    assert asked == [
+    assert requested == [
         *(f"{name}-dataset-{commit}.zip" for name, commit in COMMITS.items()),
         "https://www.cp.jku.at/datasets/giantsteps/mtg_key_backup/5061.LOFI.mp3",
         "https://www.cp.jku.at/datasets/giantsteps/backup/9.LOFI.mp3",
     ]
     (root / "giantsteps-key-dataset/audio/9.LOFI.mp3").unlink()
     write(root / "giantsteps-key-dataset/md5/9.LOFI.md5", "0" * 32)
-    with pytest.raises(DataError, match=r"9\.LOFI\.mp3: came with another MD5"):
+    with pytest.raises(DataError, match=r"9\.LOFI\.mp3: its MD5 is not that"):
         DATASET.download(root)
     assert not (root / "giantsteps-key-dataset/audio/9.LOFI.mp3").exists()
 
 
-def test_it_stands_on_the_shelf():
+def test_it_is_registered():
     assert REGISTRY.get("giantsteps") is DATASET

@@ -1,11 +1,10 @@
-"""GTZAN in every layout met, its lists and beats against the published numbers, and annotations gone wrong."""
+"""GTZAN in every known layout, its lists and beats against the published numbers, and damaged annotations."""
 
 import hashlib
 import json
 import math
 import shutil
 from collections import Counter
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -21,9 +20,6 @@ from carrara.bench.tasks.gtzan.genre import TASK as GENRE
 from carrara.core.errors import DataError
 from carrara.data import REGISTRY
 from carrara.data.gtzan import DATASET, GENRES, GTZAN
-
-SHARED = Path(__file__).parents[2].parent / "shared/fixtures"
-real = pytest.mark.skipif(not SHARED.is_dir(), reason="no real annotations beside the repository")
 
 LISTS = {
     "train": ("blues/blues.00029.wav", "hiphop/hiphop.00099.wav", "jazz/jazz.00054.wav"),
@@ -46,7 +42,7 @@ def write(path, text):
     path.write_text(text, encoding="utf-8")
 
 
-def sound(path, seconds=0.2, seed=0):
+def write_audio(path, seconds=0.2, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * 22050))
     soundfile.write(path, noise, 22050, "PCM_16", format=path.suffix[1:].upper())
@@ -65,11 +61,11 @@ def jams(path, **kinds):
 
 
 def build(root, folder="genres/{genre}", suffix="wav", hiphop="hiphop", beats="beats"):
-    for side, lines in LISTS.items():
-        write(root / f"{side}_filtered.txt", "\n".join((*lines, "")))
+    for split, lines in LISTS.items():
+        write(root / f"{split}_filtered.txt", "\n".join((*lines, "")))
     for seed, name in enumerate(IDS):
         genre, number = name.replace("hiphop", hiphop).split(".")
-        sound(root / folder.format(genre=genre) / f"{genre}.{number}.{suffix}", seed=seed)
+        write_audio(root / folder.format(genre=genre) / f"{genre}.{number}.{suffix}", seed=seed)
         if beats:
             write(root / beats / f"gtzan_{name.replace('.', '_')}.beats", "0.5\t4\n1.0\t1\n\n1.5\t2\n")
     return root
@@ -80,22 +76,22 @@ def root(tmp_path_factory):
     return build(tmp_path_factory.mktemp("data") / "gtzan")
 
 
-@real
-def test_the_lists_are_those_that_were_pinned_and_give_the_published_counts():
-    root = DATASET.root(SHARED)
+@pytest.mark.needs_fixtures
+def test_the_lists_are_those_that_were_pinned_and_give_the_published_counts(fixtures_dir):
+    root = DATASET.root(fixtures_dir)
     for remote in DATASET.remotes[:3]:
         assert hashlib.sha256((root / remote.path).read_bytes()).hexdigest() == remote.sha256
     clips = DATASET.clips(root, "fault-filtered")
     assert Counter(clip.split for clip in clips) == {"train": 443, "valid": 197, "test": 290}
-    by_genre = {side: Counter(clip.labels["genre"] for clip in clips if clip.split == side) for side in LISTS}
+    by_genre = {split: Counter(clip.labels["genre"] for clip in clips if clip.split == split) for split in LISTS}
     assert [by_genre["train"][genre] for genre in GENRES] == [46, 48, 45, 42, 47, 43, 44, 41, 43, 44]
     assert [by_genre["valid"][genre] for genre in GENRES] == [23, 20, 23, 22, 18, 17, 20, 13, 17, 24]
     assert [by_genre["test"][genre] for genre in GENRES] == [31, 31, 30, 29, 27, 27, 27, 30, 26, 32]
 
 
-@real
-def test_beats_are_as_many_as_were_published():
-    clips = DATASET.clips(SHARED / "gtzan", "fault-filtered")
+@pytest.mark.needs_fixtures
+def test_beats_are_as_many_as_were_published(fixtures_dir):
+    clips = DATASET.clips(fixtures_dir / "gtzan", "fault-filtered")
     beats = Counter()
     for clip, times in zip(clips, BEAT_TRACKING.truths(BEATS, clips)):
         beats[clip.split] += len(times)
@@ -106,27 +102,27 @@ def test_beats_are_as_many_as_were_published():
     assert min(first) == 0 and 2.0 < max(first) <= 2.05
 
 
-@real
-def test_a_real_recording_has_the_length_that_is_expected(tmp_path):
+@pytest.mark.needs_fixtures
+def test_a_real_recording_has_the_length_that_is_expected(tmp_path, fixtures_dir):
     root = tmp_path / "gtzan"
     (root / "genres/country").mkdir(parents=True)
-    for side in LISTS:
-        shutil.copy(SHARED / f"gtzan/{side}_filtered.txt", root)
-    shutil.copy(SHARED / "audio/country.00000.wav", root / "genres/country")
-    found = DATASET.check(root)
-    assert found.found == 1 and len(found.missing) == 929 and "country.00000" not in found.missing
-    assert not (found.extra or found.unreadable or found.wrong_length or found.differing or found.leaks)
-    assert "partial (1 of 930 clips)" in found.comparability["fault-filtered"]
+    for split in LISTS:
+        shutil.copy(fixtures_dir / f"gtzan/{split}_filtered.txt", root)
+    shutil.copy(fixtures_dir / "audio/country.00000.wav", root / "genres/country")
+    report = DATASET.check(root)
+    assert report.found == 1 and len(report.missing) == 929 and "country.00000" not in report.missing
+    assert not (report.extra or report.unreadable or report.wrong_length or report.differing or report.leaks)
+    assert "partial (1 of 930 clips)" in report.comparability["fault-filtered"]
 
 
 @pytest.mark.parametrize("hiphop", ["hiphop", "hip-hop"])
 @pytest.mark.parametrize("suffix", ["wav", "au"])
 @pytest.mark.parametrize("folder", [f"{folder}{inside}" for folder in FOLDERS for inside in ("", "/{genre}")])
-def test_every_layout_met_is_found(tmp_path, folder, suffix, hiphop):
-    found = DATASET.index(build(tmp_path, folder, suffix, hiphop))
-    assert [clip.id for clip in found] == IDS
-    assert all(clip.path.is_file() for clip in found)
-    assert [clip.labels["genre"] for clip in found] == ["blues", "country", "hiphop", "jazz", "rock"]
+def test_every_known_layout_is_read(tmp_path, folder, suffix, hiphop):
+    clips = DATASET.index(build(tmp_path, folder, suffix, hiphop))
+    assert [clip.id for clip in clips] == IDS
+    assert all(clip.path.is_file() for clip in clips)
+    assert [clip.labels["genre"] for clip in clips] == ["blues", "country", "hiphop", "jazz", "rock"]
 
 
 @pytest.mark.parametrize("name", ["gtzan", "GTZAN", "gtzan_genre"])
@@ -137,12 +133,12 @@ def test_the_folder_may_be_called_as_others_call_it(tmp_path, name):
 
 
 @pytest.mark.parametrize("beats", ["beats", "gtzan_tempo_beat-main/beats", "."])
-def test_beats_are_read_with_their_places(tmp_path, beats):
+def test_beats_are_read_with_their_positions(tmp_path, beats):
     first = DATASET.index(build(tmp_path, beats=beats))[0]
     assert first.labels == {"genre": "blues", "beats": [0.5, 1.0, 1.5], "downbeats": [1.0]}
 
 
-def test_beats_without_places_tell_no_downbeats(tmp_path):
+def test_beats_without_positions_give_no_downbeats(tmp_path):
     write(build(tmp_path) / "beats/gtzan_blues_00029.beats", "5.000000000000000000e-01\n1.5\n")
     assert DATASET.index(tmp_path)[0].labels == {"genre": "blues", "beats": [0.5, 1.5]}
 
@@ -159,12 +155,12 @@ def test_jams_are_read_and_text_goes_first(tmp_path, folder):
 @given(st.lists(st.tuples(st.floats(0, 40, allow_nan=False), st.integers(1, 5)), min_size=1, max_size=20))
 def test_times_come_back_as_they_were_written(tmp_path_factory, rows):
     root = tmp_path_factory.mktemp("gtzan")
-    for side, lines in LISTS.items():
-        write(root / f"{side}_filtered.txt", "\n".join(lines))
-    write(root / "beats/gtzan_blues_00029.beats", "".join(f"{time!r}\t{place}\r\n" for time, place in rows))
+    for split, lines in LISTS.items():
+        write(root / f"{split}_filtered.txt", "\n".join(lines))
+    write(root / "beats/gtzan_blues_00029.beats", "".join(f"{time!r}\t{position}\r\n" for time, position in rows))
     labels = DATASET.index(root)[0].labels
     assert labels["beats"] == sorted(time for time, _ in rows)
-    assert labels["downbeats"] == sorted(time for time, place in rows if place == 1)
+    assert labels["downbeats"] == sorted(time for time, position in rows if position == 1)
 
 
 def test_the_tasks_read_genre_and_beats(root):
@@ -174,54 +170,54 @@ def test_the_tasks_read_genre_and_beats(root):
     assert all(np.array_equal(times, [0.5, 1.0, 1.5]) for times in BEAT_TRACKING.truths(BEATS, clips))
 
 
-def test_without_beats_the_genre_row_works_and_the_beats_row_says_why_not(tmp_path):
+def test_without_beats_the_genre_task_works_and_the_beats_task_explains_why_not(tmp_path):
     clips = DATASET.clips(build(tmp_path, beats=None), "fault-filtered")
     assert len(MULTICLASS.truths(GENRE, clips)) == 5
-    with pytest.raises(DataError, match="it has no beats"):
+    with pytest.raises(DataError, match="it has no label 'beats'"):
         BEAT_TRACKING.truths(BEATS, clips)
     assert Small().check(tmp_path).ok
 
 
-def test_a_whole_copy_passes_and_the_seventy_others_are_not_extra(tmp_path):
+def test_a_complete_copy_passes_and_the_seventy_others_are_not_extra(tmp_path):
     root = build(tmp_path / "gtzan")
-    sound(root / "genres/pop/pop.00000.wav", seed=9)
-    found = Small().check(root)
-    assert found.ok and found.found == 6 and not found.extra
-    assert found.comparability == {"fault-filtered": "GTZAN, fault-filtered split"}
+    write_audio(root / "genres/pop/pop.00000.wav", seed=9)
+    report = Small().check(root)
+    assert report.ok and report.found == 6 and not report.extra
+    assert report.comparability == {"fault-filtered": "GTZAN, fault-filtered split"}
     assert "pop.00000" not in DATASET.splits(root)["fault-filtered"]
 
 
-def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
+def test_the_check_names_faulty_files(tmp_path):
     root = build(tmp_path / "gtzan")
     folder = root / "genres"
     (folder / "blues/blues.00029.wav").unlink()
-    (folder / "jazz/jazz.00054.wav").write_bytes(b"no sound at all")
-    sound(folder / "rock/rock.00003.wav", seconds=0.4)
+    (folder / "jazz/jazz.00054.wav").write_bytes(b"no audio at all")
+    write_audio(folder / "rock/rock.00003.wav", seconds=0.4)
     for name in ("pop/pop.00100.wav", "pop/tune.wav", "polka/polka.00001.wav"):
-        sound(folder / name, seed=len(name))
+        write_audio(folder / name, seed=len(name))
     (root / "beats/gtzan_rock_00003.beats").unlink()
-    found = Small().check(root)
-    assert not found.ok and found.missing == ("blues.00029",)
-    assert list(found.unreadable) == [str(folder / "jazz/jazz.00054.wav")] and list(found.wrong_length) == [
+    report = Small().check(root)
+    assert not report.ok and report.missing == ("blues.00029",)
+    assert list(report.unreadable) == [str(folder / "jazz/jazz.00054.wav")] and list(report.wrong_length) == [
         "rock.00003"
     ]
-    assert len(found.extra) == 3 and found.differing == ("beats: 1 of 5 clips have no file of beats: rock.00003 …",)
-    assert "partial (3 of 5 clips)" in found.comparability["fault-filtered"]
+    assert len(report.extra) == 3 and report.differing == ("beats: 1 of 5 clips have no file of beats: rock.00003 …",)
+    assert "partial (3 of 5 clips)" in report.comparability["fault-filtered"]
 
 
 @pytest.mark.parametrize("left_in_list", [True, False])
-def test_a_copy_with_the_broken_jazz_clip_is_partial_however_it_was_mended(tmp_path, left_in_list):
+def test_a_copy_with_the_broken_jazz_clip_is_partial_however_it_was_repaired(tmp_path, left_in_list):
     root = build(tmp_path / "gtzan", "Data/genres_original/{genre}")
     (root / "Data/genres_original/jazz/jazz.00054.wav").unlink()
     if not left_in_list:
         write(root / "train_filtered.txt", "\n".join(LISTS["train"][:2]))
-    found = Small().check(root)
-    assert not found.ok and "partial (4 of 5 clips)" in found.comparability["fault-filtered"]
-    assert found.missing == (("jazz.00054",) if left_in_list else ())
+    report = Small().check(root)
+    assert not report.ok and "partial (4 of 5 clips)" in report.comparability["fault-filtered"]
+    assert report.missing == (("jazz.00054",) if left_in_list else ())
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "told"),
+    ("file", "text", "message"),
     [
         (
             "train_filtered.txt",
@@ -232,24 +228,24 @@ def test_a_copy_with_the_broken_jazz_clip_is_partial_however_it_was_mended(tmp_p
         (
             "test_filtered.txt",
             "rock/rock.00003.wav\nblues/blues.00029.wav",
-            "line 2: blues.00029 stands in train already",
+            "line 2: blues.00029 is already in train",
         ),
         ("beats/gtzan_blues_00029.beats", "0.5\t1\nsoon\t2", "gtzan_blues_00029.beats, line 2: 'soon' is not a time"),
         ("beats/gtzan_blues_00029.beats", "-0.5\t1", "gtzan_blues_00029.beats, line 1: '-0.5' is not a time"),
         ("beats/gtzan_blues_00029.beats", "nan", "gtzan_blues_00029.beats, line 1: 'nan' is not a time"),
-        ("beats/gtzan_blues_00029.beats", "0.5\tone", "gtzan_blues_00029.beats, line 1: .* place in the bar"),
-        ("beats/gtzan_blues_00029.beats", "0.5 1 2", "gtzan_blues_00029.beats, line 1: .* place in the bar"),
+        ("beats/gtzan_blues_00029.beats", "0.5\tone", "gtzan_blues_00029.beats, line 1: .* position in the bar"),
+        ("beats/gtzan_blues_00029.beats", "0.5 1 2", "gtzan_blues_00029.beats, line 1: .* position in the bar"),
         ("beats/gtzan_blues_00029.beats", "\n", "gtzan_blues_00029.beats: no beats in it"),
     ],
 )
-def test_annotations_gone_wrong_are_told_with_file_and_line(tmp_path, file, text, told):
+def test_errors_of_damaged_annotations_name_file_and_line(tmp_path, file, text, message):
     write(build(tmp_path) / file, text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         DATASET.index(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"annotations": 3}', '{"annotations": [{"namespace": "beat"}]}', "{\n]"])
-def test_jams_gone_wrong_are_told_with_their_file(tmp_path, text):
+def test_errors_of_damaged_jams_name_the_file(tmp_path, text):
     write(build(tmp_path, beats=None) / "jams/blues.00029.wav.jams", text)
     with pytest.raises(DataError, match=r"blues\.00029\.wav\.jams.*not J"):
         DATASET.index(tmp_path)
@@ -261,13 +257,13 @@ def test_jams_gone_wrong_are_told_with_their_file(tmp_path, text):
         DATASET.index(tmp_path)
 
 
-def test_missing_and_undecodable_lists_are_told(tmp_path):
-    with pytest.raises(DataError, match="train_filtered.txt: not there; `carrara download gtzan` gives it"):
+def test_missing_and_undecodable_lists_are_reported(tmp_path):
+    with pytest.raises(DataError, match="train_filtered.txt: missing; run `carrara download gtzan`"):
         DATASET.index(tmp_path)
     (build(tmp_path) / "valid_filtered.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match="valid_filtered.txt: cannot be read"):
         DATASET.splits(tmp_path)
 
 
-def test_it_stands_on_the_shelf():
+def test_it_is_registered():
     assert REGISTRY.get("gtzan") is DATASET

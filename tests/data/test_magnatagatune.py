@@ -16,7 +16,7 @@ from carrara.bench.tasks.magnatagatune.tags import TASK
 from carrara.bench.tasks.magnatagatune.tags_cleaned import TASK as CLEANED
 from carrara.core.errors import DataError
 from carrara.data import _base, magnatagatune
-from carrara.data.magnatagatune import BROKEN, DATASET, TOP_50, MagnaTagATune
+from carrara.data.magnatagatune import DATASET, TOP_50, UNDECODABLE, MagnaTagATune
 
 TAGS = (*TOP_50, *(f"rare {number}" for number in range(138)))
 
@@ -64,7 +64,7 @@ def small(root):
     return clips
 
 
-def test_folders_give_the_sides_and_both_variants_leave_out_what_does_not_decode(tmp_path):
+def test_folders_give_the_splits_and_both_schemes_leave_out_what_does_not_decode(tmp_path):
     small(tmp_path)
     splits = DATASET.splits(tmp_path)
     assert splits["official"] == {"2": "train", "6": "train", "10": "valid", "11": "test", "22": "test"}
@@ -95,7 +95,7 @@ class Short(MagnaTagATune):
     known_leaks: ClassVar = {"official": 1, "cleaned": 1}
 
 
-def sound(path, seconds=0.3, seed=0):
+def write_audio(path, seconds=0.3, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).standard_normal(int(seconds * 16_000)) * 0.1
     soundfile.write(path, noise, 16_000, format="MP3")
@@ -103,41 +103,41 @@ def sound(path, seconds=0.3, seed=0):
 
 def build(root, folder="mp3"):
     for name, path, _, _ in small(root)[:-1]:
-        sound(root / folder / path, seed=name)
+        write_audio(root / folder / path, seed=name)
     (root / folder / "6").mkdir()
     (root / folder / "6/broken-0-29.mp3").write_bytes(b"")
     return root
 
 
 @pytest.mark.parametrize("folder", [".", "mp3", "audio"])
-def test_a_whole_copy_passes_broken_files_and_shared_artists_included(tmp_path, folder):
-    found = Short().check(build(tmp_path, folder))
-    assert found.ok and found.found == 5 and found.counts == Short.expected_counts
-    assert found.extra == (str(tmp_path / folder / "6/broken-0-29.mp3"),)
-    assert {(leak.split_scheme, leak.group, leak.splits) for leak in found.leaks} == {
+def test_a_complete_copy_passes_with_broken_files_and_shared_artists(tmp_path, folder):
+    report = Short().check(build(tmp_path, folder))
+    assert report.ok and report.found == 5 and report.counts == Short.expected_counts
+    assert report.extra == (str(tmp_path / folder / "6/broken-0-29.mp3"),)
+    assert {(leak.split_scheme, leak.group, leak.splits) for leak in report.leaks} == {
         ("official", "Ann", ("train", "valid")),
         ("cleaned", "Ann", ("train", "valid")),
     }
-    assert found.comparability == {
+    assert report.comparability == {
         "official": "MagnaTagATune, official split",
         "cleaned": "MagnaTagATune, cleaned split",
     }
 
 
-def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
+def test_the_check_names_faulty_files(tmp_path):
     build(tmp_path)
     (tmp_path / "mp3/0/a-song-0-29.mp3").unlink()
-    (tmp_path / "mp3/b/b-song-0-29.mp3").write_bytes(b"no sound at all")
-    sound(tmp_path / "mp3/c/c-song-0-29.mp3", seconds=0.9)
-    found = Short().check(tmp_path)
-    assert not found.ok and found.missing == ("2",) and list(found.wrong_length) == ["10"]
-    assert list(found.unreadable) == [str(tmp_path / "mp3/b/b-song-0-29.mp3")]
-    assert "partial (3 of 5 clips)" in found.comparability["official"]
-    assert "partial (2 of 3 clips)" in found.comparability["cleaned"]
+    (tmp_path / "mp3/b/b-song-0-29.mp3").write_bytes(b"no audio at all")
+    write_audio(tmp_path / "mp3/c/c-song-0-29.mp3", seconds=0.9)
+    report = Short().check(tmp_path)
+    assert not report.ok and report.missing == ("2",) and list(report.wrong_length) == ["10"]
+    assert list(report.unreadable) == [str(tmp_path / "mp3/b/b-song-0-29.mp3")]
+    assert "partial (3 of 5 clips)" in report.comparability["official"]
+    assert "partial (2 of 3 clips)" in report.comparability["cleaned"]
     assert "official/train: 2 clips, should be 18706" in DATASET.check(tmp_path).differing
 
 
-def test_clips_are_defined_without_any_sound_and_tables_may_stand_in_a_folder(tmp_path):
+def test_clips_are_indexed_without_audio_and_tables_may_be_in_a_folder(tmp_path):
     small(tmp_path)
     before = DATASET.index(tmp_path)
     assert before[0].path == tmp_path / "mp3/0/a-song-0-29.mp3"
@@ -156,7 +156,7 @@ def test_values_without_quotes_are_the_same(tmp_path):
     assert DATASET.index(tmp_path) == before
 
 
-def test_the_folder_is_found_by_the_names_people_give_it(tmp_path):
+def test_the_folder_may_have_its_other_usual_names(tmp_path):
     assert DATASET.root(tmp_path) == tmp_path / "magnatagatune"
     (tmp_path / "MTT").mkdir()
     assert DATASET.root(tmp_path) == DATASET.root(tmp_path / "MTT") == tmp_path / "MTT"
@@ -165,9 +165,9 @@ def test_the_folder_is_found_by_the_names_people_give_it(tmp_path):
 def test_the_tasks_read_tags_as_ones_in_the_order_of_the_list(tmp_path):
     small(tmp_path)
     for task, expected in ((TASK, [{0}, set(), {21}, {2, 49}, set()]), (CLEANED, [{0}, {21}, {2, 49}])):
-        found = TASK_TYPE.truths(task, DATASET.clips(tmp_path, task.split_scheme))
-        assert [set(np.flatnonzero(truth)) for truth in found] == expected
-        assert all(len(truth) == 50 for truth in found)
+        clips = TASK_TYPE.truths(task, DATASET.clips(tmp_path, task.split_scheme))
+        assert [set(np.flatnonzero(truth)) for truth in clips] == expected
+        assert all(len(truth) == 50 for truth in clips)
 
 
 @given(st.dictionaries(st.integers(0, 10**6), st.sets(st.sampled_from(TAGS), max_size=8), min_size=1, max_size=6))
@@ -178,7 +178,7 @@ def test_any_set_of_tags_is_read_back(tmp_path_factory, tagged):
     write(root, [row(n, paths[n], *tagged[n]) for n in tagged], [info(n, "", paths[n]) for n in tagged])
     clips = DATASET.index(root)
     assert {int(clip.id): set(clip.labels["tags"]) for clip in clips} == {
-        number: tags for number, tags in tagged.items() if str(number) not in BROKEN
+        number: tags for number, tags in tagged.items() if str(number) not in UNDECODABLE
     }
     assert all(clip.group is None for clip in clips)
 
@@ -193,7 +193,7 @@ def test_annotations_of_the_real_size_are_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda text: text.replace("clip_id", "id", 1), "line 1"),
         (lambda text: text.replace('"choral"', '"coral"', 1), "line 1"),
@@ -207,53 +207,53 @@ def test_annotations_of_the_real_size_are_read_whole(tmp_path):
         (lambda text: "", "line 1"),
     ],
 )
-def test_damaged_annotations_are_named(tmp_path, damage, says):
+def test_damaged_annotations_are_named(tmp_path, damage, message):
     small(tmp_path)
     path = tmp_path / "annotations_final.csv"
     path.write_text(damage(path.read_text()))
-    with pytest.raises(DataError, match=f"annotations_final.csv, {says}"):
+    with pytest.raises(DataError, match=f"annotations_final.csv, {message}"):
         DATASET.index(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         ('"artist"', '"singer"', "line 1: lacks the column 'artist'"),
         ('"117"', '"1:57"', "line 2: segmentStart is '1:57'"),
-        ('"an album"\t', "", "line 2: 9 values under 10 heads"),
+        ('"an album"\t', "", "line 2: 9 values for 10 columns"),
     ],
 )
-def test_damaged_clip_info_is_named(tmp_path, old, new, says):
+def test_damaged_clip_info_is_named(tmp_path, old, new, message):
     small(tmp_path)
     path = tmp_path / "clip_info_final.csv"
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(DataError, match=f"clip_info_final.csv, {says}"):
+    with pytest.raises(DataError, match=f"clip_info_final.csv, {message}"):
         DATASET.index(tmp_path)
 
 
-def test_get_joins_and_unpacks_the_parts_once_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+def test_download_unpacks_the_parts_once_and_resumes(tmp_path, monkeypatch):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("f/song.mp3", "sound")
     pieces = [packed.getvalue()[start : start + 50] for start in (0, 50)] + [packed.getvalue()[100:]]
-    asked = []
+    requested = []
 
-    def fetched(remote, root):
-        asked.append(remote.path)
+    def fake_download(remote, root):
+        requested.append(remote.path)
         number = int(remote.path[-1]) if remote.path.startswith("mp3") else 0
-        if number == 3 and asked.count("mp3.zip.003") == 1:
-            raise DataError("the line is down")
+        if number == 3 and requested.count("mp3.zip.003") == 1:
+            raise DataError("the connection is lost")
         (root / remote.path).write_bytes(pieces[number - 1] if number else b"a table")
         return root / remote.path
 
-    monkeypatch.setattr(_base, "download", fetched)
-    monkeypatch.setattr(magnatagatune, "download", fetched)
+    monkeypatch.setattr(_base, "download", fake_download)
+    monkeypatch.setattr(magnatagatune, "download", fake_download)
     tables, parts = ["annotations_final.csv", "clip_info_final.csv"], ["mp3.zip.001", "mp3.zip.002", "mp3.zip.003"]
-    with pytest.raises(DataError, match="the line is down"):
+    with pytest.raises(DataError, match="the connection is lost"):
         DATASET.download(tmp_path)
-    assert DATASET.download(tmp_path) == "" and asked == [*tables, *parts] * 2
+    assert DATASET.download(tmp_path) == "" and requested == [*tables, *parts] * 2
     assert (tmp_path / "mp3/f/song.mp3").read_text() == "sound" and not list(tmp_path.glob("mp3.zip*"))
-    assert DATASET.download(tmp_path) == "" and asked[10:] == tables
+    assert DATASET.download(tmp_path) == "" and requested[10:] == tables
 
 
 def test_missing_files_say_what_gives_them(tmp_path):

@@ -1,6 +1,6 @@
-"""MTG-Jamendo against its real lists: counts, hours, artists, the order of the tags; and the layouts people have."""
+"""MTG-Jamendo against its real lists: counts, hours, artists, the order of the tags; and the known layouts."""
 
-from pathlib import Path
+import hashlib
 
 import numpy as np
 import pytest
@@ -13,11 +13,9 @@ from carrara.bench.task_types.multilabel import TASK_TYPE
 from carrara.bench.tasks import task
 from carrara.core.errors import DataError, UsageError
 from carrara.data import _base
-from carrara.data.mtg_jamendo import DATASET, HEAD, ROWS, SUMS
+from carrara.data.mtg_jamendo import DATASET, HEADER, KINDS, LISTS_SHA256
 
-REAL = Path(__file__).parents[2].parent / "shared/fixtures/mtg-jamendo"
-real = pytest.mark.skipif(not REAL.parent.parent.exists(), reason="../shared is not here")
-# benchmark.md 1.3: hours and 30-s chunks (a rest under a second is dropped), train / valid / test.
+# [notes/benchmark §1.3]: hours and 30-s chunks (a rest under a second is dropped), train / valid / test.
 HOURS = {
     "genre": (2213, 714, 808),
     "instrument": (935, 337, 357),
@@ -33,26 +31,25 @@ CHUNKS = {
 
 
 @pytest.fixture(scope="module")
-def clips():
-    if not REAL.exists():
-        pytest.skip("../shared is not here")
-    return {clip.id: clip for clip in DATASET.index(REAL)}, DATASET.splits(REAL)
+def clips(fixtures_dir):
+    root = fixtures_dir / "mtg-jamendo"
+    return {clip.id: clip for clip in DATASET.index(root)}, DATASET.splits(root)
 
 
-@real
-@pytest.mark.parametrize("row", list(ROWS))
-def test_sides_hours_and_chunks_are_the_golden_ones(clips, row):
+@pytest.mark.needs_fixtures
+@pytest.mark.parametrize("scheme", list(KINDS))
+def test_splits_hours_and_chunks_are_as_published(clips, scheme):
     known, splits = clips
-    for side, hours, chunks in zip(("train", "valid", "test"), HOURS[row], CHUNKS[row]):
-        seconds = [known[name].labels["seconds"] for name, mine in splits[row].items() if mine == side]
-        assert len(seconds) == DATASET.expected_counts[row][side]
+    for split, hours, chunks in zip(("train", "valid", "test"), HOURS[scheme], CHUNKS[scheme]):
+        seconds = [known[name].labels["seconds"] for name, name_split in splits[scheme].items() if name_split == split]
+        assert len(seconds) == DATASET.expected_counts[scheme][split]
         assert sum(seconds) / 3600 == pytest.approx(hours, abs=0.6)
-        # The lists tell tenths of a second, so the windows are counted at 10 Hz.
+        # The lists have tenths of a second, so the windows are counted at 10 Hz.
         assert sum(len(window_spans(round(10 * length), 300, min_tail=10)) for length in seconds) == chunks
 
 
-@real
-def test_all_rows_together_are_the_golden_tracks(clips):
+@pytest.mark.needs_fixtures
+def test_all_schemes_together_have_the_published_tracks(clips):
     known, _ = clips
     assert len(known) == 55_525
     assert sum(clip.labels["seconds"] for clip in known.values()) / 3600 == pytest.approx(3764, abs=0.6)
@@ -66,28 +63,28 @@ def test_all_rows_together_are_the_golden_tracks(clips):
     assert list(known) == sorted(known, key=int)
 
 
-@real
-@pytest.mark.parametrize("row", list(ROWS))
-def test_no_artist_is_on_two_sides(clips, row):
+@pytest.mark.needs_fixtures
+@pytest.mark.parametrize("scheme", list(KINDS))
+def test_no_artist_is_in_two_splits(clips, scheme):
     known, splits = clips
-    sides = {}
-    for name, side in splits[row].items():
-        sides.setdefault(known[name].group, set()).add(side)
-    assert max(map(len, sides.values())) == 1
+    splits_by_artist = {}
+    for name, split in splits[scheme].items():
+        splits_by_artist.setdefault(known[name].group, set()).add(split)
+    assert max(map(len, splits_by_artist.values())) == 1
 
 
-@real
-@pytest.mark.parametrize(("row", "tags"), [("genre", 87), ("instrument", 40), ("mood-theme", 56), ("top50", 50)])
-def test_the_tags_stand_in_the_order_of_their_first_appearance(row, tags):
+@pytest.mark.needs_fixtures
+@pytest.mark.parametrize(("scheme", "tags"), [("genre", 87), ("instrument", 40), ("mood-theme", 56), ("top50", 50)])
+def test_the_tags_are_in_the_order_of_their_first_appearance(fixtures_dir, scheme, tags):
     order = {}
-    for side in ("train", "validation", "test"):
-        path = REAL / f"data/splits/split-0/autotagging_{ROWS[row]}-{side}.tsv"
+    for split in ("train", "validation", "test"):
+        path = fixtures_dir / f"mtg-jamendo/data/splits/split-0/autotagging_{KINDS[scheme]}-{split}.tsv"
         for line in path.read_text().splitlines()[1:]:
             order.update(dict.fromkeys(tag.split("---")[1] for tag in line.split("\t")[5:]))
-    assert task(f"mtg-jamendo/{row}").labels == tuple(order) and len(order) == tags
+    assert task(f"mtg-jamendo/{scheme}").labels == tuple(order) and len(order) == tags
 
 
-@real
+@pytest.mark.needs_fixtures
 def test_no_two_kinds_share_the_name_of_a_tag(clips):
     kinds = {}
     for clip in clips[0].values():
@@ -98,36 +95,34 @@ def test_no_two_kinds_share_the_name_of_a_tag(clips):
     assert max(map(len, kinds.values())) == 1
 
 
-@real
-def test_each_task_sees_every_tag_on_every_side(clips):
+@pytest.mark.needs_fixtures
+def test_each_task_has_every_tag_in_every_split(clips):
     known, splits = clips
-    for row in ROWS:
-        labels = task(f"mtg-jamendo/{row}")
-        for side in ("train", "valid", "test"):
-            mine = [known[name] for name, of in splits[row].items() if of == side]
+    for scheme in KINDS:
+        labels = task(f"mtg-jamendo/{scheme}")
+        for split in ("train", "valid", "test"):
+            mine = [known[name] for name, name_split in splits[scheme].items() if name_split == split]
             assert not TASK_TYPE.unscored_tags(labels, TASK_TYPE.truths(labels, mine))
-    tested = [known[name] for row in ROWS for name, of in splits[row].items() if of == "test"]
+    tested = [known[name] for scheme in KINDS for name, split in splits[scheme].items() if split == "test"]
     fewest = min(
-        np.sum(TASK_TYPE.truths(task(f"mtg-jamendo/{row}"), [c for c in tested if row in c.labels]), 0).min()
-        for row in ROWS
+        np.sum(TASK_TYPE.truths(task(f"mtg-jamendo/{scheme}"), [c for c in tested if scheme in c.labels]), 0).min()
+        for scheme in KINDS
     )
     assert fewest >= 21
 
 
-@real
-def test_the_pinned_sums_are_those_of_the_real_lists():
-    import hashlib
-
-    for name, found in SUMS.items():
-        path = REAL / f"data/splits/split-0/autotagging_{name}.tsv"
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == found
+@pytest.mark.needs_fixtures
+def test_the_pinned_hashes_are_those_of_the_real_lists(fixtures_dir):
+    for name, sha256 in LISTS_SHA256.items():
+        path = fixtures_dir / f"mtg-jamendo/data/splits/split-0/autotagging_{name}.tsv"
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def lists(root, lines, kind="genre"):
     folder = root / "data/splits/split-0"
     folder.mkdir(parents=True, exist_ok=True)
-    for side, mine in zip(("train", "validation", "test"), lines):
-        (folder / f"autotagging_{kind}-{side}.tsv").write_text("\n".join(["\t".join(HEAD), *mine]) + "\n")
+    for split, mine in zip(("train", "validation", "test"), lines):
+        (folder / f"autotagging_{kind}-{split}.tsv").write_text("\n".join(["\t".join(HEADER), *mine]) + "\n")
 
 
 def line(track, artist, seconds=0.5, tags="genre---rock\tgenre---jazz"):
@@ -138,18 +133,18 @@ def line(track, artist, seconds=0.5, tags="genre---rock\tgenre---jazz"):
     ("folder", "ending"),
     [("audio-low", ".low.mp3"), ("raw_30s/audio", ".mp3"), ("audios", ".mp3"), (".", ".mp3"), (".", ".low.mp3")],
 )
-def test_every_layout_is_found(tmp_path, folder, ending):
+def test_every_known_layout_is_read(tmp_path, folder, ending):
     lists(tmp_path, [[line(1001, 1)], [line(1002, 2)], [line(1003, 3)]])
     for track in (1001, 1002):
         path = tmp_path / folder / f"{track % 100:02}/{track}{ending}"
         path.parent.mkdir(parents=True)
         soundfile.write(path, np.random.default_rng(track).standard_normal(4000) * 0.1, 8000, format="MP3")
-    found = DATASET.check(tmp_path)
-    assert found.found == 2 and found.missing == ("1003",) and not found.unreadable and not found.extra
+    report = DATASET.check(tmp_path)
+    assert report.found == 2 and report.missing == ("1003",) and not report.unreadable and not report.extra
 
 
 @pytest.mark.parametrize("folder", ["mtg-jamendo-dataset/data/splits/split-0", "splits/split-0", "split-0", "."])
-def test_the_lists_are_found_where_people_put_them(tmp_path, folder):
+def test_the_lists_are_read_in_every_known_folder(tmp_path, folder):
     lists(tmp_path, [[line(1001, 1)], [line(1002, 2)], [line(1003, 3)]])
     before = DATASET.index(tmp_path)
     for path in sorted((tmp_path / "data/splits/split-0").iterdir()):
@@ -158,7 +153,7 @@ def test_the_lists_are_found_where_people_put_them(tmp_path, folder):
     assert DATASET.index(tmp_path) == before and [clip.id for clip in before] == ["1001", "1002", "1003"]
 
 
-def test_the_folder_is_found_by_the_names_people_give_it(tmp_path):
+def test_the_folder_may_have_its_other_usual_names(tmp_path):
     assert DATASET.root(tmp_path) == tmp_path / "mtg-jamendo"
     (tmp_path / "MTG").mkdir()
     assert DATASET.root(tmp_path) == DATASET.root(tmp_path / "MTG") == tmp_path / "MTG"
@@ -169,12 +164,12 @@ def test_a_copy_is_read_in_one_quality_and_what_is_not_read_is_extra(tmp_path):
     for name in ("audio/01/1001.mp3", "audio/02/1002.mp3", "raw_30s/audio-low/02/1002.low.mp3"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"")
-    found = DATASET.check(tmp_path)
-    assert found.missing == ("1001", "1003") and len(found.extra) == 2
+    report = DATASET.check(tmp_path)
+    assert report.missing == ("1001", "1003") and len(report.extra) == 2
     assert DATASET.index(tmp_path)[0].path == tmp_path / "raw_30s/audio-low/01/1001.low.mp3"
 
 
-def test_a_track_of_several_rows_is_one_clip_with_the_labels_of_each(tmp_path):
+def test_a_track_in_several_schemes_is_one_clip_with_the_labels_of_each(tmp_path):
     mood, top = "mood/theme---happy", "genre---rock\tmood/theme---happy\tinstrument---piano"
     lists(tmp_path, [[line(1001, 1)], [line(1002, 2)], [line(7, 3)]])
     lists(tmp_path, [[line(1001, 1, tags=mood)], [line(1005, 1, tags=mood)], []], "moodtheme")
@@ -191,7 +186,7 @@ def test_a_track_of_several_rows_is_one_clip_with_the_labels_of_each(tmp_path):
     assert [(clip.id, clip.split) for clip in DATASET.clips(tmp_path, "mood-theme")] == [
         ("1001", "train"), ("1005", "valid")
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"instrument-train\.tsv: not there; `carrara download mtg-jamendo`"):
+    with pytest.raises(DataError, match=r"instrument-train\.tsv: missing; run `carrara download mtg-jamendo`"):
         DATASET.clips(tmp_path, "instrument")
     with pytest.raises(UsageError, match="no split 'mood'"):
         DATASET.clips(tmp_path, "mood")
@@ -210,34 +205,34 @@ def test_a_track_of_several_rows_is_one_clip_with_the_labels_of_each(tmp_path):
 def test_any_lists_are_read_back_whatever_ends_their_lines(tmp_path_factory, tracks, end):
     root = tmp_path_factory.mktemp("lists")
     mine = [[], [], []]
-    for track, (side, tags) in tracks.items():
-        mine[side].append(line(track, 1, 30.5, "\t".join(f"genre---{tag}" for tag in tags)))
+    for track, (split, tags) in tracks.items():
+        mine[split].append(line(track, 1, 30.5, "\t".join(f"genre---{tag}" for tag in tags)))
     lists(root, mine)
     for path in (root / "data/splits/split-0").iterdir():
         path.write_bytes(path.read_text().replace("\n", end).encode())
     clips = DATASET.clips(root, "genre")
-    found = {int(clip.id): (("train", "valid", "test").index(clip.split), clip.labels["genre"]) for clip in clips}
-    assert found == tracks
+    clips = {int(clip.id): (("train", "valid", "test").index(clip.split), clip.labels["genre"]) for clip in clips}
+    assert clips == tracks
 
 
-def test_the_check_names_twins_across_sides_and_wrong_lengths(tmp_path):
+def test_the_check_names_duplicates_across_splits_and_wrong_lengths(tmp_path):
     lists(tmp_path, [[line(1001, 1), line(1004, 1, 60)], [line(1002, 2)], [line(1003, 3)]])
     sound = np.random.default_rng(0).standard_normal(4000) * 0.1
     for track in (1001, 1002, 1003, 1004):
         path = tmp_path / f"audio-low/{track % 100:02}/{track}.low.mp3"
         path.parent.mkdir(parents=True)
         soundfile.write(path, sound if track != 1002 else sound[::-1], 8000, format="MP3")
-    found = DATASET.check(tmp_path)
-    assert list(found.wrong_length) == ["1004"]
-    assert found.duplicates == (("1001", "1003", "1004"),)
-    assert [(leak.split_scheme, leak.group, leak.splits) for leak in found.leaks] == [
+    report = DATASET.check(tmp_path)
+    assert list(report.wrong_length) == ["1004"]
+    assert report.duplicates == (("1001", "1003", "1004"),)
+    assert [(leak.split_scheme, leak.group, leak.splits) for leak in report.leaks] == [
         ("genre", "1001 = 1003 = 1004", ("test", "train"))
     ]
-    assert "partial (4 of 55094 clips)" in found.comparability["genre"]
+    assert "partial (4 of 55094 clips)" in report.comparability["genre"]
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "message"),
     [
         ("track_0000001\tartist_1\talbum_1\t01/1.mp3\tlong\tgenre---rock", "line 2"),
         ("track_0000001\tartist_1\talbum_1\t01/1.mp3\t12", "line 2"),
@@ -249,31 +244,31 @@ def test_the_check_names_twins_across_sides_and_wrong_lengths(tmp_path):
         ("track_0000001\tartist_1\talbum_1\t01/1.mp3\t12\tmood/theme---happy", "line 2: a tag is 'mood/theme---happy'"),
     ],
 )
-def test_a_damaged_line_is_named(tmp_path, bad, says):
+def test_a_damaged_line_is_named(tmp_path, bad, message):
     lists(tmp_path, [[bad], [line(1002, 2)], [line(1003, 3)]])
-    with pytest.raises(DataError, match=f"genre-train.tsv, {says}"):
+    with pytest.raises(DataError, match=f"genre-train.tsv, {message}"):
         DATASET.index(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("again", "says"),
-    [(line(1001, 1), "track_0001001 stands in train already"), (line(1001, 2), "track_0001001 is otherwise")],
+    ("again", "message"),
+    [(line(1001, 1), "track_0001001 is already in train"), (line(1001, 2), "track_0001001 has other values")],
 )
-def test_a_track_stands_once_a_row_and_is_the_same_in_all_of_them(tmp_path, again, says):
+def test_a_track_occurs_once_per_scheme_and_is_the_same_in_all(tmp_path, again, message):
     lists(tmp_path, [[line(1001, 1)], [again], []])
-    with pytest.raises(DataError, match=f"genre-validation.tsv, line 2: {says}"):
+    with pytest.raises(DataError, match=f"genre-validation.tsv, line 2: {message}"):
         DATASET.index(tmp_path)
 
 
-def test_get_asks_for_the_lists_and_tells_how_to_get_the_sound(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(_base, "download", lambda remote, root: asked.append(remote))
+def test_download_gets_the_lists_and_returns_the_steps_for_the_audio(tmp_path, monkeypatch):
+    requested = []
+    monkeypatch.setattr(_base, "download", lambda remote, root: requested.append(remote))
     assert "--type audio-low" in DATASET.download(tmp_path)
-    assert len(asked) == len({remote.path for remote in asked}) == 12
-    assert all(remote.sha256 and remote.url.endswith(remote.path) for remote in asked)
+    assert len(requested) == len({remote.path for remote in requested}) == 12
+    assert all(remote.sha256 and remote.url.endswith(remote.path) for remote in requested)
 
 
-def test_missing_lists_say_what_gives_them(tmp_path):
+def test_errors_of_missing_lists_name_the_command(tmp_path):
     with pytest.raises(DataError, match="carrara download mtg-jamendo"):
         DATASET.index(tmp_path)
     lists(tmp_path, [[line(1001, 1)], [line(1002, 2)], [line(1003, 3)]])

@@ -1,4 +1,4 @@
-"""Pebble on disk: the layout, splits, vocabularies, determinism and resumption that the benchmark leans on."""
+"""Pebble on disk: layout, splits, label sets, determinism and resumption."""
 
 import hashlib
 import json
@@ -14,14 +14,13 @@ import soundfile
 from carrara.core.errors import DataError, UsageError
 from carrara.data import REGISTRY
 from carrara.data._pebble import labels
-from carrara.data._pebble.clips import COLLECTIONS, piece
-from carrara.data._pebble.notes import PRESETS, presets
-from carrara.data._pebble.sizes import SIZES, sides
+from carrara.data._pebble.clips import COLLECTIONS, NOTE_PRESETS, create_clip, note_presets
+from carrara.data._pebble.sizes import SIZES, split_counts
 from carrara.data._pebble.suite import write
 from carrara.data.pebble import DATASET
 
 
-def test_it_stands_on_the_shelf_alone():
+def test_it_is_registered_once():
     assert [name for name in REGISTRY.names() if "pebble" in name] == ["pebble"]
     assert REGISTRY.get("pebble") is DATASET
 
@@ -37,58 +36,58 @@ def test_the_root_is_the_folder_of_a_size(tmp_path):
 @pytest.fixture(scope="module")
 def demo():
     """Every clip of the demo size as composed, none rendered."""
-    return [piece(collection, n) for collection, many in SIZES["demo"].items() for n in range(many)]
+    return [create_clip(collection, n) for collection, count in SIZES["demo"].items() for n in range(count)]
 
 
-def test_the_demo_has_the_counts_that_golden_says(demo):
-    found = defaultdict(Counter)
-    for made in demo:
-        for split, side in made.sides.items():
-            found[split][side] += 1
-    wanted = {split: +Counter(row) for split, row in DATASET.expected_counts.items() if split != "beats"}
-    assert found == wanted
+def test_the_demo_has_the_expected_counts(demo):
+    counts = defaultdict(Counter)
+    for clip in demo:
+        for scheme, split in clip.splits.items():
+            counts[scheme][split] += 1
+    expected = {scheme: +Counter(by_split) for scheme, by_split in DATASET.expected_counts.items() if scheme != "beats"}
+    assert counts == expected
     assert DATASET.expected_counts["songs"] == {"train": 300, "valid": 100, "test": 200}
     assert DATASET.expected_counts["beats"] == {"train": 60, "valid": 20, "test": 40}
-    assert sides("small")["singer"] == {"train": 1200, "valid": 400, "test": 800}
-    assert DATASET.expected_counts_at(DATASET.root(size="full")) == sides("full")
+    assert split_counts("small")["singer"] == {"train": 1200, "valid": 400, "test": 800}
+    assert DATASET.expected_counts_at(DATASET.root(size="full")) == split_counts("full")
 
 
 def test_the_check_finds_everything_and_no_leak(pebble_root):
-    found = DATASET.check(pebble_root)
-    assert found.found == 136 and not found.missing and not found.unreadable and not found.leaks
+    report = DATASET.check(pebble_root)
+    assert report.found == 136 and not report.missing and not report.unreadable and not report.leaks
 
 
 @pytest.mark.parametrize("split", ["songs", "notes", "technique", "singer", "stems", "unlabelled"])
-def test_no_group_straddles_a_split(pebble_root, split):
-    stands = defaultdict(set)
+def test_no_group_is_in_two_splits(pebble_root, split):
+    splits = defaultdict(set)
     for clip in DATASET.clips(pebble_root, split):
-        stands[clip.group].add(clip.split)
-    assert stands and None not in stands
-    assert all(len(where) == 1 for where in stands.values())
+        splits[clip.group].add(clip.split)
+    assert splits and None not in splits
+    assert all(len(values) == 1 for values in splits.values())
 
 
-def test_each_split_keeps_apart_what_it_should(pebble_root):
+def test_each_scheme_separates_its_groups(pebble_root):
     assert {c.group for c in DATASET.clips(pebble_root, "technique")} == {"f1", "f2", "f3", "f4"}
     assert {c.split for c in DATASET.clips(pebble_root, "singer") if c.labels["singer"] == "f1"} == {
         "train", "valid", "test",
     }  # fmt: skip
-    for family in PRESETS:
-        apart = [set(presets(family, side)) for side in ("train", "valid", "test")]
-        assert all(apart) and not (apart[0] & apart[1] or apart[0] & apart[2] or apart[1] & apart[2])
+    for family in NOTE_PRESETS:
+        by_split = [set(note_presets(family, split)) for split in ("train", "valid", "test")]
+        assert all(by_split) and len(set().union(*by_split)) == sum(map(len, by_split))
 
 
-def test_labels_are_of_the_vocabularies(pebble_root):
+def test_labels_are_in_the_label_sets(pebble_root):
     for clip in DATASET.clips(pebble_root, "songs"):
-        told = clip.labels
-        assert told["key"] in labels.KEYS and told["genre"] in labels.GENRES and told["genre"] == told["genres"][0]
-        assert set(told["instruments"]) <= set(labels.INSTRUMENTS) and set(told["moods"]) <= set(labels.MOODS)
-        assert set(told["tags"]) <= set(labels.TAGS) and len(set(told["tags"])) == len(told["tags"])
-        assert 1 <= told["valence"] <= 9 and 1 <= told["arousal"] <= 9
-        assert ("drums" in told["tags"]) != ("no drums" in told["tags"])
-        beats = np.array(told["beats"])
+        song = clip.labels
+        assert song["key"] in labels.KEYS and song["genre"] in labels.GENRES and song["genre"] == song["genres"][0]
+        assert set(song["instruments"]) <= set(labels.INSTRUMENTS) and set(song["moods"]) <= set(labels.MOODS)
+        assert set(song["tags"]) <= set(labels.TAGS) and len(set(song["tags"])) == len(song["tags"])
+        assert 1 <= song["valence"] <= 9 and 1 <= song["arousal"] <= 9
+        assert ("drums" in song["tags"]) != ("no drums" in song["tags"])
+        beats = np.array(song["beats"])
         assert (np.diff(beats) > 0.2).all() and beats[0] >= 0 and beats[-1] < clip.duration
-        assert set(told["downbeats"]) <= set(told["beats"])
-        assert 60 / np.median(np.diff(beats)) == pytest.approx(told["tempo"], rel=0.03)
+        assert set(song["downbeats"]) <= set(song["beats"])
+        assert 60 / np.median(np.diff(beats)) == pytest.approx(song["tempo"], rel=0.03)
     for clip in DATASET.clips(pebble_root, "notes"):
         assert clip.labels["family"] in labels.FAMILIES and clip.labels["pitch"] in labels.PITCHES
     for clip in DATASET.clips(pebble_root, "singer"):
@@ -96,19 +95,19 @@ def test_labels_are_of_the_vocabularies(pebble_root):
     assert all(not clip.labels for clip in DATASET.clips(pebble_root, "unlabelled"))
 
 
-def test_classes_are_even_over_the_demo(demo):
-    told = [made.labels for made in demo if "songs" in made.sides]
-    genres, keys = Counter(x["genre"] for x in told), Counter(x["key"] for x in told)
-    tags = Counter(tag for x in told for tag in x["tags"])
+def test_classes_are_balanced_in_the_demo(demo):
+    songs = [clip.labels for clip in demo if "songs" in clip.splits]
+    genres, keys = Counter(x["genre"] for x in songs), Counter(x["key"] for x in songs)
+    tags = Counter(tag for x in songs for tag in x["tags"])
     assert set(genres.values()) == {50} and set(genres) == set(labels.GENRES)
     assert set(keys) == set(labels.KEYS) and min(keys.values()) >= 10 and max(keys.values()) <= 45
     assert set(tags) == set(labels.TAGS) and min(tags.values()) >= 25
 
 
-def test_files_have_their_lengths(pebble_root, heard):
+def test_files_have_their_lengths(pebble_root, read_audio):
     for name in DATASET.splits(pebble_root):
         for clip in DATASET.clips(pebble_root, name)[:4]:
-            samples = heard(clip.path)
+            samples = read_audio(clip.path)
             assert len(samples) == round(clip.duration * 24000)
             assert 0.02 < np.abs(samples).max() < 1
             assert abs(samples.mean()) < 2e-3
@@ -139,36 +138,43 @@ def test_another_process_renders_the_same_bytes(pebble_root, tmp_path):
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
 def test_neither_order_nor_repetition_changes_a_clip(collection):
-    made = piece(collection, 5)
-    first = made.sound()
-    piece("songs", 17).sound()
-    for again in (made.sound(), piece(collection, 5).sound()):
+    clip = create_clip(collection, 5)
+    first = clip.render()
+    create_clip("songs", 17).render()
+    for again in (clip.render(), create_clip(collection, 5).render()):
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_several_processes_make_the_same_suite_and_one_stopped_goes_on(pebble_root, tmp_path):
+def test_several_processes_render_the_same_suite_and_an_interrupted_one_resumes(pebble_root, tmp_path):
     few = {"notes": 33, "voices": 8}
     write(tmp_path, "demo", few, processes=2)
     first = digests(pebble_root)
     assert digests(tmp_path) == {name: first[name] for name in digests(tmp_path)}
     meta = json.loads((tmp_path / "meta.json").read_text())
-    cut, gone, *rest = sorted((tmp_path / "audio").rglob("*.flac"))
+    truncated, deleted, *rest = sorted((tmp_path / "audio").rglob("*.flac"))
     times = {file: file.stat().st_mtime_ns for file in rest}
-    cut.write_bytes(cut.read_bytes()[:2000])
-    gone.unlink()
+    truncated.write_bytes(truncated.read_bytes()[:2000])
+    deleted.unlink()
     # As after a kill: neither the index nor the identity was written.
     (tmp_path / "index.jsonl").unlink()
     (tmp_path / "meta.json").write_text(json.dumps({k: v for k, v in meta.items() if k != "identity"}))
     with pytest.raises(DataError, match="carrara download pebble"):
         DATASET.index(tmp_path)
     write(tmp_path, "demo", few, processes=1)
-    assert digests(tmp_path) == {name: first[name] for name in digests(tmp_path)} and cut.is_file() and gone.is_file()
+    assert (
+        digests(tmp_path) == {name: first[name] for name in digests(tmp_path)}
+        and truncated.is_file()
+        and deleted.is_file()
+    )
     assert {file: file.stat().st_mtime_ns for file in rest} == times
     assert json.loads((tmp_path / "meta.json").read_text()) == meta
-    # And with a finished index: a file cut short is seen by its length.
-    cut.write_bytes(cut.read_bytes()[:-10])
+    # And with a finished index: a truncated file is detected by its length.
+    truncated.write_bytes(truncated.read_bytes()[:-10])
     write(tmp_path, "demo", few, processes=1)
-    assert digests(tmp_path)[cut.relative_to(tmp_path).as_posix()] == first[cut.relative_to(tmp_path).as_posix()]
+    assert (
+        digests(tmp_path)[truncated.relative_to(tmp_path).as_posix()]
+        == first[truncated.relative_to(tmp_path).as_posix()]
+    )
     assert {file: file.stat().st_mtime_ns for file in rest} == times
 
 

@@ -1,4 +1,4 @@
-"""VocalSet in both layouts: the folders decide, the splits keep apart what they should, and faults are told."""
+"""VocalSet in both layouts: the folders give the labels, groups are in one split, and faults are reported."""
 
 from collections import Counter, defaultdict
 from hashlib import sha1
@@ -11,29 +11,29 @@ from carrara.bench.task_types.multiclass import TASK_TYPE
 from carrara.bench.tasks.vocalset.singer import TASK as SINGER
 from carrara.bench.tasks.vocalset.technique import TASK as TECHNIQUE
 from carrara.core.errors import DataError
-from carrara.data.vocalset import DATASET, singer_side, technique_side
+from carrara.data.vocalset import DATASET, singer_split, technique_split
 
 FOLDERS = {
     **{f"female{number}": f"f{number}" for number in range(1, 10)},
     **{f"male{number}": f"m{number}" for number in range(1, 12)},
 }
 TEN = ("belt", "breathy", "inhaled", "lip_trill", "spoken", "straight", "trill", "trillo", "vibrato", "vocal_fry")
-MADE = (
+FILES = (
     "arpeggios/belt/{}_arpeggios_belt_c_a.wav",
     "scales/fast_forte/{}_scales_c_fast_forte_a.wav",
     "long_tones/vibrato/{}_long_vibrato_e.wav",
 )
 
 
-def sound(path, seed, seconds=0.02):
+def write_audio(path, seed, seconds=0.02):
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * 44100)), 44100, "PCM_16")
 
 
 def build(root, tree="FULL"):
     for number, (folder, singer) in enumerate(FOLDERS.items()):
-        for at, name in enumerate(MADE):
-            sound(root / tree / folder / name.format(singer), seed=10 * number + at)
+        for index, name in enumerate(FILES):
+            write_audio(root / tree / folder / name.format(singer), seed=10 * number + index)
     return root
 
 
@@ -45,17 +45,17 @@ def root(tmp_path_factory):
 @pytest.mark.parametrize(
     "tree", ["FULL", ".", "VocalSet11/FULL", "data_by_singer", "VocalSet1-2/data_by_singer", "VocalSet/FULL"]
 )
-def test_every_layout_met_gives_the_same_ids(tmp_path, root, tree):
-    found = DATASET.index(build(tmp_path, tree))
-    assert [clip.id for clip in found] == [clip.id for clip in DATASET.index(root)]
-    assert all(clip.path.is_relative_to(tmp_path / tree) for clip in found)
+def test_every_known_layout_gives_the_same_ids(tmp_path, root, tree):
+    clips = DATASET.index(build(tmp_path, tree))
+    assert [clip.id for clip in clips] == [clip.id for clip in DATASET.index(root)]
+    assert all(clip.path.is_relative_to(tmp_path / tree) for clip in clips)
 
 
 def test_ids_are_sorted_and_their_parts_are_the_labels(root):
-    found = DATASET.index(root)
-    assert [clip.id for clip in found] == sorted(clip.id for clip in found) and len(found) == 60
-    assert "m10/arpeggios/belt/m10_arpeggios_belt_c_a" in {clip.id for clip in found}
-    for clip in found:
+    clips = DATASET.index(root)
+    assert [clip.id for clip in clips] == sorted(clip.id for clip in clips) and len(clips) == 60
+    assert "m10/arpeggios/belt/m10_arpeggios_belt_c_a" in {clip.id for clip in clips}
+    for clip in clips:
         singer, context, technique, stem = clip.id.split("/")
         assert clip.labels == {"singer": singer, "technique": technique, "context": context}
         assert clip.path.stem == stem and clip.duration is None
@@ -66,59 +66,59 @@ def test_m1_m10_and_m11_are_three_singers(root):
     for clip in DATASET.index(root):
         by_singer[clip.labels["singer"]].add(clip.path.parts[-4])
     assert by_singer == {singer: {folder} for folder, singer in FOLDERS.items()}
-    assert [technique_side(singer) for singer in ("m1", "m10", "m11")] == ["train", "test", "valid"]
+    assert [technique_split(singer) for singer in ("m1", "m10", "m11")] == ["train", "test", "valid"]
     numbers = TASK_TYPE.truths(SINGER, [clip for clip in DATASET.index(root) if clip.labels["technique"] == "belt"])
     assert sorted(numbers) == list(range(20))
 
 
-def test_three_copies_of_one_sound_are_read_once(tmp_path):
+def test_three_copies_of_the_audio_are_read_once(tmp_path):
     root = tmp_path / "vocalset"
     for tree in ("data_by_singer", "data_by_technique", "data_by_vowel"):
         build(root, tree)
-    found = DATASET.check(root)
-    assert found.ok and found.found == 60 and not found.duplicates and len(found.extra) == 120
+    report = DATASET.check(root)
+    assert report.ok and report.found == 60 and not report.duplicates and len(report.extra) == 120
 
 
-def test_the_folder_names_the_singer_whatever_the_file_is_called(tmp_path):
+def test_the_folder_gives_the_singer_for_any_file_name(tmp_path):
     root = build(tmp_path)
-    at = root / "FULL" / "female2"
-    sound(at / "arpeggios" / "lip_trill" / "lip_trill_arps.wav", 900)
-    sound(at / "excerpts" / "vibrato" / "caro_vibrato.WAV", 901)
-    sound(at / "scales" / "vibrato" / "m3_scales_vibrato_a.wav", 902)
-    sound(at / "scales" / "vibrato" / "f2_scales_vibrato_a(1).wav", 903)
-    sound(at / "scales" / "vibrato" / "._f2_scales_vibrato_a.wav", 904)
-    sound(at / "scales" / "stray.wav", 905)
-    sound(root / "FULL" / "female10" / "scales" / "vibrato" / "f10_scales_vibrato_a.wav", 906)
-    sound(root / "__MACOSX" / "FULL" / "female1" / "scales" / "vibrato" / "f1_scales_vibrato_a.wav", 907)
-    (at / "scales" / "vibrato" / "notes.txt").write_text("not a recording")
-    found = {clip.id for clip in DATASET.index(root)} - {clip.id for clip in DATASET.index(build(tmp_path / "other"))}
-    assert found == {
+    path = root / "FULL" / "female2"
+    write_audio(path / "arpeggios" / "lip_trill" / "lip_trill_arps.wav", 900)
+    write_audio(path / "excerpts" / "vibrato" / "caro_vibrato.WAV", 901)
+    write_audio(path / "scales" / "vibrato" / "m3_scales_vibrato_a.wav", 902)
+    write_audio(path / "scales" / "vibrato" / "f2_scales_vibrato_a(1).wav", 903)
+    write_audio(path / "scales" / "vibrato" / "._f2_scales_vibrato_a.wav", 904)
+    write_audio(path / "scales" / "stray.wav", 905)
+    write_audio(root / "FULL" / "female10" / "scales" / "vibrato" / "f10_scales_vibrato_a.wav", 906)
+    write_audio(root / "__MACOSX" / "FULL" / "female1" / "scales" / "vibrato" / "f1_scales_vibrato_a.wav", 907)
+    (path / "scales" / "vibrato" / "notes.txt").write_text("not a recording")
+    clips = {clip.id for clip in DATASET.index(root)} - {clip.id for clip in DATASET.index(build(tmp_path / "other"))}
+    assert clips == {
         "f2/arpeggios/lip_trill/lip_trill_arps",
         "f2/excerpts/vibrato/caro_vibrato",
         "f2/scales/vibrato/m3_scales_vibrato_a",
     }
 
 
-def test_techniques_are_parted_by_singer_nine_six_and_five(root):
-    sides, groups = defaultdict(set), defaultdict(set)
+def test_techniques_are_split_by_singer_nine_six_and_five(root):
+    singers_by_split, groups = defaultdict(set), defaultdict(set)
     for clip in DATASET.clips(root, "technique"):
         assert clip.labels["technique"] in TEN and clip.group == clip.labels["singer"]
-        sides[clip.split].add(clip.group)
+        singers_by_split[clip.split].add(clip.group)
         groups[clip.group].add(clip.split)
-    assert {side: len(singers) for side, singers in sides.items()} == {"train": 9, "valid": 6, "test": 5}
-    assert sides["test"] == {"f2", "f8", "m3", "m5", "m10"}
-    assert all(len(where) == 1 for where in groups.values())
-    assert all({singer[0] for singer in singers} == {"f", "m"} for singers in sides.values())
+    assert {split: len(singers) for split, singers in singers_by_split.items()} == {"train": 9, "valid": 6, "test": 5}
+    assert singers_by_split["test"] == {"f2", "f8", "m3", "m5", "m10"}
+    assert all(len(splits) == 1 for splits in groups.values())
+    assert all({singer[0] for singer in singers} == {"f", "m"} for singers in singers_by_split.values())
 
 
-def test_other_techniques_are_indexed_and_take_part_for_singers_alone(root):
+def test_other_techniques_are_in_the_scheme_singer_only(root):
     fast = {clip.id for clip in DATASET.index(root) if clip.labels["technique"] == "fast_forte"}
     splits = DATASET.splits(root)
     assert len(fast) == 20 and not fast & set(splits["technique"]) and fast <= set(splits["singer"])
     assert len(splits["technique"]) == 40 and len(splits["singer"]) == 60
 
 
-def test_a_recording_goes_by_the_sha_1_of_its_id(root):
+def test_the_split_of_a_recording_is_the_sha_1_of_its_id(root):
     for clip in DATASET.clips(root, "singer"):
         remainder = 0
         for digit in sha1(clip.id.encode("utf-8")).digest():
@@ -127,12 +127,15 @@ def test_a_recording_goes_by_the_sha_1_of_its_id(root):
         assert clip.group == clip.id
 
 
-def test_recordings_are_parted_twelve_eight_five():
-    many = Counter(singer_side(f"m11/scales/slow_piano/m11_scales_{n}_é") for n in range(25_000))
-    assert all(abs(many[side] - share) < 400 for side, share in (("train", 12_000), ("valid", 8_000), ("test", 5_000)))
+def test_recordings_are_split_twelve_eight_five():
+    counts = Counter(singer_split(f"m11/scales/slow_piano/m11_scales_{n}_é") for n in range(25_000))
+    assert all(
+        abs(counts[split] - expected) < 400
+        for split, expected in (("train", 12_000), ("valid", 8_000), ("test", 5_000))
+    )
 
 
-def test_the_tasks_ask_for_marbles_classes(root):
+def test_the_tasks_have_marbles_classes(root):
     assert TECHNIQUE.labels == TEN and SINGER.labels == tuple(FOLDERS.values())
     clips = DATASET.clips(root, "technique")
     assert TASK_TYPE.truths(TECHNIQUE, clips) == [TEN.index(clip.path.parts[-2]) for clip in clips]
@@ -140,39 +143,41 @@ def test_the_tasks_ask_for_marbles_classes(root):
         assert round(task.window_seconds * 44100) == 132_000
 
 
-def test_twenty_singers_pass_and_the_score_is_called_our_own(root):
-    found = DATASET.check(root)
-    assert found.ok and found.found == 60 and not found.leaks and not found.extra
-    assert "not MARBLE's unpublished lists" in found.comparability["singer"]
-    assert found.comparability["technique"].startswith("VocalSet, technique split; by Carrara's")
+def test_twenty_singers_pass_and_scores_are_of_carraras_splits(root):
+    report = DATASET.check(root)
+    assert report.ok and report.found == 60 and not report.leaks and not report.extra
+    assert "not MARBLE's unpublished lists" in report.comparability["singer"]
+    assert report.comparability["technique"].startswith("VocalSet, technique split; by Carrara's")
 
 
-def test_missing_singers_are_told(tmp_path):
+def test_missing_singers_are_reported(tmp_path):
     for folder in ("female1", "male10"):
-        sound(tmp_path / "FULL" / folder / "scales" / "belt" / "a.wav", len(folder))
-    found = DATASET.check(tmp_path)
-    assert not found.ok and found.found == 2
-    (line,) = found.differing
-    assert line.startswith("singers: 2, should be 20; not there: f2, f3,") and line.endswith("m8, m9, m11")
-    assert all(words.endswith("; 2 of 20 singers") for words in found.comparability.values())
+        write_audio(tmp_path / "FULL" / folder / "scales" / "belt" / "a.wav", len(folder))
+    report = DATASET.check(tmp_path)
+    assert not report.ok and report.found == 2
+    (line,) = report.differing
+    assert line.startswith("singers: 2, should be 20; missing: f2, f3,") and line.endswith("m8, m9, m11")
+    assert all(text.endswith("; 2 of 20 singers") for text in report.comparability.values())
 
 
-def test_what_is_wrong_on_disk_is_told_by_name(tmp_path):
+def test_the_check_names_faulty_files(tmp_path):
     root = build(tmp_path)
-    broken = root / "FULL" / "male4" / MADE[0].format("m4")
+    broken = root / "FULL" / "male4" / FILES[0].format("m4")
     broken.write_bytes(b"RIFF")
-    twice = root / "FULL" / "male4" / MADE[2].format("m4")
-    twice.write_bytes((root / "FULL" / "female2" / MADE[2].format("f2")).read_bytes())
-    found = DATASET.check(root)
-    assert not found.ok and list(found.unreadable) == [str(broken)]
-    assert found.duplicates == (("f2/long_tones/vibrato/f2_long_vibrato_e", "m4/long_tones/vibrato/m4_long_vibrato_e"),)
-    assert ("technique", ("test", "train")) in [(leak.split_scheme, leak.splits) for leak in found.leaks]
-    assert "partial (59 of 60 clips)" in found.comparability["singer"]
+    twice = root / "FULL" / "male4" / FILES[2].format("m4")
+    twice.write_bytes((root / "FULL" / "female2" / FILES[2].format("f2")).read_bytes())
+    report = DATASET.check(root)
+    assert not report.ok and list(report.unreadable) == [str(broken)]
+    assert report.duplicates == (
+        ("f2/long_tones/vibrato/f2_long_vibrato_e", "m4/long_tones/vibrato/m4_long_vibrato_e"),
+    )
+    assert ("technique", ("test", "train")) in [(leak.split_scheme, leak.splits) for leak in report.leaks]
+    assert "partial (59 of 60 clips)" in report.comparability["singer"]
 
 
-def test_no_recordings_at_all_are_told(tmp_path):
+def test_a_folder_without_recordings_is_reported(tmp_path):
     for inside in (None, "FULL/female1/scales/belt", "FULL/soprano1/scales/belt"):
         if inside:
             (tmp_path / inside).mkdir(parents=True)
-        with pytest.raises(DataError, match=r"FULL: no recordings .*`carrara download vocalset`"):
+        with pytest.raises(DataError, match=r"FULL: no recordings .*run `carrara download vocalset`"):
             DATASET.index(tmp_path)

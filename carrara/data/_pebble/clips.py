@@ -1,7 +1,7 @@
-"""The five collections, clip by clip: what clip `number` is, on which sides it stands, and how it sounds.
+"""The five collections, clip by clip: the split, labels and audio of clip `number`.
 
 A clip depends on the version, the collection and its number alone: `demo`, `small` and `full` share their first clips,
-and any clip can be made again by itself. Sides follow the number, three train to one valid to two test.
+and any clip can be made again by itself. Splits follow the number: train, valid and test are 3:1:2.
 """
 
 from __future__ import annotations
@@ -12,159 +12,180 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 from carrara.core.clip import Split
 from carrara.core.errors import UsageError
-from carrara.data._pebble import notes, voice
-from carrara.data._pebble.compose import Part, Song, compose
-from carrara.data._pebble.labels import SINGERS, STEMS, TECHNIQUES
-from carrara.data._pebble.render import ROOMS, level, limited, play, render, room
+from carrara.data._pebble import voice
+from carrara.data._pebble.compose import Composition, Track, compose
+from carrara.data._pebble.labels import FAMILIES, PITCHES, SINGERS, STEMS, TECHNIQUES
+from carrara.data._pebble.render import (
+    NOTE_SECONDS,
+    ROOMS,
+    convolve_room,
+    render_note,
+    render_song,
+    render_track,
+    room_response,
+    set_level,
+    soft_limit,
+)
 from carrara.data._pebble.soundfont import RATE
 
 VERSION = 1
 COLLECTIONS = ("songs", "notes", "voices", "stems", "unlabelled")
 SONG_SECONDS, VOICE_SECONDS, STEM_SECONDS, UNLABELLED_SECONDS = 9.5, 2.5, 8.0, 30.0
-_ROUND: tuple[Split, ...] = ("train", "test", "train", "valid", "train", "test")
-_SINGER_SIDES: dict[Split, tuple[str, ...]] = {
+# General-MIDI programs of NSynth's families. As there, an instrument (here a preset) is in one split only: the last two
+# of each family are for test, the one before them for valid. Presets without a clear pitch, or out of tune in the
+# soundfont, are left out.
+NOTE_PRESETS: dict[str, tuple[int, ...]] = {
+    "bass": (33, 32, 38, 36, 37, 34, 35, 39),
+    "brass": (56, 58, 61, 60, 62, 59, 57, 63),
+    "flute": (73, 76, 74, 72, 79, 75),
+    "guitar": (24, 26, 30, 28, 27, 25, 29),
+    "keyboard": (0, 4, 6, 2, 7, 3, 1, 5),
+    "mallet": (11, 13, 10, 108, 15, 12, 114),
+    "organ": (16, 18, 19, 21, 20, 17, 23),
+    "reed": (65, 71, 68, 70, 67, 22, 64, 66, 69),
+    "string": (40, 48, 42, 50, 44, 43, 41, 49),
+    "synth_lead": (80, 82, 83, 84, 90, 81, 87),
+    "vocal": (52, 54, 53, 91, 85),
+}
+_SPLIT_CYCLE: tuple[Split, ...] = ("train", "test", "train", "valid", "train", "test")
+_SINGERS_BY_SPLIT: dict[Split, tuple[str, ...]] = {
     "train": ("f1", "f3", "f5", "m1", "m3", "m5"),
     "valid": ("f6", "m6"),
     "test": ("f2", "f4", "m2", "m4"),
 }
 _STEM_LEVELS_DB = {"vocals": -19.0, "drums": -21.0, "bass": -22.0, "other": -23.0}
-_TAKES = len(SINGERS) * len(TECHNIQUES)
-
-Fresh = Callable[[], np.random.Generator]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A clip before it sounds.
+class PebbleClip:
+    """A clip that is not rendered yet.
 
     Attributes:
-        id: e.g. "songs-00012".
-        seconds: its length.
-        sides, groups: for each named split, its side, and what must not straddle sides.
-        labels: as labels.py spells them.
-        files: path below the suite's folder of each of its sounds; the first is the clip's own.
-        sound: makes the sounds, int16 mono at 24 kHz, in the order of `files`.
+        id: For example "songs-00012".
+        seconds: Its duration.
+        splits: Its split, by split scheme.
+        groups: What may not be in two splits, by split scheme.
+        labels: Labels as in labels.py.
+        files: Paths of its audio files below the suite's folder; the first is the clip's own.
+        render: Returns the audio of each file, int16 mono at 24 kHz, the same at each call.
     """
 
     id: str
     seconds: float
-    sides: dict[str, Split]
+    splits: dict[str, Split]
     groups: dict[str, str]
     labels: dict[str, Any]
     files: tuple[str, ...]
-    sound: Callable[[], list[np.ndarray]]
+    render: Callable[[], list[np.ndarray]]
 
 
-def piece(collection: str, number: int) -> Piece:
-    """Return clip `number` of a collection, with its labels, not yet rendered.
+def create_clip(collection: str, number: int) -> PebbleClip:
+    """Return clip `number` of a collection with its labels, not rendered.
 
     Raises:
-        UsageError: no such collection.
+        UsageError: there is no such collection.
     """
-    makers = {"songs": _song, "notes": _note, "voices": _voice, "stems": _stems, "unlabelled": _unlabelled}
-    if collection not in makers:
+    if collection not in COLLECTIONS:
         raise UsageError(f"pebble has no collection {collection!r}: it has {', '.join(COLLECTIONS)}")
     seeds = [VERSION, COLLECTIONS.index(collection), number]
-    # The performance has draws of its own, begun anew at each call, so that a piece sounds the same however often.
-    fresh = partial(np.random.default_rng, [*seeds, 1])
-    return makers[collection](f"{collection}-{number:05d}", number, np.random.default_rng(seeds), fresh)
+    rng = np.random.default_rng(seeds)
+    # Rendering has a generator of its own, created at each call, so a clip is the same however often it is rendered.
+    new_rng = partial(np.random.default_rng, [*seeds, 1])
+    id = f"{collection}-{number:05d}"
+    files: tuple[str, ...] = (f"audio/{collection}/{id}.flac",)
+    split = _SPLIT_CYCLE[number % 6]
+
+    if collection == "songs":
+        song = compose(number, split, SONG_SECONDS, rng)
+        render = lambda: [_to_pcm(render_song(song, new_rng()))]  # noqa: E731
+        return PebbleClip(id, SONG_SECONDS, {"songs": split}, {"songs": id}, song.labels, files, render)
+
+    if collection == "unlabelled":
+        song = compose(number, "train", UNLABELLED_SECONDS, rng)
+        render = lambda: [_to_pcm(render_song(song, new_rng()))]  # noqa: E731
+        return PebbleClip(id, UNLABELLED_SECONDS, {collection: "train"}, {collection: id}, {}, files, render)
+
+    if collection == "notes":
+        split = _SPLIT_CYCLE[number // len(FAMILIES) % 6]
+        family = FAMILIES[number % len(FAMILIES)]
+        presets = note_presets(family, split)
+        preset, pitch = presets[int(rng.integers(len(presets)))], int(rng.choice(PITCHES))
+        groups = {"notes": f"preset-{preset:03d}"}
+        labels: dict[str, Any] = {"pitch": pitch, "family": family}
+        render = lambda: [_to_pcm(render_note(preset, pitch, new_rng()))]  # noqa: E731
+        return PebbleClip(id, NOTE_SECONDS, {"notes": split}, groups, labels, files, render)
+
+    if collection == "voices":
+        # Each take is one recording of every singer and technique.
+        take, index = divmod(number, len(SINGERS) * len(TECHNIQUES))
+        singer, technique = SINGERS[index // len(TECHNIQUES)], TECHNIQUES[index % len(TECHNIQUES)]
+        splits: dict[str, Split] = {
+            "technique": next(split for split, singers in _SINGERS_BY_SPLIT.items() if singer in singers),
+            "singer": _SPLIT_CYCLE[(take + index) % 6],
+        }
+        groups = {"technique": singer, "singer": id}
+        labels = {"singer": singer, "technique": technique}
+        render = lambda: [_to_pcm(_render_voice(singer, technique, new_rng()))]  # noqa: E731
+        return PebbleClip(id, VOICE_SECONDS, splits, groups, labels, files, render)
+
+    song = compose(number, split, STEM_SECONDS, rng, has_vocals=True)
+    singer = str(rng.choice(_SINGERS_BY_SPLIT[split]))
+    files = tuple(f"audio/stems/{id}/{stem}.flac" for stem in ("mixture", *STEMS))
+    labels = {stem: f"{stem}.flac" for stem in STEMS}
+    render = lambda: _render_stems(song, singer, new_rng())  # noqa: E731
+    return PebbleClip(id, STEM_SECONDS, {"stems": split}, {"stems": id}, labels, files, render)
 
 
-def pcm(wave: np.ndarray) -> np.ndarray:
+def note_presets(family: str, split: Split) -> tuple[int, ...]:
+    """Return the presets of a family of instruments in a split."""
+    presets = NOTE_PRESETS[family]
+    return {"train": presets[:-3], "valid": presets[-3:-2], "test": presets[-2:]}[split]
+
+
+def _to_pcm(wave: np.ndarray) -> np.ndarray:
     """Return float samples within ±1 as int16."""
     return np.round(np.clip(wave, -1, 1) * 32767).astype(np.int16)
 
 
-def _song(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
-    side = _ROUND[number % 6]
-    song = compose(number, side, SONG_SECONDS, rng)
-    files = (f"audio/songs/{id}.flac",)
-    return Piece(
-        id, SONG_SECONDS, {"songs": side}, {"songs": id}, song.labels, files, lambda: [pcm(render(song, fresh()))]
-    )
+def _render_voice(singer: str, technique: str, rng: np.random.Generator) -> np.ndarray:
+    """Return a singer's exercise in one of the smaller rooms, or nearly dry."""
+    notes = voice.write_exercise(singer, technique, VOICE_SECONDS, rng)
+    dry = voice.sing(singer, technique, notes, VOICE_SECONDS, rng)
+    reverb = convolve_room(dry, room_response(int(rng.integers(0, 5))))
+    mixed = dry + np.float32(rng.uniform(0, 0.2)) * reverb
+    return soft_limit(set_level(mixed, -20 + float(rng.normal(0, 2))))
 
 
-def _unlabelled(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
-    song = compose(number, "train", UNLABELLED_SECONDS, rng)
-    files = (f"audio/unlabelled/{id}.flac",)
-    name = "unlabelled"
-    return Piece(id, UNLABELLED_SECONDS, {name: "train"}, {name: id}, {}, files, lambda: [pcm(render(song, fresh()))])
-
-
-def _note(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
-    side = _ROUND[number // len(notes.FAMILIES) % 6]
-    family, preset, pitch = notes.draw(number, side, rng)
-    labels = {"pitch": pitch, "family": family}
-    files = (f"audio/notes/{id}.flac",)
-    group = f"preset-{preset:03d}"
-    sound = lambda: [pcm(notes.play(preset, pitch, fresh()))]  # noqa: E731
-    return Piece(id, notes.SECONDS, {"notes": side}, {"notes": group}, labels, files, sound)
-
-
-def _voice(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
-    """Return take `number // 120` of a singer and a technique; the two splits part singers, and recordings."""
-    take, place = divmod(number, _TAKES)
-    name, technique = SINGERS[place // len(TECHNIQUES)], TECHNIQUES[place % len(TECHNIQUES)]
-    sides: dict[str, Split] = {
-        "technique": next(side for side, names in _SINGER_SIDES.items() if name in names),
-        "singer": _ROUND[(take + place) % 6],
-    }
-
-    def sound() -> list[np.ndarray]:
-        rng = fresh()
-        sung = voice.sing(name, technique, voice.exercise(name, technique, VOICE_SECONDS, rng), VOICE_SECONDS, rng)
-        return [pcm(limited(level(in_room(sung, rng), -20 + float(rng.normal(0, 2)))))]
-
-    labels = {"singer": name, "technique": technique}
-    files = (f"audio/voices/{id}.flac",)
-    return Piece(id, VOICE_SECONDS, sides, {"technique": name, "singer": id}, labels, files, sound)
-
-
-def in_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a voice in one of the smaller rooms, or nearly dry."""
-    wet = fftconvolve(wave, room(int(rng.integers(0, 5))))[: len(wave)].astype(np.float32)
-    return wave + np.float32(rng.uniform(0, 0.2)) * wet
-
-
-def _stems(id: str, number: int, rng: np.random.Generator, fresh: Fresh) -> Piece:
-    side = _ROUND[number % 6]
-    song = compose(number, side, STEM_SECONDS, rng, vocal=True)
-    name = str(rng.choice(_SINGER_SIDES[side]))
-    folder = f"audio/stems/{id}"
-    files = tuple(f"{folder}/{stem}.flac" for stem in ("mixture", *STEMS))
-    labels = {stem: f"{stem}.flac" for stem in STEMS}
-    return Piece(id, STEM_SECONDS, {"stems": side}, {"stems": id}, labels, files, lambda: _mixed(song, name, fresh()))
-
-
-def _mixed(song: Song, name: str, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return the mixture and its stems; the mixture is their sum to the last bit."""
+def _render_stems(song: Composition, singer: str, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return the mixture and its stems; the mixture is exactly their sum."""
     waves: dict[str, np.ndarray] = {stem: np.zeros(round(song.duration * RATE), np.float32) for stem in STEMS}
-    for part in song.parts:
-        wave = _sung(part, name, song.duration, rng) if part.role == "vocals" else play(part, song.duration)
-        stem = part.role if part.role in STEMS else "other"
-        waves[stem] = waves[stem] + level(wave, -20)
-    hall = room(int(rng.integers(0, ROOMS - 2)))
+    for track in song.tracks:
+        if track.role == "vocals":
+            wave = _sing_track(track, singer, song.duration, rng)
+        else:
+            wave = render_track(track, song.duration)
+        stem = track.role if track.role in STEMS else "other"
+        waves[stem] = waves[stem] + set_level(wave, -20)
+    room = room_response(int(rng.integers(0, ROOMS - 2)))
     for stem, wave in waves.items():
-        wet = fftconvolve(wave, hall)[: len(wave)].astype(np.float32)
-        share = 0.0 if stem == "bass" else song.reverb
-        waves[stem] = level(wave + np.float32(share) * wet, _STEM_LEVELS_DB[stem] + float(rng.normal(0, 1.5)))
+        reverb = np.float32(0.0 if stem == "bass" else song.reverb) * convolve_room(wave, room)
+        waves[stem] = set_level(wave + reverb, _STEM_LEVELS_DB[stem] + float(rng.normal(0, 1.5)))
     peak = max(float(np.max(np.abs(wave))) for wave in (sum(waves.values()), *waves.values()))
     gain = np.float32(min(1.0, 0.95 / peak) * rng.uniform(0.6, 1.0))
-    stems = [pcm(waves[stem] * gain) for stem in STEMS]
+    stems = [_to_pcm(waves[stem] * gain) for stem in STEMS]
     mixture = np.stack(stems).sum(axis=0, dtype=np.int16)
     return [mixture, *stems]
 
 
-def _sung(part: Part, name: str, duration: float, rng: np.random.Generator) -> np.ndarray:
-    """Return a melody sung by a singer in the octave that suits them; a note begun before the clip is left out."""
-    who = voice.singer(name)
-    mean = float(np.mean([note.pitch for note in part.notes]))
-    shift = 12 * round(((who.low + who.high) / 2 - mean) / 12)
-    tune = sorted(
-        note._replace(pitch=note.pitch + shift, force=0.5 + note.force / 2) for note in part.notes if note.start >= 0
+def _sing_track(track: Track, singer: str, duration: float, rng: np.random.Generator) -> np.ndarray:
+    """Return a melody sung in the octave that suits the singer; notes that start before the clip are left out."""
+    timbre = voice.singer_voice(singer)
+    mean = float(np.mean([note.pitch for note in track.notes]))
+    shift = 12 * round(((timbre.low + timbre.high) / 2 - mean) / 12)
+    notes = sorted(
+        note._replace(pitch=note.pitch + shift, force=0.5 + note.force / 2) for note in track.notes if note.start >= 0
     )
-    return voice.sing(name, str(rng.choice(("straight", "vibrato", "belt", "breathy"))), tune, duration, rng)
+    return voice.sing(singer, str(rng.choice(("straight", "vibrato", "belt", "breathy"))), notes, duration, rng)

@@ -1,7 +1,7 @@
-"""A song from a seed: genre, key, tempo, feelings, players and their notes in seconds, with every label.
+"""A song from a seed: genre, key, tempo, emotion, and tracks of notes in seconds, with every label.
 
-Feelings come first: a valence and an arousal from -1 to 1 tilt mode, register, consonance, tempo, density, touch and
-loudness; the labels are read back from what was really written, so that they can be heard.
+Emotion comes first: a valence and an arousal from -1 to 1 tilt mode, register, consonance, tempo, density, touch and
+loudness; the labels are computed from the notes that were written, so that the audio determines them.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from carrara.data._pebble import parts
-from carrara.data._pebble.genres import PROGRAMS, TEMPLATES, Genre
+from carrara.data._pebble.genres import DRUM_PATTERNS, PROGRAMS, TEMPLATES, Genre
 from carrara.data._pebble.labels import GENRES, TONICS
-from carrara.data._pebble.moods import Heard, feelings, moods
-from carrara.data._pebble.parts import Note, Plan
-from carrara.data._pebble.patterns import PATTERNS
-from carrara.data._pebble.theory import progression
+from carrara.data._pebble.players import (
+    Note,
+    SongPlan,
+    parse_progression,
+    play_bass,
+    play_chords,
+    play_drums,
+    play_melody,
+)
 
 
 @dataclass(frozen=True)
-class Part:
-    """One player: what it is tagged as, its role (melody, chords, bass, drums, pad), its preset and its notes."""
+class Track:
+    """The notes of one player: instrument tag, role (melody, chords, bass, drums, pad, vocals), preset and notes."""
 
     instrument: str
     role: str
@@ -31,13 +35,20 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Song:
-    """A stretch of a composed song: times in seconds from its beginning, loudness in dB below full scale, tilt in dB
-    from low to high, and `labels` as labels.py spells them.
+class Composition:
+    """A section of a composed song.
+
+    Attributes:
+        duration: Its length in seconds.
+        tracks: The players' notes, in seconds from its start.
+        reverb: Level of the room.
+        loudness: Level in dB below full scale.
+        tilt: Gain in dB from low to high frequencies.
+        labels: Labels as in labels.py.
     """
 
     duration: float
-    parts: tuple[Part, ...]
+    tracks: tuple[Track, ...]
     reverb: float
     loudness: float
     tilt: float
@@ -45,11 +56,11 @@ class Song:
 
 
 @dataclass(frozen=True)
-class Feel:
-    """What was drawn for a song before a note is written."""
+class _Character:
+    """What is drawn for a song before a note is written."""
 
     genre: str
-    second: str | None
+    second_genre: str | None
     template: Genre
     tonic: int
     minor: bool
@@ -61,201 +72,245 @@ class Feel:
     swing: float
 
 
-def compose(number: int, side: str, duration: float, rng: np.random.Generator, vocal: bool = False) -> Song:
+def compose(
+    number: int, split: str, duration: float, rng: np.random.Generator, has_vocals: bool = False
+) -> Composition:
     """Return song `number` of a collection: `duration` seconds from its start or from inside its first bar.
 
-    Genres follow each other in shuffled rounds of twelve, tonics too, so classes stay even. `side` (train, valid,
-    test) picks which of an instrument's presets may play. `vocal` keeps the genres that have drums and writes the
-    melody for a singer.
+    Genres follow each other in shuffled rounds of twelve, and so do tonics, so classes are balanced.
+
+    Args:
+        number: Number of the song.
+        split: train, valid or test; selects the presets of an instrument.
+        duration: Seconds.
+        rng: Source of randomness.
+        has_vocals: Whether a singer has the melody; leaves out the genres without drums.
     """
-    feel = _feel(number, rng, vocal)
-    bars = int(np.ceil(duration * feel.tempo / 60 / feel.meter)) + 2
-    plan = _plan(feel, bars, rng)
-    players = _players(feel, plan, side, vocal, rng)
-    beats = _clock(feel, (bars + 1) * feel.meter, rng)
-    offset = float(rng.uniform(0, beats[feel.meter])) if rng.random() < 0.8 else 0.0
-    timed = tuple(replace(part, notes=_timed(part, feel, beats - offset, rng)) for part in players)
-    grid = beats - offset
-    kept = (grid >= 0) & (grid < duration)
-    down = np.arange(len(grid)) % feel.meter == 0
-    loudness = -21 + 3.0 * feel.arousal + float(rng.normal(0, 1.2))
-    tilt = float(np.clip(2.8 * feel.valence + rng.normal(0, 1.2), -4.5, 4.5))
-    labels = _labels(feel, timed, loudness, tilt, rng)
+    character = _draw_character(number, rng, has_vocals)
+    bars = int(np.ceil(duration * character.tempo / 60 / character.meter)) + 2
+    plan = _plan_chords(character, bars, rng)
+    tracks = _play(character, plan, split, has_vocals, rng)
+    beats = _beat_times(character, (bars + 1) * character.meter, rng)
+    offset = float(rng.uniform(0, beats[character.meter])) if rng.random() < 0.8 else 0.0
+    beats = beats - offset
+    timed = tuple(replace(track, notes=_time_notes(track, character, beats, rng)) for track in tracks)
+    is_inside = (beats >= 0) & (beats < duration)
+    is_downbeat = np.arange(len(beats)) % character.meter == 0
+    loudness = -21 + 3.0 * character.arousal + float(rng.normal(0, 1.2))
+    tilt = float(np.clip(2.8 * character.valence + rng.normal(0, 1.2), -4.5, 4.5))
+    labels = _label(character, timed, loudness, tilt, rng)
     labels |= {
-        "tempo": round(60 / float(np.median(np.diff(grid))), 2),
-        "beats": [round(float(t), 4) for t in grid[kept]],
-        "downbeats": [round(float(t), 4) for t in grid[kept & down]],
+        "tempo": round(60 / float(np.median(np.diff(beats))), 2),
+        "beats": [round(float(t), 4) for t in beats[is_inside]],
+        "downbeats": [round(float(t), 4) for t in beats[is_inside & is_downbeat]],
     }
-    reverb = float(np.clip(feel.template.reverb * rng.uniform(0.5, 1.6), 0.02, 0.8))
-    return Song(duration, timed, reverb, loudness, tilt, labels)
+    reverb = float(np.clip(character.template.reverb * rng.uniform(0.5, 1.6), 0.02, 0.8))
+    return Composition(duration, timed, reverb, loudness, tilt, labels)
 
 
-def preset(instrument: str, side: str, rng: np.random.Generator) -> int:
-    """Return a General-MIDI program for an instrument; train and test know different ones where there are three.
+def choose_preset(instrument: str, split: str, rng: np.random.Generator) -> int:
+    """Return a General-MIDI program of an instrument; train and test use different ones where there are three.
 
-    Of two presets train plays both, more often the first, and test more often the second.
+    Of two presets, train uses the first more often and test the second.
     """
-    known = PROGRAMS[instrument]
-    if len(known) > 2:
-        known = known[:-1] if side != "test" else known[1:]
-        return int(known[int(rng.integers(len(known)))])
-    first = rng.random() < (0.25 if side == "test" else 0.75)
-    return int(known[0] if first else known[-1])
+    programs = PROGRAMS[instrument]
+    if len(programs) > 2:
+        programs = programs[:-1] if split != "test" else programs[1:]
+        return int(programs[int(rng.integers(len(programs)))])
+    is_first = rng.random() < (0.25 if split == "test" else 0.75)
+    return int(programs[0] if is_first else programs[-1])
 
 
-def _feel(number: int, rng: np.random.Generator, vocal: bool) -> Feel:
-    names = [g for g in GENRES if not vocal or g not in ("ambient", "classical")]
-    block, place = divmod(number, len(names))
-    genre = names[int(np.random.default_rng([71, block, len(names)]).permutation(len(names))[place])]
-    block, place = divmod(number, 12)
-    tonic = int(np.random.default_rng([72, block]).permutation(12)[place])
-    second = str(rng.choice([g for g in names if g != genre])) if rng.random() < 0.25 else None
-    template = TEMPLATES[genre] if second is None else _blend(TEMPLATES[genre], TEMPLATES[second], rng)
+def _draw_character(number: int, rng: np.random.Generator, has_vocals: bool) -> _Character:
+    names = [genre for genre in GENRES if not has_vocals or genre not in ("ambient", "classical")]
+    block, index = divmod(number, len(names))
+    genre = names[int(np.random.default_rng([71, block, len(names)]).permutation(len(names))[index])]
+    block, index = divmod(number, 12)
+    tonic = int(np.random.default_rng([72, block]).permutation(12)[index])
+    second = str(rng.choice([name for name in names if name != genre])) if rng.random() < 0.25 else None
+    template = TEMPLATES[genre] if second is None else _blend_templates(TEMPLATES[genre], TEMPLATES[second], rng)
     valence = float(np.clip(rng.normal(template.brightness * 0.5, 0.5), -1, 1))
     arousal = float(np.clip(rng.normal(template.energy * 0.7, 0.4), -1, 1))
     minor = bool(rng.random() < np.clip(template.minor - 0.3 * valence, 0.05, 0.95))
-    low, high = template.tempo
-    share = np.clip(0.5 + 0.36 * arousal + 0.14 * valence + rng.normal(0, 0.16), 0, 1)
-    tempo = float(low * (high / low) ** share)
-    drummed = [d for d in template.drums if not vocal or d != "none"]
-    groove = str(rng.choice(drummed))
-    if not vocal and groove != "waltz" and rng.random() < 0.07:
+    slowest, fastest = template.tempo
+    fraction = np.clip(0.5 + 0.36 * arousal + 0.14 * valence + rng.normal(0, 0.16), 0, 1)
+    tempo = float(slowest * (fastest / slowest) ** fraction)
+    grooves = [groove for groove in template.drums if not has_vocals or groove != "none"]
+    groove = str(rng.choice(grooves))
+    if not has_vocals and groove != "waltz" and rng.random() < 0.07:
         groove = "none"
     meter = 3 if groove == "waltz" or (genre == "classical" and rng.random() < 0.25) else 4
     swing = float(rng.uniform(*template.swing))
-    return Feel(genre, second, template, tonic, minor, tempo, valence, arousal, meter, groove, swing)
+    return _Character(genre, second, template, tonic, minor, tempo, valence, arousal, meter, groove, swing)
 
 
-def _blend(first: Genre, second: Genre, rng: np.random.Generator) -> Genre:
-    """Return the first template with some of the second's ways: its harmony, its sounds, or its beat."""
-    way = int(rng.integers(3))
-    if way == 0:
+def _blend_templates(first: Genre, second: Genre, rng: np.random.Generator) -> Genre:
+    """Return the first template with the second's harmony, instruments or beat."""
+    choice = int(rng.integers(3))
+    if choice == 0:
         return replace(first, major_loops=second.major_loops, minor_loops=second.minor_loops, comp=second.comp)
-    if way == 1:
+    if choice == 1:
         return replace(first, lead=second.lead, chords=second.chords, reverb=second.reverb)
     if second.drums == ("none",) or second.drums[0] == "none":
         return replace(first, comp=second.comp, lead=second.lead)
     return replace(first, drums=tuple(d for d in second.drums if d != "waltz"), kits=second.kits, bass=second.bass)
 
 
-def _plan(feel: Feel, bars: int, rng: np.random.Generator) -> Plan:
-    loops = feel.template.minor_loops if feel.minor else feel.template.major_loops
+def _plan_chords(character: _Character, bars: int, rng: np.random.Generator) -> SongPlan:
+    loops = character.template.minor_loops if character.minor else character.template.major_loops
     first, other = (str(rng.choice(loops)) for _ in range(2))
     chords: list[Any] = []
     section = 0
-    while len(chords) < (bars + 1) * feel.meter:
-        for chord, share in progression(first if section % 4 < 2 else other, feel.tonic):
-            chords += [chord] * max(round(share * feel.meter), 1)
+    while len(chords) < (bars + 1) * character.meter:
+        for chord, bar_fraction in parse_progression(first if section % 4 < 2 else other, character.tonic):
+            chords += [chord] * max(round(bar_fraction * character.meter), 1)
         section += 1
-    # Every fourth bar builds, then the next section starts a little stronger or softer.
+    # Four bars get stronger, then the next section starts a little stronger or softer.
     section_force = np.clip(rng.normal(1.0, 0.08, bars // 4 + 2), 0.8, 1.15)
     forces = tuple(float(section_force[b // 4] * (1 + 0.02 * (b % 4))) for b in range(bars + 1))
-    scale = feel.template.scales[int(feel.minor)]
-    return Plan(bars, feel.meter, tuple(chords), feel.tonic, scale, forces)
+    scale = character.template.scales[int(character.minor)]
+    return SongPlan(bars, character.meter, tuple(chords), character.tonic, scale, forces)
 
 
-def _players(feel: Feel, plan: Plan, side: str, vocal: bool, rng: np.random.Generator) -> list[Part]:
-    """Return the band: each role's instrument, preset and notes in beats."""
-    template = feel.template
-    players: list[Part] = []
-    centre = 61 + 6 * feel.valence + float(rng.uniform(-2, 2))
+def _play(character: _Character, plan: SongPlan, split: str, has_vocals: bool, rng: np.random.Generator) -> list[Track]:
+    """Return each role's instrument, preset and notes in beats."""
+    template = character.template
+    tracks: list[Track] = []
+    centre = 61 + 6 * character.valence + float(rng.uniform(-2, 2))
 
-    def seat(role: str, choices: tuple[str, ...], notes: list[Note]) -> None:
-        taken = {part.instrument for part in players if part.role != "pad"}
-        free = [tag for tag in choices if tag not in taken] or list(choices)
-        tag = str(rng.choice(free))
-        players.append(Part(tag, role, preset(tag, side, rng), tuple(notes)))
+    def add_track(role: str, instruments: tuple[str, ...], notes: list[Note]) -> None:
+        used = {track.instrument for track in tracks if track.role != "pad"}
+        free = [instrument for instrument in instruments if instrument not in used] or list(instruments)
+        instrument = str(rng.choice(free))
+        tracks.append(Track(instrument, role, choose_preset(instrument, split, rng), tuple(notes)))
 
     comp = str(rng.choice(template.comp))
     if comp == "waltz" and plan.meter == 4:
         comp = "block"
-    seat(
-        "chords", template.chords, parts.accompany(plan, comp, centre - (7 if comp in ("power", "gallop") else 0), rng)
-    )
-    if not PATTERNS[feel.groove] and comp in ("pad", "charleston", "stab"):
-        # Without drums and with held chords nothing would tell the beat: someone has to count it.
+    comp_centre = centre - (7 if comp in ("power", "gallop") else 0)
+    add_track("chords", template.chords, play_chords(plan, comp, comp_centre, rng))
+    if not DRUM_PATTERNS[character.groove] and comp in ("pad", "charleston", "stab"):
+        # Without drums and with held chords, nothing would give the beat.
         moving = str(rng.choice(("arp", "block", "pluck")))
-        seat("chords", template.chords + template.lead, parts.accompany(plan, moving, centre + 5, rng))
+        add_track("chords", template.chords + template.lead, play_chords(plan, moving, centre + 5, rng))
     style = str(rng.choice(template.bass))
     if style != "none":
-        low = 33 + int(rng.integers(0, 5)) if feel.genre != "classical" else 38
-        seat("bass", template.low, parts.bass(plan, style, low, rng))
-    if vocal or rng.random() < 0.85:
-        density = float(np.clip(0.48 + 0.22 * feel.arousal + rng.normal(0, 0.06), 0.18, 0.85))
-        legato = float(np.clip(0.85 - 0.25 * feel.arousal + rng.normal(0, 0.08), 0.35, 1.0))
-        tune = parts.melody(plan, centre + (0 if vocal else 12), density, legato, rng)
-        if vocal:
-            players.append(Part("voice", "vocals", -1, tuple(tune)))
+        low = 33 + int(rng.integers(0, 5)) if character.genre != "classical" else 38
+        add_track("bass", template.low, play_bass(plan, style, low, rng))
+    if has_vocals or rng.random() < 0.85:
+        density = float(np.clip(0.48 + 0.22 * character.arousal + rng.normal(0, 0.06), 0.18, 0.85))
+        legato = float(np.clip(0.85 - 0.25 * character.arousal + rng.normal(0, 0.08), 0.35, 1.0))
+        tune = play_melody(plan, centre + (0 if has_vocals else 12), density, legato, rng)
+        if has_vocals:
+            tracks.append(Track("voice", "vocals", -1, tuple(tune)))
         else:
-            seat("melody", template.lead, tune)
+            add_track("melody", template.lead, tune)
     if rng.random() < 0.3:
-        seat("pad", template.chords + template.lead, parts.accompany(plan, "pad", centre + 7, rng))
-    if PATTERNS[feel.groove]:
+        add_track("pad", template.chords + template.lead, play_chords(plan, "pad", centre + 7, rng))
+    if DRUM_PATTERNS[character.groove]:
         kit = int(rng.choice(template.kits))
-        players.append(Part("drums", "drums", kit, tuple(parts.drums(plan, feel.groove, rng))))
-    return players
+        tracks.append(Track("drums", "drums", kit, tuple(play_drums(plan, character.groove, rng))))
+    return tracks
 
 
-def _clock(feel: Feel, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the time of each beat in seconds; people's tempo wanders by a per cent or two, machines' does not."""
-    wander = {"electronic": 0.0, "hip hop": 0.001, "pop": 0.002}.get(feel.genre, 0.008)
-    wander = 0.016 if feel.groove == "none" and wander else wander
+def _beat_times(character: _Character, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the time of each beat in seconds; played tempo varies by one or two per cent, machines' does not."""
+    variation = {"electronic": 0.0, "hip hop": 0.001, "pop": 0.002}.get(character.genre, 0.008)
+    variation = 0.016 if character.groove == "none" and variation else variation
     drift = np.cumsum(rng.normal(0, 1, count))
-    drift = (drift - drift.mean()) / (np.ptp(drift) + 1e-9) * 2 * wander
-    jitter = rng.normal(0, 0.15 * wander, count)
-    periods = 60 / feel.tempo * (1 + drift + jitter)
+    drift = (drift - drift.mean()) / (np.ptp(drift) + 1e-9) * 2 * variation
+    jitter = rng.normal(0, 0.15 * variation, count)
+    periods = 60 / character.tempo * (1 + drift + jitter)
     return np.concatenate([[0.0], np.cumsum(periods)])
 
 
-def _timed(part: Part, feel: Feel, clock: np.ndarray, rng: np.random.Generator) -> tuple[Note, ...]:
-    """Return the notes in seconds, swung, a little early or late, each struck a little differently."""
-    human = 0.002 if feel.genre in ("electronic",) else 0.006 if part.role == "drums" else 0.009
-    late = float(rng.normal(0.0, 0.004)) + (0.008 if feel.genre in ("jazz", "hip hop", "blues") else 0.0)
-    touch = 0.62 + 0.17 * feel.arousal
-    grid = np.arange(len(clock))
+def _time_notes(track: Track, character: _Character, beats: np.ndarray, rng: np.random.Generator) -> tuple[Note, ...]:
+    """Return the notes in seconds, with swing and small deviations of time and force."""
+    std = 0.002 if character.genre == "electronic" else 0.006 if track.role == "drums" else 0.009
+    delay = float(rng.normal(0.0, 0.004)) + (0.008 if character.genre in ("jazz", "hip hop", "blues") else 0.0)
+    touch = 0.62 + 0.17 * character.arousal
+    max_force = 1.6 if track.role == "drums" else 1
+    indices = np.arange(len(beats))
     notes = []
-    for note in part.notes:
-        unit = feel.template.unit
-        start, stop = (_swung(b, feel.swing, unit) for b in (note.start, note.start + note.length))
-        begin = float(np.interp(start, grid, clock)) + late + float(rng.normal(0, human))
-        length = float(np.interp(min(stop, len(clock) - 1), grid, clock)) - float(np.interp(start, grid, clock))
-        force = float(np.clip(note.force * touch * (1 + rng.normal(0, 0.06)), 0.08, 1.6 if part.role == "drums" else 1))
+    for note in track.notes:
+        unit = character.template.unit
+        start, stop = (_swing_beat(b, character.swing, unit) for b in (note.start, note.start + note.length))
+        begin = float(np.interp(start, indices, beats)) + delay + float(rng.normal(0, std))
+        length = float(np.interp(min(stop, len(beats) - 1), indices, beats)) - float(np.interp(start, indices, beats))
+        force = float(np.clip(note.force * touch * (1 + rng.normal(0, 0.06)), 0.08, max_force))
         notes.append(Note(round(begin, 5), round(max(length, 0.04), 4), note.pitch, round(force, 3)))
     return tuple(notes)
 
 
-def _swung(beat: float, swing: float, unit: float) -> float:
+def _swing_beat(beat: float, swing: float, unit: float) -> float:
     """Return where a straight position falls when the second half of each pair of `unit`s is played late."""
     pair, inside = divmod(beat, 2 * unit)
-    share = inside / (2 * unit)
-    share = share * 2 * swing if share < 0.5 else swing + (share - 0.5) * 2 * (1 - swing)
-    return pair * 2 * unit + share * 2 * unit
+    fraction = inside / (2 * unit)
+    fraction = fraction * 2 * swing if fraction < 0.5 else swing + (fraction - 0.5) * 2 * (1 - swing)
+    return pair * 2 * unit + fraction * 2 * unit
 
 
-def _labels(
-    feel: Feel, players: tuple[Part, ...], loudness: float, tilt: float, rng: np.random.Generator
+def _label(
+    character: _Character, tracks: tuple[Track, ...], loudness: float, tilt: float, rng: np.random.Generator
 ) -> dict[str, Any]:
-    pitched = [note for part in players if part.role not in ("drums", "bass") for note in part.notes]
-    onsets = sum(len(part.notes) for part in players) / max(max(n.start for p in players for n in p.notes), 1.0)
+    """Return the labels of a song except those of time.
+
+    Valence and arousal are on EmoMusic's scale of 1 to 9. Their signs are those that the psychology of music agrees on:
+    mode, register and bright timbre for valence; tempo, density and loudness for arousal [gabrielsson2010]. A little
+    noise stands for disagreement between raters.
+    """
+    pitched = [note for track in tracks if track.role not in ("drums", "bass") for note in track.notes]
+    last_onset = max(max(note.start for track in tracks for note in track.notes), 1.0)
+    onset_rate = sum(len(track.notes) for track in tracks) / last_onset
     register = float(np.mean([note.pitch for note in pitched])) if pitched else 60.0
-    heard = Heard(feel.minor, register, feel.tempo, onsets, loudness, tilt, feel.template.energy)
-    valence, arousal = feelings(heard, rng)
-    instruments = sorted({part.instrument for part in players} - {"voice"})
-    genres = [feel.genre] if feel.second is None else [feel.genre, feel.second]
-    mode = "minor" if feel.minor else "major"
-    felt = moods(valence, arousal, feel, rng)
+    energy = character.template.energy
+    pace = np.log2(character.tempo / 105)
+    density = np.log2(max(onset_rate, 1.0) / 14)
+    raw_arousal = 0.5 * pace + 0.16 * density + 0.14 * (loudness + 21) / 3 + 0.3 * energy
+    mode_valence = -0.2 if character.minor else 0.2
+    raw_valence = mode_valence + 0.05 * (register - 65) + 0.4 * pace + 0.11 * tilt - 0.1 * max(energy, 0)
+    rated = [5 + 3.0 * value + rng.normal(0, 0.35) for value in (raw_valence, raw_arousal)]
+    valence, arousal = (round(float(np.clip(value, 1, 9)), 3) for value in rated)
+
+    instruments = sorted({track.instrument for track in tracks} - {"voice"})
+    genres = [character.genre] if character.second_genre is None else [character.genre, character.second_genre]
+    mode = "minor" if character.minor else "major"
+    moods = _choose_moods(valence, arousal, character, rng)
     extra = [mode]
-    extra += ["fast"] if feel.tempo >= 128 else ["slow"] if feel.tempo <= 84 else []
+    extra += ["fast"] if character.tempo >= 128 else ["slow"] if character.tempo <= 84 else []
     extra += ["no drums"] if "drums" not in instruments else []
-    extra += ["swing"] if feel.swing >= 0.56 else []
+    extra += ["swing"] if character.swing >= 0.56 else []
     extra += ["loud"] if loudness > -18.5 else []
     return {
-        "key": f"{TONICS[feel.tonic]} {mode}",
-        "genre": feel.genre,
+        "key": f"{TONICS[character.tonic]} {mode}",
+        "genre": character.genre,
         "genres": genres,
         "instruments": instruments,
-        "moods": felt,
-        "tags": [*genres, *instruments, *felt, *extra],
+        "moods": moods,
+        "tags": [*genres, *instruments, *moods, *extra],
         "valence": valence,
         "arousal": arousal,
     }
+
+
+def _choose_moods(valence: float, arousal: float, character: _Character, rng: np.random.Generator) -> list[str]:
+    """Return one to three mood words in alphabetical order, more of them where the emotion is strong."""
+    v, a = (valence - 5) / 4, (arousal - 5) / 4
+    is_dance = character.genre in ("funk", "latin", "reggae", "electronic", "hip hop")
+    is_soft = character.genre in ("ambient", "classical", "folk", "jazz")
+    is_epic = character.genre in ("classical", "metal", "ambient")
+    score = {
+        "aggressive": a - 0.6 * v - 0.45 + 0.3 * (character.genre == "metal"),
+        "calm": -a + 0.1 * is_soft - 0.15,
+        "dark": -v - 0.2 + 0.15 * character.minor,
+        "dreamy": -a + 0.3 * (character.template.reverb > 0.4) - 0.35,
+        "energetic": a - 0.15,
+        "epic": 0.3 * a + 0.35 * is_epic + 0.15 * character.minor - 0.1,
+        "groovy": 0.35 * is_dance + 0.3 * (character.swing > 0.55) - 0.25 + 0.1 * a,
+        "happy": v + 0.2 * a - 0.2,
+        "romantic": 0.4 * v - 0.6 * a + 0.25 * is_soft - 0.15,
+        "sad": -v - 0.6 * a - 0.2,
+        "tense": -0.6 * v + 0.6 * a - 0.25,
+    }
+    ranked = sorted(score, key=lambda word: -(score[word] + rng.normal(0, 0.07)))
+    return sorted([ranked[0], *(word for word in ranked[1:3] if score[word] > 0.05)])

@@ -1,14 +1,15 @@
-"""Twelve genre templates: what a style fixes (feel, harmony, roles) and what it leaves open (every tuple is a choice).
+"""Twelve genre templates, and the drum patterns, bass lines and accompaniments that they choose from.
 
-Tempo ranges, palettes and drum patterns overlap on purpose: no single cue gives the genre away.
+A template fixes what makes a style (feel, harmony, roles) and leaves the rest open: every tuple is a choice. Tempo
+ranges, instruments and drum patterns overlap on purpose, so no single cue gives the genre away.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# General-MIDI programs that answer to each instrument tag; where there are several, train and test use
-# overlapping but different ones (compose.preset).
+# General-MIDI programs of each instrument tag; where there are several, train and test use overlapping but different
+# ones (compose.choose_preset).
 PROGRAMS: dict[str, tuple[int, ...]] = {
     "accordion": (21, 23), "acoustic bass": (32, 35), "acoustic guitar": (24, 25), "brass": (61, 62, 63),
     "choir": (52, 53, 91), "distorted guitar": (30, 29), "electric bass": (33, 34, 36, 37),
@@ -20,16 +21,26 @@ PROGRAMS: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Genre:
-    """One template.
+    """A template.
 
     Attributes:
-        tempo: slowest and fastest, in beats a minute.
-        minor: how likely the minor mode is.
-        energy, brightness: where its arousal and valence lean, from -1 to 1.
-        swing: where the second half of the divided unit may fall, 0.5 being straight; `unit` is that unit in beats.
-        drums, kits, bass, comp: names of patterns and styles.
-        lead, chords, low: instrument tags for melody, accompaniment and bass.
-        major_loops, minor_loops: progressions in Roman numerals, most of four bars.
+        tempo: Slowest and fastest tempo in beats per minute.
+        minor: Probability of the minor mode.
+        energy: Mean arousal, from -1 to 1.
+        brightness: Mean valence, from -1 to 1.
+        drums: Names of drum patterns.
+        kits: Drum presets.
+        bass: Names of bass styles.
+        comp: Names of accompaniment styles.
+        lead: Instrument tags for the melody.
+        chords: Instrument tags for the accompaniment.
+        low: Instrument tags for the bass.
+        major_loops: Progressions in Roman numerals, most of four bars.
+        minor_loops: The same for the minor mode.
+        swing: Range of where the second half of a pair of `unit`s falls; 0.5 is straight.
+        unit: The unit that swings, in beats.
+        scales: Names of the scales of the melody in major and minor.
+        reverb: Mean level of the room.
     """
 
     tempo: tuple[int, int]
@@ -137,3 +148,114 @@ TEMPLATES: dict[str, Genre] = {
         ("i iv i iv", "i bVII i bVII", "i bVII bVI V"), (0.5, 0.58), 0.5, reverb=0.25,
     ),
 }  # fmt: skip
+
+DRUM_KEYS = {
+    "kick": 36, "snare": 38, "rim": 37, "clap": 39, "hat": 42, "open": 46, "pedal": 44, "ride": 51, "crash": 49,
+    "shaker": 70, "bell": 56, "conga": 63, "low conga": 64, "clave": 75, "tambourine": 54, "tom1": 50, "tom2": 47,
+    "tom3": 45,
+}  # fmt: skip
+# Levels in the soundfont differ by tens of decibels; these give a kit the balance of a recording.
+DRUM_GAINS = {
+    "kick": 1.0, "snare": 0.8, "rim": 0.8, "clap": 0.9, "hat": 4.0, "open": 2.2, "pedal": 3.0, "ride": 1.3,
+    "crash": 1.0, "shaker": 7.0, "bell": 0.4, "conga": 0.5, "low conga": 0.5, "clave": 0.6, "tambourine": 2.0,
+    "tom1": 0.7, "tom2": 0.7, "tom3": 0.7,
+}  # fmt: skip
+# One bar of 16 steps (12 in three-four): x accent, o plain, - ghost, ? with probability 1/2.
+DRUM_PATTERNS: dict[str, dict[str, str]] = {
+    "rock": {"kick": "x.......x.?.....", "snare": "....x.......x...", "hat": "x.o.x.o.x.o.x.o."},
+    "rock push": {"kick": "x.....o.o.x.....", "snare": "....x.......x..-", "hat": "x.o.x.o.x.o.x.o."},
+    "ballad": {"kick": "x.........o.....", "rim": "........x.......", "hat": "o.-.o.-.o.-.o.-."},
+    "shuffle": {"kick": "x.......x.....?.", "snare": "....x.......x...", "ride": "x.-.x.o.x.-.x.o."},
+    "slow blues": {"kick": "x.....o.x.......", "snare": "....x.......x...", "hat": "x.o.x.o.x.o.x.o."},
+    "four floor": {"kick": "x...x...x...x...", "clap": "....x.......x...", "open": "..x...x...x...x."},
+    "techno": {"kick": "x...x...x...x...", "hat": "o-x-o-x-o-x-o-x-", "rim": "...o......o....?"},
+    "breaks": {"kick": "x.........x..?..", "snare": "....x..-.-..x..o", "hat": "x.x.x.x.x.x.x.x."},
+    "boom bap": {"kick": "x......?..xo....", "snare": "....x.......x...", "hat": "x.o.x.o.x.o.x.oo"},
+    "trap": {"kick": "x.....o...?.o...", "clap": "........x.......", "hat": "xoxoxoxoxoxooooo"},
+    "funk": {"kick": "x..o......x..o..", "snare": "....x..-.-..x..-", "hat": "xooxxoooxooxxooo"},
+    "funk two": {
+        "kick": "x.x.......o..x..", "snare": "....x..-.-.-x...", "hat": "x-o-x-o-x-o-x-.o",
+        "open": "..............x.",
+    },
+    "jazz ride": {
+        "ride": "x...x..ox...x..o", "pedal": "....x.......x...", "snare": "?......-..?....-",
+        "kick": "-...-...-...-...",
+    },
+    "jazz brush": {"snare": "o-.-x-.-o-.-x-.-", "pedal": "....x.......x...", "kick": "o.......?......."},
+    "bossa": {"kick": "x.....oox.....oo", "rim": "x..x..x...x..x..", "hat": "o-o-o-o-o-o-o-o-"},
+    "salsa": {
+        "clave": "x..x..x...x.x...", "conga": "..o...xx..o...xx", "low conga": "x.......x.......",
+        "bell": "x.o.xoo.x.o.xoo.",
+    },
+    "samba": {
+        "kick": "x..ox..ox..ox..o", "shaker": "xooxxooxxooxxoox", "tambourine": "..x...x...x...x.",
+        "rim": "x.x..x.x.x..x.x.",
+    },
+    "one drop": {"kick": "........x.......", "rim": "........x.......", "hat": "x.o.x.o.x.o.x.oo"},
+    "steppers": {"kick": "x...x...x...x...", "snare": "........x.....-.", "hat": "..x...x...x...xo"},
+    "metal gallop": {"kick": "x.xxx.xxx.xxx.xx", "snare": "....x.......x...", "ride": "x...x...x...x..."},
+    "metal double": {
+        "kick": "oooooooooooooooo", "snare": "....x.......x...", "crash": "x...............",
+        "hat": "x...x...x...x...",
+    },
+    "metal half": {"kick": "x..x..x...x.x...", "snare": "........x.......", "crash": "x...x...x...x..."},
+    "folk": {"kick": "o.......o.......", "tambourine": "....x.......x...", "shaker": "o-o-o-o-o-o-o-o-"},
+    "train": {"snare": "-.-oo.--..-oo.--", "kick": "x...x...x...x..."},
+    "waltz": {"kick": "x...........", "rim": "....o...o...", "hat": "o...o...o..."},
+    "none": {},
+}  # fmt: skip
+DRUM_FILLS = (
+    {"snare": "........o-oox.xx", "kick": "x......."},
+    {"snare": "........oo......", "tom1": "..........oo....", "tom2": "............oo..", "tom3": "..............xx"},
+    {"tom1": "........x.x.....", "tom3": "............x.x.", "snare": "...........o...o"},
+    {"snare": "............xoxo"},
+    {"kick": "..............x.", "snare": "...........xx..x"},
+)
+
+# (step, length in steps, degree): r root, o its octave, 3 5 6 7 chord degrees, a a step into the next chord's root,
+# n the next chord's root (played before it, as in a tumbao). A step is a sixteenth.
+BASS_STYLES: dict[str, tuple[tuple[float, float, str], ...]] = {
+    "none": (),
+    "held": ((0, 15, "r"),),
+    "root fifth": ((0, 7, "r"), (8, 6, "5")),
+    "two feel": ((0, 7, "r"), (8, 5, "5"), (14, 2, "a")),
+    "walking": ((0, 4, "r"), (4, 4, "3"), (8, 4, "5"), (12, 4, "a")),
+    "shuffle": tuple((2 * i, 2, "rr5566"[i % 6] if i < 6 else "5") for i in range(8)),
+    "pulse": tuple((2 * i, 2, "r") for i in range(8)),
+    "octave": tuple((2 * i, 1.6, "ro"[i % 2]) for i in range(8)),
+    "offbeat": tuple((4 * i + 2, 1.8, "r") for i in range(4)),
+    "gallop": tuple((4 * i + s, 1, "r") for i in range(4) for s in (0, 2, 3)),
+    "funk": ((0, 2, "r"), (3, 1, "r"), (6, 1, "o"), (7, 1, "7"), (10, 2, "r"), (13, 1, "5"), (14, 2, "a")),
+    "slap": ((0, 1, "r"), (2, 1, "o"), (5, 1, "r"), (8, 2, "r"), (11, 1, "o"), (14, 1, "5")),
+    "sub": ((0, 8, "r"), (10, 5, "r")),
+    "tresillo": ((0, 5, "r"), (6, 5, "5"), (12, 4, "r")),
+    "tumbao": ((6, 6, "5"), (12, 8, "n")),
+    "reggae": ((0, 3, "r"), (6, 2, "r"), (8, 3, "3"), (11, 1, "5"), (12, 3, "5")),
+}
+# (step, length in steps): the whole chord.
+CHORD_HITS: dict[str, tuple[tuple[float, float], ...]] = {
+    "pad": ((0, 16),),
+    "block": tuple((4 * i, 3.6) for i in range(4)),
+    "strum": ((0, 4), (4, 2), (6, 3), (10, 2), (12, 2), (14, 2)),
+    "charleston": ((0, 5), (6, 3)),
+    "comp jazz": ((2, 2), (6, 3), (11, 2), (14, 2)),
+    "stab": ((0, 1), (3, 1), (6, 1), (10, 2)),
+    "scratch": tuple((i, 0.6) for i in (0, 2, 3, 4, 6, 7, 10, 11, 12, 14, 15)),
+    "offbeat": tuple((4 * i + 2, 1.6) for i in range(4)),
+    "skank": tuple((4 * i + 2, 0.9) for i in range(4)),
+    "bubble": tuple((4 * i + s, 0.7) for i in range(4) for s in (1, 2, 3)),
+    "shuffle": tuple((2 * i, 1.7) for i in range(8)),
+    "bossa": ((0, 2), (3, 2), (6, 4), (10, 2), (13, 3)),
+    "power": ((0, 6), (6, 4), (10, 6)),
+    "gallop": tuple((4 * i + s, 1) for i in range(4) for s in (0, 2, 3)),
+    "waltz": ((4, 3), (8, 3), (12, 3)),
+}
+# Steps between notes, and the chord's voices in the order they are played.
+ARPEGGIOS: dict[str, tuple[float, tuple[int, ...]]] = {
+    "arp": (2, (0, 1, 2, 3, 2, 1, 2, 1)),
+    "arp fast": (1, (0, 1, 2, 3)),
+    "arp slow": (4, (0, 2, 1, 3)),
+    "alberti": (2, (0, 2, 1, 2)),
+    "pluck": (2, (0, 2, 1, 3, 0, 2, 1, 2)),
+    "montuno": (2, (0, 3, 1, 2, 3, 0, 2, 3)),
+}

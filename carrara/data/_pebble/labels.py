@@ -1,7 +1,7 @@
-"""The words Pebble labels with, as constants, so that a task can name its classes without importing anything heavy.
+"""The labels of Pebble as constants, so that a task names its classes without heavy imports.
 
-Key spelling is mir_eval's with the flats Db Eb Gb Ab Bb; families are NSynth's eleven, techniques VocalSet's ten as
-MARBLE orders them (benchmark.md 1.1, 1.7, 1.8).
+Keys are spelt as in mir_eval with the flats Db Eb Gb Ab Bb [notes/benchmark §1.1]; families are NSynth's eleven
+[notes/benchmark §1.7], techniques VocalSet's ten in MARBLE's order [notes/benchmark §1.8].
 """
 
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")

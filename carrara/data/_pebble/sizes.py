@@ -1,4 +1,4 @@
-"""The sizes Pebble comes in, light to import: how many clips each collection has, and what its splits must count."""
+"""The sizes of Pebble: clips per collection and split. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ SIZES: dict[str, dict[str, int]] = {
     "small": {"songs": 2400, "notes": 2640, "voices": 2400, "stems": 144, "unlabelled": 600},
     "full": {"songs": 12000, "notes": 13200, "voices": 12000, "stems": 720, "unlabelled": 4000},
 }
-SPLITS_OF = {
+SPLIT_SCHEMES = {
     "songs": ("songs",), "notes": ("notes",), "voices": ("technique", "singer"), "stems": ("stems",),
     "unlabelled": ("unlabelled",),
 }  # fmt: skip
-# Answers frame by frame cost some hundred times as much to train on as answers a clip.
+# Training on frames costs a hundred times as much as training on clips.
 BEATS_EVERY = 5
 
 
-def counts(size: str) -> dict[str, int]:
-    """Return how many clips each collection of a size has.
+def clip_counts(size: str) -> dict[str, int]:
+    """Return the number of clips of each collection of a size.
 
     Raises:
-        UsageError: no such size.
+        UsageError: there is no such size.
     """
     if size not in SIZES:
         raise UsageError(f"pebble has no size {size!r}.{did_you_mean(size, SIZES)} It comes as {', '.join(SIZES)}.")
     return SIZES[size]
 
 
-def sides(size: str) -> dict[str, dict[str, int]]:
-    """Return the clips that each split of a size has on each side: three train to one valid to two test.
+def split_counts(size: str) -> dict[str, dict[str, int]]:
+    """Return the number of clips of each split of a size, by split scheme: train, valid and test are 3:1:2.
 
     Raises:
-        UsageError: no such size.
+        UsageError: there is no such size.
     """
-    found = {}
-    for collection, many in counts(size).items():
-        for split in SPLITS_OF[collection]:
-            sixth = many // 6
-            found[split] = {"train": 3 * sixth, "valid": sixth, "test": 2 * sixth}
-    fifth = {side: many // BEATS_EVERY for side, many in found["songs"].items()}
-    return found | {"beats": fifth, "unlabelled": {"train": SIZES[size]["unlabelled"], "valid": 0, "test": 0}}
+    counts: dict[str, dict[str, int]] = {}
+    for collection, number in clip_counts(size).items():
+        for scheme in SPLIT_SCHEMES[collection]:
+            sixth = number // 6
+            counts[scheme] = {"train": 3 * sixth, "valid": sixth, "test": 2 * sixth}
+    beats = {split: number // BEATS_EVERY for split, number in counts["songs"].items()}
+    return counts | {"beats": beats, "unlabelled": {"train": SIZES[size]["unlabelled"], "valid": 0, "test": 0}}

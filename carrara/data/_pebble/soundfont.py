@@ -1,12 +1,12 @@
 """A small SoundFont 2.04 sampler: reads the preset tables and plays single notes as mono float32 at 24 kHz.
 
-Written because symusic 0.5.9's synthesizer, measured on the same soundfont, ignores velocity, cuts releases and plays
-many presets semitones out of tune, which would make the labels untrue. This one follows the SoundFont 2.04
-specification where it is heard: zones by key and velocity, global zones, tuning, loops, volume envelope, attenuation,
-low-pass cut-off; modulators are the default ones for velocity (loudness and brightness) only; pan is folded to mono.
+symusic 0.5.9's synthesizer, measured on the same soundfont, ignores velocity, cuts releases and plays many presets
+semitones out of tune, which would make the labels wrong. This sampler follows the SoundFont 2.04 specification
+[soundfont2006] where it is audible: zones by key and velocity, global zones, tuning, loops, volume envelope,
+attenuation and low-pass cut-off; of the modulators only the default ones of velocity (loudness and brightness); no pan.
 
-The soundfont is TimGM6mb.sf2 by Tim Brechbill (GPL), found inside the pretty_midi package; its samples are played,
-not copied. Units: seconds, Hz, MIDI keys and velocities.
+The soundfont is TimGM6mb.sf2 by Tim Brechbill (GPL) in the package pretty_midi. Units: seconds, Hz, MIDI keys and
+velocities.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ _SAMPLE_HEADER = np.dtype(
     [("name", "S20"), ("start", "<u4"), ("end", "<u4"), ("loop_start", "<u4"), ("loop_end", "<u4"), ("rate", "<u4"),
      ("key", "u1"), ("correction", "i1"), ("link", "<u2"), ("type", "<u2")]
 )  # fmt: skip
+_CHUNKS = {
+    "phdr": _HEADER, "pbag": _BAG, "pgen": _GEN, "inst": _INST, "ibag": _BAG, "igen": _GEN, "shdr": _SAMPLE_HEADER,
+    "smpl": np.dtype("<i2"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Region:
-    """One sample as one zone plays it; positions in samples, times in seconds, gain linear, tune in semitones."""
+    """A sample with the settings of a zone: positions in samples, times in seconds, linear gain, tune in semitones."""
 
     keys: tuple[int, int]
     velocities: tuple[int, int]
@@ -66,55 +70,49 @@ class Region:
     cutoff: float
 
     def ratio(self, key: int) -> float:
-        """Return how many of the sample's own samples pass for each one played."""
+        """Return the speed at which the sample is played, in its samples per output sample."""
         return float(2.0 ** (((key - self.root) * self.scale + self.tune) / 12) * self.rate / RATE)
 
 
-def path() -> Path:
-    """Return where the soundfont lies.
+def soundfont_path() -> Path:
+    """Return the path of the soundfont.
 
     Raises:
-        DataError: pretty_midi, which carries it, is not installed or has lost it.
+        DataError: it is missing, or pretty_midi is not installed.
     """
     spec = importlib.util.find_spec("pretty_midi")
-    file = Path(spec.origin).parent / "TimGM6mb.sf2" if spec and spec.origin else Path("TimGM6mb.sf2")
-    if not file.is_file():
+    path = Path(spec.origin).parent / "TimGM6mb.sf2" if spec and spec.origin else Path("TimGM6mb.sf2")
+    if not path.is_file():
         raise DataError(
-            f"{file.name} is missing from the package pretty_midi: pip install --force-reinstall pretty_midi"
+            f"{path.name} is missing from the package pretty_midi: pip install --force-reinstall pretty_midi"
         )
-    return file
+    return path
 
 
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, np.ndarray]:
-    data = path().read_bytes()
-    kinds: dict[str, np.dtype] = {
-        "phdr": _HEADER,
-        "pbag": _BAG,
-        "pgen": _GEN,
-        "inst": _INST,
-        "ibag": _BAG,
-        "igen": _GEN,
-    }
-    kinds |= {"shdr": _SAMPLE_HEADER, "smpl": np.dtype("<i2")}
-    found: dict[str, np.ndarray] = {}
-    place = 12
-    while place + 8 <= len(data):
-        name, size = data[place : place + 4].decode("latin1"), int.from_bytes(data[place + 4 : place + 8], "little")
+    """Return the preset tables and samples of the soundfont by chunk name."""
+    data = soundfont_path().read_bytes()
+    tables: dict[str, np.ndarray] = {}
+    offset = 12
+    while offset + 8 <= len(data):
+        name, size = data[offset : offset + 4].decode("latin1"), int.from_bytes(data[offset + 4 : offset + 8], "little")
         if name == "LIST":
-            place += 12
+            offset += 12
             continue
-        if name in kinds:
-            kind = kinds[name]
-            found[name] = np.frombuffer(data, kind, size // kind.itemsize, place + 8)
-        place += 8 + size + size % 2
-    if missing := sorted(kinds.keys() - found.keys()):
-        raise DataError(f"{path().name} has no chunk {missing[0]!r}: pip install --force-reinstall pretty_midi")
-    return found
+        if name in _CHUNKS:
+            dtype = _CHUNKS[name]
+            tables[name] = np.frombuffer(data, dtype, size // dtype.itemsize, offset + 8)
+        offset += 8 + size + size % 2
+    if missing := sorted(_CHUNKS.keys() - tables.keys()):
+        raise DataError(
+            f"{soundfont_path().name} has no chunk {missing[0]!r}: pip install --force-reinstall pretty_midi"
+        )
+    return tables
 
 
-def _zones(bags: np.ndarray, gens: np.ndarray, first: int, last: int, target: int) -> list[dict[int, int]]:
-    """Return the generators of each zone that names a `target`, the global zone's ones underneath."""
+def _read_zones(bags: np.ndarray, gens: np.ndarray, first: int, last: int, target: int) -> list[dict[int, int]]:
+    """Return the generators of each zone that has a `target`, with those of the global zone as defaults."""
     common: dict[int, int] = {}
     zones = []
     for bag in range(first, last):
@@ -127,24 +125,23 @@ def _zones(bags: np.ndarray, gens: np.ndarray, first: int, last: int, target: in
     return zones
 
 
-def _range(zone: dict[int, int], kind: int) -> tuple[int, int]:
-    amount = zone.get(kind, 0x7F00) & 0xFFFF
+def _parse_range(zone: dict[int, int], generator: int) -> tuple[int, int]:
+    amount = zone.get(generator, 0x7F00) & 0xFFFF
     return amount & 0xFF, amount >> 8
 
 
-def _seconds(timecents: int) -> float:
+def _to_seconds(timecents: int) -> float:
     return 0.0 if timecents <= -12000 else float(2.0 ** (min(timecents, 8000) / 1200))
 
 
-def _region(zone: dict[int, int], outer: dict[int, int]) -> Region:
+def _create_region(zone: dict[int, int], outer: dict[int, int]) -> Region:
     head = _tables()["shdr"][zone[_SAMPLE]]
     total = {k: zone.get(k, _DEFAULTS.get(k, 0)) for k in range(60) if k not in _RANGES}
     for k, amount in outer.items():
         if k not in _ONLY_INSTRUMENT and k not in _RANGES and k != _INSTRUMENT:
             total[k] += amount
-    keys, velocities = (
-        (max(_range(zone, k)[0], _range(outer, k)[0]), min(_range(zone, k)[1], _range(outer, k)[1])) for k in _RANGES
-    )
+    inner_ranges, outer_ranges = ([_parse_range(z, k) for k in _RANGES] for z in (zone, outer))
+    keys, velocities = ((max(a[0], b[0]), min(a[1], b[1])) for a, b in zip(inner_ranges, outer_ranges))
     loop = (
         int(head["loop_start"]) + total[_LOOP_START] + 32768 * total[_LOOP_START_K],
         int(head["loop_end"]) + total[_LOOP_END] + 32768 * total[_LOOP_END_K],
@@ -160,55 +157,57 @@ def _region(zone: dict[int, int], outer: dict[int, int]) -> Region:
         loop=loop if looped else None,
         rate=int(head["rate"]),
         root=root,
-        tune=tune - _mistuning(loop[1] - loop[0], int(head["rate"]), root, tune) if looped else tune,
+        tune=tune - _loop_mistuning(loop[1] - loop[0], int(head["rate"]), root, tune) if looped else tune,
         scale=total[_SCALE] / 100,
         gain=float(10 ** (-0.4 * max(total[_ATTENUATION], 0) / 200)),
-        attack=_seconds(total[_ATTACK]),
-        hold=_seconds(total[_HOLD]),
-        decay=_seconds(total[_DECAY]),
+        attack=_to_seconds(total[_ATTACK]),
+        hold=_to_seconds(total[_HOLD]),
+        decay=_to_seconds(total[_DECAY]),
         sustain_db=min(max(total[_SUSTAIN], 0) / 10, 100.0),
-        release=max(_seconds(total[_RELEASE]), 0.01),
+        release=max(_to_seconds(total[_RELEASE]), 0.01),
         cutoff=float(8.176 * 2.0 ** (min(total[_CUTOFF], 13500) / 1200)),
     )
 
 
-def _mistuning(length: int, rate: int, root: int, tune: float) -> float:
-    """Return by how many semitones a loop of a few periods sounds off its key, where that is a flaw of the soundfont.
+def _loop_mistuning(length: int, rate: int, root: int, tune: float) -> float:
+    """Return by how many semitones a loop of a few periods is out of tune because it has a whole number of samples.
 
-    A loop of whole samples rounds its period; some of this soundfont's short loops (accordion, saw wave, high keys)
-    were left up to 0.8 semitones off by it, which would falsify the labels. Small detunings are meant and stay.
+    Some of this soundfont's short loops (accordion, saw wave, high keys) are up to 0.8 semitones out of tune, which
+    would make the labels wrong. Small detunings are intended and stay.
     """
     hertz = 440 * 2 ** ((root - 69) / 12)
-    # Half a period: the sample sounds an octave above its key, as one of an accordion's two reeds does.
+    # Half a period: the sample is an octave above its key, as one of an accordion's two reeds is.
     periods = max(round(2 * length * hertz / rate) / 2, 0.5)
-    off = float(12 * np.log2(periods * rate / length / hertz)) + tune
-    return off if periods <= 6 and 0.25 < abs(off) < 1 else 0.0
+    semitones = float(12 * np.log2(periods * rate / length / hertz)) + tune
+    return semitones if periods <= 6 and 0.25 < abs(semitones) < 1 else 0.0
 
 
 @lru_cache(maxsize=256)
-def regions(bank: int, program: int) -> tuple[Region, ...]:
+def read_regions(bank: int, program: int) -> tuple[Region, ...]:
     """Return the regions of a preset.
 
     Raises:
         DataError: the soundfont has no such preset.
     """
     tables = _tables()
-    heads = tables["phdr"]
-    places = np.flatnonzero((heads["bank"][:-1] == bank) & (heads["number"][:-1] == program))
-    if not len(places):
-        raise DataError(f"{path().name} has no preset {program} in bank {bank}")
-    found = []
-    place = int(places[0])
-    for outer in _zones(tables["pbag"], tables["pgen"], heads["bag"][place], heads["bag"][place + 1], _INSTRUMENT):
+    presets = tables["phdr"]
+    indices = np.flatnonzero((presets["bank"][:-1] == bank) & (presets["number"][:-1] == program))
+    if not len(indices):
+        raise DataError(f"{soundfont_path().name} has no preset {program} in bank {bank}")
+    regions = []
+    first, last = presets["bag"][indices[0]], presets["bag"][indices[0] + 1]
+    for outer in _read_zones(tables["pbag"], tables["pgen"], first, last, _INSTRUMENT):
         bags = tables["inst"]["bag"]
         first, last = bags[outer[_INSTRUMENT]], bags[outer[_INSTRUMENT] + 1]
-        found += [_region(zone, outer) for zone in _zones(tables["ibag"], tables["igen"], first, last, _SAMPLE)]
-    return tuple(region for region in found if region.keys[0] <= region.keys[1])
+        regions += [
+            _create_region(zone, outer) for zone in _read_zones(tables["ibag"], tables["igen"], first, last, _SAMPLE)
+        ]
+    return tuple(region for region in regions if region.keys[0] <= region.keys[1])
 
 
 @lru_cache(maxsize=512)
-def _smoothed(start: int, end: int, loop: tuple[int, int] | None, step: int) -> np.ndarray:
-    """Return a sample as float32, its loop centred, low-passed so as not to alias played 2**(step/2) times faster."""
+def _load_sample(start: int, end: int, loop: tuple[int, int] | None, step: int) -> np.ndarray:
+    """Return a sample as float32, its loop centred, low-passed so that 2**(step/2) times the speed does not alias."""
     raw = _tables()["smpl"]
     samples = raw[start : end + 4].astype(np.float32) / 32768
     if loop:
@@ -223,18 +222,18 @@ def _smoothed(start: int, end: int, loop: tuple[int, int] | None, step: int) -> 
 
 
 @lru_cache(maxsize=192)
-def _played(region: Region, key: int, length: int) -> np.ndarray:
+def _play_region(region: Region, key: int, length: int) -> np.ndarray:
     """Return `length` samples of a region at a key, before envelope, by Catmull-Rom interpolation."""
     ratio = region.ratio(key)
-    sample = _smoothed(region.start, region.end, region.loop, int(np.ceil(2 * np.log2(max(ratio, 1e-6)) - 1e-9)))
-    place = np.arange(length) * ratio
+    sample = _load_sample(region.start, region.end, region.loop, int(np.ceil(2 * np.log2(max(ratio, 1e-6)) - 1e-9)))
+    position = np.arange(length) * ratio
     if region.loop:
         begin, stop = region.loop[0] - region.start, region.loop[1] - region.start
-        place = np.where(place < stop, place, begin + (place - begin) % (stop - begin))
+        position = np.where(position < stop, position, begin + (position - begin) % (stop - begin))
     else:
-        place = place[place < region.end - region.start - 2]
-    whole = place.astype(np.int64)
-    part = (place - whole).astype(np.float32)
+        position = position[position < region.end - region.start - 2]
+    whole = position.astype(np.int64)
+    part = (position - whole).astype(np.float32)
     whole = np.minimum(whole, len(sample) - 3)
     a, b, c, d = sample[np.maximum(whole - 1, 0)], sample[whole], sample[whole + 1], sample[whole + 2]
     out = b + 0.5 * part * (c - a + part * (2 * a - 5 * b + 4 * c - d + part * (3 * (b - c) + d - a)))
@@ -242,7 +241,7 @@ def _played(region: Region, key: int, length: int) -> np.ndarray:
 
 
 def _envelope(region: Region, held: int, length: int, release: float) -> np.ndarray:
-    """Return the volume envelope: linear attack, decay and release straight in decibels (100 dB in their time)."""
+    """Return the volume envelope: linear attack; decay and release linear in decibels (100 dB in their time)."""
     time = np.arange(length, dtype=np.float32) / RATE
     after = time - (region.attack + region.hold)
     slope = 100.0 / max(region.decay, 1e-3)
@@ -257,14 +256,14 @@ def _envelope(region: Region, held: int, length: int, release: float) -> np.ndar
 
 
 @lru_cache(maxsize=256)
-def _low_pass(step: int) -> np.ndarray:
+def _design_low_pass(step: int) -> np.ndarray:
     return butter(2, min(2.0 ** (step / 4), 0.49 * RATE), fs=RATE, output="sos")
 
 
-def note(bank: int, program: int, key: int, velocity: int, seconds: float) -> np.ndarray:
-    """Return one note held for `seconds`, with its release, as mono float32 at 24 kHz; empty where no zone answers."""
+def play_note(bank: int, program: int, key: int, velocity: int, seconds: float) -> np.ndarray:
+    """Return one note held for `seconds`, with its release, as mono float32 at 24 kHz; empty if no zone has the key."""
     parts = []
-    for region in regions(bank, program):
+    for region in read_regions(bank, program):
         if not (region.keys[0] <= key <= region.keys[1] and region.velocities[0] <= velocity <= region.velocities[1]):
             continue
         release = min(region.release, 1.5)
@@ -272,13 +271,13 @@ def note(bank: int, program: int, key: int, velocity: int, seconds: float) -> np
         length = held + round(0.6 * release * RATE)
         if bank == DRUM_BANK and region.loop is None:
             held = length = 3 * RATE
-        # Rounded up so that notes of like lengths share the interpolated wave.
-        wave = _played(region, key, -(-length // 6000) * 6000)[:length]
+        # Rounded up so that notes of similar lengths share the cached wave.
+        wave = _play_region(region, key, -(-length // 6000) * 6000)[:length]
         level = region.gain * (velocity / 127) ** 2
         wave = wave * _envelope(region, held, len(wave), release) * np.float32(level)
         cutoff = region.cutoff * 2.0 ** (-1.6 * (1 - velocity / 127))
         if cutoff < 9000:
-            wave = sosfilt(_low_pass(round(4 * np.log2(cutoff))), wave).astype(np.float32)
+            wave = sosfilt(_design_low_pass(round(4 * np.log2(cutoff))), wave).astype(np.float32)
         fade = min(48, len(wave))
         wave[len(wave) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
         parts.append(wave)

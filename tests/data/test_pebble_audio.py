@@ -1,17 +1,17 @@
-"""What Pebble's labels say is what its sound says: held against librosa's and textbook estimates."""
+"""Pebble's labels agree with its audio, as estimated by librosa and textbook methods."""
 
 import librosa
 import numpy as np
 import pytest
 
 from carrara.data._pebble import labels, soundfont
+from carrara.data._pebble.clips import NOTE_PRESETS
 from carrara.data._pebble.genres import PROGRAMS
-from carrara.data._pebble.notes import PRESETS
-from carrara.data._pebble.theory import chord, ladder, progression
-from carrara.data._pebble.voice import exercise, sing
+from carrara.data._pebble.players import parse_chord, parse_progression, scale_pitches
+from carrara.data._pebble.voice import sing, write_exercise
 from carrara.data.pebble import DATASET
 
-# Krumhansl and Kessler (1982), probe-tone ratings.
+# Probe-tone ratings [krumhansl1982].
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 
@@ -21,20 +21,20 @@ def hertz(pitch):
 
 
 @pytest.fixture(scope="module")
-def songs(pebble_root, heard):
-    return [(clip.labels, heard(clip.path).astype(np.float32)) for clip in DATASET.clips(pebble_root, "songs")]
+def songs(pebble_root, read_audio):
+    return [(clip.labels, read_audio(clip.path).astype(np.float32)) for clip in DATASET.clips(pebble_root, "songs")]
 
 
-def test_a_chroma_template_finds_the_key(songs):
+def test_a_chroma_template_estimates_the_key(songs):
     profiles = np.array([np.roll(row, shift) for row in (MAJOR, MINOR) for shift in range(12)])
     exact = tonic_or_relative = 0
-    for told, samples in songs:
+    for song, samples in songs:
         chroma = librosa.feature.chroma_cqt(y=samples, sr=24000, hop_length=2048, tuning=0.0).mean(axis=1)
-        found = int(np.argmax([np.corrcoef(chroma, profile)[0, 1] for profile in profiles]))
-        place = labels.KEYS.index(told["key"])
-        relative = (place - 3) % 12 + 12 if place < 12 else (place - 12 + 3) % 12
-        exact += found == place
-        tonic_or_relative += found in (place, relative)
+        estimate = int(np.argmax([np.corrcoef(chroma, profile)[0, 1] for profile in profiles]))
+        key = labels.KEYS.index(song["key"])
+        relative = (key - 3) % 12 + 12 if key < 12 else (key - 12 + 3) % 12
+        exact += estimate == key
+        tonic_or_relative += estimate in (key, relative)
     # Chance is 1 in 24 and 2 in 24.
     assert exact >= 0.45 * len(songs)
     assert tonic_or_relative >= 0.6 * len(songs)
@@ -45,15 +45,15 @@ def test_songs_are_in_tune(songs):
     assert abs(np.median(off)) < 0.08
 
 
-def test_something_is_struck_on_the_beats(songs):
+def test_beats_have_onsets(songs):
     """With drums, most beats have an onset within 50 ms, many more than the same beats moved by half a period have."""
     on, off = [], []
-    for told, samples in songs:
-        if "drums" not in told["instruments"] or told["genre"] in ("reggae", "funk"):
+    for song, samples in songs:
+        if "drums" not in song["instruments"] or song["genre"] in ("reggae", "funk"):
             continue
         strength = librosa.onset.onset_strength(y=samples, sr=24000, hop_length=240)
-        beats = np.array(told["beats"])[:-1]
-        half = beats + np.diff(told["beats"]) / 4
+        beats = np.array(song["beats"])[:-1]
+        half = beats + np.diff(song["beats"]) / 4
 
         def near(times, strength=strength):
             frames = np.clip((times * 100).round().astype(int), 5, len(strength) - 6)
@@ -66,22 +66,22 @@ def test_something_is_struck_on_the_beats(songs):
     assert np.mean(on) > 2
 
 
-def test_loud_and_dense_songs_are_the_aroused_ones(songs):
+def test_loud_and_dense_songs_have_high_arousal(songs):
     power = [np.log(np.mean(samples**2)) for _, samples in songs]
     flux = [np.mean(librosa.onset.onset_strength(y=x, sr=24000, hop_length=1024)) for _, x in songs]
-    arousal = [told["arousal"] for told, _ in songs]
+    arousal = [song["arousal"] for song, _ in songs]
     assert np.corrcoef(power, arousal)[0, 1] > 0.3
     assert np.corrcoef(flux, arousal)[0, 1] > 0.2
     assert np.corrcoef(power, arousal)[0, 1] < 0.97
 
 
-def test_notes_have_their_pitch(pebble_root, heard):
+def test_notes_have_their_pitch(pebble_root, read_audio):
     checked = 0
     for clip in DATASET.clips(pebble_root, "notes"):
         true = hertz(clip.labels["pitch"])
-        samples = heard(clip.path)[6000:18000]
-        found = librosa.yin(samples, fmin=true / 2.5, fmax=true * 2.5, sr=24000, frame_length=4096)
-        checked += abs(12 * np.log2(np.median(found) / true)) < 0.5
+        samples = read_audio(clip.path)[6000:18000]
+        estimate = librosa.yin(samples, fmin=true / 2.5, fmax=true * 2.5, sr=24000, frame_length=4096)
+        checked += abs(12 * np.log2(np.median(estimate) / true)) < 0.5
         assert off_key(samples, clip.labels["pitch"]) < 0.5, clip.id
     # A drawbar organ's 16-foot stop sounds an octave below its key: three of the thirty-three are organs.
     assert checked >= 29
@@ -90,41 +90,41 @@ def test_notes_have_their_pitch(pebble_root, heard):
 def off_key(wave, pitch):
     """Return by how many semitones a note misses its key, in any octave: by YIN, or a low harmonic where YIN errs."""
     true = hertz(pitch)
-    found = np.median(librosa.yin(wave, fmin=true / 2.5, fmax=true * 2.5, sr=24000, frame_length=4096))
+    estimate = np.median(librosa.yin(wave, fmin=true / 2.5, fmax=true * 2.5, sr=24000, frame_length=4096))
     spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 1 << 17))
     peak = np.argmax(spectrum) * 24000 / (1 << 17)
-    octaves = 12 * np.log2(found / true)
+    octaves = 12 * np.log2(estimate / true)
     harmonic = max(round(2 * peak / true) / 2, 0.5)
     misses = [abs(octaves - 12 * round(octaves / 12))]
     misses += [abs(12 * np.log2(peak / true / harmonic))] if harmonic <= 4 else []
     return min(misses)
 
 
-PLAYED = sorted({preset for table in (PRESETS, PROGRAMS) for row in table.values() for preset in row})
+PLAYED = sorted({preset for table in (NOTE_PRESETS, PROGRAMS) for row in table.values() for preset in row})
 
 
 @pytest.mark.parametrize("preset", PLAYED)
 def test_every_preset_that_is_played_is_in_tune(preset):
     sung_high = {program for row in PROGRAMS.values() for program in row}
     for pitch in (43, 57, 74, 86) if preset in sung_high else (43, 57, 74):
-        assert off_key(soundfont.note(0, preset, pitch, 100, 0.5)[2400:12000], pitch) < 0.35
+        assert off_key(soundfont.play_note(0, preset, pitch, 100, 0.5)[2400:12000], pitch) < 0.35
 
 
-def test_the_sampler_hears_velocity_and_length():
-    soft, loud = (soundfont.note(0, 0, 60, velocity, 0.5) for velocity in (40, 110))
+def test_velocity_and_length_change_the_note():
+    soft, loud = (soundfont.play_note(0, 0, 60, velocity, 0.5) for velocity in (40, 110))
     power = [np.sqrt(np.mean(wave[2400:9600] ** 2)) for wave in (soft, loud)]
     bright = [librosa.feature.spectral_centroid(y=wave, sr=24000).mean() for wave in (soft, loud)]
     assert power[1] > 3 * power[0] and bright[1] > bright[0]
-    held = soundfont.note(0, 48, 60, 100, 1.0)
+    held = soundfont.play_note(0, 48, 60, 100, 1.0)
     tail = [np.sqrt(np.mean(held[a : a + 1200] ** 2)) for a in (20000, len(held) - 1200)]
     assert tail[1] < 0.1 * tail[0]
-    assert len(soundfont.note(128, 0, 127, 100, 0.2)) == 0
+    assert len(soundfont.play_note(128, 0, 127, 100, 0.2)) == 0
 
 
 def test_a_sample_played_fast_does_not_alias():
     """A bright preset at a high key: hardly any energy but at the harmonics."""
     for preset, key in ((80, 96), (81, 96), (81, 84), (40, 93)):
-        wave = soundfont.note(0, preset, key, 110, 1.0)[4800:21600]
+        wave = soundfont.play_note(0, preset, key, 110, 1.0)[4800:21600]
         spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)))) ** 2
         harmonic = np.arange(len(spectrum)) * 24000 / len(wave) / hertz(key)
         near = (np.abs(harmonic - np.round(harmonic)) < 0.04 * np.maximum(harmonic, 1)) & (harmonic > 0.5)
@@ -133,7 +133,7 @@ def test_a_sample_played_fast_does_not_alias():
 
 def sung(technique, seed, name="m2", duration=2.5):
     rng = np.random.default_rng([9, seed])
-    return sing(name, technique, exercise(name, technique, duration, rng), duration, rng)
+    return sing(name, technique, write_exercise(name, technique, duration, rng), duration, rng)
 
 
 def test_vibrato_wavers_and_straight_does_not():
@@ -151,11 +151,11 @@ def test_vibrato_wavers_and_straight_does_not():
 
 def test_breath_is_noise_and_fry_is_low():
     def flatness(technique):
-        found = []
+        values = []
         for seed in range(4):
             power = np.abs(librosa.stft(sung(technique, seed)[12000:36000], n_fft=2048)[26:427]) ** 2 + 1e-12
-            found.append(np.median(np.exp(np.log(power).mean(axis=0)) / power.mean(axis=0)))
-        return np.mean(found)
+            values.append(np.median(np.exp(np.log(power).mean(axis=0)) / power.mean(axis=0)))
+        return np.mean(values)
 
     assert flatness("breathy") > 2 * flatness("straight")
     assert flatness("inhaled") > 2 * flatness("straight")
@@ -174,7 +174,7 @@ def test_lip_trill_and_trillo_pulse_at_their_rates():
     assert 4 < rate("trillo") < 10
 
 
-def test_women_sound_above_men_and_with_shorter_tracts():
+def test_women_sing_higher_than_men_with_shorter_tracts():
     centre = {}
     for sex in "fm":
         waves = [sung("straight", seed, f"{sex}{1 + seed}") for seed in range(6)]
@@ -182,14 +182,14 @@ def test_women_sound_above_men_and_with_shorter_tracts():
     assert centre["f"] > 1.15 * centre["m"]
 
 
-def test_numerals_are_read_as_music_theory_says():
-    assert chord("V7", 0).classes == (7, 11, 2, 5)
-    assert chord("ii7", 2).classes == (4, 7, 11, 2)
-    assert chord("iim7b5", 9).classes == (11, 2, 5, 9)
-    assert chord("bVII", 0).classes == (10, 2, 5)
-    assert chord("iio", 0).classes == (2, 5, 8)
-    assert [share for _, share in progression("I IV,V", 0)] == [1, 0.5, 0.5]
-    assert chord("I", 5).voiced(60) == [57, 60, 65]
-    assert list(ladder("major", 7, 60, 72)) == [60, 62, 64, 66, 67, 69, 71, 72]
+def test_numerals_follow_music_theory():
+    assert parse_chord("V7", 0).pitch_classes == (7, 11, 2, 5)
+    assert parse_chord("ii7", 2).pitch_classes == (4, 7, 11, 2)
+    assert parse_chord("iim7b5", 9).pitch_classes == (11, 2, 5, 9)
+    assert parse_chord("bVII", 0).pitch_classes == (10, 2, 5)
+    assert parse_chord("iio", 0).pitch_classes == (2, 5, 8)
+    assert [bars for _, bars in parse_progression("I IV,V", 0)] == [1, 0.5, 0.5]
+    assert parse_chord("I", 5).voices(60) == [57, 60, 65]
+    assert list(scale_pitches("major", 7, 60, 72)) == [60, 62, 64, 66, 67, 69, 71, 72]
     with pytest.raises(ValueError, match="numeral"):
-        chord("IX", 0)
+        parse_chord("IX", 0)

@@ -1,0 +1,95 @@
+"""Read the text files and tables that datasets come with; errors name the file, the line and the cure."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from carrara.core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: its values by column, and where it is."""
+
+    path: Path
+    line: int
+    values: Mapping[str, str]
+
+    def error(self, column: str, expected: str) -> DataError:
+        """Return the error of a wrong value in a column."""
+        return DataError(f"{self.path}, line {self.line}: {column} is {self.values[column]!r}, should be {expected}")
+
+
+def read_text(path: Path, cure: str) -> str:
+    """Return a text file in UTF-8, without its byte order mark.
+
+    Args:
+        path: The file.
+        cure: What to do if it cannot be read, for the message.
+
+    Raises:
+        DataError: it is missing or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {cure}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise DataError(f"{path}: cannot be read as UTF-8 text: {problem}; {cure}") from None
+
+
+def read_lines(
+    path: Path, cure: str, delimiter: str = "\t", has_quotes: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the values of each line of a table that is not empty.
+
+    Args:
+        path: The file.
+        cure: What to do if it cannot be read, for the message.
+        delimiter: What separates values.
+        has_quotes: Whether values may be quoted.
+
+    Raises:
+        DataError: it is missing, not UTF-8 or not a table.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE)
+            for values in reader:
+                if any(values):
+                    yield reader.line_num, values
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {cure}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise DataError(f"{path}: cannot be read as a table: {problem}; {cure}") from None
+
+
+def read_table(
+    path: Path, columns: tuple[str, ...], cure: str, delimiter: str = "\t", has_quotes: bool = False
+) -> Iterator[Row]:
+    """Yield the rows of a table whose first line names its columns; blanks around values are dropped.
+
+    Args:
+        path: The file.
+        columns: Columns that it must have.
+        cure: What to do if it is not as distributed, for the message.
+        delimiter: What separates values.
+        has_quotes: Whether values may be quoted.
+
+    Raises:
+        DataError: it is missing, not UTF-8, lacks a column, or a line has too few or too many values.
+    """
+    lines = read_lines(path, cure, delimiter, has_quotes)
+    header = [name.strip() for name in next(lines, (1, []))[1]]
+    if absent := [column for column in columns if column not in header]:
+        raise DataError(f"{path}, line 1: lacks the column {absent[0]!r}; {cure}")
+    for line, values in lines:
+        stripped = [value.strip() for value in values]
+        if not any(stripped):
+            continue
+        if len(values) != len(header):
+            raise DataError(f"{path}, line {line}: {len(values)} values for {len(header)} columns; {cure}")
+        yield Row(path, line, dict(zip(header, stripped)))
