@@ -32,14 +32,16 @@ def random_codes(frames, num_codebooks=3, seed=0):
 
 def test_rows_are_read_by_name_also_after_reopening(tmp_path):
     store = open_store(tmp_path)
-    kept = {f"{name}/ü.flac": random_codes(frames, seed=frames) for name, frames in (("a", 5), ("b", 0), ("c", 70))}
-    for name, codes in kept.items():
+    codes_by_name = {
+        f"{name}/ü.flac": random_codes(frames, seed=frames) for name, frames in (("a", 5), ("b", 0), ("c", 70))
+    }
+    for name, codes in codes_by_name.items():
         store.append(name, codes)
         np.testing.assert_array_equal(store.read(name, 0, 100), codes)
     store.close()
     store = open_store(tmp_path)
     assert len(store) == 3
-    for name, codes in kept.items():
+    for name, codes in codes_by_name.items():
         assert name in store
         np.testing.assert_array_equal(store.read(name, 2, 3), codes[2:5])
     rows = store.read("c/ü.flac", 68, 10)
@@ -122,11 +124,11 @@ def filled(tmp_path_factory, corpus):
     target = REGISTRY.get("codes")(
         REGISTRY.get("codes").settings_type(source="random-projection", num_codebooks=2, codebook_size=16), GRID
     )
-    found = build_corpus([corpus], 16_000, 16_000)
-    stream = CropStream(found, 16_000, 320, 4, 7)
+    items = build_corpus([corpus], 16_000, 16_000)
+    stream = CropStream(items, 16_000, 320, 4, 7)
     target.fit((stream.read_batch(step).samples_BT for step in range(2)), 0)
     store = LabelStore(tmp_path_factory.mktemp("filled"), 2, "x")
-    return target, stream, store, fill_label_store(store, target, found, torch.device("cpu"))
+    return target, stream, store, fill_label_store(store, target, items, torch.device("cpu"))
 
 
 def test_whole_files_cropped_agree_with_crops_away_from_their_edges(filled):
@@ -135,12 +137,12 @@ def test_whole_files_cropped_agree_with_crops_away_from_their_edges(filled):
     assert len(store) == len(stream.corpus.items)
     for step in (0, 1, 5):
         batch = stream.read_batch(step)
-        kept, crops = read_batch_labels(store, target, batch, stream, 49), target.labels(batch.samples_BT, 49)
-        assert kept.shape == crops.shape == (4, 49, 2)
-        assert kept.dtype == torch.int64
+        stored, crops = read_batch_labels(store, target, batch, stream, 49), target.labels(batch.samples_BT, 49)
+        assert stored.shape == crops.shape == (4, 49, 2)
+        assert stored.dtype == torch.int64
         # A window of 2048 samples reaches four frames over a crop's edges.
-        assert (kept[:, 5:-5] == crops[:, 5:-5]).double().mean() > 0.99
-        assert (kept[:, 6:-4] == crops[:, 5:-5]).double().mean() < 0.9
+        assert (stored[:, 5:-5] == crops[:, 5:-5]).double().mean() > 0.99
+        assert (stored[:, 6:-4] == crops[:, 5:-5]).double().mean() < 0.9
 
 
 def test_filling_resumes_where_it_stopped_and_leaves_out_unreadable_items(filled, tmp_path):
@@ -182,12 +184,12 @@ def test_filling_resumes_where_it_stopped_and_leaves_out_unreadable_items(filled
 def test_an_item_without_stored_labels_is_labelled_from_its_crop(filled, tmp_path):
     target, stream, whole, _ = filled
     batch, store = stream.read_batch(0), LabelStore(tmp_path, 2, "x")
-    kept = stream.corpus.items[batch.item_indices[1]].id
-    store.append(kept, whole.read(kept, 0, 999))
-    found = read_batch_labels(store, target, batch, stream, 49)
+    name = stream.corpus.items[batch.item_indices[1]].id
+    store.append(name, whole.read(name, 0, 999))
+    mixed = read_batch_labels(store, target, batch, stream, 49)
     crops, stored = target.labels(batch.samples_BT, 49), read_batch_labels(whole, target, batch, stream, 49)
-    assert torch.equal(found[[0, 2, 3]], crops[[0, 2, 3]])
-    assert torch.equal(found[1], stored[1])
+    assert torch.equal(mixed[[0, 2, 3]], crops[[0, 2, 3]])
+    assert torch.equal(mixed[1], stored[1])
 
 
 def test_only_targets_with_whole_files_get_a_store_and_keep_it(filled, tmp_path):
@@ -226,8 +228,8 @@ def test_a_run_learns_from_labels_of_whole_files_and_resumes_with_them(corpus, t
     stopped = resolve("mert-v1-95m", "tiny", changes)
     pretrain(stopped, corpus, tmp_path / "again", device="cpu")
     assert pretrain(stopped, corpus, tmp_path / "again", device="cpu", resume=True) == tmp_path / "again"
-    one, other = (read_tensors(folder / "model.safetensors") for folder in (whole, tmp_path / "again"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, other = (read_tensors(folder / "model.safetensors") for folder in (whole, tmp_path / "again"))
+    assert all(torch.equal(first[name], other[name]) for name in first)
     crops = resolve("mert-v1-95m", "tiny", changes | {"targets.codes.whole_files": False})
     by_crop = read_tensors(pretrain(crops, corpus, tmp_path / "crops", device="cpu") / "model.safetensors")
-    assert not all(torch.equal(one[name], by_crop[name]) for name in one), "labels near a crop's edges differ"
+    assert not all(torch.equal(first[name], by_crop[name]) for name in first), "labels near a crop's edges differ"

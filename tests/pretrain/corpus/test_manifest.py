@@ -32,20 +32,20 @@ def test_a_manifest_of_whole_files_is_the_folder(tmp_path, corpus):
     folder, listed = build_corpus([corpus], RATE, CROP), build_corpus([tmp_path / "list.csv"], RATE, CROP)
     assert folder.identity() == listed.identity()
     assert listed.trusted == 0
-    one, two = CropStream(folder, CROP, 320, 4, 7).read_batch(3), CropStream(listed, CROP, 320, 4, 7).read_batch(3)
-    assert torch.equal(one.samples_BT, two.samples_BT)
+    whole, rows = CropStream(folder, CROP, 320, 4, 7).read_batch(3), CropStream(listed, CROP, 320, 4, 7).read_batch(3)
+    assert torch.equal(whole.samples_BT, rows.samples_BT)
 
 
 def test_a_row_can_be_a_segment_of_a_file(tmp_path):
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 10 * RATE).astype(np.float32)
     soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
-    found = build_corpus(
+    built = build_corpus(
         [table_of(tmp_path, path=["long.wav"] * 2, start=[2.0, 7.5], duration=[1.5, None])], RATE, CROP
     )
-    assert [found.items[n].id for n in (0, 1)] == ["long.wav@2", "long.wav@7.5"]
-    assert [found.items[n].samples for n in (0, 1)] == [24_000, 40_000]
-    assert found.trusted == 1
-    stream = CropStream(found, CROP, 320, 2, 0)
+    assert [built.items[n].id for n in (0, 1)] == ["long.wav@2", "long.wav@7.5"]
+    assert [built.items[n].samples for n in (0, 1)] == [24_000, 40_000]
+    assert built.trusted == 1
+    stream = CropStream(built, CROP, 320, 2, 0)
     starts = set()
     for batch in stream.iter_batches(0, 8):
         for crop, epoch, item in zip(batch.samples_BT, batch.epochs, batch.item_indices):
@@ -57,22 +57,22 @@ def test_a_row_can_be_a_segment_of_a_file(tmp_path):
 
 
 def test_given_lengths_are_trusted_and_counted_and_a_wrong_one_shows_when_it_is_read(tmp_path, corpus):
-    one = corpus / "0" / "0.flac"
-    rows = {"path": [str(one), "gone.wav", "short.wav"], "samples": [88_200, 441_000, 10], "sample_rate": [44_100] * 3}
-    found = build_corpus([table_of(tmp_path, **rows)], RATE, CROP)
-    assert (len(found.items), found.trusted, found.short, found.seconds) == (2, 2, 1, 12.0)
-    batch = CropStream(found, CROP, 320, 2, 0).read_batch(0)
-    assert [found.items[item].id for item in batch.item_indices] == [str(one)]
+    path = corpus / "0" / "0.flac"
+    rows = {"path": [str(path), "gone.wav", "short.wav"], "samples": [88_200, 441_000, 10], "sample_rate": [44_100] * 3}
+    built = build_corpus([table_of(tmp_path, **rows)], RATE, CROP)
+    assert (len(built.items), built.trusted, built.short, built.seconds) == (2, 2, 1, 12.0)
+    batch = CropStream(built, CROP, 320, 2, 0).read_batch(0)
+    assert [built.items[item].id for item in batch.item_indices] == [str(path)]
     assert batch.errors == (f"{tmp_path}/gone.wav: no such file",)
-    liar = build_corpus([table_of(tmp_path, path=[str(one)], seconds=[60.0])], RATE, CROP)
-    batches = list(CropStream(liar, CROP, 320, 1, 0).iter_batches(0, 3))
+    wrong = build_corpus([table_of(tmp_path, path=[str(path)], seconds=[60.0])], RATE, CROP)
+    batches = list(CropStream(wrong, CROP, 320, 1, 0).iter_batches(0, 3))
     assert not any(batch.item_indices for batch in batches)
     assert all(len(batch.errors) == 1 and "0.flac" in batch.errors[0] for batch in batches)
 
 
 def test_invalid_rows_are_reported_and_counted(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(3 * RATE), RATE)
-    place = table_of(
+    manifest = table_of(
         tmp_path,
         path=["a.wav", "a.wav", "a.wav", "a.wav", "b.wav", "a.wav"],
         start=[0.0, -1.0, 2.0, float("inf"), 0.0, 0.0],
@@ -80,10 +80,10 @@ def test_invalid_rows_are_reported_and_counted(tmp_path):
         seconds=[3.0, 3.0, 3.0, 3.0, None, 3.0],
     )
     with pytest.warns(UserWarning, match="left out: .*row 2, a.wav: 2 s from -1 s on of 3 s .*and 4 more"):
-        found = build_corpus([place], RATE, CROP)
-    assert len(found.items) == 1
-    assert [line.partition(": row ")[2][:1] for line in found.unreadable[:-1]] == ["2", "3", "4", "6"]
-    assert found.unreadable[-1] == f"{tmp_path}/b.wav: no such file"
+        built = build_corpus([manifest], RATE, CROP)
+    assert len(built.items) == 1
+    assert [line.partition(": row ")[2][:1] for line in built.unreadable[:-1]] == ["2", "3", "4", "6"]
+    assert built.unreadable[-1] == f"{tmp_path}/b.wav: no such file"
 
 
 @pytest.mark.parametrize(

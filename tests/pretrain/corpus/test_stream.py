@@ -53,9 +53,9 @@ def test_every_epoch_has_every_file_once_in_another_order(corpus):
 
 
 def test_any_step_can_be_read_at_any_time(corpus):
-    one, two = stream_of(corpus, batch=3), stream_of(corpus, batch=3)
-    forward = list(one.iter_batches(0, 7))
-    later = list(two.iter_batches(4, 7))
+    first, second = stream_of(corpus, batch=3), stream_of(corpus, batch=3)
+    forward = list(first.iter_batches(0, 7))
+    later = list(second.iter_batches(4, 7))
     for expected, built in zip(forward[4:], later):
         assert (expected.step, expected.item_indices, expected.epochs) == (built.step, built.item_indices, built.epochs)
         assert torch.equal(expected.samples_BT, built.samples_BT)

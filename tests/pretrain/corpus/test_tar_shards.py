@@ -29,19 +29,19 @@ def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
 
 
-def sounds(corpus):
-    """Return the sounds of a corpus by the last part of their names, each decoded from its own place."""
+def items_by_name(corpus):
+    """Return the items of a corpus by the last part of their names, each decoded from its own path."""
     return {item.id.rpartition("/")[2]: item for item in map(corpus.items.__getitem__, range(len(corpus.items)))}
 
 
 def crops(stream, steps):
     """Return the crops of some steps by (epoch, name of the item)."""
-    found = {}
+    crops = {}
     for batch in stream.iter_batches(0, steps):
         assert not batch.errors
         for samples, epoch, item in zip(batch.samples_BT, batch.epochs, batch.item_indices):
-            found[epoch, stream.corpus.items[item].id.rpartition("/")[2]] = (item, samples.numpy())
-    return found
+            crops[epoch, stream.corpus.items[item].id.rpartition("/")[2]] = (item, samples.numpy())
+    return crops
 
 
 def pack(path, files, notes=None, kind=tarfile.PAX_FORMAT):
@@ -77,14 +77,14 @@ def in_memory(folder, name):
 
 
 def test_shards_hold_the_sounds_of_the_folder(corpus, shards):
-    whole = {item.id.rpartition("/")[2]: item for item in sounds(build_corpus([corpus], RATE, CROP)).values()}
+    whole = {item.id.rpartition("/")[2]: item for item in items_by_name(build_corpus([corpus], RATE, CROP)).values()}
     for given in ([shards], [f"{shards}/{{000000..000004}}.tar"], sorted(shards.glob("*.tar"))):
-        found = build_corpus(given, RATE, CROP)
-        assert [found.items[n].id for n in (0, 9)] == ["000000.tar/0.flac", "000004.tar/9.flac"]
-        assert {name: item.samples for name, item in sounds(found).items()} == {
+        built = build_corpus(given, RATE, CROP)
+        assert [built.items[n].id for n in (0, 9)] == ["000000.tar/0.flac", "000004.tar/9.flac"]
+        assert {name: item.samples for name, item in items_by_name(built).items()} == {
             name: item.samples for name, item in whole.items()
         }
-    stream = CropStream(found, CROP, 320, 5, 0)
+    stream = CropStream(built, CROP, 320, 5, 0)
     for (epoch, name), (item, samples) in crops(stream, 4).items():
         start = stream.crop_start(epoch, item)
         np.testing.assert_array_equal(samples, load_audio(whole[name].path, RATE)[start : start + CROP])
@@ -93,11 +93,11 @@ def test_shards_hold_the_sounds_of_the_folder(corpus, shards):
 def test_remote_shards_folders_and_manifests_equal_local_ones(tmp_path, corpus, shards):
     here = build_corpus([shards], RATE, CROP)
     local = CropStream(here, CROP, 320, 5, 0).read_batch(1)
-    place = in_memory(shards, "remote-shards")
-    for given in (place, f"{place}/{{000000..000004}}.tar", f"simplecache::{place}"):
-        found = build_corpus([given], RATE, CROP)
-        assert found.identity() == here.identity()
-        assert torch.equal(CropStream(found, CROP, 320, 5, 0).read_batch(1).samples_BT, local.samples_BT)
+    address = in_memory(shards, "remote-shards")
+    for given in (address, f"{address}/{{000000..000004}}.tar", f"simplecache::{address}"):
+        built = build_corpus([given], RATE, CROP)
+        assert built.identity() == here.identity()
+        assert torch.equal(CropStream(built, CROP, 320, 5, 0).read_batch(1).samples_BT, local.samples_BT)
     music = in_memory(corpus, "remote-music")
     loose, folder = build_corpus([music], RATE, CROP), build_corpus([corpus], RATE, CROP)
     assert loose.identity() == folder.identity()
@@ -131,9 +131,9 @@ def test_an_index_is_made_once_and_again_if_the_shard_changes(tmp_path, corpus, 
 def test_the_length_in_the_json_is_trusted(tmp_path, corpus):
     files = [corpus / "0" / "0.flac", corpus / "1" / "1.flac"]
     notes = {"0.flac": {"samples": 22_050, "sample_rate": 22_050, "title": "x"}, "1.flac": {"title": "y"}}
-    found = build_corpus([pack(tmp_path / "a.tar", files, notes)], RATE, CROP)
-    assert {name: item.samples for name, item in sounds(found).items()} == {"0.flac": 16_000, "1.flac": 35_200}
-    assert found.trusted == 1
+    built = build_corpus([pack(tmp_path / "a.tar", files, notes)], RATE, CROP)
+    assert {name: item.samples for name, item in items_by_name(built).items()} == {"0.flac": 16_000, "1.flac": 35_200}
+    assert built.trusted == 1
 
 
 def test_a_shard_cut_short_loses_no_more_than_its_end(tmp_path, corpus):
@@ -143,13 +143,13 @@ def test_a_shard_cut_short_loses_no_more_than_its_end(tmp_path, corpus):
         third = tar.getmembers()[2]
     cuts = {third.offset_data + 1000: "within 2.flac", third.offset: "after 1.flac", third.offset + 100: "after 1.flac"}
     for number, (cut, where) in enumerate(cuts.items()):
-        place = tmp_path / f"cut{number}.tar"
-        place.write_bytes(whole[:cut])
+        path = tmp_path / f"cut{number}.tar"
+        path.write_bytes(whole[:cut])
         with pytest.warns(UserWarning, match="left out"):
-            found = build_corpus([place], RATE, CROP)
-        assert set(sounds(found)) == {"0.flac", "1.flac"}
-        (line,) = found.unreadable
-        assert line.startswith(f"{place}: ")
+            built = build_corpus([path], RATE, CROP)
+        assert set(items_by_name(built)) == {"0.flac", "1.flac"}
+        (line,) = built.unreadable
+        assert line.startswith(f"{path}: ")
         assert f"truncated at byte {cut}, {where}" in line or f"damaged from byte {third.offset} to its end" in line
 
 
@@ -165,24 +165,24 @@ def test_damage_within_a_shard_costs_the_members_it_covers(tmp_path, corpus, ext
     content[third.offset_data : third.offset_data + third.size] = b"\x07" * third.size
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.warns(UserWarning, match="and 1 more"):
-        found = build_corpus([tmp_path / "a.tar"], RATE, CROP)
-    assert set(sounds(found)) == {"0.flac", "3.flac"}
-    assert f"damaged from byte {second.offset} to {third.offset}" in found.unreadable[0]
-    assert f"{tmp_path}/a.tar/2.flac: not an audio file" in found.unreadable[1]
+        built = build_corpus([tmp_path / "a.tar"], RATE, CROP)
+    assert set(items_by_name(built)) == {"0.flac", "3.flac"}
+    assert f"damaged from byte {second.offset} to {third.offset}" in built.unreadable[0]
+    assert f"{tmp_path}/a.tar/2.flac: not an audio file" in built.unreadable[1]
 
 
 @pytest.fixture(scope="module")
 def tiny_tars(tmp_path_factory):
     """The bytes of two tars of six tiny sounds each, with extended heads and without, and where each stands."""
-    folder, made = tmp_path_factory.mktemp("tiny"), []
+    folder, tars = tmp_path_factory.mktemp("tiny"), []
     for number in range(6):
         soundfile.write(folder / f"{number}.wav", np.full(100 + 300 * number, 0.1), RATE)
     for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
-        place = pack(folder / "tiny.tar", sorted(folder.glob("*.wav")), kind=kind)
-        with tarfile.open(place) as tar:
+        path = pack(folder / "tiny.tar", sorted(folder.glob("*.wav")), kind=kind)
+        with tarfile.open(path) as tar:
             spans = [(info.name, info.offset, info.offset_data + info.size) for info in tar]
-        made.append((place.read_bytes(), spans))
-    return made
+        tars.append((path.read_bytes(), spans))
+    return tars
 
 
 @hypothesis.settings(
@@ -198,20 +198,20 @@ def test_wherever_the_damage_is_the_rest_is_used_and_a_loss_is_reported(tiny_tar
     content, spans = tiny_tars[which]
     begin = begin % len(content)
     end = len(content) if cut else min(begin + length, len(content))
-    place = tmp_path / "a.tar"
-    place.write_bytes(content[:begin] + (b"" if cut else b"\xff" * (end - begin) + content[end:]))
+    path = tmp_path / "a.tar"
+    path.write_bytes(content[:begin] + (b"" if cut else b"\xff" * (end - begin) + content[end:]))
     untouched = {name for name, first, last in spans if last <= begin or first >= end}
     try:
-        found = read_shard(str(place))
+        index = read_shard(str(path))
     except AudioError as problem:
         assert not untouched
         assert "no member of a tar" in str(problem)
         return
-    used = {each.name for each in found.members if each.seconds is not None}
+    used = {each.name for each in index.members if each.seconds is not None}
     assert untouched <= used
-    told = [*found.damage, *(each.problem for each in found.members if each.problem)]
-    assert all(line.startswith(str(place)) for line in told)
-    assert told or used == {name for name, _, _ in spans}
+    reports = [*index.damage, *(each.problem for each in index.members if each.problem)]
+    assert all(line.startswith(str(path)) for line in reports)
+    assert reports or used == {name for name, _, _ in spans}
 
 
 def test_a_missing_or_invalid_tar_is_reported(tmp_path, corpus):
@@ -219,10 +219,10 @@ def test_a_missing_or_invalid_tar_is_reported(tmp_path, corpus):
     (tmp_path / "bad.tar").write_bytes(b"\x1f\x8b" + b"no tar at all" * 500)
     (tmp_path / "empty.tar").write_bytes(b"")
     with pytest.warns(UserWarning, match="left out"):
-        found = build_corpus([good, tmp_path / "bad.tar", tmp_path / "empty.tar", "memory://nowhere/0.tar"], RATE, CROP)
-    assert len(found.items) == 1
+        built = build_corpus([good, tmp_path / "bad.tar", tmp_path / "empty.tar", "memory://nowhere/0.tar"], RATE, CROP)
+    assert len(built.items) == 1
     reasons = ["no member of a tar in its", "no member of a tar in its", "cannot be read: no such f"]
-    assert [line.partition(": ")[2][:25] for line in found.unreadable] == reasons
+    assert [line.partition(": ")[2][:25] for line in built.unreadable] == reasons
     with pytest.raises(UsageError, match="fsspec cannot open it"):
         build_corpus(["nothing://of/the.tar"], RATE, CROP)
     with pytest.raises(DataError, match="there is no such file or folder"):
@@ -230,9 +230,9 @@ def test_a_missing_or_invalid_tar_is_reported(tmp_path, corpus):
 
 
 def test_a_shard_truncated_later_is_reported_in_the_batch(tmp_path, corpus):
-    place = pack(tmp_path / "a.tar", [corpus / "0" / "0.flac", corpus / "1" / "1.flac"])
-    stream = CropStream(build_corpus([place], RATE, CROP), CROP, 320, 2, 0)
-    place.write_bytes(place.read_bytes()[: stream.corpus.items[1].offset + 5])
+    path = pack(tmp_path / "a.tar", [corpus / "0" / "0.flac", corpus / "1" / "1.flac"])
+    stream = CropStream(build_corpus([path], RATE, CROP), CROP, 320, 2, 0)
+    path.write_bytes(path.read_bytes()[: stream.corpus.items[1].offset + 5])
     batch = stream.read_batch(0)
     assert len(batch.item_indices) == 1
     assert batch.errors[0].startswith("a.tar/1.flac: cannot be read")
@@ -254,6 +254,6 @@ def test_an_epoch_mixes_the_items_of_few_shards_at_a_time(tmp_path, shards, monk
 
 
 def test_loose_files_beside_shards_are_shards_of_one(tmp_path, corpus, shards):
-    found = build_corpus([corpus / "0", shards], RATE, CROP)
-    assert sorted(found.shard_sizes().tolist()) == [1] * 4 + [2] * 5
+    built = build_corpus([corpus / "0", shards], RATE, CROP)
+    assert sorted(built.shard_sizes().tolist()) == [1] * 4 + [2] * 5
     assert build_corpus([corpus], RATE, CROP).shard_sizes().tolist() == [1] * 10

@@ -68,8 +68,8 @@ def test_mixup_mixes_audio_and_tags_alike():
     mix, sounds, tags = draw_mixup(5, 0.3, new_rng()), torch.randn(5, 7, 3), torch.rand(5, 2)
     for number in range(5):
         other, own = int(mix.partner_B[number]), float(mix.weight_B[number])
-        for given, made in ((sounds, mix(sounds)), (tags, mix(tags))):
-            torch.testing.assert_close(made[number], own * given[number] + (1 - own) * given[other])
+        for plain, mixed in ((sounds, mix(sounds)), (tags, mix(tags))):
+            torch.testing.assert_close(mixed[number], own * plain[number] + (1 - own) * plain[other])
     torch.testing.assert_close(draw_mixup(5, 0.0, new_rng())(sounds), sounds)
 
 
