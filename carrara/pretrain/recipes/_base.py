@@ -241,18 +241,18 @@ class Recipe(Settings):
 class RecipeFamily:
     """The `RECIPE` of a file: published variants by name, and scales as changes to them."""
 
-    variants: Mapping[str, Recipe]
+    variants: Mapping[str, Settings]
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"base": {}})
 
 
-def resolve(name: str, scale: str = "base", changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Return a recipe at a scale, with the settings at the given dotted paths changed.
+def resolve(name: str, scale: str = "base", changes: Mapping[str, Any] | None = None) -> Any:
+    """Return a recipe (`Recipe`, `TaggingRecipe` or `CodecRecipe`) at a scale, with settings changed by dotted path.
 
     Raises:
         UsageError: there is no such recipe, scale or setting, or a value does not fit.
     """
     family: RecipeFamily = REGISTRY.get(name)
-    variant = family.variants[REGISTRY.get_entry(name).name]
+    variant: Any = family.variants[REGISTRY.get_entry(name).name]
     if scale not in family.scales:
         raise UsageError(
             f"{name} has no scale {scale!r}.{did_you_mean(scale, family.scales)} Scales: {', '.join(family.scales)}."

@@ -12,8 +12,6 @@ ablation maest-segment (15.3 and 15.5 billion, 12 crops), with the epochs, sched
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from carrara.pretrain.recipes._base import RecipeFamily
 from carrara.pretrain.recipes.maest import SMALL, TINY
 from carrara.pretrain.tagging.settings import TaggingOptimiserSettings, TaggingRecipe
@@ -25,7 +23,7 @@ _BASE = TaggingRecipe.model_validate(
 )
 
 RECIPE = RecipeFamily(
-    variants={"effnet-tagger": cast(Any, _BASE)},
+    variants={"effnet-tagger": _BASE},
     scales={
         "base": {},
         "small": {**SMALL, "network.width_multiplier": 0.5},

@@ -14,7 +14,7 @@ and of their schedule, 240 clips an epoch, 12 a step, learning rate 1e-3; crops 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from carrara.pretrain.recipes._base import RecipeFamily, times
 from carrara.pretrain.tagging.settings import TaggingRecipe
@@ -35,8 +35,8 @@ VARIANTS = {
 PATCHOUT = {5: 15, 10: 30, 20: 60, 30: 90}
 
 
-def _recipe(seconds: int, kind: str = "random", **changes: Any) -> Any:
-    recipe = TaggingRecipe.model_validate(
+def _recipe(seconds: int, kind: str = "random", **changes: Any) -> TaggingRecipe:
+    return TaggingRecipe.model_validate(
         {
             "encoder": f"maest-{seconds}s",
             "patchout": PATCHOUT[seconds],
@@ -45,7 +45,6 @@ def _recipe(seconds: int, kind: str = "random", **changes: Any) -> Any:
             **changes,
         }
     )
-    return cast(Any, recipe)
 
 
 _SCHEDULE = (

@@ -14,8 +14,6 @@ frames a second, for students of MERT-v0's architecture): 0.65 s a step on one c
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from pydantic import Field
 
 from carrara.core.settings import Settings
@@ -53,7 +51,7 @@ class CodecRecipe(Settings):
 
 
 RECIPE = RecipeFamily(
-    variants={"rvq-vae": cast(Any, CodecRecipe(network=CodecSettings(filters=16)))},
+    variants={"rvq-vae": CodecRecipe(network=CodecSettings(filters=16))},
     scales={
         "base": {},
         "small": {"network.filters": 8, "steps": 50_000},
