@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import carrara
+from carrara.core import __version__
 from carrara.core.errors import StoreError
 from carrara.core.io import write_text
 from carrara.core.settings import Settings, iter_paths, parse_settings
@@ -43,7 +43,7 @@ def prepare_run_file(
             "short": corpus.short,
             "unreadable": list(corpus.unreadable),
         },
-        "carrara": carrara.__version__,
+        "carrara": __version__,
         **({"initialization": dict(initialization)} if initialization else {}),
     }
     path = folder / RUN
