@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from carrara.core.errors import StoreError
 from carrara.core.hashing import canonical_json
 from carrara.core.io import atomic_write
-from carrara.pretrain.dist import full_tensor, shard_like
+from carrara.pretrain.distributed import full_tensor, shard_like
 
 # Folder of the checkpoints within the folder of a run.
 TRAINING = "training"
