@@ -26,7 +26,7 @@ from transformers import HubertConfig, HubertModel
 
 from carrara.encoders._hub.load import build_encoder
 from carrara.pretrain.masks import plan_masks
-from carrara.pretrain.objective import MaskedPrediction
+from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.recipes._base import MaskingSettings, ObjectiveSettings
 from carrara.pretrain.targets import REGISTRY
 from carrara.pretrain.targets._base import FrameGrid
@@ -58,7 +58,7 @@ def ours(asked: argparse.Namespace, samples_BT: torch.Tensor, labels_BF: torch.T
     def step() -> None:
         model.train()
         losses = model(samples_BT, seen, {"codes": labels_BF[..., None]})
-        losses.loss(number, count).backward()
+        losses.loss({"frames": number, "clips": count}).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         adam.step()
         adam.zero_grad(set_to_none=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ be opened. The whole recipe is in `run.json`, every metric over time in `{LOG_FI
 """
 
 
-def probe_section(probes: list[Mapping[str, Any]]) -> str:
+def probe_section(probes: Sequence[Mapping[str, Any]]) -> str:
     """Return a section with the scores of the last of these probes; empty where there is none."""
     if not probes:
         return ""

@@ -81,9 +81,8 @@ class Dist:
 
     def gather_counts(self, count: int) -> list[int]:
         """Return the number of every rank, in their order."""
-        return [
-            int(each) for each in self.all_reduce_sum([count * (rank == self.rank) for rank in range(self.world_size)])
-        ]
+        own = [count if rank == self.rank else 0 for rank in range(self.world_size)]
+        return [int(each) for each in self.all_reduce_sum(own)]
 
     def gather_rows(self, tensor: Tensor, rows: Sequence[int]) -> Tensor:
         """Return the tensors of all ranks, one after another; `rows` are their lengths, by rank."""

@@ -1,8 +1,8 @@
 """What training needs to know of a method: its module, batches, losses, and what it saves.
 
-The loss of a step is a sum of terms; each term is a sum over crops (or frames) divided by a count of the whole step, over
-all ranks and micro-batches. The counts are known before the forward pass, so a step means the same however its batch is
-divided, and no rank or micro-batch with few masked frames weighs more than it should [notes/pretraining §3.3].
+The loss of a step is a sum of terms; each term is a sum over crops (or frames) divided by a count of the whole step,
+over all ranks and micro-batches. The counts are known before the forward pass, so a step means the same however its
+batch is divided, and no rank or micro-batch with few masked frames weighs more than it should [notes/pretraining §3.3].
 
 Letters: B batch, T samples.
 """
@@ -156,7 +156,7 @@ class Objective(ABC):
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return numbers for the log from the sums of the steps since the last line; empty without sums."""
 
-    def after_step(self, step: int, is_taken: bool) -> None:
+    def after_step(self, step: int, is_taken: bool) -> None:  # noqa: B027 - nothing to do by default
         """Update what follows the weights after the step with that number, from 0, was taken or skipped."""
 
     def measure(self, batch: CropBatch, step: int) -> dict[str, float]:
@@ -179,7 +179,7 @@ class Objective(ABC):
         """Return plain values that a checkpoint holds."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - nothing to take over by default
         """Take over the values that `state_dict` returned."""
 
     def fsdp_layers(self) -> list[nn.Module]:

@@ -98,8 +98,8 @@ class MaskedPrediction(nn.Module):
         """Return the losses of the predicted frames.
 
         The terms are `prediction` over frames and `penalty` over clips. The sums are over masked frames: `masked`;
-        `frames/SET`, `loss/SET`, `correct/SET` of each label set and `predicted/SET`, `labels/SET`, how often each class
-        was predicted and was the label; `mse/TARGET`, `baseline/TARGET` of values and `moments/target/TARGET`,
+        `frames/SET`, `loss/SET`, `correct/SET` of each label set and `predicted/SET`, `labels/SET`, how often each
+        class was predicted and was the label; `mse/TARGET`, `baseline/TARGET` of values and `moments/target/TARGET`,
         `moments/prediction/TARGET`: number, sum and sum of squares, `[3, M]`.
 
         Args:

@@ -5,9 +5,9 @@ codebooks follow the vectors of the whole batch, over all ranks and micro-batche
 has enough frames. The folder holds the codec (`config.json`, `model.safetensors`), `sound/` with one crop as it was and
 reconstructed from 1, 2, 4, … codebooks, `run.json`, `metrics.jsonl` and `training/`.
 
-Log keys besides those of every run (metrics_log.py): `spectral`, `waveform`, `commitment`, `usage/Q` (relative perplexity
-of codebook Q's running counts), `distance/Q` (spectral distance of some crops reconstructed from the first Q codebooks;
-it should fall with Q).
+Log keys besides those of every run (metrics_log.py): `spectral`, `waveform`, `commitment`, `usage/Q` (relative
+perplexity of codebook Q's running counts), `distance/Q` (spectral distance of some crops reconstructed from the first Q
+codebooks; it should fall with Q).
 
 Letters: B batch, T samples, F frames, N vectors, C latent dimensions, Q codebooks, K codes.
 """

@@ -148,6 +148,7 @@ class MaskedPredictionObjective(Objective):
             frames = masked_BF.numel() if recipe.objective.unmasked_weight else int(masked_BF.sum())
             if not len(rows):
                 plan = MaskPlan(torch.zeros(1, self.num_frames, dtype=torch.bool))
+            labels = {name: codes_BFQ[rows.to(codes_BFQ.device)] for name, codes_BFQ in stored_labels.items()}
             crops = _MaskedCrops(
                 index=index,
                 divisors={FRAMES: frames, CLIPS: len(rows)},
@@ -155,9 +156,7 @@ class MaskedPredictionObjective(Objective):
                 clean_BT=self.device_crops(clean_BT[rows]),
                 student_BT=self.device_crops(student_BT[rows]),
                 plan=plan,
-                stored_labels={
-                    name: codes[rows.to(codes.device)] for name, codes in stored_labels.items() if len(rows)
-                },
+                stored_labels=labels if len(rows) else {},
             )
             micro_batches.append(crops)
         return micro_batches

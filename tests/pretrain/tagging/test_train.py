@@ -27,7 +27,7 @@ TAGS = ("high", "low", "pulsed", "steady")
 
 def plain(folder):
     """Return the lines of the log without what depends on the clock."""
-    clock = {"seconds", "audio_seconds_per_second"}
+    clock = {"seconds", "audio_hours_per_hour"}
     return [
         {key: value for key, value in line.items() if key not in clock}
         for line in read_metrics(folder / "metrics.jsonl")
