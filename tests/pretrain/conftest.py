@@ -9,7 +9,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from carrara.core.settings import replace
-from carrara.pretrain.dist import Dist
+from carrara.pretrain.distributed import Dist
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import build_run
 
@@ -84,7 +84,7 @@ def initial_state():
     def build(recipe, corpus, folder, start=""):
         run = build_run(recipe, [corpus], folder, False, Dist(device=torch.device("cpu")), str(start))
         run.log.close()
-        return run.model.state_dict(), run.targets
+        return run.objective.module.state_dict(), run.objective.targets
 
     return build
 

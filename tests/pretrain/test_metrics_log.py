@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from carrara.pretrain.objective import Losses, merge_losses
 
 from carrara.core.errors import StoreError
 from carrara.pretrain.metrics_log import ROLLED_BACK, SKIPPED, MetricAverager, MetricsLog, read_events, read_metrics
-from carrara.pretrain.objective import Losses, merge_losses
 
 
 def test_a_line_averages_over_masked_frames():

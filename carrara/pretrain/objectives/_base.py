@@ -227,7 +227,7 @@ class Objective(ABC):
         return samples_BT.to(self.dist.device, non_blocking=True)
 
 
-def check_batch(batch: int, dist: Dist) -> None:
+def check_batch(batch: int, world_size: int) -> None:
     """Raise a UsageError if a rank would have no crop."""
-    if batch < dist.world_size:
-        raise UsageError(f"batch {batch} is less than one crop for each of {dist.world_size} ranks; raise batch")
+    if batch < world_size:
+        raise UsageError(f"batch {batch} is less than one crop for each of {world_size} ranks; raise batch")

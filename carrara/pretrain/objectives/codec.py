@@ -80,7 +80,7 @@ class CodecObjective(Objective):
         crop_samples = round(recipe.crop_seconds * network.sample_rate)
         self.crop_frames = math.ceil(crop_samples / network.hop)
         with dist.report_once():
-            check_batch(recipe.batch, dist)
+            check_batch(recipe.batch, dist.world_size)
             if recipe.batch * self.crop_frames < network.codebook_size:
                 raise UsageError(
                     f"a step of {recipe.batch} crops of {recipe.crop_seconds:g} s has "

@@ -98,7 +98,7 @@ class MaskedPredictionObjective(Objective):
             centre = receptive_field(settings.conv_kernels, settings.conv_strides) // 2
             self.grid = FrameGrid(settings.sample_rate, settings.stride, centre)
             crop_samples = _check_crop(recipe, encoder)
-            check_batch_division(recipe, dist)
+            check_batch_division(recipe, dist.world_size)
         self.corpus = dist.on_rank_zero(lambda: build_corpus(corpus, settings.sample_rate, crop_samples))
         self.stream = CropStream(self.corpus, crop_samples, self.grid.hop, recipe.batch, recipe.seed, recipe.target_rms)
 
@@ -215,20 +215,19 @@ class MaskedPredictionObjective(Objective):
         save_pretrained(encoder, folder, pretraining_card(self, folder, step, seconds))
 
 
-def check_batch_division(recipe: Recipe, dist: Dist) -> None:
+def check_batch_division(recipe: Recipe, world_size: int) -> None:
     """Refuse a batch that does not divide over the ranks.
 
     Raises:
         UsageError: a rank would have no crop, or a pool of mixup would be divided between ranks.
     """
-    world_size, pool = dist.world_size, recipe.mixup.pool
-    edges = [rank * recipe.batch // world_size for rank in range(world_size)]
+    edges, pool = [rank * recipe.batch // world_size for rank in range(world_size)], recipe.mixup.pool
     if recipe.mixup.probability and any(edge % pool for edge in edges):
         raise UsageError(
             f"mixup.pool {pool} does not fit the {recipe.batch} crops of a step on {world_size} ranks: mixing would "
             f"depend on their number; set mixup.pool to a divisor of {recipe.batch // world_size}"
         )
-    check_batch(recipe.batch, dist)
+    check_batch(recipe.batch, world_size)
 
 
 def _check_crop(recipe: Recipe, encoder: HubertEncoder) -> int:

@@ -142,7 +142,7 @@ class TaggingObjective(Objective):
         """
         self.recipe, self.dist = recipe, dist
         with dist.report_once():
-            check_batch(recipe.batch, dist)
+            check_batch(recipe.batch, dist.world_size)
             card: Card = ENCODERS.get(recipe.encoder).variants[ENCODERS.get_entry(recipe.encoder).name][0]
         self.corpus, valid = dist.on_rank_zero(lambda: build_tagged_corpus(corpus, recipe.labels, card.sample_rate))
         if dist.is_main:

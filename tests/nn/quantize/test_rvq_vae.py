@@ -24,7 +24,7 @@ def noise(seconds=1.0, count=2):
 def codec():
     """A codec whose codebooks have started."""
     made = RVQVAE(TINY, seed=3).train()
-    made(noise(), generator())
+    made.books.start(made.latents(noise()), generator())
     return made.eval()
 
 
@@ -35,7 +35,7 @@ def test_every_begun_hop_has_a_frame_and_comes_back_as_a_hop_of_sound(codec, sam
     assert codes.dtype == torch.int64
     assert 0 <= int(codes.min()) <= int(codes.max()) < 16
     assert codec.decode(codes).shape == (2, 320 * codes.shape[1])
-    assert codec(noise(2)[:, :samples], generator()).samples_BT.shape == (2, samples)
+    assert codec(noise(2)[:, :samples], 3).samples_BT.shape == (2, samples)
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 5, 8), (3, 3), (4,), (7, 2)])
@@ -78,11 +78,12 @@ def test_codebooks_follow_a_naive_running_mean():
     rng = np.random.default_rng(0)
     centres = 4 * rng.normal(size=(4, 3))
     batches = [centres[rng.integers(4, size=200)] + 0.1 * rng.normal(size=(200, 3)) for _ in range(6)]
-    books(torch.from_numpy(batches[0]).float(), 2, generator())
+    books.start(torch.from_numpy(batches[0]).float(), generator())
     codes, sums, counts = (part.double().numpy().copy() for part in (books.codes_QKC, books.sums_QKC, books.counts_QK))
     np.testing.assert_allclose(counts.sum(1), 200)
     for batch in batches[1:]:
-        books(torch.from_numpy(batch).float(), 2, generator())
+        _, _, vectors, nearest_codes = books(torch.from_numpy(batch).float(), 2)
+        books.update(vectors, nearest_codes, generator())
         residual = batch
         for book in range(2):
             nearest = ((residual[:, None] - codes[book]) ** 2).sum(-1).argmin(1)
@@ -99,10 +100,11 @@ def test_codebooks_follow_a_naive_running_mean():
 def test_a_code_that_nothing_is_near_moves_onto_a_vector_of_the_batch():
     books = Codebooks(1, 4, 2)
     vectors = torch.randn(100, 2, generator=generator())
-    books(vectors, 1, generator())
+    books.start(vectors, generator())
     books.codes_QKC[0, 2] = 1e4
     books.sums_QKC[0, 2], books.counts_QK[0, 2] = 0.0, 0.0
-    books(vectors, 1, generator())
+    _, _, quantized, codes = books(vectors, 1)
+    books.update(quantized, codes, generator())
     nearest = (vectors - books.codes_QKC[0, 2]).norm(dim=1).min()
     assert float(nearest) < 1e-3
 
@@ -110,7 +112,8 @@ def test_a_code_that_nothing_is_near_moves_onto_a_vector_of_the_batch():
 def test_the_gradient_passes_the_lookup_and_each_book_commits():
     books = Codebooks(3, 4, 2)
     latent = torch.randn(60, 2, generator=generator(), requires_grad=True)
-    quantised, commitment = books(latent, 3, generator())
+    books.start(latent.detach(), generator())
+    quantised, commitment, _, _ = books(latent, 3)
     upstream = torch.randn(60, 2, generator=generator(5))
     (quantised * upstream).sum().backward(retain_graph=True)
     torch.testing.assert_close(latent.grad, upstream)

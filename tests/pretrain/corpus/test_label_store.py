@@ -128,7 +128,7 @@ def filled(tmp_path_factory, corpus):
     stream = CropStream(items, 16_000, 320, 4, 7)
     target.fit((stream.read_batch(step).samples_BT for step in range(2)), 0)
     store = LabelStore(tmp_path_factory.mktemp("filled"), 2, "x")
-    return target, stream, store, fill_label_store(store, target, items, torch.device("cpu"))
+    return target, stream, store, fill_label_store(store, target, items)
 
 
 def test_whole_files_cropped_agree_with_crops_away_from_their_edges(filled):
@@ -168,10 +168,10 @@ def test_filling_resumes_where_it_stopped_and_leaves_out_unreadable_items(filled
     interrupted.load_state_dict(target.state_dict())
     store = LabelStore(tmp_path / "labels", 2, "x")
     with pytest.raises(KeyboardInterrupt):
-        fill_label_store(store, interrupted, corpus, torch.device("cpu"))
+        fill_label_store(store, interrupted, corpus)
     store.close()
     store = LabelStore(tmp_path / "labels", 2, "x")
-    (problem,) = fill_label_store(store, interrupted, corpus, torch.device("cpu"))
+    (problem,) = fill_label_store(store, interrupted, corpus)
     assert corpus.items[6].id in problem
     # Ten items without the broken one; the one that was interrupted is labelled twice.
     assert Interrupted.calls == 10
@@ -197,7 +197,7 @@ def test_only_targets_with_whole_files_get_a_store_and_keep_it(filled, tmp_path)
     whole = type(by_crop)(by_crop.settings.model_copy(update={"whole_files": True}), GRID)
     whole.load_state_dict(by_crop.state_dict())
     targets = {"crops": by_crop, "files": whole}
-    stores = open_label_stores(tmp_path, targets, stream.corpus, torch.device("cpu"))
+    stores = open_label_stores(tmp_path, targets, stream.corpus)
     assert list(stores) == ["files"]
     name = stream.corpus.items[3].id
     np.testing.assert_array_equal(stores["files"].read(name, 0, 999), complete.read(name, 0, 999))
@@ -209,10 +209,10 @@ def test_only_targets_with_whole_files_get_a_store_and_keep_it(filled, tmp_path)
 
     unused = Unused(whole.settings, GRID)
     unused.load_state_dict(whole.state_dict())
-    assert len(open_label_stores(tmp_path, {"files": unused}, stream.corpus, torch.device("cpu"))["files"]) == 10
+    assert len(open_label_stores(tmp_path, {"files": unused}, stream.corpus)["files"]) == 10
     whole.source.mean_D += 1
     with pytest.raises(StoreError, match="holds codes of another corpus or target"):
-        open_label_stores(tmp_path, targets, stream.corpus, torch.device("cpu"))
+        open_label_stores(tmp_path, targets, stream.corpus)
 
 
 def test_a_run_learns_from_labels_of_whole_files_and_resumes_with_them(corpus, tmp_path):
