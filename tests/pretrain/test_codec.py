@@ -180,3 +180,64 @@ def test_the_scales_have_eight_codebooks_and_the_stated_size():
     for half in (codec.encoder, codec.decoder):
         # About 0.23 million weights a half with 8 filters [notes/pretraining §5.2].
         assert 0.18e6 < sum(weight.numel() for weight in half.parameters()) < 0.28e6
+
+
+def test_two_ranks_do_what_one_process_does_and_either_goes_on_with_the_other(
+    start_ranks, wait_for, uninterrupted, corpus, tmp_path
+):
+    folder = tmp_path / "two"
+    codes, messages = wait_for(start_ranks(short(), corpus, folder))
+    assert codes == [0, 0], messages
+    assert_close(folder, uninterrupted)
+    training = folder / "training"
+    # One process goes on from the two ranks' checkpoint of step 4, and two from that of one process.
+    (training / "previous.safetensors").replace(training / "last.safetensors")
+    pretrain(short(), corpus, folder, resume=True, device="cpu")
+    assert_close(folder, uninterrupted)
+    (training / "previous.safetensors").replace(training / "last.safetensors")
+    codes, messages = wait_for(start_ranks(short(), corpus, folder))
+    assert codes == [0, 0], messages
+    assert_close(folder, uninterrupted)
+
+
+def assert_close(folder, other):
+    losses = [[line["loss"] for line in read_metrics(each / "metrics.jsonl")] for each in (folder, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    first, second = (load_codec(each).state_dict() for each in (folder, other))
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_micro_batches_and_activation_checkpointing_change_nothing(uninterrupted, corpus, tmp_path):
+    changes = {"accumulation_steps": 3, "activation_checkpointing": True}
+    assert_close(pretrain(replace(short(), changes), corpus, tmp_path / "run", device="cpu"), uninterrupted)
+
+
+def test_half_precision_trains(corpus, tmp_path):
+    for precision in ("bfloat16", "float16"):
+        half = pretrain(replace(short(), {"precision": precision}), corpus, tmp_path / precision, device="cpu")
+        losses = [line["loss"] for line in read_metrics(half / "metrics.jsonl")]
+        assert losses[-1] < losses[0]
+
+
+def test_it_starts_from_a_codec(uninterrupted, corpus, tmp_path):
+    changes = {"steps": 1, "optimiser.learning_rate": 1e-12}
+    folder = pretrain(replace(short(), changes), corpus, tmp_path / "run", start=uninterrupted, device="cpu")
+    first, second = (load_codec(each) for each in (folder, uninterrupted))
+    for name, weight in first.named_parameters():
+        torch.testing.assert_close(weight, second.get_parameter(name))
+    assert json.loads((folder / "run.json").read_text())["initialization"]["from"] == str(uninterrupted)
+    assert pretrain(
+        replace(short(), changes), corpus, folder, start=uninterrupted, resume=True, device="cpu"
+    ) == folder  # fmt: skip
+    with pytest.raises(UsageError, match="is another codec: latent is 16 there and 8 here"):
+        pretrain(replace(short(), {"network.latent": 8}), corpus, tmp_path / "x", start=uninterrupted, device="cpu")
+    assert not (tmp_path / "x").exists()
+
+
+def test_it_cannot_be_probed_or_sharded(corpus, tmp_path):
+    with pytest.raises(UsageError, match="--probe measures encoders, and a codec is none; leave it out"):
+        pretrain(short(), corpus, tmp_path / "x", probe=lambda encoder: {}, device="cpu")
+    with pytest.raises(UsageError, match="this network is small, leave fsdp out"):
+        pretrain(replace(short(), {"fsdp": True}), corpus, tmp_path / "x", device="cpu")
+    assert not (tmp_path / "x").exists()

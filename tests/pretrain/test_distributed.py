@@ -1,73 +1,19 @@
 """Two processes do what one does; a killed one does not hang the other; any number resumes."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from carrara.core.settings import replace
+from carrara.core.settings import parse_settings, replace
 from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.run import pretrain
 
-ROOT = Path(__file__).parents[2]
 # Two micro-batches in either case, so that even dropout is the same.
 TWO = {"accumulation_steps": 2, "steps": 6, "checkpoint_every": 2, "log_every": 1}
-CHILD = """
-import json, sys, time
-from pathlib import Path
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from carrara.core.settings import parse_settings
-from carrara.pretrain.recipes._base import Recipe
-from carrara.pretrain.run import pretrain
-register_optimizer_step_pre_hook(lambda *arguments: time.sleep(float(sys.argv[4])))
-recipe = parse_settings(Recipe, json.loads(Path(sys.argv[1]).read_text()), "test")
-pretrain(recipe, sys.argv[2], sys.argv[3], resume=True, device="cpu")
-"""
-
-
-def start(recipe, corpus, folder, pause=0.0, launcher=False):
-    """Return two processes that train together, or torchrun as their parent."""
-    folder.parent.mkdir(exist_ok=True, parents=True)
-    path, script = folder.parent / f"{folder.name}.json", folder.parent / "child.py"
-    path.write_text(recipe.model_dump_json())
-    script.write_text(CHILD)
-    arguments = [str(script), str(path), str(corpus), str(folder), str(pause)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    if launcher:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-        return [subprocess.Popen([*torchrun, *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)]
-    own = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env={**environment, **own, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-
-
-def wait(children, seconds=120):
-    """Wait for all, and return their exit codes and what they wrote to stderr."""
-    try:
-        messages = [child.communicate(timeout=seconds)[1] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    return [child.returncode for child in children], messages
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +35,18 @@ def assert_same(folder, other, tolerance):
         torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=tolerance, msg=name)
 
 
-def test_torchrun_with_two_processes_gives_the_losses_and_weights_of_one(recipe, corpus, alone, tmp_path):
-    codes, messages = wait(start(recipe, corpus, tmp_path / "two", launcher=True))
+def test_torchrun_with_two_processes_gives_the_losses_and_weights_of_one(
+    start_ranks, wait_for, recipe, corpus, alone, tmp_path
+):
+    codes, messages = wait_for(start_ranks(recipe, corpus, tmp_path / "two", launcher=True))
     assert codes == [0], messages
     assert_same(tmp_path / "two", alone, 1e-6)
 
 
-def test_sharded_weights_give_the_losses_and_weights_of_one(recipe, corpus, alone, tmp_path):
+def test_sharded_weights_give_the_losses_and_weights_of_one(start_ranks, wait_for, recipe, corpus, alone, tmp_path):
     import carrara
 
-    codes, messages = wait(start(replace(recipe, {"fsdp": True}), corpus, tmp_path / "two"))
+    codes, messages = wait_for(start_ranks(replace(recipe, {"fsdp": True}), corpus, tmp_path / "two"))
     assert codes == [0, 0], messages
     assert_same(tmp_path / "two", alone, 1e-5)
     trained = load_file(tmp_path / "two" / "training" / "last.safetensors")
@@ -106,15 +54,17 @@ def test_sharded_weights_give_the_losses_and_weights_of_one(recipe, corpus, alon
         assert torch.equal(tensor, trained[f"model.encoder.{name}"])
 
 
-def test_a_killed_rank_does_not_hang_the_other_and_one_process_goes_on(recipe, corpus, alone, tmp_path):
+def test_a_killed_rank_does_not_hang_the_other_and_one_process_goes_on(
+    start_ranks, wait_for, recipe, corpus, alone, tmp_path
+):
     folder = tmp_path / "two"
-    children = start(recipe, corpus, folder, pause=0.1)
+    children = start_ranks(recipe, corpus, folder, pause=0.1)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and len(read_metrics(folder / "metrics.jsonl")) < 3:
         assert children[0].poll() is None
         time.sleep(0.02)
     children[1].send_signal(signal.SIGKILL)
-    codes, messages = wait(children, 30)
+    codes, messages = wait_for(children, 30)
     assert codes[0] == 1 and codes[1] == -signal.SIGKILL
     assert "rank 0: another rank is gone" in messages[0] and "with --resume" in messages[0]
     assert len(read_metrics(folder / "metrics.jsonl")) < 6
@@ -123,9 +73,32 @@ def test_a_killed_rank_does_not_hang_the_other_and_one_process_goes_on(recipe, c
     assert_same(folder, alone, 1e-6)
 
 
-def test_an_error_of_rank_0_is_reported_once(recipe, corpus, alone):
+def test_an_error_of_rank_0_is_reported_once(start_ranks, wait_for, recipe, corpus, alone):
     other = replace(recipe, {"masking.mask_length": 3})
-    codes, messages = wait(start(other, corpus, alone))
+    codes, messages = wait_for(start_ranks(other, corpus, alone))
     assert codes == [1, 1]
     assert "another recipe: masking.mask_length was 5, now 3" in messages[0]
     assert "another recipe" not in messages[1]
+
+
+def test_layers_and_codebooks_without_a_part_in_a_step_do_not_disturb_the_ranks(
+    start_ranks, wait_for, micro, corpus, tmp_path
+):
+    """LayerDrop, one random codebook a step, labels of whole files."""
+    codes = {
+        "target": "codes", "source": "random-projection", "num_codebooks": 3, "codebook_size": 8, "use": "random",
+        "whole_files": True,
+    }  # fmt: skip
+    changes = {**TWO, "network.layerdrop": 0.4}
+    values = replace(micro, changes).model_dump() | {"targets": {"codes": codes}}
+    recipe = parse_settings(type(micro), values, "test")
+    alone = pretrain(recipe, corpus, tmp_path / "alone", device="cpu")
+    exit_codes, messages = wait_for(start_ranks(recipe, corpus, tmp_path / "two"))
+    assert exit_codes == [0, 0], messages
+    assert_same(tmp_path / "two", alone, 1e-5)
+    labels = tmp_path / "two" / "labels" / "codes"
+    own = [[json.loads(line)["id"] for line in (labels / name).read_text().splitlines()[1:]]
+           for name in ("index.jsonl", "index-1.jsonl")]  # fmt: skip
+    assert [len(ids) for ids in own] == [5, 5]
+    stored = (alone / "labels" / "codes" / "index.jsonl").read_text().splitlines()[1:]
+    assert {*own[0], *own[1]} == {json.loads(line)["id"] for line in stored}

@@ -127,10 +127,8 @@ def test_a_step_predicts_the_codebooks_that_the_target_wants(run, use):
     target = ThreeCodebooks(some_target.settings, some_target.grid)
     target.use = use
     model = MaskedPrediction(run.objective.encoder, {"codes": target}, run.recipe.objective, 0)
-    samples, mask = (
-        torch.randn(1, run.objective.stream.crop_samples),
-        torch.ones(1, run.objective.num_frames, dtype=torch.bool),
-    )
+    samples = torch.randn(1, run.objective.stream.crop_samples)
+    mask = torch.ones(1, run.objective.num_frames, dtype=torch.bool)
     mask[:, 0] = False
     labels = {"codes": target.labels(samples, run.objective.num_frames)}
     active = [tuple(model.active_codebooks("codes", step)) for step in range(30)]

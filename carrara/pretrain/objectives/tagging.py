@@ -167,6 +167,9 @@ class TaggingObjective(Objective):
         tags = json.dumps(self.corpus.tags, ensure_ascii=False, indent=0) + "\n"
         self.dist.on_rank_zero(lambda: write_text(folder / TAG_FILE, tags))
         self.encoder.to(self.dist.device)
+        if isinstance(self.encoder, MaestEncoder) and self.encoder.head_dist is not None and self.teacher is None:
+            # DistributedDataParallel waits for the gradient of every parameter that has one.
+            self.encoder.head_dist.requires_grad_(False)
         self.average = copy.deepcopy(self.encoder)
         self.module = TaggingNetwork(self.encoder)
 

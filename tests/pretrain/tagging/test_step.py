@@ -83,11 +83,10 @@ def test_audio_tags_and_the_teachers_predictions_are_mixed_alike(labelled, micro
     run = build(micro(teacher__weights=str(weights), mixup=2.0, **NO_MASKS), labelled, tmp_path / "run")
     run.objective.teacher = RandomTeacher()
     mels, logits = [], {"tags": [], "teacher": []}
-    run.objective.encoder.vit.register_forward_hook(lambda module, inputs, output: mels.append(inputs[0]))
-    run.objective.encoder.head.register_forward_hook(lambda module, inputs, output: logits["tags"].append(output))
-    run.objective.encoder.head_dist.register_forward_hook(
-        lambda module, inputs, output: logits["teacher"].append(output)
-    )
+    encoder = run.objective.encoder
+    encoder.vit.register_forward_hook(lambda module, inputs, output: mels.append(inputs[0]))
+    encoder.head.register_forward_hook(lambda module, inputs, output: logits["tags"].append(output))
+    encoder.head_dist.register_forward_hook(lambda module, inputs, output: logits["teacher"].append(output))
     mixed, effect = 0, {"tags": 0.0, "teacher": 0.0}
     for step in range(3):
         batch = run.objective.stream.read_batch(step)
