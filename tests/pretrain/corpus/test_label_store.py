@@ -14,6 +14,7 @@ from carrara.formats.weights import read_tensors
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.label_store import LabelStore, fill_label_store, open_label_stores, read_batch_labels
 from carrara.pretrain.corpus.stream import CropStream
+from carrara.pretrain.distributed import Dist
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 from carrara.pretrain.targets import REGISTRY
@@ -233,3 +234,29 @@ def test_a_run_learns_from_labels_of_whole_files_and_resumes_with_them(corpus, t
     crops = resolve("mert-v1-95m", "tiny", changes | {"targets.codes.whole_files": False})
     by_crop = read_tensors(pretrain(crops, corpus, tmp_path / "crops", device="cpu") / "model.safetensors")
     assert not all(torch.equal(first[name], by_crop[name]) for name in first), "labels near a crop's edges differ"
+
+
+def test_ranks_write_at_the_same_time_and_any_number_of_them_goes_on(filled, tmp_path):
+    target, stream, complete, _ = filled
+    corpus, ranks = stream.corpus, [Dist(rank, 2) for rank in range(2)]
+    stores = [LabelStore(tmp_path, 2, "x", rank) for rank in range(2)]
+    for store, dist in zip(stores, ranks):
+        assert fill_label_store(store, target, corpus, dist) == []
+    assert [len(store) for store in stores] == [5, 5]
+    for store in stores:
+        store.read_other_ranks()
+        assert len(store) == 10
+        for index in range(10):
+            name = corpus.items[index].id
+            np.testing.assert_array_equal(store.read(name, 3, 7), complete.read(name, 3, 7))
+        store.close()
+    # Rank 1 was killed while it wrote its last item: one process adds that item alone.
+    codes = tmp_path / "codes-1.int16"
+    codes.write_bytes(codes.read_bytes()[:-10])
+    alone = LabelStore(tmp_path, 2, "x")
+    assert len(alone) == 9
+    size = (tmp_path / "codes.int16").stat().st_size
+    assert fill_label_store(alone, target, corpus) == [] and len(alone) == 10
+    assert (tmp_path / "codes.int16").stat().st_size > size
+    with pytest.raises(StoreError, match="holds codes of another corpus or target"):
+        LabelStore(tmp_path, 2, "y", 2)
