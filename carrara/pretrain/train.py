@@ -155,7 +155,7 @@ def compute_gradient(run: Run, batch: CropBatch, stop: bool = False) -> StepResu
     if not divisors[CLIPS]:
         return StepResult({}, math.nan, math.nan, 0, stops > 0)
     network.train()
-    parts, own_loss = [], 0.0
+    parts, own_loss = [], torch.zeros((), device=dist.device)
     for micro_batch in micro_batches:
         torch.manual_seed(recipe.seed * SEED_STRIDE + batch.step + micro_batch.index * MICRO_BATCH_STRIDE)
         with dist.report_lost_rank(), gradient_sync(network, micro_batch is micro_batches[-1]):
@@ -165,14 +165,14 @@ def compute_gradient(run: Run, batch: CropBatch, stop: bool = False) -> StepResu
             (loss * (0.0 if micro_batch.is_padding else run.scale.value * dist.world_size)).backward()
         if not micro_batch.is_padding:
             parts.append(losses)
-            own_loss += float(loss.detach())
+            own_loss += loss.detach()
     parameters = list(run.objective.module.parameters())
     if run.scale.value != 1.0:
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.div_(run.scale.value)
     norm = full_tensor(nn.utils.clip_grad_norm_(parameters, recipe.optimiser.max_grad_norm or math.inf))
-    (loss_value,) = dist.all_reduce_sum([own_loss])
+    (loss_value,) = dist.all_reduce_sum([float(own_loss)])
     totals = merge_sums([part.all_sums() for part in parts])
     if parts:
         totals |= {name: torch.tensor(float(count), dtype=torch.float64) for name, count in counts.items()}
