@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from carrara.bench.probes.lr_schedule import ProbeHistory
-from carrara.bench.split_data import LabelledSplit, SplitData
-from carrara.bench.task_types._base import Prediction, ProbeTaskType, TaskType
+from carrara.bench.split_data import LabelledSplit, SplitData, predict
+from carrara.bench.task_types._base import Prediction, ProbeTaskType, State, TaskType
 from carrara.core.errors import UsageError
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
@@ -62,6 +64,29 @@ class Predictor(ABC):
         Raises:
             DataError: a clip cannot be decoded.
         """
+
+
+@dataclass(frozen=True)
+class ProbePredictor(Predictor):
+    """The chosen probe of each seed, whatever its kind, with the rule for a clip's windows that validation chose."""
+
+    inputs: ProtocolInputs
+    state: State
+    probes: list[Any]
+    rules: list[str]
+
+    @abstractmethod
+    def logits(self, probe: Any, split: SplitData) -> tuple[SplitData, Tensor]:
+        """Return the rows that a probe has logits for, and their logits `[R, K]`."""
+
+    def predict(self, split: SplitData) -> list[list[Prediction]]:
+        """Return for each seed one prediction for each clip."""
+        task, task_type = self.inputs.task, self.inputs.probe_task_type
+        predictions_S = []
+        for probe, rule in zip(self.probes, self.rules):
+            rows, logits_RK = self.logits(probe, split)
+            predictions_S.append(predict(task, task_type, self.state, rows, logits_RK[None], rule)[0])
+        return predictions_S
 
 
 @dataclass(frozen=True)

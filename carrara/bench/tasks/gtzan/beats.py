@@ -36,5 +36,4 @@ TASK = Task(
     monitor="beat_f_70ms",
     category="score",
     plateau_patience=6,
-    stop_patience=20,
 )
