@@ -129,11 +129,11 @@ def test_a_clip_of_at_most_one_window_is_filled_up_with_zeros(samples):
 
 @torch.inference_mode()
 def test_ten_minutes_go_through_the_network_a_few_windows_at_a_time():
-    heard = []
+    seen = []
 
     class Means(torch.nn.Module):
         def forward(self, windows_NCW):
-            heard.append(len(windows_NCW))
+            seen.append(len(windows_NCW))
             return windows_NCW.mean(dim=-1, keepdim=True).expand(-1, 512, 1)
 
     encoder = build_encoder("clmr-native").eval()
@@ -141,8 +141,8 @@ def test_ten_minutes_go_through_the_network_a_few_windows_at_a_time():
     long, short = torch.full((600 * 22_050,), 0.25), torch.full((30 * 22_050,), 0.5)
     batch = torch.nn.utils.rnn.pad_sequence([long, short], batch_first=True)
     features = encoder(batch, torch.tensor([len(long), len(short)]))
-    assert max(heard) <= 8
-    assert sum(heard) == 600 * 22_050 // NATIVE + 30 * 22_050 // NATIVE
+    assert max(seen) <= 8
+    assert sum(seen) == 600 * 22_050 // NATIVE + 30 * 22_050 // NATIVE
     torch.testing.assert_close(features[:, 0, 0], torch.tensor([[0.25], [0.5]]).expand(2, 512))
 
 
@@ -162,9 +162,9 @@ def test_both_spellings_are_read_wherever_the_checkpoint_lies(checkpoint, given,
         path = tmp_path / "clmr_magnatagatune_mlp.zip"
         with zipfile.ZipFile(path, "w") as release:
             release.write(checkpoint, f"clmr_magnatagatune_mlp/{CHECKPOINT_FILE}")
-    found, wanted = ENCODER.load_official("clmr", path), table()
-    assert set(found) == set(wanted) == set(build_encoder("clmr").state_dict())
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    actual, target = ENCODER.load_official("clmr", path), table()
+    assert set(actual) == set(target) == set(build_encoder("clmr").state_dict())
+    assert all(torch.equal(actual[name], target[name]) for name in target)
 
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path):

@@ -101,16 +101,16 @@ def test_an_empty_clip_is_refused(encoder):
 
 
 def test_ten_minutes_go_through_in_blocks(encoder, monkeypatch):
-    heard = []
+    sizes = []
 
     def stand_in(patches):
-        heard.append(len(patches))
+        sizes.append(len(patches))
         return None, torch.ones(len(patches), 128)
 
     monkeypatch.setattr(encoder.network, "forward", stand_in)
     assert (encoder(noise(600.0)) == 1).all()
-    assert sum(heard) == (600 * RATE // 256 - 128) // 62 + 1
-    assert max(heard) == BATCH_SIZE
+    assert sum(sizes) == (600 * RATE // 256 - 128) // 62 + 1
+    assert max(sizes) == BATCH_SIZE
 
 
 @pytest.mark.parametrize("content", [STYLE_NAMES, {"name": "genre discogs400", "classes": STYLE_NAMES}])

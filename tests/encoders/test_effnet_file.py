@@ -229,7 +229,7 @@ def changed(graph, number, **changes):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (lambda graph: OnnxGraph(graph.nodes[4:], graph.tensors), "80 convolutions and 1 dense"),
         (lambda graph: OnnxGraph(graph.nodes[:-1], graph.tensors), "81 convolutions and 0 dense"),
@@ -257,9 +257,9 @@ def changed(graph, number, **changes):
         "scaled classifier",
     ],
 )
-def test_another_network_is_refused_in_one_line(graph, spoil, message):
+def test_another_network_is_refused_in_one_line(graph, change, message):
     with pytest.raises(WeightsError, match=message) as problem:
-        ours_from(spoil(graph))
+        ours_from(change(graph))
     assert "a graph" in str(problem.value)
     assert "\n" not in str(problem.value)
 

@@ -85,10 +85,10 @@ def chosen(tokens, x):
 def test_a_clips_features_are_the_chosen_tokens(tokens):
     encoder, clip = small(tokens=tokens), sound(4.1)
     expected = torch.stack([chosen(tokens, x[0]) for x in naive(encoder, clip)])
-    found = encoder(clip)[0]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert encoder.card.dim == found.shape[-1]
-    assert encoder.num_frames(clip.shape[1]) == found.shape[1]
+    actual = encoder(clip)[0]
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert encoder.card.dim == actual.shape[-1]
+    assert encoder.num_frames(clip.shape[1]) == actual.shape[1]
     assert encoder.card.frame_rate == (6.25 if tokens == "frames" else None)
 
 
@@ -138,12 +138,12 @@ def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
 )
 def test_long_sound_goes_through_in_blocks(changes, minutes, most):
     encoder = small(tokens="frames", num_layers=1, **changes)
-    heard = []
-    encoder.vit.register_forward_pre_hook(lambda module, given: heard.append(len(given[0])))
+    seen = []
+    encoder.vit.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     clip = torch.zeros(1, minutes * 60 * 16000)
     assert encoder(clip).shape == (1, 2, encoder.num_frames(clip.shape[1]), 24)
-    assert max(heard) == most
-    assert len(heard) > 1
+    assert max(seen) == most
+    assert len(seen) > 1
 
 
 def test_patchout_when_hearing_drops_then_thins():
@@ -168,7 +168,7 @@ def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"drop_columns": list(range(30))}, "drop_columns would drop all 30"),
         ({"drop_columns": list(range(31))}, "drop_columns would drop all 30"),
@@ -183,8 +183,8 @@ def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
         ({"dim": 25}, "divisible"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes, said):
-    with pytest.raises(UsageError, match=said):
+def test_settings_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
         build_encoder("maest-tiny", 0, {**SMALL, **changes})
 
 
@@ -194,21 +194,21 @@ def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens)
     # 98 columns, heard in windows of 24, 25, 24 and 25.
     clip = sound((10 * 97 + 16) * 256 / 16000)
     mel = encoder.normalize(encoder.mel(clip))
-    rows, told = [], []
+    rows, probabilities = [], []
     for first, after in itertools.pairwise([0, 24, 49, 73, 98]):
         columns = after - first
         window = mel[:, first * 10 : (after - 1) * 10 + 16]
         last = encoder.vit(window, None, torch.tensor([columns - 1]))[-1]
         rows.append(chosen(tokens, last[0]).expand(columns, -1))
-        told.append(encoder.logits(last).sigmoid()[0] * columns)
+        probabilities.append(encoder.logits(last).sigmoid()[0] * columns)
     expected = torch.cat(rows) if tokens == "frames" else torch.cat(rows).mean(0, keepdim=True)
     torch.testing.assert_close(encoder(clip)[0, -1], expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoder.predict_tags(clip)[0], sum(told) / 98, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.predict_tags(clip)[0], sum(probabilities) / 98, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("answer", ["forward", "predict_tags"])
 @pytest.mark.parametrize(
-    ("shape", "lengths", "said"),
+    ("shape", "lengths", "message"),
     [
         ((0, 16000), None, r"samples of shape \[0, 16000\]; give \[clips, samples\], one clip at least"),
         ((1, 2, 16000), None, r"samples of shape \[1, 2, 16000\]; .* mono"),
@@ -217,8 +217,8 @@ def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens)
         ((2, 16000), torch.tensor([16000, 0]), "a clip of no samples has no features"),
     ],
 )
-def test_what_is_no_sound_is_refused(answer, shape, lengths, said):
-    with pytest.raises(UsageError, match=said):
+def test_what_is_no_sound_is_refused(answer, shape, lengths, message):
+    with pytest.raises(UsageError, match=message):
         getattr(small(), answer)(torch.zeros(shape), lengths)
 
 
@@ -239,8 +239,8 @@ def hugging_faces(encoder, frames):
         num_labels=settings.classes,
     )
     kind, tensors = transformers.ASTForAudioClassification, to_ast(encoder.state_dict())
-    theirs, found = kind.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True)
-    assert not any(found.values())  # nothing missing, nothing left over
+    theirs, actual = kind.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True)
+    assert not any(actual.values())  # nothing missing, nothing left over
     return theirs.eval()
 
 

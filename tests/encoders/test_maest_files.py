@@ -106,7 +106,7 @@ def test_labels_beside_a_checkpoint_are_taken(tmp_path, encoder):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (LABELS[:5], "5 names for a head of 7 styles: none for style 5, 6"),
         ([*LABELS, "Rock---Surf"], "8 names for a head of 7 styles: 'Rock---Surf' beyond it"),
@@ -114,12 +114,12 @@ def test_labels_beside_a_checkpoint_are_taken(tmp_path, encoder):
         ("Jazz", "no names of styles"),
     ],
 )
-def test_labels_that_do_not_match_the_head_are_named(tmp_path, encoder, labels, said):
+def test_labels_that_do_not_match_the_head_are_named(tmp_path, encoder, labels, message):
     torch.save(published(encoder), tmp_path / "a.ckpt")
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     with pytest.raises(UsageError, match="labels.json") as problem:
         convert_official("maest-5s", tmp_path / "a.ckpt")
-    assert said in str(problem.value)
+    assert message in str(problem.value)
 
 
 def test_other_labels_than_an_encoders_own_are_named(encoder):
@@ -197,7 +197,7 @@ def test_a_hugging_face_folder_and_back(tmp_path, encoder):
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"num_mel_bins": 128}, "num_mel_bins is 128, and 96 in a MAEST"),
         ({"layer_norm_eps": 1e-3}, "layer_norm_eps is 0.001, and 1e-06 in a MAEST"),
@@ -207,17 +207,17 @@ def test_a_hugging_face_folder_and_back(tmp_path, encoder):
         ({"id2label": {"0": "a"}}, "1 names for a head of 7 styles"),
     ],
 )
-def test_folders_that_do_not_fit_are_named(tmp_path, encoder, config, said):
+def test_folders_that_do_not_fit_are_named(tmp_path, encoder, config, message):
     files.save_ast_folder(encoder, tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**stored, **config}))
-    with pytest.raises((UsageError, WeightsError), match=said) as problem:
+    with pytest.raises((UsageError, WeightsError), match=message) as problem:
         carrara.load(tmp_path)
     assert "--interpolate" not in str(problem.value)
 
 
 @pytest.mark.parametrize(
-    ("sound", "said"),
+    ("sound", "message"),
     [
         ('{"mean": ', "preprocessor_config.json: cannot be read"),
         ("\xff", "preprocessor_config.json: cannot be read"),
@@ -225,10 +225,10 @@ def test_folders_that_do_not_fit_are_named(tmp_path, encoder, config, said):
         ('{"sampling_rate": 22050}', "preprocessor_config.json: sampling_rate is 22050"),
     ],
 )
-def test_a_broken_preprocessor_config_is_named_in_one_line(tmp_path, encoder, sound, said):
+def test_a_broken_preprocessor_config_is_named_in_one_line(tmp_path, encoder, sound, message):
     files.save_ast_folder(encoder, tmp_path)
     (tmp_path / "preprocessor_config.json").write_bytes(sound.encode("latin-1"))
-    with pytest.raises(UsageError, match=said) as problem:
+    with pytest.raises(UsageError, match=message) as problem:
         carrara.load(tmp_path)
     assert "\n" not in str(problem.value)
 

@@ -55,12 +55,12 @@ def described(samples):
         htk=True, norm=2.0, power=2.0, center=True, pad_mode="reflect",
     )  # fmt: skip
     mel = np.log10(1 + 10_000 * power)
-    found = []
+    actual = []
     for centre in np.arange(0, mel.shape[1], 200)[1:]:
         end = min(centre + 150, mel.shape[1])
         one = mel[:, end - 300 : end]
-        found.append((one - one.mean()) / max(one.std(), 0.01))
-    return np.stack(found)
+        actual.append((one - one.mean()) / max(one.std(), 0.01))
+    return np.stack(actual)
 
 
 class TestSound:

@@ -51,20 +51,20 @@ class TestNetwork:
     @torch.inference_mode()
     def test_every_row_is_that_of_the_parts_put_together(self, encoder, twin, noise):
         samples_BT = torch.cat([noise(1.013, seed) for seed in (1, 2)])
-        found = encoder(samples_BT)
-        wanted = twin.rows(twin.table, samples_BT)
-        assert found.shape == (2, 3, 26, 128)
-        for row, (mine, other) in enumerate(zip(found.unbind(1), wanted, strict=True)):
+        actual = encoder(samples_BT)
+        expected = twin.rows(twin.table, samples_BT)
+        assert actual.shape == (2, 3, 26, 128)
+        for row, (mine, other) in enumerate(zip(actual.unbind(1), expected, strict=True)):
             scale = float(other.abs().mean())
             torch.testing.assert_close(mine / scale, other / scale, atol=1e-4, rtol=1e-4, msg=f"row {row}")
 
     def test_the_spectrogram_is_librosas_with_the_statistics_taken_off(self, encoder, twin, noise):
         samples_BT = noise(0.7) + 0.3 * torch.sin(torch.arange(16_800) * 0.1)
-        found = (
+        actual = (
             encoder.spectrogram(samples_BT)[0].T * twin.statistics["melspec_2048_std"]
             + twin.statistics["melspec_2048_mean"]
         )
-        np.testing.assert_allclose(found.numpy(), twin.mel(samples_BT[0]), atol=2e-3)
+        np.testing.assert_allclose(actual.numpy(), twin.mel(samples_BT[0]), atol=2e-3)
 
     @torch.inference_mode()
     def test_unequal_lengths_give_what_each_alone_gives(self, encoder, noise):

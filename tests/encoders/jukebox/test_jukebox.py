@@ -150,16 +150,16 @@ class TestAgainstNumpy:
     def test_each_layer_is_dense_attention_under_its_mask(self, small, tables, loaded, layer, count):
         tokens_N = torch.randint(small.settings.codebook_size, (count,), generator=torch.Generator().manual_seed(1))
         expected = prior_by_numpy(tables[1], tokens_N.numpy(), small.settings)[layer - 1]
-        found = loaded(layer=layer).prior(tokens_N[None])[0]
-        torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
+        actual = loaded(layer=layer).prior(tokens_N[None])[0]
+        torch.testing.assert_close(actual, torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
 
     def test_from_sound_to_the_mean(self, small, tables, loaded):
         settings, samples_T = small.settings, 0.1 * noise(WINDOW)
         tokens_N = codec_by_numpy(tables[0], samples_T / samples_T.abs().max(), settings.codec_depth)
         expected = prior_by_numpy(tables[1], tokens_N, settings)[settings.layer - 1].mean(axis=0)
-        found = loaded()(samples_T[None])
-        assert found.shape == (1, 1, 1, settings.dim)
-        torch.testing.assert_close(found[0, 0, 0], torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
+        actual = loaded()(samples_T[None])
+        assert actual.shape == (1, 1, 1, settings.dim)
+        torch.testing.assert_close(actual[0, 0, 0], torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
 
     def test_halves_as_published_lose_nothing(self, loaded):
         """The file's matrices are halves, and multiplied in float32 like JukeMIR's, however they are kept."""
@@ -214,9 +214,9 @@ class TestPieces:
         ],
     )
     def test_each_has_the_nearest_size(self, samples, sizes):
-        found = split_pieces(torch.ones(samples), self.PIECE, self.WINDOW)
-        assert [len(piece) for piece in found] == [self.WINDOW // size for size in sizes]
-        assert found[0].sum() == min(samples, len(found[0]))
+        actual = split_pieces(torch.ones(samples), self.PIECE, self.WINDOW)
+        assert [len(piece) for piece in actual] == [self.WINDOW // size for size in sizes]
+        assert actual[0].sum() == min(samples, len(actual[0]))
 
     def test_the_mean_of_the_pieces_is_the_clip(self, loaded):
         encoder, piece = loaded(piece_seconds=0.25), 11_025

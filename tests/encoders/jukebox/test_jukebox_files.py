@@ -42,12 +42,12 @@ def folder(small, tables, tmp_path):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 def test_every_spelling_gives_the_same_encoder(small, shelf, tables, tmp_path, zipped, prefix):
     small.write(tmp_path, *tables, zipped, prefix)
-    found = [
+    actual = [
         convert_official(NAME, path).state_dict() for path in (tmp_path, tmp_path / PRIOR_FILE, tmp_path / CODEC_FILE)
     ]
     matrix = tables[1]["prior.transformer._attn_mods.3.attn.c_attn.w"]
-    for tensors in found:
-        assert tensors.keys() == found[0].keys()
+    for tensors in actual:
+        assert tensors.keys() == actual[0].keys()
         assert torch.equal(tensors["prior.blocks.3.attention.query_key_value.weight_IO"], matrix)
         assert torch.equal(tensors["codec.codes_KD"], tables[0]["bottleneck.level_blocks.2.k"])
         assert not any(name.startswith("prior.blocks.4") for name in tensors)
@@ -185,16 +185,16 @@ class TestOlderKind:
         kinds = (torch.half, torch.bfloat16, torch.double, torch.uint8, torch.int8, torch.int16, torch.int32)
         content = {str(kind): base.to(kind) for kind in (*kinds, torch.int64, torch.bool)}
         content |= {"turned": base.T, "part": base[1:, 2:4], "one": torch.tensor(7), "none": torch.empty(0)}
-        found = self.save({"model": content}, tmp_path / "file.pt")["model"]
+        actual = self.save({"model": content}, tmp_path / "file.pt")["model"]
         expected = torch.load(tmp_path / "file.pt", weights_only=True)["model"]
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for name, tensor in expected.items():
-            assert found[name].dtype == tensor.dtype
-            assert torch.equal(found[name].clone(), tensor), name
+            assert actual[name].dtype == tensor.dtype
+            assert torch.equal(actual[name].clone(), tensor), name
 
     def test_nothing_in_it_is_run(self, tmp_path):
-        found = self.save({"model": {"a": torch.ones(2)}, "opt": Trap(tmp_path / "made")}, tmp_path / "file.pt")
-        assert found["model"]["a"].sum() == 2
+        actual = self.save({"model": {"a": torch.ones(2)}, "opt": Trap(tmp_path / "made")}, tmp_path / "file.pt")
+        assert actual["model"]["a"].sum() == 2
         assert not (tmp_path / "made").exists()
 
     def test_an_unknown_kind_of_numbers(self, tmp_path):

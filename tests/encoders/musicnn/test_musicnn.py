@@ -117,25 +117,27 @@ def variables(name):
         shapes = {f"conv2d{f'_{i}' if i else ''}": shape for i, shape in enumerate(kernels)}
         shapes |= {"dense": (pooled, dense), "dense_1": (dense, 50)}
         norms = [1, 204, 204, 51, 51, 51, middle, middle, middle, pooled, dense]
-    draw, found = RNG(1), {"beta1_power": np.float32(0.9), "beta2_power": np.float32(0.999)}
+    draw, tensors = RNG(1), {"beta1_power": np.float32(0.9), "beta2_power": np.float32(0.999)}
     for layer, shape in shapes.items():
-        found[f"{layer}/kernel"] = draw.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
-        found[f"{layer}/bias"] = 0.1 * draw.standard_normal(shape[-1])
+        tensors[f"{layer}/kernel"] = draw.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
+        tensors[f"{layer}/bias"] = 0.1 * draw.standard_normal(shape[-1])
     for i, size in enumerate(norms):
         for part in ("gamma", "beta", "moving_mean", "moving_variance"):
             values = draw.standard_normal(size)
-            found[f"batch_normalization{f'_{i}' if i else ''}/{part}"] = abs(values) + 0.5 if "var" in part else values
-    found["dense/bias/Adam"] = found["dense/bias/Adam_1"] = np.ones(2)
-    return {name: np.asarray(value, np.float32) for name, value in found.items()}
+            tensors[f"batch_normalization{f'_{i}' if i else ''}/{part}"] = (
+                abs(values) + 0.5 if "var" in part else values
+            )
+    tensors["dense/bias/Adam"] = tensors["dense/bias/Adam_1"] = np.ones(2)
+    return {name: np.asarray(value, np.float32) for name, value in tensors.items()}
 
 
 @pytest.fixture(scope="module", params=FOLDERS | BIG)
 def published(request, tmp_path_factory, write_checkpoint):
     """A variant's name, its variables, and the folder above its checkpoint."""
     root = tmp_path_factory.mktemp("repository")
-    found = variables(request.param)
-    write_checkpoint(f"{root}/musicnn/{(FOLDERS | BIG)[request.param]}/", found)
-    return request.param, found, root
+    actual = variables(request.param)
+    write_checkpoint(f"{root}/musicnn/{(FOLDERS | BIG)[request.param]}/", actual)
+    return request.param, actual, root
 
 
 def test_features_and_tags_are_those_of_the_spec(published):
@@ -146,9 +148,9 @@ def test_features_and_tags_are_those_of_the_spec(published):
     windows = mel[: len(mel) // 187 * 187].reshape(-1, 187, 96)
     body = (lambda mel: numpy_vgg(v, mel, VGG_POOLS[name])) if "vgg" in name else (lambda mel: numpy_musicnn(v, mel))
     features, logits = zip(*map(body, windows))
-    found = ours(torch.from_numpy(samples)[None])
-    assert found.shape == (1, 1, 1, ours.card.dim)
-    np.testing.assert_allclose(found.flatten(), np.mean(features, axis=0), atol=1e-4, rtol=1e-5)
+    actual = ours(torch.from_numpy(samples)[None])
+    assert actual.shape == (1, 1, 1, ours.card.dim)
+    np.testing.assert_allclose(actual.flatten(), np.mean(features, axis=0), atol=1e-4, rtol=1e-5)
     tags = ours.predict_tags(torch.from_numpy(samples)[None])
     np.testing.assert_allclose(tags[0], np.mean(1 / (1 + np.exp(-np.array(logits))), axis=0), atol=1e-5)
 

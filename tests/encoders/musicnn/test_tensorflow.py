@@ -62,7 +62,7 @@ def test_only_what_is_selected_is_read(tmp_path, write_checkpoint):
     assert set(read(tmp_path / "model", lambda name: name.startswith("conv2d/"))) == {"conv2d/kernel", "conv2d/bias"}
 
 
-@pytest.mark.parametrize("options, words", [
+@pytest.mark.parametrize("options, message", [
     ({"compression": 1}, "snappy"),
     ({"compression": 2}, "zstd"),
     ({"compression": 7}, "kind 7"),
@@ -70,9 +70,9 @@ def test_only_what_is_selected_is_read(tmp_path, write_checkpoint):
     ({"extra": bytes([7 << 3 | 2, 0])}, "not one whole float32"),
     ({"extra": bytes([3 << 3, 1])}, "not one whole float32"),
 ])  # fmt: skip
-def test_what_is_not_read_is_named(tmp_path, write_checkpoint, options, words):
+def test_what_is_not_read_is_named(tmp_path, write_checkpoint, options, message):
     write_checkpoint(tmp_path / "model", arrays(), **options)
-    with pytest.raises(WeightsError, match=f"^this file: .*{words}"):
+    with pytest.raises(WeightsError, match=f"^this file: .*{message}"):
         read(tmp_path / "model")
 
 

@@ -125,14 +125,14 @@ def test_usage_is_exp_of_the_entropy_over_the_size():
 def test_a_random_projection_gives_the_code_of_the_highest_cosine():
     quantiser, points = RandomProjection(6, 3, 20), cloud(200)
     quantiser.init_weights(generator(1))
-    found = quantiser.encode(points, 2).numpy()
-    assert found.shape == (200, 2)
+    actual = quantiser.encode(points, 2).numpy()
+    assert actual.shape == (200, 2)
     for book in range(2):
         flat = points.numpy() @ quantiser.maps_QDP[book].numpy()
         codes = quantiser.codes_QKP[book].numpy()
         cosine = flat @ codes.T / np.linalg.norm(flat, axis=1, keepdims=True) / np.linalg.norm(codes, axis=1)
-        assert (cosine.argmax(1) == found[:, book]).mean() > 0.99
-    assert (found[:, 0] != found[:, 1]).mean() > 0.5
+        assert (cosine.argmax(1) == actual[:, book]).mean() > 0.99
+    assert (actual[:, 0] != actual[:, 1]).mean() > 0.5
     again = RandomProjection(6, 3, 20)
     again.init_weights(generator(1))
     assert torch.equal(again.maps_QDP, quantiser.maps_QDP)

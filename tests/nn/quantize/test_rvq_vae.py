@@ -54,9 +54,9 @@ def test_a_click_is_heard_by_the_frames_around_it(codec):
         click[..., 320 * frame + 160] = 1.0
         with torch.no_grad():
             change = (codec.encoder(click) - codec.encoder(silent)).abs().sum(1)[0]
-        heard = change.nonzero()[:, 0]
-        assert abs(float(heard.double().mean()) - frame) <= 0.5
-        assert len(heard) <= 11
+        sizes = change.nonzero()[:, 0]
+        assert abs(float(sizes.double().mean()) - frame) <= 0.5
+        assert len(sizes) <= 11
         centre = float((change * torch.arange(40)).sum() / change.sum())
         assert abs(centre - frame) < 1.5
 
@@ -86,13 +86,13 @@ def test_codebooks_follow_a_naive_running_mean():
         residual = batch
         for book in range(2):
             nearest = ((residual[:, None] - codes[book]) ** 2).sum(-1).argmin(1)
-            found = codes[book][nearest]
+            actual = codes[book][nearest]
             for code in range(4):
                 counts[book, code] = 0.99 * counts[book, code] + 0.01 * (nearest == code).sum()
                 sums[book, code] = 0.99 * sums[book, code] + 0.01 * residual[nearest == code].sum(0)
             total = counts[book].sum()
             codes[book] = sums[book] / ((counts[book] + 1e-5) * total / (total + 4e-5))[:, None]
-            residual = residual - found
+            residual = residual - actual
     np.testing.assert_allclose(books.codes_QKC.numpy(), codes, atol=1e-4)
 
 
@@ -117,11 +117,11 @@ def test_the_gradient_passes_the_lookup_and_each_book_commits():
     latent.grad = None
     commitment.backward()
     # Every book's residual is the latent vector less constants, so each pulls with its own remainder.
-    residual, wanted = latent.detach(), torch.zeros_like(latent)
+    residual, expected = latent.detach(), torch.zeros_like(latent)
     for book in books.codes_QKC:
         residual = residual - book[torch.cdist(residual, book).argmin(1)]
-        wanted += 2 * residual / residual.numel() / 3
-    torch.testing.assert_close(latent.grad, wanted, atol=1e-6, rtol=1e-4)
+        expected += 2 * residual / residual.numel() / 3
+    torch.testing.assert_close(latent.grad, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_network():

@@ -43,9 +43,9 @@ def by_definition(samples, rate, hop, bins, octave, lowest, bin, frame):
     steps = np.arange(length)
     hann = np.sin(np.pi * steps / length) ** 2
     places = frame * hop + steps - math.ceil(length / 2)
-    heard = np.array([samples[place] if 0 <= place < len(samples) else 0.0 for place in places])
+    sizes = np.array([samples[place] if 0 <= place < len(samples) else 0.0 for place in places])
     kernel = hann / hann.sum() * np.exp(-2j * np.pi * hertz / rate * steps)
-    return abs((heard * kernel).sum()) * math.sqrt(length)
+    return abs((sizes * kernel).sum()) * math.sqrt(length)
 
 
 def test_reflecting_edges_are_those_of_numpy():

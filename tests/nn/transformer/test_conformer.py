@@ -85,9 +85,9 @@ def test_rotations_are_multiplications_by_unit_complex_numbers():
     speeds = torch.tensor([10_000.0 ** (-2 * pair / features) for pair in range(features // 2)], dtype=torch.float64)
     angles = torch.arange(count, dtype=torch.float64)[:, None] * speeds
     turned = torch.complex(x_BFHE[..., :4], x_BFHE[..., 4:]) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    wanted = torch.cat([turned.real, turned.imag], -1)
-    found = apply_rotary(x_BFHE, rotary_cos_sin(count, features, torch.device("cpu")))
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    expected = torch.cat([turned.real, turned.imag], -1)
+    actual = apply_rotary(x_BFHE, rotary_cos_sin(count, features, torch.device("cpu")))
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_dropout_acts_in_training_alone():
@@ -140,9 +140,9 @@ def front():
 @torch.inference_mode()
 def test_the_front_end_is_the_one_written_out(front, count):
     mel_BFM = frames(count, width=8)
-    found = front(mel_BFM)
-    assert found.shape[1] == num_subsampled_frames(count)
-    torch.testing.assert_close(found.double(), naive_front(front, mel_BFM), atol=1e-5, rtol=1e-5)
+    actual = front(mel_BFM)
+    assert actual.shape[1] == num_subsampled_frames(count)
+    torch.testing.assert_close(actual.double(), naive_front(front, mel_BFM), atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
