@@ -35,6 +35,7 @@ class Card(Settings):
         parameters: Number of parameters.
         license: Licence of the weights, as the authors state it.
         commercial_use: Whether that licence allows it; None if unknown.
+        is_gated: Whether the hub gives the files only to those who have accepted the licence there.
         trained_on: Names of the datasets.
         paper: Citation or address.
         benchmark_setup: How a published benchmark ran it: its name: windows and stride; pooling; normalisation.
@@ -53,6 +54,7 @@ class Card(Settings):
     parameters: int = 0
     license: str = ""
     commercial_use: bool | None = None
+    is_gated: bool = False
     trained_on: tuple[str, ...] = ()
     paper: str = ""
     benchmark_setup: str = ""

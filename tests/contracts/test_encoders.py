@@ -23,6 +23,7 @@ SHRUNK = {
     "HubertSettings": {**TRANSFORMER, "conv_channels": 16, "dim": 48},
     "MaestSettings": {**TRANSFORMER, "dim": 24},
     "ConformerSettings": {**TRANSFORMER, "channels": 4, "dim": 128},
+    "MelConformerSettings": {**TRANSFORMER, "conv_channels": (8, 16, 48), "conv_depths": (1, 1, 1), "dim": 48},
     "MusicnnSettings": {"dense_dim": 20},
     "JukeboxSettings": {
         "layer": 2,

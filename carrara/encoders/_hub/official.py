@@ -62,9 +62,15 @@ def fetch_official(name: str, allow_download: bool = True) -> Path:
     try:
         folder = download_from_hub(repository, [*files, CONFIG, PROCESSOR])
     except UsageError as problem:
+        licence = (
+            f" to fetch it, log in at https://huggingface.co/{repository}, accept the licence ({card.license}), and "
+            "give a token of https://huggingface.co/settings/tokens by `hf auth login` or in HF_TOKEN;"
+            if card.is_gated
+            else ""
+        )
         raise UsageError(
-            f"{name}: its weights are not on this machine ({problem}); `carrara import {name} --file …` takes its file "
-            f"or folder, and {name}:random is the same network with random weights"
+            f"{name}: its weights are not on this machine ({problem});{licence} `carrara import {name} --file …` takes "
+            f"its file or folder, and {name}:random is the same network with random weights"
         ) from None
     for file in files:
         if not (folder / file).is_file():

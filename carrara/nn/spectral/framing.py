@@ -150,10 +150,10 @@ class Spectrum(nn.Module):
 
     window_W: Tensor
 
-    def __init__(self, framing: Framing) -> None:
+    def __init__(self, framing: Framing, persistent: bool = False) -> None:
         super().__init__()
         self.framing = framing
-        self.register_buffer("window_W", make_window(framing).float(), persistent=False)
+        self.register_buffer("window_W", make_window(framing).float(), persistent=persistent)
 
     def forward(self, samples_BT: Tensor, bank_KM: Tensor | None = None) -> Tensor:
         """Return the power `[B, F, K]`, or its bands `[B, F, M]` where a filter bank is given.
