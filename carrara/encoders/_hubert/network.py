@@ -30,7 +30,7 @@ from carrara.nn.conv.waveform_frontend import (
     ConvNorm,
     Padding,
     WaveformFrontend,
-    num_frames,
+    num_conv_frames,
     standardize_waveform,
     valid_mask,
 )
@@ -246,11 +246,11 @@ class HubertEncoder(Encoder):
 
     def num_frames(self, samples: int) -> int:
         """Return the number of frames for that many samples (at least 1)."""
-        return num_frames(samples, self.settings.conv_kernels, self.settings.conv_strides)
+        return num_conv_frames(samples, self.settings.conv_kernels, self.settings.conv_strides)
 
     def frame_lengths(self, lengths_B: Tensor) -> Tensor:
         """Return the number of frames for each clip of that many samples, int64 `[batch]`."""
-        return num_frames(lengths_B, self.settings.conv_kernels, self.settings.conv_strides)
+        return num_conv_frames(lengths_B, self.settings.conv_kernels, self.settings.conv_strides)
 
 
 def _lengths_if_padded(lengths_B: Tensor | None, size: int) -> Tensor | None:
