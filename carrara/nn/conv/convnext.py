@@ -159,12 +159,13 @@ class ConvNextSubsampling(nn.ModuleList):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):
                 module.weight.normal_(0, INITIAL_STD, generator=generator)
-                nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
             elif isinstance(module, GlobalResponseNorm):
                 nn.init.zeros_(module.weight)
-                nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
 
 
 def _zero_invalid(x_BFC: Tensor, valid_BF: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ Letters: B batch, F frames, D dimension, H heads, E features of a head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,7 @@ from torch.utils.checkpoint import checkpoint
 EPS = 1e-5
 INITIAL_STD = 0.02
 ROTARY_BASE = 10_000
-_ACTIVATIONS = {"wav2vec2": functional.silu, "mert2": functional.gelu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"wav2vec2": functional.silu, "mert2": functional.gelu}
 
 
 @dataclass(frozen=True)
