@@ -16,19 +16,20 @@ weights of them are published. A mel spectrogram is 3 to 6 times cheaper than Hu
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
-from carrara.encoders._base import Card, EncoderFamily
+from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._conformer.mel_conformer import (
     MelConformerEncoder,
     MelConformerSettings,
-    check_mert2_config,
     convert_mert2_tensors,
     mel_conformer_card,
+    parse_mert2_config,
     update_mel_conformer_card,
 )
 from carrara.formats.weights import read_tensors
@@ -48,15 +49,36 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _PAPER = "MERT-v2, model card, September 2026, https://huggingface.co/m-a-p/MERT-v2-30s"
 
 
+def load_mert2_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encoder:
+    """Return the encoder of an official folder, of any size.
+
+    Args:
+        folder: holds the weights.
+        config: content of its config.json.
+        name: name of the encoder.
+
+    Raises:
+        UsageError: a config of a network that is not supported.
+        WeightsError: weights that are missing, damaged or of another network.
+    """
+    settings = parse_mert2_config(config, str(folder / _CONFIG))
+    published = [card for card, _ in _VARIANTS.values() if any(f"{name}/" in address for address in card.files)]
+    card = published[0] if published else mel_conformer_card(name, settings, paper=_PAPER)
+    file = folder / _WEIGHTS
+    tensors = convert_mert2_tensors(read_tensors(file))
+    named_card = card.model_copy(update={"name": name})
+    return build_with_weights(MelConformerEncoder, settings, named_card, tensors, str(file))
+
+
 def _load_official(name: str, path: Path) -> dict[str, Tensor]:
     """Return the weights of an official file, or the folder with it, by the network's names.
 
     Raises:
-        WeightsError: the file is damaged, or it or the config.json beside it is another network's.
+        UsageError: the config.json beside the file is of a network that is not supported.
+        WeightsError: the file is damaged, or it or the config.json is another network's.
     """
     if name not in FILES:
         raise WeightsError(f"{path}: no weights of {name} are published; give mert-v2-30s or mert-v2-fullsong")
-    settings = _VARIANTS[name][1]
     file = path / _WEIGHTS if path.is_dir() else path
     config_file = file.parent / _CONFIG
     if config_file.is_file():
@@ -64,8 +86,13 @@ def _load_official(name: str, path: Path) -> dict[str, Tensor]:
             config = json.loads(config_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
             raise WeightsError(f"{config_file}: cannot be read ({problem}); fetch it again") from None
-        if isinstance(config, dict):
-            check_mert2_config(config, settings, str(config_file))
+        stated = parse_mert2_config(config if isinstance(config, dict) else {}, str(config_file))
+        for field, value in ENCODER.variants[name][1].model_dump().items():
+            if getattr(stated, field) != value:
+                raise WeightsError(
+                    f"{config_file}: not {name}: its {field} is {getattr(stated, field)} where {name} has {value}; "
+                    "`carrara.load(FOLDER)` reads it as it is"
+                )
     return convert_mert2_tensors(read_tensors(file))
 
 

@@ -3,8 +3,8 @@
 Masked prediction needs the steps apart: `conv_features` gives the output of the subsampling, `layer_outputs` takes it
 with frames replaced by a learned vector or otherwise corrupted, under the names of HuBERT's network.
 
-Letters: B batch, T samples, F frames of the spectrogram, M bands, G output frames, L layers counted with layer 0, D
-dimension.
+Letters: B batch, T samples, M bands, F frames (those of the spectrogram where M follows, else output frames), L layers
+counted with layer 0, D dimension.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class MelFrameEncoder(Encoder):
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the features of every layer, `[batch, num_layers + 1, frames, dim]` (see `Encoder.forward`)."""
-        features_BGD = self.conv_features(samples_BT, lengths_B)
-        return self.encode_frames(features_BGD, None if lengths_B is None else self.frame_lengths(lengths_B))
+        features_BFD = self.conv_features(samples_BT, lengths_B)
+        return self.encode_frames(features_BFD, None if lengths_B is None else self.frame_lengths(lengths_B))
 
     def conv_features(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the output of the subsampling, `[batch, frames, dim]`; undefined after each clip's own frames."""
@@ -131,24 +131,24 @@ class MelFrameEncoder(Encoder):
         return self.subsample(nn.functional.pad(mel_BFM, (0, 0, 0, max(beyond, 0))), counts_B)
 
     def encode_frames(
-        self, features_BGD: Tensor, frame_lengths_B: Tensor | None = None, mask_BG: Tensor | None = None
+        self, features_BFD: Tensor, frame_lengths_B: Tensor | None = None, mask_BF: Tensor | None = None
     ) -> Tensor:
         """Return the features of every layer, `[batch, num_layers + 1, frames, dim]`; zero after a clip's own frames.
 
         Args:
-            features_BGD: output of `conv_features`.
+            features_BFD: output of `conv_features`.
             frame_lengths_B: number of valid frames in each clip; None means all.
-            mask_BG: frames that are replaced by the learned mask vector; None means no frame.
+            mask_BF: frames that are replaced by the learned mask vector; None means no frame.
         """
-        layers_BLGD = torch.stack(self.layer_outputs(features_BGD, frame_lengths_B, mask_BG), 1)
-        valid_BG = _valid_frames(features_BGD, frame_lengths_B)
-        return layers_BLGD if valid_BG is None else layers_BLGD.masked_fill(~valid_BG[:, None, :, None], 0)
+        layers_BLFD = torch.stack(self.layer_outputs(features_BFD, frame_lengths_B, mask_BF), 1)
+        valid_BF = _valid_frames(features_BFD, frame_lengths_B)
+        return layers_BLFD if valid_BF is None else layers_BLFD.masked_fill(~valid_BF[:, None, :, None], 0)
 
     def layer_outputs(
         self,
-        features_BGD: Tensor,
+        features_BFD: Tensor,
         frame_lengths_B: Tensor | None = None,
-        mask_BG: Tensor | None = None,
+        mask_BF: Tensor | None = None,
         corrupt: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Tensor]:
         """Return the num_layers + 1 outputs, `[batch, frames, dim]` each, as a list: training needs few of them.
@@ -156,29 +156,29 @@ class MelFrameEncoder(Encoder):
         Unlike `encode_frames`, frames after a clip's own are undefined.
 
         Args:
-            features_BGD, frame_lengths_B, mask_BG: as for `encode_frames`.
+            features_BFD, frame_lengths_B, mask_BF: as for `encode_frames`.
             corrupt: changes the features, `[batch, frames, dim]`, before they are masked.
 
         Raises:
             UsageError: frames are masked, and the network has no mask vector.
         """
         if corrupt is not None:
-            features_BGD = corrupt(features_BGD)
-        if mask_BG is not None:
+            features_BFD = corrupt(features_BFD)
+        if mask_BF is not None:
             if self.masked_spec_embed is None:
                 raise UsageError(f"{self.card.name}: has no mask vector; masked prediction needs mask_vector=true")
-            vector_D = self.masked_spec_embed.to(features_BGD.dtype)
-            features_BGD = torch.where(mask_BG[..., None], vector_D, features_BGD)
-        return self.conformer(features_BGD, _valid_frames(features_BGD, frame_lengths_B))
+            vector_D = self.masked_spec_embed.to(features_BFD.dtype)
+            features_BFD = torch.where(mask_BF[..., None], vector_D, features_BFD)
+        return self.conformer(features_BFD, _valid_frames(features_BFD, frame_lengths_B))
 
     def frame_lengths(self, lengths_B: Tensor) -> Tensor:
         """Return the number of frames for each clip of that many samples, int64 `[batch]`."""
         return torch.tensor([self.num_frames(samples) for samples in lengths_B.tolist()], device=lengths_B.device)
 
 
-def _valid_frames(features_BGD: Tensor, frame_lengths_B: Tensor | None) -> Tensor | None:
+def _valid_frames(features_BFD: Tensor, frame_lengths_B: Tensor | None) -> Tensor | None:
     """Return which frames are valid, bool `[batch, frames]`; None means all."""
-    if frame_lengths_B is None or bool((frame_lengths_B >= features_BGD.shape[1]).all()):
+    if frame_lengths_B is None or bool((frame_lengths_B >= features_BFD.shape[1]).all()):
         return None
-    frames_G = torch.arange(features_BGD.shape[1], device=features_BGD.device)
-    return frames_G < frame_lengths_B.to(features_BGD.device)[:, None]
+    frames_F = torch.arange(features_BFD.shape[1], device=features_BFD.device)
+    return frames_F < frame_lengths_B.to(features_BFD.device)[:, None]

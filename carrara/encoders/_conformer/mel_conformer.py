@@ -23,13 +23,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from carrara.core.errors import WeightsError
+from carrara.core.errors import UsageError
+from carrara.core.settings import parse_settings
 from carrara.encoders._base import Card
 from carrara.encoders._conformer.base import MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
 from carrara.nn.conv.convnext import ConvNextShape, ConvNextSubsampling
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
-from carrara.nn.transformer.conformer import ConformerShape
+from carrara.nn.transformer.conformer import ROTARY_BASE, ConformerShape
 
 MIN_STD = 1e-5
 # Official names to ours; the subsampling has the official ones, and so has what is not listed.
@@ -50,6 +51,20 @@ RENAMES = {
     r"\.conv_block\.4\.1\.": ".depthwise_layer_norm.",
     r"\.conv_block\.6\.": ".pointwise_conv2.",
 }
+# Keys of the official config.json by ours, and those that have no other value.
+CONFIG_KEYS = {
+    "dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
+    "kernel": "conv_depthwise_kernel_size",
+    "num_bands": "num_mel_bins",
+    "n_fft": "n_fft",
+    "hop": "hop_length",
+    "conv_channels": "subsampling_channels",
+    "conv_depths": "subsampling_depths",
+}
+FIXED = {"rotary_embedding_base": ROTARY_BASE, "layer_norm_eps": 1e-5, "subsampling_layer_norm_eps": 1e-6}
 
 
 class MelConformerSettings(StackSettings):
@@ -174,19 +189,14 @@ def convert_mert2_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def check_mert2_config(config: Mapping[str, Any], settings: MelConformerSettings, source: str) -> None:
-    """Check that the official config.json states the network of these settings, as far as shapes do not show it.
+def parse_mert2_config(config: Mapping[str, Any], source: str) -> MelConformerSettings:
+    """Return the settings of the network that an official config.json describes.
 
     Raises:
-        WeightsError: a value is another network's.
+        UsageError: a value is invalid, or of a network that is not supported.
     """
-    expected = {
-        "num_attention_heads": settings.num_heads,
-        "hop_length": settings.hop,
-        "rotary_embedding_base": 10_000,
-        "layer_norm_eps": 1e-5,
-        "subsampling_layer_norm_eps": 1e-6,
-    }
-    for key, value in expected.items():
+    for key, value in FIXED.items():
         if config.get(key, value) != value:
-            raise WeightsError(f"{source}: its {key} is {config[key]!r} where MERT-v2 has {value!r}; another network's")
+            raise UsageError(f"{source}: {key} is {config[key]!r}, and {value!r} in a MERT-v2; others are not read")
+    values = {ours: config[theirs] for ours, theirs in CONFIG_KEYS.items() if theirs in config}
+    return parse_settings(MelConformerSettings, values, source)

@@ -27,7 +27,22 @@ SMALL = {
     "num_heads": 2,
     "ffn_dim": 48,
 }
-RATE = 24_000
+# config.json in the authors' layout.
+CONFIG = {
+    "model_type": "mert2",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_depthwise_kernel_size": 31,
+    "num_mel_bins": 16,
+    "hop_length": 240,
+    "subsampling_channels": [16, 24, 128],
+    "subsampling_depths": [1, 2, 1],
+    "rotary_embedding_base": 10_000,
+    "layer_norm_eps": 1e-5,
+    "subsampling_layer_norm_eps": 1e-6,
+}
 
 
 def official_shapes(settings):
@@ -214,7 +229,7 @@ def folder(tensors, tmp_path):
     folder = tmp_path / "MERT-v2-30s"
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "mert2", "num_attention_heads": 2}))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
     return folder
 
 
@@ -352,9 +367,15 @@ class TestGlobalResponseNorm:
 class TestMaskedPrediction:
     """What pre-training needs, under the names of HuBERT's network."""
 
+    @pytest.fixture(params=["mel-conformer", "musicfm"])
+    def encoder(self, request):
+        if request.param == "mel-conformer":
+            return student()
+        return build_encoder("musicfm-tiny", 1, {"mask_vector": True, "num_layers": 2, "num_heads": 2}).eval()
+
     @torch.inference_mode()
-    def test_the_steps_give_what_forward_gives(self, noise):
-        encoder, lengths = student(), torch.tensor([24_000, 9_000])
+    def test_the_steps_give_what_forward_gives(self, encoder, noise):
+        lengths = torch.tensor([24_000, 9_000])
         samples_BT = noise(1).repeat(2, 1)
         features_BFD, counts_B = encoder.conv_features(samples_BT, lengths), encoder.frame_lengths(lengths)
         assert torch.equal(encoder.encode_frames(features_BFD, counts_B), encoder(samples_BT, lengths))
@@ -362,11 +383,10 @@ class TestMaskedPrediction:
         assert len(outputs) == 3 and torch.equal(outputs[0], features_BFD)
 
     @torch.inference_mode()
-    def test_masked_frames_are_the_learned_vector(self, noise):
-        encoder = student()
+    def test_masked_frames_are_the_learned_vector(self, encoder, noise):
         features_BFD = encoder.conv_features(noise(1))
         mask_BF = torch.arange(25)[None] % 3 == 0
-        first_BFD = encoder.layer_outputs(features_BFD, None, mask_BF, corrupt=lambda x_BFD: x_BFD + 1)[0]
+        first_BFD = encoder.layer_outputs(features_BFD, mask_BF=mask_BF, corrupt=lambda x_BFD: x_BFD + 1)[0]
         assert torch.equal(first_BFD[~mask_BF], features_BFD[~mask_BF] + 1)
         assert (first_BFD[mask_BF] == encoder.masked_spec_embed).all()
 
@@ -435,12 +455,30 @@ class TestFile:
         with pytest.raises(WeightsError, match=message):
             convert_official("mert-v2-30s", folder)
 
-    @pytest.mark.parametrize(
-        "key, value", [("num_attention_heads", 4), ("hop_length", 320), ("rotary_embedding_base", 500)]
-    )
-    def test_a_config_of_another_network_is_refused(self, folder, small_variants, key, value):
-        (folder / "config.json").write_text(json.dumps({"num_attention_heads": 2} | {key: value}))
-        with pytest.raises(WeightsError, match=f"config.json: its {key} is {value} where MERT-v2 has"):
+    def test_an_official_folder_of_any_size_is_loaded(self, folder, encoder, noise):
+        again = load(folder)
+        assert torch.equal(again(noise(0.5)), encoder(noise(0.5)))
+        assert (again.card.name, again.card.license, again.card.num_layers) == ("MERT-v2-30s", "CC-BY-NC-4.0", 2)
+        other = load(folder.rename(folder.parent / "another"))
+        assert (other.card.name, other.card.license) == ("another", "")
+
+    @pytest.mark.parametrize("key, value", [("layer_norm_eps", 1e-6), ("rotary_embedding_base", 500)])
+    def test_a_network_of_another_kind_is_refused(self, folder, small_variants, key, value):
+        (folder / "config.json").write_text(json.dumps(CONFIG | {key: value}))
+        for read in (load, lambda folder: convert_official("mert-v2-30s", folder)):
+            with pytest.raises(UsageError, match=f"config.json: {key} is {value}, and .* in a MERT-v2"):
+                read(folder)
+
+    @pytest.mark.parametrize("key, value, field", [("num_attention_heads", 4, "num_heads"), ("hop_length", 320, "hop")])
+    def test_a_config_of_another_size_is_refused(self, folder, small_variants, key, value, field):
+        (folder / "config.json").write_text(json.dumps(CONFIG | {key: value}))
+        with pytest.raises(WeightsError, match=f"not mert-v2-30s: its {field} is {value} where mert-v2-30s has"):
+            convert_official("mert-v2-30s", folder)
+
+    @pytest.mark.parametrize("content, error", [("{", WeightsError), ('{"hidden_size": "many"}', UsageError)])
+    def test_a_broken_config_is_named(self, folder, small_variants, content, error):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(error, match=r"config.json: "):
             convert_official("mert-v2-30s", folder)
 
     def test_our_own_sizes_have_no_official_file(self, folder):
