@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from carrara.bench.config import BenchConfig
-from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.finetune.settings import FineTuneSettings
 from carrara.bench.probes.lr_schedule import ProbeHistory
 from carrara.bench.protocols._base import ProtocolInputs
 from carrara.bench.protocols.unconstrained import PROTOCOL
@@ -129,7 +129,7 @@ def run(tones, row=None, encoder=None, seeds=(1234,), **settings):
     train, valid = (
         LabelledSplit(clips[split], truths=task_type.truths(row, clips[split])) for split in ("train", "valid")
     )
-    settings = FinetuneSettings(**FAST | settings)
+    settings = FineTuneSettings(**FAST | settings)
     encoder = encoder or small_encoder()
     assert PROTOCOL.window_spec(row, task_type, encoder.card, settings) is None, "it reads audio"
     result = PROTOCOL.run(ProtocolInputs(row, task_type, encoder, train, valid, settings, seeds))
@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_is_named(tones, tmp_path):
     run(tones, epochs=1)
     (path,) = (tmp_path / "home" / "finetune").glob("*/last.pt")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(StoreError, match=r"last\.pt: cannot be gone on from .*remove it"):
+    with pytest.raises(StoreError, match=r"last\.pt: cannot be resumed from .*remove it"):
         run(tones, epochs=1)
 
 
