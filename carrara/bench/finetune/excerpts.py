@@ -27,6 +27,7 @@ from carrara.bench.decode import prefetched, undecodable
 from carrara.bench.finetune.model import FineTuneModel
 from carrara.bench.finetune.settings import FineTuneSettings
 from carrara.bench.probes.rng import epoch_permutation
+from carrara.bench.split_data import SplitData
 from carrara.bench.task_types._base import Frames, ProbeTaskType, State
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError
@@ -154,17 +155,15 @@ def iter_batches(
         )
 
 
-def clip_logits(
-    model: FineTuneModel, clips: Sequence[Clip], task: Task, device: str
-) -> tuple[Tensor, list[np.ndarray]]:
-    """Return the logits for clips, `[R, K]` on the CPU, and the indices of each clip's rows.
+def clip_logits(model: FineTuneModel, clips: Sequence[Clip], task: Task, device: str) -> tuple[SplitData, Tensor]:
+    """Return the rows of clips and their logits `[R, K]`, on the CPU; the model moves to the device.
 
     A row is a clip's mean embedding, a window, or a frame, as task and task type define.
 
     Raises:
         DataError: a clip cannot be decoded.
     """
-    model.eval()
+    model.to(device).eval()
     if model.frames:
         spec = WindowSpec(window_seconds=None, pool="frames")
     else:
@@ -185,7 +184,9 @@ def clip_logits(
             with torch.no_grad():
                 logits_U.append(model.probe(torch.from_numpy(x_LRD).to(device)).cpu())
     ends = np.cumsum([len(logits_RK) for logits_RK in logits_U])
-    return torch.cat(logits_U), [np.arange(end - len(own), end) for own, end in zip(logits_U, ends)]
+    rows_U = [np.arange(end - len(own), end) for own, end in zip(logits_U, ends)]
+    frame_rate = encoder.card.frame_rate if model.frames else None
+    return SplitData(clips, {}, rows_U, frame_rate), torch.cat(logits_U)
 
 
 def _num_samples(clip: Clip, sample_rate: int) -> int:

@@ -12,7 +12,6 @@ when the record is written.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -36,7 +35,6 @@ from carrara.bench.protocols.constrained import DROPOUT, HIDDEN
 from carrara.bench.provenance import index_identity
 from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score
 from carrara.bench.task_types._base import State, TaskType
-from carrara.core.clip import Clip
 from carrara.core.hashing import sha256_of_json
 from carrara.core.paths import home
 from carrara.core.task import Task
@@ -48,7 +46,7 @@ from carrara.features.extract import weights_identity
 class _FineTuned(ProbePredictor):
     def logits(self, probe: FineTuneState, split: SplitData) -> tuple[SplitData, Tensor]:
         try:
-            return _split_logits(restore_best(probe), self.inputs.task, split.clips, self.inputs.device)
+            return clip_logits(restore_best(probe), split.clips, self.inputs.task, self.inputs.device)
         finally:
             probe.model.cpu()
 
@@ -103,7 +101,7 @@ def _fine_tune(inputs: ProtocolInputs, state: State, seed: int) -> FineTuneState
     examples = list_excerpts(encoder, task, task_type, state, inputs.train.clips)
 
     def score(model: FineTuneModel) -> tuple[float, str]:
-        rows, logits_RK = _split_logits(model, task, inputs.valid.clips, inputs.device)
+        rows, logits_RK = clip_logits(model, inputs.valid.clips, task, inputs.device)
         valid = LabelledSplit(inputs.valid.clips, {}, rows.rows_U, rows.frame_rate, inputs.valid.truths)
         value, rule = monitored_score(task, task_type, state, valid, logits_RK.nan_to_num()[None])[0]
         return (value if logits_RK.isfinite().all() else -float("inf")), rule
@@ -118,13 +116,6 @@ def _fine_tune(inputs: ProtocolInputs, state: State, seed: int) -> FineTuneState
     fine_tune(training, problem)
     model.cpu()
     return training
-
-
-def _split_logits(model: FineTuneModel, task: Task, clips: Sequence[Clip], device: str) -> tuple[SplitData, Tensor]:
-    """Return the rows of clips and the model's logits for them, `[R, K]`."""
-    logits_RK, rows_U = clip_logits(model.to(device), clips, task, device)
-    frame_rate = model.encoder.card.frame_rate if model.frames else None
-    return SplitData(clips, {}, rows_U, frame_rate), logits_RK
 
 
 def _checkpoint_folder(inputs: ProtocolInputs, seed: int) -> Path:

@@ -86,8 +86,8 @@ def probe_logits(model, x_RLD):
 def test_logits_of_a_clip_equal_those_of_its_windows_encoded_one_by_one(clips, aggregate):
     model = build_model()
     own_task = task(window_seconds=0.5, aggregate=aggregate)
-    logits_RK, rows_U = clip_logits(model, clips, own_task, "cpu")
-    for clip, rows in zip(clips, rows_U):
+    split, logits_RK = clip_logits(model, clips, own_task, "cpu")
+    for clip, rows in zip(clips, split.rows_U):
         # Windows of half a second; what is left over is one more if it is a quarter of a second or longer.
         parts = [part for part in sound(clip).split(RATE // 2) if len(part) >= RATE // 4]
         means_WLD = torch.stack([model.encoder(part[None])[0].mean(1) for part in parts])
@@ -142,8 +142,8 @@ def test_targets_of_excerpts_are_at_the_beats(clips):
 @torch.no_grad()
 def test_frames_of_a_clip_are_on_one_grid_and_are_the_encoders_own(clips):
     model = build_model(frames=True, outputs=1)
-    logits_RK, rows_U = clip_logits(model, clips, beats(window_seconds=0.5), "cpu")
-    for clip, seconds, rows in zip(clips, SECONDS, rows_U):
+    split, logits_RK = clip_logits(model, clips, beats(window_seconds=0.5), "cpu")
+    for clip, seconds, rows in zip(clips, SECONDS, split.rows_U):
         assert len(rows) == model.encoder.num_frames(round(seconds * RATE))
         if seconds <= 0.8:
             assert torch.allclose(
@@ -174,7 +174,7 @@ def test_an_encoder_without_layers_is_trained_whole_or_refused(clips):
     shape = ProbeShape(8, 16, 3, 0.0, 0)
     model = FineTuneModel(Filters(), shape, False, FineTuneSettings(), 1)
     assert {group["rate"] for group in model.param_groups(FineTuneSettings())} == {1e-4, 2e-5}
-    assert clip_logits(model, clips, task(), "cpu")[0].shape == (len(clips), 3)
+    assert clip_logits(model, clips, task(), "cpu")[1].shape == (len(clips), 3)
     with pytest.raises(UsageError, match="filters: has no attention to adapt; use --set mode=full"):
         FineTuneModel(Filters(), shape, False, FineTuneSettings(mode="lora"), 1)
     with pytest.raises(UsageError, match="filters: has no stack of layers; use --set activation_checkpointing=false"):
