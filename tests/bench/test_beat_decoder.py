@@ -101,7 +101,7 @@ def test_no_path_is_more_likely(clips):
         assert probability == pytest.approx(PLAIN.viterbi(clip)[1], abs=1e-8)
 
 
-def test_beats_are_the_peaks_of_the_paths_beat_states():
+def test_beats_are_the_peaks_within_the_beat_states_of_the_path():
     rng = np.random.default_rng(3)
     # At 36 frames a second the longest intervals have beats of three frames.
     plain, clip = PlainViterbi(36.0), rng.normal(-1, 3, 300)

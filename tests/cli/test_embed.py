@@ -72,7 +72,7 @@ def test_one_row_a_recording_with_its_provenance(tmp_path, music):
     assert not list(tmp_path.glob("*.parts"))
 
 
-def test_windows_and_frames_lie_where_they_should(tmp_path, music):
+def test_windows_and_frames_have_the_right_times(tmp_path, music):
     out = tmp_path / "w.parquet"
     summary(music / "b.flac", "-e", "noise", "-o", out, "--per", "window", "--window", "10")
     assert [(row["start"], row["duration"]) for row in rows(out)] == [(10.0 * i, 10.0) for i in range(6)] + [
@@ -245,7 +245,7 @@ def test_a_folder_of_parts_holds_the_same_rows_and_keeps_other_files(tmp_path, m
     assert (out / "_notes.txt").read_text() == "precious"
 
 
-def test_rows_of_a_recording_that_breaks_off_late_are_taken_back(tmp_path):
+def test_rows_of_a_recording_that_fails_late_are_removed(tmp_path):
     # The rows fill a row group before the end of the file is found to be missing.
     good, torn = tmp_path / "a.wav", tmp_path / "b.wav"
     soundfile.write(good, np.random.default_rng(0).uniform(-0.3, 0.3, 2 * RATE), RATE)

@@ -98,7 +98,7 @@ def test_errors_are_one_line(file, tmp_path, monkeypatch, arguments, code, messa
     assert re.search(message, done.stderr), done.stderr
 
 
-def test_a_family_member_that_fails_does_not_stop_the_others(file, tmp_path, monkeypatch):
+def test_a_failed_variant_does_not_stop_the_other_imports(file, tmp_path, monkeypatch):
     card, settings = mert.ENCODER.variants["mert-tiny"]
     for name in ("mert-v0-public", "mert-v1-95m"):
         theirs = card.model_copy(update={"files": mert.ENCODER.variants[name][0].files})

@@ -110,7 +110,7 @@ def test_features_are_those_of_the_published_network_on_one_clip(published):
 
 
 @torch.inference_mode()
-def test_with_batch_stats_clips_are_heard_against_each_other_as_published(published):
+def test_batch_stats_normalise_over_the_batch_as_published(published):
     clips = [np.resize(sound(5.0, 0.02, 1), CLIP_SAMPLES), np.resize(sound(6.0, 0.3, 2), CLIP_SAMPLES)]
     encoder = ENCODER.build(ChoiSettings(batch_stats=True), ENCODER.variants["choi"][0], 0)
     load_state_dict_strict(encoder, ENCODER.load_official("choi", published), "here")
@@ -121,7 +121,7 @@ def test_with_batch_stats_clips_are_heard_against_each_other_as_published(publis
 
 
 @torch.inference_mode()
-def test_the_first_29_seconds_are_heard_and_shorter_clips_repeated():
+def test_the_first_29_seconds_are_encoded_and_shorter_clips_repeated():
     encoder, clip = build_encoder("choi").eval(), torch.from_numpy(sound(4.0))
     repeated = encoder(clip.repeat(8)[None])
     assert torch.equal(encoder(clip[None]), repeated)
@@ -131,7 +131,7 @@ def test_the_first_29_seconds_are_heard_and_shorter_clips_repeated():
 
 
 @torch.inference_mode()
-def test_a_large_batch_goes_through_the_network_a_few_clips_at_a_time():
+def test_a_large_batch_is_encoded_a_few_clips_at_a_time():
     encoder, sizes = build_encoder("choi").eval(), []
     encoder.blocks[0].register_forward_pre_hook(lambda block, given: sizes.append(len(given[0])))
     assert encoder(torch.from_numpy(sound(1.0)).expand(9, -1)).shape == (9, 1, 1, 160)
@@ -185,7 +185,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_no_weights_is_called_by_its_name(kind, tmp_path):
+def test_a_file_without_weights_is_refused_by_its_kind(kind, tmp_path):
     pytest.importorskip("h5py")
     content, reason = BROKEN[kind]
     (tmp_path / FILE).write_bytes(content)

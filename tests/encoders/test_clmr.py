@@ -116,19 +116,19 @@ def test_features_are_the_mean_of_the_networks_over_all_windows_but_the_last(pub
 
 
 @pytest.mark.parametrize("samples", [11, 19, 20, 21, 30, 39, 40, 41])
-def test_the_last_window_is_left_out_whole_or_not(samples):
+def test_the_last_window_is_dropped_whether_complete_or_not(samples):
     clip = torch.arange(samples)
     slices = [clip[start : start + 10].tolist() for start in range(0, samples, 10)]
     assert clmr_windows(clip, 10).tolist() == slices[:-1]
 
 
 @pytest.mark.parametrize("samples", [0, 1, 9, 10])
-def test_a_clip_of_at_most_one_window_is_filled_up_with_zeros(samples):
+def test_a_clip_of_at_most_one_window_is_padded_with_zeros(samples):
     assert clmr_windows(torch.ones(samples), 10).tolist() == [[1.0] * samples + [0.0] * (10 - samples)]
 
 
 @torch.inference_mode()
-def test_ten_minutes_go_through_the_network_a_few_windows_at_a_time():
+def test_ten_minutes_are_encoded_a_few_windows_at_a_time():
     seen = []
 
     class Means(torch.nn.Module):
@@ -156,7 +156,7 @@ def test_random_weights_come_from_the_seed_alone():
 
 
 @pytest.mark.parametrize("given", ["file", "folder", "zip"])
-def test_both_spellings_are_read_wherever_the_checkpoint_lies(checkpoint, given, tmp_path):
+def test_both_spellings_are_read_from_a_file_folder_or_zip(checkpoint, given, tmp_path):
     path = {"file": checkpoint, "folder": checkpoint.parent}.get(given)
     if given == "zip":
         path = tmp_path / "clmr_magnatagatune_mlp.zip"
@@ -214,7 +214,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_no_weights_is_called_by_its_name(kind, tmp_path):
+def test_a_file_without_weights_is_refused_by_its_kind(kind, tmp_path):
     content, reason = BROKEN[kind]
     (tmp_path / CHECKPOINT_FILE).write_bytes(content)
     with pytest.raises(WeightsError, match=reason):

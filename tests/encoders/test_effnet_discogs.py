@@ -100,7 +100,7 @@ def test_an_empty_clip_is_refused(encoder):
         encoder(torch.zeros(1, 0))
 
 
-def test_ten_minutes_go_through_in_blocks(encoder, monkeypatch):
+def test_ten_minutes_are_encoded_in_blocks(encoder, monkeypatch):
     sizes = []
 
     def stand_in(patches):
@@ -138,7 +138,7 @@ def test_labels_of_another_head_are_refused(tmp_path):
         ENCODER.settings_from_files("effnet-discogs", EffnetSettings(classes=STYLES), tmp_path)
 
 
-def test_a_saved_encoder_comes_back_with_its_rule_for_zeros(tmp_path):
+def test_a_saved_encoder_keeps_its_padding_rule(tmp_path):
     made = build_encoder("effnet-discogs", seed=3, changes={"width_multiplier": 0.1, "classes": STYLES}).eval()
     made.network.symmetric.fill_(True)
     save_pretrained(made, tmp_path / "saved")

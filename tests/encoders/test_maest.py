@@ -97,7 +97,7 @@ def test_a_clips_features_are_the_chosen_tokens(tokens):
     [*((tokens, "essentia") for tokens in CHOICES), ("stack", "maest-torch"), ("frames", "maest-hf")],
 )
 @pytest.mark.parametrize("dropped", [0, 17])  # of 18, 1, 7, and 17 and 18 columns
-def test_clips_of_unequal_length_give_what_each_gives_alone(tokens, framing, dropped):
+def test_clips_of_unequal_length_have_the_same_features_as_alone(tokens, framing, dropped):
     encoder = small(tokens=tokens, framing=framing, drop_columns=tuple(range(dropped)))
     clips = [sound(seconds, seed)[0] for seed, seconds in enumerate((3.0, 0.1, 1.3, 5.7))]
     batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
@@ -112,7 +112,7 @@ def test_clips_of_unequal_length_give_what_each_gives_alone(tokens, framing, dro
         assert not row[:, frames:].any()
 
 
-def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
+def test_long_audio_is_encoded_in_equal_windows_of_one_spectrogram():
     aligned, stacked, clip = small(tokens="frames"), small(), sound(12.0)
     mel = aligned.normalize(aligned.mel(clip))
     columns = (mel.shape[1] - 16) // 10 + 1
@@ -136,7 +136,7 @@ def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
         ({"every_row": 9, "every_column": 31}, 25, 8 * 8192 // (9 * 31)),  # every patch goes through the convolution
     ],
 )
-def test_long_sound_goes_through_in_blocks(changes, minutes, most):
+def test_long_audio_is_encoded_in_blocks(changes, minutes, most):
     encoder = small(tokens="frames", num_layers=1, **changes)
     seen = []
     encoder.vit.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
@@ -146,7 +146,7 @@ def test_long_sound_goes_through_in_blocks(changes, minutes, most):
     assert len(seen) > 1
 
 
-def test_patchout_when_hearing_drops_then_thins():
+def test_patchout_at_inference_drops_then_thins():
     clip = sound(4.1)
     columns = (256 - 16) // 10 + 1
     encoder = small(tokens="average", drop_rows=(0, 4), every_row=3, drop_columns=(1, 2), every_column=4)
@@ -183,7 +183,7 @@ def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
         ({"dim": 25}, "divisible"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes, message):
+def test_invalid_settings_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         build_encoder("maest-tiny", 0, {**SMALL, **changes})
 
@@ -191,7 +191,7 @@ def test_settings_that_cannot_be_are_refused(changes, message):
 @pytest.mark.parametrize("tokens", CHOICES)
 def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens):
     encoder = small(tokens=tokens, drop_columns=(*range(24), 24, 24))
-    # 98 columns, heard in windows of 24, 25, 24 and 25.
+    # 98 columns, encoded in windows of 24, 25, 24 and 25.
     clip = sound((10 * 97 + 16) * 256 / 16000)
     mel = encoder.normalize(encoder.mel(clip))
     rows, probabilities = [], []
@@ -217,7 +217,7 @@ def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens)
         ((2, 16000), torch.tensor([16000, 0]), "a clip of no samples has no features"),
     ],
 )
-def test_what_is_no_sound_is_refused(answer, shape, lengths, message):
+def test_empty_or_misshapen_audio_is_refused(answer, shape, lengths, message):
     with pytest.raises(UsageError, match=message):
         getattr(small(), answer)(torch.zeros(shape), lengths)
 
@@ -269,7 +269,7 @@ def test_styles_equal_hugging_faces_and_windows_are_averaged():
     torch.testing.assert_close(encoder.predict_tags(clip), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_separated_heads_answer_from_cls_alone():
+def test_separated_heads_predict_from_cls_alone():
     mean, separated, clip = small(), small(distilled="separated"), sound(3.0)
     tokens = naive(mean, clip)[-1]
     normed = torch.nn.functional.layer_norm(tokens, (24,), mean.vit.norm.weight, mean.vit.norm.bias, 1e-6)

@@ -135,7 +135,7 @@ def stretched(values, size):
     return actual
 
 
-def test_tables_are_stretched_by_cubic_interpolation_each_along_its_own_axis():
+def test_position_tables_are_interpolated_cubically_along_their_own_axis():
     """From PaSST's 12 rows and 99 columns to 9 and 187."""
     time, frequency = torch.randn(1, 4, 1, 99), torch.randn(1, 4, 12, 1)
     actual = interpolate_positions(

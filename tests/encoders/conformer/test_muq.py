@@ -96,7 +96,7 @@ def same(twin, noise):
     return check
 
 
-def test_a_folder_gives_the_reference_rows_with_its_own_statistics(folder, twin, same):
+def test_a_folder_gives_the_reference_layers_with_its_own_statistics(folder, twin, same):
     encoder = load(folder)
     same(encoder)
     assert float(encoder.mel_mean) == twin.statistics["melspec_2048_mean"]

@@ -49,7 +49,7 @@ def encoder(folder, small_shelf):
 
 class TestNetwork:
     @torch.inference_mode()
-    def test_every_row_is_that_of_the_parts_put_together(self, encoder, twin, noise):
+    def test_every_layer_equals_the_chained_parts(self, encoder, twin, noise):
         samples_BT = torch.cat([noise(1.013, seed) for seed in (1, 2)])
         actual = encoder(samples_BT)
         expected = twin.rows(twin.table, samples_BT)
@@ -67,7 +67,7 @@ class TestNetwork:
         np.testing.assert_allclose(actual.numpy(), twin.mel(samples_BT[0]), atol=2e-3)
 
     @torch.inference_mode()
-    def test_unequal_lengths_give_what_each_alone_gives(self, encoder, noise):
+    def test_clips_of_unequal_length_have_the_same_features_as_alone(self, encoder, noise):
         lengths = [24_000, 48_111, 700, 1]
         clips = [noise(3, seed)[0, :length] for seed, length in enumerate(lengths)]
         batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
@@ -100,7 +100,7 @@ class TestNetwork:
         assert encoder.card.frame_rate == 25 and encoder.card.window_seconds == 30
 
     @torch.inference_mode()
-    def test_ten_minutes_are_heard_in_blocks(self, noise):
+    def test_ten_minutes_are_encoded_in_blocks(self, noise):
         small = {"channels": 2, "dim": 8, "num_layers": 1, "num_heads": 1, "ffn_dim": 8}
         encoder = build_encoder("musicfm-tiny", changes=small).eval()
         widest = []
@@ -140,13 +140,13 @@ class TestNetwork:
 
 
 class TestFile:
-    def test_other_parts_are_left_out_and_the_statistics_come_from_the_file_beside(self, folder, twin):
+    def test_other_tensors_are_dropped_and_statistics_read_from_the_adjacent_file(self, folder, twin):
         tensors = ENCODER.load_official("musicfm-msd", folder)
         assert set(tensors) == {name for name in twin.table if name.startswith(KEPT)} | {"mel_mean", "mel_deviation"}
         assert float(tensors["mel_mean"]) == 5.5 and float(tensors["mel_deviation"]) == 17.25
         assert torch.equal(tensors["conformer.layer_norm.weight"], twin.table["conformer.layer_norm.weight"])
 
-    def test_older_spelling_of_the_unused_convolution_is_left_out_too(self, folder, twin, tmp_path):
+    def test_older_spelling_of_the_unused_convolution_is_dropped(self, folder, twin, tmp_path):
         old = {
             name.replace("parametrizations.weight.original0", "weight_g"): tensor for name, tensor in twin.table.items()
         }
@@ -157,7 +157,7 @@ class TestFile:
             ENCODER.load_official("musicfm-msd", folder)
         )
 
-    def test_without_the_statistics_the_published_ones_are_taken(self, folder):
+    def test_without_statistics_the_published_ones_are_used(self, folder):
         (folder / "msd_stats.json").unlink()
         msd = ENCODER.load_official("musicfm-msd", folder / "pretrained_msd.pt")
         assert float(msd["mel_mean"]) == pytest.approx(6.768445) and float(msd["mel_deviation"]) == pytest.approx(
@@ -205,7 +205,7 @@ class TestFile:
             ENCODER.load_official("musicfm-msd", folder)
 
     @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"melspec_2048_mean": 1, "melspec_2048_std": 0}'])
-    def test_statistics_that_are_not_whole_are_refused(self, folder, content):
+    def test_incomplete_statistics_are_refused(self, folder, content):
         (folder / "msd_stats.json").write_text(content)
         with pytest.raises(WeightsError, match=r"msd_stats.json: .*fetch it again"):
             ENCODER.load_official("musicfm-msd", folder)
@@ -219,7 +219,7 @@ class TestFile:
             (None, "cannot be read"),
         ],
     )
-    def test_what_is_no_checkpoint_is_named(self, tmp_path, content, message):
+    def test_a_file_that_is_no_checkpoint_is_named(self, tmp_path, content, message):
         if content is not None:
             (tmp_path / "pretrained_msd.pt").write_bytes(content)
         with pytest.raises(WeightsError, match=message):

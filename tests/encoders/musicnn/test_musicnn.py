@@ -156,7 +156,7 @@ def test_features_and_tags_are_those_of_the_spec(published):
 
 
 @pytest.mark.parametrize("samples", [1, 700, 186 * 256 - 1])
-def test_a_clip_shorter_than_a_window_is_filled_up_with_frames_of_silence(samples):
+def test_a_clip_shorter_than_a_window_is_padded_with_silent_frames(samples):
     clip = sound(3)[:samples]
     (window,) = encoder("musicnn-mtt").windows(torch.from_numpy(clip)).numpy()
     reflected = clip[:1].repeat(2000) if samples == 1 else clip  # librosa refuses to reflect one sample
@@ -172,7 +172,7 @@ def test_what_remains_after_the_last_window_is_dropped(samples, count):
     np.testing.assert_allclose(windows.flatten(0, 1), log_mel(clip)[: 187 * count], atol=1e-4)
 
 
-def test_loud_sound_is_cut_off_where_half_precision_overflows():
+def test_loud_audio_is_clamped_where_half_precision_overflows():
     tone = np.sin(2 * np.pi * 440 * np.arange(48_000) / 16_000).astype(np.float32)
     with np.errstate(over="ignore"):
         theirs = np.log10(10_000 * ((10 ** log_mel(tone)[:187] - 1) / 10_000).astype(np.float16) + 1)
@@ -182,7 +182,7 @@ def test_loud_sound_is_cut_off_where_half_precision_overflows():
     np.testing.assert_allclose(window[~np.isinf(theirs)], theirs[~np.isinf(theirs)], atol=4e-3)
 
 
-def test_ten_minutes_go_through_a_few_windows_at_a_time(monkeypatch):
+def test_ten_minutes_are_encoded_a_few_windows_at_a_time(monkeypatch):
     ours, sizes = encoder("musicnn-mtt"), []
 
     def stand_in(mel_NFM):
@@ -232,7 +232,7 @@ def test_sizes_are_those_of_the_spec(name):
     assert len(set(ours.tag_names)) == 50
 
 
-def test_a_saved_encoder_comes_back(tmp_path):
+def test_a_saved_encoder_loads_unchanged(tmp_path):
     ours, samples = encoder("musicnn-msd-vgg"), torch.from_numpy(sound(1))[None]
     save_pretrained(ours, tmp_path / "saved")
     assert torch.equal(load(tmp_path / "saved")(samples), ours(samples))
@@ -269,7 +269,7 @@ def clip():
 
 
 @pytest.mark.parametrize("name, folder", {**FOLDERS, "musicnn-msd": "MSD_musicnn"}.items())
-def test_real_weights_answer_as_the_original_graph(real, clip, name, folder):
+def test_real_weights_give_the_outputs_of_the_original_graph(real, clip, name, folder):
     ours, expected = encoder(name, ENCODER.load_official(name, real)), json.loads(REFERENCE.read_text())[folder]
     np.testing.assert_allclose(ours.predict_tags(clip)[0], expected["tags"], atol=2e-6)
     features = ours(clip).flatten()[:: expected["every"]]

@@ -47,7 +47,7 @@ def read(path, name="musicnn-mtt-vgg"):
 @pytest.mark.parametrize("given", [
     "", "musicnn", "musicnn/MTT_vgg", "musicnn/MTT_vgg/.index", "musicnn/MTT_vgg/" + DATA,
 ])  # fmt: skip
-def test_a_checkpoint_is_found_by_any_of_its_places(repository, given):
+def test_a_checkpoint_is_found_from_any_of_its_paths(repository, given):
     actual = read(repository / given)
     np.testing.assert_array_equal(actual["network.blocks.2.conv.weight"], vgg()["3CNN/kernel"].transpose(3, 2, 0, 1))
     np.testing.assert_array_equal(actual["network.tags.weight"], vgg()["dense/kernel"].T)
@@ -66,7 +66,7 @@ def test_the_wheel_is_read_without_unpacking(repository):
 
 
 @pytest.mark.parametrize("packing", [packed, lambda root: root])
-def test_a_checkpoint_that_is_not_there_is_named_with_where_it_is(repository, packing):
+def test_a_missing_checkpoint_is_named_with_its_source(repository, packing):
     with pytest.raises(WeightsError, match="holds no MSD_musicnn_big; .* is at github.com/jordipons/musicnn"):
         read(packing(repository), "musicnn-msd-big")
 
@@ -103,7 +103,7 @@ def test_the_vggs_files_are_no_musicnn(repository):
     (b"<!doctype html><html></html>", "web page"),
 ])  # fmt: skip
 @pytest.mark.parametrize("end", [".index", DATA])
-def test_what_is_no_weights_is_called_by_its_name(repository, end, content, message):
+def test_a_file_without_weights_is_refused_by_its_kind(repository, end, content, message):
     (repository / "musicnn" / "MTT_vgg" / end).write_bytes(content)
     with pytest.raises(WeightsError, match=message) as caught:
         read(repository)

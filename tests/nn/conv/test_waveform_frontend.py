@@ -33,7 +33,7 @@ def test_frame_counts_are_those_of_the_published_table(rate, frames):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 4000), st.sampled_from(["group", "layer"]))
-def test_the_output_has_as_many_frames_as_were_foretold(samples, norm):
+def test_the_output_has_the_predicted_number_of_frames(samples, norm):
     assert front(norm, channels=2)(noise(1, samples)).shape == (1, num_conv_frames(samples, KERNELS, STRIDES), 2)
 
 
@@ -61,7 +61,7 @@ def test_it_equals_a_plain_chain_of_torch_layers(norm, bias):
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
-def test_a_clip_gives_in_a_batch_what_it_gives_alone_whatever_the_padding_holds(norm):
+def test_a_clip_has_the_same_features_in_a_batch_as_alone_for_any_padding_values(norm):
     module, lengths = front(norm), (3000, 1300, 401, 17)
     clips = [noise(length, seed=seed) for seed, length in enumerate(lengths)]
     batch = torch.full((4, 3000), 7.0)

@@ -142,12 +142,12 @@ def test_a_slice_of_the_table_of_columns(network):
         (316, {"keep_columns": torch.tensor([], dtype=torch.long)}, "no patch at all"),
     ],
 )
-def test_what_does_not_fit_is_named(network, frames, options, message):
+def test_invalid_lengths_and_patchout_are_refused(network, frames, options, message):
     with pytest.raises(UsageError, match=message):
         network(mel(1, frames), **options)
 
 
-def test_recomputing_gives_the_same_gradient():
+def test_activation_checkpointing_gives_the_same_gradient():
     gradients = []
     for recompute in (False, True):
         module = PatchTransformer(dataclasses.replace(SMALL, num_layers=2))
@@ -161,7 +161,7 @@ def test_recomputing_gives_the_same_gradient():
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
-def test_initial_weights_are_as_said():
+def test_initial_weights_have_the_documented_distribution():
     module = PatchTransformer(VitShape(frames=312, dim=192, num_layers=2, num_heads=4, ffn_dim=384))
     module.init_weights(torch.Generator().manual_seed(1))
     for name in ("blocks.1.attn.qkv.weight", "blocks.0.mlp.fc2.weight", "time_new_pos_embed"):
