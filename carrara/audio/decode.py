@@ -40,12 +40,12 @@ SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says.
+    """Facts from the header of an audio file.
 
     Attributes:
         sample_rate: in Hz.
         channels: number of channels.
-        duration_seconds: length; None where the file does not say.
+        duration_seconds: length; None if the header does not state it.
         decoder: the library that decodes it.
         exact: whether the encoder counted the length; otherwise it is an estimate from the file's size.
     """
@@ -58,7 +58,7 @@ class AudioInfo:
 
 
 def read_info(path: Path | str) -> AudioInfo:
-    """Return what the header of a file says, without decoding.
+    """Return the facts in the header of a file, without decoding.
 
     Raises:
         AudioError: no such file, a folder, empty, not allowed, or not an audio file.
@@ -67,7 +67,7 @@ def read_info(path: Path | str) -> AudioInfo:
 
 
 def probe_audio(path: Path | str) -> AudioInfo:
-    """Return what the header of a file says, after decoding its last tenth of a second to detect a truncated file.
+    """Return the facts in the header of a file, after decoding its last tenth of a second to detect a truncated file.
 
     Raises:
         AudioError: as `read_info`, and: no samples in it, or cut short.

@@ -90,11 +90,11 @@ def test_frames_of_an_encoder_without_frames_are_refused(tmp_path, music, encode
     result = run("embed", music, "-e", encoder, "-o", tmp_path / "out.parquet", "--per", "frame")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(
-        f"carrara embed: --per frame: {encoder} gives one vector a window; take --per window"
+        f"carrara embed: --per frame: {encoder} has one vector per window; use --per window"
     )
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.glob("out.parquet*"))
-    with pytest.raises(UsageError, match="gives one vector a window"):
+    with pytest.raises(UsageError, match="has one vector per window"):
         carrara.embed(tmp_path / "none.wav", encoder, per="frame")
 
 

@@ -85,7 +85,7 @@ def test_import_interpolates_a_maest_of_another_length(tmp_path, monkeypatch):
     [
         (["import", "mert-v0", "--file", "{file}"], 1, "carrara import: .*would fit mert-tiny"),
         (["import", "mert-v0"], 2, "carrara import: mert-v0: its weights are not on this machine"),
-        (["import", "mert-tiny", "--file", "{file}", "--interpolate"], 2, "mert-tiny has no positions to stretch"),
+        (["import", "mert-tiny", "--file", "{file}", "--interpolate"], 2, "mert-tiny has no positions to interpolate"),
         (["export", "{file}", "-f", "carrara", "-o", "{out}"], 2, "carrara export: .*carrara import NAME --file"),
         (["export", "noise", "-f", "transformers", "-o", "{out}"], 2, "carrara export: noise: "),
     ],

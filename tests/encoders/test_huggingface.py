@@ -193,7 +193,7 @@ def test_data2vecs_config_is_read_as_transformers_reads_it(tmp_path):
         ({"sample_rate": {"a": 1}}, "config.json: sample_rate: "),
         ({"feat_extract_norm": "batch"}, "config.json: conv_norm: "),
         ({"model_type": ["hubert"]}, "a \\['hubert'\\] model"),
-        ({"num_hidden_layers": 10**9}, "tells of 1000000000 layers"),
+        ({"num_hidden_layers": 10**9}, "states 1000000000 layers"),
     ],
 )
 def test_a_malformed_config_is_one_line(tmp_path, change, message):

@@ -129,7 +129,7 @@ def test_features_that_are_not_finite_are_not_stored(tmp_path, plain, clips):
             def forward(self, samples_BT, lengths_B=None, factor=factor):
                 return super().forward(samples_BT, lengths_B) * factor
 
-        with pytest.raises(DataError, match=rf"wav: the features that broken-{factor} gives of it are not finite"):
+        with pytest.raises(DataError, match=rf"wav: its features by broken-{factor} are not finite"):
             extract(Broken(name=f"broken-{factor}"), sounds, WindowSpec(), home=tmp_path)
     loud = extract(plain(scale=1e6), sounds, WindowSpec(), home=tmp_path)
     assert np.isfinite(loud.layer("2")).all()

@@ -1,7 +1,7 @@
 """The interface of protocols: from training and validation clips to a predictor, without any test clip.
 
-`carrara/bench/run.py` extracts the features that `window_spec` asks for, calls `run`, lets the predictor predict the
-clean and each corrupted test set, and scores.
+`carrara/bench/run.py` extracts the features that `window_spec` selects, calls `run`, predicts the clean and each
+corrupted test set with the returned predictor, and scores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from carrara.features.windows import WindowSpec
 
 @dataclass(frozen=True)
 class ProtocolInputs:
-    """What a protocol gets. The test split is not among it.
+    """Inputs of a protocol, without the test split.
 
     Attributes:
         task, task_type: what is to be predicted.
@@ -55,7 +55,7 @@ class ProtocolInputs:
 
 
 class Predictor(ABC):
-    """What validation chose, one for each seed, ready to predict."""
+    """The probes that validation selected, one for each seed."""
 
     @abstractmethod
     def predict(self, split: SplitData) -> list[list[Prediction]]:
@@ -68,7 +68,7 @@ class Predictor(ABC):
 
 @dataclass(frozen=True)
 class ProbePredictor(Predictor):
-    """The chosen probe of each seed, whatever its kind, with the rule for a clip's windows that validation chose."""
+    """The selected probe of each seed, with the rule for a clip's windows that validation selected."""
 
     inputs: ProtocolInputs
     state: State
@@ -91,7 +91,7 @@ class ProbePredictor(Predictor):
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What a protocol reached.
+    """Result of a protocol.
 
     Attributes:
         predictor: predicts the test clips.

@@ -54,7 +54,7 @@ class LayerSettings(Settings):
 
 
 def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: LayerSettings) -> WindowSpec | None:
-    """Return the windows of a search over layers; None for source separation, which reads audio.
+    """Return the windows of a search over layers; None means none, for source separation, which reads audio.
 
     Raises:
         UsageError: `transformer+cnn` for an encoder without convolutional features or for source separation, or source

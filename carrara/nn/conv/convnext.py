@@ -5,11 +5,11 @@ GELU, global response norm, linear back, plus the layer's input. A stage whose c
 layer norm and a convolution of 2 frames without padding, so a last odd frame is dropped.
 
 Global response norm pools over a whole clip and the depthwise convolution reaches over its end, so both get zeros in
-the place of padding, and a clip gives in a batch what it gives alone. The pool is summed in double precision: in single
-precision the sum depends on the number of zeros after the clip.
+the place of padding, and a clip has the same output in a batch as alone. The pool is summed in double precision: in
+single precision the sum depends on the number of zeros after the clip.
 
-Attribute names give the keys of the official files, where digits are places in a sequence; a `ModuleDict` keeps them
-without the modules between, which hold nothing.
+Attributes are named as in the official files, whose digits are indices in a sequence; a `ModuleDict` has those names
+without the modules between, which have no parameters.
 
 Letters: B batch, F frames, M mel bands, C channels, D dimension.
 """

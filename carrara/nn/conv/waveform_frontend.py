@@ -5,8 +5,8 @@ only layer 0 is normalized, every channel over time (HuBERT-base, all MERT). Nor
 over channels (data2vec, Music2Vec). Norms are computed in float32 under autocast.
 
 Group norm couples a whole clip, so zeros appended to fill a batch change a clip's features (by 36 % with random
-weights). Padding "masked" takes the statistics over each clip's own frames only, so that a clip gives in a batch what
-it gives alone; "original" is the behaviour of the published code.
+weights). Padding "masked" takes the statistics over each clip's own frames only, so that a clip has the
+same features in a batch as alone; "original" is the behaviour of the published code.
 
 Letters: B batch, T samples, F frames, C channels.
 """
@@ -88,7 +88,7 @@ class _ConvLayer(nn.Module):
 
 
 class WaveformFrontend(nn.Module):
-    """The stack of convolutions; attribute names give the keys of Hugging Face's `feature_extractor`."""
+    """The stack of convolutions; attributes are named as in Hugging Face's `feature_extractor`."""
 
     def __init__(
         self, channels: int, kernels: Sequence[int], strides: Sequence[int], norm: ConvNorm, bias: bool = False

@@ -1,7 +1,7 @@
 """Framing and power spectra: the window, its edges and the number of frames as parameters, with the named conventions.
 
 "The same" spectrogram exists in several framings that differ at the edges of a clip and, by a symmetric or a periodic
-window, inside it; weights trained on one are slightly off on another, so the convention is part of a model's name:
+window, inside it. Weights trained on one give slightly wrong features on another, so models name their convention:
 `essentia` (what MAEST, MusiCNN and EffNet-Discogs were trained on), `maest-torch`, `maest-hf`, `musicnn`, `librosa`
 (0.10 and later), `librosa-0.8` (reflecting edges) and `kaldi`.
 
@@ -146,7 +146,7 @@ def split_frames(samples_BT: Tensor, framing: Framing) -> Tensor:
 
 
 class Spectrum(nn.Module):
-    """Power spectrum of each frame in single precision, whatever autocast says; long clips in blocks of frames."""
+    """Power spectrum of each frame in single precision, under autocast too; long clips in blocks of frames."""
 
     window_W: Tensor
 

@@ -13,7 +13,7 @@ Layer outputs: index 0 is the input to layer 1, i the output of layer i, but the
 stack's norm, as in the authors' `hidden_states` and every number published for them.
 
 Padding is masked three times: it is not attended to, it is zero where the convolution along time would reach it, and
-neither norm of the convolution depends on it in evaluation mode. So a clip gives in a batch what it gives alone.
+neither norm of the convolution depends on it in evaluation mode. So a clip has the same output in a batch as alone.
 
 Attention is PyTorch's fused one with at most a mask over keys, so that no matrix of frames times frames is kept. The
 table of rotations is computed in single precision for every input: no file holds it.
@@ -154,7 +154,7 @@ class ConformerConvolution(nn.Module):
 
 
 class ConformerLayer(nn.Module):
-    """One layer; attribute names give the keys of Hugging Face's `Wav2Vec2ConformerEncoderLayer`."""
+    """One layer; attributes are named as in Hugging Face's `Wav2Vec2ConformerEncoderLayer`."""
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
@@ -179,7 +179,7 @@ class ConformerLayer(nn.Module):
 
 
 class Conformer(nn.Module):
-    """The layers and the stack's norm; attribute names give the keys of Hugging Face's `Wav2Vec2ConformerEncoder`.
+    """The layers and the stack's norm; attributes are named as in Hugging Face's `Wav2Vec2ConformerEncoder`.
 
     Attributes:
         activation_checkpointing: whether, in training, the activations inside a layer are recomputed in the backward

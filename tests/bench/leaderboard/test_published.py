@@ -255,7 +255,7 @@ def test_what_cannot_be_shown_is_refused():
     with pytest.raises(UsageError, match="Did you mean 'thesis-T6.2'"):
         published_systems(["thesis-6.2"])
     pebble = build_leaderboard([record("mine", "pebble/key", 0.5)])
-    with pytest.raises(UsageError, match="marble-14 alone; here are Pebble scores, constrained protocol"):
+    with pytest.raises(UsageError, match="marble-14 only, but the records are of Pebble scores, constrained protocol"):
         add_published([pebble])
     mixed = add_published([pebble, build_leaderboard(MEASURED)])
     assert [len(each.published) for each in mixed] == [0, 10]
