@@ -50,7 +50,7 @@ def register(monkeypatch, host):
                 Remote(f"{host[1]}/sound.zip", "sound.zip", unpack="sound"),
             )
 
-            def get(self, root, size=None):
+            def download(self, root, size=None):
                 return super(Pebble, self).download(root, size)
 
         Downloaded.manual_steps = steps
