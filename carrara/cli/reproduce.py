@@ -36,9 +36,9 @@ def reproduce(
 ) -> None:
     """Train every row of a published ablation table, measure all on Pebble, and test the authors' conclusions.
 
-    - `carrara reproduce thesis-5.3`
-    - `carrara reproduce thesis-5.3 --rows mfcc,logmel-chroma,untrained --steps 600 --seeds 3`
-    - `carrara reproduce thesis-5.4 --scale small --corpus ~/Music --device cuda`
+    - `carrara reproduce thesis-5-3`
+    - `carrara reproduce thesis-5-3 --rows mfcc,logmel-chroma,untrained --steps 600 --seeds 3`
+    - `carrara reproduce thesis-5-4 --scale small --corpus ~/Music --device cuda`
     - `carrara reproduce maest-init --scale base --weights deit=deit.pth --weights passt=passt.pt --device cuda`
 
     Run the same command again to continue a stopped run. Scores are Pebble's; the published ones are shown beside them.

@@ -111,7 +111,7 @@ def test_files_are_written_by_their_ending(results, tmp_path):
         (["leaderboard", "RESULTS", "--suite", "peble"], 2, "Did you mean 'pebble'?"),
         (["leaderboard", "RESULTS", "--json", "--format", "html"], 2, "give one of them"),
         (["leaderboard", "RESULTS", "--published"], 2, "marble-14 only, but the records are of Other scores"),
-        (["leaderboard", "RESULTS", "--source", "thesis-6.2"], 2, "marble-14 alone"),
+        (["leaderboard", "RESULTS", "--source", "thesis-6.2"], 2, "marble-14 only"),
         (["leaderboard", "MARBLE", "--source", "thesis-6.2"], 2, "Did you mean 'thesis-T6.2'"),
         (["leaderboard", "RESULTS", "--format", "picture"], 2, "needs a file"),
         (["leaderboard", "RESULTS", "-o", "x.png"], 2, "give --suite"),

@@ -40,7 +40,10 @@ def fetch_official(name: str, allow_download: bool = True) -> Path:
         WeightsError: A file's SHA-256 is not the official one.
         DataError: The download failed.
     """
-    card: Card = REGISTRY.get(name).variants[name][0]
+    family: EncoderFamily = REGISTRY.get(name)
+    card: Card = family.variants[name][0]
+    if not family.has_weights:
+        raise UsageError(f"{name}: has no weights; it loads by its name without an import")
     if not card.files:
         raise UsageError(
             f"{name}: no weights of it are published; give the folder of one that you trained, or {name}:random for "
