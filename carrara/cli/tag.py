@@ -88,7 +88,8 @@ def tag(
         typer.echo(f"carrara tag: {reason}", err=True)
     if as_json:
         recordings = [summaries[track.path] for track in own]
-        typer.echo(json.dumps({**summary, "recordings": recordings}, ensure_ascii=False))
+        report = json.dumps({**summary, "recordings": recordings}, ensure_ascii=False)
+        typer.echo(report.encode("utf-8", "backslashreplace").decode())
     else:
         for track in own:
             _print_track(track, summaries[track.path]["tags"], over_time)
