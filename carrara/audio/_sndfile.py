@@ -88,14 +88,22 @@ def sndfile_blocks(path: Path, start: int) -> Iterator[np.ndarray]:
                 if skipped < len(samples_TC):
                     yield samples_TC[skipped:]
         except soundfile.LibsndfileError as problem:
-            raise DecodingStopped(problem.error_string) from None
+            reason = problem.error_string.removeprefix("Error : ")
+            raise DecodingStopped("damaged data" if "psf_fseek" in reason else reason) from None
 
 
 class _File(soundfile.SoundFile):
-    """A file that is not seekable either where libsndfile only believes that it can seek."""
+    """A file that is read from its start where libsndfile only believes that it can seek."""
 
     def seekable(self) -> bool:
-        return super().seekable() and not self.subtype.startswith("DWVW") and self.frames < UNKNOWN_FRAMES
+        if self.format == "FLAC" and (self.frames >= UNKNOWN_FRAMES or _starts_with_id3(self.name)):
+            return False
+        return super().seekable() and not self.subtype.startswith("DWVW")
+
+
+def _starts_with_id3(path: bytes | str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(3) == b"ID3"
 
 
 def open_sndfile(path: Path) -> soundfile.SoundFile:
