@@ -116,7 +116,7 @@ def has_unfinished_size(path: Path) -> bool:
     with _map(path) as data:
         if data[:4] not in {b"RIFF", b"RF64", b"BW64"} or data[8:12] != b"WAVE":
             return False
-        offset = 12
+        offset, data64 = 12, 0
         while offset + 8 <= len(data):
             name, size = data[offset : offset + 4], struct.unpack_from("<I", data, offset + 4)[0]
             if name == b"ds64" and offset + 24 <= len(data):

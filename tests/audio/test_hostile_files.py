@@ -256,7 +256,8 @@ def test_libmpg123_prints_nothing(files, tmp_path):
     path.write_bytes(data)
     programs = {
         "soundfile": "import sys, soundfile; soundfile.read(sys.argv[1])",
-        "carrara": "import sys\nfrom carrara.audio.decode import load_audio\nfrom carrara.core.errors import AudioError\n"
+        "carrara": "import sys\n"
+        "from carrara.audio.decode import load_audio\nfrom carrara.core.errors import AudioError\n"
         "try: load_audio(sys.argv[1], 16000)\nexcept AudioError: pass\n"
         "import ctypes; libc = ctypes.CDLL(None); libc.perror(b'C'); print('Python', file=sys.stderr)",
     }

@@ -1,4 +1,4 @@
-"""Mutated audio files: seeded damage to bytes, sizes and order ends in samples or in one line, within time and memory."""
+"""Seeded mutations of audio files end in samples or in one line, within limits of time and memory."""
 
 import struct
 import time

@@ -196,6 +196,22 @@ def test_a_wav_whose_size_was_never_written(files, tmp_path, subtype, size):
     assert probe_audio(path).duration_seconds == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("is_ds64_written", [True, False])
+def test_an_rf64_from_a_pipe(files, tmp_path, is_ds64_written):
+    path = files.write_sndfile(tmp_path / "a.rf64", files.chirp(1.0, RATE), RATE, format="RF64", subtype="PCM_16")
+    before_T, data = load_audio(path, RATE), bytearray(path.read_bytes())
+    at = data.index(b"ds64") + 8
+    data[at : at + 24] = bytes(24)
+    if not is_ds64_written:
+        data[at - 8 : at - 4] = b"JUNK"
+    path.write_bytes(data)
+    if is_ds64_written:
+        np.testing.assert_array_equal(load_audio(path, RATE), before_T)
+    else:
+        with pytest.raises(AudioError, match="not an audio file"):
+            load_audio(path, RATE)
+
+
 def test_a_wav_without_samples_stays_empty(files, tmp_path):
     path = files.write_sndfile(tmp_path / "a.wav", np.zeros((0, 1)), RATE)
     path.write_bytes(path.read_bytes() + b"LIST" + struct.pack("<I", 12) + b"INFOISFT\0\0\0\0")
