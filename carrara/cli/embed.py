@@ -81,7 +81,8 @@ def embed(
             "failed": report.failed,
             "seconds": round(seconds, 3),
         }
-        typer.echo(json.dumps(summary, ensure_ascii=False))
+        # A name that is not UTF-8 keeps its bytes as JSON's own escapes.
+        typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     elif done:
         typer.echo(f"{output}\t{report.rows} rows of {done} files")
     counts = f"{report.embedded} files embedded, {report.reused} reused, {len(report.failed)} failed"

@@ -87,8 +87,8 @@ def tag(
     for reason in failed.values():
         typer.echo(f"carrara tag: {reason}", err=True)
     if as_json:
-        recordings = [summaries[track.path] for track in own]
-        typer.echo(json.dumps({**summary, "recordings": recordings}, ensure_ascii=False))
+        summary["recordings"] = [summaries[track.path] for track in own]
+        typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     else:
         for track in own:
             _print_track(track, summaries[track.path]["tags"], over_time)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from carrara.audio.decode import iter_audio
-from carrara.audio.files import list_audio_files
+from carrara.audio.files import check_file, list_audio_files
 from carrara.audio.windows import split_windows
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, parse_settings
@@ -205,6 +205,7 @@ def embed_files(
 
 def _file_windows(path: Path, rate: int, grid: WindowGrid) -> Iterator[tuple[int, np.ndarray | None]]:
     """Yield start and samples of a recording's windows, then its length without samples."""
+    check_file(path)
     samples = 0
 
     def counted() -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 """`carrara embed` and `carrara cache` end to end: rows, metadata, broken files, resuming, errors."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -138,6 +139,21 @@ def test_broken_files_are_reported_the_rest_go_on_and_the_exit_code_is_1(tmp_pat
     (music / "short.flac").write_bytes(whole)
     report = summary(music, "-e", "noise", "-o", out, "--per", "window", code=1)
     assert (report["embedded"], report["reused"], len(report["failed"])) == (1, 3, 2)
+
+
+def test_odd_names_and_pipes_do_not_end_the_run(tmp_path, music):
+    latin, pipe = music / os.fsdecode(b"caf\xe9.wav"), music / "p.wav"
+    latin.write_bytes((music / "a.wav").read_bytes())
+    os.mkfifo(pipe)
+    out = tmp_path / "out.parquet"
+    report = summary(music, pipe, "-e", "noise", "-o", out, code=1)
+    assert report["embedded"] == 3
+    assert report["failed"] == {
+        str(latin): f"{music}/caf\\xe9.wav: its name is not UTF-8; rename the file or its folder",
+        str(pipe): f"{pipe}: a pipe or device, not an audio file; write its audio to a file first",
+    }
+    with pytest.warns(UserWarning, match="not UTF-8"):
+        assert len(carrara.embed([latin, music / "a.wav"], "noise")) == 1
 
 
 def test_the_same_command_embeds_only_what_is_new(tmp_path, music):
