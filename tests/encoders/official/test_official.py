@@ -162,7 +162,7 @@ def test_a_family_means_its_published_members_or_those_in_one_file(tmp_path):
     ("name", "message"),
     [
         ("mert-v9", "Did you mean.*'mert-v0'"),
-        ("noise", "no weights of it are published"),
+        ("noise", "noise: has no weights"),
         ("mert-tiny", "no weights of it are published"),
     ],
 )
