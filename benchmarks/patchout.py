@@ -27,7 +27,7 @@ from carrara.encoders._hub.load import build_encoder
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
 from carrara.nn.device import pick_device
 from carrara.pretrain.precision import autocast
-from carrara.pretrain.tagging.network import tag_logits, input_mel
+from carrara.pretrain.tagging.network import draw_patchout, input_mel, tag_logits
 
 SHARES = (0.0, 0.25, 0.5, 0.75)
 SMALL = {"dim": 192, "num_layers": 4, "num_heads": 3, "ffn_dim": 768}
@@ -63,7 +63,9 @@ def measured(options: argparse.Namespace, training: bool, share: float) -> tuple
 
     def step() -> None:
         with autocast(options.precision, torch.device(device)):
-            logits_BC, _ = tag_logits(encoder, input_mel(encoder, samples_BT), len(out), np.random.default_rng(0))
+            mel_BFM = input_mel(encoder, samples_BT)
+            columns = draw_patchout(encoder, mel_BFM.shape[1], len(out), np.random.default_rng(0))
+            logits_BC, _ = tag_logits(encoder, mel_BFM, *columns)
         torch.nn.functional.binary_cross_entropy_with_logits(logits_BC.float(), tags_BC).backward()
         optimiser.step()
         optimiser.zero_grad()

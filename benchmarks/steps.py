@@ -28,7 +28,7 @@ from transformers import ASTConfig, ASTForAudioClassification, HubertConfig, Hub
 
 from carrara.encoders._hub.load import build_encoder
 from carrara.pretrain.masks import MaskPlan, plan_masks
-from carrara.pretrain.objective import MaskedPrediction
+from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.recipes._base import MaskingSettings, ObjectiveSettings
 from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
 
@@ -115,7 +115,7 @@ class MaskedPredictionLoss(nn.Module):
     def forward(self, samples_BT: Tensor) -> Tensor:
         """Return the loss of crops."""
         losses = self.model(samples_BT, MaskPlan(self.masked_BF), {"codes": self.labels_BFQ})
-        return losses.loss(self.num_masked, len(samples_BT))
+        return losses.loss({"frames": self.num_masked, "clips": len(samples_BT)})
 
 
 class HubertLoss(nn.Module):

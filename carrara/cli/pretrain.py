@@ -91,7 +91,7 @@ def pretrain(
     from carrara.core.errors import UsageError
     from carrara.core.settings import parse_assignments
     from carrara.nn.device import pick_device
-    from carrara.pretrain.log_plot import PLOT_FILE, plot_log
+    from carrara.pretrain.log_plot import PLOT_FILE
     from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
     from carrara.pretrain.run import pretrain as train
 
@@ -123,7 +123,6 @@ def pretrain(
         raise typer.Exit(130) from None
     if os.environ.get("RANK", "0") != "0":  # torchrun starts several processes; the first prints
         return
-    plot_log(folder)
     last = read_metrics(folder / LOG_FILE)[-1]
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **last}))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_probes
-from carrara.pretrain.state import Run
+
+if TYPE_CHECKING:
+    from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 
 
-def pretraining_card(run: Run) -> str:
+def pretraining_card(objective: MaskedPredictionObjective, folder: Path, step: int, seconds: float) -> str:
     """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads."""
-    card, corpus, recipe = run.model.encoder.card, run.stream.corpus, run.recipe
-    metrics = (read_metrics(run.folder / LOG_FILE) or [{}])[-1]
-    initial = f"## Initial weights\n\nThe run {run.init_summary}.\n\n" if run.init_summary else ""
+    card, corpus, recipe = objective.encoder.card, objective.corpus, objective.recipe
+    metrics = (read_metrics(folder / LOG_FILE) or [{}])[-1]
+    summary = objective.initialization.summary()
+    initial = f"## Initial weights\n\nThe run {summary}.\n\n" if summary else ""
     targets = "\n".join(f"- `{name}`: `{settings.model_dump_json()}`" for name, settings in recipe.targets.items())
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, int | float))
-    hours = run.step * recipe.batch * recipe.crop_seconds / 3600
+    hours = step * recipe.batch * recipe.crop_seconds / 3600
     return f"""---
 library_name: carrara
 tags: [audio, music, self-supervised]
@@ -24,8 +30,8 @@ tags: [audio, music, self-supervised]
 # {card.name}
 
 Pre-trained by Carrara on {len(corpus.items)} files ({corpus.seconds / 3600:.2f} hours) without labels: \
-{run.step} of {recipe.steps} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s ({hours:.2f} hours in all), \
-{card.parameters:,} parameters, {run.seconds:.0f} s on {run.device.type}.
+{step} of {recipe.steps} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s ({hours:.2f} hours in all), \
+{card.parameters:,} parameters, {seconds:.0f} s on {objective.dist.device.type}.
 
 ```python
 import carrara
@@ -43,7 +49,7 @@ be opened. The whole recipe is in `run.json`, every metric over time in `{LOG_FI
 
 {targets}
 
-{initial}{_probe_section(run)}## Last line of the log
+{initial}{probe_section(read_probes(folder / LOG_FILE))}## Last line of the log
 
 | | |
 |---|---|
@@ -57,9 +63,8 @@ be opened. The whole recipe is in `run.json`, every metric over time in `{LOG_FI
 """
 
 
-def _probe_section(run: Run) -> str:
-    """Return a section with the last probe's scores; empty where there was none."""
-    probes = read_probes(run.folder / LOG_FILE)
+def probe_section(probes: Sequence[Mapping[str, Any]]) -> str:
+    """Return a section with the scores of the last of these probes; empty where there is none."""
     if not probes:
         return ""
     rows = "\n".join(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from carrara.core.errors import StoreError
 from carrara.core.hashing import canonical_json
 from carrara.core.io import atomic_write
-from carrara.pretrain.dist import full_tensor, shard_like
+from carrara.pretrain.distributed import full_tensor, shard_like
 
 # Folder of the checkpoints within the folder of a run.
 TRAINING = "training"
@@ -76,8 +76,17 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
             raise StoreError(f"{folder / LAST}: cannot write here ({problem}); make room and resume") from None
         with open(tmp, "rb") as file:
             os.fsync(file.fileno())
-        if (folder / LAST).exists():
+        # One that was cut short must not replace the previous one, which may be the only whole one.
+        if _is_whole(folder / LAST):
             (folder / LAST).replace(folder / PREVIOUS)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,12 +24,14 @@ from carrara.encoders._hubert.network import HubertEncoder
 from carrara.formats.weights import hash_tensors, load_state_dict_strict
 from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.fit_targets import target_path
-from carrara.pretrain.objective import MaskedPrediction
 from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.run_file import RUN
 from carrara.pretrain.targets._base import Target
 from carrara.pretrain.targets.teacher import DERIVED_STATE
 from carrara.pretrain.transferred_heads import TransferredHeads, heads_from_checkpoint, heads_from_run, read_json
+
+if TYPE_CHECKING:
+    from carrara.pretrain.objectives._masked_network import MaskedPrediction
 
 # What the card of the initial encoder passes on.
 INHERITED = {"license", "commercial_use", "trained_on"}
@@ -40,21 +42,30 @@ class Initialization:
     """Where the initial weights come from.
 
     Attributes:
-        record: as in `run.json`: `from`, `weights_sha256`, `loaded_heads` (targets), `reinitialized` (targets and the
-            reason), `card` (fields that the encoder's card inherits); empty for random weights.
+        record: as in `run.json`: `from`, `weights_sha256`, and of masked prediction `loaded_heads` (targets),
+            `reinitialized` (targets and the reason), `card` (fields that the encoder's card inherits); empty for random
+            weights.
         transferred: heads and targets that are taken over.
     """
 
-    record: dict[str, Any]
+    record: dict[str, Any] = field(default_factory=dict)
     transferred: TransferredHeads = field(default_factory=TransferredHeads)
 
     def summary(self) -> str:
         """Return one line on what was loaded and what was not; empty for random weights."""
         if not self.record:
             return ""
+        if "loaded_heads" not in self.record:
+            return f"started from {self.record['from']}"
         loaded = ", ".join(self.record["loaded_heads"]) or "none"
         reasons = ", ".join(f"{name} ({reason})" for name, reason in self.record["reinitialized"].items()) or "none"
         return f"started from {self.record['from']}: encoder loaded; heads loaded: {loaded}; re-initialized: {reasons}"
+
+
+def former_record(folder: Path) -> dict[str, Any]:
+    """Return where the weights of the run in a folder came from, as its `run.json` says."""
+    record: dict[str, Any] = read_json(folder / RUN).get("initialization", {})
+    return record
 
 
 def load_encoder(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path) -> Initialization:
@@ -75,12 +86,12 @@ def load_encoder(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path
         StoreError: the former run's files cannot be read.
     """
     if not spec:
-        return Initialization({})
+        return Initialization()
     path = Path(spec).expanduser()
     transferred = TransferredHeads()
     if has_checkpoint(folder / TRAINING):
         unknown: dict[str, Any] = {"loaded_heads": [], "reinitialized": {}, "card": {}}
-        record = unknown | read_json(folder / RUN).get("initialization", {}) | {"from": spec}
+        record = unknown | former_record(folder) | {"from": spec}
     else:
         card = _load_official_file(path, recipe, encoder) if path.is_file() else _load_other_encoder(spec, encoder)
         if (path / RUN).is_file():

@@ -1,6 +1,6 @@
-"""Picture of a log, `metrics.png`: loss, masked accuracy and probe scores over the steps.
+"""Picture of a log, `metrics.png`: losses, accuracies, scores, gradient norm and speed over the steps.
 
-A panel without data is left out: a teacher's values have no accuracy.
+A panel without data is left out: a teacher's values have no accuracy, and only taggers have scores of tags.
 """
 
 from __future__ import annotations
@@ -57,22 +57,35 @@ def _panels(path: Path) -> dict[str, DataFrame]:
 
     metrics = [(key, line["step"], value) for line in read_metrics(path) for key, value in line.items()]
     columns = ["curve", "step", "value"]
-    loss = DataFrame([row for row in metrics if row[0] == "loss"], columns=columns)
-    accuracy = DataFrame([row for row in metrics if row[0].startswith("accuracy/")], columns=columns)
-    accuracy["curve"] = accuracy["curve"].str.removeprefix("accuracy/")
-    if accuracy["curve"].nunique() > MAX_CURVES:
-        mean = f"mean of {accuracy['curve'].nunique()} label sets"
-        accuracy = accuracy.groupby("step", as_index=False)["value"].mean().assign(curve=mean)
-    accuracy["value"] *= 100
+
+    def curves(*prefixes: str, factor: float = 1.0, what: str = "") -> DataFrame:
+        """Return the curves whose name, or what follows it, begins so; their mean where there are too many."""
+        rows = [(key, step, factor * value) for key, step, value in metrics if key.startswith(prefixes)]
+        frame = DataFrame(rows, columns=columns)
+        if len(prefixes) == 1 and prefixes[0].endswith("/"):
+            frame["curve"] = frame["curve"].str.removeprefix(prefixes[0])
+        if what and frame["curve"].nunique() > MAX_CURVES:
+            mean = f"mean of {frame['curve'].nunique()} {what}"
+            frame = frame.groupby("step", as_index=False)["value"].mean().assign(curve=mean)
+        return frame
+
+    def single(*names: str) -> DataFrame:
+        return DataFrame([row for row in metrics if row[0] in names], columns=columns)
+
     scores = [
         (f"{name}, {probe['metric']}", line["step"], 100 * probe["score"], 100 * probe["low"], 100 * probe["high"])
         for line in read_probes(path)
         for name, probe in line[PROBES].items()
     ]
     return {
-        "loss": loss,
-        "masked accuracy, %": accuracy,
+        "loss": single("loss"),
+        "parts of the loss": single("spectral", "waveform", "commitment", "loss/tags", "loss/teacher"),
+        "masked accuracy, %": curves("accuracy/", factor=100, what="label sets"),
+        "spectral distance from the first codebooks": curves("distance/", what="codebooks"),
+        "tags of validation clips, %": curves("valid/", "swa/", factor=100),
         "probes on validation clips, % with 95 % intervals": DataFrame(scores, columns=[*columns, "low", "high"]),
+        "gradient norm": single("gradient_norm"),
+        "hours of audio an hour": single("audio_hours_per_hour"),
     }
 
 

@@ -1,17 +1,21 @@
 """The log of a run, `metrics.jsonl`: one JSON object a line with means over the steps since the last line.
 
-Keys of masked prediction: `step` (steps done), `steps` (averaged by the line), `loss` (nats per predicted frame), of
-each label set `loss/NAME`, `accuracy/NAME` of masked frames, `classes_used/NAME` (classes predicted at least once),
-`perplexity/NAME` of the predictions and `perplexity_target/NAME`, of each target with values `mse/NAME`,
-`relative_mse/NAME` (over the error of predicting the mean), `std/target/NAME` and `std/prediction/NAME` (over frames,
-mean over values); `penalty`, `gradient_norm`, `clipped_fraction` (of the steps), `skipped` (steps not taken), `missing`
-(crops that could not be read), `rank/cnn`, `rank/0` … `rank/last` (effective rank of the features), `attention_logit`
-(the largest), `loss_scale` (float16 only), `learning_rate`, `audio_seconds_per_second`, `seconds` (of the whole run).
-The codec and training on tags document their keys in rvq_vae.py and tagging/train.py.
+Keys of every run: `step` (steps done), `steps` (averaged by the line), `loss`, `gradient_norm`, `clipped_fraction` (of
+the steps), `skipped` (steps not taken), `missing` (crops that could not be read), `loss_scale` (float16 only),
+`learning_rate`, `audio_hours_per_hour` (of all ranks), `data_wait_fraction` (of the time, waiting for crops),
+`eta_seconds` (to the end of the run), `seconds` (of the whole run).
 
-Events are lines with `event` (`started`, `skipped`, `rolled back`, `probe failed`), `step` and the reason; `started`
-says which weights a run started from (see initialize.py). After a roll-back the lines of the undone steps are removed,
-events stay. A line of probes has `step` and `probes`: by task `score`, `low` and `high` (95 %), `metric`, `seconds`.
+Keys of masked prediction, whose loss is in nats per predicted frame: of each label set `loss/NAME`, `accuracy/NAME` of
+masked frames, `classes_used/NAME` (classes predicted at least once), `perplexity/NAME` of the predictions and
+`perplexity_target/NAME`, of each target with values `mse/NAME`, `relative_mse/NAME` (over the error of predicting the
+mean), `std/target/NAME` and `std/prediction/NAME` (over frames, mean over values); `penalty`, `rank/cnn`, `rank/0` …
+`rank/last` (effective rank of the features), `attention_logit` (the largest). The codec and training on tags document
+their keys in objectives/codec.py and objectives/tagging.py.
+
+Events are lines with `event` (`started`, `changed`, `skipped`, `rolled back`, `probe failed`), `step` and the reason;
+`started` says which weights a run started from (see initialize.py), `changed` which setting a resumed run has changed
+(`setting`, `was`, `now`). After a roll-back the lines of the undone steps are removed, events stay. A line of probes
+has `step` and `probes`: by task `score`, `low` and `high` (95 %), `metric`, `seconds`.
 
 TensorBoard gets the same numbers in `tensorboard/` where it is installed.
 """
@@ -24,13 +28,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrara.core.errors import StoreError
 from carrara.core.io import write_text
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 LOG_FILE = "metrics.jsonl"
-STARTED, SKIPPED, ROLLED_BACK, PROBE_FAILED = "started", "skipped", "rolled back", "probe failed"
+STARTED, CHANGED, SKIPPED, ROLLED_BACK = "started", "changed", "skipped", "rolled back"
+PROBE_FAILED = "probe failed"
 PROBES = "probes"
 
 
@@ -134,7 +142,9 @@ class MetricAverager:
         skipped: steps among them that were not taken.
         missing: crops that could not be read.
         audio_seconds: duration of the crops of the steps taken.
+        waiting: seconds of waiting for crops.
         sums: sums of metrics over the steps taken.
+        totals: sums of the losses of this rank over the steps taken, by name.
     """
 
     started: float = field(default_factory=time.monotonic)
@@ -142,7 +152,9 @@ class MetricAverager:
     skipped: int = 0
     missing: int = 0
     audio_seconds: float = 0.0
+    waiting: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
+    totals: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add the metrics of a step that was taken."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from carrara.nn.transformer.attention import MultiHeadAttention
-from carrara.pretrain.objective import MaskedPrediction
+from carrara.pretrain.objectives._masked_network import MaskedPrediction
 
 MEASURED_CROPS = 4
 RANK_FRAMES = 1024

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import nn
 
-from carrara.pretrain.recipes._base import OptimiserSettings
+from carrara.pretrain.recipes._base import AdamWSettings, OptimiserSettings
 
 # The three-stage schedule starts and ends at this fraction of the peak.
 TRI_STAGE_FLOOR = 0.01
-
-
-class AdamWSettings(Protocol):
-    """The settings of AdamW that every recipe has."""
-
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def betas(self) -> tuple[float, float]: ...
-    @property
-    def epsilon(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
 
 
 def adamw(model: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:

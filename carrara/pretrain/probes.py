@@ -21,9 +21,8 @@ import torch
 
 from carrara.core.errors import CarraraError
 from carrara.encoders._base import Encoder
-from carrara.encoders._hubert.network import HubertEncoder
-from carrara.formats.weights import hash_tensors, load_state_dict_strict
-from carrara.pretrain.dist import full_tensor
+from carrara.formats.weights import hash_tensors
+from carrara.pretrain.distributed import full_tensor
 from carrara.pretrain.log_plot import plot_log
 from carrara.pretrain.metrics_log import LOG_FILE, PROBE_FAILED, PROBES, read_probes
 from carrara.pretrain.process import interrupt_at_once
@@ -65,14 +64,13 @@ def run_probes(run: Run, interrupted: threading.Event) -> bool:
 
 def eval_copy(run: Run) -> Encoder:
     """Return a copy of the encoder in evaluation mode; where weights are sharded, all ranks must call this."""
-    encoder = run.model.encoder
-    tensors = {name: full_tensor(tensor.detach()).clone() for name, tensor in encoder.state_dict().items()}
-    with torch.device("meta"):
-        copy = HubertEncoder(encoder.settings, encoder.card)
-    load_state_dict_strict(copy, tensors, encoder.card.name)
-    sha256 = hash_tensors(tensors) if run.dist.is_main else ""
-    copy.card = encoder.card.model_copy(update={"weights_sha256": sha256})
-    return copy.eval()
+    encoder = run.objective.encoder
+    assert encoder is not None
+    tensors = {name: full_tensor(tensor.detach()) for name, tensor in encoder.state_dict().items()}
+    copy = run.objective.encoder_copy(tensors)
+    sha256 = hash_tensors(copy.state_dict()) if run.dist.is_main else ""
+    copy.card = copy.card.model_copy(update={"weights_sha256": sha256})
+    return copy
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def _signal_handler(handler: Callable[[int, object], None]) -> Iterator[None]:
 
 
 @contextmanager
-def one_thread_if_small(parameters: int, device: torch.device) -> Iterator[None]:
+def one_thread_if_small(parameters: float, device: torch.device) -> Iterator[None]:
     """Train a network of few parameters on one thread of a CPU.
 
     Its steps are too short to share: two threads gain a third on a quiet machine, and take up to thirty times as long

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from carrara.core import __version__
-from carrara.core.errors import StoreError
+from carrara.core.errors import CarraraError, StoreError
 from carrara.core.io import write_text
 from carrara.core.settings import Settings, iter_paths, parse_settings
 from carrara.pretrain.corpus.stream import Corpus
 
 RUN = "run.json"
-# Settings that do not affect the result, so a resumed run may have others.
-FREE_RUN_SETTINGS = ("checkpoint_every", "log_every", "timeout_seconds")
+KEPT_IF_DISK_IS_FULL = ("targets", "labels")
+# Settings that a resumed run may change, as the thesis did when a run failed [yuan2023thesis §5.3].
+CHANGEABLE_SETTINGS = (
+    "optimiser.learning_rate",
+    "optimiser.warmup_fraction",
+    "optimiser.warmup_epochs",
+    "optimiser.max_grad_norm",
+    "precision",
+    "accumulation_steps",
+    "checkpoint_every",
+    "log_every",
+    "timeout_seconds",
+)
+
+
+@dataclass(frozen=True)
+class ChangedSetting:
+    """A setting, by dotted path, that a resumed run has changed."""
+
+    setting: str
+    was: Any
+    now: Any
 
 
 def prepare_run_file(
     folder: Path, recipe: Settings, corpus: Corpus, resume: bool, initialization: Mapping[str, Any] | None = None
-) -> None:
+) -> list[ChangedSetting]:
     """Write `run.json`, or check that an existing one has the same recipe, corpus and initial weights.
 
     Args:
@@ -29,6 +52,9 @@ def prepare_run_file(
         corpus: of the run.
         resume: whether a run may exist.
         initialization: record of the initial weights (initialize.py); None or empty for random ones.
+
+    Returns:
+        The settings that the existing run had otherwise.
 
     Raises:
         StoreError: the folder is a file, cannot be written, holds a run and `resume` is false, or holds one of another
@@ -49,14 +75,16 @@ def prepare_run_file(
     path = folder / RUN
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder}: is a file; choose a folder with -o")
+    changes: list[ChangedSetting] = []
     if path.exists():
         if not resume:
             raise StoreError(f"{folder}: holds a run already; go on with --resume, or choose another folder with -o")
-        _check_same(path, content, type(recipe))
+        changes = _check_same(path, content, type(recipe))
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return changes
 
 
-def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings]) -> None:
+def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings]) -> list[ChangedSetting]:
     folder = path.parent
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
@@ -69,14 +97,17 @@ def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings])
     new_recipe = new["recipe"]
     names = dict.fromkeys([*iter_paths(old_recipe), *iter_paths(new_recipe)])
     differing = [
-        name for name in names if name not in FREE_RUN_SETTINGS and _value(old_recipe, name) != _value(new_recipe, name)
+        ChangedSetting(name, was, now)
+        for name in names
+        if (was := _value(old_recipe, name)) != (now := _value(new_recipe, name))
     ]
-    if differing:
-        first = differing[0]
-        change = f"{first} was {_value(old_recipe, first)}, now {_value(new_recipe, first)}"
-        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+    refused = [change for change in differing if change.setting not in CHANGEABLE_SETTINGS]
+    if refused:
+        first = refused[0]
+        more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
         raise StoreError(
-            f"{folder}: has another recipe: {change}{more}; use the former settings, or choose another folder with -o"
+            f"{folder}: has another recipe: {first.setting} was {first.was}, now {first.now}{more}; use the former "
+            "settings, or choose another folder with -o"
         )
     if not same_corpus:
         raise StoreError(
@@ -93,6 +124,31 @@ def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings])
         )
     if before.get("weights_sha256") != now.get("weights_sha256"):
         raise StoreError(f"{folder}: {was} had other weights when this run started; choose another folder with -o")
+    return differing
+
+
+@contextmanager
+def free_folder_on_failure(folder: Path) -> Iterator[None]:
+    """Remove what a start of a new run has written where it fails, so that the folder can be used again.
+
+    A run that the folder holds already stays. Where a file cannot be written, fitted targets and labels stay too: they
+    may have taken hours, and the next start goes on with them.
+    """
+    existed, holds_run = folder.exists(), (folder / RUN).exists()
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    try:
+        yield
+    except CarraraError as problem:
+        if not holds_run and folder.is_dir():
+            kept = KEPT_IF_DISK_IS_FULL if isinstance(problem, StoreError) else ()
+            for path in set(folder.iterdir()) - before:
+                if path.is_dir() and path.name not in kept:
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.is_file():
+                    path.unlink(missing_ok=True)
+            if not existed and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
 
 
 def _value(tree: Any, path: str) -> Any:

@@ -96,7 +96,7 @@ def test_it_writes_an_encoder_and_prints_one_line(music, tmp_path):
             2,
             "--from noise: is no network",
         ),
-        (["rvq-vae", "--from", "noise", "-c", "MUSIC", "-o", "OUT"], 2, "--from and --probe go with recipes"),
+        (["rvq-vae", "--from", "none", "-c", "MUSIC", "-o", "OUT"], 1, "none/config.json: no RVQ-VAE"),
     ],
 )
 def test_an_error_is_one_line(music, tmp_path, arguments, code, message):

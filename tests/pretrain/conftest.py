@@ -1,6 +1,11 @@
-"""Short synthetic corpora and micro networks for the tests of pre-training."""
+"""Short synthetic corpora, micro networks and ranks for the tests of pre-training."""
 
 import itertools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +14,23 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from carrara.core.settings import replace
-from carrara.pretrain.dist import Dist
+from carrara.pretrain.distributed import Dist
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import build_run
 
+ROOT = Path(__file__).parents[2]
 RATE = 16_000
+CHILD = """
+import json, sys, time
+from pathlib import Path
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from carrara.core.settings import parse_settings
+from carrara.pretrain.run import OBJECTIVES, pretrain
+register_optimizer_step_pre_hook(lambda *arguments: time.sleep(float(sys.argv[4])))
+kind = next(kind for kind in OBJECTIVES if kind.__name__ == sys.argv[5])
+recipe = parse_settings(kind, json.loads(Path(sys.argv[1]).read_text()), "test")
+pretrain(recipe, sys.argv[2], sys.argv[3], resume=True, device="cpu")
+"""
 MICRO = {
     "network.conv_channels": 16,
     "network.dim": 32,
@@ -84,7 +101,7 @@ def initial_state():
     def build(recipe, corpus, folder, start=""):
         run = build_run(recipe, [corpus], folder, False, Dist(device=torch.device("cpu")), str(start))
         run.log.close()
-        return run.model.state_dict(), run.targets
+        return run.objective.module.state_dict(), run.objective.targets
 
     return build
 
@@ -101,3 +118,47 @@ def before_optimiser_steps():
     yield register
     for handle in handles:
         handle.remove()
+
+
+@pytest.fixture(scope="session")
+def start_ranks():
+    """(recipe, corpus, folder) → two processes that train together, or torchrun as their parent."""
+
+    def start(recipe, corpus, folder, pause=0.0, launcher=False):
+        folder.parent.mkdir(exist_ok=True, parents=True)
+        path, script = folder.parent / f"{folder.name}.json", folder.parent / "child.py"
+        path.write_text(recipe.model_dump_json())
+        script.write_text(CHILD)
+        arguments = [str(script), str(path), str(corpus), str(folder), str(pause), type(recipe).__name__]
+        options = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        if launcher:
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+            return [subprocess.Popen([*torchrun, *arguments], env=environment, **options)]
+        own = {**environment, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return [
+            subprocess.Popen(
+                [sys.executable, *arguments], env={**own, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options
+            )
+            for rank in range(2)
+        ]
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """(processes) → their exit codes and what they wrote to stderr, once all have ended."""
+
+    def wait(children, seconds=120):
+        try:
+            messages = [child.communicate(timeout=seconds)[1] for child in children]
+        finally:
+            for child in children:
+                child.kill()
+        return [child.returncode for child in children], messages
+
+    return wait

@@ -13,7 +13,7 @@ TINY = CodecSettings(sample_rate=16_000, filters=4, latent=8, num_codebooks=3, c
 def test_a_codec_comes_back_as_it_was(tmp_path):
     samples = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(1))
     codec = RVQVAE(TINY, seed=3).train()
-    codec(samples, torch.Generator().manual_seed(0))
+    codec.books.start(codec.latents(samples), torch.Generator().manual_seed(0))
     save_codec(codec.eval(), tmp_path)
     loaded = load_codec(tmp_path)
     assert loaded.settings == TINY

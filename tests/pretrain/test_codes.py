@@ -37,7 +37,7 @@ def own(tmp_path_factory, melody):
     """A folder with an RVQ-VAE of 16 kHz whose codebooks have started."""
     folder = tmp_path_factory.mktemp("own")
     codec = RVQVAE(CodecSettings(sample_rate=16_000, filters=4, latent=8, num_codebooks=4, codebook_size=8), seed=1)
-    codec(crops(melody, 16_000), torch.Generator().manual_seed(0))
+    codec.books.start(codec.latents(crops(melody, 16_000)), torch.Generator().manual_seed(0))
     save_codec(codec, folder)
     return folder
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from carrara.core.errors import UsageError
 from carrara.core.settings import iter_paths, parse_assignments, replace
 from carrara.pretrain.recipes import REGISTRY
 from carrara.pretrain.recipes._base import resolve
+from carrara.pretrain.run import pretrain
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "carrara" / "pretrain").rglob("*.py")), ROOT / "carrara" / "cli" / "pretrain.py"]
@@ -88,3 +90,18 @@ def accepted(changes):
             continue
         return True
     return False
+
+
+def test_the_cure_of_a_missing_codec_trains_as_typed(corpus, tmp_path, monkeypatch):
+    micro = {
+        "network.conv_channels": 16, "network.dim": 32, "network.num_layers": 1, "network.num_heads": 2,
+        "network.ffn_dim": 32, "network.position_groups": 4, "crop_seconds": 1.0, "batch": 4, "steps": 1,
+        "targets.codes.fraction": 1.0, "targets.codes.num_codebooks": 2, "targets.codes.codebook_size": 8,
+    }  # fmt: skip
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UsageError, match="source encodec needs transformers") as refused:
+        pretrain("mert-v1-95m", corpus, tmp_path / "x", changes=micro, device="cpu")
+    (path, value) = SET.search(str(refused.value)).groups()
+    assert pretrain("mert-v1-95m", corpus, tmp_path / "x", changes={**micro, path: value}, device="cpu")
+    with pytest.raises(UsageError, match="source rvq-vae needs weights, a folder made by"):
+        resolve("mert-v1-95m", changes={path: "rvq-vae"})

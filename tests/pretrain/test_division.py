@@ -7,12 +7,13 @@ import torch
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
-from carrara.pretrain.dist import Dist
-from carrara.pretrain.gradient import compute_gradient
+from carrara.pretrain.distributed import Dist
 from carrara.pretrain.masks import MaskPlan, plan_masks
-from carrara.pretrain.objective import MaskedPrediction
-from carrara.pretrain.run import build_run, check_batch_division
+from carrara.pretrain.objectives._masked_network import MaskedPrediction
+from carrara.pretrain.objectives.masked_prediction import check_batch_division
+from carrara.pretrain.run import build_run
 from carrara.pretrain.targets._base import Target
+from carrara.pretrain.train import compute_gradient
 
 NO_DROPOUT = {"network.dropout": 0.0, "optimiser.max_grad_norm": 0.0, "masking.mask_prob": 0.4}
 
@@ -22,15 +23,24 @@ def run(micro, corpus, tmp_path_factory):
     return build_run(replace(micro, NO_DROPOUT), [corpus], tmp_path_factory.mktemp("runs") / "x", False, Dist())
 
 
+def copied(run, **changes):
+    """Return a copy of the run with its own network and some settings changed."""
+    run = copy.copy(run)
+    run.objective = copy.copy(run.objective)
+    run.recipe = run.objective.recipe = replace(run.recipe, changes)
+    run.network = run.objective.module = copy.deepcopy(run.objective.module)
+    run.network.settings = run.recipe.objective
+    run.objective.encoder = run.network.encoder
+    run.optimiser = torch.optim.SGD(run.network.parameters())
+    return run
+
+
 def gradients_of(run, step=3, **changes):
     """Return the result and the gradients of a step with some settings changed."""
-    run = copy.copy(run)
-    run.recipe = replace(run.recipe, changes)
-    run.model = copy.deepcopy(run.model)
-    run.model.encoder.encoder.activation_checkpointing = run.recipe.activation_checkpointing
-    run.optimiser = torch.optim.SGD(run.model.parameters())
-    result = compute_gradient(run, run.stream.read_batch(step))
-    return result, {name: parameter.grad for name, parameter in run.model.named_parameters()}
+    run = copied(run, **changes)
+    run.network.encoder.encoder.activation_checkpointing = run.recipe.activation_checkpointing
+    result = compute_gradient(run, run.objective.stream.read_batch(step))
+    return result, {name: parameter.grad for name, parameter in run.network.named_parameters()}
 
 
 @pytest.mark.parametrize("unmasked", [0.0, 1.0])
@@ -49,9 +59,9 @@ def test_micro_batches_give_loss_and_gradient_of_the_whole_batch(run, count, unm
 
 
 def test_the_micro_batches_tested_have_different_counts_of_masked_frames(run):
-    batch = run.stream.read_batch(3)
+    batch = run.objective.stream.read_batch(3)
     draws = [(run.recipe.seed, epoch, item) for epoch, item in zip(batch.epochs, batch.item_indices)]
-    counts = plan_masks(draws, run.recipe.masking, run.num_frames, 1).masked_BF.sum(1)
+    counts = plan_masks(draws, run.recipe.masking, run.objective.num_frames, 1).masked_BF.sum(1)
     assert len(set(counts.tolist())) > 1
 
 
@@ -69,38 +79,34 @@ def test_activation_checkpointing_changes_nothing_even_with_dropout(run):
 
 def test_activation_checkpointing_runs_each_layer_twice(run):
     calls = []
-    copied = copy.deepcopy(run.model)
-    for layer in copied.encoder.encoder.layers:
+    another = copied(run)
+    transformer = another.network.encoder.encoder
+    for layer in transformer.layers:
         layer.register_forward_pre_hook(lambda module, inputs: calls.append(1))
-    another = copy.copy(run)
-    another.model, another.optimiser = copied, torch.optim.SGD(copied.parameters())
     for checkpointing, expected in ((False, 2), (True, 4)):
         calls.clear()
-        copied.encoder.encoder.activation_checkpointing = checkpointing
-        compute_gradient(another, run.stream.read_batch(0))
+        transformer.activation_checkpointing = checkpointing
+        compute_gradient(another, run.objective.stream.read_batch(0))
         assert len(calls) == expected
 
 
 def test_targets_get_the_clean_crops_and_the_student_the_mixed_ones(run, monkeypatch):
     student_inputs, target_inputs = [], []
-    labels = {name: target.labels for name, target in run.targets.items()}
-    for name, target in run.targets.items():
+    labels = {name: target.labels for name, target in run.objective.targets.items()}
+    for name, target in run.objective.targets.items():
         monkeypatch.setattr(
             target,
             "labels",
             lambda samples, frames, name=name: (target_inputs.append(samples), labels[name](samples, frames))[1],
         )
-    model = copy.deepcopy(run.model)
-    conv_features = model.encoder.conv_features
+    mixup = {"mixup.probability": 1.0, "mixup.pool": 4, "mixup.shortest": 0.1, "mixup.longest": 0.2}
+    another = copied(run, **mixup)
+    encoder = another.objective.encoder
+    conv_features = encoder.conv_features
     monkeypatch.setattr(
-        model.encoder, "conv_features", lambda samples: (student_inputs.append(samples), conv_features(samples))[1]
+        encoder, "conv_features", lambda samples: (student_inputs.append(samples), conv_features(samples))[1]
     )
-    another = copy.copy(run)
-    another.model, another.optimiser = model, torch.optim.SGD(model.parameters())
-    another.recipe = replace(
-        run.recipe, {"mixup.probability": 1.0, "mixup.pool": 4, "mixup.shortest": 0.1, "mixup.longest": 0.2}
-    )
-    batch = run.stream.read_batch(0)
+    batch = run.objective.stream.read_batch(0)
     before = batch.samples_BT.clone()
     compute_gradient(another, batch)
     assert all(torch.equal(samples, before) for samples in target_inputs) and len(target_inputs) == 3
@@ -117,17 +123,19 @@ class ThreeCodebooks(Target):
 
 @pytest.mark.parametrize("use", ["all", "random", 2])
 def test_a_step_predicts_the_codebooks_that_the_target_wants(run, use):
-    some_target = next(iter(run.targets.values()))
+    some_target = next(iter(run.objective.targets.values()))
     target = ThreeCodebooks(some_target.settings, some_target.grid)
     target.use = use
-    model = MaskedPrediction(run.model.encoder, {"codes": target}, run.recipe.objective, 0)
-    samples, mask = torch.randn(1, run.stream.crop_samples), torch.ones(1, run.num_frames, dtype=torch.bool)
+    model = MaskedPrediction(run.objective.encoder, {"codes": target}, run.recipe.objective, 0)
+    samples = torch.randn(1, run.objective.stream.crop_samples)
+    mask = torch.ones(1, run.objective.num_frames, dtype=torch.bool)
     mask[:, 0] = False
-    labels = {"codes": target.labels(samples, run.num_frames)}
+    labels = {"codes": target.labels(samples, run.objective.num_frames)}
     active = [tuple(model.active_codebooks("codes", step)) for step in range(30)]
     for step in range(3):
-        predicted = sorted(model(samples, MaskPlan(mask), labels, step).predicted_counts)
-        assert predicted == [f"codes.{codebook}" for codebook in active[step]]
+        sums = model(samples, MaskPlan(mask), labels, step).sums
+        predicted = sorted(name for name in sums if name.startswith("predicted/"))
+        assert predicted == [f"predicted/codes.{codebook}" for codebook in active[step]]
     assert [tuple(model.active_codebooks("codes", step)) for step in range(30)] == active
     assert set(active) == {"all": {(0, 1, 2)}, "random": {(0,), (1,), (2,)}, 2: {(2,)}}[use]
 

@@ -7,22 +7,29 @@ import torch
 
 from carrara.core.errors import StoreError
 from carrara.pretrain.metrics_log import ROLLED_BACK, SKIPPED, MetricAverager, MetricsLog, read_events, read_metrics
-from carrara.pretrain.objective import Losses, merge_losses
+from carrara.pretrain.objectives._base import merge_sums
+from carrara.pretrain.objectives._masked_network import prediction_metrics
 
 
 def test_a_line_averages_over_masked_frames():
     parts = []
     for frames, loss, right, error, baseline in ((10, 30.0, 4, 5.0, 20.0), (30, 60.0, 20, 5.0, 20.0)):
         sums = {
+            "prediction": torch.tensor(loss + error),
+            "penalty": torch.tensor(2.0),
+            "frames": torch.tensor(frames),
+            "masked": torch.tensor(frames),
+            "clips": torch.tensor(4),
             "frames/a": torch.tensor(frames),
             "loss/a": torch.tensor(loss),
             "correct/a": torch.tensor(right),
             "mse/cqt": torch.tensor(error),
             "baseline/cqt": torch.tensor(baseline),
+            "predicted/a": torch.tensor([frames, 0, frames]),
+            "labels/a": torch.tensor([frames, 0, frames]),
         }
-        counts = {"a": torch.tensor([frames, 0, frames])}
-        parts.append(Losses(torch.tensor(loss + error), torch.tensor(2.0), frames, frames, 4, sums, counts, counts))
-    line = merge_losses(parts).metrics()
+        parts.append(sums)
+    line = prediction_metrics(merge_sums(parts))
     assert line["loss"] == pytest.approx(100 / 40 + 4 / 8)
     assert line["penalty"] == pytest.approx(4 / 8)
     assert line["loss/a"] == pytest.approx(90 / 40)
@@ -48,10 +55,11 @@ def test_standard_deviations_are_those_of_all_values_together():
     parts = []
     for part in values.split(11):
         moments = torch.stack([torch.full((5,), len(part)).double(), part.sum(0), part.square().sum(0)])
-        zero = torch.tensor(0.0)
-        parts.append(Losses(zero, zero, len(part), len(part), 1, moments={"target/x": moments}))
+        counts = {name: torch.tensor(len(part)) for name in ("frames", "masked", "clips")}
+        loss = {name: torch.tensor(0.0) for name in ("prediction", "penalty")}
+        parts.append({**counts, **loss, "moments/target/x": moments})
     expected = values.std(dim=0, correction=0).mean().item()
-    assert merge_losses(parts).metrics()["std/target/x"] == pytest.approx(expected)
+    assert prediction_metrics(merge_sums(parts))["std/target/x"] == pytest.approx(expected)
 
 
 def test_a_roll_back_removes_the_undone_lines_and_keeps_the_events(tmp_path):

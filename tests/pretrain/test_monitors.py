@@ -5,7 +5,7 @@ import torch
 
 from carrara.encoders._hub.load import build_encoder
 from carrara.pretrain.monitors import effective_rank, measure
-from carrara.pretrain.objective import MaskedPrediction
+from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.recipes._base import ObjectiveSettings
 
 NETWORK = {"conv_channels": 8, "dim": 32, "num_layers": 3, "num_heads": 2, "ffn_dim": 32, "position_groups": 4}

@@ -6,6 +6,7 @@ import pytest
 
 from carrara.core.errors import CarraraError, DataError, StoreError, UsageError, WeightsError
 from carrara.core.settings import parse_settings, replace
+from carrara.pretrain.corpus.label_store import LabelStore
 from carrara.pretrain.run import pretrain
 
 CODES = {"target": "codes", "source": "random-projection", "num_codebooks": 2, "codebook_size": 16, "whole_files": True}
@@ -40,7 +41,7 @@ def refused(kind, recipe, corpus, folder, **options):
 )
 def test_impossible_combinations(changes, words, short, corpus, tmp_path):
     assert words in refused(UsageError, short, corpus, tmp_path / "x", changes=changes)
-    assert not (tmp_path / "x" / "training").exists()
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_cqt_above_half_the_rate(short, corpus, tmp_path):
@@ -59,7 +60,7 @@ def test_labels_of_another_corpus(short, corpus, tmp_path):
     assert "remove it" in line
     more = replace(recipe, {"targets.codes.num_codebooks": 3})
     shutil.rmtree(tmp_path / "two" / "targets")
-    (tmp_path / "two" / "run.json").unlink()
+    assert not (tmp_path / "two" / "run.json").exists()
     assert "holds codes of another corpus or target" in refused(StoreError, more, corpus, tmp_path / "two")
 
 
@@ -84,3 +85,40 @@ def test_shards_of_which_none_is_whole(short, tmp_path):
     (tmp_path / "s1.tar").write_bytes(b"")
     line = refused(DataError, short, f"{tmp_path}/s{{0..1}}.tar", tmp_path / "x")
     assert "no file is as long as a crop" in line and "s0.tar" in line
+
+
+def test_a_refused_start_leaves_the_folder_free_and_what_was_in_it(short, corpus, tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    values = short.model_dump()
+    # The first target is fitted before the second is refused.
+    values["targets"] = {"codes": CODES, "chroma": values["targets"]["chroma"] | {"k": 5000}}
+    assert "5000 clusters" in refused(UsageError, parse_settings(type(short), values, "test"), corpus, folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert pretrain(short, corpus, folder, device="cpu") == folder
+
+
+def test_a_disk_that_fills_while_files_are_labelled_loses_no_labels(short, corpus, tmp_path, monkeypatch):
+    recipe = parse_settings(type(short), short.model_dump() | {"targets": {"codes": CODES}}, "test")
+    append, calls = LabelStore.append, []
+
+    def filling(self, name, codes_FQ):
+        calls.append(name)
+        if len(calls) == 5:
+            raise StoreError(f"{self.folder}: cannot write here (No space left on device); make room and resume")
+        append(self, name, codes_FQ)
+
+    monkeypatch.setattr(LabelStore, "append", filling)
+    assert "make room and resume" in refused(StoreError, recipe, corpus, tmp_path / "x")
+    assert pretrain(recipe, corpus, tmp_path / "x", device="cpu", resume=True)
+    # Ten files, of which one was tried twice.
+    assert len(calls) == 11
+
+
+def test_a_failed_start_does_not_touch_a_run(short, corpus, tmp_path):
+    folder = pretrain(short, corpus, tmp_path / "x", device="cpu")
+    before = sorted(path for path in folder.rglob("*"))
+    refused(StoreError, short, corpus, folder)
+    refused(StoreError, short, corpus, folder, changes={"batch": 3}, resume=True)
+    assert sorted(path for path in folder.rglob("*")) == before

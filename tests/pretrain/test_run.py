@@ -20,7 +20,7 @@ from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.settings import replace
 from carrara.encoders._hub.load import load
 from carrara.pretrain.corpus.stream import CropStream
-from carrara.pretrain.metrics_log import read_metrics
+from carrara.pretrain.metrics_log import read_events, read_metrics
 from carrara.pretrain.run import pretrain
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def assert_equal(first, second):
 
 def metrics_without_times(log):
     """Return the metrics of a log without those of the clock."""
-    clock = ("seconds", "audio_seconds_per_second")
+    clock = ("seconds", "audio_hours_per_hour", "data_wait_fraction", "eta_seconds")
     return [{key: value for key, value in line.items() if key not in clock} for line in read_metrics(log)]
 
 
@@ -81,6 +81,45 @@ def test_the_log_has_a_line_every_two_steps(finished):
         assert all(key in line for line in lines)
     assert all(line["skipped"] == line["missing"] == 0 for line in lines)
     assert list((finished / "tensorboard").iterdir())
+    assert (finished / "metrics.png").is_file()
+
+
+def test_the_log_has_the_speed_the_waiting_and_the_time_that_remains(finished, micro):
+    lines = read_metrics(finished / "metrics.jsonl")
+    before = 0.0
+    for line in lines:
+        seconds, before = line["seconds"] - before, line["seconds"]
+        audio = line["steps"] * micro.batch * micro.crop_seconds
+        assert line["audio_hours_per_hour"] == pytest.approx(audio / seconds)
+        assert line["eta_seconds"] == pytest.approx((12 - line["step"]) * seconds / line["steps"])
+        assert 0 <= line["data_wait_fraction"] < 1
+    assert lines[-1]["eta_seconds"] == 0
+
+
+def test_a_resumed_run_may_change_what_cures_it_and_the_log_says_so(corpus, micro, tmp_path):
+    folder = tmp_path / "x"
+    half = pretrain(replace(micro, {"checkpoint_every": 6}), corpus, folder, device="cpu")
+    (half / "training" / "previous.safetensors").replace(half / "training" / "last.safetensors")
+    changes = {
+        "optimiser.learning_rate": 1e-4, "optimiser.max_grad_norm": 0.5, "optimiser.warmup_fraction": 0.5,
+        "precision": "float16", "accumulation_steps": 2, "log_every": 1, "checkpoint_every": 4,
+    }  # fmt: skip
+    pretrain(replace(micro, changes), corpus, folder, resume=True, device="cpu")
+    events = read_events(folder / "metrics.jsonl")
+    assert {(event["event"], event["step"]) for event in events} == {("changed", 6)}
+    assert {event["setting"]: event["now"] for event in events} == changes
+    (norm,) = [event for event in events if event["setting"] == "optimiser.max_grad_norm"]
+    assert norm["was"] == micro.optimiser.max_grad_norm
+    lines = read_metrics(folder / "metrics.jsonl")
+    # The sixth step of six of warm-up was the last; a loss scale appears with half precision.
+    assert lines[-1]["learning_rate"] == pytest.approx(1e-4 / 6)
+    assert [("loss_scale" in line) for line in lines if line["step"] > 6] == [True] * 6
+    assert lines[-1]["clipped_fraction"] == 1.0
+    # Resumed once more with the same settings, nothing changes.
+    pretrain(replace(micro, changes), corpus, folder, resume=True, device="cpu")
+    assert read_events(folder / "metrics.jsonl") == events
+    with pytest.raises(StoreError, match="has another recipe: optimiser.weight_decay was 0.01, now 0.1; use"):
+        pretrain(replace(micro, {**changes, "optimiser.weight_decay": 0.1}), corpus, folder, resume=True, device="cpu")
 
 
 def test_killed_at_any_step_it_resumes_bit_for_bit(finished, corpus, micro, tmp_path):
@@ -213,7 +252,7 @@ def test_mixtures_are_refused_by_name(finished, corpus, micro, tmp_path):
     with pytest.raises(StoreError, match="holds a run already; go on with --resume"):
         pretrain(micro, corpus, finished, device="cpu")
     other = replace(micro, {"masking.mask_length": 3, "batch": 5})
-    with pytest.raises(StoreError, match="has another recipe: masking.mask_length was 5, now 3 and 1 more"):
+    with pytest.raises(StoreError, match="has another recipe: batch was 4, now 5 and 1 more"):
         pretrain(other, corpus, finished, resume=True, device="cpu")
     with pytest.raises(StoreError, match="has another corpus: 10 files of .* s then, 4 of .* s now"):
         pretrain(micro, corpus / "0", finished, resume=True, device="cpu")

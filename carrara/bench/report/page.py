@@ -130,7 +130,7 @@ def _provenance(leaderboard: Leaderboard) -> dict[str, Any]:
 
 def _training(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     last = metrics[-1]
-    rates = [line["audio_seconds_per_second"] for line in metrics if "audio_seconds_per_second" in line]
+    rates = [line["audio_hours_per_hour"] for line in metrics if "audio_hours_per_hour" in line]
     facts = {"steps": f"{last['step']:,}"} if "step" in last else {}
     if "seconds" in last:
         facts["time"] = f"{last['seconds'] / 60:.1f} minutes"

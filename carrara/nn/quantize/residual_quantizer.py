@@ -60,7 +60,7 @@ def relative_perplexity(counts_K: Tensor) -> float:
 
 def sum_by_code(points_ND: Tensor, codes_N: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
     """Return the number of points of each code, `[K]`, and the sums of those points, `[K, D]`; deterministic."""
-    # Scattered additions come in any order on a GPU; a product with one-hot rows adds in a fixed one.
+    # Scattered additions have no fixed order on a GPU; a product with a one-hot matrix has one.
     one_hot_NK = functional.one_hot(codes_N, codebook_size).to(points_ND.dtype)
     return one_hot_NK.sum(dim=0), one_hot_NK.T @ points_ND
 
@@ -79,12 +79,12 @@ def fit_rvq(
     remains after it), `usage` (relative perplexity), `dead` (centroids that no point is nearest to), `passes`.
 
     Args:
-        chunks: points, `[n, D]` a chunk, read once.
+        chunks: points, in chunks of `[n, D]`, read once.
         num_codebooks: number of codebooks.
         codebook_size: centroids of a codebook.
         generator: generator of the initial centroids.
-        max_points: most points that are held in memory for full passes.
-        iterations: most Lloyd passes for a codebook.
+        max_points: maximum number of points held in memory for full passes.
+        iterations: maximum number of Lloyd passes for a codebook.
 
     Raises:
         DataError: there is no point.

@@ -17,12 +17,14 @@ Letters: B batch, T samples, F frames, C latent dimensions, N = B·F vectors, Q 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from carrara.core.settings import Settings
 from carrara.nn.quantize.kmeans import fit_lloyd, kmeans_plusplus, nearest_centroids
@@ -140,71 +142,104 @@ class Codebooks(nn.Module):
         self.register_buffer("counts_QK", torch.zeros(num_codebooks, codebook_size))
         self.register_buffer("started", torch.zeros(1))
 
-    def forward(self, latent_NC: Tensor, active: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the quantized vectors, with the gradient of the latent ones, and the commitment; update the codebooks.
+    def forward(self, latent_NC: Tensor, active: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the quantized vectors with the gradient of the latent ones, the commitment, and what `update` needs.
+
+        The latter are the vectors that each active codebook quantized, `[Q, N, C]`, and their codes, `[Q, N]`.
 
         Args:
             latent_NC: outputs of the encoder, single precision.
-            active: number of codebooks that are used and updated.
-            generator: generator on the CPU that picks replacements for unused codes.
+            active: number of codebooks that are used.
         """
-        first = not bool(self.started)
         residual_NC, total_NC = latent_NC, torch.zeros_like(latent_NC)
-        commitment = latent_NC.new_zeros(())
-        for index in range(active):
-            vectors_NC = residual_NC.detach()
-            if first:
-                self._start(index, vectors_NC, generator)
-            codes_N = nearest_centroids(vectors_NC, self.codes_QKC[index])
-            nearest_NC = self.codes_QKC[index][codes_N]
+        commitment, vectors, codes = latent_NC.new_zeros(()), [], []
+        for codes_KC in self.codes_QKC[:active]:
+            vectors.append(residual_NC.detach())
+            codes.append(nearest_centroids(vectors[-1], codes_KC))
+            nearest_NC = codes_KC[codes[-1]]
             commitment = commitment + functional.mse_loss(residual_NC, nearest_NC) / active
-            if not first:
-                self._update(index, vectors_NC, codes_N, generator)
             residual_NC = residual_NC - nearest_NC
             total_NC = total_NC + nearest_NC
-        if first and active == len(self.codes_QKC):
-            self.started.fill_(1.0)
-        return latent_NC + (total_NC - latent_NC).detach(), commitment
+        quantized_NC = latent_NC + (total_NC - latent_NC).detach()
+        return quantized_NC, commitment, torch.stack(vectors), torch.stack(codes)
 
     @torch.no_grad()
-    def _start(self, index: int, vectors_NC: Tensor, generator: torch.Generator) -> None:
+    def start(self, latent_NC: Tensor, generator: torch.Generator) -> None:
+        """Start all codebooks from k-means of these vectors."""
         size = self.counts_QK.shape[1]
-        start_KC = kmeans_plusplus(vectors_NC, size, generator)
-        self.codes_QKC[index] = fit_lloyd([vectors_NC], start_KC, FIRST_ITERATIONS).centroids_KD
-        codes_N = nearest_centroids(vectors_NC, self.codes_QKC[index])
-        self.counts_QK[index], self.sums_QKC[index] = sum_by_code(vectors_NC, codes_N, size)
+        for index in range(len(self.codes_QKC)):
+            start_KC = kmeans_plusplus(latent_NC, size, generator)
+            self.codes_QKC[index] = fit_lloyd([latent_NC], start_KC, FIRST_ITERATIONS).centroids_KD
+            codes_N = nearest_centroids(latent_NC, self.codes_QKC[index])
+            self.counts_QK[index], self.sums_QKC[index] = sum_by_code(latent_NC, codes_N, size)
+            latent_NC = latent_NC - self.codes_QKC[index][codes_N]
+        self.started.fill_(1.0)
 
     @torch.no_grad()
-    def _update(self, index: int, vectors_NC: Tensor, codes_N: Tensor, generator: torch.Generator) -> None:
-        counts_K, sums_KC = self.counts_QK[index], self.sums_QKC[index]
-        size = len(counts_K)
-        new_K, new_KC = sum_by_code(vectors_NC, codes_N, size)
-        counts_K.lerp_(new_K, 1 - DECAY)
-        sums_KC.lerp_(new_KC, 1 - DECAY)
+    def update(
+        self,
+        vectors_QNC: Sequence[Tensor],
+        codes_QN: Sequence[Tensor],
+        generator: torch.Generator,
+        first: int = 0,
+        total: int | None = None,
+        sum_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> None:
+        """Move the first codebooks towards the means of their vectors.
+
+        Args:
+            vectors_QNC, codes_QN: from `forward`, of this rank's whole batch.
+            generator: generator on the CPU that picks replacements for unused codes.
+            first: number of vectors on the ranks before this one.
+            total: number of vectors on all ranks; None means those of this rank.
+            sum_over_ranks: replaces a tensor by its sum over the ranks.
+        """
+        size, active, count = self.counts_QK.shape[1], len(vectors_QNC), len(vectors_QNC[0])
+        total = count if total is None else total
+        new = [sum_by_code(vectors_NC, codes_N, size) for vectors_NC, codes_N in zip(vectors_QNC, codes_QN)]
+        self.counts_QK[:active].lerp_(sum_over_ranks(torch.stack([counts_K for counts_K, _ in new])), 1 - DECAY)
+        self.sums_QKC[:active].lerp_(sum_over_ranks(torch.stack([sums_KC for _, sums_KC in new])), 1 - DECAY)
         # A small batch has fewer than two vectors a code, and then an even count would be below the minimum.
-        even = len(vectors_NC) / size
-        unused_G = (counts_K < min(MIN_COUNT, even / 4)).nonzero()[:, 0]
-        drawn_G = torch.randint(len(vectors_NC), (len(unused_G),), generator=generator).to(vectors_NC.device)
-        counts_K[unused_G], sums_KC[unused_G] = even, even * vectors_NC[drawn_G]
-        smoothed_K = (counts_K + SMOOTHING) * counts_K.sum() / (counts_K.sum() + size * SMOOTHING)
-        self.codes_QKC[index] = sums_KC / smoothed_K[:, None]
+        even = total / size
+        unused, replacements = [], []
+        for counts_K, vectors_NC in zip(self.counts_QK, vectors_QNC):
+            unused.append((counts_K < min(MIN_COUNT, even / 4)).nonzero()[:, 0])
+            row_G = torch.randint(total, (len(unused[-1]),), generator=generator).to(vectors_NC.device) - first
+            is_own_G = (row_G >= 0) & (row_G < count)
+            # Only one rank has a drawn vector; the sum with zeros gives it to all.
+            replacements.append(vectors_NC.new_zeros(len(row_G), vectors_NC.shape[1]))
+            replacements[-1][is_own_G] = vectors_NC[row_G[is_own_G]]
+        replacements_GC = sum_over_ranks(torch.cat(replacements))
+        for index, replaced_GC in enumerate(replacements_GC.split([len(unused_G) for unused_G in unused])):
+            counts_K, sums_KC = self.counts_QK[index], self.sums_QKC[index]
+            counts_K[unused[index]], sums_KC[unused[index]] = even, even * replaced_GC
+            smoothed_K = (counts_K + SMOOTHING) * counts_K.sum() / (counts_K.sum() + size * SMOOTHING)
+            self.codes_QKC[index] = sums_KC / smoothed_K[:, None]
 
 
 @dataclass(frozen=True)
 class CodecOutput:
-    """Reconstructed audio, `[B, T]`, and the commitment loss of its codes."""
+    """Reconstructed audio, `[B, T]`, the commitment loss of its codes, and what the codebooks are updated from."""
 
     samples_BT: Tensor
     commitment: Tensor
+    vectors_QNC: Tensor
+    codes_QN: Tensor
 
 
 class RVQVAE(nn.Module):
-    """Audio to codes and back: Q codes for every `settings.hop` samples."""
+    """Audio to codes and back: Q codes for every `settings.hop` samples.
+
+    Attributes:
+        activation_checkpointing: whether, in training, the activations of both halves are recomputed in the backward
+            pass instead of being kept.
+    """
 
     def __init__(self, settings: CodecSettings, seed: int = 0) -> None:
         """Build the network with random weights and codebooks that start with the first batch."""
         super().__init__()
         self.settings = settings
+        self.activation_checkpointing = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder, self.decoder = _build_encoder(settings), _build_decoder(settings)
@@ -212,17 +247,31 @@ class RVQVAE(nn.Module):
             _init_half(self.decoder, OUTPUT_GAIN)
         self.books = Codebooks(settings.num_codebooks, settings.codebook_size, settings.latent)
 
-    def forward(self, samples_BT: Tensor, generator: torch.Generator) -> CodecOutput:
-        """Return the reconstruction and update the codebooks; only for training."""
-        latent_BCF = self.encoder(self._pad_to_hop(samples_BT)[:, None])
-        active = self.settings.num_codebooks
-        if bool(self.books.started) and float(torch.rand(1, generator=generator)) < 0.5:
-            active = int(torch.randint(1, active + 1, (1,), generator=generator))
+    def forward(self, samples_BT: Tensor, active: int) -> CodecOutput:
+        """Return the reconstruction from the first `active` codebooks, which must have started; only for training."""
+        latent_BCF = self._half(self.encoder, self._pad_to_hop(samples_BT)[:, None])
         with no_autocast(samples_BT):
             latent_NC = latent_BCF.float().transpose(1, 2).flatten(0, 1)
-            quantized_NC, commitment = self.books(latent_NC, active, generator)
+            quantized_NC, commitment, vectors_QNC, codes_QN = self.books(latent_NC, active)
         quantized_BCF = quantized_NC.view(len(samples_BT), -1, self.settings.latent).transpose(1, 2)
-        return CodecOutput(self.decoder(quantized_BCF)[:, 0, : samples_BT.shape[1]], commitment)
+        decoded_BT = self._half(self.decoder, quantized_BCF)[:, 0, : samples_BT.shape[1]]
+        return CodecOutput(decoded_BT, commitment, vectors_QNC, codes_QN)
+
+    def draw_active(self, generator: torch.Generator) -> int:
+        """Return how many codebooks a step uses: in half of the steps all, else a random number."""
+        active = self.settings.num_codebooks
+        if float(torch.rand(1, generator=generator)) < 0.5:
+            active = int(torch.randint(1, active + 1, (1,), generator=generator))
+        return active
+
+    @torch.no_grad()
+    def latents(self, samples_BT: Tensor) -> Tensor:
+        """Return the vectors that are quantized, frame after frame of each crop, `[N, C]`."""
+        return self.encoder(self._pad_to_hop(samples_BT)[:, None]).float().transpose(1, 2).flatten(0, 1)
+
+    def _half(self, half: nn.Sequential, x_BCT: Tensor) -> Tensor:
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        return checkpoint(half, x_BCT, use_reentrant=False) if recompute else half(x_BCT)
 
     @torch.no_grad()
     def encode(self, samples_BT: Tensor, num_codebooks: int | None = None, block_frames: int = BLOCK_FRAMES) -> Tensor:

@@ -8,7 +8,9 @@ student's frame rate, with crops on multiples of its hop, row `start / hop + i` 
 Rows are found by the item's name, never by a line number: in MERT's code, labels shift if files are left out
 [notes/pretraining §4]. `codes.int16` holds the rows of one item after another; `index.jsonl` has a line about the
 store (format, number of codebooks, origin) and a line per item, written after its rows. What a killed process left of
-an item is cut off when the store is opened again, and filling continues with the next item.
+an item is cut off when the store is opened again, and filling continues with the next item. Several ranks write at the
+same time, each to files of its own (rank 2 to `codes-2.int16`) and read those of all, so that any number of ranks can
+go on with them.
 
 Letters: F frames, Q codebooks, B batch.
 """
@@ -19,6 +21,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from carrara.core.progress import progress
 from carrara.formats.weights import hash_tensors
 from carrara.pretrain.corpus.build import Corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
+from carrara.pretrain.distributed import Dist
 from carrara.pretrain.targets._base import Target
 
 FORMAT = 1
@@ -43,26 +47,36 @@ MAX_CLASSES = 2**15
 class LabelStore:
     """The codes of some items; `append` adds those of an item, `read` returns them."""
 
-    def __init__(self, folder: Path, num_codebooks: int, origin: str) -> None:
+    def __init__(self, folder: Path, num_codebooks: int, origin: str, rank: int = 0) -> None:
         """Open a store, or create it.
 
         Args:
-            folder: of the two files.
+            folder: of its files.
             num_codebooks: codes per row.
             origin: identity of corpus and target; a store of another origin is refused.
+            rank: number of the files that this process writes.
 
         Raises:
             StoreError: it has another origin, is damaged before its end, or cannot be written.
         """
         self.folder, self.num_codebooks = Path(folder), num_codebooks
-        self._ranges: dict[str, tuple[int, int]] = {}  # first row and number of rows of each item
-        self._end = 0
-        self._map: np.ndarray | None = None
+        self._header = {"format": FORMAT, "num_codebooks": num_codebooks, "origin": origin}
+        # File of codes, first row and number of rows of each item.
+        self._ranges: dict[str, tuple[str, int, int]] = {}
+        self._maps: dict[str, np.ndarray] = {}
+        suffix = f"-{rank}" if rank else ""
+        self._own = CODES.replace(".", f"{suffix}.")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._codes = open(self.folder / CODES, "ab")  # noqa: SIM115 - open until `close`
-            self._index = open(self.folder / INDEX, "ab")  # noqa: SIM115
-            self._read_index({"format": FORMAT, "num_codebooks": num_codebooks, "origin": origin})
+            self._codes = open(self.folder / self._own, "ab")  # noqa: SIM115 - open until `close`
+            self._index = open(self.folder / INDEX.replace(".", f"{suffix}."), "ab")  # noqa: SIM115
+            valid_bytes, self._end = self._read_index(Path(self._index.name), self._own)
+            self._index.truncate(valid_bytes)
+            self._codes.truncate(self._end * 2 * self.num_codebooks)
+            if not valid_bytes:
+                self._index.write(_json_line(self._header))
+                self._index.flush()
+            self.read_other_ranks()
         except OSError as problem:
             raise StoreError(f"{self.folder}: cannot write here ({problem.strerror or problem})") from None
 
@@ -95,7 +109,7 @@ class LabelStore:
             self._index.flush()
         except OSError as problem:
             raise StoreError(f"{self.folder}: cannot write here ({problem.strerror}); make room and resume") from None
-        self._ranges[name] = (self._end, frames)
+        self._ranges[name] = (self._own, self._end, frames)
         self._end += frames
 
     def read(self, name: str, first: int, count: int) -> np.ndarray:
@@ -106,10 +120,12 @@ class LabelStore:
         """
         if name not in self._ranges:
             raise StoreError(f"{self.folder}: has no codes of {name}; make them before training")
-        begin, frames = self._ranges[name]
-        if self._map is None or len(self._map) < begin + frames:
-            self._map = np.memmap(self.folder / CODES, dtype="<i2", mode="r", shape=(self._end, self.num_codebooks))
-        return self._map[begin + first : begin + min(first + count, frames)]
+        file, begin, frames = self._ranges[name]
+        if file not in self._maps or len(self._maps[file]) < begin + frames:
+            path = self.folder / file
+            rows = path.stat().st_size // (2 * self.num_codebooks)
+            self._maps[file] = np.memmap(path, dtype="<i2", mode="r", shape=(rows, self.num_codebooks))
+        return self._maps[file][begin + first : begin + min(first + count, frames)]
 
     def close(self) -> None:
         """Flush both files to disk and close them."""
@@ -118,10 +134,21 @@ class LabelStore:
             os.fsync(file.fileno())
             file.close()
 
-    def _read_index(self, header: dict[str, Any]) -> None:
-        """Read the index as far as index and codes are complete, and cut off the rest of both."""
-        path, valid_bytes = self.folder / INDEX, 0
-        written_rows = (self.folder / CODES).stat().st_size // (2 * self.num_codebooks)
+    def read_other_ranks(self) -> None:
+        """Read what other ranks have written so far.
+
+        Raises:
+            StoreError: it has another origin, or is damaged before its end.
+        """
+        for path in sorted(self.folder.glob(INDEX.replace(".", "*."))):
+            codes = CODES.replace(".", f"{path.stem.removeprefix(Path(INDEX).stem)}.")
+            if codes != self._own:
+                self._read_index(path, codes)
+
+    def _read_index(self, path: Path, codes: str) -> tuple[int, int]:
+        """Read an index as far as it and its codes are complete, and return its bytes and their rows."""
+        valid_bytes, end = 0, 0
+        written_rows = (self.folder / codes).stat().st_size // (2 * self.num_codebooks)
         with open(path, "rb") as file:
             for number, line in enumerate(file):
                 try:
@@ -131,18 +158,14 @@ class LabelStore:
                 if entry is None or (number and entry["first"] + entry["frames"] > written_rows):
                     break
                 if number:
-                    self._ranges[entry["id"]] = (entry["first"], entry["frames"])
-                    self._end = entry["first"] + entry["frames"]
-                elif entry != header:
+                    self._ranges[entry["id"]] = (codes, entry["first"], entry["frames"])
+                    end = entry["first"] + entry["frames"]
+                elif entry != self._header:
                     raise StoreError(
                         f"{self.folder}: holds codes of another corpus or target; remove it, and they are made again"
                     )
                 valid_bytes += len(line)
-        self._index.truncate(valid_bytes)
-        self._codes.truncate(self._end * 2 * self.num_codebooks)
-        if not valid_bytes:
-            self._index.write(_json_line(header))
-            self._index.flush()
+        return valid_bytes, end
 
 
 def _json_line(values: dict[str, Any]) -> bytes:
@@ -150,56 +173,63 @@ def _json_line(values: dict[str, Any]) -> bytes:
 
 
 @torch.no_grad()
-def fill_label_store(store: LabelStore, target: Target, corpus: Corpus, device: torch.device) -> list[str]:
-    """Add the codes of every item that the store lacks, and return the reasons of the unreadable ones.
+def fill_label_store(store: LabelStore, target: Target, corpus: Corpus, dist: Dist | None = None) -> list[str]:
+    """Add the codes of this rank's part of the items that the store lacks, and return why some cannot be read.
 
     After an interruption, the next call continues.
 
     Raises:
         StoreError: they cannot be written.
     """
-    problems = []
-    with progress("codes of whole files", len(corpus.items)) as advance:
-        for index in range(len(corpus.items)):
+    dist, problems = dist or Dist(), []
+    missing = [index for index in range(len(corpus.items)) if corpus.items[index].id not in store]
+    own = missing[dist.rank :: dist.world_size]
+    bar: Any = progress("codes of whole files", len(own)) if dist.is_main else nullcontext(lambda: None)
+    with bar as advance:
+        for index in own:
             item = corpus.items[index]
-            if item.id not in store:
-                try:
-                    samples_T = item.load(corpus.sample_rate, 0.0, item.samples / corpus.sample_rate)
-                except AudioError as problem:
-                    problems.append(str(problem))
-                else:
-                    samples_1T = torch.from_numpy(samples_T)[None].to(device)
-                    frames = samples_1T.shape[1] // target.grid.hop
-                    store.append(item.id, target.labels(samples_1T, frames)[0].cpu().numpy())
+            try:
+                samples_T = item.load(corpus.sample_rate, 0.0, item.samples / corpus.sample_rate)
+            except AudioError as problem:
+                problems.append(str(problem))
+            else:
+                samples_1T = torch.from_numpy(samples_T)[None].to(dist.device)
+                frames = samples_1T.shape[1] // target.grid.hop
+                store.append(item.id, target.labels(samples_1T, frames)[0].cpu().numpy())
             advance()
     return problems
 
 
 def open_label_stores(
-    folder: Path, targets: Mapping[str, Target], corpus: Corpus, device: torch.device
+    folder: Path, targets: Mapping[str, Target], corpus: Corpus, dist: Dist | None = None
 ) -> dict[str, LabelStore]:
-    """Return a filled store for each target with `whole_files`, by the target's name.
+    """Return a filled store for each target with `whole_files`, by the target's name; all ranks fill it together.
 
     Args:
         folder: gets a folder for each store.
         targets: fitted, on the device.
         corpus: whose items are labelled.
-        device: that the audio is moved to.
+        dist: the ranks; None means one process on the CPU.
 
     Raises:
         StoreError: a store belongs to another target or corpus, or cannot be written.
     """
-    stores = {}
-    for name, target in targets.items():
-        if getattr(target.settings, "whole_files", False):
-            weights = hash_tensors(target.state_dict())
-            origin = sha256_of_json([weights, asdict(target.grid), corpus.identity()])
-            stores[name] = LabelStore(folder / name, len(target.num_classes), origin)
-            problems = fill_label_store(stores[name], target, corpus, device)
-            if problems:
-                more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
-                warnings.warn(f"target {name}: labelled by crops, not whole: {problems[0]}{more}", stacklevel=2)
-    return stores
+    whole = {name: target for name, target in targets.items() if getattr(target.settings, "whole_files", False)}
+    return {name: _open_filled_store(folder / name, target, corpus, dist or Dist()) for name, target in whole.items()}
+
+
+def _open_filled_store(folder: Path, target: Target, corpus: Corpus, dist: Dist) -> LabelStore:
+    origin = sha256_of_json([hash_tensors(target.state_dict()), asdict(target.grid), corpus.identity()])
+    stores: list[LabelStore] = []
+    # Every rank has read what there is before any of them adds to it.
+    dist.on_all_ranks(lambda: stores.append(LabelStore(folder, len(target.num_classes), origin, dist.rank)))
+    problems = dist.on_all_ranks(lambda: fill_label_store(stores[0], target, corpus, dist))
+    stores[0].read_other_ranks()
+    unreadable = [problem for share in problems for problem in share]
+    if unreadable and dist.is_main:
+        more = f"; and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        warnings.warn(f"target {folder.name}: labelled by crops, not whole: {unreadable[0]}{more}", stacklevel=2)
+    return stores[0]
 
 
 def read_batch_labels(store: LabelStore, target: Target, batch: CropBatch, stream: CropStream, frames: int) -> Tensor:

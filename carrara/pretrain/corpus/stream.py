@@ -11,6 +11,7 @@ Letters: B batch, T samples, N items, S shards.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.core.errors import AudioError
+from carrara.core.errors import AudioError, DataError
 from carrara.pretrain.corpus.build import Corpus
 
 PREFETCH_STEPS, READERS = 4, 8
@@ -80,6 +81,18 @@ class CropStream:
         """
         order = self.crop_order(step, rank, world_size)
         return self._collate(step, order, [self._crop_or_error(epoch, item) for epoch, item in order])
+
+    def first_readable_batch(self) -> CropBatch:
+        """Return the first batch with readable files.
+
+        Raises:
+            DataError: no file can be read.
+        """
+        for step in range(math.ceil(len(self.corpus.items) / self.batch_size)):
+            batch = self.read_batch(step)
+            if batch.item_indices:
+                return batch
+        raise DataError(f"no file of the corpus can be read, the last for this reason: {batch.errors[-1]}")
 
     def iter_batches(self, first: int, end: int, rank: int = 0, world_size: int = 1) -> Iterator[CropBatch]:
         """Yield `read_batch` of the steps from `first` up to `end`, excluded; threads read a few steps ahead."""

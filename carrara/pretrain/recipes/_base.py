@@ -131,7 +131,7 @@ class RecoverySettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """Heads and losses (objective.py).
+    """Heads and losses (objectives/_masked_network.py).
 
     Attributes:
         final_dim: of the space in which frames and classes are compared.
@@ -146,27 +146,35 @@ class ObjectiveSettings(Settings):
     unmasked_weight: float = Field(default=0.0, ge=0)
 
 
-class OptimiserSettings(Settings):
-    """AdamW on every parameter, and its learning-rate schedule (optimiser.py).
+class AdamWSettings(Settings):
+    """AdamW on every parameter, whatever the schedule of the learning rate (optimiser.py).
 
     Attributes:
         learning_rate: the highest.
-        warmup_fraction: fraction of the steps of the linear warm-up.
-        poly_power: exponent of the decay to 0 after that; 1 is linear.
-        hold_fraction: fraction of the steps at the highest rate in fairseq's three-stage schedule (data2vec: warm-up
-            .03, hold .9); None for the polynomial decay.
         betas, epsilon, weight_decay: AdamW's.
         max_grad_norm: largest norm of the gradient; 0 for no clipping.
     """
 
     learning_rate: float = Field(default=5e-4, gt=0)
-    warmup_fraction: float = Field(default=0.08, ge=0, lt=1)
-    poly_power: float = Field(default=1.0, gt=0)
-    hold_fraction: float | None = Field(default=None, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=10.0, ge=0)
+
+
+class OptimiserSettings(AdamWSettings):
+    """AdamW, and its learning-rate schedule (optimiser.py).
+
+    Attributes:
+        warmup_fraction: fraction of the steps of the linear warm-up.
+        poly_power: exponent of the decay to 0 after that; 1 is linear.
+        hold_fraction: fraction of the steps at the highest rate in fairseq's three-stage schedule (data2vec: warm-up
+            .03, hold .9); None for the polynomial decay.
+    """
+
+    warmup_fraction: float = Field(default=0.08, ge=0, lt=1)
+    poly_power: float = Field(default=1.0, gt=0)
+    hold_fraction: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check_fractions(self) -> OptimiserSettings:
@@ -186,7 +194,41 @@ def fill_network(values: Any) -> Any:
     return values | {"network": parse_settings(family.settings, network, f"network of {name}")}
 
 
-class Recipe(Settings):
+class TrainingSettings(Settings):
+    """What every run has, whatever its objective.
+
+    Attributes:
+        optimiser: AdamW.
+        crop_seconds: length of a crop.
+        batch: crops a step, over all ranks.
+        seed: of all random draws.
+        precision: of the matrix products; float32 anywhere, bfloat16 on GPUs that have it, float16 with a loss scale.
+        loss_scale: for float16.
+        recovery: what happens when a step goes wrong.
+        accumulation_steps: micro-batches of a batch over all ranks, at least one a rank; more need less memory, and the
+            gradient stays that of the whole batch.
+        activation_checkpointing: whether activations are computed again in the backward pass instead of being kept.
+        fsdp: whether weights, gradients and moments are sharded over the ranks (distributed.py).
+        timeout_seconds: until a rank that does not respond counts as lost.
+        checkpoint_every, log_every: in steps.
+    """
+
+    optimiser: SerializeAsAny[AdamWSettings] = AdamWSettings()
+    crop_seconds: float = Field(default=5.0, gt=0)
+    batch: int = Field(default=8, ge=1)
+    seed: int = Field(default=1337, ge=0)
+    precision: Precision = "float32"
+    loss_scale: LossScaleSettings = LossScaleSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    accumulation_steps: int = Field(default=1, ge=1)
+    activation_checkpointing: bool = False
+    fsdp: bool = False
+    timeout_seconds: float = Field(default=600.0, gt=0)
+    checkpoint_every: int = Field(default=100, ge=1)
+    log_every: int = Field(default=10, ge=1)
+
+
+class Recipe(TrainingSettings):
     """Everything that determines a run of masked prediction except the corpus.
 
     Attributes:
@@ -196,16 +238,8 @@ class Recipe(Settings):
         crop_seconds: length of a crop; crops start on multiples of the network's stride.
         target_rms: root mean square that each crop is scaled to, for student and targets alike; None for the recorded
             level, as published. The student's group norm removes the gain, so it cannot know targets that depend on it.
-        batch: crops a step.
         steps: of the whole run.
-        precision: of the matrix products; float32 anywhere, bfloat16 on GPUs that have it, float16 with a loss scale.
         mixup, augment: changes to the student's crops, never to the targets'.
-        accumulation_steps: micro-batches of a batch over all ranks, at least one a rank; more need less memory, and the
-            gradient stays that of the whole batch.
-        activation_checkpointing: whether activations are computed again in the backward pass instead of being kept.
-        fsdp: whether weights, gradients and moments are sharded over the ranks (dist.py).
-        timeout_seconds: until a rank that does not respond counts as lost.
-        checkpoint_every, log_every: in steps; like `timeout_seconds` they may change when a run is resumed.
     """
 
     encoder: str
@@ -214,22 +248,10 @@ class Recipe(Settings):
     masking: MaskingSettings = MaskingSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
-    crop_seconds: float = Field(default=5.0, gt=0)
     target_rms: float | None = Field(default=None, gt=0)
-    batch: int = Field(default=8, ge=1)
     steps: int = Field(default=1000, ge=1)
-    seed: int = Field(default=1337, ge=0)
-    precision: Precision = "float32"
-    loss_scale: LossScaleSettings = LossScaleSettings()
     mixup: MixupSettings = MixupSettings()
     augment: AugmentSettings = AugmentSettings()
-    recovery: RecoverySettings = RecoverySettings()
-    accumulation_steps: int = Field(default=1, ge=1)
-    activation_checkpointing: bool = False
-    fsdp: bool = False
-    timeout_seconds: float = Field(default=600.0, gt=0)
-    checkpoint_every: int = Field(default=100, ge=1)
-    log_every: int = Field(default=10, ge=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -11,9 +11,8 @@ Ablations: which codebook (all eight 66.9, the first 60.5, the last 57.6, a rand
 [yuan2023thesis table 5.3], mixup (without 66.9, at .5 68.8) [yuan2023thesis table 5.4]. The released configurations mix
 at .5.
 
-The codes are those of EnCodec's official weights. Without these, `--set targets.codes.source=residual-k-means
---set targets.codes.weights=null --set targets.codes.whole_files=false` takes codes that are fitted on the corpus, as
-`small` and `tiny` do by themselves, `tiny` with codebooks of 64.
+The codes are those of EnCodec's official weights. Without these, `--set targets.codes.source=residual-k-means` takes
+codes that are fitted on the corpus, as `small` and `tiny` do by themselves, `tiny` with codebooks of 64.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ _LARGE = _recipe(
     precision="bfloat16",
     activation_checkpointing=True,
 )
-_LOCAL = {"targets.codes.source": "residual-k-means", "targets.codes.weights": None, "targets.codes.whole_files": False}
+_LOCAL = {"targets.codes.source": "residual-k-means", "targets.codes.whole_files": False}
 
 RECIPE = RecipeFamily(
     variants={

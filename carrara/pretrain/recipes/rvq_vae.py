@@ -16,23 +16,22 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from carrara.core.settings import Settings
 from carrara.nn.quantize.rvq_vae import CodecSettings
-from carrara.pretrain.recipes._base import OptimiserSettings, RecipeFamily
+from carrara.pretrain.recipes._base import OptimiserSettings, RecipeFamily, TrainingSettings
 
 VARIANTS = {
     "rvq-vae": "RVQ-VAE: a codec of 8 codebooks trained on the corpus, as a target that can be decoded to audio"
 }
 
 
-class CodecRecipe(Settings):
+class CodecRecipe(TrainingSettings):
     """Everything that determines a training of the codec except the corpus.
 
     Attributes:
         network: settings of the codec.
         waveform, commitment: weights of these losses; the spectral distance has weight 1.
 
-    The other settings are those of `Recipe`.
+    The other settings are those of `Recipe` and `TrainingSettings`.
     """
 
     network: CodecSettings = CodecSettings()
@@ -45,7 +44,6 @@ class CodecRecipe(Settings):
     target_rms: float | None = Field(default=None, gt=0)
     batch: int = Field(default=64, ge=1)
     steps: int = Field(default=300_000, ge=1)
-    seed: int = Field(default=1337, ge=0)
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=100, ge=1)
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from carrara.encoders._base import Card
-from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
+from carrara.pretrain.card import probe_section
+from carrara.pretrain.metrics_log import LOG_FILE, read_metrics, read_probes
 from carrara.pretrain.tagging.data import TaggedCorpus
 from carrara.pretrain.tagging.settings import TaggingRecipe
 
@@ -14,7 +15,7 @@ SHOWN_TAGS = 60
 
 
 def tagging_card(
-    folder: Path, recipe: TaggingRecipe, card: Card, corpus: TaggedCorpus, step: int, num_averaged: int
+    folder: Path, recipe: TaggingRecipe, card: Card, corpus: TaggedCorpus, initial: str, step: int, num_averaged: int
 ) -> str:
     """Return the README in Markdown, with the metadata block that the hub reads."""
     metrics = (read_metrics(folder / LOG_FILE) or [{}])[-1]
@@ -30,7 +31,7 @@ tags: [audio, music, audio-classification]
 
 Trained by Carrara on {len(corpus.tags)} tags of {len(corpus.items)} clips of {corpus.dataset} \
 ({corpus.seconds / 3600:.2f} hours): {step} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s, patchout of \
-{recipe.patchout} columns, {card.parameters:,} parameters. Weights: {weights}; initial weights: {recipe.initial.kind}.
+{recipe.patchout} columns, {card.parameters:,} parameters. Weights: {weights}; initial weights: {initial}.
 
 ```python
 import carrara
@@ -41,7 +42,7 @@ probabilities = encoder.predict_tags(samples)  # float32 [batch, samples] at {ca
 
 Tags: {tags}.
 
-## Last line of the log
+{probe_section(read_probes(folder / LOG_FILE))}## Last line of the log
 
 | | |
 |---|---|

@@ -275,10 +275,12 @@ class BalancedCrops(TaggedCrops):
         return math.ceil(len(epoch_order(self.corpus, self.seed, 0, self.clips)) / self.batch_size)
 
     def crop_order(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
-        """Return (epoch, clip index) of each crop of a step."""
+        """Return (epoch, clip index) of each crop that a rank reads in a step."""
         epoch, index = divmod(step, self.steps_per_epoch)
         order_N = epoch_order(self.corpus, self.seed, epoch, self.clips)
-        return [(epoch, int(item)) for item in order_N[index * self.batch_size : (index + 1) * self.batch_size]]
+        order_N = order_N[index * self.batch_size : (index + 1) * self.batch_size]
+        first, end = (edge * len(order_N) // world_size for edge in (rank, rank + 1))
+        return [(epoch, int(item)) for item in order_N[first:end]]
 
 
 @dataclass(frozen=True)
@@ -296,6 +298,7 @@ class CenterCrops(TaggedCrops):
         return excess // 2 // self.stride * self.stride
 
     def crop_order(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
-        """Return (0, clip index) of each crop of a step."""
-        last = min((step + 1) * self.batch_size, len(self.corpus.items))
-        return [(0, item) for item in range(step * self.batch_size, last)]
+        """Return (0, clip index) of each crop that a rank reads in a step."""
+        first = step * self.batch_size
+        size = min(self.batch_size, len(self.corpus.items) - first)
+        return [(0, first + index) for index in range(rank * size // world_size, (rank + 1) * size // world_size)]

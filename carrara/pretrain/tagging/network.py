@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.load import build_encoder, load
@@ -92,32 +92,54 @@ def input_mel(encoder: Tagger, samples_BT: Tensor) -> Tensor:
     return encoder.normalize(mel_BFM) if isinstance(encoder, MaestEncoder) else mel_BFM
 
 
+class TaggingNetwork(nn.Module):
+    """A tagger whose forward pass gives the logits of spectrograms; what is trained."""
+
+    def __init__(self, encoder: Tagger) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, mel_BFM: Tensor, kept_K: Tensor | None, offset: int) -> tuple[Tensor, Tensor | None]:
+        """Return `tag_logits`."""
+        return tag_logits(self.encoder, mel_BFM, kept_K, offset)
+
+
 def tag_logits(
-    encoder: Tagger, mel_BFM: Tensor, patchout: int = 0, rng: np.random.Generator | None = None
+    encoder: Tagger, mel_BFM: Tensor, kept_K: Tensor | None = None, offset: int = 0
 ) -> tuple[Tensor, Tensor | None]:
     """Return the logits of the tags `[B, C]`, and those of the distillation token if it has a head of its own.
 
     Args:
         encoder: from `build_tagger`.
         mel_BFM: from `input_mel`.
-        patchout: number of columns of patches to drop.
-        rng: draws these columns and the crops' offset in the table of positions; None drops nothing, with offset 0.
+        kept_K, offset: from `draw_patchout`; by default all columns, from the first position on.
     """
     if isinstance(encoder, EffnetDiscogs):
         patches_BNFM = mel_BFM.unfold(1, PATCH_FRAMES, PATCH_FRAMES).mT
         features = encoder.network(patches_BNFM.flatten(0, 1))[1]
         return encoder.classifier(features).unflatten(0, patches_BNFM.shape[:2]).mean(1), None
-    kept_K, offset = None, 0
-    if rng is not None:
-        columns = encoder.vit.shape.num_columns(mel_BFM.shape[1])
-        kept_K = draw_columns(columns, patchout, rng)
-        offset = int(rng.integers(encoder.settings.shape.columns - columns + 1))
     tokens_BND = encoder.vit(mel_BFM, None, kept_K, offset)[-1]
     logits_BC = encoder.logits(tokens_BND)
     if encoder.settings.distilled != "separated":
         return logits_BC, None
     assert encoder.head_dist is not None
     return logits_BC, encoder.head_dist(encoder.vit.norm(tokens_BND[:, 1:NUM_PREFIX_TOKENS])[:, 0])
+
+
+def draw_patchout(encoder: Tagger, frames: int, patchout: int, rng: np.random.Generator) -> tuple[Tensor | None, int]:
+    """Return the columns of patches that patchout keeps, None for all, and the crops' offset in the positions.
+
+    Args:
+        encoder: from `build_tagger`.
+        frames: of a crop.
+        patchout: number of columns to drop.
+        rng: draws both.
+    """
+    if isinstance(encoder, EffnetDiscogs):
+        return None, 0
+    columns = encoder.vit.shape.num_columns(frames)
+    kept_K = draw_columns(columns, patchout, rng)
+    return kept_K, int(rng.integers(encoder.settings.shape.columns - columns + 1))
 
 
 def draw_columns(columns: int, dropped: int, rng: np.random.Generator) -> Tensor | None:

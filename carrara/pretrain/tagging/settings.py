@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from carrara.core.settings import Settings
-from carrara.pretrain.recipes._base import LossScaleSettings, Precision, fill_network
+from carrara.pretrain.recipes._base import AdamWSettings, LossScaleSettings, Precision, TrainingSettings, fill_network
 
 
 class LabelSettings(Settings):
@@ -72,8 +72,8 @@ class SpecAugmentSettings(Settings):
     max_bands: int = Field(default=5, ge=0)
 
 
-class TaggingOptimiserSettings(Settings):
-    """AdamW on every parameter, and its learning rate by epoch (`epoch_learning_rate` in train.py).
+class TaggingOptimiserSettings(AdamWSettings):
+    """AdamW on every parameter, and its learning rate by epoch (`epoch_learning_rate` in objectives/tagging.py).
 
     Attributes:
         learning_rate: peak.
@@ -82,6 +82,7 @@ class TaggingOptimiserSettings(Settings):
         ramp_down: epochs of the linear decay.
         last: rate after the decay, as a fraction of the peak.
         betas, epsilon, weight_decay: of AdamW.
+        max_grad_norm: largest norm of the gradient; 0 for no clipping.
     """
 
     learning_rate: float = Field(default=2e-5, gt=0)
@@ -92,6 +93,7 @@ class TaggingOptimiserSettings(Settings):
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
+    max_grad_norm: float = Field(default=0.0, ge=0)
 
 
 class SWASettings(Settings):
@@ -101,7 +103,7 @@ class SWASettings(Settings):
     every: int = Field(default=5, ge=0)
 
 
-class TaggingRecipe(Settings):
+class TaggingRecipe(TrainingSettings):
     """All settings of a training on tags, except for the corpus.
 
     Attributes:
@@ -120,12 +122,9 @@ class TaggingRecipe(Settings):
         batch: crops per step.
         epochs: of the whole run.
         steps: of the whole run, if it is to end earlier; None means all epochs.
-        precision: of matrix products on a GPU; a CPU computes in float32, where the others are slower.
-        loss_scale: for float16.
         validate_every: epochs between two validations, besides the one at the end; 0 for the end only.
-        activation_checkpointing: recompute activations in the backward pass, for less memory.
-        seed: of all random draws.
-        checkpoint_every, log_every: in steps; may be changed when a run is resumed.
+
+    The other settings are those of `TrainingSettings`.
     """
 
     encoder: str
@@ -146,8 +145,6 @@ class TaggingRecipe(Settings):
     precision: Precision = "float16"
     loss_scale: LossScaleSettings = LossScaleSettings(initial=2.0**16, double_after=2000)
     validate_every: int = Field(default=5, ge=0)
-    activation_checkpointing: bool = False
-    seed: int = Field(default=1337, ge=0)
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=100, ge=1)
 

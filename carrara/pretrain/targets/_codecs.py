@@ -145,7 +145,8 @@ def _read_encodec(weights: str) -> Any:
         from transformers import EncodecModel
     except ImportError:
         raise UsageError(
-            "source encodec needs transformers; install carrara[encodec], or use source=residual-k-means"
+            "source encodec needs transformers; install carrara[encodec], or take codes that are fitted "
+            "on the corpus with --set targets.codes.source=residual-k-means"
         ) from None
     try:
         return EncodecModel.from_pretrained(weights)

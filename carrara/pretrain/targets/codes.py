@@ -43,7 +43,8 @@ class CodesSettings(TargetSettings):
         source: see the docstring of the file.
         num_codebooks, codebook_size: number of codebooks, and of codes in each.
         use: which codebooks a step predicts: all, a random one, or the one with that number (from 0).
-        weights: for rvq-vae a folder; for encodec a folder or a name on the hub.
+        weights: for rvq-vae a folder; for encodec a folder or a name on the hub; EnCodec's name on the hub is dropped
+            where another source is chosen.
         whole_files: label each file once and store the labels, instead of labelling crops.
         learning_steps: training steps of mel-rvq.
     """
@@ -56,6 +57,14 @@ class CodesSettings(TargetSettings):
     weights: str | None = None
     whole_files: bool = False
     learning_steps: int = Field(default=2000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_weights_of_encodec(cls, values: Any) -> Any:
+        # So that `--set targets.codes.source=residual-k-means` suffices where a recipe names EnCodec's weights.
+        if isinstance(values, dict) and values.get("weights") == HUB and values.get("source") != "encodec":
+            return values | {"weights": None}
+        return values
 
     @model_validator(mode="after")
     def _check_combination(self) -> CodesSettings:

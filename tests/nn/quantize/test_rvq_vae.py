@@ -24,7 +24,7 @@ def noise(seconds=1.0, count=2):
 def codec():
     """A codec whose codebooks have started."""
     made = RVQVAE(TINY, seed=3).train()
-    made(noise(), generator())
+    made.books.start(made.latents(noise()), generator())
     return made.eval()
 
 
@@ -35,7 +35,7 @@ def test_a_partial_hop_has_a_frame_and_decodes_to_a_full_hop(codec, samples):
     assert codes.dtype == torch.int64
     assert 0 <= int(codes.min()) <= int(codes.max()) < 16
     assert codec.decode(codes).shape == (2, 320 * codes.shape[1])
-    assert codec(noise(2)[:, :samples], generator()).samples_BT.shape == (2, samples)
+    assert codec(noise(2)[:, :samples], 3).samples_BT.shape == (2, samples)
 
 
 @pytest.mark.parametrize("strides", [(2, 4, 5, 8), (3, 3), (4,), (7, 2)])
@@ -78,13 +78,14 @@ def test_codebooks_follow_a_naive_running_mean():
     rng = np.random.default_rng(0)
     centres = 4 * rng.normal(size=(4, 3))
     batches = [centres[rng.integers(4, size=200)] + 0.1 * rng.normal(size=(200, 3)) for _ in range(6)]
-    codebooks(torch.from_numpy(batches[0]).float(), 2, generator())
+    codebooks.start(torch.from_numpy(batches[0]).float(), generator())
     codes, sums, counts = (
         part.double().numpy().copy() for part in (codebooks.codes_QKC, codebooks.sums_QKC, codebooks.counts_QK)
     )
     np.testing.assert_allclose(counts.sum(1), 200)
     for batch in batches[1:]:
-        codebooks(torch.from_numpy(batch).float(), 2, generator())
+        _, _, vectors, nearest_codes = codebooks(torch.from_numpy(batch).float(), 2)
+        codebooks.update(vectors, nearest_codes, generator())
         residual = batch
         for codebook in range(2):
             nearest = ((residual[:, None] - codes[codebook]) ** 2).sum(-1).argmin(1)
@@ -101,10 +102,11 @@ def test_codebooks_follow_a_naive_running_mean():
 def test_an_unused_code_is_replaced_by_a_vector_of_the_batch():
     codebooks = Codebooks(1, 4, 2)
     vectors = torch.randn(100, 2, generator=generator())
-    codebooks(vectors, 1, generator())
+    codebooks.start(vectors, generator())
     codebooks.codes_QKC[0, 2] = 1e4
     codebooks.sums_QKC[0, 2], codebooks.counts_QK[0, 2] = 0.0, 0.0
-    codebooks(vectors, 1, generator())
+    _, _, quantized, codes = codebooks(vectors, 1)
+    codebooks.update(quantized, codes, generator())
     nearest = (vectors - codebooks.codes_QKC[0, 2]).norm(dim=1).min()
     assert float(nearest) < 1e-3
 
@@ -112,7 +114,8 @@ def test_an_unused_code_is_replaced_by_a_vector_of_the_batch():
 def test_straight_through_gradient_and_commitment_loss_of_each_codebook():
     codebooks = Codebooks(3, 4, 2)
     latent = torch.randn(60, 2, generator=generator(), requires_grad=True)
-    quantised, commitment = codebooks(latent, 3, generator())
+    codebooks.start(latent.detach(), generator())
+    quantised, commitment, _, _ = codebooks(latent, 3)
     upstream = torch.randn(60, 2, generator=generator(5))
     (quantised * upstream).sum().backward(retain_graph=True)
     torch.testing.assert_close(latent.grad, upstream)

@@ -14,6 +14,7 @@ from carrara.formats.weights import read_tensors
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.label_store import LabelStore, fill_label_store, open_label_stores, read_batch_labels
 from carrara.pretrain.corpus.stream import CropStream
+from carrara.pretrain.distributed import Dist
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 from carrara.pretrain.targets import REGISTRY
@@ -128,7 +129,7 @@ def filled(tmp_path_factory, corpus):
     stream = CropStream(items, 16_000, 320, 4, 7)
     target.fit((stream.read_batch(step).samples_BT for step in range(2)), 0)
     store = LabelStore(tmp_path_factory.mktemp("filled"), 2, "x")
-    return target, stream, store, fill_label_store(store, target, items, torch.device("cpu"))
+    return target, stream, store, fill_label_store(store, target, items)
 
 
 def test_whole_files_cropped_agree_with_crops_away_from_their_edges(filled):
@@ -168,10 +169,10 @@ def test_filling_resumes_where_it_stopped_and_leaves_out_unreadable_items(filled
     interrupted.load_state_dict(target.state_dict())
     store = LabelStore(tmp_path / "labels", 2, "x")
     with pytest.raises(KeyboardInterrupt):
-        fill_label_store(store, interrupted, corpus, torch.device("cpu"))
+        fill_label_store(store, interrupted, corpus)
     store.close()
     store = LabelStore(tmp_path / "labels", 2, "x")
-    (problem,) = fill_label_store(store, interrupted, corpus, torch.device("cpu"))
+    (problem,) = fill_label_store(store, interrupted, corpus)
     assert corpus.items[6].id in problem
     # Ten items without the broken one; the one that was interrupted is labelled twice.
     assert Interrupted.calls == 10
@@ -197,7 +198,7 @@ def test_only_targets_with_whole_files_get_a_store_and_keep_it(filled, tmp_path)
     whole = type(by_crop)(by_crop.settings.model_copy(update={"whole_files": True}), GRID)
     whole.load_state_dict(by_crop.state_dict())
     targets = {"crops": by_crop, "files": whole}
-    stores = open_label_stores(tmp_path, targets, stream.corpus, torch.device("cpu"))
+    stores = open_label_stores(tmp_path, targets, stream.corpus)
     assert list(stores) == ["files"]
     name = stream.corpus.items[3].id
     np.testing.assert_array_equal(stores["files"].read(name, 0, 999), complete.read(name, 0, 999))
@@ -209,10 +210,10 @@ def test_only_targets_with_whole_files_get_a_store_and_keep_it(filled, tmp_path)
 
     unused = Unused(whole.settings, GRID)
     unused.load_state_dict(whole.state_dict())
-    assert len(open_label_stores(tmp_path, {"files": unused}, stream.corpus, torch.device("cpu"))["files"]) == 10
+    assert len(open_label_stores(tmp_path, {"files": unused}, stream.corpus)["files"]) == 10
     whole.source.mean_D += 1
     with pytest.raises(StoreError, match="holds codes of another corpus or target"):
-        open_label_stores(tmp_path, targets, stream.corpus, torch.device("cpu"))
+        open_label_stores(tmp_path, targets, stream.corpus)
 
 
 def test_a_run_learns_from_labels_of_whole_files_and_resumes_with_them(corpus, tmp_path):
@@ -233,3 +234,29 @@ def test_a_run_learns_from_labels_of_whole_files_and_resumes_with_them(corpus, t
     crops = resolve("mert-v1-95m", "tiny", changes | {"targets.codes.whole_files": False})
     by_crop = read_tensors(pretrain(crops, corpus, tmp_path / "crops", device="cpu") / "model.safetensors")
     assert not all(torch.equal(first[name], by_crop[name]) for name in first), "labels near a crop's edges differ"
+
+
+def test_ranks_write_at_the_same_time_and_any_number_of_them_goes_on(filled, tmp_path):
+    target, stream, complete, _ = filled
+    corpus, ranks = stream.corpus, [Dist(rank, 2) for rank in range(2)]
+    stores = [LabelStore(tmp_path, 2, "x", rank) for rank in range(2)]
+    for store, dist in zip(stores, ranks):
+        assert fill_label_store(store, target, corpus, dist) == []
+    assert [len(store) for store in stores] == [5, 5]
+    for store in stores:
+        store.read_other_ranks()
+        assert len(store) == 10
+        for index in range(10):
+            name = corpus.items[index].id
+            np.testing.assert_array_equal(store.read(name, 3, 7), complete.read(name, 3, 7))
+        store.close()
+    # Rank 1 was killed while it wrote its last item: one process adds that item alone.
+    codes = tmp_path / "codes-1.int16"
+    codes.write_bytes(codes.read_bytes()[:-10])
+    alone = LabelStore(tmp_path, 2, "x")
+    assert len(alone) == 9
+    size = (tmp_path / "codes.int16").stat().st_size
+    assert fill_label_store(alone, target, corpus) == [] and len(alone) == 10
+    assert (tmp_path / "codes.int16").stat().st_size > size
+    with pytest.raises(StoreError, match="holds codes of another corpus or target"):
+        LabelStore(tmp_path, 2, "y", 2)

@@ -9,12 +9,12 @@ import torch
 from scipy.stats import beta, kstest
 
 from carrara.encoders._maest.network import MaestSettings
+from carrara.pretrain.objectives.tagging import epoch_learning_rate, is_swa_epoch, swa_update
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.tagging.augment import draw_mixup, mask_spectrograms
 from carrara.pretrain.tagging.data import clip_weights
 from carrara.pretrain.tagging.network import draw_columns
 from carrara.pretrain.tagging.settings import SpecAugmentSettings, SWASettings, TaggingOptimiserSettings
-from carrara.pretrain.tagging.train import epoch_learning_rate, is_swa_epoch, swa_update
 
 
 def new_rng(seed=0):

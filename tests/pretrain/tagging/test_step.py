@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from carrara.pretrain.distributed import Dist
 from carrara.pretrain.recipes._base import resolve
-from carrara.pretrain.run import pretrain
+from carrara.pretrain.run import build_run, pretrain
 from carrara.pretrain.tagging.network import input_mel
 from carrara.pretrain.tagging.settings import TaggingOptimiserSettings
-from carrara.pretrain.tagging.train import build_tagging_run, tagging_losses, train_on_tags
+from carrara.pretrain.train import compute_gradient, train
 
 BANDS, COLUMNS, POSITIONS, DROPPED = 9, 9, 15, 3
 NO_MASKS = {"spec_augment__time_masks": 0, "spec_augment__band_masks": 0}
-CPU = torch.device("cpu")
 
 
 def build(recipe, corpus, folder):
-    return build_tagging_run(recipe, [corpus], folder, False, CPU)
+    return build_run(recipe, [corpus], folder, False, Dist())
 
 
 def mixup_pairs(mixed_BX, plain_BX):
@@ -46,15 +46,15 @@ def test_a_step_drops_columns_and_begins_anywhere_in_the_positions(labelled, mic
     steps, validation_modes = [], []
 
     def record(module, inputs, output):
-        modes = [part.training for part in run.encoder.modules()]
+        modes = [part.training for part in run.objective.encoder.modules()]
         if torch.is_grad_enabled():
             steps.append((inputs[2].tolist(), inputs[3], output[-1].shape[1]))
             assert all(modes)
         else:
             validation_modes.extend(modes)
 
-    run.encoder.vit.register_forward_hook(record)
-    train_on_tags(run)
+    run.objective.encoder.vit.register_forward_hook(record)
+    train(run)
     assert len(steps) == 9
     for kept, offset, tokens in steps:
         assert tokens == 2 + BANDS * (COLUMNS - DROPPED)
@@ -81,25 +81,26 @@ class RandomTeacher:
 def test_audio_tags_and_the_teachers_predictions_are_mixed_alike(labelled, micro, tmp_path):
     weights = pretrain(micro(), labelled, tmp_path / "teacher", steps=1, device="cpu")
     run = build(micro(teacher__weights=str(weights), mixup=2.0, **NO_MASKS), labelled, tmp_path / "run")
-    run.teacher = RandomTeacher()
+    run.objective.teacher = RandomTeacher()
     mels, logits = [], {"tags": [], "teacher": []}
-    run.encoder.vit.register_forward_hook(lambda module, inputs, output: mels.append(inputs[0]))
-    run.encoder.head.register_forward_hook(lambda module, inputs, output: logits["tags"].append(output))
-    run.encoder.head_dist.register_forward_hook(lambda module, inputs, output: logits["teacher"].append(output))
+    encoder = run.objective.encoder
+    encoder.vit.register_forward_hook(lambda module, inputs, output: mels.append(inputs[0]))
+    encoder.head.register_forward_hook(lambda module, inputs, output: logits["tags"].append(output))
+    encoder.head_dist.register_forward_hook(lambda module, inputs, output: logits["teacher"].append(output))
     mixed, effect = 0, {"tags": 0.0, "teacher": 0.0}
     for step in range(3):
-        batch = run.crops.read_batch(step)
-        losses = tagging_losses(run, batch)
-        plain = input_mel(run.encoder, batch.samples_BT).flatten(1).double()
-        tags = torch.from_numpy(run.crops.corpus.tags_NC[list(batch.item_indices)]).double()
+        batch = run.objective.stream.read_batch(step)
+        sums = compute_gradient(run, batch).sums
+        plain = input_mel(run.objective.encoder, batch.samples_BT).flatten(1).double()
+        tags = torch.from_numpy(run.objective.corpus.tags_NC[list(batch.item_indices)]).double()
         pairs = mixup_pairs(mels[step].flatten(1).double(), plain)
         assert all(weight >= 0.5 - 1e-3 for _, weight in pairs)
         mixed += sum(weight < 0.95 for _, weight in pairs)
-        for name, targets in (("tags", tags), ("teacher", run.teacher.predictions[step].double())):
+        for name, targets in (("tags", tags), ("teacher", run.objective.teacher.predictions[step].double())):
             expected = torch.stack([weight * targets[row] + (1 - weight) * targets[partner]
                                     for row, (partner, weight) in enumerate(pairs)])  # fmt: skip
             entropy = cross_entropy(logits[name][step], expected)
-            assert float(losses[name].detach()) == pytest.approx(entropy, abs=3e-6)
+            assert float(sums[name]) / len(tags) == pytest.approx(entropy, abs=3e-6)
             effect[name] = max(effect[name], abs(entropy - cross_entropy(logits[name][step], targets)))
     # Targets that are not mixed would give another loss.
     assert mixed >= 4 and min(effect.values()) > 3e-5
@@ -112,7 +113,7 @@ def test_the_optimiser_is_the_published_one(labelled, micro, tmp_path):
     run = build(micro(optimiser__weight_decay=0.03), labelled, tmp_path / "run")
     (group,) = run.optimiser.param_groups
     assert (group["weight_decay"], group["betas"], group["eps"]) == (0.03, (0.9, 0.999), 1e-8)
-    assert len(group["params"]) == len(list(run.encoder.parameters()))
+    assert len(group["params"]) == len(list(run.objective.encoder.parameters()))
 
 
 def test_the_convolutional_networks_norms_learn_in_training_alone(labelled, tmp_path):
@@ -121,9 +122,9 @@ def test_the_convolutional_networks_norms_learn_in_training_alone(labelled, tmp_
     modes = {True: [], False: []}
 
     def record(module, inputs, output):
-        modes[torch.is_grad_enabled()].append({part.training for part in run.encoder.modules()})
+        modes[torch.is_grad_enabled()].append({part.training for part in run.objective.encoder.modules()})
 
-    run.encoder.network.register_forward_hook(record)
-    train_on_tags(run)
+    run.objective.encoder.network.register_forward_hook(record)
+    train(run)
     assert modes[True] == [{True}] * 4
     assert modes[False] and all(mode == {False} for mode in modes[False])

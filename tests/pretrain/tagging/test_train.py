@@ -15,19 +15,20 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from carrara.core.errors import StoreError, UsageError
 from carrara.encoders._hub.load import build_encoder, load, save_pretrained
+from carrara.pretrain.distributed import Dist
 from carrara.pretrain.metrics_log import read_events, read_metrics
+from carrara.pretrain.objectives.tagging import validation_scores
 from carrara.pretrain.recipes._base import resolve
-from carrara.pretrain.run import pretrain
+from carrara.pretrain.run import build_run, pretrain
 from carrara.pretrain.tagging.network import build_tagger, input_mel, tag_logits, teacher_targets
-from carrara.pretrain.tagging.train import build_tagging_run, tagging_losses, train_on_tags, validate
+from carrara.pretrain.train import compute_gradient, train
 
-CPU = torch.device("cpu")
 TAGS = ("high", "low", "pulsed", "steady")
 
 
 def plain(folder):
     """Return the lines of the log without what depends on the clock."""
-    clock = {"seconds", "audio_seconds_per_second"}
+    clock = {"seconds", "audio_hours_per_hour", "data_wait_fraction", "eta_seconds"}
     return [
         {key: value for key, value in line.items() if key not in clock}
         for line in read_metrics(folder / "metrics.jsonl")
@@ -81,7 +82,7 @@ def test_the_log_holds_scores_and_the_published_schedule(uninterrupted):
 
 
 def test_interrupted_it_resumes_bit_for_bit(uninterrupted, labelled, micro, tmp_path):
-    run, training_steps = build_tagging_run(micro(), [labelled], tmp_path / "run", False, CPU), []
+    run, training_steps = build_run(micro(), [labelled], tmp_path / "run", False, Dist()), []
 
     def press(module, inputs, output):
         if torch.is_grad_enabled():
@@ -89,9 +90,9 @@ def test_interrupted_it_resumes_bit_for_bit(uninterrupted, labelled, micro, tmp_
             if len(training_steps) == 7:
                 signal.raise_signal(signal.SIGINT)
 
-    run.encoder.vit.register_forward_hook(press)
+    run.objective.encoder.vit.register_forward_hook(press)
     with pytest.raises(KeyboardInterrupt):
-        train_on_tags(run)
+        train(run)
     assert run.step == len(training_steps) == 7
     assert load(tmp_path / "run").settings.labels == TAGS
     torch.manual_seed(99)
@@ -108,12 +109,14 @@ def test_killed_it_resumes_bit_for_bit(uninterrupted, labelled, micro, tmp_path)
         import sys, time, torch
         from pathlib import Path
         from carrara.pretrain.tagging.settings import TaggingRecipe
-        from carrara.pretrain.tagging.train import build_tagging_run, train_on_tags
+        from carrara.pretrain.distributed import Dist
+        from carrara.pretrain.run import build_run
+        from carrara.pretrain.train import train
         recipe = TaggingRecipe.model_validate_json(open(sys.argv[1]).read())
-        run = build_tagging_run(recipe, [sys.argv[2]], Path(sys.argv[3]), False, torch.device("cpu"))
+        run = build_run(recipe, [sys.argv[2]], Path(sys.argv[3]), False, Dist())
         sleep_in_step_7 = lambda *_: time.sleep(600 if run.step == 6 and torch.is_grad_enabled() else 0)
-        run.encoder.vit.register_forward_hook(sleep_in_step_7)
-        train_on_tags(run)"""
+        run.objective.encoder.vit.register_forward_hook(sleep_in_step_7)
+        train(run)"""
     arguments = [sys.executable, "-c", code, str(recipe), str(labelled), str(folder)]
     with subprocess.Popen(arguments, cwd=Path(__file__).parents[3], env={**os.environ, "OMP_NUM_THREADS": "1"}) as run:
         until = time.monotonic() + 300
@@ -168,18 +171,18 @@ def test_many_clips_shorter_than_a_crop_give_a_warning(labelled, micro, tmp_path
 
 
 def test_the_loss_is_bce_on_the_masked_crops(labelled, micro, tmp_path):
-    run = build_tagging_run(micro(mixup=0.0), [labelled], tmp_path / "run", False, CPU)
+    run = build_run(micro(mixup=0.0), [labelled], tmp_path / "run", False, Dist())
     mels, logits = [], []
-    run.encoder.vit.register_forward_hook(lambda module, inputs, output: mels.append(inputs[0]))
-    run.encoder.head.register_forward_hook(lambda module, inputs, output: logits.append(output))
-    batch = run.crops.read_batch(0)
-    losses = tagging_losses(run, batch)
-    tags = torch.from_numpy(run.crops.corpus.tags_NC[list(batch.item_indices)]).float()
+    run.objective.encoder.vit.register_forward_hook(lambda module, inputs, output: mels.append(inputs[0]))
+    run.objective.encoder.head.register_forward_hook(lambda module, inputs, output: logits.append(output))
+    batch = run.objective.stream.read_batch(0)
+    result = compute_gradient(run, batch)
+    tags = torch.from_numpy(run.objective.corpus.tags_NC[list(batch.item_indices)]).float()
     probability = logits[0].detach().double().sigmoid()
     expected = -(tags * probability.log() + (1 - tags) * (1 - probability).log()).mean()
-    assert float(losses["tags"].detach()) == pytest.approx(float(expected), abs=1e-6)
+    assert result.loss == pytest.approx(float(expected), abs=1e-6)
     # What is not masked is the encoder's own normalised spectrogram.
-    clean, unmasked = input_mel(run.encoder, batch.samples_BT), mels[0] != 0
+    clean, unmasked = input_mel(run.objective.encoder, batch.samples_BT), mels[0] != 0
     assert 0.2 < float(unmasked.float().mean()) < 0.9
     assert torch.equal(mels[0][unmasked], clean[unmasked])
 
@@ -207,17 +210,17 @@ def test_a_teacher_is_learnt_by_the_second_head(labelled, micro, tmp_path, unint
 
 
 def test_validation_scores_are_scikit_learns_over_the_tags_that_can_be_scored(labelled, micro, tmp_path):
-    run = build_tagging_run(micro(labels__tags=("high", "low", "pulsed")), [labelled], tmp_path / "run", False, CPU)
-    corpus = run.valid_crops.corpus
+    run = build_run(micro(labels__tags=("high", "low", "pulsed")), [labelled], tmp_path / "run", False, Dist())
+    corpus = run.objective.valid_crops.corpus
     corpus.tags_NC[:, 1] = True  # a tag of every clip has no ROC
     outputs = []
-    run.encoder.head.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    scores = validate(run.encoder, run.valid_crops, CPU)
+    run.objective.encoder.head.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    scores = validation_scores(run.objective.encoder, run.objective.valid_crops, Dist())
     tags, logits = corpus.tags_NC[:, [0, 2]], torch.cat(outputs).numpy()[:, [0, 2]]
     assert scores["average_precision"] == pytest.approx(average_precision_score(tags, logits, average="macro"))
     assert scores["roc_auc"] == pytest.approx(roc_auc_score(tags, logits, average="macro"))
     corpus.tags_NC[:] = True
-    assert validate(run.encoder, run.valid_crops, CPU) == {}
+    assert validation_scores(run.objective.encoder, run.objective.valid_crops, Dist()) == {}
 
 
 class FixedTeacher:
@@ -253,17 +256,17 @@ def test_the_convolutional_baseline_learns_by_the_same_recipe(labelled, tmp_path
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_logged(labelled, micro, tmp_path):
     folder = tmp_path / "run"
-    run = build_tagging_run(micro(steps=3), [labelled], folder, False, CPU)
+    run = build_run(micro(steps=3), [labelled], folder, False, Dist())
 
     def poison(module, inputs, output):
         return [layer * float("nan") for layer in output] if run.step == 1 else None
 
-    run.encoder.vit.register_forward_hook(poison)
-    train_on_tags(run)
+    run.objective.encoder.vit.register_forward_hook(poison)
+    train(run)
     lines = read_metrics(folder / "metrics.jsonl")
     assert [line["skipped"] for line in lines] == [1, 0]
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert torch.isfinite(load(folder).head[1].weight).all()
-    assert read_events(folder / "metrics.jsonl") == [
-        {"step": 2, "event": "skipped", "why": "the gradient is not finite"}
-    ]
+    (event,) = read_events(folder / "metrics.jsonl")
+    assert (event["step"], event["event"], event["why"], event["batch"]) == (2, "skipped", "loss nan", 1)
+    assert len(event["files"]) == 4

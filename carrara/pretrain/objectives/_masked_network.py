@@ -1,4 +1,4 @@
-"""Masked prediction over several label sets, the objective of HuBERT and MERT.
+"""The network of masked prediction over several label sets: an encoder with prediction heads, and their losses.
 
 For each label set the last layer's masked frames are projected and compared by cosine with one embedding per class;
 the cross-entropy of the cosines over a temperature is summed over label sets and masked frames. fairseq writes the same
@@ -17,8 +17,7 @@ Letters: B batch, T samples, F frames, S predicted frames, D dim, C classes, Q c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -28,92 +27,40 @@ from torch.nn import functional
 from carrara.encoders._hubert.network import HubertEncoder
 from carrara.nn.spectral.framing import no_autocast
 from carrara.pretrain.masks import MaskPlan
+from carrara.pretrain.objectives._base import CLIPS, Losses, LossTerm
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets._base import Target
 
+FRAMES = "frames"  # the divisor of the prediction's loss
 
-@dataclass
-class Losses:
-    """Sums of the loss and of the metrics over some crops.
 
-    Attributes:
-        prediction: loss of the predictions, summed over frames.
-        penalty: feature penalty, summed over clips.
-        num_frames: predicted frames (N).
-        num_masked: masked frames among them.
-        num_clips: clips (B).
-        sums: sums over masked frames, detached: `frames/SET`, `loss/SET`, `correct/SET` of each label set,
-            `mse/TARGET`, `baseline/TARGET` of values.
-        predicted_counts, target_counts: how often each class of a label set was predicted and was the label.
-        moments: number, sum and sum of squares of values, `[3, M]`, by `target/NAME` and `prediction/NAME`.
+def prediction_metrics(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the averages that the log has (see metrics_log.py) from the sums of `MaskedPrediction.forward`.
+
+    The result is empty where no frame was masked.
     """
-
-    prediction: Tensor
-    penalty: Tensor
-    num_frames: int
-    num_masked: int
-    num_clips: int
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    predicted_counts: dict[str, Tensor] = field(default_factory=dict)
-    target_counts: dict[str, Tensor] = field(default_factory=dict)
-    moments: dict[str, Tensor] = field(default_factory=dict)
-
-    def loss(self, num_frames: float, num_clips: float) -> Tensor:
-        """Return this part of the loss of a step with so many predicted frames and clips in all."""
-        return self.prediction / max(num_frames, 1) + self.penalty / max(num_clips, 1)
-
-    def cpu(self) -> Losses:
-        """Return the same sums on the CPU."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        for name, value in values.items():
-            if isinstance(value, dict):
-                values[name] = {key: tensor.cpu() for key, tensor in value.items()}
-            elif isinstance(value, Tensor):
-                values[name] = value.cpu()
-        return Losses(**values)
-
-    def metrics(self) -> dict[str, float]:
-        """Return the averages that the log has (see metrics_log.py); empty where no frame was masked."""
-        if not self.num_masked:
-            return {}
-        sums = {name: float(value) for name, value in self.sums.items()}
-        penalty = float(self.penalty) / self.num_clips
-        metrics = {"loss": float(self.prediction) / self.num_frames + penalty, "penalty": penalty}
-        for name, counts in self.predicted_counts.items():
-            frames = max(sums[f"frames/{name}"], 1)
-            metrics[f"loss/{name}"] = sums[f"loss/{name}"] / frames
-            metrics[f"accuracy/{name}"] = sums[f"correct/{name}"] / frames
-            metrics[f"classes_used/{name}"] = int((counts > 0).sum())
-            metrics[f"perplexity/{name}"] = _perplexity(counts)
-            metrics[f"perplexity_target/{name}"] = _perplexity(self.target_counts[name])
-        for key, error in sums.items():
-            kind, _, name = key.partition("/")
-            if kind == "mse":
-                metrics[key] = error / self.num_masked
-                metrics[f"relative_mse/{name}"] = error / max(sums[f"baseline/{name}"], 1e-12)
-        for name, (counts, totals, squares) in self.moments.items():
-            variance = squares / counts - (totals / counts).square()
+    masked = float(sums.get("masked", 0))
+    if not masked:
+        return {}
+    penalty = float(sums["penalty"] / sums[CLIPS])
+    metrics = {"loss": float(sums["prediction"] / sums[FRAMES]) + penalty, "penalty": penalty}
+    for key, value in sums.items():
+        kind, _, name = key.partition("/")
+        if kind == "predicted":
+            frames = max(float(sums[f"frames/{name}"]), 1)
+            metrics[f"loss/{name}"] = float(sums[f"loss/{name}"]) / frames
+            metrics[f"accuracy/{name}"] = float(sums[f"correct/{name}"]) / frames
+            metrics[f"classes_used/{name}"] = int((value > 0).sum())
+            metrics[f"perplexity/{name}"] = _perplexity(value)
+            metrics[f"perplexity_target/{name}"] = _perplexity(sums[f"labels/{name}"])
+        elif kind == "mse":
+            metrics[key] = float(value) / masked
+            metrics[f"relative_mse/{name}"] = float(value) / max(float(sums[f"baseline/{name}"]), 1e-12)
+        elif kind == "moments":
+            count, total, squares = value
+            variance = squares / count - (total / count).square()
             metrics[f"std/{name}"] = float(variance.clamp(min=0).sqrt().mean())
-        return metrics
-
-
-def merge_losses(parts: Sequence[Losses]) -> Losses:
-    """Return the sums over all parts, detached and in float64."""
-    merged: dict[str, dict[str, Tensor]] = {}
-    for name in ("sums", "predicted_counts", "target_counts", "moments"):
-        total = merged.setdefault(name, {})
-        for part in parts:
-            for key, value in getattr(part, name).items():
-                value = value.double()
-                total[key] = total[key] + value if key in total else value
-    return Losses(
-        torch.stack([part.prediction.detach().double() for part in parts]).sum(),
-        torch.stack([part.penalty.detach().double() for part in parts]).sum(),
-        sum(part.num_frames for part in parts),
-        sum(part.num_masked for part in parts),
-        sum(part.num_clips for part in parts),
-        **merged,
-    )
+    return metrics
 
 
 class MaskedPrediction(nn.Module):
@@ -150,6 +97,11 @@ class MaskedPrediction(nn.Module):
     def forward(self, samples_BT: Tensor, plan: MaskPlan, labels: Mapping[str, Tensor], step: int = 0) -> Losses:
         """Return the losses of the predicted frames.
 
+        The terms are `prediction` over frames and `penalty` over clips. The sums are over masked frames: `masked`;
+        `frames/SET`, `loss/SET`, `correct/SET` of each label set and `predicted/SET`, `labels/SET`, how often each
+        class was predicted and was the label; `mse/TARGET`, `baseline/TARGET` of values and `moments/target/TARGET`,
+        `moments/prediction/TARGET`: number, sum and sum of squares, `[3, M]`.
+
         Args:
             samples_BT: the student's crops.
             plan: masks; frames after its end are neither masked nor predicted.
@@ -164,12 +116,13 @@ class MaskedPrediction(nn.Module):
         hidden_SD, masked_S = hidden_BFD[:, :end][predicted_BF], plan.masked_BF[predicted_BF]
         labels_S = {name: label[:, :end][predicted_BF] for name, label in labels.items()}
         penalty = self.settings.feature_penalty * cnn_BFC.float().square().mean(dim=(1, 2)).sum()
-        losses = Losses(
-            hidden_SD.new_zeros((), dtype=torch.float32), penalty, len(masked_S), int(masked_S.sum()), len(samples_BT)
-        )
-        self._predict_classes(hidden_SD, labels_S, masked_S, losses, step)
-        self._predict_values(hidden_SD, labels_S, masked_S, losses)
-        return losses
+        sums = {"masked": masked_S.sum()}
+        prediction = hidden_SD.new_zeros((), dtype=torch.float32)
+        for loss in self._predict_classes(hidden_SD, labels_S, masked_S, sums, step):
+            prediction = prediction + loss
+        for loss in self._predict_values(hidden_SD, labels_S, masked_S, sums):
+            prediction = prediction + loss
+        return Losses({"prediction": LossTerm(prediction, FRAMES), "penalty": LossTerm(penalty)}, sums)
 
     def all_layers(self, samples_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the convolutions' output and every layer of the encoder, of crops without masks."""
@@ -187,8 +140,9 @@ class MaskedPrediction(nn.Module):
         return range(int(use), int(use) + 1)
 
     def _predict_classes(
-        self, hidden_SD: Tensor, labels: Mapping[str, Tensor], masked_S: Tensor, losses: Losses, step: int
-    ) -> None:
+        self, hidden_SD: Tensor, labels: Mapping[str, Tensor], masked_S: Tensor, sums: dict[str, Tensor], step: int
+    ) -> Iterator[Tensor]:
+        """Yield the weighted loss of each label set, and add to the sums."""
         if self.project is None:
             return
         heads = iter(zip(self.project(hidden_SD).chunk(len(self.classes), dim=-1), self.classes))
@@ -201,28 +155,29 @@ class MaskedPrediction(nn.Module):
                 logits_SC = cosine_logits(projected_SP, class_embeddings_CP, self.settings.temperature)
                 codes_S = labels[name][:, codebook]
                 loss_S = functional.cross_entropy(logits_SC, codes_S, reduction="none")
-                losses.prediction = losses.prediction + self.weights[name] * self._weighted_sum(loss_S, masked_S)
+                yield self.weights[name] * self._weighted_sum(loss_S, masked_S)
                 predicted_S, target_S = logits_SC.detach().argmax(dim=-1)[masked_S], codes_S[masked_S]
-                losses.sums[f"frames/{label_set}"] = masked_S.sum()
-                losses.sums[f"loss/{label_set}"] = loss_S.detach()[masked_S].sum()
-                losses.sums[f"correct/{label_set}"] = (predicted_S == target_S).sum()
+                sums[f"frames/{label_set}"] = masked_S.sum()
+                sums[f"loss/{label_set}"] = loss_S.detach()[masked_S].sum()
+                sums[f"correct/{label_set}"] = (predicted_S == target_S).sum()
                 count = len(class_embeddings_CP)
-                losses.predicted_counts[label_set] = torch.bincount(predicted_S, minlength=count)
-                losses.target_counts[label_set] = torch.bincount(target_S, minlength=count)
+                sums[f"predicted/{label_set}"] = torch.bincount(predicted_S, minlength=count)
+                sums[f"labels/{label_set}"] = torch.bincount(target_S, minlength=count)
 
     def _predict_values(
-        self, hidden_SD: Tensor, labels: Mapping[str, Tensor], masked_S: Tensor, losses: Losses
-    ) -> None:
+        self, hidden_SD: Tensor, labels: Mapping[str, Tensor], masked_S: Tensor, sums: dict[str, Tensor]
+    ) -> Iterator[Tensor]:
+        """Yield the weighted loss of each target with values, and add to the sums."""
         for name, head in self.values.items():
             predicted_SM, target_SM = head(hidden_SD).float(), labels[name]
             # A mean over values and a sum over frames: N times the mean squared error.
             error_S = (predicted_SM - target_SM).square().mean(dim=-1)
-            losses.prediction = losses.prediction + self.weights[name] * self._weighted_sum(error_S, masked_S)
+            yield self.weights[name] * self._weighted_sum(error_S, masked_S)
             baseline_S = (target_SM - self.means[name].to(target_SM.device)).square().mean(dim=-1)
-            losses.sums[f"mse/{name}"] = error_S.detach()[masked_S].sum()
-            losses.sums[f"baseline/{name}"] = baseline_S[masked_S].sum()
-            losses.moments[f"target/{name}"] = _moments(target_SM[masked_S])
-            losses.moments[f"prediction/{name}"] = _moments(predicted_SM.detach()[masked_S])
+            sums[f"mse/{name}"] = error_S.detach()[masked_S].sum()
+            sums[f"baseline/{name}"] = baseline_S[masked_S].sum()
+            sums[f"moments/target/{name}"] = _moments(target_SM[masked_S])
+            sums[f"moments/prediction/{name}"] = _moments(predicted_SM.detach()[masked_S])
 
     def _weighted_sum(self, loss_S: Tensor, masked_S: Tensor) -> Tensor:
         weight = self.settings.unmasked_weight

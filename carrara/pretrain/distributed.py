@@ -1,9 +1,9 @@
-"""Training on several processes: sums over all ranks, work that rank 0 alone does, and sharded weights (FSDP).
+"""Training on several processes: sums over all ranks, work that rank 0 alone does, replicated or sharded weights.
 
 `torchrun --nproc-per-node N -m carrara pretrain …` tells each process its rank through the environment; without it
-there is one process and nothing here costs anything. Gradients are summed, not averaged: the loss of a rank is already
-divided by the counts of all ranks together, so a step is the same on any number of ranks. DistributedDataParallel's
-mean over ranks would weigh a crop with few masked frames more [notes/pretraining §3.3].
+there is one process and nothing here costs anything. Gradients are averaged over the ranks by PyTorch's
+DistributedDataParallel during the backward pass, or by FSDP. The loss of a rank is divided by the counts of all ranks
+together and multiplied by their number, so the average is the gradient of the whole batch on any number of ranks.
 
 A rank that dies is noticed at the next collective: gloo sees the closed connection, NCCL waits for `timeout_seconds`.
 Work of rank 0 (fitting targets, writing) may take hours, so the others wait for it on a slow group of their own.
@@ -17,8 +17,9 @@ EMA teacher cannot be combined with it. Checkpoints hold whole tensors and fit a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -28,11 +29,13 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from carrara.core.errors import CarraraError, UsageError
-from carrara.pretrain.objective import MaskedPrediction
 
 SLOW_TIMEOUT = timedelta(days=7)
+# What the backends say when a rank is gone; PyTorch has no class of error for it that both raise.
+LOST_RANK = re.compile(r"gloo|nccl|connection|socket|peer|timed out|process group", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -65,34 +68,62 @@ class Dist:
         if self.world_size == 1:
             return [float(number) for number in numbers]
         sums = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
-        with self._report_lost_rank():
+        with self.report_lost_rank():
             distributed.all_reduce(sums)
         return sums.tolist()
 
-    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over the ranks; a gradient that a rank lacks counts as zeros there."""
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by its sum over the ranks, and return it."""
+        if self.world_size > 1:
+            with self.report_lost_rank():
+                distributed.all_reduce(tensor)
+        return tensor
+
+    def gather_counts(self, count: int) -> list[int]:
+        """Return the number of every rank, in their order."""
+        own = [count if rank == self.rank else 0 for rank in range(self.world_size)]
+        return [int(each) for each in self.all_reduce_sum(own)]
+
+    def gather_rows(self, tensor: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return the tensors of all ranks, one after another; `rows` are their lengths, by rank."""
         if self.world_size == 1:
-            return
-        has_gradient = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).int()
-        with self._report_lost_rank():
-            distributed.all_reduce(has_gradient)
-            pending = []
-            for parameter, ranks in zip(parameters, has_gradient.tolist()):
-                if ranks:
-                    if parameter.grad is None:
-                        parameter.grad = torch.zeros_like(parameter)
-                    pending.append(distributed.all_reduce(parameter.grad, async_op=True))
-            for work in pending:
-                work.wait()
+            return tensor
+        padded = tensor.new_zeros(max(rows), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        gathered = [torch.empty_like(padded) for _ in rows]
+        with self.report_lost_rank():
+            distributed.all_gather(gathered, padded)
+        return torch.cat([part[:count] for part, count in zip(gathered, rows)])
 
     def all_gather(self, value: Any) -> list[Any]:
         """Return the value of every rank, in their order; it must not hold tensors of a GPU."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        with self._report_lost_rank():
+        with self.report_lost_rank():
             distributed.all_gather_object(values, value, self.slow_group)
         return values
+
+    def on_all_ranks(self, work: Callable[[], T]) -> list[T]:
+        """Run a function on every rank, and return the results of all, in their order.
+
+        Raises:
+            CarraraError: on rank 0, where the function raises it on any rank.
+            SystemExit: on the other ranks then.
+        """
+        problem: CarraraError | None = None
+        result: Any = None
+        try:
+            result = work()
+        except CarraraError as failure:
+            problem = failure
+        results = self.all_gather((result, problem))
+        problem = next((each for _, each in results if each), None)
+        if problem and self.is_main:
+            raise problem
+        if problem:
+            raise SystemExit(problem.exit_code)
+        return [each for each, _ in results]
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
         """Run a function on rank 0 while the others wait, and return its result on all ranks.
@@ -110,7 +141,7 @@ class Dist:
                 message[0] = work()
             except CarraraError as failure:
                 problem, message[1] = failure, failure.exit_code
-        with self._report_lost_rank():
+        with self.report_lost_rank():
             distributed.broadcast_object_list(message, 0, self.slow_group)
         if problem:
             raise problem
@@ -130,10 +161,13 @@ class Dist:
             raise SystemExit(problem.exit_code) from None
 
     @contextmanager
-    def _report_lost_rank(self) -> Iterator[None]:
+    def report_lost_rank(self) -> Iterator[None]:
+        """Turn the failure of a collective into one line; other errors of the block stay as they are."""
         try:
             yield
         except RuntimeError as problem:
+            if self.world_size == 1 or not LOST_RANK.search(str(problem)):
+                raise
             raise CarraraError(
                 f"rank {self.rank}: another rank is gone ({_one_line(problem)}); start all of them again with --resume"
             ) from None
@@ -172,29 +206,37 @@ def init_dist(device: torch.device, timeout_seconds: float) -> Iterator[Dist]:
         distributed.destroy_process_group()
 
 
-def apply_fsdp(model: MaskedPrediction, dist: Dist, has_ema_target: bool) -> None:
-    """Shard the model's weights over the ranks.
+def wrap_ddp(module: nn.Module, dist: Dist, has_unused_parameters: bool) -> nn.Module:
+    """Return the module such that its gradients are averaged over the ranks during the backward pass."""
+    if dist.world_size == 1:
+        return module
+    # Buffers are the same on all ranks, or as those of batch norms of no effect on the training.
+    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=has_unused_parameters)
+
+
+def apply_fsdp(module: nn.Module, layers: Sequence[nn.Module], dist: Dist) -> None:
+    """Shard the module's weights over the ranks; each of the layers is gathered by itself.
 
     Raises:
-        UsageError: there is only one rank, or the model cannot be sharded.
+        UsageError: there is only one rank.
     """
     if dist.world_size == 1:
         raise UsageError("fsdp=true needs several ranks: torchrun --nproc-per-node 2 -m carrara pretrain …")
-    if model.encoder.settings.layerdrop:
-        raise UsageError("fsdp=true needs network.layerdrop=0: every rank must compute every layer")
-    if has_ema_target:
-        raise UsageError("fsdp=true does not go with a teacher that averages the student's weights; leave fsdp out")
     mesh = init_device_mesh(dist.device.type, (dist.world_size,))
-    for layer in model.encoder.encoder.layers:
+    for layer in layers:
         fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "all_layers")
+    fully_shard(module, mesh=mesh)
+    if hasattr(module, "all_layers"):
+        register_fsdp_forward_method(module, "all_layers")
 
 
-def set_gradient_sync(model: MaskedPrediction, is_last: bool) -> None:
-    """Sum gradients over the ranks after the next backward pass only where it is the step's last."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(is_last)
+@contextmanager
+def gradient_sync(network: nn.Module, is_last: bool) -> Iterator[None]:
+    """Average gradients over the ranks in the backward pass of this block only where it is the step's last."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(is_last)
+    with network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last else nullcontext():
+        yield
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from carrara.encoders._hub.load import build_encoder
 from carrara.pretrain.masks import MaskPlan
-from carrara.pretrain.objective import MaskedPrediction, cosine_logits
+from carrara.pretrain.objectives._masked_network import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets import REGISTRY
 from carrara.pretrain.targets._base import FrameGrid
@@ -84,21 +84,22 @@ def test_the_whole_loss_equals_a_loop_over_masked_frames(parts):
         predicted = model.values["cqt"](hidden[clip, frame])
         errors = errors + (predicted - labels["cqt"][clip, frame]).square().mean()
     expected = total + count * (10 * cnn.square().mean() + 2.0 * errors / count)
-    assert losses.num_frames == count
-    torch.testing.assert_close(losses.loss(count, 3) * count, expected, rtol=1e-4, atol=1e-3)
+    assert losses.sums["masked"] == count
+    torch.testing.assert_close(losses.loss({"frames": count, "clips": 3}) * count, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_two_unequal_parts_give_the_gradient_of_the_whole(parts):
     model, samples, mask, labels = parts
     model = copy.deepcopy(model)
     whole = model(samples, MaskPlan(mask), labels)
-    whole.loss(whole.num_frames, whole.num_clips).backward()
+    divisors = {"frames": int(mask.sum()), "clips": len(samples)}
+    whole.loss(divisors).backward()
     expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     for rows in (slice(0, 1), slice(1, 3)):
         plan = MaskPlan(mask[rows])
         part = model(samples[rows], plan, {name: label[rows] for name, label in labels.items()})
-        part.loss(whole.num_frames, whole.num_clips).backward()
+        part.loss(divisors).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     for whole_gradient, summed in zip(expected, gradients, strict=True):
         torch.testing.assert_close(whole_gradient, summed, rtol=1e-3, atol=1e-6)
@@ -107,7 +108,7 @@ def test_two_unequal_parts_give_the_gradient_of_the_whole(parts):
 def test_frames_after_the_end_of_the_labels_are_not_predicted(parts):
     model, samples, mask, labels = parts
     shorter = {name: label[:, :47] for name, label in labels.items()}
-    assert model(samples, MaskPlan(mask[:, :47]), shorter).num_frames == int(mask[:, :47].sum())
+    assert model(samples, MaskPlan(mask[:, :47]), shorter).sums["masked"] == int(mask[:, :47].sum())
 
 
 def test_masked_channels_are_zero_before_masked_frames_are_replaced(parts):

@@ -15,9 +15,9 @@ from carrara.nn.spectral.multiscale_loss import SpectralDistance
 from carrara.pretrain.codec_folder import load_codec
 from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.recipes._base import resolve
-from carrara.pretrain.rvq_vae import train_codec
+from carrara.pretrain.run import pretrain
 
-CPU = torch.device("cpu")
+CLOCK = ("seconds", "audio_hours_per_hour", "data_wait_fraction", "eta_seconds")
 MICRO = {
     "network.filters": 4,
     "network.latent": 16,
@@ -57,19 +57,19 @@ def assert_same_weights(folder, other):
 def metrics_without_times(folder):
     """Return the metrics of a log without those of the clock."""
     return [
-        {key: value for key, value in line.items() if key != "seconds"}
+        {key: value for key, value in line.items() if key not in CLOCK}
         for line in read_metrics(folder / "metrics.jsonl")
     ]
 
 
 @pytest.fixture(scope="module")
 def trained(tones, tmp_path_factory):
-    return train_codec(resolve("rvq-vae", "tiny", MICRO), [tones], tmp_path_factory.mktemp("trained"), False, CPU)
+    return pretrain(resolve("rvq-vae", "tiny", MICRO), tones, tmp_path_factory.mktemp("trained"), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(corpus, tmp_path_factory):
-    return train_codec(short(), [corpus], tmp_path_factory.mktemp("run"), False, CPU)
+    return pretrain(short(), corpus, tmp_path_factory.mktemp("run"), device="cpu")
 
 
 def test_a_few_tones_are_fitted_and_more_codebooks_help(trained, tones):
@@ -78,7 +78,8 @@ def test_a_few_tones_are_fitted_and_more_codebooks_help(trained, tones):
     distances = [lines[-1][f"distance/{count}"] for count in range(1, 5)]
     untrained = RVQVAE(load_codec(trained).settings, 1337)
     sounds = torch.stack([torch.from_numpy(soundfile.read(path)[0]).float() for path in sorted(tones.iterdir())])
-    silent = untrained(sounds, torch.Generator().manual_seed(0)).samples_BT.detach()
+    untrained.books.start(untrained.latents(sounds), torch.Generator().manual_seed(0))
+    silent = untrained(sounds, 4).samples_BT.detach()
     assert distances[-1] < 0.4 * float(SpectralDistance(16_000)(silent, sounds))
     assert distances[-1] < 0.6 * lines[0]["distance/4"]
     assert distances[-1] < 0.95 * distances[0]
@@ -128,10 +129,10 @@ def test_stopped_by_ctrl_c_it_resumes_bit_for_bit(uninterrupted, corpus, tmp_pat
 
     before_optimiser_steps(press)
     with pytest.raises(KeyboardInterrupt):
-        train_codec(short(), [corpus], tmp_path / "run", False, CPU)
+        pretrain(short(), corpus, tmp_path / "run", device="cpu")
     assert len(taken) == 3
     torch.manual_seed(99)
-    train_codec(short(), [corpus], tmp_path / "run", True, CPU)
+    pretrain(short(), corpus, tmp_path / "run", resume=True, device="cpu")
     assert len(taken) == 8
     assert_same_weights(tmp_path / "run", uninterrupted)
     # The interruption is a line of its own, after which one line averages a step less.
@@ -139,30 +140,30 @@ def test_stopped_by_ctrl_c_it_resumes_bit_for_bit(uninterrupted, corpus, tmp_pat
 
 
 def test_a_checkpoint_cut_short_leads_from_the_one_before_to_the_same_end(uninterrupted, corpus, tmp_path):
-    folder = train_codec(short(), [corpus], tmp_path / "run", False, CPU)
+    folder = pretrain(short(), corpus, tmp_path / "run", device="cpu")
     last = folder / "training" / "last.safetensors"
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="not whole; going on from previous.safetensors, step 4"):
-        train_codec(short(), [corpus], folder, True, CPU)
+        pretrain(short(), corpus, folder, resume=True, device="cpu")
     assert_same_weights(folder, uninterrupted)
     assert metrics_without_times(folder) == metrics_without_times(uninterrupted)
 
 
 def test_a_finished_run_is_left_alone_and_mixtures_are_refused(uninterrupted, corpus):
     before = (uninterrupted / "training" / "last.safetensors").stat().st_mtime_ns
-    assert train_codec(short(), [corpus], uninterrupted, True, CPU) == uninterrupted
+    assert pretrain(short(), corpus, uninterrupted, resume=True, device="cpu") == uninterrupted
     assert (uninterrupted / "training" / "last.safetensors").stat().st_mtime_ns == before
     with pytest.raises(StoreError, match="holds a run already; go on with --resume"):
-        train_codec(short(), [corpus], uninterrupted, False, CPU)
+        pretrain(short(), corpus, uninterrupted, device="cpu")
     with pytest.raises(StoreError, match="has another recipe: network.latent was 16, now 8"):
-        train_codec(replace(short(), {"network.latent": 8}), [corpus], uninterrupted, True, CPU)
+        pretrain(replace(short(), {"network.latent": 8}), corpus, uninterrupted, resume=True, device="cpu")
 
 
 def test_impossible_settings_are_refused(corpus, tmp_path):
     with pytest.raises(UsageError, match="4 crops of 0.2 s has 40 frames, too few to start 41 codes"):
-        train_codec(replace(short(), {"network.codebook_size": 41}), [corpus], tmp_path, False, CPU)
+        pretrain(replace(short(), {"network.codebook_size": 41}), corpus, tmp_path, device="cpu")
     with pytest.raises(DataError, match="no file is as long as a crop of 60 s"):
-        train_codec(replace(short(), {"crop_seconds": 60}), [corpus], tmp_path, False, CPU)
+        pretrain(replace(short(), {"crop_seconds": 60}), corpus, tmp_path, device="cpu")
 
 
 def test_the_run_file_has_recipe_and_corpus(uninterrupted):
@@ -179,3 +180,64 @@ def test_the_scales_have_eight_codebooks_and_the_stated_size():
     for half in (codec.encoder, codec.decoder):
         # About 0.23 million weights a half with 8 filters [notes/pretraining §5.2].
         assert 0.18e6 < sum(weight.numel() for weight in half.parameters()) < 0.28e6
+
+
+def test_two_ranks_do_what_one_process_does_and_either_goes_on_with_the_other(
+    start_ranks, wait_for, uninterrupted, corpus, tmp_path
+):
+    folder = tmp_path / "two"
+    codes, messages = wait_for(start_ranks(short(), corpus, folder))
+    assert codes == [0, 0], messages
+    assert_close(folder, uninterrupted)
+    training = folder / "training"
+    # One process goes on from the two ranks' checkpoint of step 4, and two from that of one process.
+    (training / "previous.safetensors").replace(training / "last.safetensors")
+    pretrain(short(), corpus, folder, resume=True, device="cpu")
+    assert_close(folder, uninterrupted)
+    (training / "previous.safetensors").replace(training / "last.safetensors")
+    codes, messages = wait_for(start_ranks(short(), corpus, folder))
+    assert codes == [0, 0], messages
+    assert_close(folder, uninterrupted)
+
+
+def assert_close(folder, other):
+    losses = [[line["loss"] for line in read_metrics(each / "metrics.jsonl")] for each in (folder, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    first, second = (load_codec(each).state_dict() for each in (folder, other))
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_micro_batches_and_activation_checkpointing_change_nothing(uninterrupted, corpus, tmp_path):
+    changes = {"accumulation_steps": 3, "activation_checkpointing": True}
+    assert_close(pretrain(replace(short(), changes), corpus, tmp_path / "run", device="cpu"), uninterrupted)
+
+
+def test_half_precision_trains(corpus, tmp_path):
+    for precision in ("bfloat16", "float16"):
+        half = pretrain(replace(short(), {"precision": precision}), corpus, tmp_path / precision, device="cpu")
+        losses = [line["loss"] for line in read_metrics(half / "metrics.jsonl")]
+        assert losses[-1] < losses[0]
+
+
+def test_it_starts_from_a_codec(uninterrupted, corpus, tmp_path):
+    changes = {"steps": 1, "optimiser.learning_rate": 1e-12}
+    folder = pretrain(replace(short(), changes), corpus, tmp_path / "run", start=uninterrupted, device="cpu")
+    first, second = (load_codec(each) for each in (folder, uninterrupted))
+    for name, weight in first.named_parameters():
+        torch.testing.assert_close(weight, second.get_parameter(name))
+    assert json.loads((folder / "run.json").read_text())["initialization"]["from"] == str(uninterrupted)
+    assert pretrain(
+        replace(short(), changes), corpus, folder, start=uninterrupted, resume=True, device="cpu"
+    ) == folder  # fmt: skip
+    with pytest.raises(UsageError, match="is another codec: latent is 16 there and 8 here"):
+        pretrain(replace(short(), {"network.latent": 8}), corpus, tmp_path / "x", start=uninterrupted, device="cpu")
+    assert not (tmp_path / "x").exists()
+
+
+def test_it_cannot_be_probed_or_sharded(corpus, tmp_path):
+    with pytest.raises(UsageError, match="--probe measures encoders, and a codec is none; leave it out"):
+        pretrain(short(), corpus, tmp_path / "x", probe=lambda encoder: {}, device="cpu")
+    with pytest.raises(UsageError, match="this network is small, leave fsdp out"):
+        pretrain(replace(short(), {"fsdp": True}), corpus, tmp_path / "x", device="cpu")
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,249 @@
+"""Masked prediction: the student sees masked, mixed and augmented crops and predicts labels of the clean ones.
+
+The folder holds the encoder, `targets/` (fitted once), `labels/` (of whole files), `run.json`, `metrics.jsonl` and
+`training/` (checkpoints).
+
+Letters: B batch, T samples, F frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from carrara.core.errors import UsageError
+from carrara.encoders._hub.load import build_encoder, save_pretrained
+from carrara.encoders._hubert.network import HubertEncoder, hubert_card
+from carrara.nn.conv.waveform_frontend import receptive_field
+from carrara.pretrain.augment import augment_crops, mix_crops
+from carrara.pretrain.card import pretraining_card
+from carrara.pretrain.corpus.build import build_corpus
+from carrara.pretrain.corpus.label_store import LabelStore, open_label_stores, read_batch_labels
+from carrara.pretrain.corpus.stream import CropBatch, CropStream
+from carrara.pretrain.distributed import Dist
+from carrara.pretrain.fit_targets import fit_missing, load_targets
+from carrara.pretrain.initialize import copy_targets, load_encoder, load_heads
+from carrara.pretrain.label_checks import MISSING_FRAMES, check_labels
+from carrara.pretrain.masks import MaskPlan, plan_masks
+from carrara.pretrain.monitors import measure
+from carrara.pretrain.objectives._base import CLIPS, Losses, MicroBatch, Objective, check_batch, split_rows
+from carrara.pretrain.objectives._masked_network import FRAMES, MaskedPrediction, prediction_metrics
+from carrara.pretrain.optimiser import scheduled_rate
+from carrara.pretrain.precision import autocast
+from carrara.pretrain.recipes._base import Recipe
+from carrara.pretrain.targets._base import FrameGrid, Target
+
+LABELS = "labels"
+CHECKED_CROPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MaskedCrops(MicroBatch):
+    """Some crops of a step.
+
+    Attributes:
+        clean_BT, student_BT: crops of the targets and of the student.
+        plan: masks.
+        stored_labels: labels from whole files, by target.
+    """
+
+    clean_BT: Tensor
+    student_BT: Tensor
+    plan: MaskPlan
+    stored_labels: Mapping[str, Tensor]
+
+
+class MaskedPredictionObjective(Objective):
+    """The objective of HuBERT, MERT, MusicHuBERT and Music2Vec.
+
+    Attributes:
+        targets: what is predicted.
+        num_frames: frames of a crop for which every target has labels.
+        label_stores: labels of whole files, for the targets that have them.
+    """
+
+    recipe: Recipe
+    module: MaskedPrediction
+    encoder: HubertEncoder
+    targets: dict[str, Target]
+    num_frames: int
+    label_stores: Mapping[str, LabelStore]
+
+    def __init__(self, recipe: Recipe, corpus: Sequence[str | Path], folder: Path, start: str, dist: Dist) -> None:
+        """Build the encoder at its initial weights, and the corpus.
+
+        Raises:
+            UsageError: settings do not go together, or the initial weights are another network's.
+            DataError: no usable corpus.
+            WeightsError: the initial weights are not whole.
+        """
+        self.recipe, self.dist, self.steps = recipe, dist, recipe.steps
+        with dist.report_once():
+            encoder = build_encoder(recipe.encoder, recipe.seed, recipe.network.model_dump())
+            if not isinstance(encoder, HubertEncoder):
+                raise UsageError(
+                    f"encoder {recipe.encoder!r} has no frames to mask; choose one of HuBERT's kind, such as mert-v0"
+                )
+            settings, card = encoder.settings, encoder.card
+            known = {"window_seconds": card.window_seconds, "parameters": card.parameters}
+            encoder.card = hubert_card(folder.resolve().name, settings, paper=card.paper, **known)
+            self.encoder = encoder
+            self.initialization = load_encoder(start, recipe, encoder, folder)
+            centre = receptive_field(settings.conv_kernels, settings.conv_strides) // 2
+            self.grid = FrameGrid(settings.sample_rate, settings.stride, centre)
+            crop_samples = _check_crop(recipe, encoder)
+            check_batch_division(recipe, dist.world_size)
+        self.corpus = dist.on_rank_zero(lambda: build_corpus(corpus, settings.sample_rate, crop_samples))
+        self.stream = CropStream(self.corpus, crop_samples, self.grid.hop, recipe.batch, recipe.seed, recipe.target_rms)
+
+    def prepare(self, folder: Path) -> None:
+        """Fit the targets and check their labels, add the heads, and label whole files.
+
+        Raises:
+            CarraraError: the corpus does not suffice for the targets, or their labels cannot be right.
+            StoreError: files cannot be written, or belong to another run.
+        """
+        recipe, dist, encoder, stream = self.recipe, self.dist, self.encoder, self.stream
+        dist.on_rank_zero(lambda: copy_targets(self.initialization, folder))
+        dist.on_rank_zero(lambda: fit_missing(folder, recipe, self.grid, stream, dist.device))
+        with dist.report_once():
+            self.targets = load_targets(folder, recipe, self.grid, dist.device)
+            encoder.to(dist.device)
+            encoder.encoder.activation_checkpointing = recipe.activation_checkpointing
+            num_frames = encoder.num_frames(stream.crop_samples)
+            for target in self.targets.values():
+                target.attach(encoder)
+            fixed_targets = {name: target for name, target in self.targets.items() if not target.is_ema}
+            crops_BT = stream.first_readable_batch().samples_BT[:CHECKED_CROPS].to(dist.device)
+            check_labels(fixed_targets, crops_BT, num_frames)
+            self.module = MaskedPrediction(encoder, self.targets, recipe.objective, recipe.seed).to(dist.device)
+            load_heads(self.initialization, self.module, self.targets)
+        silence_BT = torch.zeros(1, stream.crop_samples, device=dist.device)
+        self.num_frames = min(target.labels(silence_BT, num_frames).shape[1] for target in self.targets.values())
+        self.label_stores = open_label_stores(folder / LABELS, self.targets, self.corpus, dist)
+        uses_all = all(target.use == "all" for target in self.targets.values())
+        self.has_unused_parameters = bool(encoder.settings.layerdrop) or not uses_all
+
+    def micro_batches(self, batch: CropBatch) -> list[MicroBatch]:
+        """Return this rank's micro-batches, mixed, augmented and with their masks; see the base class."""
+        recipe, sample_rate, dim = self.recipe, self.encoder.card.sample_rate, self.encoder.settings.dim
+        draws_B = [(recipe.seed, epoch, item) for epoch, item in zip(batch.epochs, batch.item_indices)]
+        clean_BT = batch.samples_BT
+        student_BT = augment_crops(clean_BT, draws_B, recipe.augment, sample_rate)
+        student_BT = mix_crops(student_BT, draws_B, recipe.mixup, sample_rate)
+        stored_labels = {
+            name: read_batch_labels(store, self.targets[name], batch, self.stream, self.num_frames)
+            for name, store in self.label_stores.items()
+        }
+        micro_batches: list[MicroBatch] = []
+        for index, rows in split_rows(len(draws_B), recipe.accumulation_steps, self.dist):
+            plan = plan_masks([draws_B[row] for row in rows], recipe.masking, self.num_frames, dim)
+            masked_BF = plan.masked_BF
+            frames = masked_BF.numel() if recipe.objective.unmasked_weight else int(masked_BF.sum())
+            if not len(rows):
+                plan = MaskPlan(torch.zeros(1, self.num_frames, dtype=torch.bool))
+            labels = {name: codes_BFQ[rows.to(codes_BFQ.device)] for name, codes_BFQ in stored_labels.items()}
+            crops = _MaskedCrops(
+                index=index,
+                divisors={FRAMES: frames, CLIPS: len(rows)},
+                is_padding=not len(rows),
+                clean_BT=self.device_crops(clean_BT[rows]),
+                student_BT=self.device_crops(student_BT[rows]),
+                plan=plan,
+                stored_labels=labels if len(rows) else {},
+            )
+            micro_batches.append(crops)
+        return micro_batches
+
+    def losses(self, network: nn.Module, micro_batch: _MaskedCrops, step: int) -> Losses:
+        """Return the losses of the masked frames; see the base class."""
+        labels = dict(micro_batch.stored_labels)
+        frames = self.encoder.num_frames(self.stream.crop_samples)
+        for name, target in self.targets.items():
+            if name not in labels:
+                labels[name] = target.labels(micro_batch.clean_BT, frames)
+        with autocast(self.recipe.precision, self.dist.device):
+            losses: Losses = network(micro_batch.student_BT, micro_batch.plan.to(self.dist.device), labels, step)
+        return losses
+
+    def learning_rate(self, step: int) -> float:
+        """Return fairseq's rate of a step; see the base class."""
+        return scheduled_rate(step, self.steps, self.recipe.optimiser)
+
+    def after_step(self, step: int, is_taken: bool) -> None:
+        """Update targets that average the student."""
+        for target in self.targets.values() if is_taken else ():
+            target.update(step)
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return losses, accuracies and perplexities of masked frames; see the base class."""
+        return prediction_metrics(sums)
+
+    @torch.no_grad()
+    def measure(self, batch: CropBatch, step: int) -> dict[str, float]:
+        """Return ranks of the features and the largest attention logit; see the base class."""
+        if not self.recipe.fsdp and not (self.dist.is_main and batch.item_indices):
+            return {}
+        return measure(self.module, self.device_crops(batch.samples_BT))
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        """Return the targets that average the student's weights."""
+        return {name: target for name, target in self.targets.items() if target.is_ema}
+
+    def fsdp_layers(self) -> list[nn.Module]:
+        """Return the Transformer's layers; see the base class."""
+        if self.encoder.settings.layerdrop:
+            raise UsageError("fsdp=true needs network.layerdrop=0: every rank must compute every layer")
+        if self.ema_modules():
+            raise UsageError("fsdp=true does not go with a teacher that averages the student's weights; leave fsdp out")
+        return list(self.encoder.encoder.layers)
+
+    def save(self, folder: Path, tensors: Mapping[str, Tensor], step: int, seconds: float) -> None:
+        """Write the encoder with its model card; see the base class."""
+        encoder: Any = self.encoder
+        if self.recipe.fsdp:
+            prefix = "model.encoder."
+            encoder = self.encoder_copy(
+                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            )
+        save_pretrained(encoder, folder, pretraining_card(self, folder, step, seconds))
+
+
+def check_batch_division(recipe: Recipe, world_size: int) -> None:
+    """Refuse a batch that does not divide over the ranks.
+
+    Raises:
+        UsageError: a rank would have no crop, or a pool of mixup would be divided between ranks.
+    """
+    edges, pool = [rank * recipe.batch // world_size for rank in range(world_size)], recipe.mixup.pool
+    if recipe.mixup.probability and any(edge % pool for edge in edges):
+        raise UsageError(
+            f"mixup.pool {pool} does not fit the {recipe.batch} crops of a step on {world_size} ranks: mixing would "
+            f"depend on their number; set mixup.pool to a divisor of {recipe.batch // world_size}"
+        )
+    check_batch(recipe.batch, world_size)
+
+
+def _check_crop(recipe: Recipe, encoder: HubertEncoder) -> int:
+    """Return the samples of a crop, and refuse masks that do not fit it."""
+    sample_rate, masking = encoder.settings.sample_rate, recipe.masking
+    crop_samples = round(recipe.crop_seconds * sample_rate)
+    frames, needed = encoder.num_frames(crop_samples), masking.mask_length + MISSING_FRAMES
+    if frames <= needed:
+        tenths = next(each for each in count(1) if encoder.num_frames(each * sample_rate // 10) > needed)
+        raise UsageError(
+            f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for masks of {masking.mask_length}; "
+            f"use {tenths / 10:g} or more, or a smaller masking.mask_length"
+        )
+    if masking.mask_channel_prob and masking.mask_channel_length >= encoder.settings.dim:
+        raise UsageError(
+            f"masking.mask_channel_length {masking.mask_channel_length} masks all {encoder.settings.dim} channels of "
+            "the network; lower it"
+        )
+    return crop_samples

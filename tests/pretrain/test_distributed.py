@@ -1,0 +1,104 @@
+"""Two processes do what one does; a killed one does not hang the other; any number resumes."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from carrara.core.settings import parse_settings, replace
+from carrara.pretrain.metrics_log import read_metrics
+from carrara.pretrain.run import pretrain
+
+# Two micro-batches in either case, so that even dropout is the same.
+TWO = {"accumulation_steps": 2, "steps": 6, "checkpoint_every": 2, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def recipe(micro):
+    return replace(micro, TWO)
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, corpus, tmp_path_factory):
+    return pretrain(recipe, corpus, tmp_path_factory.mktemp("runs") / "alone", device="cpu")
+
+
+def assert_same(folder, other, tolerance):
+    losses = [[line["loss"] for line in read_metrics(each / "metrics.jsonl")] for each in (folder, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(losses[0]) == 6
+    first, second = (load_file(each / "training" / "last.safetensors") for each in (folder, other))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=tolerance, msg=name)
+
+
+def test_torchrun_with_two_processes_gives_the_losses_and_weights_of_one(
+    start_ranks, wait_for, recipe, corpus, alone, tmp_path
+):
+    codes, messages = wait_for(start_ranks(recipe, corpus, tmp_path / "two", launcher=True))
+    assert codes == [0], messages
+    assert_same(tmp_path / "two", alone, 1e-6)
+
+
+def test_sharded_weights_give_the_losses_and_weights_of_one(start_ranks, wait_for, recipe, corpus, alone, tmp_path):
+    import carrara
+
+    codes, messages = wait_for(start_ranks(replace(recipe, {"fsdp": True}), corpus, tmp_path / "two"))
+    assert codes == [0, 0], messages
+    assert_same(tmp_path / "two", alone, 1e-5)
+    trained = load_file(tmp_path / "two" / "training" / "last.safetensors")
+    for name, tensor in carrara.load(tmp_path / "two").state_dict().items():
+        assert torch.equal(tensor, trained[f"model.encoder.{name}"])
+
+
+def test_a_killed_rank_does_not_hang_the_other_and_one_process_goes_on(
+    start_ranks, wait_for, recipe, corpus, alone, tmp_path
+):
+    folder = tmp_path / "two"
+    children = start_ranks(recipe, corpus, folder, pause=0.1)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and len(read_metrics(folder / "metrics.jsonl")) < 3:
+        assert children[0].poll() is None
+        time.sleep(0.02)
+    children[1].send_signal(signal.SIGKILL)
+    codes, messages = wait_for(children, 30)
+    assert codes[0] == 1 and codes[1] == -signal.SIGKILL, messages[0]
+    assert "rank 0: another rank is gone" in messages[0] and "with --resume" in messages[0]
+    assert len(read_metrics(folder / "metrics.jsonl")) < 6
+    assert json.loads((folder / "run.json").read_text())["recipe"]["accumulation_steps"] == 2
+    pretrain(recipe, corpus, folder, resume=True, device="cpu")
+    assert_same(folder, alone, 1e-6)
+
+
+def test_an_error_of_rank_0_is_reported_once(start_ranks, wait_for, recipe, corpus, alone):
+    other = replace(recipe, {"masking.mask_length": 3})
+    codes, messages = wait_for(start_ranks(other, corpus, alone))
+    assert codes == [1, 1]
+    assert "another recipe: masking.mask_length was 5, now 3" in messages[0]
+    assert "another recipe" not in messages[1]
+
+
+def test_layers_and_codebooks_without_a_part_in_a_step_do_not_disturb_the_ranks(
+    start_ranks, wait_for, micro, corpus, tmp_path
+):
+    """LayerDrop, one random codebook a step, labels of whole files."""
+    codes = {
+        "target": "codes", "source": "random-projection", "num_codebooks": 3, "codebook_size": 8, "use": "random",
+        "whole_files": True,
+    }  # fmt: skip
+    changes = {**TWO, "network.layerdrop": 0.4}
+    values = replace(micro, changes).model_dump() | {"targets": {"codes": codes}}
+    recipe = parse_settings(type(micro), values, "test")
+    alone = pretrain(recipe, corpus, tmp_path / "alone", device="cpu")
+    exit_codes, messages = wait_for(start_ranks(recipe, corpus, tmp_path / "two"))
+    assert exit_codes == [0, 0], messages
+    assert_same(tmp_path / "two", alone, 1e-5)
+    labels = tmp_path / "two" / "labels" / "codes"
+    own = [[json.loads(line)["id"] for line in (labels / name).read_text().splitlines()[1:]]
+           for name in ("index.jsonl", "index-1.jsonl")]  # fmt: skip
+    assert [len(ids) for ids in own] == [5, 5]
+    stored = (alone / "labels" / "codes" / "index.jsonl").read_text().splitlines()[1:]
+    assert {*own[0], *own[1]} == {json.loads(line)["id"] for line in stored}
