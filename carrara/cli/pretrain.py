@@ -37,8 +37,13 @@ Start = Annotated[
     typer.Option(
         "--from",
         metavar="ENCODER",
+<<<<<<< ours
         help="Initial weights: a registered name, folder, hub id or official file; of a former run and a "
         "fairseq checkpoint the pre-training heads are used too where they fit.",
+=======
+        help="Initial weights: a registered name, folder, hub id or official file; a former run and a fairseq "
+        "checkpoint also give their pre-training heads where they fit. For rvq-vae the folder of a codec.",
+>>>>>>> theirs
         rich_help_panel=TRAINING,
     ),
 ]
@@ -56,7 +61,14 @@ ProbeEvery = Annotated[int, typer.Option(min=1, help="Steps between two probes."
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the probes' datasets. [env: CARRARA_DATA]", rich_help_panel=PROBES)
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue the run in the output folder; learning rate, warm-up, clipping, precision, accumulation_steps "
+        "and intervals may change.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the last line of the log as JSON.")]
 
 

@@ -88,7 +88,7 @@ class BatchPlan:
 
 
 @dataclass(frozen=True)
-class MicroBatch:
+class ProbeMicroBatch:
     """An optimiser step, or a part of one that has too many rows for memory.
 
     Attributes:
@@ -113,7 +113,7 @@ class RowBlock:
     """Neighbouring micro-batches, and the rows of the matrices that they need, `[R]`."""
 
     rows_R: np.ndarray
-    batches: list[MicroBatch]
+    batches: list[ProbeMicroBatch]
 
 
 def iter_blocks(examples: Examples, epoch: int, plan: BatchPlan, device: torch.device) -> Iterator[RowBlock]:
@@ -124,7 +124,7 @@ def iter_blocks(examples: Examples, epoch: int, plan: BatchPlan, device: torch.d
     single_rows = len(examples.rows_R) == len(examples.counts_N)
     order_N = epoch_permutation(plan.seed, epoch, len(examples.counts_N))
     rows: list[np.ndarray] = []
-    batches: list[MicroBatch] = []
+    batches: list[ProbeMicroBatch] = []
     block_size = 0
     for step, begin in enumerate(range(0, len(order_N), plan.batch_size)):
         picks = order_N[begin : begin + plan.batch_size]
@@ -138,7 +138,7 @@ def iter_blocks(examples: Examples, epoch: int, plan: BatchPlan, device: torch.d
                 rows, batches, block_size = [], [], 0
             mask_BH = torch.from_numpy(dropout_mask(generator, size, plan.hidden, plan.dropout))
             batches.append(
-                MicroBatch(
+                ProbeMicroBatch(
                     start=block_size,
                     stop=block_size + size,
                     weight=size / len(step_rows),

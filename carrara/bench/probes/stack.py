@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 from torch.optim.adam import adam
 
-from carrara.bench.probes.examples import MicroBatch
+from carrara.bench.probes.examples import ProbeMicroBatch
 from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -96,7 +96,7 @@ class ProbeStack:
         self.steps_P = [self.steps_P[row] for row in rows]
         self.learning_rates = [self.learning_rates[row] for row in rows]
 
-    def backward(self, rows: slice, x: Tensor, batch: MicroBatch, loss: Loss) -> Tensor:
+    def backward(self, rows: slice, x: Tensor, batch: ProbeMicroBatch, loss: Loss) -> Tensor:
         """Add a micro-batch's gradient for those rows and return its part of each probe's mean loss, `[P]`.
 
         Args:

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
-from carrara.bench.probes.examples import MicroBatch
+from carrara.bench.probes.examples import ProbeMicroBatch
 from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
 from carrara.bench.probes.stack import ProbeStack, stack_logits
 
@@ -36,7 +36,7 @@ def test_many_steps_equal_autograd_and_torch_adam():
             mask_BH = torch.rand(9, hidden, generator=rng) >= 0.3
             for low, high in ((0, 5), (5, 9)):
                 part = slice(low, high)
-                batch = MicroBatch(
+                batch = ProbeMicroBatch(
                     low, high, (high - low) / 9, low == 0, high == 9, target_BK[part], mask_BH[part].float() / 0.7
                 )
                 x = x_all[:, part] if num_summed else x_all[part].expand(3, -1, -1)
