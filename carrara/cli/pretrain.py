@@ -37,13 +37,8 @@ Start = Annotated[
     typer.Option(
         "--from",
         metavar="ENCODER",
-<<<<<<< ours
         help="Initial weights: a registered name, folder, hub id or official file; of a former run and a "
-        "fairseq checkpoint the pre-training heads are used too where they fit.",
-=======
-        help="Initial weights: a registered name, folder, hub id or official file; a former run and a fairseq "
-        "checkpoint also give their pre-training heads where they fit. For rvq-vae the folder of a codec.",
->>>>>>> theirs
+        "fairseq checkpoint the pre-training heads are used too where they fit. For rvq-vae the folder of a codec.",
         rich_help_panel=TRAINING,
     ),
 ]
