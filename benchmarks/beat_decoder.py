@@ -23,16 +23,16 @@ from carrara.bench.beat_decoder import OBSERVATION, beat_times, tempo_space
 RATE, SECONDS, GOAL = 75.0, 30, 20
 
 
-def clips(count: int, device: str) -> list[torch.Tensor]:
-    """Return logits as a probe may give them: beats of some tempo, half heard, in noise."""
-    draw = np.random.default_rng(0)
-    made = []
+def make_clips(count: int, device: str) -> list[torch.Tensor]:
+    """Return logits as a probe may give them: beats of some tempo, weak and strong, in noise."""
+    rng = np.random.default_rng(0)
+    clips = []
     for _ in range(count):
-        logits = draw.normal(-3, 1.5, round(RATE * SECONDS)).astype(np.float32)
-        beats = np.arange(draw.uniform(0, 0.5), SECONDS - 0.1, 60 / draw.uniform(60, 200))
-        logits[np.round(beats * RATE).astype(int)] += draw.uniform(0, 8, len(beats))
-        made.append(torch.from_numpy(logits).to(device))
-    return made
+        logits = rng.normal(-3, 1.5, round(RATE * SECONDS)).astype(np.float32)
+        beats = np.arange(rng.uniform(0, 0.5), SECONDS - 0.1, 60 / rng.uniform(60, 200))
+        logits[np.round(beats * RATE).astype(int)] += rng.uniform(0, 8, len(beats))
+        clips.append(torch.from_numpy(logits).to(device))
+    return clips
 
 
 def state_by_state(logits: np.ndarray) -> np.ndarray:
@@ -48,13 +48,13 @@ def state_by_state(logits: np.ndarray) -> np.ndarray:
     score = np.where(beat, log_p[0], log_rest[0])
     backs = []
     for frame in range(1, len(logits)):
-        moved = np.roll(score, 1)
-        entered = score[last][:, None] + change_TT
-        moved[first] = entered.max(0)
-        backs.append(entered.argmax(0))
-        score = moved + np.where(beat, log_p[frame], log_rest[frame])
+        shifted = np.roll(score, 1)
+        entry = score[last][:, None] + change_TT
+        shifted[first] = entry.max(0)
+        backs.append(entry.argmax(0))
+        score = shifted + np.where(beat, log_p[frame], log_rest[frame])
+    tempo_of = {int(state): tempo for tempo, state in enumerate(first)}
     state, starts = int(score.argmax()), []
-    tempo_of = {int(place): tempo for tempo, place in enumerate(first)}
     for frame in range(len(logits) - 1, -1, -1):
         if state in tempo_of:
             starts.append(frame)
@@ -64,16 +64,16 @@ def state_by_state(logits: np.ndarray) -> np.ndarray:
     return np.array(starts[::-1])
 
 
-def best(work: Callable[[], Any], times: int, device: str) -> float:
+def best_seconds(work: Callable[[], Any], times: int, device: str) -> float:
     """Return the least seconds of several runs."""
-    found = []
+    seconds = []
     for _ in range(times):
-        began = time.perf_counter()
+        started = time.perf_counter()
         work()
         if device != "cpu":
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - began)
-    return min(found)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def main() -> None:
@@ -82,19 +82,21 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where our decoder runs (default cpu)")
     device = parser.parse_args().device
     torch.set_num_threads(1)
-    made = clips(512, device)
-    for one in made[:3]:
-        plain = state_by_state(one.cpu().numpy()) / RATE
-        ours = beat_times([one], RATE)[0]
+    examples = make_clips(512, device)
+    for logits in examples[:3]:
+        plain = state_by_state(logits.cpu().numpy()) / RATE
+        ours = beat_times([logits], RATE)[0]
         # The peak of a beat is at most a sixteenth of the longest interval after its start.
-        near = np.abs(ours[:, None] - plain).min(0)
-        if not (near < 6 / RATE).all():
+        distance = np.abs(ours[:, None] - plain).min(0)
+        if not (distance < 6 / RATE).all():
             raise SystemExit("the two decoders disagree")
-    alone = best(lambda: state_by_state(made[0].cpu().numpy()), 3, "cpu")
-    print(f"{len(made[0])} frames a clip, one core; the goal is {GOAL} ms a clip")
+    alone = best_seconds(lambda: state_by_state(examples[0].cpu().numpy()), 3, "cpu")
+    print(f"{len(examples[0])} frames a clip, one core; the goal is {GOAL} ms a clip")
     print(f"state by state    1 clip   {alone * 1e3:8.1f} ms a clip")
     for count in (1, 16, 64, 512):
-        each = best(lambda count=count: beat_times(made[:count], RATE), 3 if count > 64 else 5, device) / count
+        each = (
+            best_seconds(lambda count=count: beat_times(examples[:count], RATE), 3 if count > 64 else 5, device) / count
+        )
         print(f"ours on {device:<4} {count:6d} clips  {each * 1e3:8.1f} ms a clip   {alone / each:6.1f} times faster")
 
 

@@ -21,8 +21,8 @@ import torch
 
 from carrara.nn.spectral.chroma import ChromaSTFT, TunedChroma
 from carrara.nn.spectral.cqt import CQT
-from carrara.nn.spectral.framing import preset
-from carrara.nn.spectral.mel import Bands, MelSpectrogram
+from carrara.nn.spectral.framing import framing_preset
+from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 from carrara.nn.spectral.mfcc import MFCC
 
 HOP = 320
@@ -75,7 +75,7 @@ def mel_rows(rate: int, x_BT: torch.Tensor) -> dict[str, Call]:
     """Return the calls that compare a log-mel of 128 bands."""
     from nnAudio.features.mel import MelSpectrogram as PeerMel
 
-    ours = MelSpectrogram(rate, preset("librosa", window=1024, hop=HOP), Bands(128), "ln")
+    ours = MelSpectrogram(rate, framing_preset("librosa", window=1024, hop=HOP), MelBands(128), "ln")
     with contextlib.redirect_stdout(io.StringIO()):
         peer = PeerMel(rate, n_fft=1024, hop_length=HOP, n_mels=128, pad_mode="constant", verbose=False)
     return {

@@ -1,14 +1,24 @@
-"""The header of an audio file, and the errors of both decoders.
+"""The header of an audio file, its limits, and the errors of both decoders.
 
 Letters: T samples of one channel, C channels.
 """
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from carrara.core.errors import AudioError
+
+MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
+MAX_CHANNELS = 256
+MAX_HOURS = 24
+MAX_SAMPLES_PER_BYTE = 8_192  # FLAC's silence, the densest there is, has some 6,000
+SLACK_SECONDS = 0.1  # a file may end this much before its declared length
 
 
 class UnreadableFile(Exception):
@@ -51,3 +61,29 @@ def to_mono(samples_TC: np.ndarray) -> np.ndarray:
         sum_T += samples_TC[:, channel]
     sum_T *= np.float32(1 / channels)
     return sum_T
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raise where a path is neither a file nor a folder.
+
+    Raises:
+        AudioError: a pipe or a device, which may never end.
+        OSError: no such file.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise AudioError(f"{path}: a pipe or device, not an audio file; write its audio to a file first")
+
+
+def find_excess(head: Header, size: int) -> str | None:
+    """Return what a header declares beyond the limits, or beyond what `size` bytes can hold; None if nothing."""
+    rate, hours = head.sample_rate, (head.frames or 0) / max(head.sample_rate, 1) / 3600
+    if not MIN_RATE <= rate <= MAX_RATE:
+        return f"declares a sample rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are read"
+    if not 1 <= head.channels <= MAX_CHANNELS:
+        return f"declares {head.channels} channels; 1 to {MAX_CHANNELS} are read"
+    if hours > MAX_HOURS and (head.frames or 0) <= MAX_SAMPLES_PER_BYTE * size:
+        return f"{hours:.1f} hours long; divide it into files of at most {MAX_HOURS} hours"
+    if (head.frames or 0) > MAX_SAMPLES_PER_BYTE * size:
+        return f"damaged: declares {hours:.1f} hours, which its {size} bytes cannot hold"
+    return None

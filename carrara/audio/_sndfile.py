@@ -1,23 +1,29 @@
 """Decode with libsndfile (soundfile), the faster decoder: wav, aiff, flac, ogg, opus, mp3 and older formats.
 
-This module adds three things that libsndfile does not report: the length that a truncated file declared (libsndfile
-corrects the header silently); whether the length of an MP3 was counted by its encoder or is estimated from the bit
-rate; and correct samples after a seek in an MP3, of which `SoundFile.read` makes one in each call: the data of a frame
-may lie in frames before it, so some preceding samples are decoded and dropped.
+This module adds what libsndfile does not report: the length that a truncated file declared (libsndfile corrects the
+header silently); whether the length of an MP3 was counted by its encoder or is estimated from the bit rate; whether a
+file goes on behind the length that libsndfile takes it to have, which FFmpeg then decodes; and correct samples after a
+seek in an MP3, of which `SoundFile.read` makes one in each call: the data of a frame may lie in frames before it, so
+some preceding samples are decoded and dropped. Codecs in which libsndfile cannot seek are read from their start.
 
-Letters: T samples.
+Letters: T samples, C channels.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from carrara.audio._header import DecodingStopped, Header, UnreadableFile, to_mono
+from carrara.audio._header import SLACK_SECONDS, DecodingStopped, Header, UnreadableFile
+from carrara.audio._scan import has_unfinished_size, is_chained_ogg, scan_mpeg
 
 VERSION = soundfile.__libsndfile_version__
 BLOCK = 65_536
@@ -32,12 +38,25 @@ def sndfile_header(path: Path) -> Header:
     """Return the header of a file.
 
     Raises:
-        Unreadable: libsndfile does not know it.
+        UnreadableFile: libsndfile does not know it, or would read a part of it only.
     """
-    with _open(path) as file:
+    with open_sndfile(path) as file:
         frames: int | None = file.frames if file.frames < UNKNOWN_FRAMES else None
         # An Ogg file takes its length from its last page, which is too long where pages are missing in a playable file.
-        exact = frames is not None and file.format != "OGG" and (file.format != "MP3" or _has_length_tag(path))
+        exact = frames is not None and file.format != "OGG"
+        if file.format == "MP3" and frames is not None and (mpeg := scan_mpeg(path)):
+            slack = SLACK_SECONDS * file.samplerate
+            if mpeg.samples > frames + slack:
+                raise UnreadableFile("it goes on behind the length that libsndfile takes it to have")
+            exact = mpeg.tagged
+            if not exact and mpeg.samples < frames - slack:
+                frames = mpeg.samples
+        elif file.format == "MP3":
+            exact = False
+        if frames == 0 and has_unfinished_size(path):
+            raise UnreadableFile("its header states no size")
+        if file.format == "OGG" and is_chained_ogg(path):
+            raise UnreadableFile("libsndfile reads the first of its streams only")
         if (corrected := _CORRECTED.search(file.extra_info)) and frames:
             declared, present = (int(group) for group in corrected.groups())
             if present < declared < UNSET_SIZE:
@@ -46,45 +65,111 @@ def sndfile_header(path: Path) -> Header:
 
 
 def sndfile_blocks(path: Path, start: int) -> Iterator[np.ndarray]:
-    """Yield the mean of the channels from sample `start` to the end of the file, block by block.
+    """Yield float32 samples `[T, C]` from sample `start` to the end of the file, block by block.
 
     Raises:
-        Unreadable: libsndfile does not know it.
-        Broken: decoding or seeking failed.
+        UnreadableFile: libsndfile does not know it.
+        DecodingStopped: decoding or seeking failed.
     """
-    with _open(path) as file:
+    with open_sndfile(path) as file:
         block, preroll = (MP3_BLOCK, MP3_PREROLL) if file.format == "MP3" else (BLOCK, 0)
-        position = start
+        position = start if file.seekable() else 0
         try:
             while True:
                 lead = min(preroll, position)
-                if lead or position == start:
-                    file.seek(position - lead)
-                samples_TC = file.read(lead + block, dtype="float32", always_2d=True)[lead:]
+                with silent_mpg123():
+                    if file.seekable() and (lead or position == start):
+                        file.seek(position - lead)
+                    samples_TC = file.read(lead + block, dtype="float32", always_2d=True)[lead:]
                 if not len(samples_TC):
                     return
+                skipped = max(start - position, 0)
                 position += len(samples_TC)
-                yield to_mono(samples_TC)
+                if skipped < len(samples_TC):
+                    yield samples_TC[skipped:]
         except soundfile.LibsndfileError as problem:
-            raise DecodingStopped(str(problem)) from None
+            reason = problem.error_string.removeprefix("Error : ")
+            raise DecodingStopped("damaged data" if "psf_fseek" in reason else reason) from None
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+class _File(soundfile.SoundFile):
+    """A file that is read from its start where libsndfile only believes that it can seek."""
+
+    def seekable(self) -> bool:
+        if self.format == "FLAC" and (self.frames >= UNKNOWN_FRAMES or _starts_with_id3(self.name)):
+            return False
+        return super().seekable() and not self.subtype.startswith("DWVW")
+
+
+def _starts_with_id3(path: bytes | str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(3) == b"ID3"
+
+
+def open_sndfile(path: Path) -> soundfile.SoundFile:
+    """Open a file with libsndfile.
+
+    Raises:
+        UnreadableFile: libsndfile does not know it.
+    """
     if path.suffix.lower() == ".raw":
         raise UnreadableFile("raw samples carry no sample rate")  # soundfile would read any bytes with this suffix
     try:
-        return soundfile.SoundFile(str(path))
+        with silent_mpg123():
+            # Bytes, because a name need not be UTF-8; absolute, because libsndfile reads standard input for "-".
+            return _File(os.fsencode(os.path.abspath(path)) if os.name == "posix" else str(path))
     except soundfile.LibsndfileError as problem:
         raise UnreadableFile(problem.error_string) from None
 
 
-def _has_length_tag(path: Path) -> bool:
-    """Return whether the first frame of an MP3 is a tag in which its encoder wrote the length."""
-    with open(path, "rb") as file:
-        tag = file.read(10)
-        size = 0
-        if tag[:3] == b"ID3":
-            size = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0)))
-        file.seek(size)
-        first = file.read(4096)
-    return any(word in first for word in (b"Xing", b"Info", b"VBRI"))
+class _StandardError:
+    """C's `stderr`, which libmpg123 prints to: up to thousands of lines for a damaged MP3.
+
+    The stream is exchanged and not its file descriptor, so that lines of Python and of child processes are not lost.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.stream: ctypes.c_void_p | None = None
+        self.null: int | None = None
+        self.original: int | None = None
+        if os.name == "posix":
+            libc = ctypes.CDLL(None)
+            for name in ("stderr", "__stderrp"):  # of Linux, of macOS
+                try:
+                    self.stream = ctypes.c_void_p.in_dll(libc, name)
+                    break
+                except ValueError:
+                    continue
+            libc.fopen.restype = ctypes.c_void_p
+            self.null = libc.fopen(os.devnull.encode(), b"w")
+
+    def restore(self) -> None:
+        """Undo an exchange that a fork copied from another thread of the parent."""
+        self.lock = threading.Lock()
+        if self.users and self.stream is not None:
+            self.users, self.stream.value = 0, self.original
+
+
+_stderr = _StandardError()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_stderr.restore)
+
+
+@contextmanager
+def silent_mpg123() -> Iterator[None]:
+    """Keep the lines that libmpg123 prints from the terminal."""
+    if _stderr.stream is None or not _stderr.null:
+        yield
+        return
+    with _stderr.lock:
+        if _stderr.users == 0:
+            _stderr.original, _stderr.stream.value = _stderr.stream.value, _stderr.null
+        _stderr.users += 1
+    try:
+        yield
+    finally:
+        with _stderr.lock:
+            _stderr.users -= 1
+            if _stderr.users == 0:
+                _stderr.stream.value = _stderr.original

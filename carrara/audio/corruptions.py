@@ -72,7 +72,8 @@ def parse_corruption(corruption: str) -> tuple[Corruption, float]:
     number = re.fullmatch(rf"([+-]?\d+(?:\.\d+)?)(?:{definition.unit})?", text.lower())
     if number is None or not definition.minimum <= float(number[1]) <= definition.maximum:
         raise UsageError(
-            f"corruption {corruption!r}: {name} takes {definition.minimum:g} to {definition.maximum:g}; for example {EXAMPLES}"
+            f"corruption {corruption!r}: {name} takes {definition.minimum:g} to {definition.maximum:g}; "
+            f"for example {EXAMPLES}"
         )
     return definition, float(number[1])
 

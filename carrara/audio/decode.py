@@ -6,12 +6,16 @@ resampling. A file counts as cut short if its header declares a length (wav, aif
 wma, webm; Ogg and bare AAC declare none) and the excerpt does not decode to within `SLACK_SECONDS`; an excerpt that
 decodes whole is returned even if the file breaks off later. Silent, constant and one-sample files are valid.
 
+A header may declare anything: sample rates of 1 to 1,000 kHz, 256 channels and 24 hours are the limits, and a length
+that the bytes of the file cannot hold is refused as well. At most `MAX_LOADED_SAMPLES` are loaded at once.
+
 Letters: T samples.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +24,26 @@ from typing import Literal
 import numpy as np
 
 from carrara.audio import _ffmpeg, _sndfile
-from carrara.audio._header import DecodingStopped, Header, UnreadableFile
+from carrara.audio._header import (
+    MAX_HOURS,
+    SLACK_SECONDS,
+    DecodingStopped,
+    Header,
+    UnreadableFile,
+    find_excess,
+    refuse_pipe,
+    to_mono,
+)
 from carrara.audio.resample import RESAMPLER, resample, resample_blocks
 from carrara.core.errors import AudioError
 
 DECODERS = {"soundfile": f"libsndfile-{_sndfile.VERSION}", "av": f"libavcodec-{_ffmpeg.VERSION}"}
 BLOCK_READERS = {"soundfile": _sndfile.sndfile_blocks, "av": _ffmpeg.ffmpeg_blocks}
 VERSIONS = {**DECODERS, "resampler": RESAMPLER}
-SLACK_SECONDS = 0.1
 MARGIN_SECONDS = 0.05  # longer than half of the resampler's filter at 8 kHz
+MAX_LOADED_SAMPLES = 2**32  # 24 hours at 48 kHz, 16 GiB
+CANCELLED = 1e-4  # power of the mean of the channels over their own, below which they cancel (-40 dB)
+AUDIBLE = 1e-7  # power (-70 dB) below which a file is silent anyway
 SUFFIXES = frozenset(
     {
         ".wav", ".wave", ".aif", ".aiff", ".aifc", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".m4a",
@@ -40,12 +55,12 @@ SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says.
+    """Facts from the header of an audio file.
 
     Attributes:
         sample_rate: in Hz.
         channels: number of channels.
-        duration_seconds: length; None where the file does not say.
+        duration_seconds: length; None if the header does not state it.
         decoder: the library that decodes it.
         exact: whether the encoder counted the length; otherwise it is an estimate from the file's size.
     """
@@ -58,7 +73,7 @@ class AudioInfo:
 
 
 def read_info(path: Path | str) -> AudioInfo:
-    """Return what the header of a file says, without decoding.
+    """Return the facts in the header of a file, without decoding.
 
     Raises:
         AudioError: no such file, a folder, empty, not allowed, or not an audio file.
@@ -67,7 +82,7 @@ def read_info(path: Path | str) -> AudioInfo:
 
 
 def probe_audio(path: Path | str) -> AudioInfo:
-    """Return what the header of a file says, after decoding its last tenth of a second to detect a truncated file.
+    """Return the facts in the header of a file, after decoding its last tenth of a second to detect a truncated file.
 
     Raises:
         AudioError: as `read_info`, and: no samples in it, or cut short.
@@ -94,7 +109,7 @@ def load_audio(path: Path | str, sample_rate: int, start: float = 0.0, duration:
 
     Raises:
         AudioError: no such file, a folder, empty, not allowed, not an audio file, no samples in the excerpt, cut short
-            before its end, or samples that are not finite.
+            before its end, samples that are not finite, or a declared or real size beyond the limits.
     """
     path = Path(path)
     head = _open_header(path)
@@ -105,8 +120,17 @@ def load_audio(path: Path | str, sample_rate: int, start: float = 0.0, duration:
     first = max(int(start * source) - margin, 0) // step * step
     count = None if duration is None else max(math.ceil((start + duration) * source), 1) + 1 + margin - first
     needed = None if duration is None else max(int((start + duration) * source) - first, 1)
-    parts = list(_read_samples(path, head, first, count, needed))
-    samples_T = resample(np.concatenate(parts), source, sample_rate)
+    parts, samples = [], 0
+    try:
+        for part_T in _read_samples(path, head, first, count, needed):
+            parts.append(part_T)
+            samples += len(part_T)
+            if samples > MAX_LOADED_SAMPLES:
+                raise MemoryError
+        samples_T = resample(np.concatenate(parts), source, sample_rate)
+    except MemoryError:
+        seconds = samples / source
+        raise AudioError(f"{path}: too long to load at once (more than {seconds:.0f} s); load excerpts") from None
     skipped = round(start * sample_rate) - first // step * (sample_rate // math.gcd(source, sample_rate))
     length = None if duration is None else max(round(duration * sample_rate), 1)
     samples_T = samples_T[skipped:] if length is None else samples_T[skipped : skipped + length]
@@ -152,29 +176,43 @@ def _read_samples(
     """Yield `count` finite samples from sample `first` on at the file's own rate; what lies past its end is left out.
 
     The file may end before `count`, but not before `needed` samples where its header declares that many (None means as
-    many as declared).
+    many as declared). Channels that cancel each other are warned of.
     """
     rate, got, damage = head.sample_rate, 0, ""
+    power, mean_power = 0.0, 0.0  # of the channels and of their mean, summed over samples
     try:
-        for part_T in BLOCK_READERS[head.decoder](path, first):
-            part_T = part_T if count is None else part_T[: count - got]
+        for part_TC in BLOCK_READERS[head.decoder](path, first):
+            part_TC = part_TC if count is None else part_TC[: count - got]
+            part_T = to_mono(part_TC)
             got += len(part_T)
             if not np.isfinite(part_T).all():
                 raise AudioError(f"{path}: holds samples that are NaN or infinite")
+            if got > MAX_HOURS * 3600 * rate:
+                raise AudioError(f"{path}: longer than {MAX_HOURS} hours; divide it into shorter files")
+            if part_TC.shape[1] > 1:
+                power += float(np.vdot(part_TC, part_TC)) / part_TC.shape[1]
+                mean_power += float(np.vdot(part_T, part_T))
             yield part_T
             if count is not None and got >= count:
-                return
+                break
     except (DecodingStopped, UnreadableFile) as problem:
         damage = str(problem) or "damaged"
-    declared = head.frames if head.exact else None
-    slack = int(SLACK_SECONDS * rate)
-    if declared is not None and first + got < declared - slack and (needed is None or got < needed - slack):
-        raise AudioError(f"{path}: cut short: {(first + got) / rate:.2f} of {declared / rate:.2f} s decode")
-    if damage and declared is None:
-        raise AudioError(f"{path}: damaged after {(first + got) / rate:.2f} s ({damage})")
-    if not got:
-        where = f"at {first / rate:g} s, the file is shorter" if first else "in it"
-        raise AudioError(f"{path}: no samples {where}")
+    if count is None or got < count:
+        declared = head.frames if head.exact else None
+        slack = int(SLACK_SECONDS * rate)
+        if declared is not None and first + got < declared - slack and (needed is None or got < needed - slack):
+            reason = f" ({damage})" if damage else ""
+            raise AudioError(f"{path}: cut short: {(first + got) / rate:.2f} of {declared / rate:.2f} s decode{reason}")
+        if damage and declared is None:
+            raise AudioError(f"{path}: damaged after {(first + got) / rate:.2f} s ({damage})")
+        if not got:
+            where = f"at {first / rate:g} s, the file is shorter" if first else "in it"
+            raise AudioError(f"{path}: no samples {where}")
+    if got >= rate / 2 and power > AUDIBLE * got and mean_power < CANCELLED * power:
+        warnings.warn(
+            f"{path}: its channels cancel each other (antiphase), so their mean is silent; invert one channel",
+            stacklevel=2,
+        )
 
 
 def _to_info(head: Header) -> AudioInfo:
@@ -184,6 +222,8 @@ def _to_info(head: Header) -> AudioInfo:
 
 def _open_header(path: Path) -> Header:
     try:
+        refuse_pipe(path)
+        size = path.stat().st_size
         with open(path, "rb") as file:
             empty = not file.read(1)
     except OSError as problem:
@@ -192,9 +232,12 @@ def _open_header(path: Path) -> Header:
     if empty:
         raise AudioError(f"{path}: empty (0 bytes)")
     try:
-        return _sndfile.sndfile_header(path)
+        head = _sndfile.sndfile_header(path)
     except UnreadableFile:
         try:
-            return _ffmpeg.ffmpeg_header(path)
+            head = _ffmpeg.ffmpeg_header(path)
         except UnreadableFile as problem:
             raise AudioError(f"{path}: not an audio file that soundfile or PyAV can read ({problem})") from None
+    if reason := find_excess(head, size):
+        raise AudioError(f"{path}: {reason}")
+    return head

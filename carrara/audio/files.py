@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from carrara.audio._header import refuse_pipe
 from carrara.audio.decode import SUFFIXES
-from carrara.core.errors import DataError
+from carrara.core.errors import AudioError, DataError
+
+
+def check_file(path: str | Path) -> None:
+    """Check that a path is a file, or none yet, whose name tables, records and databases can hold.
+
+    Raises:
+        AudioError: a pipe or a device, which may never end; or a name that is not UTF-8.
+    """
+    name = os.fsencode(path)
+    try:
+        name.decode("utf-8")
+    except UnicodeDecodeError:
+        shown = name.decode("utf-8", "backslashreplace")
+        raise AudioError(f"{shown}: its name is not UTF-8; rename the file or its folder") from None
+    with suppress(OSError):
+        refuse_pipe(Path(path))
 
 
 def list_audio_files(paths: Iterable[str | Path]) -> list[Path]:

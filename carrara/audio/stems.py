@@ -22,7 +22,10 @@ import numpy as np
 import soundfile
 from av.error import FFmpegError
 
-from carrara.audio.decode import MARGIN_SECONDS, SLACK_SECONDS
+from carrara.audio._ffmpeg import open_container
+from carrara.audio._header import SLACK_SECONDS, Header, UnreadableFile, find_excess
+from carrara.audio._sndfile import open_sndfile, silent_mpg123
+from carrara.audio.decode import MARGIN_SECONDS
 from carrara.audio.resample import resample
 from carrara.core.errors import AudioError
 
@@ -100,25 +103,38 @@ def _declared_length(stem: StemSource) -> tuple[int, int]:
         raise AudioError(f"{stem.path}: no such file")
     if stem.stream is None:
         with _soundfile(stem) as file:
-            return file.frames, file.samplerate
+            return _within_limits(stem, file.frames, file.samplerate, file.channels)
     with closing(_container(stem)) as container:
         stream = _stream(stem, container)
         if stream.duration is None or stream.time_base is None:
             raise AudioError(f"{stem.path}: stream {stem.stream} declares no length")
         rate = stream.codec_context.sample_rate
-        return round(stream.duration * stream.time_base * rate), rate
+        return _within_limits(
+            stem, round(stream.duration * stream.time_base * rate), rate, stream.codec_context.channels
+        )
+
+
+def _within_limits(stem: StemSource, frames: int, rate: int, channels: int) -> tuple[int, int]:
+    """Return frames and rate.
+
+    Raises:
+        AudioError: they are beyond the limits.
+    """
+    if excess := find_excess(Header("av", rate, channels, frames, True), stem.path.stat().st_size):
+        raise AudioError(f"{stem.path}: {excess}")
+    return frames, rate
 
 
 def _soundfile(stem: StemSource) -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(str(stem.path))
-    except soundfile.LibsndfileError as problem:
-        raise AudioError(f"{stem.path}: not an audio file that soundfile can read ({problem.error_string})") from None
+        return open_sndfile(stem.path)
+    except UnreadableFile as problem:
+        raise AudioError(f"{stem.path}: not an audio file that soundfile can read ({problem})") from None
 
 
 def _from_file(stem: StemSource, first: int, count: int) -> np.ndarray:
     try:
-        with _soundfile(stem) as file:
+        with _soundfile(stem) as file, silent_mpg123():
             file.seek(first)
             return file.read(count, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as problem:
@@ -142,9 +158,9 @@ def _from_stream(stem: StemSource, first: int, count: int) -> np.ndarray:
 
 def _container(stem: StemSource) -> av.container.InputContainer:
     try:
-        return av.open(str(stem.path), mode="r", metadata_errors="replace")
-    except FFmpegError as problem:
-        raise AudioError(f"{stem.path}: not a file that PyAV can read ({problem.strerror or problem})") from None
+        return open_container(stem.path)
+    except UnreadableFile as problem:
+        raise AudioError(f"{stem.path}: not a file that PyAV can read ({problem})") from None
 
 
 def _stream(stem: StemSource, container: av.container.InputContainer) -> av.AudioStream:

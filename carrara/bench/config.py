@@ -14,14 +14,15 @@ from carrara.core.settings import replace
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """How records are made.
+    """Settings of a benchmark run.
 
     Attributes:
         protocol: name of the protocol.
         settings: changes to the protocol's settings (`head=lstm`), by dotted path.
         seeds: of training; all are trained in one pass, and the intervals cover seeds and clips.
-        corruptions: also score the chosen probe on test audio corrupted by each of these.
-        overwrite: measure again `never`, when there is no record of the same task (`missing`), or `always`.
+        corruptions: corruptions of the test audio on which the chosen probe is scored too.
+        overwrite: whether a task with a record is measured again: `never`, only if its clips, seeds or versions changed
+            (`missing`), or `always`.
         time_limit_hours: a task that takes longer is marked; a week in MARBLE [notes/benchmark §2.5].
     """
 

@@ -1,7 +1,7 @@
-"""Where a record comes from: the fingerprint of its task, and the versions, the source and the command of its run.
+"""The provenance of a record: the fingerprint of its task, and the software, source commit and command of its run.
 
-The fingerprint is the identity of the task's fields, of the index (ids, splits and labels of its clips) and of the
-versions below. Two records of one path with different fingerprints do not compare.
+The fingerprint is a SHA-256 over the task's fields, its clips (ids, splits and labels) and the versions below. Records
+of a task with different fingerprints are not comparable.
 """
 
 from __future__ import annotations
@@ -20,23 +20,28 @@ from carrara.core.hashing import sha256_of_json
 from carrara.core.record import RunInfo
 from carrara.core.task import Task
 
-# Raised whenever a task type or a metric would give another value for the same logits.
+# Raised whenever a task type or a metric computes another value from the same logits.
 VERSIONS = {"task_types": 1, "metrics": 1}
 PACKAGES = ("carrara", "torch", "numpy", "scipy", "mir_eval", "soundfile", "soxr", "av")
 
 
 def index_identity(clips: Sequence[Clip]) -> str:
-    """Return the identity of the clips' ids, splits and labels."""
+    """Return the SHA-256 of the clips' ids, splits and labels."""
     return sha256_of_json([[clip.id, clip.split, clip.labels] for clip in clips])
 
 
 def fingerprint(task: Task, index: str) -> str:
-    """Return the identity of a task on an index."""
+    """Return the SHA-256 of a task, the hash of its clips and the versions of the code that scores it.
+
+    Args:
+        task: the task; its name does not count.
+        index: the hash of its clips, from `index_identity`.
+    """
     return sha256_of_json([task.model_dump(mode="json", exclude={"name"}), index, VERSIONS])
 
 
 def run_info(seeds: Sequence[int], device: str, seconds: dict[str, float]) -> RunInfo:
-    """Return what a run took, with the software of this machine."""
+    """Return a run's seeds, device and seconds with the versions, commit, date and command of this process."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -22,7 +22,7 @@ from carrara.core.errors import DataError, UsageError
 from carrara.core.settings import parse_settings
 from carrara.core.task import Task
 from carrara.data._base import Dataset
-from carrara.data.folder import Folder
+from carrara.data.folder import FolderDataset
 
 # Metrics and monitored metric by task type; those of a regression follow from its labels.
 USUAL_METRICS: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -69,7 +69,7 @@ def _read_toml(path: Path) -> tuple[Task, Dataset | None]:
     root = path.parent / str(folder)
     if not root.is_dir():
         raise DataError(f"{path}: data = {str(folder)!r}: there is no folder {root}")
-    dataset = Folder(root)
+    dataset = FolderDataset(root)
     defaults = {
         "version": 1,
         "dataset": root.resolve().name,
@@ -87,7 +87,7 @@ def _read_toml(path: Path) -> tuple[Task, Dataset | None]:
     return parse_settings(Task, values, str(path)), dataset
 
 
-def _labels(dataset: Folder, root: Path, task_type: str, label: str, split_scheme: str) -> tuple[str, ...]:
+def _labels(dataset: FolderDataset, root: Path, task_type: str, label: str, split_scheme: str) -> tuple[str, ...]:
     if task_type == "beat_tracking":
         return ("beat",)
     if task_type == "regression":

@@ -33,7 +33,7 @@ def run_demo(output: Path, data_dir: Path | None, steps: int | None) -> None:
     Raises:
         CarraraError: a step failed; the same command continues with it.
     """
-    from carrara.audio.decode import load_audio as load_audio
+    from carrara.audio.decode import load_audio
     from carrara.bench.leaderboard.ranking import build_leaderboard
     from carrara.bench.leaderboard.tables import print_leaderboard
     from carrara.bench.report.page import write_report

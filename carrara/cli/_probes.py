@@ -1,11 +1,11 @@
-"""The cheap probe that a training runs on its encoder now and then, built from the benchmark's parts.
+"""The cheap probe that `carrara pretrain --probe` runs on the encoder during training.
 
 A linear probe on the weighted sum of all layers with one learning rate and a fixed number of epochs, on at most 300
 clips of each split: the linear protocol without its search. It trains on the training split and is scored on the
-validation split, which chooses nothing; the test split is never read. So whoever changes a recipe by its curve has not
-used what `carrara bench` reports.
+validation split, which selects nothing; the test split is never read. So tuning a recipe on this curve does not use the
+test clips on which `carrara bench` reports.
 
-Features go to a temporary folder: those of an unfinished encoder are of no use afterwards.
+Features are stored in a temporary folder, because those of an unfinished encoder are of no use afterwards.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _score(task: Task, provider: FeatureProvider) -> dict[str, Any]:
     layers = tuple(train.layers)
     spec = ProbeSpec(SUM if len(layers) > 1 else layers[0], layers, LEARNING_RATE, SEED)
     settings = GridSettings(
-        task_type.outputs(task), hidden=0, dropout=0.0, batch=BATCH, max_epochs=EPOCHS, device=provider.device
+        task_type.outputs(task), hidden=0, dropout=0.0, batch_size=BATCH, max_epochs=EPOCHS, device=provider.device
     )
     trained = train_grid(problem, [spec], settings)[0]
     if trained.best_N is None:

@@ -1,4 +1,4 @@
-"""The kinds of things that `carrara ls` lists, and the search for a name among all of them. Nothing is imported."""
+"""The registries that `carrara ls` lists by kind, and the search for a name in all of them; no entry is imported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def list_entries(kind: str) -> dict[str, Entry]:
 
 
 def resolve_entry(name: str) -> tuple[str, Entry]:
-    """Return the kind and the entry of the first thing called `name`; `KIND:NAME` selects the kind.
+    """Return the kind and the entry of the first kind that has `name`; `KIND:NAME` selects the kind.
 
     Raises:
         UsageError: nothing has that name; the message suggests similar ones.

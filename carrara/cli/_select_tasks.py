@@ -22,7 +22,7 @@ def select_tasks(suite: str | None, texts: list[str] | None) -> tuple[list[str |
 
     Args:
         suite: a suite's name.
-        texts: task names, patterns such as `pebble/*`, or task files; each may hold several with commas.
+        texts: task names, patterns such as `pebble/*`, or task files; a text may hold several, separated by commas.
 
     Raises:
         UsageError: there is no such suite, a pattern matches no task, or a file defines none.
@@ -32,14 +32,16 @@ def select_tasks(suite: str | None, texts: list[str] | None) -> tuple[list[str |
     selected: list[str | Task] = list(SUITES[suite or "pebble"].tasks) if suite or not texts else []
     datasets: dict[str, Dataset] = {}
     names = tasks.REGISTRY.names()
-    for text in (part.strip() for text in texts or () for part in text.split(",") if part.strip()):
-        if Path(text).suffix in TASK_FILES:
+    parts = [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
+    for part in parts:
+        if Path(part).suffix in TASK_FILES:
             from carrara.bench.task_file import read_task
 
-            task, dataset = read_task(Path(text))
+            task, dataset = read_task(Path(part))
             selected.append(task)
-            datasets |= {task.dataset: dataset} if dataset else {}
+            if dataset:
+                datasets[task.dataset] = dataset
             continue
-        matches = fnmatch.filter(names, text.replace("_", "-")) or [tasks.REGISTRY.get_entry(text).name]
+        matches = fnmatch.filter(names, part.replace("_", "-")) or [tasks.REGISTRY.get_entry(part).name]
         selected += [name for name in matches if name not in selected]
     return selected, datasets

@@ -1,4 +1,4 @@
-"""Draws the tags along a recording as a heat map: a row for each tag, time to the right, darker means more probable.
+"""Draws the tags of a recording over time as a heat map: one row per tag, time to the right, darker is more probable.
 
 Letters: W windows, K tags that are shown.
 """
@@ -67,7 +67,7 @@ def name_pictures(folder: Path, paths: Iterable[str], former: Mapping[str, str])
     Args:
         folder: folder of the pictures; no other file in it is overwritten, not even where case makes no difference.
         paths: the recordings.
-        former: names that earlier commands gave, by recording.
+        former: names from earlier commands, by recording.
     """
     taken = {name.casefold() for name in [*former.values(), *(file.name for file in folder.iterdir())]}
     names = {}

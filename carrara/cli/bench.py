@@ -43,13 +43,17 @@ DataDir = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Use at most this many clips of each split; marks the records as partial.", rich_help_panel=DATA
+        min=1,
+        help="Use at most this many clips of each split; the records are marked as partial.",
+        rich_help_panel=DATA,
     ),
 ]
 Partial = Annotated[
     bool,
     typer.Option(
-        "--partial", help="Measure although clips are missing; marks the records as partial.", rich_help_panel=DATA
+        "--partial",
+        help="Measure although clips are missing or undecodable; the records are marked as partial.",
+        rich_help_panel=DATA,
     ),
 ]
 ProtocolName = Annotated[
@@ -58,12 +62,18 @@ ProtocolName = Annotated[
 Changes = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Change a setting of the protocol, such as mode=lora or head=lstm.", rich_help_panel=PROTOCOL
+        "--set",
+        help="Change a setting of the protocol (`carrara show PROTOCOL`), such as head=lstm; may be repeated.",
+        rich_help_panel=PROTOCOL,
     ),
 ]
 Seeds = Annotated[
     int,
-    typer.Option(min=1, help="Number of seeds, trained in one pass; intervals cover them.", rich_help_panel=PROTOCOL),
+    typer.Option(
+        min=1,
+        help="Number of seeds, all trained in one pass; the intervals include their spread.",
+        rich_help_panel=PROTOCOL,
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="The first seed.", rich_help_panel=PROTOCOL)]
 Corrupt = Annotated[
@@ -76,11 +86,15 @@ Corrupt = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=PROTOCOL)]
 TimeLimit = Annotated[
-    float, typer.Option(min=0, help="Mark tasks that take longer; MARBLE allows a week.", rich_help_panel=PROTOCOL)
+    float,
+    typer.Option(min=0, help="Mark records of tasks that take longer; MARBLE allows a week.", rich_help_panel=PROTOCOL),
 ]
 Overwrite = Annotated[
     Literal["never", "missing", "always"],
-    typer.Option(help="Measure again: never, when no record of this version of the task exists, or always."),
+    typer.Option(
+        help="Measure a task again although a record exists: never, only if its clips, seeds or versions changed "
+        "(missing), or always."
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the records as a JSON list.")]
@@ -172,14 +186,16 @@ def _ready_encoders(is_restricted: bool) -> list[str]:
     """Return the registered encoders that are ready on this machine, and print them.
 
     Raises:
-        UsageError: neither a suite nor tasks are given, so that nobody measures everything by accident.
+        UsageError: neither a suite nor tasks are given; `carrara bench` alone must not measure everything.
     """
     from carrara.core.errors import UsageError
     from carrara.encoders import REGISTRY
     from carrara.encoders._hub.availability import check_availability
 
     if not is_restricted:
-        raise UsageError("name encoders, or --suite or --tasks alone to measure every encoder that is ready here")
+        raise UsageError(
+            "give encoders, or only --suite or --tasks to measure every encoder that is ready on this machine"
+        )
     ready = [name for name in REGISTRY.names() if check_availability(name).status == "ready"]
     typer.echo(f"{len(ready)} encoders are ready: {', '.join(ready)}", err=True)
     return ready
@@ -201,7 +217,9 @@ def _print_records(records: list[Record], as_json: bool) -> None:
 def _print_summary(
     records: list[Record], failures: dict[str, CarraraError], not_loaded: list[str], output: Path
 ) -> None:
-    summary = f"{len(records)} records in {output}; `carrara leaderboard {output}` ranks them"
+    summary = f"{len(records)} records in {output}"
+    if records:
+        summary += f"; `carrara leaderboard {output}` ranks them"
     if failures:
         summary += f"; no record of {', '.join(failures)} (-t {','.join(failures)} measures them alone)"
     if not_loaded:

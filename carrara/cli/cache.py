@@ -1,4 +1,4 @@
-"""`carrara cache`: where the stored features are, how large, and their removal."""
+"""`carrara cache`: show the folder and the sizes of stored features, or remove them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import typer
 
 
 def cache(
-    action: Annotated[Literal["dir", "size", "clean"], typer.Argument(help="Show the folder, show sizes, or remove.")],
+    action: Annotated[
+        Literal["dir", "size", "clean"],
+        typer.Argument(help="dir prints the folder, size lists the stores, clean removes them."),
+    ],
     encoder: Annotated[str | None, typer.Option("--encoder", "-e", help="Only the features of this encoder.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without confirmation.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show or remove what can be made again: features of each encoder, indexes, unfinished fine-tunings.
+    """Show or remove files that can be computed again: features, indexes of corpora, unfinished fine-tuning.
 
     - `carrara cache dir`
     - `carrara cache size --json`

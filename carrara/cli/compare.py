@@ -20,7 +20,7 @@ def compare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two systems on the same test clips: the difference on each task, with its 95 % interval and p.
+    """Compare two systems on the same test clips: each task's difference with its 95 % interval and p value.
 
     - `carrara compare my-mert chroma-mfcc`
     - `carrara compare mert mert:random --results carrara-demo/results --json`
@@ -36,7 +36,7 @@ def compare(
 
     records = list(read_records(results))
     if not records:
-        raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` makes some")
+        raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` writes some")
     comparison = compare_systems(records, first, second, results, suite)
     title, notes = f"{first} against {second}", comparison_notes(comparison)
     if as_json or (output and output.suffix == ".json"):

@@ -1,4 +1,4 @@
-"""`carrara download`: download a dataset, or say which steps are left."""
+"""`carrara download`: download a dataset, or print the steps that remain to be done by hand."""
 
 from __future__ import annotations
 

@@ -19,17 +19,20 @@ def embed(
         Path, typer.Option("--output", "-o", help="A Parquet file OUT.parquet, or a folder for Parquet parts.")
     ],
     per: Annotated[
-        Literal["clip", "window", "frame"], typer.Option(help="A row is a whole recording, a window or a frame.")
+        Literal["clip", "window", "frame"], typer.Option(help="One row per recording (clip), window or frame.")
     ] = "clip",
     layer: Annotated[
-        str, typer.Option(help="0 to L; last; mean (of 0 to L); cnn (the front end's); all (a row for each of 0 to L).")
+        str,
+        typer.Option(help="0 to L; last; mean (over 0 to L); cnn (convolutional features); all (one row per layer)."),
     ] = "mean",
     window: Annotated[
         float | None, typer.Option(min=0.01, help="Seconds of a window; by default the encoder's own, or 30.")
     ] = None,
     hop: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Seconds from window to window; by default a window, for frames a little less."),
+        typer.Option(
+            min=0.01, help="Seconds from window to window; by default a window; with --per frame windows overlap."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     batch_size: Annotated[
@@ -49,8 +52,8 @@ def embed(
     - `carrara embed ~/Music -e maest-30s -o frames.parquet --per frame --layer 7 --set tokens=frames`
 
     Columns: path, start, duration (s), layer, embedding. A file that cannot be decoded is reported with the reason, the
-    rest go on, and the exit code is 1. The output holds the recordings of the last command: the same command continues
-    where it stopped, and embeds only what is new.
+    rest go on, and the exit code is 1. The same command run again continues where it stopped, embeds only new
+    recordings, and drops those that are no longer given.
     """
     from carrara.audio.files import list_audio_files
     from carrara.core.settings import parse_assignments, parse_settings
@@ -78,7 +81,8 @@ def embed(
             "failed": report.failed,
             "seconds": round(seconds, 3),
         }
-        typer.echo(json.dumps(summary, ensure_ascii=False))
+        # A name that is not UTF-8 keeps its bytes as JSON's own escapes.
+        typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     elif done:
         typer.echo(f"{output}\t{report.rows} rows of {done} files")
     counts = f"{report.embedded} files embedded, {report.reused} reused, {len(report.failed)} failed"

@@ -14,18 +14,19 @@ FORMATS = {".md": "markdown", ".json": "json", ".html": "html", ".tex": "latex",
 def leaderboard(
     results: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("results"),
     suite: Annotated[
-        str | None, typer.Option(help="Only this suite's tasks, and all of them (`carrara ls suites`).")
+        str | None,
+        typer.Option(help="Show all tasks of this suite, measured or not, and no other (`carrara ls suites`)."),
     ] = None,
     published: Annotated[
         bool,
-        typer.Option("--published", help="Show what the thesis prints beside marble-14's tasks, unranked."),
+        typer.Option("--published", help="Add the systems of the thesis's tables 6.2 and 6.3, unranked, to marble-14."),
     ] = False,
     source: Annotated[
-        list[str] | None, typer.Option(help="Published table, such as thesis-T4.1; by default thesis-T6.2 and T6.3.")
+        list[str] | None, typer.Option(help="Add the systems of this table, such as thesis-T4.1; may be repeated.")
     ] = None,
     form: Annotated[
         Literal["table", "markdown", "json", "html", "latex", "picture"] | None,
-        typer.Option("--format", help="By default by the ending of --output, else table; html is the whole report."),
+        typer.Option("--format", help="By default by the ending of --output, else table; html is the full report."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")
@@ -53,7 +54,7 @@ def leaderboard(
     sources = source or (DEFAULT_SOURCES if published else ())
     records = list(read_records(results))
     if not records:
-        raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` makes some")
+        raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` writes some")
     leaderboards = build_leaderboards(records, suite)
     if not leaderboards:
         raise UsageError(f"--suite {suite}: none of the records in {results} is of its tasks")

@@ -18,7 +18,7 @@ def ls(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of names and summaries.")] = False,
 ) -> None:
-    """List what there is of a kind; for encoders also whether each loads on this machine, or which files it needs.
+    """List encoders, tasks, datasets and so on; of encoders also whether they load here or which files they need.
 
     - `carrara ls`
     - `carrara ls encoders`
@@ -28,7 +28,10 @@ def ls(
 
     if kind is None:
         counts = {kind: list(list_entries(kind)) for kind in KINDS}
-        rows = [{"name": kind, "summary": f"{len(names)}: {', '.join(names[:6])} …"} for kind, names in counts.items()]
+        rows = [
+            {"name": kind, "summary": f"{len(names)}: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}"}
+            for kind, names in counts.items()
+        ]
     else:
         rows = [{"name": entry.name, "summary": entry.summary} for entry in list_entries(kind).values()]
     columns = {"name": [row["name"] for row in rows]}
@@ -48,11 +51,11 @@ def ls(
     for row, *cells in zip(rows, *columns.values()):
         typer.echo("  ".join([*(f"{cell:<{width}}" for cell, width in zip(cells, widths)), row["summary"]]))
     if kind is None:
-        typer.echo("\n`carrara ls KIND` lists one kind; `carrara show NAME` shows one thing in full.", err=True)
+        typer.echo("\n`carrara ls KIND` lists one kind; `carrara show NAME` documents one entry.", err=True)
     elif kind == "encoders":
         typer.echo(
-            "\nready: loads by its name. import: `carrara import NAME` downloads or reads its official files first; "
-            "`carrara show NAME` lists their addresses. train: no weights are published; train it with "
+            "\nready: loads by its name. import: loads after `carrara import NAME`, which downloads or reads its "
+            "official files; `carrara show NAME` lists their addresses. train: no weights are published; train it with "
             "`carrara pretrain`.",
             err=True,
         )

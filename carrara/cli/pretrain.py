@@ -37,8 +37,8 @@ Start = Annotated[
     typer.Option(
         "--from",
         metavar="ENCODER",
-        help="Initial weights: a registered name, folder, hub id or official file; a former run and a fairseq "
-        "checkpoint also give their pre-training heads where they fit. For rvq-vae the folder of a codec.",
+        help="Initial weights: a registered name, folder, hub id or official file; of a former run and a "
+        "fairseq checkpoint the pre-training heads are used too where they fit. For rvq-vae the folder of a codec.",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -92,8 +92,8 @@ def pretrain(
 
     `torchrun --nproc-per-node 2 -m carrara pretrain …` trains with several processes and the same losses as with one.
 
-    Ctrl-C writes a checkpoint first; with --resume the run continues exactly. The folder holds the log, metrics.jsonl,
-    and its plot.
+    Ctrl-C writes a checkpoint before it stops; with --resume the run continues exactly. The folder also holds the log,
+    metrics.jsonl, and its plot.
     """
     from carrara.core.errors import UsageError
     from carrara.core.settings import parse_assignments

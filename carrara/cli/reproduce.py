@@ -1,4 +1,4 @@
-"""`carrara reproduce`: do a published table's conclusions hold in miniature?"""
+"""`carrara reproduce`: train a published ablation in miniature and test its conclusions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def reproduce(
     ] = None,
     scale: Annotated[str, typer.Option(help="Scale of the recipes.")] = "tiny",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of every training, instead of the recipes'.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Models a row.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Models trained per row, one per seed.")] = 3,
     weights: Annotated[
         list[str] | None,
         typer.Option(metavar="KIND=FILE", help="Official weights that rows start from: deit=FILE, passt=FILE."),
@@ -36,9 +36,9 @@ def reproduce(
 ) -> None:
     """Train every row of a published ablation table, measure all on Pebble, and test the authors' conclusions.
 
-    - `carrara reproduce thesis-5.3`
-    - `carrara reproduce thesis-5.3 --rows mfcc,logmel-chroma,untrained --steps 600 --seeds 3`
-    - `carrara reproduce thesis-5.4 --scale small --corpus ~/Music --device cuda`
+    - `carrara reproduce thesis-5-3`
+    - `carrara reproduce thesis-5-3 --rows mfcc,logmel-chroma,untrained --steps 600 --seeds 3`
+    - `carrara reproduce thesis-5-4 --scale small --corpus ~/Music --device cuda`
     - `carrara reproduce maest-init --scale base --weights deit=deit.pth --weights passt=passt.pt --device cuda`
 
     Run the same command again to continue a stopped run. Scores are Pebble's; the published ones are shown beside them.
@@ -56,7 +56,9 @@ def reproduce(
     labels = tuple(part.strip() for text in rows or () for part in text.split(",") if part.strip())
     for label in labels:
         if label not in known:
-            raise UsageError(f"--rows: {name} has no row {label!r}.{did_you_mean(label, known)}")
+            raise UsageError(
+                f"--rows: {name} has no row {label!r}.{did_you_mean(label, known)} The rows: {', '.join(known)}."
+            )
     kinds = {row.official_weights for row in reproduction.rows if row.official_weights}
     files = {}
     for text in weights or ():

@@ -1,10 +1,11 @@
-"""`carrara show`: everything about one encoder, task, dataset or recipe, or the clips of a dataset."""
+"""`carrara show`: documentation of an encoder, task, dataset, recipe or other entry, or the clips of a dataset."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,17 +24,19 @@ def show(
     clips: Annotated[bool, typer.Option("--clips", help="List a dataset's clips: ids, splits, labels.")] = False,
     split: Annotated[
         str | None,
-        typer.Option(help="With --clips: the split scheme; by default the first that has the clip."),
+        typer.Option(
+            help="With --clips: the split scheme for the key `split` of the JSON; by default each clip's first."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the documentation, settings, licence and citation of one thing, or a dataset's clips.
+    """Show the documentation, settings, licence and citation of one entry, or a dataset's clips.
 
     - `carrara show mert-v1-95m`
     - `carrara show pebble/key --json`
     - `carrara show data:pebble --clips --json`
     """
-    from carrara.cli._registries import resolve_entry
+    from carrara.cli._registries import KINDS, list_entries, resolve_entry
 
     kind, entry = resolve_entry(f"data:{name}" if clips and ":" not in name else name)
     if clips:
@@ -52,7 +55,11 @@ def show(
         return
     typer.echo(f"{entry.name}  ({kind})\n\n{entry.text}\n")
     for key, value in _flatten(details):
-        typer.echo(f"{key:<28} {value}")
+        typer.echo(f"{key}:\n{indent(value, '  ')}" if "\n" in value else f"{key:<28} {value}")
+    others = [other for other in KINDS if other != kind and entry.name in list_entries(other)]
+    if others and name == entry.name:
+        commands = " and ".join(f"`carrara show {other}:{entry.name}`" for other in others)
+        typer.echo(f"\nOther entries of this name: {commands}.", err=True)
 
 
 def _describe(kind: str, name: str) -> dict[str, Any]:
@@ -88,6 +95,11 @@ def _describe(kind: str, name: str) -> dict[str, Any]:
         }
     if kind == "tasks":
         return definition.model_copy(update={"name": name}).model_dump(mode="json")
+    if kind in ("protocols", "targets"):
+        settings_type = definition.settings if kind == "protocols" else definition.settings_type
+        return {"settings": settings_type().model_dump(mode="json")}
+    if kind == "reproductions":
+        return {"rows": [row.label for row in definition.rows]}
     if kind == "recipes":
         return {"settings": definition.variants[name].model_dump(mode="json"), "scales": list(definition.scales)}
     return {}
@@ -101,7 +113,7 @@ def _list_clips(name: str, data_dir: Path | None, split_scheme: str | None) -> l
     root = dataset.root(data_dir)
     schemes = dataset.splits(root)
     if split_scheme is not None and split_scheme not in schemes:
-        raise UsageError(f"--split: {name} has no split {split_scheme!r}.{did_you_mean(split_scheme, schemes)}")
+        raise UsageError(f"--split: {name} has no split scheme {split_scheme!r}.{did_you_mean(split_scheme, schemes)}")
     rows = []
     for clip in dataset.index(root):
         splits = {scheme: split_of[clip.id] for scheme, split_of in schemes.items() if clip.id in split_of}
@@ -124,6 +136,9 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, item in enumerate(value):
+                yield from _flatten(item, f"{prefix}{key}.{index}.")
         elif prefix == "card.files." and not value:
             yield prefix + key, "(SHA-256 not known)"
         elif value not in (None, "", [], {}):

@@ -20,9 +20,9 @@ def tag(
         str,
         typer.Option("--encoder", "-e", help="A tagger (maest-…, musicnn-…, effnet-discogs): name, folder or hub id."),
     ] = "maest-30s",
-    top: Annotated[int, typer.Option(min=1, help="How many tags to show, the most probable first.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of tags to show, the most probable first.")] = 5,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder for tables and pictures, made or completed.")
+        Path | None, typer.Option("--output", "-o", help="Folder of tables and pictures; earlier recordings are kept.")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="A JSON file with the names of the tags, where the encoder has none.")
@@ -40,8 +40,10 @@ def tag(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows of a batch; by default a number that suits the device.")
     ] = None,
-    over_time: Annotated[bool, typer.Option("--over-time", help="Print a line for each window too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, windows too.")] = False,
+    over_time: Annotated[bool, typer.Option("--over-time", help="Also print a table with a line per window.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: the tags of the recordings and of their windows.")
+    ] = False,
 ) -> None:
     """Tag recordings: styles and other tags with their probabilities, over time.
 
@@ -51,10 +53,9 @@ def tag(
     - `carrara tag song.mp3 -e musicnn-msd --window 10`
     - `carrara tag song.mp3 -e my-maest --labels labels.json --json`
 
-    Prints a line for each recording and tag: path, tag, mean probability, where it is strongest; with --over-time then
-    a table of these tags, a line a window. The folder gets probabilities.parquet (every tag in every window, in the
-    order of `labels` in tags.json), tags.csv, tags.json and a picture of each recording; recordings of earlier commands
-    stay. The same command continues where it stopped, and embeds only what is new.
+    Prints a line for each recording and tag: path, tag, mean probability, time of its highest probability. The output
+    folder holds tags.csv, tags.json, a picture of each recording, and probabilities.parquet: every tag in every window,
+    in the order of `labels` in tags.json. The same command run again continues and embeds only new recordings.
     """
     from carrara.audio.files import list_audio_files
     from carrara.core.settings import parse_assignments, parse_settings
@@ -67,8 +68,7 @@ def tag(
     files, device = list_audio_files(paths), pick_device(device)
     network = with_settings(load(encoder), parse_assignments(changes or []))
     tagger, names = TagEncoder(network), read_tag_names(network, labels)
-    # Windows are given in full, so that naming the default is the same as leaving it out.
-    seconds = window or tagger.card.window_seconds
+    seconds = window or tagger.card.window_seconds  # never None, so that `--window DEFAULT` continues the same table
     values = {"per": "window", "layer": "0", "window_seconds": seconds, "hop_seconds": hop or seconds}
     config = parse_settings(EmbedConfig, values, "tag")
     pictures = read_pictures(output) if output else {}
@@ -87,8 +87,8 @@ def tag(
     for reason in failed.values():
         typer.echo(f"carrara tag: {reason}", err=True)
     if as_json:
-        recordings = [summaries[track.path] for track in own]
-        typer.echo(json.dumps({**summary, "recordings": recordings}, ensure_ascii=False))
+        summary["recordings"] = [summaries[track.path] for track in own]
+        typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     else:
         for track in own:
             _print_track(track, summaries[track.path]["tags"], over_time)

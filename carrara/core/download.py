@@ -62,7 +62,7 @@ class _ConnectionLost(Exception):
 
 
 class _Refused(Exception):
-    """The host does not give the file; a retry would not change that."""
+    """The host refuses to send the file, so that a retry is of no use."""
 
 
 def download(remote: Remote, root: Path) -> Path:
@@ -194,7 +194,7 @@ def _append_range(remote: Remote, part: Path) -> None:
 
     Raises:
         _ConnectionLost: The connection failed or broke off, or the response does not continue the partial file.
-        _Refused: The host does not give the file.
+        _Refused: The host refuses to send the file.
         OSError: the file cannot be written.
     """
     import pooch

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carrara.core.errors import UsageError, did_you_mean
 
+MAX_LISTED = 12  # settings in a message about an unknown one
+
 
 class Settings(BaseModel):
     """Base class of all settings: frozen, and unknown keys are refused."""
@@ -50,7 +52,10 @@ def replace(settings: S, changes: Mapping[str, Any], source: str = "--set") -> S
         for key in branch:
             node = node.get(key) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node:
-            raise UsageError(f"{source}: there is no setting {path!r}.{did_you_mean(path, known)}")
+            hint = did_you_mean(path, known)
+            if not hint and known and len(known) <= MAX_LISTED:
+                hint = f" The settings: {', '.join(known)}."
+            raise UsageError(f"{source}: there is no setting {path!r}.{hint}")
         node[leaf] = value
     return parse_settings(type(settings), tree, source)
 

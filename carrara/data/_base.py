@@ -32,8 +32,8 @@ class Dataset(ABC):
         remotes: Files that can be downloaded without a login, relative to the root.
         manual_steps: Steps by hand that complete a download; empty where `remotes` is everything.
         expected_counts: Clips in each split, by split scheme.
-        known_leaks: By split scheme, groups that the official splits share, None where nobody counted them; 0 for
-            split schemes that are not listed.
+        known_leaks: By split scheme, groups that the official splits share, None where they were not counted; 0
+            for split schemes that are not listed.
         seconds: Shortest and longest duration of an audio file; None where durations vary freely.
     """
 

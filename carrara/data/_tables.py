@@ -1,4 +1,4 @@
-"""Read the text files and tables that datasets come with; errors name the file, the line and the cure."""
+"""Readers of the datasets' text files and tables; their errors name the file, the line and the cure."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def read_text(path: Path, cure: str) -> str:
 def read_lines(
     path: Path, cure: str, delimiter: str = "\t", has_quotes: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the values of each line of a table that is not empty.
+    """Yield each non-empty line of a table as its number and its values.
 
     Args:
         path: The file.
         cure: What to do if it cannot be read, for the message.
-        delimiter: What separates values.
+        delimiter: Separator of the values.
         has_quotes: Whether values may be quoted.
 
     Raises:
@@ -76,7 +76,7 @@ def read_table(
         path: The file.
         columns: Columns that it must have.
         cure: What to do if it is not as distributed, for the message.
-        delimiter: What separates values.
+        delimiter: Separator of the values.
         has_quotes: Whether values may be quoted.
 
     Raises:

@@ -85,7 +85,7 @@ class GiantSteps(Dataset):
     seconds = (44.0, 121.0)
 
     def root(self, data_dir: Path | None = None) -> Path:
-        """Return `giantsteps` below `data_dir`, or `data_dir` itself if it is named so or has the repositories."""
+        """Return `giantsteps` below `data_dir`, or `data_dir` itself if it has that name or holds the repositories."""
         base = Path(data_dir) if data_dir else data_home()
         folder = super().root(data_dir)
         has_repositories = any(_find_repository(base, name).is_dir() for name in COMMITS)
@@ -130,7 +130,7 @@ def key_name(printed: str) -> str | None:
     """Return a key as one of `KEYS`; None where the annotator wrote no key, several or an unclear one.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither a key nor one of these.
     """
     match = re.fullmatch("([A-G][#b]?) (major|minor)", printed.strip())
     if match:
@@ -163,7 +163,7 @@ def split_artists(tracks: Sequence[Sequence[str]]) -> dict[str, Split]:
 
 
 def group_artists(tracks: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return for each artist the alphabetically first of all who are connected to them by common tracks."""
+    """Return the group of each artist, named by the alphabetically first of all artists connected by common tracks."""
     members = {name: {name} for artists in tracks for name in artists}
     for artists in tracks:
         merged = set().union(*(members[name] for name in artists))

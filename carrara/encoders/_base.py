@@ -1,9 +1,9 @@
 """The interface of every encoder: samples in, features of every layer out.
 
-Letters: B batch, T samples, F frames, L layers (row 0 included), D dim, C channels of the convolutional front end.
+Letters: B batch, T samples, F frames, L layers (layer 0 included), D dim, C channels of the convolutional front end.
 
-Row 0 is the input to block 1, row i the output of block i. The convolutional features, which are best for key detection
-in Music2Vec [music2vec-poster], are a named extra, "cnn".
+Layer 0 is the input to the first Transformer layer, layer i the output of the i-th. The convolutional features, which
+are best for key detection in Music2Vec [music2vec-poster], are a named extra, "cnn".
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from carrara.formats.weights import hash_tensors, load_state_dict_strict
 
 
 class Card(Settings):
-    """What is known of an encoder without running it.
+    """Facts about an encoder that are known without running it.
 
     Attributes:
         name: Registered name, or name of the folder it was loaded from.
         sample_rate: Of the samples that it takes, in Hz.
-        frame_rate: Of the features that it gives, in Hz; None for one vector per clip.
-        num_layers: Number of layers; `forward` gives one row more.
+        frame_rate: Of its features, in Hz; None for one vector per clip.
+        num_layers: Number of layers; `forward` returns one more, layer 0.
         dim: Size of a feature vector.
         cnn_dim: Size of a vector of the extra "cnn"; None if there is no such extra.
         window_seconds: Longest input that it should encode at once; None means any length.
         parameters: Number of parameters.
         license: Licence of the weights, as the authors state it.
-        commercial_use: Whether that licence allows it; None if unknown.
+        commercial_use: Whether that licence allows commercial use; None if unknown.
+        is_gated: Whether downloads from the hub require accepting the licence there.
         trained_on: Names of the datasets.
         paper: Citation or address.
-        benchmark_setup: How a published benchmark ran it: its name: windows and stride; pooling; normalisation.
+        benchmark_setup: How a published benchmark ran it, as "benchmark: windows and stride; pooling; normalisation".
         files: Official files, as `org/repository/file` on the hub or a URL, each with its SHA-256 ("" if unknown).
         output_version: Incremented whenever the output for the same weights changes.
         weights_sha256: Hash of the weights.
@@ -53,6 +54,7 @@ class Card(Settings):
     parameters: int = 0
     license: str = ""
     commercial_use: bool | None = None
+    is_gated: bool = False
     trained_on: tuple[str, ...] = ()
     paper: str = ""
     benchmark_setup: str = ""
@@ -72,13 +74,13 @@ class Encoder(nn.Module):
 
         Args:
             samples_BT: Float32 mono samples, nominal ±1, at `card.sample_rate`.
-            lengths_B: Number of valid samples in each clip; the rest is padding. Padding changes nothing: the valid
+            lengths_B: Number of valid samples in each clip; the rest is padding. Padding has no influence: the valid
                 frames equal those of the clip alone, and the frames after them are zero. None means no padding.
         """
         raise NotImplementedError
 
     def num_frames(self, samples: int) -> int:
-        """Return the number of frames that `forward` gives for that many samples (at least 1)."""
+        """Return the number of frames that `forward` returns for that many samples (at least 1)."""
         raise NotImplementedError
 
     def forward_with_cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:

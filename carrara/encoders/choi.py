@@ -8,7 +8,7 @@ single value of the fifth are concatenated: 5 × 32 = 160 numbers [notes/encoder
 The published network always normalizes with the statistics of the present batch and takes decibels against that batch's
 maximum: no running statistics were kept, so a clip's features depend on the clips beside it. Here a clip is a batch by
 itself, as in the authors' `easy_feature_extraction.py`. `batch_stats` reproduces JukeMIR's batches of 256 clips,
-shuffled with seed 0: then features have a meaning only within their batch, so do not store them.
+shuffled with seed 0: then features are comparable only within their batch, so do not store them.
 
 The authors' five files are one network cut after each block (their weights are equal), so only the fifth is read.
 Theano's convolutions flip kernels: the weights are rotated by 180°, and the spectrogram's frames, whose kernels were
@@ -59,7 +59,7 @@ FILES = {
 
 
 class ChoiSettings(Settings):
-    """What can be set.
+    """Settings of CHOI.
 
     Attributes:
         batch_stats: whether decibels and normalization refer to the whole batch, as in JukeMIR, or to each clip.

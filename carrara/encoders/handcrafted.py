@@ -24,9 +24,9 @@ from carrara.nn.spectral.framing import framing_preset
 from carrara.nn.spectral.mfcc import MFCC
 
 VARIANTS = {
-    "chroma": "Hand-crafted: mean and std of a clip's chroma and of its two differences, 72 numbers.",
-    "mfcc": "Hand-crafted: mean and std of a clip's MFCC and of their two differences, 120 numbers.",
-    "chroma-mfcc": "Hand-crafted: the chroma and the MFCC statistics concatenated, 192 numbers.",
+    "chroma": "Hand-crafted: mean and std of a clip's chroma and of its first and second differences, 72 numbers",
+    "mfcc": "Hand-crafted: mean and std of a clip's MFCC and of their first and second differences, 120 numbers",
+    "chroma-mfcc": "Hand-crafted: the chroma and the MFCC statistics concatenated, 192 numbers",
 }
 _SAMPLE_RATE, _HOP = 22_050, 512
 _NUM_ORDERS = 3

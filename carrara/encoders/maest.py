@@ -6,12 +6,12 @@ too).
 
 The setting `tokens` selects a clip's features: `cls`, `dist`, `average` (of the patches), `stack` (the three
 concatenated; the authors' choice, best at layer 7) or `frames` (6.25 a second, each the mean over frequency). Layers
-count as everywhere: layer i is the raw output of block i, as in Essentia and the authors' README, while the authors'
-code counts from 0. Audio shorter than one patch (0.26 s) is padded with silence.
+are numbered as in all encoders here: layer i is the raw output of block i, as in Essentia and the authors' README; the
+authors' code counts from 0. Audio shorter than one patch (0.26 s) is padded with silence.
 
 Patchout at inference: `drop_rows` and then `every_row` thin the 9 rows of frequency, `drop_columns` and `every_column`
-the columns of time of each window; faster and less exact. A window too short to keep any column keeps its last. A frame
-of a dropped column repeats the one before.
+the columns of time of each window, which is faster and less exact. A window too short to keep any column keeps its
+last. A frame of a dropped column repeats the one before.
 
 The files on GitHub are CC BY-NC-SA 4.0; the first 16 digits of their SHA-256 are known and checked. They hold no names
 of styles; a `labels.json` beside a file is read. `maest-tiny` is our own size; no weights of it are published.
@@ -88,8 +88,8 @@ FILES = {
     },
 }
 _BENCHMARK = (
-    "its authors: windows of its own length, no overlap, a last one at most a tenth short kept; cls, dist and mean of "
-    "the patches side by side at layer 7, mean over windows; log-mel minus 2.068, over twice 1.268"
+    "its authors: windows of its own length, no overlap, the last one kept if at most a tenth is missing; cls, dist "
+    "and mean of the patches concatenated, layer 7, mean over windows; (log-mel - 2.068) / (2 * 1.268)"
 )
 
 

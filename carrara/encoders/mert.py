@@ -1,10 +1,10 @@
-"""MERT: HuBERT's network pre-trained on music with an acoustic teacher and a constant-Q teacher [li2024].
+"""MERT: HuBERT's network pre-trained on music with acoustic codes and a constant-Q transform as targets [li2024].
 
 v0: 16 kHz, k-means of log-mel (300) and chroma (200), 1,000 h; v0-public: the same on 910 h of music4all. v1: 24 kHz,
 so 75 frames a second from the same convolutions; eight EnCodec codebooks of 1024; 95M was trained on 5-s crops, 330M on
 160,000 hours in 5.12-s crops. The hours of v1-95M differ between the sources (1k, 17k, 20k).
 
-The 330M model is pre-LN; its last row is taken after the stack's norm (`final_norm`). Its attention relaxation is not
+The 330M model is pre-LN; its last layer is taken after the stack's norm (`final_norm`). Its attention relaxation is not
 needed at inference. MERT-v0's dropouts are inferred from v1.
 
 Training took raw waveforms, so the settings' default and the recipes do not standardise. MARBLE [yuan2023] standardises
@@ -12,7 +12,7 @@ clips for all but the 330M, and so do the published variants here; behind a grou
 only. If an official folder's preprocessor_config.json says otherwise, it is followed, and the import reports it.
 
 The official files are pickles at huggingface.co/m-a-p/MERT-v0 and so on. `mert-tiny` is ours: the same network, small
-enough to pre-train on a laptop; nobody publishes weights for it.
+enough to pre-train on a laptop; no weights of it are published.
 """
 
 from __future__ import annotations

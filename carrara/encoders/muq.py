@@ -1,4 +1,4 @@
-"""MuQ: MusicFM's network trained on the codes of a mel residual vector quantizer; best of the published on MARBLE.
+"""MuQ: MusicFM's network trained on the codes of a mel residual vector quantizer; the best published MARBLE scores.
 
 [zhu2025]. The released weights are those of the Million Song Dataset after one more round on codes of the model's own
 ("msd-iter"); the paper's best numbers are of 160,000 hours in-house, so these may score lower. 24 kHz, 30-s clips, 25
@@ -125,7 +125,7 @@ def _parse_settings(config: Mapping[str, Any], source: str) -> MuqSettings:
     for table, fixed in ((config, _FIXED), (conformer, _CONFORMER_FIXED)):
         for key, value in fixed.items():
             if table.get(key, value) != value:
-                raise UsageError(f"{source}: {key} is {table[key]!r}, and {value!r} in a MuQ; others are not read")
+                raise UsageError(f"{source}: {key} is {table[key]!r}, and {value!r} in a MuQ; others are not supported")
     values = {ours: config[theirs] for ours, theirs in _SIZES.items() if theirs in config}
     values |= {ours: conformer[theirs] for ours, theirs in _CONFORMER_SIZES.items() if theirs in conformer}
     return parse_settings(MuqSettings, values, source)
@@ -153,7 +153,7 @@ _CARD = conformer_card(
     trained_on=("Million Song Dataset",),
     paper=_PAPER,
     benchmark_setup="MARBLE as its authors ran it: windows not stated; mean over frames, layers 0 to 12; decibels "
-    "standardised with the training set's mean and deviation",
+    "standardised with the training set's mean and std",
     files=FILES["muq"],
 )
 ENCODER = EncoderFamily(

@@ -72,7 +72,7 @@ def _load_official(name: str, path: Path) -> dict[str, Tensor]:
     """
     dataset = name.rpartition("-")[2]
     if dataset not in _STATISTICS:
-        raise WeightsError(f"{path}: nobody publishes weights of {name}; give musicfm-fma or musicfm-msd")
+        raise WeightsError(f"{path}: no weights of {name} are published; give musicfm-fma or musicfm-msd")
     file = path / f"pretrained_{dataset}.pt" if path.is_dir() else path
     if file.name in {f"pretrained_{other}.pt" for other in _STATISTICS if other != dataset}:
         raise WeightsError(f"{file}: is not {name} but musicfm-{file.stem.rpartition('_')[2]}; import it as that")

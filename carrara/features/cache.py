@@ -1,6 +1,7 @@
-"""Finds and removes what Carrara's home holds and can make again.
+"""Lists and removes files in Carrara's home that can be computed again.
 
-These are the feature stores of each encoder, hashes of files, indexes of tar shards and unfinished fine-tunings.
+These are each encoder's feature stores, hashes of files, indexes of tar shards and checkpoints of unfinished
+fine-tuning.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SHOWN_META = ("window", "hop", "pool", "sample_rate", "weights_sha256")
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A feature store on disk: its encoder, the settings that are shown, and its numbers of items and bytes."""
+    """A feature store on disk: its encoder, its main settings, and its numbers of items and bytes."""
 
     folder: Path
     encoder: str
@@ -32,10 +33,12 @@ class StoreInfo:
 
 
 def list_stores(encoder: str | None = None) -> list[StoreInfo]:
-    """Return the feature stores of an encoder, or all. A store whose `meta.json` is damaged is named by its folder.
+    """Return the feature stores of an encoder; None means of all.
+
+    A store with a damaged `meta.json` is listed under the name of its folder.
 
     Raises:
-        UsageError: The encoder has no stored features.
+        UsageError: No features of the encoder are stored.
     """
     stores = []
     for meta_file in sorted(features_home().glob(f"*/*/{META}")):
@@ -50,17 +53,17 @@ def list_stores(encoder: str | None = None) -> list[StoreInfo]:
     names = {store.encoder for store in stores}
     if encoder is not None and encoder not in names:
         hint = did_you_mean(encoder, sorted(names))
-        raise UsageError(f"--encoder {encoder}: it has no stored features.{hint} See `carrara cache size`.")
+        raise UsageError(f"--encoder {encoder}: no features of it are stored.{hint} See `carrara cache size`.")
     return [store for store in stores if encoder is None or store.encoder == encoder]
 
 
 def other_bytes() -> int:
-    """Return the size in bytes of what belongs to no encoder."""
+    """Return the size in bytes of the indexes and checkpoints, which belong to no encoder."""
     return sum(_size(home() / name) for name in OTHER_FOLDERS)
 
 
 def remove_stores(stores: list[StoreInfo], others: bool) -> int:
-    """Remove stores, and with `others` what belongs to no encoder; return the bytes freed.
+    """Remove stores, and with `others` the indexes and checkpoints; return the bytes freed.
 
     Raises:
         StoreError: A store is being written, or cannot be removed.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from carrara.audio.decode import iter_audio
-from carrara.audio.files import list_audio_files
+from carrara.audio.files import check_file, list_audio_files
 from carrara.audio.windows import split_windows
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, parse_settings
@@ -42,7 +42,8 @@ class EmbedConfig(Settings):
         per: A row is a recording (`clip`), a window or a frame.
         layer: "0" to "L"; "last"; "mean", the mean of 0 to L; "cnn"; or "all", a row for each of 0 to L.
         window_seconds: Length of a window. None means the encoder's own, or 30 s.
-        hop_seconds: From one window to the next. None means a window, or for frames a little less.
+        hop_seconds: From one window to the next. None means a window; for frames a little less, so that windows
+            overlap.
     """
 
     per: Literal["clip", "window", "frame"] = "clip"
@@ -78,10 +79,11 @@ def embed(
         per: A row is a recording ("clip"), a "window" or a "frame".
         layer: 0 to L, "last", "mean" (of 0 to L), "cnn", or "all" (a row for each).
         window: Length of a window in seconds. None means the encoder's own, or 30 s.
-        hop: Seconds from one window to the next. None means a window, or for frames a little less.
+        hop: Seconds from one window to the next. None means a window; for frames a little less, so that windows
+            overlap.
 
     Raises:
-        UsageError: No such encoder, layer or window, or frames of an encoder that gives one vector a window.
+        UsageError: No such encoder, layer or window, or frames of an encoder that has one vector per window.
         DataError: There is no audio file among the paths.
         AudioError: No file could be decoded.
     """
@@ -144,7 +146,7 @@ def embedding_schema(encoder: Encoder, config: EmbedConfig) -> pyarrow.Schema:
     if config.per == "frame" and encoder.card.frame_rate is None:
         name = encoder.card.name
         raise UsageError(
-            f"--per frame: {name} gives one vector a window; take --per window, or for a MAEST --set tokens=frames"
+            f"--per frame: {name} has one vector per window; use --per window, or for a MAEST --set tokens=frames"
         )
     dim = encoder.card.cnn_dim if layer_names(encoder, config.layer) == [CNN] else encoder.card.dim
     return pyarrow.schema(
@@ -203,6 +205,7 @@ def embed_files(
 
 def _file_windows(path: Path, rate: int, grid: WindowGrid) -> Iterator[tuple[int, np.ndarray | None]]:
     """Yield start and samples of a recording's windows, then its length without samples."""
+    check_file(path)
     samples = 0
 
     def counted() -> Iterator[np.ndarray]:
@@ -227,7 +230,7 @@ def _finite_windows(
         if window.problem:
             raise AudioError(window.problem)
         if not all(np.isfinite(rows_RD).all() for rows_RD in rows.values()):
-            raise AudioError(f"{path}: the features that {encoder.card.name} gives of it are not finite")
+            raise AudioError(f"{path}: its features by {encoder.card.name} are not finite")
         if window.samples_T is not None:
             advance(len(window.samples_T) / encoder.card.sample_rate)
         yield window, rows

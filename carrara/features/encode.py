@@ -4,7 +4,7 @@ Windows are gathered into a short run, sorted by length, encoded in batches and 
 its samples and by the size of its features, so memory stays flat however long the recordings are. On a GPU with
 bfloat16 the encoder runs under autocast, elsewhere in float32.
 
-Letters: B batch, T samples, F frames, L layers counted with row 0, D dim.
+Letters: B batch, T samples, F frames, L layers (layer 0 included), D dim.
 """
 
 from __future__ import annotations

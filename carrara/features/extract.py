@@ -44,7 +44,7 @@ class Features:
         store: Where they are stored.
         rows: Each clip's rows (its windows or its frames) in every layer; empty for a missing clip.
         missing: Why a clip could not be decoded, by its id.
-        frame_rate: Frames a second, in Hz. None for an encoder that gives one vector a window.
+        frame_rate: Frames a second, in Hz. None for an encoder that has one vector per window.
     """
 
     store: FeatureStore
@@ -164,7 +164,7 @@ def _extract_missing(
                 for _, rows in merge_windows(windows, encoder, spec.pool):
                     if not all(np.isfinite(rows_RD).all() for rows_RD in rows.values()):
                         path, name = clips[key].path, encoder.card.name
-                        raise DataError(f"{path}: the features that {name} gives of it are not finite")
+                        raise DataError(f"{path}: its features by {name} are not finite")
                     writer.append(rows)
                 writer.commit(key)
             except AudioError as problem:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from carrara.audio.files import check_file
 from carrara.core.errors import AudioError
 from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import home as carrara_home
@@ -69,9 +70,10 @@ class FileHashCache:
         """Return the SHA-256 of a file's bytes.
 
         Raises:
-            AudioError: It cannot be read.
+            AudioError: It cannot be read, is a pipe or device, or its name is not UTF-8.
         """
         path = Path(path).absolute()
+        check_file(path)
         try:
             before = _stamp(path)
             cached = self._execute("select digest from contents where path = ? and stamp = ?", str(path), before)
@@ -80,7 +82,7 @@ class FileHashCache:
             digest = sha256_of_file(path)
             after, status = _stamp(path), os.stat(path)
         except OSError as problem:
-            reasons = {FileNotFoundError: "no such file", IsADirectoryError: "a folder, not a sound file"}
+            reasons = {FileNotFoundError: "no such file", IsADirectoryError: "a folder, not an audio file"}
             raise AudioError(f"{path}: {reasons.get(type(problem), problem.strerror or problem)}") from None
         if before == after and time.time() - max(status.st_mtime, status.st_ctime) > self._racy_seconds:
             self._execute("insert or replace into contents values (?, ?, ?)", str(path), after, digest)

@@ -183,4 +183,6 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
                 for tag in window["tags"]:
                     span = (recording["path"], window["start"], window["duration"])
                     rows.writerow([*span, tag["tag"], tag["probability"]])
-    write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    # A name that is not UTF-8 keeps its bytes as JSON's own escapes.
+    text = json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    write_text(folder / SUMMARY, text + "\n")

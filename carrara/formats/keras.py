@@ -1,13 +1,15 @@
 """Models in Keras's own format (.keras) read without Keras: their layers, each layer's inputs and arrays.
 
-The file is a zip. config.json lists the layers of a functional model with the layers that each is called on;
+The file is a zip. config.json lists the layers of a functional model, each with the layers that feed it;
 model.weights.h5 holds the arrays. There a layer is named by its class and a number, counted in the order of the list
-(`layers/dense/vars/0`, `layers/dense_1/vars/0`), its arrays are numbered in the order of creation, and layers inside a
-layer stand below it by the name of their attribute. Keras 2 wrote `_layer_checkpoint_dependencies` where Keras 3 writes
-`layers`. Nothing in a file is run: classes of the model's own appear by name only, so what a layer computes is unknown.
+(`layers/dense/vars/0`, `layers/dense_1/vars/0`), its arrays are numbered in the order of creation, and a layer inside
+another has that one's path followed by the name of its attribute. Keras 2 wrote `_layer_checkpoint_dependencies` where
+Keras 3 writes `layers`. Nothing in a file is run: custom classes appear by name only, so what a layer computes is
+unknown.
 
-Names in such files are often automatic and say nothing. `match_layers` assigns layers by what does not change: the
-shapes of their arrays and the convolutions that feed them. An ambiguous or impossible match is refused by name.
+Names of layers in such files are mostly generated and carry no information. `match_layers` therefore matches layers by
+the shapes of their arrays and the convolutions that feed them; the error for an ambiguous or impossible match names the
+layers.
 
 Not supported: models that are not functional, and TensorFlow's SavedModel folders.
 """
@@ -53,7 +55,7 @@ class KerasLayer(NamedTuple):
 
 
 class LayerSlot(NamedTuple):
-    """A layer of the network that a layer of the file is to fill.
+    """A layer of the network, to be filled from a layer of the file.
 
     Attributes:
         name: Name in the network.
@@ -125,7 +127,7 @@ def match_layers(
             expected = f"{slot.name} (arrays of {_format_sizes(slot.sizes)})"
             if matches:
                 names = " and ".join(layer.name for layer in matches[:2])
-                reason = f"{names} cannot be told apart, {slot.name} fits both"
+                reason = f"{names} both fit {slot.name}, with equal shapes and inputs"
             elif not same_size:
                 reason = f"no layer is left that fits {expected}"
             else:
@@ -138,7 +140,7 @@ def match_layers(
     if remaining:
         layer = next(iter(remaining.values()))
         raise WeightsError(
-            f"{source}: not the weights of this network: {len(remaining)} layers have no place in it, first "
+            f"{source}: not the weights of this network: {len(remaining)} layers match none of its, first "
             f"{layer.name} (arrays of {_format_sizes(array_sizes(layer.arrays))})"
         )
     return arrays

@@ -36,7 +36,7 @@ def read_magic(path: Path) -> bytes:
     if text.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
     if text.lstrip()[:1] == b"<":
-        raise WeightsError(f"{path}: is a web page, not weights; fetch it again, signed in if the site asks for it")
+        raise WeightsError(f"{path}: is a web page, not weights; fetch it again, signed in if the site requires it")
     if text[:24].translate(None, b"\r\n\t").decode("ascii", errors="replace").isprintable():
         line = text[:60].decode("utf-8", errors="replace").strip().partition("\n")[0].rstrip()
         raise WeightsError(f"{path}: is text ({line!r}), not safetensors or another format of weights; fetch it again")

@@ -57,7 +57,7 @@ def read_tensorflow_checkpoint(
         entries = dict(_read_table(index, source))
         header = _parse_message(entries.pop(b""))
         if header.get(1, [1])[0] != 1 or header.get(2, [0])[0] != 0:
-            raise WeightsError(f"{source}: lies in several data files or is big-endian; save it again as one file")
+            raise WeightsError(f"{source}: is split over several data files or big-endian; save it again as one file")
         messages = {key.decode(): _parse_message(entry) for key, entry in entries.items()}
     with wrap_errors(source, "a TensorFlow checkpoint"):
         return {name: _read_tensor(name, message, data, source) for name, message in messages.items() if selected(name)}
@@ -128,7 +128,7 @@ def _block_entries(index: bytes, handle: bytes, source: str) -> Iterator[tuple[b
         compression = COMPRESSIONS.get(block[-1], f"kind {block[-1]}")
         raise WeightsError(f"{source}: its .index is compressed ({compression}), which is not supported; save it plain")
     block = block[:-1]
-    # After the entries stand restart points and their number, four bytes each.
+    # The entries are followed by restart points and their number, four bytes each.
     end = len(block) - 4 * (struct.unpack("<I", block[-4:])[0] + 1)
     key, position = b"", 0
     while position < end:

@@ -1,4 +1,4 @@
-"""Initial weights: networks are built without memory on torch's meta device and get their weights here."""
+"""Initial weights of networks that were built on torch's meta device, which allocates no memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def init_weights(network: nn.Module, initialize: Callable[[torch.Generator], None], seed: int) -> None:
     """Allocate a network on the default device and draw its weights, the same for a seed on every device.
 
-    Under a default device of meta nothing happens: the weights are to be loaded.
+    If the default device is meta, nothing happens: the weights will be loaded.
 
     Args:
         network: a network on the meta device.
@@ -31,9 +31,9 @@ def init_weights(network: nn.Module, initialize: Callable[[torch.Generator], Non
 
 
 def build_constants(build: Callable[[], Module]) -> Module:
-    """Return a module of computed constants, on the default device, or on the CPU where that is meta.
+    """Return a module of computed constants, on the default device, or on the CPU if that is meta.
 
-    Such a module (a mel filter bank) must hold its values even while the weights beside it are not loaded yet.
+    Such a module (a mel filter bank) must hold its values even before the weights of the network are loaded.
     """
     device = torch.get_default_device()
     with torch.device("cpu"):

@@ -1,4 +1,4 @@
-"""What the measurements of a reproduction say: each row's mean with its interval, and a verdict for each hypothesis.
+"""Summary of a reproduction's measurements: each row's mean with its interval, and a verdict for each hypothesis.
 
 Each draw takes test clips with replacement, the same for all rows, and as many seeds of a row as it has, with
 replacement; a row's value is the mean over the tasks. A hypothesis is held where the 95 % interval of the difference

@@ -12,9 +12,9 @@ RATE = 44_100
 
 
 def refused(path, reason, **options):
-    for hear in (probe_audio, lambda p: load_audio(p, 16_000, **options), lambda p: list(iter_audio(p, 16_000, 1.0))):
+    for read in (probe_audio, lambda p: load_audio(p, 16_000, **options), lambda p: list(iter_audio(p, 16_000, 1.0))):
         with pytest.raises(AudioError, match=reason) as caught:
-            hear(path)
+            read(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
 

@@ -21,7 +21,7 @@ def power(samples):
     return np.mean(np.square(samples, dtype=np.float64))
 
 
-def test_noise_lies_as_far_below_the_sound_as_it_says():
+def test_noise_has_the_requested_signal_to_noise_ratio():
     sound = tone()
     for below in (-5, 10, 30):
         added = corrupt(sound, RATE, f"noise:{below}db").astype(np.float64) - sound
@@ -32,13 +32,13 @@ def test_gain_is_a_factor():
     np.testing.assert_allclose(corrupt(tone(), RATE, "gain:-6db"), tone() * 10**-0.3, rtol=1e-6)
 
 
-def test_clipping_cuts_the_share_that_it_says():
+def test_clipping_clips_the_requested_fraction_of_samples():
     sound, cut = tone(), corrupt(tone(), RATE, "clip:25")
     assert np.mean(cut != sound) == pytest.approx(0.25, abs=0.01)
     assert np.abs(cut).max() < np.abs(sound).max() and np.array_equal(np.sign(cut), np.sign(sound))
 
 
-def test_a_room_answers_for_as_long_as_it_says_and_leaves_the_direct_sound_in_place():
+def test_reverb_has_the_requested_decay_time_and_does_not_delay_the_direct_sound():
     click = np.zeros(3 * RATE, np.float32)
     click[100] = 1
     decoded = corrupt(click, RATE, "reverb:1s")
@@ -48,7 +48,7 @@ def test_a_room_answers_for_as_long_as_it_says_and_leaves_the_direct_sound_in_pl
 
 
 @pytest.mark.parametrize("semitones", [-7, -1, 1, 4])
-def test_pitch_moves_by_semitones_and_time_stays(semitones):
+def test_pitch_shift_moves_by_semitones_and_keeps_time(semitones):
     sound = tone()
     sound[: RATE // 2] = 0
     moved = corrupt(sound, RATE, f"pitch:{semitones:+}")
@@ -59,7 +59,7 @@ def test_pitch_moves_by_semitones_and_time_stays(semitones):
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050, 24_000, 10_000])
-def test_mp3_loses_a_little_and_stays_in_place(rate):
+def test_mp3_changes_little_and_adds_no_delay(rate):
     rough = np.random.default_rng(0).standard_normal(2 * rate + 20)
     sound = (0.01 * np.convolve(rough, np.hanning(21), "valid")).astype(np.float32)
     decoded = corrupt(sound, rate, "mp3:64k")
@@ -72,14 +72,14 @@ def test_mp3_loses_a_little_and_stays_in_place(rate):
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(EXAMPLES.split(", ")), st.integers(0, 6000), st.sampled_from([16_000, 24_000]))
-def test_any_length_stays_and_comes_out_the_same_twice(corruption, length, rate):
+def test_corruptions_keep_the_length_and_are_deterministic(corruption, length, rate):
     sound = np.random.default_rng(length).standard_normal(length).astype(np.float32) * 0.1
     first = corrupt(sound, rate, corruption)
     assert first.shape == sound.shape and first.dtype == np.float32 and np.isfinite(first).all()
     assert np.array_equal(first, corrupt(sound, rate, corruption))
 
 
-def test_silence_stays_silent_but_for_codecs():
+def test_silence_stays_silent_except_through_codecs():
     silence = np.zeros(8000, np.float32)
     for corruption in EXAMPLES.split(", "):
         assert np.abs(corrupt(silence, RATE, corruption)).max() < 1e-4

@@ -102,7 +102,7 @@ def test_the_rest_through_av(files, tmp_path, suffix, codec, rate, settings, cha
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05, 0.3])
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
 @pytest.mark.parametrize("kind", ["silence", "constant", "chirp"])
-def test_short_silent_and_constant_sound_passes(files, tmp_path, seconds, rate, kind):
+def test_short_silent_and_constant_audio_is_decoded(files, tmp_path, seconds, rate, kind):
     samples_TC = {"silence": 0, "constant": 0, "chirp": 1}[kind] * files.chirp(seconds, rate)
     samples_TC += {"constant": 0.25}.get(kind, 0)
     path = files.write_sndfile(tmp_path / "a.wav", samples_TC, rate)
@@ -132,7 +132,7 @@ NAMES = ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "av.m4a", "av.mp4", "av.
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("target", [16_000, 22_050, 44_100])
-def test_a_stretch_equals_the_same_stretch_of_the_whole(long_files, name, target):
+def test_an_excerpt_equals_that_part_of_the_whole(long_files, name, target):
     whole_T = load_audio(long_files[name], target)
     for start, duration in [(0.0, 0.5), (0.01, 0.02), (1.2345, 1.0), (3.3, 0.7), (4.5, 0.2), (4.0, 9.0), (2.0, None)]:
         part_T = load_audio(long_files[name], target, start, duration)
@@ -151,7 +151,7 @@ def test_blocks_are_gap_free_and_full(long_files, name):
     np.testing.assert_array_equal(np.concatenate(parts), load_audio(long_files[name], RATE))
 
 
-def test_a_constant_rate_mp3_whose_frames_lean_on_earlier_ones(files, tmp_path):
+def test_an_excerpt_of_a_constant_rate_mp3_with_a_bit_reservoir(files, tmp_path):
     rng = np.random.default_rng(0)
     samples_TC = files.chirp(60.0, 44_100, 1) + 0.01 * rng.normal(size=(60 * 44_100, 1))
     options = {"bitrate_mode": "CONSTANT", "compression_level": 0.99}
@@ -161,7 +161,7 @@ def test_a_constant_rate_mp3_whose_frames_lean_on_earlier_ones(files, tmp_path):
     np.testing.assert_allclose(load_audio(path, 44_100, 31.7, 2.0), at_once_T[1_397_970:][:88_200], atol=1e-6)
 
 
-def test_past_the_end_is_an_error_that_says_so(long_files):
+def test_an_excerpt_past_the_end_is_an_error(long_files):
     for name in ("a.wav", "a.mp3", "av.m4a", "av.wma"):
         with pytest.raises(AudioError, match="shorter"):
             load_audio(long_files[name], RATE, 7.0, 1.0)

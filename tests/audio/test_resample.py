@@ -25,7 +25,7 @@ def test_a_tone_stays_the_same_tone(source, target):
     np.testing.assert_allclose(got_T[edge:-edge], truth_T[edge:-edge], atol=2e-5)
 
 
-def test_what_the_target_cannot_hold_is_gone():
+def test_frequencies_above_the_target_nyquist_are_removed():
     assert np.abs(resample(tone(15_000.0, 44_100), 44_100, 24_000)[2000:-2000]).max() < 1e-4
 
 
@@ -43,7 +43,7 @@ def test_against_scipy_on_band_limited_noise():
     source=st.sampled_from(RATES),
     target=st.sampled_from([16_000, 22_050, 24_000]),
 )
-def test_a_stream_gives_what_the_whole_gives(length, block, source, target):
+def test_a_resampled_stream_equals_the_resampled_whole(length, block, source, target):
     samples_T = np.random.default_rng(length).normal(size=length).astype(np.float32)
     parts = (samples_T[begin : begin + block] for begin in range(0, length, block))
     streamed_T = np.concatenate(list(resample_blocks(parts, source, target)))
@@ -51,6 +51,6 @@ def test_a_stream_gives_what_the_whole_gives(length, block, source, target):
     assert len(streamed_T) >= 1
 
 
-def test_nothing_stays_nothing_and_the_name_has_a_version():
+def test_empty_audio_stays_empty_and_the_resampler_names_its_version():
     assert list(resample_blocks([], 44_100, 16_000)) == []
     assert any(char.isdigit() for char in RESAMPLER)

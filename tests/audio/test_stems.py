@@ -55,7 +55,7 @@ def test_another_rate_and_one_channel_become_two_channels_at_44100_hz(tmp_path, 
         assert np.allclose(load_stem(stem, start, count)[0], whole[start : start + count], atol=2e-4)
 
 
-def test_a_stretch_of_a_stream_equals_the_stretch_of_the_whole_stream(mp4, noise):
+def test_an_excerpt_of_a_stream_equals_that_part_of_the_whole_stream(mp4, noise):
     whole = load_stem(StemSource(mp4, 1))
     assert abs(stem_length(StemSource(mp4, 1)) - 3 * STEM_RATE) <= 2048
     lag = max(range(4096), key=lambda lag: float(whole[0, lag : lag + 8000] @ noise[1, :8000]))
@@ -69,7 +69,7 @@ def test_labels_name_streams_and_neighbours(tmp_path):
     assert parse_stem(tmp_path / "mixture.wav", "bass.wav") == StemSource(tmp_path / "bass.wav")
 
 
-def test_what_cannot_be_read_is_told_by_name(tmp_path, mp4, noise):
+def test_unreadable_stems_are_named(tmp_path, mp4, noise):
     with pytest.raises(AudioError, match=r"none\.wav: no such file"):
         load_stem(StemSource(tmp_path / "none.wav"))
     with pytest.raises(AudioError, match="has 2 audio streams, no stream 4"):
@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_told_by_name(tmp_path, mp4, noise):
         load_stem(StemSource(tmp_path / "cut.stem.mp4", 1), 0, 100)
 
 
-def test_a_stem_whose_sound_ends_before_its_head_says_so_is_refused(tmp_path, noise):
+def test_a_stem_shorter_than_its_header_declares_is_refused(tmp_path, noise):
     soundfile.write(tmp_path / "a.flac", noise.T, STEM_RATE)
     data = (tmp_path / "a.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])

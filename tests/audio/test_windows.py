@@ -50,7 +50,7 @@ def test_the_cases_of_the_docstring():
     least=st.integers(0, 80),
     block=st.integers(1, 90),
 )
-def test_a_stream_is_cut_as_the_whole_is(samples, window, hop, least, block):
+def test_windows_of_a_stream_equal_windows_of_the_whole(samples, window, hop, least, block):
     samples_T = np.arange(samples, dtype=np.float32)
     parts = [samples_T[begin : begin + block] for begin in range(0, samples, block)]
     found = list(split_windows(parts, window, hop, least))
@@ -60,7 +60,7 @@ def test_a_stream_is_cut_as_the_whole_is(samples, window, hop, least, block):
 
 
 @given(frames=st.integers(1, 200), window=st.integers(2, 50), overlap=st.integers(0, 30))
-def test_stitched_windows_are_the_whole_recording(frames, window, overlap):
+def test_merged_windows_equal_the_whole_recording(frames, window, overlap):
     hop = max(window - overlap, 1)
     grid_F = np.arange(frames)
     spans = window_spans(frames, window, hop)
@@ -83,7 +83,7 @@ def test_gaps_stay_and_neighbours_are_untouched():
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_every_matrix_is_cut_alike(count):
+def test_merged_arrays_have_equal_lengths(count):
     parts = [(place * 3, {"a": np.zeros((5, 2)), "b": np.zeros((5, 7))}) for place in range(count)]
     for _, part in merge_overlaps(parts):
         assert len(part["a"]) == len(part["b"])

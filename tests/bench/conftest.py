@@ -26,7 +26,7 @@ from carrara.encoders._base import Card, Encoder
 
 @dataclass
 class PlainResult:
-    """The course of one probe in the plain loop."""
+    """The history of one probe in the plain loop."""
 
     losses: list[float]
     scores: list[float]
@@ -37,10 +37,10 @@ class PlainResult:
 
 
 def train_plainly(problem: ProbeProblem, spec: ProbeSpec, settings: GridSettings) -> PlainResult:
-    """Train one probe as a tutorial would: torch's Adam, torch's scheduler, autograd, one probe at a time."""
+    """Train one probe with a plain loop: torch's Adam, torch's scheduler, autograd, one probe at a time."""
     train, valid = problem.train, problem.valid
-    mixed = len(spec.sources) if len(spec.sources) > 1 else 0
-    shape = ProbeShape(train.width(spec.sources[0]), settings.hidden, settings.outputs, settings.dropout, mixed)
+    num_summed = len(spec.sources) if len(spec.sources) > 1 else 0
+    shape = ProbeShape(train.dim(spec.sources[0]), settings.hidden, settings.outputs, settings.dropout, num_summed)
     probe = initial_probe(spec, shape)
     adam = torch.optim.Adam(probe.parameters(), lr=spec.learning_rate)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -52,8 +52,9 @@ def train_plainly(problem: ProbeProblem, spec: ProbeSpec, settings: GridSettings
     for epoch in range(settings.max_epochs):
         visits = epoch_permutation(spec.seed, epoch, len(train.counts_N))
         losses = []
-        for step, low in enumerate(range(0, len(visits), settings.batch)):
-            rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in visits[low : low + settings.batch]])
+        for step, low in enumerate(range(0, len(visits), settings.batch_size)):
+            picks = visits[low : low + settings.batch_size]
+            rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in picks])
             generator = dropout_generator(spec.seed, epoch, step)
             mask = torch.from_numpy(dropout_mask(generator, len(rows), settings.hidden, settings.dropout))
             logits = probe(train_x[..., rows, :], mask)

@@ -15,24 +15,24 @@ from carrara.bench.beat_decoder import LIMIT, beat_times, decode_paths
 from carrara.core.errors import UsageError
 
 
-class Plain:
+class PlainViterbi:
     """The model written out state by state, from its description: a state is (interval, position)."""
 
     def __init__(self, rate):
         intervals = range(max(2, round(60 * rate / 215)), round(60 * rate / 55) + 1)
         self.states = [(interval, position) for interval in intervals for position in range(interval)]
-        self.place = {state: place for place, state in enumerate(self.states)}
+        self.index = {state: index for index, state in enumerate(self.states)}
         self.beat = np.array([position / interval < 1 / 16 for interval, position in self.states])
         size = len(self.states)
         self.change = np.zeros((size, size))
-        for here, (interval, position) in enumerate(self.states):
+        for index, (interval, position) in enumerate(self.states):
             if position + 1 < interval:
-                self.change[here, self.place[interval, position + 1]] = 1
+                self.change[index, self.index[interval, position + 1]] = 1
                 continue
-            to = {other: math.exp(-100 * abs(other / interval - 1)) for other in intervals}
-            to = {other: weight for other, weight in to.items() if weight > np.finfo(float).eps}
-            for other, weight in to.items():
-                self.change[here, self.place[other, 0]] = weight / sum(to.values())
+            weights = {other: math.exp(-100 * abs(other / interval - 1)) for other in intervals}
+            weights = {other: weight for other, weight in weights.items() if weight > np.finfo(float).eps}
+            for other, weight in weights.items():
+                self.change[index, self.index[other, 0]] = weight / sum(weights.values())
 
     def observed(self, logits):
         """Return the log of each state's observation at each frame."""
@@ -45,30 +45,30 @@ class Plain:
             change = np.log(self.change)
         observed = self.observed(logits)
         score, back = observed[0] - math.log(len(self.states)), []
-        for now in observed[1:]:
-            both = score[:, None] + change
-            back.append(both.argmax(0))
-            score = both.max(0) + now
+        for frame in observed[1:]:
+            scores = score[:, None] + change
+            back.append(scores.argmax(0))
+            score = scores.max(0) + frame
         path = [int(score.argmax())]
-        for before in back[::-1]:
-            path.append(int(before[path[-1]]))
-        return [self.states[place] for place in path[::-1]], score.max()
+        for previous in back[::-1]:
+            path.append(int(previous[path[-1]]))
+        return [self.states[state] for state in path[::-1]], score.max()
 
     def log_probability(self, path, logits):
         """Return the log probability of a path of states."""
-        places = [self.place[state] for state in path]
-        changes = [self.change[a, b] for a, b in pairwise(places)]
-        seen = self.observed(logits)[np.arange(len(places)), places]
-        return -math.log(len(self.states)) + np.log(changes).sum() + seen.sum()
+        indices = [self.index[state] for state in path]
+        changes = [self.change[a, b] for a, b in pairwise(indices)]
+        observed = self.observed(logits)[np.arange(len(indices)), indices]
+        return -math.log(len(self.states)) + np.log(changes).sum() + observed.sum()
 
 
 def states(starts, intervals, frames):
     """Return the state of each frame on a decoded path."""
     path = [
-        (interval, place)
+        (interval, position)
         for start, interval in zip(starts, intervals)
-        for place in range(interval)
-        if start + place >= 0
+        for position in range(interval)
+        if start + position >= 0
     ]
     assert len(path) >= frames
     return path[:frames]
@@ -76,20 +76,20 @@ def states(starts, intervals, frames):
 
 @pytest.mark.parametrize("rate", [2.5, 6.0, 10.0, 17.0])
 def test_the_path_is_the_plain_viterbis(rate):
-    draw = np.random.default_rng(int(rate * 10))
-    plain = Plain(rate)
-    clips = [draw.normal(-1, 3, frames) for frames in (1, 2, 3, 4, 7, 13, 29, 30, 31, 60, 120)]
+    rng = np.random.default_rng(int(rate * 10))
+    plain = PlainViterbi(rate)
+    clips = [rng.normal(-1, 3, frames) for frames in (1, 2, 3, 4, 7, 13, 29, 30, 31, 60, 120)]
     decoded = decode_paths([torch.from_numpy(clip) for clip in clips], rate)
     for clip, (starts, intervals) in zip(clips, decoded):
         best, probability = plain.viterbi(clip)
         path = states(starts, intervals, len(clip))
         assert plain.log_probability(path, clip) == pytest.approx(probability, abs=1e-9)
-        # On a short clip several paths may have equal probability: those that differ where nothing is heard.
+        # On a short clip several paths may have equal probability: those that differ where there is no beat.
         if len(clip) >= 29:
             assert path == best
 
 
-PLAIN = Plain(8.0)
+PLAIN = PlainViterbi(8.0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,14 +97,14 @@ PLAIN = Plain(8.0)
 def test_no_path_is_more_likely(clips):
     decoded = decode_paths([torch.tensor(clip, dtype=torch.double) for clip in clips], 8.0)
     for clip, (starts, intervals) in zip(clips, decoded):
-        found = PLAIN.log_probability(states(starts, intervals, len(clip)), clip)
-        assert found == pytest.approx(PLAIN.viterbi(clip)[1], abs=1e-8)
+        probability = PLAIN.log_probability(states(starts, intervals, len(clip)), clip)
+        assert probability == pytest.approx(PLAIN.viterbi(clip)[1], abs=1e-8)
 
 
-def test_beats_are_the_peaks_of_the_paths_beat_states():
-    draw = np.random.default_rng(3)
+def test_beats_are_the_peaks_within_the_beat_states_of_the_path():
+    rng = np.random.default_rng(3)
     # At 36 frames a second the longest intervals have beats of three frames.
-    plain, clip = Plain(36.0), draw.normal(-1, 3, 300)
+    plain, clip = PlainViterbi(36.0), rng.normal(-1, 3, 300)
     best, _ = plain.viterbi(clip)
     regions, region = [], []
     for frame, state in enumerate(best):
@@ -119,35 +119,35 @@ def test_beats_are_the_peaks_of_the_paths_beat_states():
 
 @pytest.mark.parametrize("bpm", [60, 97.3, 120, 181])
 @pytest.mark.parametrize("rate", [50.0, 75.0])
-def test_a_known_tempo_is_found(bpm, rate):
+def test_a_known_tempo_is_tracked(bpm, rate):
     beats = np.arange(0.37, 20, 60 / bpm)
     logits = torch.full((round(20 * rate),), -5.0)
-    places = (torch.from_numpy(beats) * rate).round().long()
-    logits[places[places < len(logits)]] = 3.0
-    # A third of the beats cannot be heard, and some are heard where none is.
-    logits[places[3::3][:-1]] = -5.0
+    frames_S = (torch.from_numpy(beats) * rate).round().long()
+    logits[frames_S[frames_S < len(logits)]] = 3.0
+    # A third of the beats have no activation, and some activations have no beat.
+    logits[frames_S[3::3][:-1]] = -5.0
     logits[torch.arange(40, len(logits), 331)] = 1.0
-    found = beat_times([logits], rate)[0]
-    assert len(found) == pytest.approx(len(beats), abs=1)
-    heard = places.numpy()[logits[places.clamp(max=len(logits) - 1)].numpy() > 0]
-    # Whole intervals with short beats may pass one that is heard by a frame.
-    assert np.isin(heard, np.round(found * rate)).mean() > 0.9
+    times = beat_times([logits], rate)[0]
+    assert len(times) == pytest.approx(len(beats), abs=1)
+    active = frames_S.numpy()[logits[frames_S.clamp(max=len(logits) - 1)].numpy() > 0]
+    # Whole intervals with short beats may miss an active frame by one.
+    assert np.isin(active, np.round(times * rate)).mean() > 0.9
     for beat in beats[1:-1]:
-        assert np.abs(found - beat).min() < 0.07
+        assert np.abs(times - beat).min() < 0.07
 
 
-def test_clips_decoded_together_are_as_decoded_alone():
-    draw = torch.Generator().manual_seed(0)
-    clips = [torch.randn(frames, generator=draw) * 3 - 2 for frames in (700, 0, 1, 2, 3, 1500, 40, 699)]
+def test_clips_decoded_together_equal_clips_decoded_alone():
+    rng = torch.Generator().manual_seed(0)
+    clips = [torch.randn(frames, generator=rng) * 3 - 2 for frames in (700, 0, 1, 2, 3, 1500, 40, 699)]
     for clip, together in zip(clips, beat_times(clips, 75.0)):
         np.testing.assert_array_equal(together, beat_times([clip], 75.0)[0])
         assert (np.diff(together) > 0).all()
         assert not len(clip) or (together < len(clip) / 75).all()
 
 
-def test_silence_and_nan_are_no_beats():
-    nothing = [torch.full((200,), -1000.0), torch.full((200,), math.nan), torch.full((200,), -math.inf), torch.empty(0)]
-    assert [len(found) for found in beat_times(nothing, 75.0)] == [0, 0, 0, 0]
+def test_silence_and_nan_give_no_beats():
+    silent = [torch.full((200,), -1000.0), torch.full((200,), math.nan), torch.full((200,), -math.inf), torch.empty(0)]
+    assert [len(times) for times in beat_times(silent, 75.0)] == [0, 0, 0, 0]
     assert beat_times([], 75.0) == []
     certain = torch.full((400,), -4.0)
     certain[20::40] = math.inf
@@ -159,6 +159,6 @@ def test_silence_and_nan_are_no_beats():
     np.testing.assert_array_equal(known[0], known[2])
 
 
-def test_too_coarse_a_grid_is_refused():
+def test_too_low_a_frame_rate_is_refused():
     with pytest.raises(UsageError, match="1 frames a second are too few"):
         beat_times([torch.ones(9)], 1.0)

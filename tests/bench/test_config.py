@@ -36,7 +36,7 @@ def test_corrupted_audio_is_scored_by_the_same_probe(measure, task):
     assert measure(task(), corruptions=("gain:-1db",))[0] == record
 
 
-def test_windows_that_are_scored_themselves_are_scored_in_two_ways(measure, task):
+def test_tasks_scored_per_window_record_both_scores(measure, task):
     cut = task(
         window_seconds=0.3,
         partial_window="drop",

@@ -72,7 +72,7 @@ def test_windows_become_one_clip_by_embedding_or_by_logit(measure, task):
 
 
 @pytest.mark.parametrize("protocol", ["constrained", "linear", "few-shot", "semi-constrained"])
-def test_the_choice_is_the_same_whatever_the_test_labels_say(measure, tones, monkeypatch, task, protocol):
+def test_selection_does_not_depend_on_test_labels(measure, tones, monkeypatch, task, protocol):
     first = measure(task(), protocol=protocol)[0]
     clips = type(tones).clips
 
@@ -127,7 +127,7 @@ def test_a_clip_that_is_absent_or_undecodable_is_left_out_only_with_partial(
     assert not measure(row, **config)[0].partial
 
 
-def test_too_few_clips_and_features_that_are_not_finite_say_so(measure, task, bands):
+def test_too_few_clips_and_nonfinite_features_are_reported(measure, task, bands):
     with pytest.raises(DataError, match=r"the train split of tones/none has 1 clips, fewer than 2"):
         measure(task(split_scheme="none"))
 

@@ -83,7 +83,7 @@ def test_a_single_encoder_that_does_not_load_is_an_error(run, task, tmp_path):
 
 def test_neither_encoders_nor_tasks_is_misuse(run):
     done = run(encoders=())
-    assert done.exit_code == 2 and "name encoders, or --suite or --tasks alone" in done.stderr
+    assert done.exit_code == 2 and "give encoders, or only --suite or --tasks" in done.stderr
 
 
 def test_no_record_is_a_failure(run):

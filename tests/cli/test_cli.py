@@ -41,7 +41,7 @@ def test_ls_encoders_prints_columns_with_the_files_that_each_needs(monkeypatch, 
     lines = {line.split()[0]: line for line in carrara("ls", "encoders").stdout.splitlines()}
     assert "  import  2 files from openaipublic.azureedge.net  Jukebox-5B" in lines["jukebox-5b"]
     column = lines["jukebox-5b"].index("Jukebox-5B")
-    assert lines["noise"].split()[1] == "ready" and lines["noise"][column:].startswith("A floor that hears nothing")
+    assert lines["noise"].split()[1] == "ready" and lines["noise"][column:].startswith("A chance-level baseline")
     assert "  import  model.keras  " in lines["mule"] and lines["mule"][column:].startswith("MULE")
 
 
@@ -58,7 +58,7 @@ def test_ls_encoders_prints_columns_with_the_files_that_each_needs(monkeypatch, 
         (["pretrain", "mert-v9", "--corpus", ".", "-o", "x"], "mert-v0"),
     ],
 )
-def test_an_unknown_name_is_misuse_and_one_line_with_a_similar_one(arguments, similar):
+def test_an_unknown_name_is_refused_in_one_line_with_a_similar_one(arguments, similar):
     done = carrara(*arguments)
     assert done.exit_code == 2
     assert done.stdout == ""
@@ -70,7 +70,7 @@ def test_an_unknown_flag_is_misuse():
     assert carrara("ls", "--colour").exit_code == 2
 
 
-def test_show_gives_the_card_of_an_encoder():
+def test_show_prints_the_card_of_an_encoder():
     card = json.loads(carrara("show", "mert-v1-95m", "--json").stdout)
     assert card["kind"] == "encoders"
     assert card["card"]["sample_rate"] == 24_000

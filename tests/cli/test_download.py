@@ -50,10 +50,10 @@ def register(monkeypatch, host):
                 Remote(f"{host[1]}/sound.zip", "sound.zip", unpack="sound"),
             )
 
-            def get(self, root, size=None):
-                return super(Pebble, self).get(root, size)
+            def download(self, root, size=None):
+                return super(Pebble, self).download(root, size)
 
-        Downloaded.steps = steps
+        Downloaded.manual_steps = steps
         monkeypatch.setitem(REGISTRY.loaded, REGISTRY.get_entry("pebble").module, Downloaded())
 
     return register_as_pebble
@@ -97,7 +97,7 @@ def test_a_failed_download_is_one_line(register, tmp_path):
     assert "0" * 64 in done.stderr and hashlib.sha256(LIST).hexdigest() in done.stderr
 
 
-def test_a_dataset_without_sizes_says_so(tmp_path):
+def test_size_is_refused_for_a_dataset_without_sizes(tmp_path):
     done = download(tmp_path, "nsynth", "--size", "small")
     assert done.exit_code == 2 and "nsynth does not come in sizes; leave --size out" in done.stderr
     done = download(tmp_path, "pebble", "--size", "smal")

@@ -1,6 +1,7 @@
 """`carrara embed` and `carrara cache` end to end: rows, metadata, broken files, resuming, errors."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_one_row_a_recording_with_its_provenance(tmp_path, music):
     assert not list(tmp_path.glob("*.parts"))
 
 
-def test_windows_and_frames_lie_where_they_should(tmp_path, music):
+def test_windows_and_frames_have_the_right_times(tmp_path, music):
     out = tmp_path / "w.parquet"
     summary(music / "b.flac", "-e", "noise", "-o", out, "--per", "window", "--window", "10")
     assert [(row["start"], row["duration"]) for row in rows(out)] == [(10.0 * i, 10.0) for i in range(6)] + [
@@ -90,11 +91,11 @@ def test_frames_of_an_encoder_without_frames_are_refused(tmp_path, music, encode
     result = run("embed", music, "-e", encoder, "-o", tmp_path / "out.parquet", "--per", "frame")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(
-        f"carrara embed: --per frame: {encoder} gives one vector a window; take --per window"
+        f"carrara embed: --per frame: {encoder} has one vector per window; use --per window"
     )
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.glob("out.parquet*"))
-    with pytest.raises(UsageError, match="gives one vector a window"):
+    with pytest.raises(UsageError, match="has one vector per window"):
         carrara.embed(tmp_path / "none.wav", encoder, per="frame")
 
 
@@ -138,6 +139,21 @@ def test_broken_files_are_reported_the_rest_go_on_and_the_exit_code_is_1(tmp_pat
     (music / "short.flac").write_bytes(whole)
     report = summary(music, "-e", "noise", "-o", out, "--per", "window", code=1)
     assert (report["embedded"], report["reused"], len(report["failed"])) == (1, 3, 2)
+
+
+def test_odd_names_and_pipes_do_not_end_the_run(tmp_path, music):
+    latin, pipe = music / os.fsdecode(b"caf\xe9.wav"), music / "p.wav"
+    latin.write_bytes((music / "a.wav").read_bytes())
+    os.mkfifo(pipe)
+    out = tmp_path / "out.parquet"
+    report = summary(music, pipe, "-e", "noise", "-o", out, code=1)
+    assert report["embedded"] == 3
+    assert report["failed"] == {
+        str(latin): f"{music}/caf\\xe9.wav: its name is not UTF-8; rename the file or its folder",
+        str(pipe): f"{pipe}: a pipe or device, not an audio file; write its audio to a file first",
+    }
+    with pytest.warns(UserWarning, match="not UTF-8"):
+        assert len(carrara.embed([latin, music / "a.wav"], "noise")) == 1
 
 
 def test_the_same_command_embeds_only_what_is_new(tmp_path, music):
@@ -245,7 +261,7 @@ def test_a_folder_of_parts_holds_the_same_rows_and_keeps_other_files(tmp_path, m
     assert (out / "_notes.txt").read_text() == "precious"
 
 
-def test_rows_of_a_recording_that_breaks_off_late_are_taken_back(tmp_path):
+def test_rows_of_a_recording_that_fails_late_are_removed(tmp_path):
     # The rows fill a row group before the end of the file is found to be missing.
     good, torn = tmp_path / "a.wav", tmp_path / "b.wav"
     soundfile.write(good, np.random.default_rng(0).uniform(-0.3, 0.3, 2 * RATE), RATE)

@@ -108,8 +108,8 @@ def test_settings_that_cannot_be_changed_are_named(tmp_path, folder, song, chang
 def test_frames_of_a_network_without_frames_are_refused(tmp_path, folder, song):
     out = tmp_path / "out" / "frames.parquet"
     result = run("embed", song, "-e", folder, "-o", out, "--per", "frame")
-    message = "--per frame: mine gives one vector a window; take --per window, or for a MAEST --set tokens=frames"
+    message = "--per frame: mine has one vector per window; use --per window, or for a MAEST --set tokens=frames"
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"carrara embed: {message}\n")
     assert not out.parent.exists()
-    with pytest.raises(UsageError, match="mine gives one vector a window"):
+    with pytest.raises(UsageError, match="mine has one vector per window"):
         carrara.embed(tmp_path / "none.wav", folder, per="frame")

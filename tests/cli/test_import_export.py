@@ -85,7 +85,7 @@ def test_import_interpolates_a_maest_of_another_length(tmp_path, monkeypatch):
     [
         (["import", "mert-v0", "--file", "{file}"], 1, "carrara import: .*would fit mert-tiny"),
         (["import", "mert-v0"], 2, "carrara import: mert-v0: its weights are not on this machine"),
-        (["import", "mert-tiny", "--file", "{file}", "--interpolate"], 2, "mert-tiny has no positions to stretch"),
+        (["import", "mert-tiny", "--file", "{file}", "--interpolate"], 2, "mert-tiny has no positions to interpolate"),
         (["export", "{file}", "-f", "carrara", "-o", "{out}"], 2, "carrara export: .*carrara import NAME --file"),
         (["export", "noise", "-f", "transformers", "-o", "{out}"], 2, "carrara export: noise: "),
     ],
@@ -98,7 +98,7 @@ def test_errors_are_one_line(file, tmp_path, monkeypatch, arguments, code, messa
     assert re.search(message, done.stderr), done.stderr
 
 
-def test_a_family_member_that_fails_does_not_stop_the_others(file, tmp_path, monkeypatch):
+def test_a_failed_variant_does_not_stop_the_other_imports(file, tmp_path, monkeypatch):
     card, settings = mert.ENCODER.variants["mert-tiny"]
     for name in ("mert-v0-public", "mert-v1-95m"):
         theirs = card.model_copy(update={"files": mert.ENCODER.variants[name][0].files})

@@ -173,7 +173,7 @@ def test_a_task_file_is_probed_during_training_without_its_test_split(music, pit
     probed = [(line["step"], line["probes"]["pitch"]) for line in lines if "probes" in line]
     assert [step for step, _ in probed] == [0, 2, 4]
     for _, score in probed:
-        # A tone of 200 Hz and one of 3.2 kHz: nearly any network's features tell them apart.
+        # A tone of 200 Hz and one of 3.2 kHz: nearly any network's features separate them.
         assert score["metric"] == "accuracy" and score["seconds"] > 0
         assert 0.75 <= score["score"] <= score["high"] <= 1
     assert (out / "metrics.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "home").exists()
@@ -182,7 +182,7 @@ def test_a_task_file_is_probed_during_training_without_its_test_split(music, pit
     assert (out / "metrics.jsonl").read_text().count('"probes"') == 3
 
 
-def test_it_starts_from_another_encoder_and_says_so(music, tmp_path):
+def test_training_starts_from_another_encoder_and_reports_it(music, tmp_path):
     words = ["mert-v0", "--scale", "tiny", *settings("targets.cqt.weight=2"), "-c", music, "--device", "cpu"]
     first = run(*words, "-o", tmp_path / "one")
     assert first.exit_code == 0, first.output

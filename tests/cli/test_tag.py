@@ -108,7 +108,7 @@ def contents(out):
     return named, {(row["path"], row["start"]): np.array(row["embedding"]) for row in table}
 
 
-def test_a_folder_is_completed_also_where_earlier_recordings_are_gone(tmp_path, folder, music):
+def test_a_folder_is_extended_although_earlier_recordings_are_missing(tmp_path, folder, music):
     out, names = tmp_path / "out", [str(music / "a.wav"), str(music / "b.wav")]
     run("tag", music, "-e", folder, "-o", tmp_path / "both")
     run("tag", names[0], "-e", folder, "-o", out)
@@ -137,7 +137,7 @@ def test_a_folder_is_completed_also_where_earlier_recordings_are_gone(tmp_path, 
     assert (out / "a.png").read_bytes() == files["a.png"]
 
 
-def test_what_an_interrupted_command_has_done_stays(tmp_path, folder, music, monkeypatch):
+def test_results_of_an_interrupted_command_are_kept(tmp_path, folder, music, monkeypatch):
     out = tmp_path / "out"
     for name, seconds in (("c.wav", 6), ("d.wav", 8)):
         soundfile.write(music / name, np.zeros(RATE * seconds), RATE)
@@ -183,7 +183,7 @@ def test_a_folder_of_other_settings_is_refused_and_unchanged(tmp_path, folder, m
 
 
 @pytest.mark.parametrize("name", ["probabilities.parquet", "tags.json"])
-def test_a_folder_with_something_else_of_these_names_is_refused(tmp_path, folder, music, name):
+def test_a_folder_with_other_files_of_these_names_is_refused(tmp_path, folder, music, name):
     (tmp_path / name).write_text("[]")
     result = run("tag", music, "-e", folder, "-o", tmp_path)
     assert result.exit_code == 1

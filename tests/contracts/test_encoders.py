@@ -23,6 +23,7 @@ SHRUNK = {
     "HubertSettings": {**TRANSFORMER, "conv_channels": 16, "dim": 48},
     "MaestSettings": {**TRANSFORMER, "dim": 24},
     "ConformerSettings": {**TRANSFORMER, "channels": 4, "dim": 128},
+    "MelConformerSettings": {**TRANSFORMER, "conv_channels": (8, 16, 48), "conv_depths": (1, 1, 1), "dim": 48},
     "MusicnnSettings": {"dense_dim": 20},
     "JukeboxSettings": {
         "layer": 2,
@@ -133,7 +134,7 @@ class TestOutput:
         samples = noise(1, runnable(name).card.sample_rate)
         assert torch.equal(runnable(name)(samples), runnable(name)(samples))
 
-    def test_a_batch_of_unequal_lengths_gives_what_each_alone_gives(self, name):
+    def test_clips_of_unequal_length_have_the_same_features_as_alone(self, name):
         encoder, rate = runnable(name), runnable(name).card.sample_rate
         seconds = (1.0, 2.0, 0.35)
         clips = [noise(length, rate, seed)[0] for seed, length in enumerate(seconds)]

@@ -208,7 +208,7 @@ unpack(Path(sys.argv[1]), Path(sys.argv[2]))
         (tarred({"good": b"1", "pipe": special("pipe", tarfile.FIFOTYPE)}), "pipe"),
     ],
 )
-def test_a_member_that_would_leave_the_folder_is_refused_before_anything_is_written(tmp_path, content, named):
+def test_a_member_outside_of_the_folder_is_refused_before_anything_is_written(tmp_path, content, named):
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(DataError, match="outside|link|device") as caught:
         unpack(tmp_path / "archive", tmp_path / "here")

@@ -56,7 +56,7 @@ def test_an_existing_file_is_kept_unless_its_hash_differs(server, tmp_path):
 
 
 def begin_of(requested):
-    """Return the first byte that a request asks for; a connection loses less than a chunk when it drops."""
+    """Return the first byte of a request; a connection loses less than a chunk when it drops."""
     return int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
 
 
@@ -74,7 +74,7 @@ def test_dropped_connections_resume_where_they_broke_off(server, tmp_path_factor
         sent = begin + drop
 
 
-def test_a_connection_that_drops_often_but_delivers_is_not_given_up(server, tmp_path, pauses):
+def test_downloading_continues_while_each_connection_delivers_bytes(server, tmp_path, pauses):
     server.drops = [20_000] * 12
     download(Remote(server.url(), "file.bin"), tmp_path)
     assert (tmp_path / "file.bin").read_bytes() == BODY
@@ -88,7 +88,7 @@ def test_connections_that_are_reset_resume(server, tmp_path):
 
 
 @pytest.mark.parametrize("sha256", [None, SUM, SUM[:16]])
-def test_a_later_call_resumes_and_says_where(server, tmp_path, pauses, sha256):
+def test_a_later_call_resumes_and_reports_the_offset(server, tmp_path, pauses, sha256):
     server.drops = [100_000, 0, 0, 0, 0, 0]
     remote = Remote(server.url(), "file.bin", sha256)
     with pytest.raises(DataError, match=r"run the same command again, it resumes at 0\.1 MB") as caught:
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_resume_starts_over(server, tmp_path, change):
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
-def test_a_server_without_ranges_that_always_drops_is_given_up(server, tmp_path):
+def test_downloading_fails_if_a_server_without_ranges_always_drops(server, tmp_path):
     server.has_ranges, server.drops = False, [100_000] * 50
     with pytest.raises(DataError, match="broke off after 0.1 MB"):
         download(Remote(server.url(), "file.bin"), tmp_path)

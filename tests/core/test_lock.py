@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_created_is_one_clear_error(tmp_path):
         pass
 
 
-def test_many_threads_are_never_two_inside(tmp_path):
+def test_only_one_of_many_threads_holds_the_lock(tmp_path):
     inside, most = [], []
 
     def acquire():

@@ -124,7 +124,7 @@ def test_an_artist_is_in_the_split_that_jukemir_published(artist, split):
 
 
 @given(st.text(max_size=40))
-def test_an_artist_is_known_again_in_any_case_and_spacing(printed):
+def test_artists_are_matched_ignoring_case_and_spacing(printed):
     name = artist_name(printed)
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz ") and name == name.strip() and "  " not in name
     assert artist_name(f" {name.upper()} .,0é".replace(" ", " \t ")) == name

@@ -23,7 +23,7 @@ def write_labels(tmp_path, text, name="labels.csv"):
     return tmp_path
 
 
-def test_a_csv_gives_clips_splits_groups_and_labels(tmp_path):
+def test_clips_splits_groups_and_labels_are_read_from_a_csv(tmp_path):
     root = write_labels(
         tmp_path,
         "path,split,group,start,duration,mood,tags[],valence\n"
@@ -46,7 +46,7 @@ def test_json_lines_keep_their_types(tmp_path):
     assert clip.id == "x" and clip.labels == {"beats": [0.5, 1.0], "emotion": {"valence": 2}}
 
 
-def test_without_splits_the_groups_hash_gives_them(tmp_path):
+def test_without_splits_the_hash_of_the_group_determines_them(tmp_path):
     lines = [f"{number}.wav,{number % 40}" for number in range(400)]
     root = write_labels(tmp_path, "path,group\n" + "\n".join(lines))
     splits = DATASET.splits(root)["hashed"]
@@ -58,7 +58,7 @@ def test_without_splits_the_groups_hash_gives_them(tmp_path):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(WORDS, st.lists(WORDS, max_size=3)), min_size=1, max_size=5, unique_by=lambda row: row[0]))
-def test_whatever_the_csv_module_writes_is_read_back(tmp_path_factory, rows):
+def test_any_table_of_the_csv_module_is_read_back(tmp_path_factory, rows):
     root = tmp_path_factory.mktemp("folder")
     with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

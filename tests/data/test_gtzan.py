@@ -126,7 +126,7 @@ def test_every_known_layout_is_read(tmp_path, folder, suffix, hiphop):
 
 
 @pytest.mark.parametrize("name", ["gtzan", "GTZAN", "gtzan_genre"])
-def test_the_folder_may_be_called_as_others_call_it(tmp_path, name):
+def test_the_folder_may_have_other_usual_names(tmp_path, name):
     assert DATASET.root(tmp_path) == tmp_path / "gtzan"
     (tmp_path / name).mkdir()
     assert DATASET.root(tmp_path) == DATASET.root(tmp_path / name) == tmp_path / name
@@ -144,7 +144,7 @@ def test_beats_without_positions_give_no_downbeats(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["jams", "GTZAN-Rhythm_v2/jams", "genres/blues", "genres", "."])
-def test_jams_are_read_and_text_goes_first(tmp_path, folder):
+def test_jams_are_read_unless_there_is_a_text_file(tmp_path, folder):
     build(tmp_path, beats=None)
     jams(tmp_path / folder / "blues.00029.wav.jams", beat=[2.0, 1.0], downbeat=[2.0], **{"8th_note": [1.5]})
     assert DATASET.index(tmp_path)[0].labels == {"genre": "blues", "beats": [1.0, 2.0], "downbeats": [2.0]}
@@ -153,7 +153,7 @@ def test_jams_are_read_and_text_goes_first(tmp_path, folder):
 
 
 @given(st.lists(st.tuples(st.floats(0, 40, allow_nan=False), st.integers(1, 5)), min_size=1, max_size=20))
-def test_times_come_back_as_they_were_written(tmp_path_factory, rows):
+def test_times_are_read_as_written(tmp_path_factory, rows):
     root = tmp_path_factory.mktemp("gtzan")
     for split, lines in LISTS.items():
         write(root / f"{split}_filtered.txt", "\n".join(lines))

@@ -256,7 +256,7 @@ def test_download_unpacks_the_parts_once_and_resumes(tmp_path, monkeypatch):
     assert DATASET.download(tmp_path) == "" and requested[10:] == tables
 
 
-def test_missing_files_say_what_gives_them(tmp_path):
+def test_errors_of_missing_files_name_the_cure(tmp_path):
     with pytest.raises(DataError, match="carrara download magnatagatune"):
         DATASET.index(tmp_path)
     write(tmp_path, [row(2, "0/a.mp3")], [])

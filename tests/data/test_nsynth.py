@@ -194,7 +194,7 @@ OBJECTS = st.dictionaries(st.text(max_size=8), VALUES.filter(lambda value: isins
 
 @settings(deadline=None)
 @given(OBJECTS, st.sampled_from([None, 0, 4]), st.booleans(), st.integers(1, 40))
-def test_blocks_of_any_size_give_what_the_standard_library_gives(tmp_path_factory, value, indent, ascii_only, block):
+def test_reading_in_blocks_of_any_size_equals_the_standard_library(tmp_path_factory, value, indent, ascii_only, block):
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(value, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
     assert list(read_examples(path, block)) == list(json.loads(path.read_text(encoding="utf-8")).items())

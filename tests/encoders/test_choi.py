@@ -22,24 +22,24 @@ FILE = "weights_layer4_theano.hdf5"
 def arrays(blocks=5, seed=0):
     """Weights under the names and in the shapes of the published files."""
     generator = np.random.default_rng(seed)
-    found = {}
+    actual = {}
     for i in range(1, blocks + 1):
         inputs = 32 if i > 1 else 1
         conv, norm = f"convolution2d_{i}_", f"batchnormalization_{i}_"
-        found[conv + "W"] = generator.standard_normal((32, inputs, 3, 3)) / (3 * inputs**0.5)
-        found[conv + "b"] = 0.1 * generator.standard_normal(32)
-        found[norm + "gamma"] = 1 + 0.3 * generator.standard_normal(32)
-        found[norm + "beta"] = 0.3 * generator.standard_normal(32)
-        found[norm + "running_mean"], found[norm + "running_std"] = np.zeros(32), np.ones(32)
-    return {name: array.astype("f4") for name, array in found.items()}
+        actual[conv + "W"] = generator.standard_normal((32, inputs, 3, 3)) / (3 * inputs**0.5)
+        actual[conv + "b"] = 0.1 * generator.standard_normal(32)
+        actual[norm + "gamma"] = 1 + 0.3 * generator.standard_normal(32)
+        actual[norm + "beta"] = 0.3 * generator.standard_normal(32)
+        actual[norm + "running_mean"], actual[norm + "running_std"] = np.zeros(32), np.ones(32)
+    return {name: array.astype("f4") for name, array in actual.items()}
 
 
-def write(path, found):
+def write(path, actual):
     """A file of `save_weights` in Keras 1.2.2: a group a layer, nested models flat, names in attributes."""
     h5py = pytest.importorskip("h5py")
     layers = {
         "melgram": {"param_0": np.zeros((512, 1, 1, 257)), "param_1": np.zeros((512, 1, 1, 257))},
-        "ConvBNEluDr": found,
+        "ConvBNEluDr": actual,
         "flatten_1": {},
         "dense_1": {"dense_1_W": np.zeros((32, 50)), "dense_1_b": np.zeros(50)},
     }
@@ -71,19 +71,19 @@ def levels(clip):
     return 10 * np.log10(np.maximum(mel, 1e-10)).T
 
 
-def naive(clips, found):
+def naive(clips, actual):
     """The network in double precision on clips of 29 s that are one batch, `[batch, 160]`."""
     maps = np.stack([levels(clip.astype("f8")) for clip in clips])[:, None]
     maps, features = np.maximum(maps - maps.max(), -80.0), []
     for i, (bands, frames) in enumerate(POOLS, 1):
         conv, norm = f"convolution2d_{i}_", f"batchnormalization_{i}_"
-        turned = found[conv + "W"].astype("f8")[:, :, ::-1, ::-1]
+        turned = actual[conv + "W"].astype("f8")[:, :, ::-1, ::-1]
         edged = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1)))
         neighbours = np.lib.stride_tricks.sliding_window_view(edged, (3, 3), axis=(2, 3))
         y = np.einsum("bchwij,ocij->bohw", neighbours, turned, optimize=True)
-        y += found[conv + "b"][:, None, None]
+        y += actual[conv + "b"][:, None, None]
         y = (y - y.mean((0, 2, 3), keepdims=True)) / np.sqrt(y.var((0, 2, 3), keepdims=True) + 1e-3)
-        y = y * found[norm + "gamma"][:, None, None] + found[norm + "beta"][:, None, None]
+        y = y * actual[norm + "gamma"][:, None, None] + actual[norm + "beta"][:, None, None]
         y = np.where(y > 0, y, np.expm1(np.minimum(y, 0)))
         height, width = y.shape[2] // bands, y.shape[3] // frames
         maps = y[:, :, : height * bands, : width * frames].reshape(len(y), 32, height, bands, width, frames).max((3, 5))
@@ -110,7 +110,7 @@ def test_features_are_those_of_the_published_network_on_one_clip(published):
 
 
 @torch.inference_mode()
-def test_with_batch_stats_clips_are_heard_against_each_other_as_published(published):
+def test_batch_stats_normalise_over_the_batch_as_published(published):
     clips = [np.resize(sound(5.0, 0.02, 1), CLIP_SAMPLES), np.resize(sound(6.0, 0.3, 2), CLIP_SAMPLES)]
     encoder = ENCODER.build(ChoiSettings(batch_stats=True), ENCODER.variants["choi"][0], 0)
     load_state_dict_strict(encoder, ENCODER.load_official("choi", published), "here")
@@ -121,7 +121,7 @@ def test_with_batch_stats_clips_are_heard_against_each_other_as_published(publis
 
 
 @torch.inference_mode()
-def test_the_first_29_seconds_are_heard_and_shorter_clips_repeated():
+def test_the_first_29_seconds_are_encoded_and_shorter_clips_repeated():
     encoder, clip = build_encoder("choi").eval(), torch.from_numpy(sound(4.0))
     repeated = encoder(clip.repeat(8)[None])
     assert torch.equal(encoder(clip[None]), repeated)
@@ -131,7 +131,7 @@ def test_the_first_29_seconds_are_heard_and_shorter_clips_repeated():
 
 
 @torch.inference_mode()
-def test_a_large_batch_goes_through_the_network_a_few_clips_at_a_time():
+def test_a_large_batch_is_encoded_a_few_clips_at_a_time():
     encoder, sizes = build_encoder("choi").eval(), []
     encoder.blocks[0].register_forward_pre_hook(lambda block, given: sizes.append(len(given[0])))
     assert encoder(torch.from_numpy(sound(1.0)).expand(9, -1)).shape == (9, 1, 1, 160)
@@ -155,12 +155,12 @@ def test_the_folder_of_all_files_is_read_from_the_uncut_one(published):
     folder = published.parent
     for block in range(4):
         write(folder / f"weights_layer{block}_theano.hdf5", arrays(block + 1, seed=1))
-    found = ENCODER.load_official("choi", folder)
+    actual = ENCODER.load_official("choi", folder)
     assert torch.equal(
-        found["blocks.4.convolution.weight"][3, 2, 0, 1], torch.tensor(arrays()["convolution2d_5_W"][3, 2, 2, 1])
+        actual["blocks.4.convolution.weight"][3, 2, 0, 1], torch.tensor(arrays()["convolution2d_5_W"][3, 2, 2, 1])
     )
     published.rename(folder / "weights_theano.hdf5")
-    assert all(torch.equal(found[name], tensor) for name, tensor in ENCODER.load_official("choi", folder).items())
+    assert all(torch.equal(actual[name], tensor) for name, tensor in ENCODER.load_official("choi", folder).items())
 
 
 def test_files_of_cut_and_of_other_networks_are_refused(tmp_path):
@@ -185,7 +185,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_no_weights_is_called_by_its_name(kind, tmp_path):
+def test_a_file_without_weights_is_refused_by_its_kind(kind, tmp_path):
     pytest.importorskip("h5py")
     content, reason = BROKEN[kind]
     (tmp_path / FILE).write_bytes(content)

@@ -116,24 +116,24 @@ def test_features_are_the_mean_of_the_networks_over_all_windows_but_the_last(pub
 
 
 @pytest.mark.parametrize("samples", [11, 19, 20, 21, 30, 39, 40, 41])
-def test_the_last_window_is_left_out_whole_or_not(samples):
+def test_the_last_window_is_dropped_whether_complete_or_not(samples):
     clip = torch.arange(samples)
     slices = [clip[start : start + 10].tolist() for start in range(0, samples, 10)]
     assert clmr_windows(clip, 10).tolist() == slices[:-1]
 
 
 @pytest.mark.parametrize("samples", [0, 1, 9, 10])
-def test_a_clip_of_at_most_one_window_is_filled_up_with_zeros(samples):
+def test_a_clip_of_at_most_one_window_is_padded_with_zeros(samples):
     assert clmr_windows(torch.ones(samples), 10).tolist() == [[1.0] * samples + [0.0] * (10 - samples)]
 
 
 @torch.inference_mode()
-def test_ten_minutes_go_through_the_network_a_few_windows_at_a_time():
-    heard = []
+def test_ten_minutes_are_encoded_a_few_windows_at_a_time():
+    seen = []
 
     class Means(torch.nn.Module):
         def forward(self, windows_NCW):
-            heard.append(len(windows_NCW))
+            seen.append(len(windows_NCW))
             return windows_NCW.mean(dim=-1, keepdim=True).expand(-1, 512, 1)
 
     encoder = build_encoder("clmr-native").eval()
@@ -141,8 +141,8 @@ def test_ten_minutes_go_through_the_network_a_few_windows_at_a_time():
     long, short = torch.full((600 * 22_050,), 0.25), torch.full((30 * 22_050,), 0.5)
     batch = torch.nn.utils.rnn.pad_sequence([long, short], batch_first=True)
     features = encoder(batch, torch.tensor([len(long), len(short)]))
-    assert max(heard) <= 8
-    assert sum(heard) == 600 * 22_050 // NATIVE + 30 * 22_050 // NATIVE
+    assert max(seen) <= 8
+    assert sum(seen) == 600 * 22_050 // NATIVE + 30 * 22_050 // NATIVE
     torch.testing.assert_close(features[:, 0, 0], torch.tensor([[0.25], [0.5]]).expand(2, 512))
 
 
@@ -156,15 +156,15 @@ def test_random_weights_come_from_the_seed_alone():
 
 
 @pytest.mark.parametrize("given", ["file", "folder", "zip"])
-def test_both_spellings_are_read_wherever_the_checkpoint_lies(checkpoint, given, tmp_path):
+def test_both_spellings_are_read_from_a_file_folder_or_zip(checkpoint, given, tmp_path):
     path = {"file": checkpoint, "folder": checkpoint.parent}.get(given)
     if given == "zip":
         path = tmp_path / "clmr_magnatagatune_mlp.zip"
         with zipfile.ZipFile(path, "w") as release:
             release.write(checkpoint, f"clmr_magnatagatune_mlp/{CHECKPOINT_FILE}")
-    found, wanted = ENCODER.load_official("clmr", path), table()
-    assert set(found) == set(wanted) == set(build_encoder("clmr").state_dict())
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    actual, target = ENCODER.load_official("clmr", path), table()
+    assert set(actual) == set(target) == set(build_encoder("clmr").state_dict())
+    assert all(torch.equal(actual[name], target[name]) for name in target)
 
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path):
@@ -214,7 +214,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_no_weights_is_called_by_its_name(kind, tmp_path):
+def test_a_file_without_weights_is_refused_by_its_kind(kind, tmp_path):
     content, reason = BROKEN[kind]
     (tmp_path / CHECKPOINT_FILE).write_bytes(content)
     with pytest.raises(WeightsError, match=reason):

@@ -100,17 +100,17 @@ def test_an_empty_clip_is_refused(encoder):
         encoder(torch.zeros(1, 0))
 
 
-def test_ten_minutes_go_through_in_blocks(encoder, monkeypatch):
-    heard = []
+def test_ten_minutes_are_encoded_in_blocks(encoder, monkeypatch):
+    sizes = []
 
     def stand_in(patches):
-        heard.append(len(patches))
+        sizes.append(len(patches))
         return None, torch.ones(len(patches), 128)
 
     monkeypatch.setattr(encoder.network, "forward", stand_in)
     assert (encoder(noise(600.0)) == 1).all()
-    assert sum(heard) == (600 * RATE // 256 - 128) // 62 + 1
-    assert max(heard) == BATCH_SIZE
+    assert sum(sizes) == (600 * RATE // 256 - 128) // 62 + 1
+    assert max(sizes) == BATCH_SIZE
 
 
 @pytest.mark.parametrize("content", [STYLE_NAMES, {"name": "genre discogs400", "classes": STYLE_NAMES}])
@@ -138,7 +138,7 @@ def test_labels_of_another_head_are_refused(tmp_path):
         ENCODER.settings_from_files("effnet-discogs", EffnetSettings(classes=STYLES), tmp_path)
 
 
-def test_a_saved_encoder_comes_back_with_its_rule_for_zeros(tmp_path):
+def test_a_saved_encoder_keeps_its_padding_rule(tmp_path):
     made = build_encoder("effnet-discogs", seed=3, changes={"width_multiplier": 0.1, "classes": STYLES}).eval()
     made.network.symmetric.fill_(True)
     save_pretrained(made, tmp_path / "saved")

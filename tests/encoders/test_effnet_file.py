@@ -167,7 +167,7 @@ def test_padding_may_be_automatic_or_a_step_by_itself(theirs):
         check_equal(ours_from(graph_of(theirs, automatic=True)), theirs)
 
 
-def test_norms_may_be_a_factor_and_a_sum(theirs):
+def test_batch_norms_may_be_stored_as_product_and_sum(theirs):
     """What tf2onnx 1.17 makes of the depthwise convolutions of Keras' EfficientNet."""
     graph = graph_of(theirs)
     nodes = []
@@ -184,7 +184,7 @@ def test_norms_may_be_a_factor_and_a_sum(theirs):
     check_equal(ours_from(OnnxGraph(nodes, graph.tensors)), theirs)
 
 
-def test_a_dense_layer_may_be_a_product_and_a_sum():
+def test_a_dense_layer_may_be_stored_as_product_and_sum():
     theirs = Theirs()
     graph = graph_of(theirs)
     *nodes, dense = graph.nodes
@@ -229,7 +229,7 @@ def changed(graph, number, **changes):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (lambda graph: OnnxGraph(graph.nodes[4:], graph.tensors), "80 convolutions and 1 dense"),
         (lambda graph: OnnxGraph(graph.nodes[:-1], graph.tensors), "81 convolutions and 0 dense"),
@@ -257,19 +257,19 @@ def changed(graph, number, **changes):
         "scaled classifier",
     ],
 )
-def test_another_network_is_refused_in_one_line(graph, spoil, message):
+def test_another_network_is_refused_in_one_line(graph, change, message):
     with pytest.raises(WeightsError, match=message) as problem:
-        ours_from(spoil(graph))
+        ours_from(change(graph))
     assert "a graph" in str(problem.value)
     assert "\n" not in str(problem.value)
 
 
-def test_a_network_of_another_width_is_named(graph):
+def test_a_network_of_another_size_is_named(graph):
     with pytest.raises(WeightsError, match=r"does not fit network\.stem\.conv"):
         convert_graph(graph, EffnetDiscogs(EffnetSettings(width_multiplier=0.1), CARD), "a graph")
 
 
-def test_what_is_no_such_file_is_named(tmp_path):
+def test_a_file_that_is_no_efficientnet_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"discogs-effnet-bsdynamic-1\.onnx: cannot be read"):
         ENCODER.load_official("effnet-discogs", tmp_path)
     (tmp_path / "model.pb").write_bytes(b"\x0a\x03abc")

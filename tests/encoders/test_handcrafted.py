@@ -39,7 +39,7 @@ def test_moments_are_those_of_numpy(frames):
 
 
 @pytest.mark.parametrize("frames, known", [(1, 1), (2, 3)])
-def test_moments_that_do_not_exist_are_zero(frames, known):
+def test_moments_of_too_few_frames_are_zero(frames, known):
     rows = feature_moments(1 + torch.rand(frames, 4, generator=torch.Generator().manual_seed(0))).view(6, 4)
     assert rows[0].all()
     assert not rows[known:].any()
@@ -65,14 +65,14 @@ def test_chroma_statistics_are_near_those_of_librosa(clip):
     np.testing.assert_allclose(ours.flatten().numpy(), expected, atol=0.01)
 
 
-def test_both_stand_side_by_side(clip):
+def test_chroma_and_mfcc_statistics_are_concatenated(clip):
     samples = torch.from_numpy(clip[:44_100])[None]
     apart = torch.cat([encoder("chroma")(samples), 0.01 * encoder("mfcc")(samples)], dim=-1)
     assert torch.equal(encoder("chroma-mfcc")(samples), apart)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_gain_does_not_matter(name, clip):
+def test_features_do_not_depend_on_gain(name, clip):
     network, samples = encoder(name), torch.from_numpy(clip[:44_100])[None]
     torch.testing.assert_close(network(0.01 * samples), network(samples), atol=2e-3, rtol=1e-3)
 
@@ -84,7 +84,7 @@ def test_odd_clips_stay_finite(name, level, samples):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_unequal_clips_in_a_batch_give_what_each_alone_gives(name, clip):
+def test_unequal_clips_have_the_same_features_in_a_batch_as_alone(name, clip):
     network = encoder(name)
     lengths = torch.tensor([30_000, 66_150, 700])
     batch = torch.full((3, 66_150), 7.0)

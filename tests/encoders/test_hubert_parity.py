@@ -140,7 +140,7 @@ def test_keys_are_hugging_faces():
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(1, 6000), min_size=2, max_size=4), st.sampled_from(["hubert", "data2vec"]), st.booleans())
 @torch.no_grad()
-def test_a_batch_of_unequal_lengths_gives_what_each_alone_gives(lengths, positions, pre):
+def test_clips_of_unequal_length_have_the_same_features_as_alone(lengths, positions, pre):
     depth = 3 if positions == "data2vec" else 1
     ours = encoder(
         positions=positions,
@@ -173,7 +173,7 @@ def test_the_gradient_of_the_front_end_is_scaled(factor):
         assert scaled is None
 
 
-def test_layerdrop_in_training_keeps_every_row():
+def test_layerdrop_keeps_the_number_of_layers():
     ours = encoder(layerdrop=0.7).train()
     assert all(ours(noise(1, 2000)).shape[1] == 4 for _ in range(8))
 

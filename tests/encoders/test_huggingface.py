@@ -76,7 +76,7 @@ def test_a_data2vec_folder_is_equal_layer_by_layer(tmp_path):
 
 
 @torch.no_grad()
-def test_a_mert_folder_is_known_by_its_rate_and_its_prefix_and_heads_fall_away(tmp_path):
+def test_a_mert_folder_is_recognised_by_rate_and_prefix_and_its_heads_are_dropped(tmp_path):
     model = drawn(HubertModel(hubert()))
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {
@@ -122,7 +122,7 @@ class Evil:
         return (print, ("run",))
 
 
-def test_what_is_not_right_is_named(tmp_path):
+def test_missing_or_wrong_files_are_named(tmp_path):
     drawn(HubertModel(hubert())).save_pretrained(tmp_path)
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     content, text = weights.read_bytes(), config.read_text()
@@ -156,7 +156,7 @@ def test_what_is_not_right_is_named(tmp_path):
         {"conv_pos_batch_norm": True},
     ],
 )
-def test_a_network_that_computes_otherwise_is_refused_and_silence_means_transformers_defaults(tmp_path, change):
+def test_unsupported_config_values_are_refused_and_absent_ones_mean_transformers_defaults(tmp_path, change):
     drawn(HubertModel(hubert())).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
@@ -193,7 +193,7 @@ def test_data2vecs_config_is_read_as_transformers_reads_it(tmp_path):
         ({"sample_rate": {"a": 1}}, "config.json: sample_rate: "),
         ({"feat_extract_norm": "batch"}, "config.json: conv_norm: "),
         ({"model_type": ["hubert"]}, "a \\['hubert'\\] model"),
-        ({"num_hidden_layers": 10**9}, "tells of 1000000000 layers"),
+        ({"num_hidden_layers": 10**9}, "states 1000000000 layers"),
     ],
 )
 def test_a_malformed_config_is_one_line(tmp_path, change, message):

@@ -33,7 +33,7 @@ def no_hub(monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["mert-tiny", "musichubert-tiny", "music2vec-tiny"])
-def test_a_saved_encoder_comes_back_the_same(tmp_path, name):
+def test_a_saved_encoder_loads_with_equal_features(tmp_path, name):
     encoder = build_encoder(name, seed=1, changes=CHANGES).eval()
     save_pretrained(encoder, tmp_path / "mine")
     back = load(tmp_path / "mine")
@@ -44,7 +44,7 @@ def test_a_saved_encoder_comes_back_the_same(tmp_path, name):
     assert all(parameter.requires_grad for parameter in back.parameters())
 
 
-def test_the_folder_holds_three_files_that_say_what_it_is(saved):
+def test_the_folder_holds_config_weights_and_readme(saved):
     encoder, folder = saved
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     config = json.loads((folder / "config.json").read_text())
@@ -67,7 +67,7 @@ def test_a_card_without_a_benchmark_setup_still_loads(tmp_path):
     assert load(tmp_path).card.benchmark_setup == ""
 
 
-def test_heads_stand_beside_the_weights_until_an_encoder_without_any_takes_their_place(saved):
+def test_heads_are_saved_beside_the_weights_and_removed_by_an_encoder_without_heads(saved):
     encoder, folder = saved
     save_pretrained(encoder, folder, heads={"final_proj.weight": torch.eye(3)})
     assert torch.equal(read_tensors(folder / "heads.safetensors")["final_proj.weight"], torch.eye(3))
@@ -75,7 +75,7 @@ def test_heads_stand_beside_the_weights_until_an_encoder_without_any_takes_their
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
 
-def test_weights_that_changed_after_saving_are_in_the_saved_identity(saved):
+def test_saving_changed_weights_updates_the_hash(saved):
     encoder, folder = saved
     with torch.no_grad():
         encoder.masked_spec_embed.add_(1)
@@ -117,7 +117,7 @@ def test_changed_settings_are_checked():
     ("spec", "message"),
     [("mert-tinny", "'mert-tiny'"), ("./nowhere", "no such folder"), ("mert-tinny:random", "'mert-tiny'")],
 )
-def test_an_unknown_name_is_reported_with_the_near_ones(spec, message):
+def test_an_unknown_name_is_reported_with_similar_ones(spec, message):
     with pytest.raises(UsageError, match=message):
         load(spec)
 
@@ -225,7 +225,7 @@ def test_an_imported_encoder_whose_weights_are_not_whole_is_not_ready(monkeypatc
         ("mert-v0", "` fetches m-a-p/MERT-v0/pytorch_model.bin", "pytorch_model.bin"),
     ],
 )
-def test_an_encoder_that_is_not_here_names_the_files_it_needs(monkeypatch, tmp_path, name, needs, summary):
+def test_an_encoder_without_its_files_names_them(monkeypatch, tmp_path, name, needs, summary):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
     availability = check_availability(name)

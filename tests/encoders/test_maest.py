@@ -85,10 +85,10 @@ def chosen(tokens, x):
 def test_a_clips_features_are_the_chosen_tokens(tokens):
     encoder, clip = small(tokens=tokens), sound(4.1)
     expected = torch.stack([chosen(tokens, x[0]) for x in naive(encoder, clip)])
-    found = encoder(clip)[0]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert encoder.card.dim == found.shape[-1]
-    assert encoder.num_frames(clip.shape[1]) == found.shape[1]
+    actual = encoder(clip)[0]
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert encoder.card.dim == actual.shape[-1]
+    assert encoder.num_frames(clip.shape[1]) == actual.shape[1]
     assert encoder.card.frame_rate == (6.25 if tokens == "frames" else None)
 
 
@@ -97,7 +97,7 @@ def test_a_clips_features_are_the_chosen_tokens(tokens):
     [*((tokens, "essentia") for tokens in CHOICES), ("stack", "maest-torch"), ("frames", "maest-hf")],
 )
 @pytest.mark.parametrize("dropped", [0, 17])  # of 18, 1, 7, and 17 and 18 columns
-def test_clips_of_unequal_length_give_what_each_gives_alone(tokens, framing, dropped):
+def test_clips_of_unequal_length_have_the_same_features_as_alone(tokens, framing, dropped):
     encoder = small(tokens=tokens, framing=framing, drop_columns=tuple(range(dropped)))
     clips = [sound(seconds, seed)[0] for seed, seconds in enumerate((3.0, 0.1, 1.3, 5.7))]
     batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
@@ -112,7 +112,7 @@ def test_clips_of_unequal_length_give_what_each_gives_alone(tokens, framing, dro
         assert not row[:, frames:].any()
 
 
-def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
+def test_long_audio_is_encoded_in_equal_windows_of_one_spectrogram():
     aligned, stacked, clip = small(tokens="frames"), small(), sound(12.0)
     mel = aligned.normalize(aligned.mel(clip))
     columns = (mel.shape[1] - 16) // 10 + 1
@@ -136,17 +136,17 @@ def test_long_sound_is_heard_in_equal_windows_of_one_spectrogram():
         ({"every_row": 9, "every_column": 31}, 25, 8 * 8192 // (9 * 31)),  # every patch goes through the convolution
     ],
 )
-def test_long_sound_goes_through_in_blocks(changes, minutes, most):
+def test_long_audio_is_encoded_in_blocks(changes, minutes, most):
     encoder = small(tokens="frames", num_layers=1, **changes)
-    heard = []
-    encoder.vit.register_forward_pre_hook(lambda module, given: heard.append(len(given[0])))
+    seen = []
+    encoder.vit.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     clip = torch.zeros(1, minutes * 60 * 16000)
     assert encoder(clip).shape == (1, 2, encoder.num_frames(clip.shape[1]), 24)
-    assert max(heard) == most
-    assert len(heard) > 1
+    assert max(seen) == most
+    assert len(seen) > 1
 
 
-def test_patchout_when_hearing_drops_then_thins():
+def test_patchout_at_inference_drops_then_thins():
     clip = sound(4.1)
     columns = (256 - 16) // 10 + 1
     encoder = small(tokens="average", drop_rows=(0, 4), every_row=3, drop_columns=(1, 2), every_column=4)
@@ -168,7 +168,7 @@ def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"drop_columns": list(range(30))}, "drop_columns would drop all 30"),
         ({"drop_columns": list(range(31))}, "drop_columns would drop all 30"),
@@ -183,32 +183,32 @@ def test_where_columns_are_dropped_a_frame_repeats_the_one_before():
         ({"dim": 25}, "divisible"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes, said):
-    with pytest.raises(UsageError, match=said):
+def test_invalid_settings_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
         build_encoder("maest-tiny", 0, {**SMALL, **changes})
 
 
 @pytest.mark.parametrize("tokens", CHOICES)
 def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens):
     encoder = small(tokens=tokens, drop_columns=(*range(24), 24, 24))
-    # 98 columns, heard in windows of 24, 25, 24 and 25.
+    # 98 columns, encoded in windows of 24, 25, 24 and 25.
     clip = sound((10 * 97 + 16) * 256 / 16000)
     mel = encoder.normalize(encoder.mel(clip))
-    rows, told = [], []
+    rows, probabilities = [], []
     for first, after in itertools.pairwise([0, 24, 49, 73, 98]):
         columns = after - first
         window = mel[:, first * 10 : (after - 1) * 10 + 16]
         last = encoder.vit(window, None, torch.tensor([columns - 1]))[-1]
         rows.append(chosen(tokens, last[0]).expand(columns, -1))
-        told.append(encoder.logits(last).sigmoid()[0] * columns)
+        probabilities.append(encoder.logits(last).sigmoid()[0] * columns)
     expected = torch.cat(rows) if tokens == "frames" else torch.cat(rows).mean(0, keepdim=True)
     torch.testing.assert_close(encoder(clip)[0, -1], expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoder.predict_tags(clip)[0], sum(told) / 98, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder.predict_tags(clip)[0], sum(probabilities) / 98, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("answer", ["forward", "predict_tags"])
 @pytest.mark.parametrize(
-    ("shape", "lengths", "said"),
+    ("shape", "lengths", "message"),
     [
         ((0, 16000), None, r"samples of shape \[0, 16000\]; give \[clips, samples\], one clip at least"),
         ((1, 2, 16000), None, r"samples of shape \[1, 2, 16000\]; .* mono"),
@@ -217,8 +217,8 @@ def test_a_window_of_which_patchout_leaves_nothing_keeps_its_last_column(tokens)
         ((2, 16000), torch.tensor([16000, 0]), "a clip of no samples has no features"),
     ],
 )
-def test_what_is_no_sound_is_refused(answer, shape, lengths, said):
-    with pytest.raises(UsageError, match=said):
+def test_empty_or_misshapen_audio_is_refused(answer, shape, lengths, message):
+    with pytest.raises(UsageError, match=message):
         getattr(small(), answer)(torch.zeros(shape), lengths)
 
 
@@ -239,8 +239,8 @@ def hugging_faces(encoder, frames):
         num_labels=settings.classes,
     )
     kind, tensors = transformers.ASTForAudioClassification, to_ast(encoder.state_dict())
-    theirs, found = kind.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True)
-    assert not any(found.values())  # nothing missing, nothing left over
+    theirs, actual = kind.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True)
+    assert not any(actual.values())  # nothing missing, nothing left over
     return theirs.eval()
 
 
@@ -269,7 +269,7 @@ def test_styles_equal_hugging_faces_and_windows_are_averaged():
     torch.testing.assert_close(encoder.predict_tags(clip), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_separated_heads_answer_from_cls_alone():
+def test_separated_heads_predict_from_cls_alone():
     mean, separated, clip = small(), small(distilled="separated"), sound(3.0)
     tokens = naive(mean, clip)[-1]
     normed = torch.nn.functional.layer_norm(tokens, (24,), mean.vit.norm.weight, mean.vit.norm.bias, 1e-6)

@@ -72,7 +72,7 @@ class Callback:
 
 
 @pytest.mark.parametrize("kind", ["flat", "lightning", "averaged", "later"])
-def test_checkpoints_load_whoever_wrote_them(tmp_path, encoder, kind):
+def test_checkpoints_of_every_writer_are_loaded(tmp_path, encoder, kind):
     path = tmp_path / "discogs-maest-5s.ckpt"
     other = {name: tensor + 1 for name, tensor in published(encoder, "net.").items()}
     content = {
@@ -90,7 +90,7 @@ def test_checkpoints_load_whoever_wrote_them(tmp_path, encoder, kind):
     assert maest.ENCODER.load_official("maest-5s", tmp_path).keys() == encoder.state_dict().keys()
 
 
-def test_a_second_head_that_was_never_taught_may_be_all_zero(tmp_path, encoder):
+def test_an_untrained_second_head_may_be_all_zero(tmp_path, encoder):
     torch.save({**published(encoder), "head_dist.weight": torch.zeros(7, 24)}, tmp_path / "a.ckpt")
     assert not convert_official("maest-5s", tmp_path / "a.ckpt").head_dist.weight.any()
     torch.save({**published(encoder), "blocks.1.mlp.fc1.weight": torch.zeros(48, 24)}, tmp_path / "a.ckpt")
@@ -98,7 +98,7 @@ def test_a_second_head_that_was_never_taught_may_be_all_zero(tmp_path, encoder):
         convert_official("maest-5s", tmp_path / "a.ckpt")
 
 
-def test_labels_beside_a_checkpoint_are_taken(tmp_path, encoder):
+def test_labels_beside_a_checkpoint_are_read(tmp_path, encoder):
     torch.save(published(encoder), tmp_path / "a.ckpt")
     for content in (LABELS, dict(enumerate(LABELS)), {"name": "essentia's", "classes": LABELS}):
         (tmp_path / "labels.json").write_text(json.dumps(content))
@@ -106,7 +106,7 @@ def test_labels_beside_a_checkpoint_are_taken(tmp_path, encoder):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (LABELS[:5], "5 names for a head of 7 styles: none for style 5, 6"),
         ([*LABELS, "Rock---Surf"], "8 names for a head of 7 styles: 'Rock---Surf' beyond it"),
@@ -114,12 +114,12 @@ def test_labels_beside_a_checkpoint_are_taken(tmp_path, encoder):
         ("Jazz", "no names of styles"),
     ],
 )
-def test_labels_that_do_not_match_the_head_are_named(tmp_path, encoder, labels, said):
+def test_labels_that_do_not_match_the_head_are_named(tmp_path, encoder, labels, message):
     torch.save(published(encoder), tmp_path / "a.ckpt")
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     with pytest.raises(UsageError, match="labels.json") as problem:
         convert_official("maest-5s", tmp_path / "a.ckpt")
-    assert said in str(problem.value)
+    assert message in str(problem.value)
 
 
 def test_other_labels_than_an_encoders_own_are_named(encoder):
@@ -152,7 +152,7 @@ def test_missing_and_unknown_keys_are_reported(tmp_path, encoder):
         maest.ENCODER.load_official("maest-5s", tmp_path)
 
 
-def test_a_folder_that_needs_no_import_is_told_by_what_to_type(tmp_path, encoder):
+def test_importing_a_folder_that_loads_directly_names_the_command(tmp_path, encoder):
     with pytest.raises(WeightsError, match="holds 0 .ckpt files"):
         maest.ENCODER.load_official("maest-5s", tmp_path)
     files.save_ast_folder(encoder, tmp_path)
@@ -163,7 +163,7 @@ def test_a_folder_that_needs_no_import_is_told_by_what_to_type(tmp_path, encoder
     carrara.load(tmp_path)  # as it says
 
 
-def test_another_length_is_stretched_only_when_told(tmp_path, encoder):
+def test_positions_of_another_length_are_interpolated_on_request_only(tmp_path, encoder):
     torch.save(published(encoder), tmp_path / "a.ckpt")
     with pytest.raises(WeightsError, match=r"positions for 5 s \(31 columns\) where 10 s \(62\) .*--interpolate"):
         convert_official("maest-10s", tmp_path / "a.ckpt")
@@ -172,7 +172,7 @@ def test_another_length_is_stretched_only_when_told(tmp_path, encoder):
     assert torch.equal(stretched.vit.freq_new_pos_embed, encoder.vit.freq_new_pos_embed)
 
 
-def test_a_hugging_face_folder_and_back(tmp_path, encoder):
+def test_a_hugging_face_folder_is_read_and_exported_unchanged(tmp_path, encoder):
     transformers = pytest.importorskip("transformers")
     files.save_ast_folder(encoder, tmp_path / "ast")
     theirs = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "ast").eval()
@@ -197,7 +197,7 @@ def test_a_hugging_face_folder_and_back(tmp_path, encoder):
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"num_mel_bins": 128}, "num_mel_bins is 128, and 96 in a MAEST"),
         ({"layer_norm_eps": 1e-3}, "layer_norm_eps is 0.001, and 1e-06 in a MAEST"),
@@ -207,17 +207,17 @@ def test_a_hugging_face_folder_and_back(tmp_path, encoder):
         ({"id2label": {"0": "a"}}, "1 names for a head of 7 styles"),
     ],
 )
-def test_folders_that_do_not_fit_are_named(tmp_path, encoder, config, said):
+def test_folders_that_do_not_fit_are_named(tmp_path, encoder, config, message):
     files.save_ast_folder(encoder, tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**stored, **config}))
-    with pytest.raises((UsageError, WeightsError), match=said) as problem:
+    with pytest.raises((UsageError, WeightsError), match=message) as problem:
         carrara.load(tmp_path)
     assert "--interpolate" not in str(problem.value)
 
 
 @pytest.mark.parametrize(
-    ("sound", "said"),
+    ("sound", "message"),
     [
         ('{"mean": ', "preprocessor_config.json: cannot be read"),
         ("\xff", "preprocessor_config.json: cannot be read"),
@@ -225,15 +225,15 @@ def test_folders_that_do_not_fit_are_named(tmp_path, encoder, config, said):
         ('{"sampling_rate": 22050}', "preprocessor_config.json: sampling_rate is 22050"),
     ],
 )
-def test_a_broken_preprocessor_config_is_named_in_one_line(tmp_path, encoder, sound, said):
+def test_a_broken_preprocessor_config_is_named_in_one_line(tmp_path, encoder, sound, message):
     files.save_ast_folder(encoder, tmp_path)
     (tmp_path / "preprocessor_config.json").write_bytes(sound.encode("latin-1"))
-    with pytest.raises(UsageError, match=said) as problem:
+    with pytest.raises(UsageError, match=message) as problem:
         carrara.load(tmp_path)
     assert "\n" not in str(problem.value)
 
 
-def test_what_a_folder_leaves_out_is_a_maests(tmp_path, encoder):
+def test_values_that_a_config_omits_are_maests_defaults(tmp_path, encoder):
     files.save_ast_folder(encoder, tmp_path)
     whole = carrara.load(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
@@ -251,7 +251,7 @@ def test_what_a_folder_leaves_out_is_a_maests(tmp_path, encoder):
         carrara.load(tmp_path)
 
 
-def test_own_folders_keep_labels_and_answers(tmp_path):
+def test_saved_folders_keep_labels_and_predictions(tmp_path):
     encoder = build_encoder("maest-5s", 1, {"labels": LABELS, "distilled": "separated"}).eval()
     save_pretrained(encoder, tmp_path)
     loaded = carrara.load(tmp_path)
@@ -261,7 +261,7 @@ def test_own_folders_keep_labels_and_answers(tmp_path):
         files.save_ast_folder(loaded, tmp_path / "ast")
 
 
-def test_names_beside_a_checkpoint_come_along_when_it_is_imported(tmp_path):
+def test_labels_beside_a_checkpoint_are_imported(tmp_path):
     settings = maest.ENCODER.variants["maest-5s"][1]
     file = tmp_path / "discogs-maest-5s-pw-129e-swa.ckpt"
     assert maest.ENCODER.settings_from_files("maest-5s", settings, file).labels == ()

@@ -79,19 +79,19 @@ def of_hub(tensors, column):
 
 
 def test_hugging_faces_names_are_the_published_ones(tensors):
-    written, wanted = to_ast(from_github(tensors)), of_hub(tensors, 1)
-    assert written.keys() == wanted.keys()
-    for name, tensor in wanted.items():
+    written, expected = to_ast(from_github(tensors)), of_hub(tensors, 1)
+    assert written.keys() == expected.keys()
+    for name, tensor in expected.items():
         assert torch.equal(written[name], tensor), name
 
 
 @pytest.mark.parametrize("column", [1, 2])
 def test_names_of_both_versions_of_transformers_are_read(tensors, column):
-    read, wanted = from_ast(of_hub(tensors, column), 9, "x"), from_github(tensors)
-    assert read.keys() == {name for name in wanted if not name.startswith("head_dist.")}
+    read, expected = from_ast(of_hub(tensors, column), 9, "x"), from_github(tensors)
+    assert read.keys() == {name for name in expected if not name.startswith("head_dist.")}
     for name in read.keys() - {FREQUENCY, TIME}:
-        assert torch.equal(read[name], wanted[name]), name
-    torch.testing.assert_close(read[FREQUENCY] + read[TIME], wanted[FREQUENCY] + wanted[TIME])
+        assert torch.equal(read[name], expected[name]), name
+    torch.testing.assert_close(read[FREQUENCY] + read[TIME], expected[FREQUENCY] + expected[TIME])
 
 
 @pytest.mark.parametrize("prefix", ["", "net.", "net_swa."])
@@ -109,9 +109,9 @@ def test_the_front_ends_two_constants_are_left_out_where_they_have_its_shape(ten
 def test_summed_positions_are_split_back():
     frequency, time, first = torch.randn(1, 4, 9, 1), torch.randn(1, 4, 1, 31), torch.randn(1, 2, 4)
     rows = [first[0, 0], first[0, 1]] + [frequency[0, :, f, 0] + time[0, :, 0, t] for f in range(9) for t in range(31)]
-    found = split_positions(torch.stack(rows)[None], 9, "x")
-    torch.testing.assert_close(found[FREQUENCY] + found[TIME], frequency + time)
-    assert torch.equal(found["vit.new_pos_embed"], first)
+    actual = split_positions(torch.stack(rows)[None], 9, "x")
+    torch.testing.assert_close(actual[FREQUENCY] + actual[TIME], frequency + time)
+    assert torch.equal(actual["vit.new_pos_embed"], first)
     with pytest.raises(WeightsError, match="an AST but no MAEST"):
         split_positions(torch.randn(1, 2 + 9 * 31, 4), 9, "x")
     with pytest.raises(WeightsError, match="not 2 and 9 rows"):
@@ -127,24 +127,24 @@ def stretched(values, size):
             return (a + 2) * x**3 - (a + 3) * x**2 + 1
         return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
 
-    count, found = len(values), []
+    count, actual = len(values), []
     for place in range(size):
         at = (place + 0.5) * count / size - 0.5
         near = range(math.floor(at) - 1, math.floor(at) + 3)
-        found.append(sum(weight(at - one) * values[min(max(one, 0), count - 1)] for one in near))
-    return found
+        actual.append(sum(weight(at - one) * values[min(max(one, 0), count - 1)] for one in near))
+    return actual
 
 
-def test_tables_are_stretched_by_cubic_interpolation_each_along_its_own_axis():
+def test_position_tables_are_interpolated_cubically_along_their_own_axis():
     """From PaSST's 12 rows and 99 columns to 9 and 187."""
     time, frequency = torch.randn(1, 4, 1, 99), torch.randn(1, 4, 12, 1)
-    found = interpolate_positions(
+    actual = interpolate_positions(
         {TIME: time, FREQUENCY: frequency, "head.1.bias": torch.ones(3)}, VitShape(frames=1875, dim=4)
     )
-    assert found[TIME].shape == (1, 4, 1, 187)
-    assert found[FREQUENCY].shape == (1, 4, 9, 1)
+    assert actual[TIME].shape == (1, 4, 1, 187)
+    assert actual[FREQUENCY].shape == (1, 4, 9, 1)
     for width in range(4):
         for name, table, size in ((TIME, time, 187), (FREQUENCY, frequency, 9)):
-            wanted = torch.tensor(stretched(table[0, width].flatten().tolist(), size))
-            torch.testing.assert_close(found[name][0, width].flatten(), wanted, atol=1e-4, rtol=1e-4)
-    assert torch.equal(found["head.1.bias"], torch.ones(3))
+            expected = torch.tensor(stretched(table[0, width].flatten().tolist(), size))
+            torch.testing.assert_close(actual[name][0, width].flatten(), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(actual["head.1.bias"], torch.ones(3))

@@ -55,12 +55,12 @@ def described(samples):
         htk=True, norm=2.0, power=2.0, center=True, pad_mode="reflect",
     )  # fmt: skip
     mel = np.log10(1 + 10_000 * power)
-    found = []
+    actual = []
     for centre in np.arange(0, mel.shape[1], 200)[1:]:
         end = min(centre + 150, mel.shape[1])
         one = mel[:, end - 300 : end]
-        found.append((one - one.mean()) / max(one.std(), 0.01))
-    return np.stack(found)
+        actual.append((one - one.mean()) / max(one.std(), 0.01))
+    return np.stack(actual)
 
 
 class TestSound:
@@ -73,19 +73,19 @@ class TestSound:
         assert len(ours) == len(expected) == count
         np.testing.assert_allclose(ours.numpy(), expected, atol=2e-4)
 
-    def test_the_answer_is_the_mean_over_the_slices(self, encoder):
+    def test_features_are_the_mean_over_the_slices(self, encoder):
         samples = noise(11.37)
         expected = encoder.network(torch.from_numpy(described(samples[0].numpy())).float()).mean(dim=0)
         torch.testing.assert_close(encoder(samples)[0, 0, 0], expected, atol=1e-4, rtol=1e-4)
         assert expected.std() > 0.01
 
-    def test_places_of_slices(self):
+    def test_start_frames_of_slices(self):
         clip = torch.arange(850.0)[:, None]
         assert [int(one[0]) for one in split_slices(clip)] == [50, 250, 450, 550]
         assert all(len(one) == 300 for one in split_slices(clip))
         assert [int(one[0]) for one in split_slices(clip[:300])] == [0]
 
-    def test_a_slice_that_hardly_varies_is_not_blown_up(self):
+    def test_a_nearly_constant_slice_is_not_amplified(self):
         quiet = torch.full((1, 300, 96), 2.0)
         quiet[0, :150] += 0.002
         torch.testing.assert_close(standardize_slices(quiet).abs(), torch.full((1, 300, 96), 0.1), atol=1e-3, rtol=0)
@@ -96,7 +96,7 @@ class TestSound:
         assert not torch.allclose(halved(noise(4)), tiny()(noise(4)), atol=1e-4)
 
     @pytest.mark.parametrize("seconds", [0.01, 0.7, 2.99])
-    def test_a_short_clip_is_heard_with_zeros_after_it(self, encoder, seconds):
+    def test_a_short_clip_is_padded_with_zeros(self, encoder, seconds):
         padded = torch.nn.functional.pad(noise(seconds), (0, 3 * RATE - round(seconds * RATE)))
         assert torch.equal(encoder(noise(seconds)), encoder(padded))
         assert encoder(padded).std() > 0.01
@@ -109,7 +109,7 @@ class TestSound:
         assert features.shape == (1, 1, 1, 56)
         assert torch.isfinite(features).all()
 
-    def test_clips_of_a_batch_do_not_know_one_another(self, encoder):
+    def test_clips_of_a_batch_are_independent(self, encoder):
         lengths = torch.tensor([100_000, 16_000, 48_123])
         batch = torch.full((3, 100_000), 7.0)
         for row, length in enumerate(lengths):
@@ -125,7 +125,7 @@ class TestSound:
         assert rough.dtype == torch.float32
         assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
 
-    def test_long_clips_go_through_in_blocks(self, encoder, monkeypatch):
+    def test_long_clips_are_encoded_in_blocks(self, encoder, monkeypatch):
         blocks = []
 
         def means(slices_NMF):

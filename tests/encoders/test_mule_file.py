@@ -165,7 +165,7 @@ def refusal(model, path, settings=TINY):
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("seed", [None, 0, 1, 2])
-def test_every_array_finds_its_place_in_any_order(tensors, model, tmp_path, seed, old):
+def test_arrays_are_matched_in_any_order_of_the_layers(tensors, model, tmp_path, seed, old):
     model = model if seed is None else model.shuffled(seed)
     read = convert_keras_file(model.write(tmp_path / "model.keras", old), TINY)
     assert read.keys() == tensors.keys()
@@ -183,7 +183,7 @@ def test_an_excitation_that_is_one_layer_with_two_inside_is_read(tensors, tmp_pa
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
-def test_a_network_without_memory_comes_to_life(tensors, model, tmp_path):
+def test_weights_are_loaded_into_a_network_on_the_meta_device(tensors, model, tmp_path):
     card = ENCODER.update_card(ENCODER.variants["mule"][0], TINY)
     with torch.device("meta"):
         encoder = ENCODER.build(TINY, card, 0)
@@ -203,24 +203,24 @@ def first(model, kind, shape=None):
     )
 
 
-def test_a_layer_that_is_missing_is_named(model, tmp_path):
+def test_a_missing_layer_is_named(model, tmp_path):
     first(model, CONV, (3, 1, 4, 4))["arrays"] = {}
     assert "no layer is left that fits slow_stem.1 (arrays of (3, 1, 4, 4) and 4 and 4)" in refusal(model, tmp_path)
 
 
-def test_a_layer_without_a_place_is_named(model, tmp_path):
+def test_an_unmatched_layer_of_the_file_is_named(model, tmp_path):
     name = model.add(DENSE, model.layers[-1]["name"], own=[np.zeros((56, 10)), np.zeros(10)])
-    assert f"1 layers have no place in it, first {name} (arrays of (56, 10) and 10)" in refusal(model, tmp_path)
+    assert f"1 layers match none of its, first {name} (arrays of (56, 10) and 10)" in refusal(model, tmp_path)
 
 
-def test_layers_that_cannot_be_told_apart_are_named(model, tmp_path):
+def test_ambiguous_layers_are_named(model, tmp_path):
     twin = first(model, CONV, (3, 1, 4, 8))
     name = model.add(CONV, *twin["inputs"], own=twin["arrays"]["own"])
     complaint = refusal(model, tmp_path)
-    assert f"{twin['name']} and {name} cannot be told apart, slow_stem.2 fits both" in complaint
+    assert f"{twin['name']} and {name} both fit slow_stem.2, with equal shapes and inputs" in complaint
 
 
-def test_layers_in_another_succession_are_named(model, tmp_path):
+def test_layers_in_another_order_are_named(model, tmp_path):
     # The second block of a stage fed past the first.
     summed = [layer for layer in model.layers if layer["class_name"] == ADD]
     before, after = summed[2]["name"], summed[0]["name"]
@@ -231,7 +231,7 @@ def test_layers_in_another_succession_are_named(model, tmp_path):
     )
 
 
-def test_gains_and_biases_in_the_wrong_order_are_noticed(model, tmp_path):
+def test_gains_and_biases_in_the_wrong_order_are_refused(model, tmp_path):
     for layer in model.layers:
         if layer["class_name"] == CONV:
             kernel, bias, gain = layer["arrays"]["own"]
@@ -268,7 +268,7 @@ def test_a_model_without_a_graph_is_refused(model, tmp_path):
     assert "only functional" in refusal(model, tmp_path)
 
 
-def test_a_folder_is_looked_into_and_files_that_are_no_model_are_named(tensors, model, tmp_path, monkeypatch):
+def test_a_model_is_found_in_a_folder_and_other_files_are_named(tensors, model, tmp_path, monkeypatch):
     monkeypatch.setitem(ENCODER.variants, "mule", (ENCODER.variants["mule"][0], TINY))
     path = model.write(tmp_path / "model.keras")
     assert (

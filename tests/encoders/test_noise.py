@@ -1,4 +1,4 @@
-"""The floor hears nothing: the same clip gives the same numbers, any change gives unrelated ones."""
+"""Noise: the same clip has the same features, and a clip with any change has unrelated ones."""
 
 import torch
 
@@ -27,7 +27,7 @@ def test_fifty_frames_a_second_of_standard_gaussian_numbers():
     assert abs(correlation(layers[0, 0, 1:], layers[0, 0, :-1])) < 0.03
 
 
-def test_a_change_of_one_sample_changes_everything():
+def test_a_change_of_one_sample_changes_every_feature():
     samples = clips(1, 32_000)
     other = samples.clone()
     other[0, 100] += 1e-6

@@ -31,7 +31,7 @@ def encode_alone(encoder, path, spec, start=0.0, duration=None):
 @pytest.mark.parametrize(
     "spec", [WindowSpec(), WindowSpec(window_seconds=2), WindowSpec(pool="frames"), WindowSpec(cnn=True)]
 )
-def test_a_batch_gives_what_each_window_alone_gives(tmp_path, plain, clips, spec):
+def test_a_window_has_the_same_features_in_a_batch_as_alone(tmp_path, plain, clips, spec):
     sounds = clips(3.0, 0.05, 5.7, 2.0, 1.01, 0.3, 4.0, 2.9)
     features = extract(plain(), sounds, spec, home=tmp_path)
     assert features.layers == ("0", "1", "2", *(["cnn"] if spec.cnn else []))
@@ -48,7 +48,7 @@ def test_a_batch_gives_what_each_window_alone_gives(tmp_path, plain, clips, spec
     assert features.store.dims["0"] == 2
 
 
-def test_frames_of_a_long_clip_lie_on_one_grid(tmp_path, plain, clips):
+def test_frames_of_a_long_clip_are_on_one_grid(tmp_path, plain, clips):
     (clip,) = clips(13.37)
     whole = extract(plain(), [clip], WindowSpec(pool="frames"), home=tmp_path)
     pieces = extract(plain(window_seconds=3.0), [clip], WindowSpec(pool="frames"), home=tmp_path)
@@ -129,7 +129,7 @@ def test_features_that_are_not_finite_are_not_stored(tmp_path, plain, clips):
             def forward(self, samples_BT, lengths_B=None, factor=factor):
                 return super().forward(samples_BT, lengths_B) * factor
 
-        with pytest.raises(DataError, match=rf"wav: the features that broken-{factor} gives of it are not finite"):
+        with pytest.raises(DataError, match=rf"wav: its features by broken-{factor} are not finite"):
             extract(Broken(name=f"broken-{factor}"), sounds, WindowSpec(), home=tmp_path)
     loud = extract(plain(scale=1e6), sounds, WindowSpec(), home=tmp_path)
     assert np.isfinite(loud.layer("2")).all()
@@ -146,7 +146,7 @@ def test_windows_of_frames_must_overlap(plain):
     assert grid.hop % 80 == 0
 
 
-def test_a_home_that_cannot_be_written(tmp_path, plain, clips):
+def test_an_unwritable_home_is_an_error(tmp_path, plain, clips):
     sounds = clips(0.5)
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write"):

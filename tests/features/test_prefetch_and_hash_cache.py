@@ -14,7 +14,7 @@ from carrara.features.hash_cache import FileHashCache
 from carrara.features.prefetch import prefetch
 
 
-def test_sources_come_out_in_order_each_with_its_end():
+def test_sources_are_yielded_in_order_each_with_its_end():
     def source(index, count):
         def items():
             for item in range(count):
@@ -33,7 +33,7 @@ def test_sources_come_out_in_order_each_with_its_end():
     assert [source_index for source_index, _ in pairs] == sorted(source_index for source_index, _ in pairs)
 
 
-def test_only_so_much_is_read_ahead_and_threads_end_with_the_reader():
+def test_prefetching_is_bounded_and_threads_end_with_the_reader():
     produced = []
 
     def source():
@@ -50,7 +50,7 @@ def test_only_so_much_is_read_ahead_and_threads_end_with_the_reader():
     assert threading.active_count() == before
 
 
-def test_a_mistake_in_a_source_is_raised():
+def test_an_error_in_a_source_is_raised():
     def source():
         yield 1
         raise ZeroDivisionError
@@ -59,7 +59,7 @@ def test_a_mistake_in_a_source_is_raised():
         list(prefetch([source], workers=1, depth=2))
 
 
-def test_files_are_read_once_and_changes_are_noticed(tmp_path):
+def test_files_are_hashed_once_and_again_after_a_change(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"one")
     cache = FileHashCache(tmp_path, racy_seconds=-1)
@@ -75,7 +75,7 @@ def test_files_are_read_once_and_changes_are_noticed(tmp_path):
     assert cache.sha256(path) == hashlib.sha256(b"two").hexdigest()
 
 
-def test_a_file_just_written_is_not_trusted_to_stay(tmp_path):
+def test_the_hash_of_a_file_just_written_is_not_cached(tmp_path):
     path = tmp_path / "a.bin"
     cache = FileHashCache(tmp_path)
     for text in (b"one", b"two", b"six"):
@@ -83,7 +83,7 @@ def test_a_file_just_written_is_not_trusted_to_stay(tmp_path):
         assert cache.sha256(path) == hashlib.sha256(text).hexdigest()
 
 
-def test_files_are_read_where_no_database_can_be_written(tmp_path):
+def test_hashing_works_without_a_writable_database(tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "a.bin"
     path.write_bytes(b"one")

@@ -39,7 +39,7 @@ def check(store, counts):
             np.testing.assert_array_equal(store.layer(name)[item.offset : item.offset + count], truth)
 
 
-def test_what_is_written_is_read_by_another(tmp_path):
+def test_a_written_item_is_read_by_another_store_object(tmp_path):
     counts = [4, 0, 1, 7]
     check(fill(tmp_path / "s", counts), counts)
     check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), counts)
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_by_another(tmp_path):
 
 @settings(max_examples=40, deadline=None)
 @given(log_cut=st.integers(0, 400), garbage=st.binary(max_size=50), extra=st.integers(0, 40), torn=st.booleans())
-def test_whatever_a_killed_writer_leaves_is_cut_off(tmp_path_factory, log_cut, garbage, extra, torn):
+def test_incomplete_items_of_a_killed_writer_are_removed(tmp_path_factory, log_cut, garbage, extra, torn):
     folder = tmp_path_factory.mktemp("killed") / "s"
     counts = [2, 3, 1, 5]
     fill(folder, counts)
@@ -68,7 +68,7 @@ def test_whatever_a_killed_writer_leaves_is_cut_off(tmp_path_factory, log_cut, g
     assert all((folder / f"layer-{name}.f16").stat().st_size == 11 * dim * 2 for name, dim in DIMS.items())
 
 
-def test_rows_that_never_reached_the_disk_take_their_lines_along(tmp_path):
+def test_items_whose_rows_are_not_on_disk_are_dropped_from_the_log(tmp_path):
     fill(tmp_path / "s", [2, 3, 4])
     os.truncate(tmp_path / "s" / "layer-cnn.f16", 6 * 2 * 2)
     check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2, 3])
@@ -98,7 +98,7 @@ def test_one_writer_many_readers(tmp_path):
         check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2, 2])
 
 
-def test_a_store_made_with_other_settings_says_which(tmp_path):
+def test_a_store_with_other_settings_is_refused_by_name(tmp_path):
     fill(tmp_path / "s", [1])
     with pytest.raises(StoreError, match="encoder was 'x', is 'y'"):
         FeatureStore(tmp_path / "s", DIMS, {"encoder": "y"})

@@ -177,7 +177,7 @@ def varint(value):
 
 
 @pytest.mark.timeout(30)
-def test_an_entry_that_leads_back_to_itself_is_refused():
+def test_an_entry_that_refers_to_itself_is_refused():
     pytest.importorskip("tensorboard")
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 

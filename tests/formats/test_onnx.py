@@ -47,7 +47,7 @@ def written(tmp_path):
     return write
 
 
-def test_nodes_and_constants_come_out_as_they_went_in(written):
+def test_nodes_and_constants_are_read_as_written(written):
     graph = read_onnx(written(FILE))
     assert [node[:3] for node in graph.nodes] == [("Conv", ["x", "w", "b"], ["y"])]
     assert graph.nodes[0].attributes == ATTRIBUTES
@@ -112,7 +112,7 @@ def _with_fewer_numbers():
     ],
     ids=["empty", "pointer", "page", "cut short", "sound", "TensorFlow's graph", "few numbers", "no output"],
 )
-def test_what_is_no_whole_onnx_file_is_named(written, content, message):
+def test_an_incomplete_or_other_file_is_named(written, content, message):
     path = written(content)
     with pytest.raises(WeightsError, match=message) as caught:
         read_onnx(path)

@@ -61,7 +61,7 @@ class Stated:
 
 
 @KINDS
-def test_tensors_come_back_and_objects_become_unknown_objects(tmp_path, zipped):
+def test_tensors_are_read_and_objects_become_unknown_objects(tmp_path, zipped):
     base = torch.arange(12.0)
     content = {
         "model": collections.OrderedDict(
@@ -117,7 +117,7 @@ NAMES += [b"ccollections\nOrderedDict\n", b"ctorch\nSize\n", b"cauthor\nSettings
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("state", [b"}(Vmark\nI1\nu", b"(N}(Vmark\nI1\nut", b"}(V__call__\nI1\nu"])
-def test_a_file_sets_nothing_on_what_its_names_become(name, state):
+def test_a_file_cannot_set_attributes_of_existing_objects(name, state):
     plain = dir(SafeUnpickler(io.BytesIO(name + b".")).load())
     with contextlib.suppress(TypeError, AttributeError):
         SafeUnpickler(io.BytesIO(name + state + b"b.")).load()
@@ -129,7 +129,7 @@ def test_a_file_sets_nothing_on_what_its_names_become(name, state):
 @pytest.mark.parametrize("memory_map", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_module_with_its_source_text_makes_torch_write_no_patch(tmp_path, memory_map, name):
-    # Torch compares that text with the module's source, and where a module asks for it writes the difference to a file.
+    # Torch compares that text with the module's source, and if a module requests it writes the difference to a file.
     target = tmp_path / "written"
     state = b"(}(Vdump_patches\nI01\nu}(V__name__\nV" + str(target).encode() + b"\nutb"
     path = tmp_path / "x.pt"
@@ -222,7 +222,7 @@ def test_a_file_cut_short_is_refused(tmp_path, zipped, part):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_checkpoint_is_named(tmp_path):
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
     with pytest.raises(WeightsError, match="TorchScript"):
         read_torch_checkpoint(tmp_path / "script.pt")

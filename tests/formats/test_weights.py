@@ -28,7 +28,7 @@ def same(first, other):
     assert all(torch.equal(first[name], other[name]) and first[name].dtype == other[name].dtype for name in first)
 
 
-def test_safetensors_and_pickles_come_back_as_they_were(tmp_path):
+def test_safetensors_and_pickles_are_read_as_written(tmp_path):
     save_tensors(TENSORS, tmp_path / "w.safetensors")
     torch.save(TENSORS, tmp_path / "new.bin")
     torch.save(TENSORS, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
@@ -70,7 +70,7 @@ def test_a_plain_pickle_that_would_run_code_is_refused(tmp_path):
         (b"\n\nNot Found", "is text \\('Not Found'\\)"),
     ],
 )
-def test_what_is_not_weights_is_named(tmp_path, content, message):
+def test_a_file_that_is_not_weights_is_named(tmp_path, content, message):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match=message) as caught:
         read_tensors(tmp_path / "w.safetensors")
@@ -80,7 +80,7 @@ def test_what_is_not_weights_is_named(tmp_path, content, message):
 # The low bytes of a header's length that are those of a pickle, of a zip and, after a blank, of a web page.
 @pytest.mark.parametrize("low", [b"\x80", b"PK", b" <"])
 @pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
-def test_a_header_may_be_as_long_as_it_likes(tmp_path, low, name):
+def test_a_long_safetensors_header_is_read(tmp_path, low, name):
     path = tmp_path / name
     save_file(TENSORS, path, {"note": ""})
     short = int.from_bytes(path.read_bytes()[:8], "little")
@@ -107,7 +107,7 @@ def test_a_pickle_is_read_under_the_name_of_safetensors(tmp_path, zipped):
     [b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[]}}', b"{" + b'"a":{' * 90_000, b'{"a":[]}', b'{"a":{}}', b"{]"],
     ids=["no offsets", "deep", "list", "empty", "no JSON"],
 )
-def test_a_table_that_is_none_is_reported_in_one_line(tmp_path, table):
+def test_a_malformed_safetensors_header_is_reported_in_one_line(tmp_path, table):
     (tmp_path / "w.safetensors").write_bytes(len(table).to_bytes(8, "little") + table + bytes(8))
     with pytest.raises(WeightsError, match=r"w\.safetensors: not whole or not .*; fetch it again") as caught:
         read_tensors(tmp_path / "w.safetensors")
@@ -121,7 +121,7 @@ def test_sizes_have_a_fitting_unit(size, message):
     assert format_bytes(size) == message
 
 
-def test_one_line_comes_out_whatever_a_reader_raises():
+def test_any_error_of_a_reader_is_reported_in_one_line():
     for problem in (KeyError("a\nb"), MemoryError(), RecursionError("deep"), OSError(5, "broken"), AssertionError()):
         message = "^here: not whole or not a table .*; fetch it again$"
         with pytest.raises(WeightsError, match=message) as caught, wrap_errors("here", "a table"):
@@ -159,7 +159,7 @@ def test_a_missing_file_and_a_table_of_other_things(tmp_path):
         save_tensors(TENSORS, tmp_path / "file" / "w.safetensors")
 
 
-def test_the_identity_follows_name_kind_shape_and_bytes_but_not_order():
+def test_the_hash_depends_on_name_dtype_shape_and_bytes_but_not_order():
     first = hash_tensors(TENSORS)
     assert hash_tensors(dict(reversed(TENSORS.items()))) == first
     changed = [
@@ -204,7 +204,7 @@ def test_a_folded_convolution_with_a_tap_of_zeros_keeps_it(dtype):
     assert not weight[:, :, 1].any()
 
 
-def test_what_does_not_fit_is_reported_in_one_line_and_changes_nothing():
+def test_weights_that_do_not_fit_are_reported_in_one_line_and_change_nothing():
     module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     tensors = {name: torch.zeros_like(tensor) for name, tensor in before.items()}
@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_reported_in_one_line_and_changes_nothing():
     same(module.state_dict(), before)
 
 
-def test_a_module_without_memory_comes_to_life_in_its_own_kind():
+def test_a_module_on_the_meta_device_is_loaded_in_its_own_dtype():
     with torch.device("meta"):
         module = nn.Linear(3, 2)
     load_state_dict_strict(module, {"weight": torch.ones(2, 3).half(), "bias": torch.zeros(2)}, "here")

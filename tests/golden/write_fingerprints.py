@@ -10,7 +10,7 @@ GOLDEN = Path(__file__).parent / "fingerprints.json"
 
 
 def current():
-    """Return version and fingerprint of every task on the shelf; the index of its clips is left out."""
+    """Return version and fingerprint of every registered task, without the index of its clips."""
     return {name: [task(name).version, fingerprint(task(name), "")] for name in REGISTRY.names()}
 
 

@@ -53,14 +53,14 @@ def test_means_and_pools(tracks):
     assert beat_f_pooled(truths, answers, 0.07) == pytest.approx(expected, abs=1e-12)
 
 
-def test_tracks_weigh_alike_and_pooled_beats_do():
+def test_the_mean_weighs_tracks_equally_and_the_pooled_score_beats():
     truths = [np.arange(10.0), np.arange(90.0)]
     answers = [np.arange(10.0), np.arange(90.0) + 0.5]
     assert beat_f_mean(truths, answers, 0.07) == pytest.approx(0.5)
     assert beat_f_pooled(truths, answers, 0.07) == pytest.approx(0.1)
 
 
-def test_nothing_annotated_or_nothing_given_scores_nothing():
+def test_no_annotated_or_no_predicted_beats_score_zero():
     some, none = np.array([1.0, 2.0]), np.empty(0)
     assert beat_f(some, none, 0.07) == beat_f(none, some, 0.07) == beat_f(none, none, 0.07) == 0
     assert beat_f_pooled([some, none], [none, none], 0.07) == 0

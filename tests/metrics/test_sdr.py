@@ -34,20 +34,20 @@ def test_both_channels_and_all_samples_count_together(song):
     assert sdr(song, estimate) == pytest.approx(10 * math.log10((signal + 1e-7) / (error + 1e-7)))
 
 
-def test_silence_scores_nothing_for_silence_and_less_for_sound():
+def test_a_silent_estimate_has_0_db_against_silence_and_less_against_audio():
     silence = np.zeros((2, 100))
     assert sdr(silence, silence) == 0
     assert sdr(silence, silence + 0.1) == pytest.approx(10 * math.log10(1e-7 / (2 + 1e-7)))
     assert EPSILON == 1e-7
 
 
-def test_it_is_not_blind_to_scale_as_si_sdr_is(song):
+def test_sdr_depends_on_scale_unlike_si_sdr(song):
     assert sdr(song, 0.5 * song) == pytest.approx(20 * math.log10(2), abs=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_sums_gathered_in_pieces_give_the_same(pieces, seed):
+def test_accumulated_sums_equal_one_pass(pieces, seed):
     rng = np.random.default_rng(seed)
     truth, estimate = rng.standard_normal((2, 2, 400)).astype(np.float32)
     parts = list(zip(np.array_split(truth, pieces, axis=1), np.array_split(estimate, pieces, axis=1)))

@@ -41,7 +41,7 @@ def test_help_and_lists_load_nothing_heavy(code):
     assert not loaded_by(code) & HEAVY
 
 
-def test_the_ground_floor_and_the_data_are_free_of_torch():
+def test_core_and_data_import_no_torch():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for room in ("core", "audio", "data")

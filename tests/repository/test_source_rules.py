@@ -54,7 +54,7 @@ def test_files_and_public_definitions_have_docstrings():
     assert not undocumented
 
 
-def test_no_error_is_swallowed_and_nothing_is_left_for_later():
+def test_no_error_is_swallowed_and_there_are_no_todos():
     faults = []
     for path in EVERYTHING:
         faults += [

@@ -122,7 +122,7 @@ def test_an_untrained_network_is_that_of_a_row_that_can_be_trained(tmp_path):
         list(run_reproduction(REGISTRY.get("maest-init"), plan))
 
 
-def test_a_reproduction_of_which_nothing_can_run_says_what_it_needs(tmp_path):
+def test_a_reproduction_without_runnable_rows_names_what_they_need(tmp_path):
     plan = ReproductionPlan((), tmp_path, labels=("deit",))
     with pytest.raises(UsageError, match="nothing to run: deit needs --scale base .* and --weights deit=FILE"):
         next(run_reproduction(REGISTRY.get("maest-init"), plan))
@@ -158,7 +158,7 @@ def test_a_selected_layer_has_the_weights_of_its_model(tmp_path):
             torch.testing.assert_close(layer(samples_BT), part_B1D[:, None], rtol=1e-5, atol=1e-5)
 
 
-def test_layers_of_one_model_are_measured_apart_and_trained_once(tmp_path, data, monkeypatch):
+def test_rows_that_differ_in_layer_share_one_trained_model(tmp_path, data, monkeypatch):
     small = {"network.dim": 24, "network.num_layers": 2, "network.num_heads": 2, "network.ffn_dim": 24, "batch": 4}
     small |= {"crop_seconds": 1.5, "network.frames": 94, "patchout": 4, "epoch_clips": 8}
     layers = [

@@ -1,1 +1,1 @@
-"""Fine-tuning: an encoder and a probe trained together on a task's own sound, whole or by low-rank adapters."""
+"""Fine-tuning: an encoder and a probe trained together on a task's audio, all weights or low-rank adapters."""

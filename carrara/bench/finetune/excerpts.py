@@ -1,11 +1,12 @@
-"""Sound for fine-tuning: the windows that are learned from, decoded anew each epoch, and those that are answered.
+"""Audio for fine-tuning: the windows to train on, decoded anew in each epoch, and the logits of whole clips.
 
-To learn from, the windows are the task's. Where a clip's windows become one embedding, an epoch hears one of them,
-drawn at random; else each is an example. Only the stretch that is heard is decoded, in threads ahead of the network.
-Frame by frame, windows begin on the encoder's grid, and what is answered is the whole clip. Windows that are answered
-are cut, batched and encoded as for the feature store, so evaluation is the frozen encoder's.
+Training windows are the task's. Where a clip's windows are averaged to one embedding, an epoch takes one of them, drawn
+at random; else each is an example. Only the excerpt itself is decoded, in threads ahead of the network. Frame by frame,
+training windows begin on the encoder's grid, and evaluation takes the whole clip. In evaluation, windows are split,
+batched and encoded as for the feature store, so it equals that of a frozen encoder.
 
-Letters: N examples, B batch, T samples, F frames, L rows of layers, D width, R rows to answer, K outputs, U clips.
+Letters: N examples, B batch, T samples, F frames, L layers with row 0, D features, R rows of logits, K outputs, U
+clips.
 """
 
 from __future__ import annotations
@@ -22,25 +23,33 @@ from torch import Tensor
 
 from carrara.audio.decode import load_audio, read_info
 from carrara.audio.windows import window_spans
-from carrara.bench.finetune.model import Tunable
+from carrara.bench.decode import prefetched, undecodable
+from carrara.bench.finetune.model import FineTuneModel
+from carrara.bench.finetune.settings import FineTuneSettings
 from carrara.bench.probes.rng import epoch_permutation
+from carrara.bench.split_data import SplitData
 from carrara.bench.task_types._base import Frames, ProbeTaskType, State
 from carrara.core.clip import Clip
-from carrara.core.errors import AudioError, DataError
+from carrara.core.errors import AudioError
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
 from carrara.features.encode import EncodePlan, encode_recordings, merge_windows
 from carrara.features.extract import decode_windows
-from carrara.features.prefetch import prefetch
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
-WINDOW = 3  # beside ORDER and DROPOUT of carrara.bench.probes.rng
-THREADS, DEPTH = 2, 2
+WINDOW_STREAM = 3  # the random stream of windows, beside those of `carrara.bench.probes.rng`
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A window of a clip: place and length in seconds (none: to the end), and what the loss wants of its rows."""
+    """A window of a clip.
+
+    Attributes:
+        path: of its file.
+        start: in seconds.
+        duration: in seconds; None means to the end.
+        target: of its rows.
+    """
 
     path: Path
     start: float
@@ -49,8 +58,8 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Windows that are heard at once: sound, samples of each, targets, and where the batch stands in its step."""
+class ExcerptBatch:
+    """Windows of a batch: padded samples, their lengths, targets, and whether it opens and closes its step."""
 
     samples_BT: Tensor
     lengths_B: Tensor
@@ -59,147 +68,135 @@ class Batch:
     last: bool
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How an epoch is cut: windows of a batch, batches of a step; and the seed of its order."""
-
-    batch: int
-    accumulate: int
-    seed: int
-
-    def steps(self, examples: int) -> int:
-        """Return how many steps an epoch over that many examples takes."""
-        return -(-examples // (self.batch * self.accumulate))
-
-
-def excerpts(
-    encoder: Encoder, task: Task, answer: ProbeTaskType, state: State, clips: Sequence[Clip]
+def list_excerpts(
+    encoder: Encoder, task: Task, task_type: ProbeTaskType, state: State, clips: Sequence[Clip]
 ) -> list[tuple[Excerpt, ...]]:
-    """Return the examples of an epoch, each the windows of which one is heard.
+    """Return the examples of an epoch, each with the windows of which one is drawn.
 
     Raises:
         DataError: a clip's file cannot be read.
     """
-    card, cut = encoder.card, learning_grid(encoder, task, answer.frame_level)
-    lengths = [_samples(clip, card.sample_rate) for clip in clips]
-    rate = card.frame_rate if answer.frame_level else None
-    grid_of_frames = Frames([encoder.num_frames(length) for length in lengths], rate) if rate else None
-    targets = answer.targets(task, state, answer.truths(task, clips), grid_of_frames)
-    found: list[tuple[Excerpt, ...]] = []
-    for clip, samples, target in zip(clips, lengths, targets):
-        spans = window_spans(samples, cut.window, cut.hop, cut.min_tail)
-        own = []
+    sample_rate, grid = encoder.card.sample_rate, training_grid(encoder, task, task_type.frame_level)
+    lengths = [_num_samples(clip, sample_rate) for clip in clips]
+    rate = encoder.card.frame_rate if task_type.frame_level else None
+    frames = Frames([encoder.num_frames(length) for length in lengths], rate) if rate else None
+    targets = task_type.targets(task, state, task_type.truths(task, clips), frames)
+    examples: list[tuple[Excerpt, ...]] = []
+    for clip, samples, clip_target in zip(clips, lengths, targets):
+        spans = window_spans(samples, grid.window, grid.hop, grid.min_tail)
+        windows = []
         for start, length in spans:
-            wanted = target
+            target = clip_target
             if rate:
-                first = round(start * rate / card.sample_rate)
-                wanted = target[first : first + encoder.num_frames(length)]
-            seconds = clip.duration if spans == [(0, samples)] else length / card.sample_rate
-            own.append(Excerpt(clip.path, clip.start + start / card.sample_rate, seconds, np.asarray(wanted)))
-        if task.aggregate == "embedding" and not answer.frame_level:
-            found.append(tuple(own))
+                first = round(start * rate / sample_rate)
+                target = clip_target[first : first + encoder.num_frames(length)]
+            duration = clip.duration if spans == [(0, samples)] else length / sample_rate
+            windows.append(Excerpt(clip.path, clip.start + start / sample_rate, duration, np.asarray(target)))
+        if task.aggregate == "embedding" and not task_type.frame_level:
+            examples.append(tuple(windows))
         else:
-            found.extend((one,) for one in own)
-    return found
+            examples.extend((window,) for window in windows)
+    return examples
 
 
-def learning_grid(encoder: Encoder, task: Task, frames: bool) -> WindowGrid:
-    """Return the windows that are learned from; frame by frame they begin on the encoder's grid."""
-    cut = window_grid(encoder, WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean"))
-    if not frames or cut.window is None or encoder.card.frame_rate is None:
-        return cut
+def training_grid(encoder: Encoder, task: Task, frames: bool) -> WindowGrid:
+    """Return the training windows of a task; frame by frame they begin on the encoder's grid."""
+    spec = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean")
+    grid = window_grid(encoder, spec)
+    if not frames or grid.window is None or encoder.card.frame_rate is None:
+        return grid
     stride = encoder.card.sample_rate / encoder.card.frame_rate
-    hop = max(round(int(cut.window / stride) * stride), 1)
-    return WindowGrid(hop, hop, cut.min_tail)
+    hop = max(round(int(grid.window / stride) * stride), 1)
+    return WindowGrid(hop, hop, grid.min_tail)
 
 
-def batches(examples: Sequence[Sequence[Excerpt]], draw: Draw, epoch: int, sample_rate: int) -> Iterator[Batch]:
-    """Yield an epoch's batches in the order that (seed, epoch) give.
+def iter_batches(
+    examples: Sequence[Sequence[Excerpt]], settings: FineTuneSettings, seed: int, epoch: int, sample_rate: int
+) -> Iterator[ExcerptBatch]:
+    """Yield the batches of an epoch, in the order that seed and epoch give.
+
+    Args:
+        examples: the windows of which one is drawn for each example.
+        settings: size of a batch and number of batches in a step.
+        seed: of the training.
+        epoch: of the training.
+        sample_rate: of the encoder (Hz).
 
     Raises:
         DataError: a window cannot be decoded.
     """
-    which = np.random.default_rng([draw.seed, WINDOW, epoch])
-    picks = [
-        examples[place][int(which.integers(len(examples[place])))]
-        for place in epoch_permutation(draw.seed, epoch, len(examples)).tolist()
+    rng = np.random.default_rng([seed, WINDOW_STREAM, epoch])
+    windows = [
+        examples[index][int(rng.integers(len(examples[index])))]
+        for index in epoch_permutation(seed, epoch, len(examples)).tolist()
     ]
-    step = draw.batch * draw.accumulate
-    cuts = [
-        (
-            picks[low : min(low + draw.batch, begin + step)],
-            low == begin,
-            low + draw.batch >= min(begin + step, len(picks)),
+    step_size = settings.batch * settings.accumulation_steps
+    bounds = [
+        (low, min(low + settings.batch, begin + step_size, len(windows)))
+        for begin in range(0, len(windows), step_size)
+        for low in range(begin, min(begin + step_size, len(windows)), settings.batch)
+    ]
+
+    def decode(own: Sequence[Excerpt]) -> Iterator[list[np.ndarray]]:
+        yield [load_audio(window.path, sample_rate, window.start, window.duration) for window in own]
+
+    for index, audio in prefetched([partial(decode, windows[low:high]) for low, high in bounds], depth=2):
+        low, high = bounds[index]
+        lengths_B = torch.tensor([len(samples_T) for samples_T in audio])
+        samples_BT = torch.zeros(len(audio), int(lengths_B.max()))
+        for row_T, samples_T in zip(samples_BT, audio):
+            row_T[: len(samples_T)] = torch.from_numpy(samples_T)
+        yield ExcerptBatch(
+            samples_BT,
+            lengths_B,
+            [window.target for window in windows[low:high]],
+            first=low % step_size == 0,
+            last=high % step_size == 0 or high == len(windows),
         )
-        for begin in range(0, len(picks), step)
-        for low in range(begin, min(begin + step, len(picks)), draw.batch)
-    ]
-    sources = [partial(_sounds, heard, sample_rate) for heard, _, _ in cuts]
-    with closing(prefetch(sources, THREADS, DEPTH)) as items:
-        for place, item in items:
-            if isinstance(item, AudioError):
-                raise unheard(str(item))
-            if item is not None:
-                heard, first, last = cuts[place]
-                yield _batch(item, [one.target for one in heard], first, last)
 
 
-def logits(model: Tunable, clips: Sequence[Clip], task: Task, device: str) -> tuple[Tensor, list[np.ndarray]]:
-    """Return the logits for clips, `[R, K]` on the CPU, and which of the rows are each clip's.
+def clip_logits(model: FineTuneModel, clips: Sequence[Clip], task: Task, device: str) -> tuple[SplitData, Tensor]:
+    """Return the rows of clips and their logits `[R, K]`, on the CPU; the model moves to the device.
 
-    A row is a clip's mean embedding, or a window, or a frame, as the task and its answer ask.
+    A row is a clip's mean embedding, a window, or a frame, as task and task type define.
 
     Raises:
         DataError: a clip cannot be decoded.
     """
-    model.eval()
-    frames = model.frames
-    view = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean")
-    if frames:
-        view = WindowSpec(window_seconds=None, pool="frames")
-    cut, card = window_grid(model.encoder, view), model.encoder.card
-    sources = [partial(decode_windows, clip, cut, card.sample_rate) for clip in clips]
-    parts = []
-    with closing(encode_recordings(model.encoder, sources, EncodePlan(device, view.pool))) as recordings:
+    model.to(device).eval()
+    if model.frames:
+        spec = WindowSpec(window_seconds=None, pool="frames")
+    else:
+        spec = WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool="mean")
+    encoder = model.encoder
+    grid = window_grid(encoder, spec)
+    sources = [partial(decode_windows, clip, grid, encoder.card.sample_rate) for clip in clips]
+    logits_U = []
+    with closing(encode_recordings(encoder, sources, EncodePlan(device, spec.pool))) as recordings:
         for _, encoded in recordings:
             try:
-                blocks = [np.stack(list(rows.values())) for _, rows in merge_windows(encoded, model.encoder, view.pool)]
+                blocks = [np.stack(list(rows.values())) for _, rows in merge_windows(encoded, encoder, spec.pool)]
             except AudioError as problem:
-                raise unheard(str(problem)) from None
+                raise undecodable(problem) from None
             x_LRD = np.concatenate(blocks, axis=1)
-            if not frames and task.aggregate == "embedding":
+            if not model.frames and task.aggregate == "embedding":
                 x_LRD = x_LRD.mean(1, keepdims=True)
             with torch.no_grad():
-                parts.append(model.answer(torch.from_numpy(x_LRD).to(device)).cpu())
-    ends = np.cumsum([len(part) for part in parts])
-    return torch.cat(parts), [np.arange(end - len(part), end) for part, end in zip(parts, ends)]
+                logits_U.append(model.probe(torch.from_numpy(x_LRD).to(device)).cpu())
+    ends = np.cumsum([len(logits_RK) for logits_RK in logits_U])
+    rows_U = [np.arange(end - len(own), end) for own, end in zip(logits_U, ends)]
+    frame_rate = encoder.card.frame_rate if model.frames else None
+    return SplitData(clips, {}, rows_U, frame_rate), torch.cat(logits_U)
 
 
-def unheard(problem: str) -> DataError:
-    """Return the error of sound that cannot be decoded."""
-    return DataError(f"{problem}; repair the file, or remove it and measure with --partial")
-
-
-def _samples(clip: Clip, sample_rate: int) -> int:
-    """Return how many samples of a clip there are, from its file's head where that is exact."""
+def _num_samples(clip: Clip, sample_rate: int) -> int:
+    """Return the number of samples of a clip, from its file's header where that is exact."""
     try:
-        head = read_info(clip.path)
-        if head.duration_seconds is None or not head.exact:
+        info = read_info(clip.path)
+        if info.duration_seconds is None or not info.exact:
             return len(load_audio(clip.path, sample_rate, clip.start, clip.duration))
     except AudioError as problem:
-        raise unheard(str(problem)) from None
-    left = head.duration_seconds - clip.start
-    seconds = left if clip.duration is None else min(left, clip.duration)
+        raise undecodable(problem) from None
+    remaining = info.duration_seconds - clip.start
+    seconds = remaining if clip.duration is None else min(remaining, clip.duration)
     return max(round(seconds * sample_rate), 1)
-
-
-def _sounds(heard: Sequence[Excerpt], sample_rate: int) -> Iterator[list[np.ndarray]]:
-    yield [load_audio(one.path, sample_rate, one.start, one.duration) for one in heard]
-
-
-def _batch(sounds: list[np.ndarray], targets: list[np.ndarray], first: bool, last: bool) -> Batch:
-    lengths_B = torch.tensor([len(samples_T) for samples_T in sounds])
-    samples_BT = torch.zeros(len(sounds), int(lengths_B.max()))
-    for row_T, samples_T in zip(samples_BT, sounds):
-        row_T[: len(samples_T)] = torch.from_numpy(samples_T)
-    return Batch(samples_BT, lengths_B, targets, first, last)

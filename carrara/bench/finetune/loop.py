@@ -1,11 +1,11 @@
-"""The loop of fine-tuning: steps, the watched score after each epoch, the best epoch kept, a file to go on from.
+"""The loop of fine-tuning: steps, the monitored score after each epoch, the best epoch kept, a file to resume from.
 
-AdamW; the rates rise over the first steps and halve on a plateau of the watched score; gradients are clipped to norm 1.
-On a GPU that has bfloat16 the encoder runs in it, under autocast; the probe and the loss are float32 everywhere. Every
-draw comes from the seed and the number of its step, so a run that goes on after its last whole epoch does on a CPU, bit
-for bit, what an uninterrupted one does.
+AdamW; the learning rates rise over the first steps and halve on a plateau of the monitored score; gradients are clipped
+to norm 1. On a GPU with bfloat16 the encoder runs under autocast; the probe and the loss are float32 everywhere. Every
+draw depends on the seed and the number of its step, so on a CPU a run that resumes after its last complete epoch equals
+an uninterrupted one, bit for bit.
 
-Letters: B windows of a batch, R rows to answer, H hidden units.
+Letters: B windows of a batch, R rows of logits, K outputs, H hidden units, F frames.
 """
 
 from __future__ import annotations
@@ -21,196 +21,194 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from carrara.bench.finetune.excerpts import Batch
-from carrara.bench.finetune.model import Tunable
-from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.finetune.excerpts import ExcerptBatch
+from carrara.bench.finetune.model import FineTuneModel
+from carrara.bench.finetune.settings import FineTuneSettings
 from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
-from carrara.bench.probes.rng import dropout_generator, kept
+from carrara.bench.probes.rng import dropout_generator, dropout_mask
 from carrara.core.errors import DataError, StoreError
 from carrara.core.io import atomic_write
 from carrara.core.progress import progress
-from carrara.features.encode import compute_dtype
+from carrara.features.encode import encoder_autocast
 
-CLIP = 1.0
-LAST = "last.pt"
+MAX_GRAD_NORM = 1.0
+CHECKPOINT = "last.pt"
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What is learned from and watched.
+class FineTuneProblem:
+    """What a model learns.
 
     Attributes:
         name: of the task.
         batches: epoch → its batches.
         steps: of an epoch.
         loss: (logits [1, R, K], targets [R, …]) → [1].
-        watched: model in evaluation mode → the watched score and the rule that joins a clip's windows.
+        monitor: model in evaluation mode → the monitored score and the rule that combines a clip's windows.
     """
 
     name: str
-    batches: Callable[[int], Iterable[Batch]]
+    batches: Callable[[int], Iterable[ExcerptBatch]]
     steps: int
     loss: Callable[[Tensor, Tensor], Tensor]
-    watched: Callable[[Tunable], tuple[float, str]]
+    monitor: Callable[[FineTuneModel], tuple[float, str]]
 
 
 @dataclass
-class Tuning:
-    """One training on its way: the model, its optimiser, its course, and what it knew at its best epoch.
+class FineTuneState:
+    """One training: the model, its optimiser, its history, and its best epoch.
 
     Attributes:
-        folder: of the file to go on from.
-        best: what training may change, at the best epoch, on the CPU; empty before one.
-        rule: that joined a clip's windows best there.
+        folder: of the file to resume from.
+        best: the trainable state at the best epoch, on the CPU; empty before one.
+        rule: the best rule for a clip's windows at the best epoch.
     """
 
-    model: Tunable
-    optimiser: torch.optim.Optimizer
-    course: ProbeHistory
-    how: FinetuneSettings
+    model: FineTuneModel
+    optimizer: torch.optim.Optimizer
+    history: ProbeHistory
+    settings: FineTuneSettings
     seed: int
     device: str
     folder: Path
     best: dict[str, Tensor] = field(default_factory=dict)
     rule: str = ""
 
+    @property
+    def checkpoint(self) -> Path:
+        """Return the file to resume from."""
+        return self.folder / CHECKPOINT
 
-def begun(model: Tunable, course: ProbeHistory, how: FinetuneSettings, seed: int, device: str, folder: Path) -> Tuning:
-    """Return a training at its beginning, or after the last epoch that its folder knows of.
+
+def start_or_resume(
+    model: FineTuneModel, history: ProbeHistory, settings: FineTuneSettings, seed: int, device: str, folder: Path
+) -> FineTuneState:
+    """Return a training at its start, or after the last complete epoch whose checkpoint is in the folder.
 
     Raises:
-        StoreError: the file there is damaged or of another network.
+        StoreError: the checkpoint is damaged or of another network.
     """
     model.to(device)
-    tuning = Tuning(model, torch.optim.AdamW(model.groups(how)), course, how, seed, device, folder)
-    if (folder / LAST).exists():
-        _restore(tuning)
-    return tuning
+    optimizer = torch.optim.AdamW(model.param_groups(settings))
+    state = FineTuneState(model, optimizer, history, settings, seed, device, folder)
+    path = state.checkpoint
+    if not path.exists():
+        return state
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["model"].keys() != model.trainable_state().keys():
+            raise ValueError("it is of another network")
+        model.load_state_dict(saved["model"], strict=False)
+        optimizer.load_state_dict(saved["optimizer"])
+        state.history = ProbeHistory(**saved["history"] | {"plateau": Plateau(**saved["history"]["plateau"])})
+        state.best, state.rule = saved["best"], saved["rule"]
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as problem:
+        reason = str(problem).partition("\n")[0]
+        raise StoreError(f"{path}: cannot be resumed from ({reason}); remove it to start anew") from None
+    return state
 
 
-def tune(tuning: Tuning, lesson: Lesson) -> None:
-    """Train until the course is over; the file to go on from stays, for whoever reads the answer to remove.
+def fine_tune(state: FineTuneState, problem: FineTuneProblem) -> None:
+    """Train until the history has stopped; the caller removes the checkpoint once the record is written.
 
     Raises:
         DataError: the loss is not finite, or no epoch reached a finite score.
-        StoreError: the file to go on from cannot be written.
+        StoreError: the checkpoint cannot be written.
     """
-    course = tuning.course
-    with torch.random.fork_rng(), progress(f"fine-tuning on {lesson.name}", course.max_epochs) as advance:
-        advance(len(course.scores))
-        while not course.stopped:
-            loss = _epoch(tuning, lesson, len(course.scores))
-            tuning.model.eval()
-            score, rule = lesson.watched(tuning.model)
-            if course.update(loss, score):
-                tuning.best, tuning.rule = _copied(tuning.model.learned()), rule
-            _save(tuning)
+    history = state.history
+    with torch.random.fork_rng(), progress(f"fine-tuning on {problem.name}", history.max_epochs) as advance:
+        advance(len(history.scores))
+        while not history.stopped:
+            loss = _train_epoch(state, problem, len(history.scores))
+            score, rule = problem.monitor(state.model.eval())
+            if history.update(loss, score):
+                best = state.model.trainable_state()
+                state.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in best.items()}
+                state.rule = rule
+            _save(state)
             advance(1, f"loss {loss:.3f}, {score:.3f} on valid")
-    # The moments are twice the network, and the next seed's training needs the room.
-    tuning.optimiser.state.clear()
-    if not tuning.best:
+    # The moments are twice the network, and the next seed's training needs the memory.
+    state.optimizer.state.clear()
+    if not state.best:
         raise DataError(
-            f"task {lesson.name!r}: no epoch of fine-tuning reached a finite score on the validation clips; "
+            f"task {problem.name!r}: no epoch of fine-tuning reached a finite score on the validation clips; "
             "lower encoder_learning_rate, or look for too few clips"
         )
 
 
-def recall_best(tuning: Tuning) -> Tunable:
-    """Return the model as it was at its best epoch, in evaluation mode."""
-    tuning.model.load_state_dict(tuning.best, strict=False)
-    return tuning.model.eval()
+def restore_best(state: FineTuneState) -> FineTuneModel:
+    """Return the model with the weights of its best epoch, in evaluation mode."""
+    state.model.load_state_dict(state.best, strict=False)
+    return state.model.eval()
 
 
-def _epoch(tuning: Tuning, lesson: Lesson, epoch: int) -> float:
-    """Take an epoch's steps and return the mean loss of its rows."""
-    tuning.model.train()
-    learning = [parameter for group in tuning.optimiser.param_groups for parameter in group["params"]]
+def _train_epoch(state: FineTuneState, problem: FineTuneProblem, epoch: int) -> float:
+    """Take the steps of an epoch and return the mean loss of its rows."""
+    state.model.train()
+    trained = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     generator = np.random.default_rng()
-    step, rows, total, counted = -1, 0, 0.0, 0
-    for batch in lesson.batches(epoch):
+    step, step_rows, loss_sum, rows = -1, 0, 0.0, 0
+    for batch in problem.batches(epoch):
         if batch.first:
-            step, rows = step + 1, 0
-            torch.manual_seed(tuning.seed * 1_000_003 + epoch * lesson.steps + step)
-            generator = dropout_generator(tuning.seed, epoch, step)
-            tuning.optimiser.zero_grad(set_to_none=True)
-        loss, count = _loss(tuning, lesson, batch, generator)
+            step, step_rows = step + 1, 0
+            torch.manual_seed(state.seed * 1_000_003 + epoch * problem.steps + step)
+            generator = dropout_generator(state.seed, epoch, step)
+            state.optimizer.zero_grad(set_to_none=True)
+        loss, count = _loss(state, problem, batch, generator)
         if not math.isfinite(loss.item()):
             raise DataError(
-                f"task {lesson.name!r}: the loss of fine-tuning is not finite in epoch {epoch + 1}; "
+                f"task {problem.name!r}: the loss of fine-tuning is not finite in epoch {epoch + 1}; "
                 "lower the rates, for example --set encoder_learning_rate=1e-5 --set learning_rate=5e-5"
             )
         (loss * count).backward()
-        rows, total, counted = rows + count, total + loss.item() * count, counted + count
+        step_rows, loss_sum, rows = step_rows + count, loss_sum + loss.item() * count, rows + count
         if batch.last:
-            _step(tuning, learning, epoch * lesson.steps + step, lesson.steps, rows)
-    return total / counted
+            for parameter in trained:
+                if parameter.grad is not None:
+                    parameter.grad.div_(step_rows)
+            nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
+            warmup = max(round(state.settings.warmup_fraction * problem.steps * state.history.max_epochs), 1)
+            factor = min((epoch * problem.steps + step + 1) / warmup, 1.0) * state.history.plateau.learning_rate
+            for group in state.optimizer.param_groups:
+                group["lr"] = group["rate"] * factor
+            state.optimizer.step()
+    return loss_sum / rows
 
 
-def _loss(tuning: Tuning, lesson: Lesson, batch: Batch, generator: np.random.Generator) -> tuple[Tensor, int]:
-    """Return a batch's mean loss and over how many rows it is."""
-    model, device = tuning.model, tuning.device
+def _loss(
+    state: FineTuneState, problem: FineTuneProblem, batch: ExcerptBatch, generator: np.random.Generator
+) -> tuple[Tensor, int]:
+    """Return a batch's mean loss and its number of rows."""
+    model, device, head = state.model, state.device, state.model.head
     counts = [model.encoder.num_frames(length) if model.frames else 1 for length in batch.lengths_B.tolist()]
-    head = model.head
-    kept_RH = torch.from_numpy(kept(generator, sum(counts), len(head.inner_bias), head.dropout)).to(device)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=compute_dtype(device) == "bfloat16"):
-        logits_RK = model(batch.samples_BT.to(device), batch.lengths_B.to(device), kept_RH)
-    wanted = batch.targets
-    target_R = np.concatenate([_fitted(one, count) for one, count in zip(wanted, counts)]) if model.frames else wanted
-    return lesson.loss(logits_RK[None], torch.as_tensor(np.asarray(target_R)).to(device))[0], sum(counts)
+    mask_RH = torch.from_numpy(dropout_mask(generator, sum(counts), len(head.inner_bias), head.dropout)).to(device)
+    with encoder_autocast(device):
+        logits_RK = model(batch.samples_BT.to(device), batch.lengths_B.to(device), mask_RH)
+    target_R = (
+        np.asarray(batch.targets)
+        if not model.frames
+        else np.concatenate(
+            # A window's last frames may lie beyond the known targets: NaN does not count.
+            [
+                np.pad(target_FK[:count], ((0, max(count - len(target_FK), 0)), (0, 0)), constant_values=np.nan)
+                for target_FK, count in zip(batch.targets, counts)
+            ]
+        )
+    )
+    return problem.loss(logits_RK[None], torch.as_tensor(target_R).to(device))[0], sum(counts)
 
 
-def _fitted(target_FK: np.ndarray, count: int) -> np.ndarray:
-    """Return targets for exactly so many frames; what is not known is NaN."""
-    missing = max(count - len(target_FK), 0)
-    return np.pad(target_FK[:count], ((0, missing), (0, 0)), constant_values=np.nan)
-
-
-def _step(tuning: Tuning, learning: list[nn.Parameter], step: int, steps: int, rows: int) -> None:
-    """Take an optimiser's step along the gradient of the mean over `rows`, clipped."""
-    how, course = tuning.how, tuning.course
-    for parameter in learning:
-        if parameter.grad is not None:
-            parameter.grad.div_(rows)
-    nn.utils.clip_grad_norm_(learning, CLIP)
-    rising = max(round(how.warmup_fraction * steps * course.max_epochs), 1)
-    share = min((step + 1) / rising, 1.0) * course.plateau.learning_rate
-    for group in tuning.optimiser.param_groups:
-        group["lr"] = group["rate"] * share
-    tuning.optimiser.step()
-
-
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
-def _save(tuning: Tuning) -> None:
-    state = {
-        "model": tuning.model.learned(),
-        "optimiser": tuning.optimiser.state_dict(),
-        "course": asdict(tuning.course),
-        "best": tuning.best,
-        "rule": tuning.rule,
+def _save(state: FineTuneState) -> None:
+    saved = {
+        "model": state.model.trainable_state(),
+        "optimizer": state.optimizer.state_dict(),
+        "history": asdict(state.history),
+        "best": state.best,
+        "rule": state.rule,
     }
-    with atomic_write(tuning.folder / LAST) as draft:
+    with atomic_write(state.checkpoint) as path:
         try:
-            torch.save(state, draft)
+            torch.save(saved, path)
         except RuntimeError as problem:
-            raise StoreError(
-                f"{tuning.folder / LAST}: cannot write here ({str(problem).splitlines()[0]}); make room and run again"
-            ) from None
-
-
-def _restore(tuning: Tuning) -> None:
-    path = tuning.folder / LAST
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["model"].keys() != tuning.model.learned().keys():
-            raise ValueError("it is of another network")
-        tuning.model.load_state_dict(state["model"], strict=False)
-        tuning.optimiser.load_state_dict(state["optimiser"])
-        course = state["course"]
-        tuning.course = ProbeHistory(**course | {"plateau": Plateau(**course["plateau"])})
-        tuning.best, tuning.rule = state["best"], state["rule"]
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as problem:
-        reason = str(problem).partition("\n")[0]
-        raise StoreError(f"{path}: cannot be gone on from ({reason}); remove it to start anew") from None
+            reason = str(problem).splitlines()[0]
+            raise StoreError(f"{state.checkpoint}: cannot write here ({reason}); make room and run again") from None

@@ -1,10 +1,10 @@
-"""Low-rank adapters on an encoder's attention (LoRA, Hu et al. 2022), put in by the package peft.
+"""Low-rank adapters on an encoder's attention (LoRA [hu2022]), by the package peft.
 
-An adapted linear map is W·x + α/r · B·A·x with A and B of rank r; B begins at zero, so before the first step the
-encoder gives what it gave. Adapted are query, key, value and output projection of every attention (or one map that
-gives all three); everything else is frozen. MARBLE v2 takes rank 8 and α 16 (benchmark.md, section 4).
+An adapted linear map is W·x + α/r · B·A·x with A and B of rank r; B starts at zero, so before the first step the output
+is the encoder's own. Adapted are query, key, value and output projection of every attention (or one map that gives all
+three); everything else is frozen. MARBLE v2 takes rank 8 and α 16 [notes/benchmark §4].
 
-peft is imported here only: it brings transformers with it, which takes seconds.
+peft is imported only where it is needed: it imports transformers, which takes seconds.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from carrara.encoders._base import Encoder
 
 
 def attention_maps(encoder: Encoder) -> list[str]:
-    """Return the names of the linear maps that stand directly in an attention, a module whose class is so called."""
+    """Return the names of the linear maps that are children of an attention, a module whose class name ends so."""
     return [
-        f"{name}.{own}"
+        f"{name}.{child_name}"
         for name, module in encoder.named_modules()
         if type(module).__name__.endswith("Attention")
-        for own, child in module.named_children()
+        for child_name, child in module.named_children()
         if isinstance(child, nn.Linear)
     ]
 
 
-def adapt(encoder: Encoder, rank: int, alpha: int, seed: int) -> None:
-    """Put adapters into an encoder on the CPU and freeze all else.
+def add_adapters(encoder: Encoder, rank: int, alpha: int, seed: int) -> None:
+    """Add adapters to an encoder on the CPU, in place, and freeze all else.
 
     Args:
-        encoder: changed in place.
+        encoder: the encoder.
         rank: r.
         alpha: α.
         seed: of the draw of A.

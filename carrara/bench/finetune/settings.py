@@ -1,7 +1,7 @@
-"""What a person may set of fine-tuning, by `--set mode=lora`.
+"""Settings of fine-tuning, for example `--set mode=lora`.
 
-Rank and α of the adapters are MARBLE v2's (benchmark.md, section 4); the other defaults are ours, of the size that is
-usual for encoders of the wav2vec 2.0 kind.
+Rank and α of the adapters are MARBLE v2's [notes/benchmark §4]; the other defaults are ours, as is usual for encoders
+like wav2vec 2.0 [baevski2020].
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pydantic import Field
 from carrara.core.settings import Settings
 
 
-class FinetuneSettings(Settings):
+class FineTuneSettings(Settings):
     """How an encoder is fine-tuned.
 
     Attributes:
         mode: `full` trains the encoder's own weights, `lora` low-rank adapters beside them.
         learning_rate: of the probe and of adapters.
         encoder_learning_rate: of the encoder's last layer.
-        layer_decay: factor on the rate from one layer to the one below it.
+        layer_decay: factor on the learning rate from one layer to the one below it.
         weight_decay: of AdamW, on matrices and kernels.
-        warmup: share of all steps over which the rates rise.
+        warmup_fraction: fraction of all steps over which the learning rates rise.
         epochs: at most; a task that allows fewer has fewer.
-        batch: windows that are heard at once.
-        accumulate: batches whose gradients are added for one step.
-        checkpointing: compute the inside of layers again for the gradient instead of keeping it.
-        freeze_front: whether the convolutional front end of the wav2vec 2.0 kind stays as it is.
+        batch: windows of a batch.
+        accumulation_steps: batches whose gradients add up to one step.
+        activation_checkpointing: compute the inside of layers again for the gradient instead of storing it.
+        freeze_front: freeze the convolutional front end of encoders like wav2vec 2.0.
         lora_rank, lora_alpha: r and α of the adapters.
     """
 
@@ -44,3 +44,7 @@ class FinetuneSettings(Settings):
     freeze_front: bool = True
     lora_rank: int = Field(default=8, ge=1)
     lora_alpha: int = Field(default=16, ge=1)
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Return the number of optimiser steps of an epoch over so many examples."""
+        return -(-examples // (self.batch * self.accumulation_steps))

@@ -1,11 +1,11 @@
-"""Compare two systems on the same test clips: on which tasks do they differ?
+"""Compare two systems on the same test clips: differences, intervals and p values by task.
 
 Paired bootstrap: each draw takes test units with replacement, the same for both systems (and of several training seeds
 as many with replacement), and computes both systems' scores. The draws of the difference give its 95 % interval; p is
 twice the smaller fraction of draws on one side of zero, zero and the sample itself counted on that side. Tasks whose p
 stays below 5 % after Holm's correction over all compared tasks [holm1979] are better or worse; the others are
-undecided, which is not the same as equal. Tasks measured on other clips, or in another version, are not compared but
-named.
+undecided, which is not the same as equal. Tasks measured on other clips, or in another version, are listed as
+not comparable.
 
 Letters: U scored units, G draws, S seeds.
 """
@@ -57,7 +57,7 @@ class TaskComparison:
         first, second, difference, p: as in `PairedDifference`.
         n: how many clips, tracks or notes were scored.
         scale: ratio (shown in percent) or dB.
-        better: which way is better: higher or lower.
+        better: whether `higher` or `lower` scores are better.
         partial: whether a record has fewer clips than the task.
         p_holm: p after Holm's correction over the compared tasks.
         verdict: on the first system against the second.
@@ -157,10 +157,10 @@ def paired_difference(
     Args:
         task: the task.
         task_type: its type, which computes the metrics.
-        truths: one a unit.
-        first_S, second_S: each system's predictions: for each seed of its training one a unit.
-        seed: of the draws.
-        draws: how many.
+        truths: one per scored unit.
+        first_S, second_S: each system's predictions: for each training seed, one per scored unit.
+        seed: seed of the draws.
+        draws: number of draws.
     """
     counts_GU = resample_counts(len(truths), seed, draws)
     values, drawn = [], []
@@ -177,7 +177,7 @@ def paired_difference(
 
 
 def two_sided_p(difference_G: np.ndarray) -> float:
-    """Return p of no difference from the draws of one; draws without a value are skipped."""
+    """Return the two-sided p value of no difference from draws of the difference; draws without a value are skipped."""
     finite = difference_G[np.isfinite(difference_G)]
     fewer = min((finite <= 0).sum(), (finite >= 0).sum())
     return min(1.0, 2 * (1 + int(fewer)) / (1 + len(finite)))
@@ -206,12 +206,12 @@ def add_verdicts(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
 
 
 def task_score(task: Task, metrics: dict[str, Any]) -> Any:
-    """Return the task's score from its metrics, values or draws alike: the mean of those that the task is scored by."""
+    """Return the task's score from its metrics, values or draws alike: the mean over `task.metrics`."""
     return sum(metrics[name] for name in task.metrics) / len(task.metrics)
 
 
 def to_metric_input(value: Any) -> Any:
-    """Return a truth or a prediction as metrics take it, from how the predictions' file holds it."""
+    """Return a truth or a prediction read from a predictions file, with lists as arrays."""
     return np.asarray(value) if isinstance(value, list) else value
 
 
@@ -231,7 +231,7 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """Return what follows from the tasks, and which were not compared and why."""
+    """Return sentences with the verdicts, the method, and the tasks that are not comparable."""
     notes = []
     for verdict in VERDICTS:
         names = [task.task for task in comparison.tasks if task.verdict == verdict]

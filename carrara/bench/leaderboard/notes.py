@@ -1,4 +1,4 @@
-"""What a reader of a leaderboard must know, a sentence each: units, marks, what is missing, what is left out."""
+"""Notes below a leaderboard, one sentence each: units, marks, missing tasks and excluded records."""
 
 from __future__ import annotations
 

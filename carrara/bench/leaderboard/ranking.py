@@ -1,18 +1,19 @@
 """Rank the systems that a folder of records holds: records → leaderboards, a pure function.
 
-A leaderboard has the tasks of one suite under one protocol; Pebble's scores never stand beside MARBLE's. Scores are in
+A leaderboard has the tasks of one suite under one protocol; Pebble's and MARBLE's scores never share one. Scores are in
 percent, R² too, source separation in dB; an average takes both as they are, as MARBLE's does [notes/benchmark §2.4],
 and a note says so. A task counts once however many metrics it has: its score is their mean, and a system's average is
-the mean over tasks. What is missing is missing, never zero.
+the mean over tasks. A missing score is never replaced by zero.
 
 Systems are ranked by the average over the tasks that all of them have, so that each rank compares equal sets of tasks.
 A system without any task in common with the others has no rank. A floor (`noise`) carries no information about the
 music; it is shown last and has no rank either. A partial record is shown and marked, and counts in no average. Records
 of one task with other clips or of an older version of the task are left out, and a note names them.
 
-Intervals: a record has one a metric. A task's is the mean of its metrics' bounds, which is exact for metrics that move
-together and too wide otherwise. An average's adds the tasks' half widths in quadrature, as if tasks were independent.
-Systems share a rank where each average lies inside the other's interval, compared with the best system of that rank.
+Intervals: a record has one per metric. A task's interval is the mean of its metrics' bounds, which is exact for
+perfectly correlated metrics and too wide otherwise. An average's interval adds the tasks' half widths in quadrature, as
+if tasks were independent. A system shares the rank of the best system of that rank if each average is inside the
+other's interval.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from carrara.core.errors import UsageError, did_you_mean
 from carrara.core.record import Record, Score
 
 PERCENT = 100.0
-# Encoders whose output says nothing about the music, so their scores are what chance gives.
+# Encoders whose output contains no information about the music, so they score at chance level.
 FLOORS = ("noise",)
 TRAINED, PARTIAL, EXCEEDED = "†", "*", "§"
 # The thesis's figure 6.2 [yuan2023thesis §6]: source separation and beat tracking are in no category, since only
@@ -198,7 +199,7 @@ def add_published(leaderboards: Iterable[Leaderboard], sources: Sequence[str] = 
     leaderboards = list(leaderboards)
     if not any(leaderboard.suite == MARBLE_14.name for leaderboard in leaderboards):
         titles = "; ".join(leaderboard.title for leaderboard in leaderboards) or "no records"
-        raise UsageError(f"published scores stand beside those of the suite {MARBLE_14.name} alone; here are {titles}")
+        raise UsageError(f"published scores are of the suite {MARBLE_14.name} only, but the records are of {titles}")
     for index, leaderboard in enumerate(leaderboards):
         if leaderboard.suite == MARBLE_14.name:
             systems = [each for each in published_systems(sources) if set(each.tasks) & set(leaderboard.tasks)]

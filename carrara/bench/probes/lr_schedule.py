@@ -1,9 +1,9 @@
-"""One probe's course: the plateau schedule, the early stop and the best epoch, all by the watched validation score.
+"""One probe's history: the plateau schedule, early stopping and the best epoch, all by the monitored validation score.
 
-The schedule is `torch.optim.lr_scheduler.ReduceLROnPlateau` in mode "max" with factor 0.5: an epoch is good when its
+The schedule is `torch.optim.lr_scheduler.ReduceLROnPlateau` in mode "max" with factor 0.5: an epoch is good if its
 score exceeds the best by 1 part in 10,000, and more than `patience` bad epochs in a row halve the rate. The stop is
-Lightning's `EarlyStopping` with no margin, which MARBLE uses: as many epochs as its patience without a new best. The
-best epoch is the first that reached the highest score.
+Lightning's `EarlyStopping` without margin, which MARBLE uses: `stop_patience` epochs without a new best. The best epoch
+is the first that reached the highest score.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 FACTOR = 0.5
 MARGIN = 1e-4
-LEAST_CHANGE = 1e-8
+MIN_CHANGE = 1e-8
 
 
 @dataclass
 class Plateau:
-    """Halves the learning rate when the score stands still."""
+    """Halves the learning rate when the score no longer rises."""
 
     learning_rate: float
     patience: int
@@ -26,23 +26,23 @@ class Plateau:
     bad: int = 0
 
     def step(self, score: float) -> float:
-        """Take an epoch's score and return the learning rate of the next epoch."""
+        """Update with an epoch's score and return the learning rate of the next epoch."""
         if score > self.best * (1 + MARGIN):
             self.best, self.bad = score, 0
         else:
             self.bad += 1
         if self.bad > self.patience:
             self.bad = 0
-            if self.learning_rate * (1 - FACTOR) > LEAST_CHANGE:
+            if self.learning_rate * (1 - FACTOR) > MIN_CHANGE:
                 self.learning_rate *= FACTOR
         return self.learning_rate
 
 
 @dataclass
 class ProbeHistory:
-    """What one probe has been through: a loss and a score an epoch, its best epoch, whether it goes on.
+    """The losses and scores of one probe by epoch, its best epoch, and whether it has stopped.
 
-    A loss or a score that is not finite ends it; what it reached before counts.
+    A loss or score that is not finite stops it; its best epoch before that counts.
     """
 
     plateau: Plateau
@@ -55,7 +55,7 @@ class ProbeHistory:
     diverged: bool = False
 
     def update(self, loss: float, score: float) -> bool:
-        """Take an epoch's loss and score; return whether it is the best so far."""
+        """Add an epoch's loss and score; return whether the score is the best so far."""
         self.losses.append(loss)
         self.scores.append(score)
         if not (math.isfinite(loss) and math.isfinite(score)):
@@ -69,6 +69,6 @@ class ProbeHistory:
 
     @property
     def stopped(self) -> bool:
-        """Whether the probe has stopped."""
+        """Return whether training is over."""
         epochs = len(self.scores)
         return self.diverged or epochs >= self.max_epochs or epochs - 1 - self.best_epoch >= self.stop_patience

@@ -1,14 +1,14 @@
-"""The probe: one hidden layer of 512 units over frozen features, and nothing else (MARBLE's constrained track).
+"""The probe of MARBLE's constrained track: one hidden layer of 512 units over frozen features.
 
-Linear, ReLU, dropout, Linear; a probe of several layers first adds them, weighted by a learned softmax whose logits
-start from a standard normal, as MARBLE v1 does. Here all layers take part, row 0 too, as the thesis says; v1's code
-drops row 0 from the sum. Initial weights are uniform within 1/√fan-in, PyTorch's own for a linear layer. A shape of no
-hidden units is the linear probe: the outer layer alone, on the features themselves.
+Linear, ReLU, dropout, Linear. A probe of several layers first sums them, weighted by a learned softmax whose logits are
+drawn from a standard normal, as in MARBLE v1 [yuan2023]; all layers take part, row 0 too, as in [yuan2023thesis] (v1's
+code leaves row 0 out). Initial weights are uniform within 1/√fan-in, PyTorch's default for a linear layer. With no
+hidden units it is the linear probe: the outer layer alone.
 
-This is a probe as anyone would write it. The grid (`carrara.bench.probes.grid`) trains many at once, and a test holds
-it equal to this one; `parameters_to_vector` of this module is the order of the grid's flat parameters.
+This is the probe as a plain module. The grid (`carrara.bench.probes.grid`) trains many at once, and a test holds it
+equal to this one; `parameters_to_vector` of this module is the order of the grid's flat parameters.
 
-Letters: B rows, D features, H hidden units, K outputs, L layers that are added.
+Letters: B rows, D features, H hidden units, K outputs, L summed layers.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from carrara.bench.probes.rng import initial_generator
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """One point of the search: the layer's name, the layers that are added (one: that layer alone), a learning rate.
+    """One point of the search.
 
-    The seed gives the initial weights, the order of the examples and the dropped units.
+    Attributes:
+        layer: name of the layer, or of the sum.
+        sources: the layers that are summed; with a single one, that layer alone.
+        learning_rate: at the start.
+        seed: of the initial weights, the order of the examples and dropout.
     """
 
     layer: str
@@ -37,18 +41,18 @@ class ProbeSpec:
 
 @dataclass(frozen=True)
 class ProbeShape:
-    """D, H (0: no hidden layer), K, the share of hidden units that dropout drops, and L (0: one layer is heard)."""
+    """D, H (0: no hidden layer), K, the fraction of hidden units that dropout drops, and L (0: a single layer)."""
 
-    width: int
+    dim: int
     hidden: int
     outputs: int
     dropout: float
-    mixed: int = 0
+    num_summed: int = 0
 
     @property
-    def last(self) -> int:
-        """How many values the outer layer takes: H, or D where there is no hidden layer."""
-        return self.hidden or self.width
+    def outer_inputs(self) -> int:
+        """Return how many values the outer layer takes: H, or D where there is no hidden layer."""
+        return self.hidden or self.dim
 
 
 class Probe(nn.Module):
@@ -58,30 +62,30 @@ class Probe(nn.Module):
         super().__init__()
         self.dropout = shape.dropout
         self.hidden = shape.hidden
-        self.inner_weight = _uniform((shape.hidden, shape.width), shape.width, generator)
-        self.inner_bias = _uniform((shape.hidden,), shape.width, generator)
-        self.outer_weight = _uniform((shape.outputs, shape.last), shape.last, generator)
-        self.outer_bias = _uniform((shape.outputs,), shape.last, generator)
-        self.mix = nn.Parameter(torch.randn(shape.mixed, generator=generator)) if shape.mixed else None
+        self.inner_weight = _uniform((shape.hidden, shape.dim), shape.dim, generator)
+        self.inner_bias = _uniform((shape.hidden,), shape.dim, generator)
+        self.outer_weight = _uniform((shape.outputs, shape.outer_inputs), shape.outer_inputs, generator)
+        self.outer_bias = _uniform((shape.outputs,), shape.outer_inputs, generator)
+        self.mix = nn.Parameter(torch.randn(shape.num_summed, generator=generator)) if shape.num_summed else None
 
-    def forward(self, x: Tensor, kept_BH: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask_BH: Tensor | None = None) -> Tensor:
         """Return logits `[B, K]`.
 
         Args:
-            x: features `[B, D]`, or `[L, B, D]` for a probe that adds layers.
-            kept_BH: which hidden units dropout keeps, in training; none in evaluation, where all stay.
+            x: features `[B, D]`, or `[L, B, D]` for a probe that sums layers.
+            mask_BH: which hidden units dropout keeps; None in evaluation, where all stay.
         """
         x_BD = x if self.mix is None else torch.tensordot(self.mix.softmax(0), x, dims=1)
         if not self.hidden:
             return F.linear(x_BD, self.outer_weight, self.outer_bias)
         hidden_BH = F.relu(F.linear(x_BD, self.inner_weight, self.inner_bias))
-        if kept_BH is not None:
-            hidden_BH = hidden_BH * kept_BH / (1 - self.dropout)
+        if mask_BH is not None:
+            hidden_BH = hidden_BH * mask_BH / (1 - self.dropout)
         return F.linear(hidden_BH, self.outer_weight, self.outer_bias)
 
 
 def initial_probe(spec: ProbeSpec, shape: ProbeShape) -> Probe:
-    """Return the probe of a point of the search as it is before training."""
+    """Return the probe of a point of the search before training."""
     return Probe(shape, initial_generator(spec.seed, spec.layer, spec.learning_rate))
 
 

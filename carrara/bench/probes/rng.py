@@ -1,8 +1,8 @@
 """The random draws of probe training: initial weights, order of the examples, dropout.
 
-Each draw comes from a generator of its own, seeded by what it is for, so that a probe trained among a hundred others
-and the same probe trained alone meet the same order and the same dropped units: (seed, epoch) give the order, (seed,
-epoch, step) the units, (seed, layer, learning rate) the initial weights. All are drawn on the CPU, whatever the device.
+Each draw has a generator of its own, seeded by its purpose, so a probe trained among a hundred others and the same
+probe trained alone see the same order and the same dropout masks: (seed, epoch) give the order, (seed, epoch, step) the
+masks, (seed, layer, learning rate) the initial weights. All are drawn on the CPU, whatever the device.
 
 Letters: N examples, B rows of a batch, H hidden units.
 """
@@ -14,17 +14,17 @@ import torch
 
 from carrara.core.hashing import sha256_of_json
 
-ORDER, DROPOUT = 1, 2
+ORDER_STREAM, DROPOUT_STREAM = 1, 2
 
 
 def epoch_permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """Return the order in which an epoch visits the examples, `[N]`."""
-    return np.random.default_rng([seed, ORDER, epoch]).permutation(examples)
+    """Return the order of the examples in an epoch, `[N]`."""
+    return np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(examples)
 
 
 def dropout_generator(seed: int, epoch: int, step: int) -> np.random.Generator:
-    """Return the generator of one step's dropout; successive calls of `kept` on it continue the step's rows."""
-    return np.random.default_rng([seed, DROPOUT, epoch, step])
+    """Return the generator of one step's dropout; each call of `dropout_mask` on it continues the step's rows."""
+    return np.random.default_rng([seed, DROPOUT_STREAM, epoch, step])
 
 
 def dropout_mask(generator: np.random.Generator, rows: int, hidden: int, dropout: float) -> np.ndarray:

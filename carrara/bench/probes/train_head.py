@@ -1,12 +1,13 @@
-"""The loop that trains one head on frozen features: steps, the watched score after each epoch, the best epoch kept.
+"""Trains one head on frozen features: steps, the monitored score after each epoch, the best epoch kept.
 
-AdamW (Loshchilov & Hutter 2019; without weight decay it is Adam), the rate halved on a plateau of the watched score and
-training stopped early, as for the probes of the constrained track. Features are read batch by batch from where they
-are stored. A step whose padded rows would fill more than `BLOCK_BYTES` is taken in parts, whose gradients are added, so
-memory does not grow with the recordings' length unless a single example is longer. All draws (first weights, order,
-dropout) come from the seed.
+AdamW [loshchilov2019] (without weight decay it is Adam), the learning rate halved on a plateau of the monitored score
+and early stopping, as for the probes of the constrained track. Features are read batch by batch from the store. A step
+whose padded rows would fill more than `BLOCK_BYTES` is taken in micro-batches whose gradients add up, so memory does
+not grow with the recordings' length unless a single example is longer. All draws (initial weights, order, dropout)
+come from the seed.
 
-Letters: N examples, R rows, L layers, D features, B examples of a part, F rows of the longest of them, K outputs.
+Letters: N examples, R rows, L layers, D features, B examples of a micro-batch, F rows of the longest of them, K
+outputs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from carrara.bench.probes.examples import Examples
-from carrara.bench.probes.heads._base import Head, HeadShape, Reader
+from carrara.bench.probes.heads._base import Head, HeadNetwork, HeadShape
 from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.rng import epoch_permutation, initial_generator
 
@@ -28,14 +29,14 @@ BLOCK_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class HeadProblem:
-    """What a head is asked.
+    """What a head learns.
 
     Attributes:
-        train: examples with a target for each row (where an example has one answer, the same for all of its rows).
-        valid: examples to answer.
+        train: examples with a target for each row (the same for all rows of an example with one prediction).
+        valid: examples to predict.
         loss: (logits [1, R, K], targets [R, …]) → [1], a mean over the rows.
-        watched: validation logits [1, R, K], on the CPU → the watched score, higher is better, and the rule that joins
-            a clip's windows.
+        monitor: validation logits [1, R, K], on the CPU → the monitored score, higher is better, and the rule that
+            combines a clip's windows.
     """
 
     train: Examples
@@ -46,14 +47,14 @@ class HeadProblem:
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How a head is trained: what it hears (several layers: their learned sum), its rate, its epochs, its seed."""
+    """How a head is trained: layer, the layers that are summed for it, learning rate, seed, schedule."""
 
     layer: str
     sources: tuple[str, ...]
     learning_rate: float
     seed: int
     weight_decay: float = 0.0
-    batch: int = 64
+    batch_size: int = 64
     max_epochs: int = 100
     plateau_patience: int = 5
     stop_patience: int = 20
@@ -62,14 +63,19 @@ class HeadTraining:
 
 @dataclass
 class TrainedHead:
-    """One head after training: its course, and at its best epoch the rule and the weights (none: no epoch was finite).
+    """One head after training.
 
-    The weights are on the CPU.
+    Attributes:
+        training: how it was trained.
+        history: its losses and scores.
+        network: on the CPU.
+        best: its weights at the best epoch, on the CPU; None if no epoch was finite.
+        rule: the rule that combines a clip's windows, at the best epoch.
     """
 
     training: HeadTraining
     history: ProbeHistory
-    reader: Reader
+    network: HeadNetwork
     best: dict[str, Tensor] | None = None
     rule: str = ""
 
@@ -77,111 +83,117 @@ class TrainedHead:
 def train_head(
     head: Head,
     shape: HeadShape,
-    question: HeadProblem,
-    how: HeadTraining,
+    problem: HeadProblem,
+    training: HeadTraining,
     advance: Callable[..., None] = lambda amount=1, note="": None,
 ) -> TrainedHead:
-    """Return a head trained, at its best epoch by the watched score.
+    """Return a head trained, with its weights at its best epoch by the monitored score.
 
     Args:
-        head: which.
+        head: the kind of head.
         shape: of its network.
-        question: what it is asked.
-        how: it is trained.
-        advance: told of epochs that are settled.
+        problem: what it learns.
+        training: how it is trained.
+        advance: called with the number of epochs that are done or not needed any more, and a note.
     """
-    course = ProbeHistory(Plateau(how.learning_rate, how.plateau_patience), how.stop_patience, how.max_epochs)
+    history = ProbeHistory(
+        Plateau(training.learning_rate, training.plateau_patience), training.stop_patience, training.max_epochs
+    )
     with torch.random.fork_rng():
-        torch.manual_seed(initial_generator(how.seed, how.layer, how.learning_rate).initial_seed())
-        trained = TrainedHead(how, course, Reader(head, shape, len(how.sources)).to(how.device))
-        adam = torch.optim.AdamW(trained.reader.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        while not course.stopped:
-            epoch = len(course.scores)
-            loss = _epoch(trained, question, adam, epoch)
-            logits_RK = _logits(trained.reader, question.valid, how)
-            score, rule = question.monitor(logits_RK.nan_to_num()[None])
-            if course.update(loss, score if logits_RK.isfinite().all() else -np.inf):
-                trained.best = {name: one.to("cpu", copy=True) for name, one in trained.reader.state_dict().items()}
+        torch.manual_seed(initial_generator(training.seed, training.layer, training.learning_rate).initial_seed())
+        network = HeadNetwork(head, shape, len(training.sources)).to(training.device)
+        trained = TrainedHead(training, history, network)
+        adam = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+        while not history.stopped:
+            loss = _train_epoch(trained, problem, adam, len(history.scores))
+            logits_RK = _eval_logits(network, problem.valid, training)
+            score, rule = problem.monitor(logits_RK.nan_to_num()[None])
+            if history.update(loss, score if logits_RK.isfinite().all() else -np.inf):
+                trained.best = {name: tensor.to("cpu", copy=True) for name, tensor in network.state_dict().items()}
                 trained.rule = rule
             for group in adam.param_groups:
-                group["lr"] = course.plateau.learning_rate
+                group["lr"] = history.plateau.learning_rate
             advance(1, f"loss {loss:.3f}, {score:.3f} on valid")
-    advance(how.max_epochs - len(course.scores))
-    trained.reader.cpu()
+    advance(training.max_epochs - len(history.scores))
+    network.cpu()
     return trained
 
 
 def head_logits(trained: TrainedHead, examples: Examples) -> Tensor:
-    """Return the logits of a trained head, on the CPU: `[R, K]`, or `[N, K]` where examples have one answer each.
+    """Return the logits of a trained head, on the CPU: `[R, K]`, or `[N, K]` where an example has them together.
 
     Raises:
         ValueError: the head never reached a finite score.
     """
     if trained.best is None:
         raise ValueError(f"the head {trained.training} never reached a finite score")
-    trained.reader.load_state_dict(trained.best)
+    trained.network.load_state_dict(trained.best)
     try:
-        return _logits(trained.reader.to(trained.training.device), examples, trained.training)
+        return _eval_logits(trained.network.to(trained.training.device), examples, trained.training)
     finally:
-        trained.reader.cpu()
+        trained.network.cpu()
 
 
-def _epoch(trained: TrainedHead, question: HeadProblem, adam: torch.optim.Optimizer, epoch: int) -> float:
-    """Take an epoch's steps and return the mean loss."""
-    reader, how, train = trained.reader.train(), trained.training, question.train
+def _train_epoch(trained: TrainedHead, problem: HeadProblem, adam: torch.optim.Optimizer, epoch: int) -> float:
+    """Take the steps of an epoch and return the mean loss."""
+    network, training, train = trained.network.train(), trained.training, problem.train
     if train.targets_R is None:
         raise ValueError("examples without targets cannot be trained on")
     starts_N = np.cumsum(train.counts_N) - train.counts_N
-    visits_N = epoch_permutation(how.seed, epoch, len(train.counts_N))
-    total = counted = 0.0
-    for low in range(0, len(visits_N), how.batch):
-        picks = visits_N[low : low + how.batch]
+    order_N = epoch_permutation(training.seed, epoch, len(train.counts_N))
+    loss_sum = weight_sum = 0.0
+    for low in range(0, len(order_N), training.batch_size):
+        picks = order_N[low : low + training.batch_size]
         # Neighbours of about the same length need little padding, and the order within a step is free.
         picks = picks[np.argsort(train.counts_N[picks], kind="stable")]
-        answered = int(train.counts_N[picks].sum()) if reader.each_row else len(picks)
+        step_targets = int(train.counts_N[picks].sum()) if network.each_row else len(picks)
         adam.zero_grad()
-        for part in _parts(train, picks, how.sources):
-            rows = _rows(train, part, starts_N)
-            wanted = rows if reader.each_row else starts_N[part]
-            target = torch.from_numpy(train.targets_R[wanted]).to(how.device)
-            loss = question.loss(_heard(reader, train, part, rows, how)[None], target)[0]
-            (loss * len(wanted) / answered).backward()
-            total, counted = total + loss.item() * len(wanted), counted + len(wanted)
+        for picks_B, rows in _micro_batches(train, picks, training.sources):
+            target_rows = rows if network.each_row else starts_N[picks_B]
+            target = torch.from_numpy(train.targets_R[target_rows]).to(training.device)
+            loss = problem.loss(_logits(network, train, picks_B, rows, training)[None], target)[0]
+            (loss * len(target_rows) / step_targets).backward()
+            loss_sum, weight_sum = loss_sum + loss.item() * len(target_rows), weight_sum + len(target_rows)
         adam.step()
-    return total / counted
+    return loss_sum / weight_sum
 
 
 @torch.no_grad()
-def _logits(reader: Reader, examples: Examples, how: HeadTraining) -> Tensor:
-    reader.eval()
-    starts_N = np.cumsum(examples.counts_N) - examples.counts_N
+def _eval_logits(network: HeadNetwork, examples: Examples, training: HeadTraining) -> Tensor:
+    network.eval()
+    picks = np.arange(len(examples.counts_N))
     return torch.cat(
         [
-            _heard(reader, examples, part, _rows(examples, part, starts_N), how).cpu()
-            for part in _parts(examples, np.arange(len(examples.counts_N)), how.sources)
+            _logits(network, examples, picks_B, rows, training).cpu()
+            for picks_B, rows in _micro_batches(examples, picks, training.sources)
         ]
     )
 
 
-def _heard(reader: Reader, examples: Examples, part: np.ndarray, rows: np.ndarray, how: HeadTraining) -> Tensor:
-    """Return the reader's logits for some examples, whose rows are given one example after the other."""
-    counts_B = torch.from_numpy(examples.counts_N[part]).to(how.device)
-    known_BF = torch.arange(int(examples.counts_N[part].max()), device=how.device) < counts_B[:, None]
-    return reader(examples.fetch(how.sources, examples.rows_R[rows], torch.device(how.device)), known_BF)
+def _logits(
+    network: HeadNetwork, examples: Examples, picks_B: np.ndarray, rows: np.ndarray, training: HeadTraining
+) -> Tensor:
+    counts_B = torch.from_numpy(examples.counts_N[picks_B]).to(training.device)
+    valid_BF = torch.arange(int(examples.counts_N[picks_B].max()), device=training.device) < counts_B[:, None]
+    x_LRD = examples.fetch(training.sources, examples.rows_R[rows], torch.device(training.device))
+    return network(x_LRD, valid_BF)
 
 
-def _parts(examples: Examples, picks: np.ndarray, sources: tuple[str, ...]) -> Iterator[np.ndarray]:
-    """Yield the examples in stretches whose padded rows of all layers fill a block at most, or that are one example."""
-    room = BLOCK_BYTES // (4 * sum(examples.width(name) for name in sources))
-    low = longest = 0
-    for place, count in enumerate(examples.counts_N[picks].tolist()):
-        if place > low and (place + 1 - low) * max(longest, count) > room:
-            yield picks[low:place]
-            low, longest = place, 0
+def _micro_batches(
+    examples: Examples, picks: np.ndarray, sources: tuple[str, ...]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield examples and their rows, one example after the other.
+
+    The padded rows of all layers fill `BLOCK_BYTES` at most, or the micro-batch is a single example.
+    """
+    starts_N = np.cumsum(examples.counts_N) - examples.counts_N
+    max_rows = BLOCK_BYTES // (4 * sum(examples.dim(layer) for layer in sources))
+    bounds, longest = [0], 0
+    for index, count in enumerate(examples.counts_N[picks].tolist()):
+        if index > bounds[-1] and (index + 1 - bounds[-1]) * max(longest, count) > max_rows:
+            bounds.append(index)
+            longest = 0
         longest = max(longest, count)
-    yield picks[low:]
-
-
-def _rows(examples: Examples, part: np.ndarray, starts_N: np.ndarray) -> np.ndarray:
-    """Return which of the examples' rows are those of a stretch, one example after the other."""
-    return np.concatenate([np.arange(starts_N[one], starts_N[one] + examples.counts_N[one]) for one in part])
+    for low, high in zip(bounds, [*bounds[1:], len(picks)]):
+        picks_B = picks[low:high]
+        yield picks_B, np.concatenate([np.arange(starts_N[i], starts_N[i] + examples.counts_N[i]) for i in picks_B])

@@ -1,8 +1,8 @@
-"""One prediction from a clip's several windows: four rules, of which validation may choose [notes/benchmark §1.1].
+"""Rules that combine a clip's several windows into one prediction; validation may choose one [notes/benchmark §1.1].
 
-As in JukeMIR, each rule turns the logits of a clip's windows into one row whose highest entry is the clip's class: how
-many windows vote for it, its highest logit, its mean logit, its mean probability. Of equally good rules validation
-chooses the first in this order, and of equally high classes the first.
+As in JukeMIR [castellon2021], each rule turns the logits of a clip's windows into one row whose highest entry is the
+clip's class: the number of windows that vote for it, its highest logit, its mean logit, its mean probability. Of equal
+rules validation chooses the first in this order, and of equal classes the first.
 
 Letters: P probes, W windows of a clip, K classes, U clips.
 """
@@ -25,5 +25,5 @@ MEAN = "mean-logit"
 
 
 def combine_windows(logits_by_clip: Sequence[Tensor], rule: str = MEAN) -> Tensor:
-    """Return one row for each clip, `[P, U, K]`, from each clip's windows, `[P, W, K]` each."""
+    """Return one row for each clip, `[P, U, K]`, from the logits of each clip's windows, `[P, W, K]`."""
     return torch.stack([RULES[rule](logits_PWK) for logits_PWK in logits_by_clip], dim=1)

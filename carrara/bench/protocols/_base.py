@@ -1,7 +1,7 @@
 """The interface of protocols: from training and validation clips to a predictor, without any test clip.
 
-`carrara/bench/run.py` extracts the features that `window_spec` asks for, calls `run`, lets the predictor predict the
-clean and each corrupted test set, and scores.
+`carrara/bench/run.py` extracts the features that `window_spec` selects, calls `run`, predicts the clean and each
+corrupted test set with the returned predictor, and scores.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from carrara.bench.probes.lr_schedule import ProbeHistory
-from carrara.bench.split_data import LabelledSplit, SplitData
-from carrara.bench.task_types._base import Prediction, ProbeTaskType, TaskType
+from carrara.bench.split_data import LabelledSplit, SplitData, predict
+from carrara.bench.task_types._base import Prediction, ProbeTaskType, State, TaskType
 from carrara.core.errors import UsageError
 from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
@@ -25,7 +27,7 @@ from carrara.features.windows import WindowSpec
 
 @dataclass(frozen=True)
 class ProtocolInputs:
-    """What a protocol gets. The test split is not among it.
+    """Inputs of a protocol, without the test split.
 
     Attributes:
         task, task_type: what is to be predicted.
@@ -53,7 +55,7 @@ class ProtocolInputs:
 
 
 class Predictor(ABC):
-    """What validation chose, one for each seed, ready to predict."""
+    """The probes that validation selected, one for each seed."""
 
     @abstractmethod
     def predict(self, split: SplitData) -> list[list[Prediction]]:
@@ -65,8 +67,31 @@ class Predictor(ABC):
 
 
 @dataclass(frozen=True)
+class ProbePredictor(Predictor):
+    """The selected probe of each seed, with the rule for a clip's windows that validation selected."""
+
+    inputs: ProtocolInputs
+    state: State
+    probes: list[Any]
+    rules: list[str]
+
+    @abstractmethod
+    def logits(self, probe: Any, split: SplitData) -> tuple[SplitData, Tensor]:
+        """Return the rows that a probe has logits for, and their logits `[R, K]`."""
+
+    def predict(self, split: SplitData) -> list[list[Prediction]]:
+        """Return for each seed one prediction for each clip."""
+        task, task_type = self.inputs.task, self.inputs.probe_task_type
+        predictions_S = []
+        for probe, rule in zip(self.probes, self.rules):
+            rows, logits_RK = self.logits(probe, split)
+            predictions_S.append(predict(task, task_type, self.state, rows, logits_RK[None], rule)[0])
+        return predictions_S
+
+
+@dataclass(frozen=True)
 class ProtocolResult:
-    """What a protocol reached.
+    """Result of a protocol.
 
     Attributes:
         predictor: predicts the test clips.

@@ -13,13 +13,14 @@ of the grid. Source separation trains its own head (`carrara/bench/separation`) 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor
 
 from carrara.bench.probes.grid import GridSettings, ProbeProblem, TrainedProbe, probe_logits, train_grid
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.protocols._base import (
-    Predictor,
+    ProbePredictor,
     Protocol,
     ProtocolInputs,
     ProtocolResult,
@@ -28,8 +29,8 @@ from carrara.bench.protocols._base import (
     refuse_without_cnn,
     window_choice,
 )
-from carrara.bench.split_data import SplitData, monitored_score, predict, training_examples
-from carrara.bench.task_types._base import Prediction, ProbeTaskType, State, TaskType
+from carrara.bench.split_data import SplitData, monitored_score, training_examples
+from carrara.bench.task_types._base import ProbeTaskType, TaskType
 from carrara.core.errors import DataError, UsageError
 from carrara.core.settings import Settings
 from carrara.core.task import Task
@@ -53,7 +54,7 @@ class LayerSettings(Settings):
 
 
 def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: LayerSettings) -> WindowSpec | None:
-    """Return the windows of a search over layers; None for source separation, which reads audio.
+    """Return the windows of a search over layers; None means none, for source separation, which reads audio.
 
     Raises:
         UsageError: `transformer+cnn` for an encoder without convolutional features or for source separation, or source
@@ -104,7 +105,7 @@ def run_search(inputs: ProtocolInputs, hidden: int, dropout: float) -> ProtocolR
         outputs=task_type.outputs(task),
         hidden=hidden,
         dropout=dropout,
-        batch=BATCH,
+        batch_size=BATCH,
         max_epochs=task.max_epochs,
         plateau_patience=task.plateau_patience,
         stop_patience=task.stop_patience,
@@ -118,7 +119,7 @@ def run_search(inputs: ProtocolInputs, hidden: int, dropout: float) -> ProtocolR
         chosen.append(best)
         rules.append(monitored_score(task, task_type, state, valid, logits_RK[None])[0][1])
     return ProtocolResult(
-        predictor=_FittedProbes(task, task_type, state, chosen, rules),
+        predictor=_FittedProbes(inputs, state, chosen, rules),
         tried=len(trained),
         grid=tuple(
             grid_point(probe.spec.layer, probe.spec.learning_rate, probe.spec.seed, probe.history)
@@ -153,22 +154,9 @@ def select_best(task: Task, trained: list[TrainedProbe]) -> TrainedProbe:
     return max(finite, key=lambda probe: probe.history.best)
 
 
-@dataclass(frozen=True)
-class _FittedProbes(Predictor):
-    """The chosen probe of each seed, with its rule for a clip's windows."""
-
-    task: Task
-    task_type: ProbeTaskType
-    state: State
-    probes: list[TrainedProbe]
-    rules: list[str]
-
-    def predict(self, split: SplitData) -> list[list[Prediction]]:
-        examples = split.eval_examples()
-        return [
-            predict(self.task, self.task_type, self.state, split, probe_logits(probe, examples)[None], rule)[0]
-            for probe, rule in zip(self.probes, self.rules)
-        ]
+class _FittedProbes(ProbePredictor):
+    def logits(self, probe: TrainedProbe, split: SplitData) -> tuple[SplitData, Tensor]:
+        return split, probe_logits(probe, split.eval_examples())
 
 
 def _run(inputs: ProtocolInputs) -> ProtocolResult:

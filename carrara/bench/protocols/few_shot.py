@@ -28,15 +28,15 @@ from pydantic import Field
 from torch import Tensor
 
 from carrara.bench.protocols._base import (
-    Predictor,
+    ProbePredictor,
     Protocol,
     ProtocolInputs,
     ProtocolResult,
     window_choice,
 )
 from carrara.bench.protocols.constrained import LayerSettings, grid_window_spec
-from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score, predict
-from carrara.bench.task_types._base import Prediction, ProbeTaskType, TaskType
+from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score
+from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import DataError, UsageError
 from carrara.core.record import GridPoint
 from carrara.core.task import Task
@@ -143,27 +143,9 @@ def _nearness(x_BD: np.ndarray, centroid_KD: np.ndarray, metric: str) -> np.ndar
     return -pairwise_distances(x_BD, centroid_KD)
 
 
-@dataclass(frozen=True)
-class _FittedCentroids(Predictor):
-    """The chosen layer's centroids of each draw."""
-
-    task: Task
-    task_type: ProbeTaskType
-    state: Any
-    chosen: list[_Candidate]
-
-    def predict(self, split: SplitData) -> list[list[Prediction]]:
-        return [
-            predict(
-                self.task,
-                self.task_type,
-                self.state,
-                split,
-                centroid_scores(candidate.centroids, split, candidate.layer)[None],
-                candidate.rule,
-            )[0]
-            for candidate in self.chosen
-        ]
+class _FittedCentroids(ProbePredictor):
+    def logits(self, probe: _Candidate, split: SplitData) -> tuple[SplitData, Tensor]:
+        return split, centroid_scores(probe.centroids, split, probe.layer)
 
 
 def _window_spec(task: Task, task_type: TaskType, card: Card, settings: FewShotSettings) -> WindowSpec | None:
@@ -197,7 +179,7 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
         candidates += by_layer
         chosen.append(max(finite, key=lambda candidate: candidate.score))
     return ProtocolResult(
-        predictor=_FittedCentroids(task, task_type, state, chosen),
+        predictor=_FittedCentroids(inputs, state, chosen, [candidate.rule for candidate in chosen]),
         tried=len(candidates),
         grid=tuple(
             # Nothing is trained: no learning rate, no epochs.

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
+from torch import Tensor
 
 from carrara.audio.windows import window_spans
 from carrara.bench.probes.examples import Examples
@@ -28,7 +29,7 @@ from carrara.bench.probes.heads import REGISTRY as HEADS
 from carrara.bench.probes.heads._base import Head, HeadShape
 from carrara.bench.probes.train_head import HeadProblem, HeadTraining, TrainedHead, head_logits, train_head
 from carrara.bench.protocols._base import (
-    Predictor,
+    ProbePredictor,
     Protocol,
     ProtocolInputs,
     ProtocolResult,
@@ -39,8 +40,8 @@ from carrara.bench.protocols._base import (
     window_choice,
 )
 from carrara.bench.protocols.constrained import BATCH, SUM
-from carrara.bench.split_data import SplitData, monitored_score, predict, training_examples
-from carrara.bench.task_types._base import Prediction, ProbeTaskType, State, TaskType
+from carrara.bench.split_data import SplitData, monitored_score, training_examples
+from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import DataError, UsageError
 from carrara.core.progress import progress
 from carrara.core.settings import Settings
@@ -100,25 +101,17 @@ def cut_windows(encoder: Encoder, task: Task, split: S) -> tuple[S, Examples]:
     return by_window, Examples(split.layers, np.concatenate(rows_N), np.array([len(rows) for rows in rows_N]))
 
 
-@dataclass(frozen=True)
-class _FittedHeads(Predictor):
-    """The chosen head of each seed."""
+class _FittedHeads(ProbePredictor):
+    def logits(self, probe: TrainedHead, split: SplitData) -> tuple[SplitData, Tensor]:
+        if not _is_by_window(self.inputs):
+            return split, head_logits(probe, split.eval_examples())
+        by_window, examples = cut_windows(self.inputs.encoder, self.inputs.task, split)
+        return by_window, head_logits(probe, examples)
 
-    task: Task
-    task_type: ProbeTaskType
-    state: State
-    encoder: Encoder
-    by_window: bool
-    heads: list[TrainedHead]
 
-    def predict(self, split: SplitData) -> list[list[Prediction]]:
-        examples = split.eval_examples()
-        if self.by_window:
-            split, examples = cut_windows(self.encoder, self.task, split)
-        return [
-            predict(self.task, self.task_type, self.state, split, head_logits(head, examples)[None], head.rule)[0]
-            for head in self.heads
-        ]
+def _is_by_window(inputs: ProtocolInputs) -> bool:
+    """Return whether the head reads the frames of a window as one example."""
+    return HEADS.get(inputs.settings.head).frames and not inputs.task_type.frame_level
 
 
 def _window_spec(task: Task, task_type: TaskType, card: Card, settings: SemiConstrainedSettings) -> WindowSpec | None:
@@ -141,7 +134,7 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     started = time.perf_counter()
     task, task_type, settings, encoder = inputs.task, inputs.probe_task_type, inputs.settings, inputs.encoder
     head: Head = HEADS.get(settings.head)
-    by_window = head.frames and not task_type.frame_level
+    by_window = _is_by_window(inputs)
     layer, sources = _sources(tuple(inputs.train.layers), settings.layer)
     state = task_type.fit(task, inputs.train.truths)
     if by_window:
@@ -160,25 +153,15 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
         lambda logits_1RK: monitored_score(task, task_type, state, valid, logits_1RK)[0],
     )
     shape = HeadShape(
-        train_examples.width(sources[0]),
+        train_examples.dim(sources[0]),
         task_type.outputs(task),
         settings.hidden,
         settings.dropout,
         each_row=not by_window,
     )
+    schedule = (task.max_epochs, task.plateau_patience, task.stop_patience)
     trainings = [
-        HeadTraining(
-            layer,
-            sources,
-            rate,
-            seed,
-            settings.weight_decay,
-            BATCH,
-            task.max_epochs,
-            task.plateau_patience,
-            task.stop_patience,
-            inputs.device,
-        )
+        HeadTraining(layer, sources, rate, seed, settings.weight_decay, BATCH, *schedule, inputs.device)
         for seed in inputs.seeds
         for rate in settings.learning_rates
     ]
@@ -186,7 +169,7 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
         trained = [train_head(head, shape, problem, training, advance) for training in trainings]
     chosen = [_select_best(task, [trial for trial in trained if trial.training.seed == seed]) for seed in inputs.seeds]
     return ProtocolResult(
-        predictor=_FittedHeads(task, task_type, state, encoder, by_window, chosen),
+        predictor=_FittedHeads(inputs, state, chosen, [head.rule for head in chosen]),
         tried=len(trained),
         grid=tuple(
             grid_point(layer, trial.training.learning_rate, trial.training.seed, trial.history)

@@ -12,20 +12,18 @@ when the record is written.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from carrara.bench.finetune.excerpts import Draw, batches, excerpts, logits
-from carrara.bench.finetune.loop import Lesson, Tuning, begun, recall_best, tune
-from carrara.bench.finetune.model import LAYER, Tunable
-from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.finetune.excerpts import clip_logits, iter_batches, list_excerpts
+from carrara.bench.finetune.loop import FineTuneProblem, FineTuneState, fine_tune, restore_best, start_or_resume
+from carrara.bench.finetune.model import LAYER, FineTuneModel
+from carrara.bench.finetune.settings import FineTuneSettings
 from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.probe import ProbeShape
 from carrara.bench.protocols._base import (
-    Predictor,
+    ProbePredictor,
     Protocol,
     ProtocolInputs,
     ProtocolResult,
@@ -35,9 +33,8 @@ from carrara.bench.protocols._base import (
 )
 from carrara.bench.protocols.constrained import DROPOUT, HIDDEN
 from carrara.bench.provenance import index_identity
-from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score, predict
-from carrara.bench.task_types._base import Prediction, ProbeTaskType, State, TaskType
-from carrara.core.clip import Clip
+from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score
+from carrara.bench.task_types._base import State, TaskType
 from carrara.core.hashing import sha256_of_json
 from carrara.core.paths import home
 from carrara.core.task import Task
@@ -46,54 +43,45 @@ from carrara.features.encode import compute_dtype
 from carrara.features.extract import weights_identity
 
 
-@dataclass(frozen=True)
-class _FineTuned(Predictor):
-    """The fine-tuned model of each seed at its best epoch."""
-
-    task: Task
-    task_type: ProbeTaskType
-    state: State
-    device: str
-    tunings: list[Tuning]
-
-    def predict(self, split: SplitData) -> list[list[Prediction]]:
-        predictions = []
-        for tuning in self.tunings:
-            rows, logits_1RK = _split_logits(recall_best(tuning), self.task, split.clips, self.device)
-            predictions.append(predict(self.task, self.task_type, self.state, rows, logits_1RK, tuning.rule)[0])
-            tuning.model.cpu()
-        return predictions
+class _FineTuned(ProbePredictor):
+    def logits(self, probe: FineTuneState, split: SplitData) -> tuple[SplitData, Tensor]:
+        try:
+            return clip_logits(restore_best(probe), split.clips, self.inputs.task, self.inputs.device)
+        finally:
+            probe.model.cpu()
 
 
-def _window_spec(task: Task, task_type: TaskType, card: Card, settings: FinetuneSettings) -> None:
+def _window_spec(task: Task, task_type: TaskType, card: Card, settings: FineTuneSettings) -> None:
     refuse_without_probe(task, task_type)
 
 
 def _run(inputs: ProtocolInputs) -> ProtocolResult:
     started = time.perf_counter()
-    task, task_type = inputs.task, inputs.probe_task_type
-    state = task_type.fit(task, inputs.train.truths)
-    tunings = [_fine_tune(inputs, state, seed) for seed in inputs.seeds]
+    task = inputs.task
+    state = inputs.probe_task_type.fit(task, inputs.train.truths)
+    trained = [_fine_tune(inputs, state, seed) for seed in inputs.seeds]
     return ProtocolResult(
-        predictor=_FineTuned(task, task_type, state, inputs.device, tunings),
-        tried=len(tunings),
-        grid=tuple(grid_point(LAYER, tuning.how.learning_rate, tuning.seed, tuning.course) for tuning in tunings),
+        predictor=_FineTuned(inputs, state, trained, [training.rule for training in trained]),
+        tried=len(trained),
+        grid=tuple(
+            grid_point(LAYER, training.settings.learning_rate, training.seed, training.history) for training in trained
+        ),
         chosen=tuple(
             {
                 "layer": LAYER,
-                "mode": tuning.how.mode,
-                "epoch": tuning.course.best_epoch,
-                "learning_rate": tuning.how.learning_rate,
-                **window_choice(task, tuning.rule),
+                "mode": training.settings.mode,
+                "epoch": training.history.best_epoch,
+                "learning_rate": training.settings.learning_rate,
+                **window_choice(task, training.rule),
             }
-            for tuning in tunings
+            for training in trained
         ),
         seconds={"fine-tuning": time.perf_counter() - started},
-        checkpoints=[tuning.folder for tuning in tunings],
+        checkpoints=[training.folder for training in trained],
     )
 
 
-def _fine_tune(inputs: ProtocolInputs, state: State, seed: int) -> Tuning:
+def _fine_tune(inputs: ProtocolInputs, state: State, seed: int) -> FineTuneState:
     """Return the finished training of one seed, its model off the device.
 
     Raises:
@@ -103,39 +91,31 @@ def _fine_tune(inputs: ProtocolInputs, state: State, seed: int) -> Tuning:
     """
     task, task_type, settings, encoder = inputs.task, inputs.probe_task_type, inputs.settings, inputs.encoder
     card = encoder.card
-    mixed = card.num_layers + 1 if card.num_layers else 0
-    shape = ProbeShape(card.dim, HIDDEN, task_type.outputs(task), DROPOUT, mixed)
-    model = Tunable(encoder, shape, task_type.frame_level, settings, seed)
+    num_summed = card.num_layers + 1 if card.num_layers else 0
+    shape = ProbeShape(card.dim, HIDDEN, task_type.outputs(task), DROPOUT, num_summed)
+    model = FineTuneModel(encoder, shape, task_type.frame_level, settings, seed)
     max_epochs = min(task.max_epochs, settings.epochs)
     history = ProbeHistory(Plateau(1.0, task.plateau_patience), task.stop_patience, max_epochs)
     folder = _checkpoint_folder(inputs, seed)
-    tuning = begun(model, history, settings, seed, inputs.device, folder)
-    examples = excerpts(encoder, task, task_type, state, inputs.train.clips)
-    draw = Draw(settings.batch, settings.accumulation_steps, seed)
+    training = start_or_resume(model, history, settings, seed, inputs.device, folder)
+    examples = list_excerpts(encoder, task, task_type, state, inputs.train.clips)
 
-    def score(model: Tunable) -> tuple[float, str]:
-        rows, logits_1RK = _split_logits(model, task, inputs.valid.clips, inputs.device)
+    def score(model: FineTuneModel) -> tuple[float, str]:
+        rows, logits_RK = clip_logits(model, inputs.valid.clips, task, inputs.device)
         valid = LabelledSplit(inputs.valid.clips, {}, rows.rows_U, rows.frame_rate, inputs.valid.truths)
-        value, rule = monitored_score(task, task_type, state, valid, logits_1RK.nan_to_num())[0]
-        return (value if logits_1RK.isfinite().all() else -float("inf")), rule
+        value, rule = monitored_score(task, task_type, state, valid, logits_RK.nan_to_num()[None])[0]
+        return (value if logits_RK.isfinite().all() else -float("inf")), rule
 
-    lesson = Lesson(
+    problem = FineTuneProblem(
         task.name,
-        lambda epoch: batches(examples, draw, epoch, card.sample_rate),
-        draw.steps(len(examples)),
+        lambda epoch: iter_batches(examples, settings, seed, epoch, card.sample_rate),
+        settings.steps_per_epoch(len(examples)),
         task_type.loss,
         score,
     )
-    tune(tuning, lesson)
+    fine_tune(training, problem)
     model.cpu()
-    return tuning
-
-
-def _split_logits(model: Tunable, task: Task, clips: Sequence[Clip], device: str) -> tuple[SplitData, Tensor]:
-    """Return the rows of clips and the model's logits for them, `[1, R, K]`."""
-    logits_RK, rows_U = logits(model.to(device), clips, task, device)
-    frame_rate = model.encoder.card.frame_rate if model.frames else None
-    return SplitData(clips, {}, rows_U, frame_rate), logits_RK[None]
+    return training
 
 
 def _checkpoint_folder(inputs: ProtocolInputs, seed: int) -> Path:
@@ -155,4 +135,4 @@ def _checkpoint_folder(inputs: ProtocolInputs, seed: int) -> Path:
     return home() / "finetune" / sha256_of_json(identity)[:16]
 
 
-PROTOCOL = Protocol("unconstrained", 1, FinetuneSettings, _window_spec, _run, supports_corruption=False)
+PROTOCOL = Protocol("unconstrained", 1, FineTuneSettings, _window_spec, _run, supports_corruption=False)

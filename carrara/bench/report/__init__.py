@@ -1,1 +1,1 @@
-"""The report: one HTML page with the leaderboard, its plots, what it cost and where it comes from."""
+"""The report: one HTML page with the leaderboard, plots, costs and provenance."""

@@ -1,4 +1,4 @@
-"""The report: one HTML file with the leaderboard, its plots, what it cost and where it comes from; nothing to fetch.
+"""The report: one HTML file with the leaderboard, plots, costs and provenance, which loads nothing from the network.
 
 The page is `report.html` beside this file, a Jinja template that escapes every value; plots are inline SVG.
 """

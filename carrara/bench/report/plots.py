@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
 MARKERS = "osD^vPXp"
-# Colours that stand for the page's own; the first system's blue must be lighter on dark paper.
+# Replaced by the page's CSS variables; the first system's blue must be lighter on dark paper.
 INK, LINE, PAPER = "#010203", "#040506", "#070809"
 VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", PAPER: "var(--paper)", COLOURS[0]: "var(--blue)"}
 # R² may be far below zero; a score further left is drawn at the edge with an arrow.

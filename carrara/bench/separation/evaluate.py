@@ -1,8 +1,14 @@
-"""Judging whole songs: window by window, masks on the stereo mixture, sums of energies, the global SDR of each stem.
+"""Evaluates whole songs window by window: masks on the stereo mixture, sums of energies, the global SDR of each stem.
 
-A song is heard in windows of the training's length, one after the other, the last filled up with silence that does not
-count. The mask made from the mono mixture goes on both channels; the mixture's phase is kept. Validation stops there;
-the test may add a Wiener filter (`wiener.py`). Sums are gathered in double precision; no song is held.
+A song is split into consecutive windows of the training length; the last is padded with silence that does not count.
+The mask that comes from the mono mixture is applied to both channels, with the mixture's phase. Sums are in double
+precision; only a few windows are in memory.
+
+On the test songs, one step of expectation maximisation of a multichannel Wiener filter [duong2010] may follow, with
+one more source for what the stems leave, as in MARBLE's evaluation [notes/benchmark §1.9]; it makes the two channels
+agree on where each stem is. The filter is the package norbert (`pip install carrara[separation]`); without it the
+masks' own estimate counts. A record's `chosen` names it: `post_filter` is `norbert-<version>` or `none`. It filters a
+window at a time, as MARBLE's filters 8 s.
 
 Letters: B windows of a song, J stems, C channels, T samples, F frames, K bins, U songs.
 """
@@ -10,87 +16,100 @@ Letters: B windows of a song, J stems, C channels, T samples, F frames, K bins, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from carrara.bench.decode import prefetched
 from carrara.bench.separation import spectrum
-from carrara.bench.separation.songs import Reading, Song, Windows, load_windows
-from carrara.core.errors import AudioError, DataError
-from carrara.features.prefetch import prefetch
+from carrara.bench.separation.songs import Song, SongWindows, WindowFormat, load_windows
 from carrara.metrics.sdr import sdr_from_sums
 
-HELD = 4  # windows of one song
-THREADS, DEPTH = 2, 1
-Estimate = Callable[[Tensor], Tensor]  # spectra of the mixture [B, C, F, K] → of the stems [B, J, C, F, K]
+WINDOWS_AT_ONCE = 4
+WIENER_ITERATIONS = 1
+NO_FILTER = "none"
+
+StemSpectra = Callable[[Tensor, Tensor], Tensor]  # masks [B, J, F, K], mixture [B, C, F, K] → stems [B, J, C, F, K]
 
 
-class Ledger:
-    """Σ s² and Σ (s − ŝ)² of every song and stem, `[U, J]` each."""
+class SDRAccumulator:
+    """Σ s² and Σ (s - ŝ)² of every song and stem, `[U, J]` each."""
 
     def __init__(self, songs: int, stems: int) -> None:
         self.signal_UJ, self.error_UJ = np.zeros((2, songs, stems))
 
-    def add(self, windows: Windows, estimates_BJCT: Tensor) -> None:
-        """Count windows of a song with what was made of them."""
+    def add(self, windows: SongWindows, estimates_BJCT: Tensor) -> None:
+        """Add windows of a song and the estimates of their stems."""
         stems_BJCT = torch.from_numpy(windows.stems_BJCT).to(estimates_BJCT.device)
         for stems_JCT, estimates_JCT, valid in zip(stems_BJCT, estimates_BJCT, windows.valid_B):
             truth_JCT = stems_JCT[..., :valid]
-            off_JCT = truth_JCT - estimates_JCT[..., :valid]
-            for sums_UJ, energy_JCT in ((self.signal_UJ, truth_JCT), (self.error_UJ, off_JCT)):
-                sums_UJ[windows.song] += windows.channels * energy_JCT.square().sum((1, 2)).cpu().numpy()
+            error_JCT = truth_JCT - estimates_JCT[..., :valid]
+            for sums_UJ, samples_JCT in ((self.signal_UJ, truth_JCT), (self.error_UJ, error_JCT)):
+                sums_UJ[windows.song] += windows.channels * samples_JCT.square().sum((1, 2)).cpu().numpy()
 
     def sdr_UJ(self) -> np.ndarray:
         """Return the SDR of every song and stem in dB."""
         return sdr_from_sums(self.signal_UJ, self.error_UJ)
 
 
-def passing(songs: Sequence[Song], reading: Reading) -> Iterator[Windows]:
+def iter_windows(songs: Sequence[Song], window_format: WindowFormat) -> Iterator[SongWindows]:
     """Yield all windows of all songs, a few of one song at a time, read ahead in threads.
 
     Raises:
         DataError: a file cannot be read.
     """
-    cuts = [
-        (place, range(0, song.samples, reading.window)[low : low + HELD])
-        for place, song in enumerate(songs)
-        for low in range(0, -(-song.samples // reading.window), HELD)
+
+    def load(index: int, starts: Sequence[int]) -> Iterator[SongWindows]:
+        yield load_windows(songs, index, starts, window_format)
+
+    sources = [
+        partial(load, index, starts[low : low + WINDOWS_AT_ONCE])
+        for index, song in enumerate(songs)
+        for starts in [range(0, song.samples, window_format.window)]
+        for low in range(0, len(starts), WINDOWS_AT_ONCE)
     ]
-    sources = [partial(_read, songs, place, starts, reading) for place, starts in cuts]
-    yield from arrived(sources)
+    for _, windows in prefetched(sources, depth=1):
+        yield windows
 
 
-def arrived(sources: Sequence[Callable[[], Iterator]]) -> Iterator:
-    """Yield what sources give, in order.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    with closing(prefetch(sources, THREADS, DEPTH)) as items:
-        for _, item in items:
-            if isinstance(item, AudioError):
-                raise DataError(f"{item}; repair the file, or remove it and measure with --partial")
-            if item is not None:
-                yield item
+def apply_masks(masks_BJFK: Tensor, mixture_BCFK: Tensor) -> Tensor:
+    """Return the stems' spectra, `[B, J, C, F, K]`: the mixture's, times the masks."""
+    # Real and imaginary part separately: a product of mixed types would first make the masks complex.
+    return torch.view_as_complex(masks_BJFK[:, :, None, ..., None] * torch.view_as_real(mixture_BCFK)[:, None])
 
 
 @torch.no_grad()
-def estimated(windows: Windows, estimate: Estimate, device: str) -> Tensor:
-    """Return the stems' sound that an estimate of their spectra gives, `[B, J, C, T]`."""
-    spectra_BCFK = spectrum.spectrum(torch.from_numpy(windows.mixture_BCT).to(device))
-    return spectrum.sound(estimate(spectra_BCFK), windows.mixture_BCT.shape[-1])
+def separate(windows: SongWindows, masks_BJFK: Tensor, stem_spectra: StemSpectra = apply_masks) -> Tensor:
+    """Return the samples of the stems of windows, `[B, J, C, T]`."""
+    mixture_BCFK = spectrum.stft(torch.from_numpy(windows.mixture_BCT).to(masks_BJFK.device))
+    return spectrum.istft(stem_spectra(masks_BJFK, mixture_BCFK), windows.mixture_BCT.shape[-1])
 
 
-def masked(masks_BJFK: Tensor) -> Estimate:
-    """Return the estimate that puts masks on the mixture."""
-    # The parts of a complex number by themselves: a product of types would first make the masks complex.
-    return lambda spectra_BCFK: torch.view_as_complex(
-        masks_BJFK[:, :, None, ..., None] * torch.view_as_real(spectra_BCFK)[:, None]
-    )
+def post_filter() -> str:
+    """Return the name of the filter that is installed, or "none"."""
+    try:
+        return f"norbert-{version('norbert')}"
+    except PackageNotFoundError:
+        return NO_FILTER
 
 
-def _read(songs: Sequence[Song], song: int, starts: Sequence[int], reading: Reading) -> Iterator[Windows]:
-    yield load_windows(songs, song, starts, reading)
+def wiener_filter(masks_BJFK: Tensor, mixture_BCFK: Tensor) -> Tensor:
+    """Return the stems' spectra, `[B, J, C, F, K]`, after masks and filter; without norbert after the masks alone."""
+    if post_filter() == NO_FILTER:
+        return apply_masks(masks_BJFK, mixture_BCFK)
+    import norbert
+
+    stems = []
+    for masks_JFK, mixture_CFK in zip(masks_BJFK, mixture_BCFK):
+        # The library divides the mixture in place, and needs double precision.
+        mixture_FKC = mixture_CFK.permute(1, 2, 0).cpu().numpy().astype(np.complex128)
+        masks_FKJ = masks_JFK.permute(1, 2, 0).cpu().numpy().astype(np.float64)
+        magnitudes_FKCJ = masks_FKJ[:, :, None] * np.abs(mixture_FKC)[..., None]
+        with_residual_FKCJ = norbert.residual_model(magnitudes_FKCJ, mixture_FKC)
+        spectra_FKCJ = norbert.wiener(with_residual_FKCJ, mixture_FKC, WIENER_ITERATIONS, use_softmask=False)
+        stems_FKCJ = spectra_FKCJ[..., : len(masks_JFK)].astype(np.complex64)
+        stems.append(torch.from_numpy(stems_FKCJ).permute(3, 2, 0, 1).to(mixture_CFK.device))
+    return torch.stack(stems)

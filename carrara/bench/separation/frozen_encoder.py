@@ -1,76 +1,73 @@
-"""The frozen encoder in the loop: every new mixture is encoded once, and all heads of the search hear the result.
+"""The frozen encoder during separation: every mixture is encoded once, for all heads of the search.
 
-A window longer than the encoder should hear at once is cut into equal pieces. Features come out on the spectrogram's
-frames (`spectrum.between`), in float32; on a GPU that has bfloat16 the encoder itself runs under autocast.
+A window longer than the encoder's own is split into equal pieces. Features come out on the spectrogram's frames
+(`spectrum.interpolation_weights`), in float32; on a GPU with bfloat16 the encoder runs under autocast.
 
-Letters: B windows, S samples at the encoder's rate, L rows of layers that are wanted, F frames of the spectrogram, D
-width.
+Letters: B windows, S samples at the encoder's rate, P pieces of a window, F frames of the spectrogram, D features.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from carrara.bench.separation import spectrum
-from carrara.bench.separation.songs import Reading
+from carrara.bench.separation.songs import WindowFormat
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
-from carrara.features.encode import EncodePlan, compute_dtype
+from carrara.features.encode import EncodePlan, encoder_autocast
 
 
-class Ears:
-    """An encoder that hears windows of one length.
+class FrozenEncoder:
+    """An encoder of windows of one length.
 
     Args:
         encoder: frozen, in evaluation mode, on the device.
-        seconds: length of a window; made whole frames of the spectrogram.
-        device: where it runs.
+        seconds: length of a window, rounded to whole frames of the spectrogram.
+        device: of the encoder.
 
     Raises:
-        UsageError: the encoder answers once a clip.
+        UsageError: the encoder has no frames.
     """
 
     def __init__(self, encoder: Encoder, seconds: float, device: str) -> None:
         card = encoder.card
         if card.frame_rate is None:
-            raise UsageError(f"{card.name} answers once a clip, not frame by frame; stems cannot be asked of it")
+            raise UsageError(f"{card.name} has no frames, only one embedding for a clip; it cannot separate stems")
         self.encoder, self.device = encoder, device
         window = max(round(seconds * spectrum.SAMPLE_RATE / spectrum.HOP), 4) * spectrum.HOP
-        self.pieces = max(math.ceil(window / spectrum.SAMPLE_RATE / (card.window_seconds or math.inf) - 1e-9), 1)
-        piece = math.ceil(window * card.sample_rate / spectrum.SAMPLE_RATE / self.pieces)
-        self.reading = Reading(window, piece * self.pieces, card.sample_rate)
-        self.frames = spectrum.frames(window)
-        begins_P = np.arange(self.pieces) * piece / card.sample_rate
-        own_S = np.arange(encoder.num_frames(piece)) / card.frame_rate
-        before_F, after_F, share_F = spectrum.between((begins_P[:, None] + own_S).reshape(-1), self.frames)
-        self.before_F, self.after_F = (torch.from_numpy(at).to(device) for at in (before_F, after_F))
-        self.share_F1 = torch.from_numpy(share_F).to(device)[:, None]
+        max_seconds = card.window_seconds or math.inf
+        self.num_pieces = max(math.ceil(window / spectrum.SAMPLE_RATE / max_seconds - 1e-9), 1)
+        piece = math.ceil(window * card.sample_rate / spectrum.SAMPLE_RATE / self.num_pieces)
+        self.window_format = WindowFormat(window, piece * self.num_pieces, card.sample_rate)
+        self.num_frames = spectrum.num_frames(window)
+        piece_times_P = np.arange(self.num_pieces) * piece / card.sample_rate
+        frame_times = np.arange(encoder.num_frames(piece)) / card.frame_rate
+        before_F, after_F, weight_F = spectrum.interpolation_weights(
+            (piece_times_P[:, None] + frame_times).reshape(-1), self.num_frames
+        )
+        self.before_F, self.after_F = torch.from_numpy(before_F).to(device), torch.from_numpy(after_F).to(device)
+        self.weight_F1 = torch.from_numpy(weight_F).to(device)[:, None]
 
     @torch.no_grad()
-    def hear(self, heard_BS: np.ndarray, rows: Sequence[int]) -> dict[int, Tensor]:
-        """Return the features of windows by row, `[B, F, D]` each."""
-        most, seconds = EncodePlan(self.device).batch_limits()
-        window = self.reading.heard / self.reading.sample_rate
-        size = max(1, min(most // self.pieces, int(seconds / window)))
-        autocast: Any = nullcontext()
-        if compute_dtype(self.device) == "bfloat16":
-            autocast = torch.autocast("cuda", dtype=torch.bfloat16)
-        shape = (len(heard_BS), self.frames, self.encoder.card.dim)
-        found = {row: torch.empty(shape, device=self.device) for row in rows}
-        for low in range(0, len(heard_BS), size):
-            pieces_NS = torch.from_numpy(heard_BS[low : low + size]).unflatten(1, (self.pieces, -1)).flatten(0, 1)
-            with autocast:
-                layers_NLPD = self.encoder(pieces_NS.to(self.device))
-            for row, features_BFD in found.items():
-                own_BPD = layers_NLPD[:, row].float().unflatten(0, (-1, self.pieces)).flatten(1, 2)
-                features_BFD[low : low + size] = torch.lerp(
-                    own_BPD[:, self.before_F], own_BPD[:, self.after_F], self.share_F1
+    def encode(self, samples_BS: np.ndarray, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Return the features of windows by layer, `[B, F, D]` each."""
+        max_windows, max_seconds = EncodePlan(self.device).batch_limits()
+        seconds = self.window_format.encoder_samples / self.window_format.sample_rate
+        batch = max(1, min(max_windows // self.num_pieces, int(max_seconds / seconds)))
+        shape = (len(samples_BS), self.num_frames, self.encoder.card.dim)
+        features = {layer: torch.empty(shape, device=self.device) for layer in layers}
+        for low in range(0, len(samples_BS), batch):
+            pieces = torch.from_numpy(samples_BS[low : low + batch]).unflatten(1, (self.num_pieces, -1)).flatten(0, 1)
+            with encoder_autocast(self.device):
+                layers_BLFD = self.encoder(pieces.to(self.device))
+            for layer, features_BFD in features.items():
+                own_BFD = layers_BLFD[:, layer].float().unflatten(0, (-1, self.num_pieces)).flatten(1, 2)
+                features_BFD[low : low + batch] = torch.lerp(
+                    own_BFD[:, self.before_F], own_BFD[:, self.after_F], self.weight_F1
                 )
-        return found
+        return features

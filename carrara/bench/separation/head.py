@@ -1,12 +1,12 @@
-"""The head: features in, a mask on the mixture's magnitudes out; three linear and three bi-LSTM layers.
+"""The separation head: from features to a mask on the mixture's magnitudes; three linear and three bi-LSTM layers.
 
-The thesis's row for separation, after Open-Unmix (Stöter et al. 2019) as MARBLE adapts it (benchmark.md 1.9): linear,
-batch norm, tanh; three bi-LSTMs; what went into them stands beside what came out; linear, batch norm, ReLU; linear,
-batch norm, ReLU. Each LSTM has half of the units a direction. The last norm starts from bias 1, so that the mask starts
-open; its scale and bias are those that MARBLE's code has a second time behind it. The head never hears the spectrogram
-that it masks. One head a stem, none shared; a head of several layers first adds them, weighted by its own softmax.
+Open-Unmix [stoter2019] as MARBLE and [yuan2023thesis] adapt it [notes/benchmark §1.9]: linear, batch norm, tanh; three
+bi-LSTMs, whose input is concatenated to their output; linear, batch norm, ReLU; linear, batch norm, ReLU. Each
+direction has half of the units. The last norm starts with bias 1, so the mask starts open; its scale and bias take the
+place of those that MARBLE's code applies once more after it. The head does not see the spectrogram that it masks. Every
+stem has a head of its own; a head of several layers first sums them, weighted by its own softmax.
 
-Letters: B batch, F frames, D width of the features, H units, K bins, L layers that are added.
+Letters: B batch, F frames, D features, H units, K bins, L summed layers.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-RECURRENT = 3
+NUM_LSTMS = 3
 
 
 @dataclass(frozen=True)
-class HeadShape:
-    """D, H, K, the share of units dropped between the LSTMs, and L (0: the head hears one layer)."""
+class MaskHeadShape:
+    """D, H, K, the fraction of units dropped between the LSTMs, and L (0: a single layer)."""
 
-    width: int
+    dim: int
     hidden: int
     bins: int
     dropout: float = 0.2
-    mixed: int = 0
+    num_summed: int = 0
 
 
-class Head(nn.Module):
-    """One stem's head; its first weights are PyTorch's own, drawn from the global generator."""
+class MaskHead(nn.Module):
+    """One stem's head; its initial weights are PyTorch's own, drawn from the global generator."""
 
-    def __init__(self, shape: HeadShape) -> None:
+    def __init__(self, shape: MaskHeadShape) -> None:
         super().__init__()
         hidden = shape.hidden
         self.dropout = shape.dropout
-        self.mix = nn.Parameter(torch.randn(shape.mixed)) if shape.mixed else None
-        self.inner = nn.Linear(shape.width, hidden, bias=False)
+        self.mix = nn.Parameter(torch.randn(shape.num_summed)) if shape.num_summed else None
+        self.inner = nn.Linear(shape.dim, hidden, bias=False)
         self.inner_norm = nn.BatchNorm1d(hidden)
         self.recurrent = nn.ModuleList(
-            nn.LSTM(hidden, hidden // 2, batch_first=True, bidirectional=True) for _ in range(RECURRENT)
+            nn.LSTM(hidden, hidden // 2, batch_first=True, bidirectional=True) for _ in range(NUM_LSTMS)
         )
         self.middle = nn.Linear(2 * hidden, hidden, bias=False)
         self.middle_norm = nn.BatchNorm1d(hidden)
@@ -49,32 +49,33 @@ class Head(nn.Module):
         self.outer_norm = nn.BatchNorm1d(shape.bins)
         nn.init.ones_(self.outer_norm.bias)
 
-    def forward(self, x: Tensor, drops: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, dropout_rng: torch.Generator | None = None) -> Tensor:
         """Return the mask, `[B, F, K]`, never negative.
 
         Args:
-            x: features `[B, F, D]`, or `[L, B, F, D]` for a head that adds layers.
-            drops: draws the units that are dropped, in training.
+            x: features `[B, F, D]`, or `[L, B, F, D]` for a head that sums layers.
+            dropout_rng: draws the dropped units in training; None means no dropout.
         """
         x_BFD = x if self.mix is None else torch.tensordot(self.mix.softmax(0), x, dims=1)
-        squeezed_BFH = torch.tanh(_normed(self.inner(x_BFD), self.inner_norm))
-        heard_BFH = squeezed_BFH
-        for place, layer in enumerate(self.recurrent):
-            if place and self.training and drops is not None:
-                kept_BFH = torch.empty_like(heard_BFH).bernoulli_(1 - self.dropout, generator=drops)
-                heard_BFH = heard_BFH * kept_BFH / (1 - self.dropout)
-            heard_BFH, _ = layer(heard_BFH)
-        joined_BFH = self.middle(torch.cat([squeezed_BFH, heard_BFH], dim=-1))
-        return torch.relu(_normed(self.outer(torch.relu(_normed(joined_BFH, self.middle_norm))), self.outer_norm))
+        projected_BFH = torch.tanh(_normalize_frames(self.inner(x_BFD), self.inner_norm))
+        x_BFH = projected_BFH
+        for index, layer in enumerate(self.recurrent):
+            if index and self.training and dropout_rng is not None:
+                mask_BFH = torch.empty_like(x_BFH).bernoulli_(1 - self.dropout, generator=dropout_rng)
+                x_BFH = x_BFH * mask_BFH / (1 - self.dropout)
+            x_BFH, _ = layer(x_BFH)
+        x_BFH = self.middle(torch.cat([projected_BFH, x_BFH], dim=-1))
+        x_BFH = torch.relu(_normalize_frames(x_BFH, self.middle_norm))
+        return torch.relu(_normalize_frames(self.outer(x_BFH), self.outer_norm))
 
 
-def drawn(shape: HeadShape, stems: int, seed: int) -> nn.ModuleList:
-    """Return a head a stem with first weights drawn from a seed; the global generator is left as it was."""
+def initial_heads(shape: MaskHeadShape, stems: int, seed: int) -> nn.ModuleList:
+    """Return a head for each stem with initial weights drawn from a seed; the global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.ModuleList(Head(shape) for _ in range(stems))
+        return nn.ModuleList(MaskHead(shape) for _ in range(stems))
 
 
-def _normed(x_BFN: Tensor, norm: nn.BatchNorm1d) -> Tensor:
-    """Return the batch's norm over all its frames."""
+def _normalize_frames(x_BFN: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+    """Return the batch norm over all frames of the batch."""
     return norm(x_BFN.flatten(0, 1)).view_as(x_BFN)

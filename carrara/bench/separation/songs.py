@@ -1,11 +1,11 @@
-"""Songs as separation reads them: random mixtures to learn from, and a song's windows in order to be judged by.
+"""Songs as separation reads them: random mixtures for training, consecutive windows for evaluation.
 
-A training mixture adds a stretch of each stem, of a random song each, at a random gain from 0.25 to 1.25 (Open-Unmix's
-and MARBLE's recipe, benchmark.md 1.9). In an epoch each stem of each song is heard `examples_per_clip` times. The
-recipe's swap of the channels is left out: encoder and loss hear the mean of both, which it does not change.
+A training mixture sums an excerpt of each stem, each from a random song, at a random gain from 0.25 to 1.25 (the recipe
+of Open-Unmix [stoter2019] and MARBLE [notes/benchmark §1.9]). In an epoch each stem of each song is used
+`examples_per_clip` times. The recipe's random swap of the channels is left out: encoder and loss get the mean of both,
+which it does not change. Only the current batch is in memory; excerpts are read by seeking.
 
-Nothing is held but the batch that is asked for; stretches are sought in their files. Letters: B mixtures or windows,
-J stems, C channels, T samples at 44.1 kHz, S samples at the encoder's rate.
+Letters: B mixtures or windows, J stems, C channels, T samples at 44.1 kHz, S samples at the encoder's rate.
 """
 
 from __future__ import annotations
@@ -17,17 +17,26 @@ import numpy as np
 
 from carrara.audio.resample import resample
 from carrara.audio.stems import STEM_RATE, StemSource, load_stem, parse_stem, stem_length
+from carrara.bench.decode import undecodable
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError
 from carrara.core.task import Task
 
-LOUDNESS = (0.25, 1.25)
-MIXING = 4  # beside the numbers of the other draws in carrara.bench
+GAIN_RANGE = (0.25, 1.25)
+MIXTURE_STREAM = 4  # the random stream of mixtures, beside those of `carrara.bench.probes.rng`
 
 
 @dataclass(frozen=True)
 class Song:
-    """A song: its mixture, its stems in the task's order, its first sample and how many it has."""
+    """A song.
+
+    Attributes:
+        id: of its clip.
+        mixture: its mixture.
+        stems: in the order of the task's labels.
+        start: its first sample in the files.
+        samples: its length.
+    """
 
     id: str
     mixture: StemSource
@@ -37,8 +46,8 @@ class Song:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """What a mixture takes of one song's stem: which song, from which sample on, how loud."""
+class StemExcerpt:
+    """One stem of a training mixture: the index of its song, its first sample, its gain."""
 
     song: int
     start: int
@@ -47,39 +56,44 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Mixtures:
-    """Training mixtures: their stems `[B, J, T]`, mono, and what the encoder hears `[B, S]`."""
+    """Training mixtures: their mono stems `[B, J, T]`, and the encoder's input `[B, S]`."""
 
     stems_BJT: np.ndarray
-    heard_BS: np.ndarray
+    encoder_BS: np.ndarray
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Windows of one song: mixture `[B, C, T]`, stems `[B, J, C, T]`, what the encoder hears `[B, S]`.
+class SongWindows:
+    """Windows of one song.
 
-    A last window is filled up with silence; `valid_B` says how many samples are the song's. Where both channels are the
-    same there is one, and `channels` is what it stands for.
+    Attributes:
+        song: index of the song.
+        mixture_BCT: the mixture; a last window is padded with silence.
+        stems_BJCT: the stems.
+        encoder_BS: the encoder's input.
+        valid_B: number of samples that belong to the song.
+        channels: how many channels each one stands for: 2 where both are equal and only one is stored, else 1.
     """
 
     song: int
     mixture_BCT: np.ndarray
     stems_BJCT: np.ndarray
-    heard_BS: np.ndarray
+    encoder_BS: np.ndarray
     valid_B: tuple[int, ...]
     channels: int
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How stretches are read: T of a window, S of what the encoder hears of it, and its sample rate (Hz)."""
+class WindowFormat:
+    """T of a window, S of the encoder's input for it, and the encoder's sample rate (Hz)."""
 
     window: int
-    heard: int
+    encoder_samples: int
     sample_rate: int
 
-    def to_hear(self, samples_T: np.ndarray) -> np.ndarray:
-        """Return a mono window as the encoder hears it."""
-        return _filled(resample(samples_T, STEM_RATE, self.sample_rate), self.heard)
+    def to_encoder_rate(self, samples_T: np.ndarray) -> np.ndarray:
+        """Return the encoder's input `[S]` for a mono window."""
+        return _fit_length(resample(samples_T, STEM_RATE, self.sample_rate), self.encoder_samples)
 
 
 def clip_stems(task: Task, clip: Clip) -> list[StemSource]:
@@ -96,87 +110,97 @@ def clip_stems(task: Task, clip: Clip) -> list[StemSource]:
     return [mixture, *(parse_stem(clip.path, clip.labels[name]) for name in task.labels)]
 
 
-def songs(task: Task, clips: Sequence[Clip]) -> list[Song]:
+def load_songs(task: Task, clips: Sequence[Clip]) -> list[Song]:
     """Return the songs of clips.
 
     Raises:
         DataError: a clip lacks a stem, or a file cannot be read.
     """
-    found = []
+    songs = []
     for clip in clips:
         mixture, *stems = clip_stems(task, clip)
         start = round(clip.start * STEM_RATE)
         try:
             samples = min(stem_length(stem) for stem in (mixture, *stems)) - start
         except AudioError as problem:
-            raise DataError(f"{problem}; repair the file, or remove it and measure with --partial") from None
+            raise undecodable(problem) from None
         if clip.duration is not None:
             samples = min(samples, round(clip.duration * STEM_RATE))
-        found.append(Song(clip.id, mixture, tuple(stems), start, samples))
-    return found
+        songs.append(Song(clip.id, mixture, tuple(stems), start, samples))
+    return songs
 
 
-def draw(songs: Sequence[Song], examples: int, window: int, seed: int, epoch: int) -> list[tuple[Stretch, ...]]:
-    """Return an epoch's mixtures, a stretch a stem: each stem of each song `examples` times, in random company."""
-    rng = np.random.default_rng([seed, MIXING, epoch])
-    many = len(songs) * examples
-    by_stem = [rng.permutation(many) % len(songs) for _ in songs[0].stems]
+def draw_mixtures(
+    songs: Sequence[Song], examples_per_clip: int, window: int, seed: int, epoch: int
+) -> list[tuple[StemExcerpt, ...]]:
+    """Return the mixtures of an epoch, an excerpt for each stem, where each stem of each song is used equally often.
+
+    Args:
+        songs: the training songs.
+        examples_per_clip: how often each stem is used.
+        window: T.
+        seed: of the training.
+        epoch: of the training.
+    """
+    rng = np.random.default_rng([seed, MIXTURE_STREAM, epoch])
+    count = len(songs) * examples_per_clip
+    songs_by_stem = [rng.permutation(count) % len(songs) for _ in songs[0].stems]
     return [
         tuple(
-            Stretch(
-                int(place),
-                int(rng.integers(0, max(songs[place].samples - window, 0) + 1)),
-                float(rng.uniform(*LOUDNESS)),
+            StemExcerpt(
+                int(song),
+                int(rng.integers(0, max(songs[song].samples - window, 0) + 1)),
+                float(rng.uniform(*GAIN_RANGE)),
             )
-            for place in company
+            for song in mixture
         )
-        for company in zip(*by_stem)
+        for mixture in zip(*songs_by_stem)
     ]
 
 
-def load_mixtures(songs: Sequence[Song], drawn: Sequence[tuple[Stretch, ...]], reading: Reading) -> Mixtures:
-    """Return mixtures that were drawn.
+def load_mixtures(
+    songs: Sequence[Song], mixtures: Sequence[tuple[StemExcerpt, ...]], window_format: WindowFormat
+) -> Mixtures:
+    """Return the audio of mixtures.
 
     Raises:
         AudioError: a file cannot be read.
     """
+
+    def load(excerpt: StemExcerpt, stem: int) -> np.ndarray:
+        song = songs[excerpt.song]
+        return excerpt.gain * _load_window(song, song.stems[stem], excerpt.start, window_format.window).mean(0)
+
     stems_BJT = np.stack(
-        [
-            np.stack(
-                [
-                    one.gain * _stretch(songs[one.song], songs[one.song].stems[stem], one.start, reading).mean(0)
-                    for stem, one in enumerate(company)
-                ]
-            )
-            for company in drawn
-        ]
+        [np.stack([load(excerpt, stem) for stem, excerpt in enumerate(mixture)]) for mixture in mixtures]
     ).astype(np.float32)
-    return Mixtures(stems_BJT, np.stack([reading.to_hear(samples_T) for samples_T in stems_BJT.sum(1)]))
+    encoder_BS = np.stack([window_format.to_encoder_rate(samples_T) for samples_T in stems_BJT.sum(1)])
+    return Mixtures(stems_BJT, encoder_BS)
 
 
-def load_windows(songs: Sequence[Song], song: int, starts: Sequence[int], reading: Reading) -> Windows:
+def load_windows(songs: Sequence[Song], index: int, starts: Sequence[int], window_format: WindowFormat) -> SongWindows:
     """Return the windows of a song that begin at the given samples.
 
     Raises:
         AudioError: a file cannot be read.
     """
-    one = songs[song]
-    read = [[_stretch(one, stem, start, reading) for stem in (one.mixture, *one.stems)] for start in starts]
-    sounds_BJCT = np.stack([np.stack(sounds) for sounds in read])
-    heard_BS = np.stack([reading.to_hear(sounds[0].mean(0)) for sounds in read])
-    same = np.array_equal(sounds_BJCT[:, :, 0], sounds_BJCT[:, :, 1])
-    held = sounds_BJCT[:, :, :1] if same else sounds_BJCT
-    valid_B = tuple(min(reading.window, one.samples - start) for start in starts)
-    return Windows(song, held[:, 0], held[:, 1:], heard_BS, valid_B, 2 if same else 1)
+    song, window = songs[index], window_format.window
+    sources = (song.mixture, *song.stems)
+    audio_BJCT = np.stack([np.stack([_load_window(song, stem, start, window) for stem in sources]) for start in starts])
+    encoder_BS = np.stack([window_format.to_encoder_rate(samples_JCT[0].mean(0)) for samples_JCT in audio_BJCT])
+    is_mono = np.array_equal(audio_BJCT[:, :, 0], audio_BJCT[:, :, 1])
+    if is_mono:
+        audio_BJCT = audio_BJCT[:, :, :1]
+    valid_B = tuple(min(window, song.samples - start) for start in starts)
+    return SongWindows(index, audio_BJCT[:, 0], audio_BJCT[:, 1:], encoder_BS, valid_B, 2 if is_mono else 1)
 
 
-def _stretch(song: Song, stem: StemSource, start: int, reading: Reading) -> np.ndarray:
+def _load_window(song: Song, stem: StemSource, start: int, window: int) -> np.ndarray:
     """Return a window of a stem, `[2, T]`, with silence after the song's end."""
-    count = min(reading.window, song.samples - start)
-    return _filled(load_stem(stem, song.start + start, count), reading.window)
+    return _fit_length(load_stem(stem, song.start + start, min(window, song.samples - start)), window)
 
 
-def _filled(samples: np.ndarray, count: int) -> np.ndarray:
-    """Return exactly so many samples along the last axis."""
+def _fit_length(samples: np.ndarray, count: int) -> np.ndarray:
+    """Return exactly `count` samples along the last axis, cut or padded with zeros."""
     missing = count - samples.shape[-1]
     return samples[..., :count] if missing <= 0 else np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])

@@ -1,14 +1,14 @@
-"""One point of the search in training: a head for each stem, their Adam, their course, their best weights.
+"""One point of the search in training: a head for each stem, their Adam, their history, their best weights.
 
-All stems of a point share its layer, learning rate, schedule and best epoch, chosen by the mean SDR; in MARBLE, where
-each stem is a run of its own, each could choose for itself. Losses of the heads add up, and no head touches another.
+All stems of a point share its layer, learning rate, schedule and best epoch, which the mean SDR chooses; in MARBLE each
+stem is a run of its own and could choose for itself. The heads share no weights, so their losses simply add up.
 
-Letters: B mixtures, F frames, D width, J stems, K bins.
+Letters: B mixtures, F frames, D features, J stems, K bins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,102 +17,91 @@ from torch import Tensor
 from carrara.bench.probes.lr_schedule import ProbeHistory
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.probes.rng import initial_generator
-from carrara.bench.separation.head import Head, HeadShape, drawn
+from carrara.bench.separation.head import MaskHead, MaskHeadShape, initial_heads
 
-Features = Mapping[int, Tensor]  # the encoder's row → [B, F, D]
-COPIES = 5  # value, gradient, two moments, best
+LayerFeatures = Mapping[int, Tensor]  # layer → [B, F, D]
+COPIES = 5  # of the parameters: values, gradients, two moments, the best epoch
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a step.
+class MixtureBatch:
+    """Mixtures of a step, or a part of them.
 
     Attributes:
-        features: of the mixtures, by the encoder's row.
+        features: of the mixtures, by layer.
         mixture_BFK: their magnitudes.
         stems_BJFK: the magnitudes of their stems.
-        share: of the step's mixtures that are in this part; the shares of a step add up to 1.
+        weight: fraction of the step's mixtures; the weights of a step add up to 1.
         last: whether it closes its step.
     """
 
-    features: Features
+    features: LayerFeatures
     mixture_BFK: Tensor
     stems_BJFK: Tensor
-    share: float
+    weight: float
     last: bool
 
 
-class Member:
+class SeparationTrial:
     """A point of the search with its heads."""
 
-    def __init__(self, spec: ProbeSpec, shape: HeadShape, stems: int, course: ProbeHistory, device: str) -> None:
-        self.spec, self.course = spec, course
+    def __init__(self, spec: ProbeSpec, shape: MaskHeadShape, stems: int, history: ProbeHistory, device: str) -> None:
+        self.spec, self.history = spec, history
         seed = initial_generator(spec.seed, spec.layer, spec.learning_rate).initial_seed()
-        self.heads = drawn(shape, stems, seed).to(device)
+        self.heads = initial_heads(shape, stems, seed).to(device)
         self.adam = torch.optim.Adam(self.heads.parameters(), lr=spec.learning_rate, fused=True)
-        self.drops = torch.Generator(device).manual_seed(seed)
+        self.dropout_rng = torch.Generator(device).manual_seed(seed)
         self.best: dict[str, Tensor] | None = None
         self.loss_sum = torch.zeros((), device=device)
 
-    def learn(self, part: Part) -> None:
-        """Take a part of a step; with the last part the weights move."""
+    def train_batch(self, batch: MixtureBatch) -> None:
+        """Add the gradients of a batch; if it is the last of its step, update the weights."""
         self.heads.train()
-        x = self._heard(part.features)
-        for place, head in enumerate(self.heads):
-            masked_BFK = head(x, self.drops) * part.mixture_BFK
-            loss = torch.nn.functional.mse_loss(masked_BFK, part.stems_BJFK[:, place]) * part.share
+        x = self._inputs(batch.features)
+        for stem, head in enumerate(self.heads):
+            estimate_BFK = head(x, self.dropout_rng) * batch.mixture_BFK
+            loss = torch.nn.functional.mse_loss(estimate_BFK, batch.stems_BJFK[:, stem]) * batch.weight
             loss.backward()
             self.loss_sum += loss.detach()
-        if part.last:
+        if batch.last:
             self.adam.step()
             self.adam.zero_grad(set_to_none=False)
 
     @torch.no_grad()
-    def masks(self, features: Features) -> Tensor:
+    def masks(self, features: LayerFeatures) -> Tensor:
         """Return the masks for windows, `[B, J, F, K]`."""
         self.heads.eval()
-        x = self._heard(features)
+        x = self._inputs(features)
         return torch.stack([head(x) for head in self.heads], dim=1)
 
-    def epoch_over(self, steps: int, score: float) -> None:
-        """Take an epoch's validation score, and with it the next learning rate."""
-        if self.course.update(self.loss_sum.item() / steps, score):
+    def end_epoch(self, steps: int, score: float) -> None:
+        """Add an epoch's validation score to the history, and set the next learning rate."""
+        if self.history.update(self.loss_sum.item() / steps, score):
             self.best = {name: tensor.clone() for name, tensor in self.heads.state_dict().items()}
         for group in self.adam.param_groups:
-            group["lr"] = self.course.plateau.learning_rate
+            group["lr"] = self.history.plateau.learning_rate
         self.loss_sum.zero_()
 
     def finish(self) -> None:
-        """Put back the best epoch's weights and let go of what only training needs."""
+        """Restore the weights of the best epoch and free what only training needs."""
         if self.best is not None:
             self.heads.load_state_dict(self.best)
             self.best = self.heads.state_dict()
         self.heads.zero_grad(set_to_none=True)
         del self.adam
 
-    def _heard(self, features: Features) -> Tensor:
-        if len(self.spec.sources) == 1:
-            return features[int(self.spec.sources[0])]
-        return torch.stack([features[int(source)] for source in self.spec.sources])
-
     def release(self) -> None:
-        """Let go of everything but the course."""
+        """Free everything but the history."""
         del self.heads
         self.best = None
 
+    def _inputs(self, features: LayerFeatures) -> Tensor:
+        layers = [features[int(source)] for source in self.spec.sources]
+        return layers[0] if len(layers) == 1 else torch.stack(layers)
 
-def shape_of(spec: ProbeSpec, width: int, hidden: int, dropout: float, bins: int) -> HeadShape:
-    """Return the shape of a point's heads."""
-    return HeadShape(width, hidden, bins, dropout, len(spec.sources) if len(spec.sources) > 1 else 0)
 
-
-def bytes_held(shape: HeadShape, stems: int) -> int:
-    """Return how much memory a point takes while it is trained."""
+def training_bytes(shape: MaskHeadShape, stems: int) -> int:
+    """Return the memory of a point in training, without activations."""
     with torch.device("meta"):
-        head = Head(shape)
+        head = MaskHead(shape)
     return 4 * COPIES * stems * sum(parameter.numel() for parameter in head.parameters())
-
-
-def rows_of(specs: Sequence[ProbeSpec]) -> list[int]:
-    """Return the encoder's rows that any of the points hears, ascending."""
-    return sorted({int(source) for spec in specs for source in spec.sources})

@@ -1,4 +1,4 @@
-"""Numbers: valence and arousal.
+"""Regression of one or more numbers per clip, such as valence and arousal.
 
 Loss: squared error on targets standardised by the training clips' mean and population std, as JukeMIR's; predictions
 are on the annotators' scale. Each dimension is a label of its own on the clip, or all of them are a mapping in the

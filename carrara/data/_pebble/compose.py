@@ -190,7 +190,7 @@ def _play(character: _Character, plan: SongPlan, split: str, has_vocals: bool, r
     comp_centre = centre - (7 if comp in ("power", "gallop") else 0)
     add_track("chords", template.chords, play_chords(plan, comp, comp_centre, rng))
     if not DRUM_PATTERNS[character.groove] and comp in ("pad", "charleston", "stab"):
-        # Without drums and with held chords, nothing would give the beat.
+        # Without drums and with held chords, no note would mark the beat.
         moving = str(rng.choice(("arp", "block", "pluck")))
         add_track("chords", template.chords + template.lead, play_chords(plan, moving, centre + 5, rng))
     style = str(rng.choice(template.bass))
@@ -257,7 +257,7 @@ def _label(
 
     Valence and arousal are on EmoMusic's scale of 1 to 9. Their signs are those that the psychology of music agrees on:
     mode, register and bright timbre for valence; tempo, density and loudness for arousal [gabrielsson2010]. A little
-    noise stands for disagreement between raters.
+    noise models the disagreement between raters.
     """
     pitched = [note for track in tracks if track.role not in ("drums", "bass") for note in track.notes]
     last_onset = max(max(note.start for track in tracks for note in track.notes), 1.0)

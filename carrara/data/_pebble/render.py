@@ -1,6 +1,6 @@
 """From notes to audio: tracks through the sampler, balanced by role, in a room, mastered; mono at 24 kHz.
 
-Rooms are decaying noise, whose high frequencies decay first, from fixed seeds; a tone tilt and a soft limiter stand for
+Rooms are decaying noise, whose high frequencies decay first, from fixed seeds; a tone tilt and a soft limiter imitate
 different recordings. Everything is a function of the composition and the random generator.
 """
 

@@ -143,7 +143,7 @@ def _slow_noise(rng: np.random.Generator, size: int, rate: float) -> np.ndarray:
 
 def _draw_pitch(singer: str, technique: str, notes: list[Note], rng: np.random.Generator) -> np.ndarray:
     """Return the pitch in MIDI at each sample to the end of the last note: glides, drift, vibrato or trill, jitter."""
-    timbre, manner = singer_voice(singer), _TECHNIQUES[technique]
+    timbre, style = singer_voice(singer), _TECHNIQUES[technique]
     size = round((notes[-1].start + notes[-1].length) * RATE)
     time = np.arange(size) / RATE
     pitch = np.full(size, float(notes[0].pitch))
@@ -155,17 +155,17 @@ def _draw_pitch(singer: str, technique: str, notes: list[Note], rng: np.random.G
     for note in notes:
         begin = round(note.start * RATE)
         age[begin:] = time[: size - begin]
-    if manner.vibrato:
+    if style.vibrato:
         cycles = np.cumsum(timbre.vibrato_rate * (1 + 0.05 * _slow_noise(rng, size, 4))) / RATE
         onset = np.clip((age - 0.12) / 0.25, 0, 1) if technique != "vibrato" else 1.0
-        pitch += timbre.vibrato_depth * manner.vibrato * onset * np.sin(2 * np.pi * cycles)
+        pitch += timbre.vibrato_depth * style.vibrato * onset * np.sin(2 * np.pi * cycles)
     if technique == "trill":
         speed = rng.uniform(5.0, 7.5)
         wide = float(rng.choice((1.0, 2.0)))
         pitch += wide * (0.5 + 0.5 * np.tanh(4 * np.sin(2 * np.pi * speed * time)))
     if technique == "spoken":
         pitch += 2.2 * _slow_noise(rng, size, 4) - 3.0 * time / time[-1]
-    return pitch + 12 * timbre.jitter * manner.jitter * _slow_noise(rng, size, 70)
+    return pitch + 12 * timbre.jitter * style.jitter * _slow_noise(rng, size, 70)
 
 
 def _draw_gain(technique: str, notes: list[Note], size: int, rng: np.random.Generator) -> np.ndarray:
@@ -194,15 +194,15 @@ def _draw_gain(technique: str, notes: list[Note], size: int, rng: np.random.Gene
 
 def _filter_vowel(singer: str, technique: str, vowel: str, wave: np.ndarray) -> np.ndarray:
     """Return the wave through five resonators in series, each with a gain of 1 at 0 Hz."""
-    timbre, manner = singer_voice(singer), _TECHNIQUES[technique]
+    timbre, style = singer_voice(singer), _TECHNIQUES[technique]
     out = wave
     for centre, shift, bandwidth in zip((*VOWELS[vowel], *_UPPER_FORMANTS), timbre.shifts, _BANDWIDTHS):
-        raised = 1.08 if manner.tilt > 3 and centre < 800 else 1
+        raised = 1.08 if style.tilt > 3 and centre < 800 else 1
         frequency = min(centre * timbre.tract * shift * raised, 0.46 * RATE)
-        radius = np.exp(-np.pi * bandwidth * (1.6 if manner.breath > 5 else 1) / RATE)
+        radius = np.exp(-np.pi * bandwidth * (1.6 if style.breath > 5 else 1) / RATE)
         feedback = [1, -2 * radius * np.cos(2 * np.pi * frequency / RATE), radius**2]
         out = lfilter([sum(feedback)], feedback, out)
-    return sosfilt(butter(2, manner.low_pass, fs=RATE, output="sos"), out) if manner.low_pass else out
+    return sosfilt(butter(2, style.low_pass, fs=RATE, output="sos"), out) if style.low_pass else out
 
 
 def sing(singer: str, technique: str, notes: list[Note], duration: float, rng: np.random.Generator) -> np.ndarray:
@@ -210,7 +210,7 @@ def sing(singer: str, technique: str, notes: list[Note], duration: float, rng: n
 
     Each note has its vowel; notes beyond the duration are cut.
     """
-    timbre, manner = singer_voice(singer), _TECHNIQUES[technique]
+    timbre, style = singer_voice(singer), _TECHNIQUES[technique]
     notes = [note for note in notes if note.start < duration - 0.05]
     pitch = _draw_pitch(singer, technique, notes, rng)
     size = min(len(pitch), round(duration * RATE))
@@ -220,12 +220,12 @@ def sing(singer: str, technique: str, notes: list[Note], duration: float, rng: n
     hertz = 440 * 2 ** ((pitch - 69) / 12)
     # Coarse steps of tilt and harmonics let pulses be cached.
     harmonics = int(0.46 * RATE / hertz.max()) // 4 * 4 + 1
-    table = _glottal_pulse(round(timbre.open_quotient, 2), round(manner.tilt + timbre.tilt - 3.0), harmonics)
+    table = _glottal_pulse(round(timbre.open_quotient, 2), round(style.tilt + timbre.tilt - 3.0), harmonics)
     phase = (np.cumsum(hertz) / RATE % 1) * _TABLE_SIZE
-    source = np.interp(phase, np.arange(_TABLE_SIZE + 1), table) * manner.voiced
+    source = np.interp(phase, np.arange(_TABLE_SIZE + 1), table) * style.voiced
     breath = lfilter([1, -0.95], [1], rng.standard_normal(size))
     breath *= 0.6 + 0.4 * np.cos(2 * np.pi * phase / _TABLE_SIZE)
-    source = source + timbre.breath * manner.breath * breath
+    source = source + timbre.breath * style.breath * breath
     source *= _draw_gain(technique, notes, size, rng)
 
     # Vowels change with each note, or with each syllable where the technique is spoken.
@@ -252,8 +252,8 @@ def sing(singer: str, technique: str, notes: list[Note], duration: float, rng: n
 
 def write_exercise(singer: str, technique: str, duration: float, rng: np.random.Generator) -> list[Note]:
     """Return the notes of an exercise in the singer's range: a long tone, a scale or an arpeggio."""
-    timbre, manner = singer_voice(singer), _TECHNIQUES[technique]
-    fraction = rng.uniform(*manner.register)
+    timbre, style = singer_voice(singer), _TECHNIQUES[technique]
+    fraction = rng.uniform(*style.register)
     base = round(timbre.low + fraction * (timbre.high - timbre.low) - (3 if fraction > 0.6 else 0))
     steps = ((0,), (0, 2, 4, 5, 7), (0, 4, 7, 4, 0), (0, 2, 4, 2, 0), (0, 0))[int(rng.integers(5))]
     if technique in ("spoken", "vocal_fry", "inhaled"):

@@ -21,23 +21,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from pydantic import Field
+from torch import Tensor
 
 from carrara.core.errors import WeightsError
-from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder
+from carrara.encoders._base import Card
+from carrara.encoders._conformer.base import MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
 from carrara.nn.conv.subsampling import STRIDE, ConvSubsampling, num_subsampled_frames
-from carrara.nn.init import build_constants, init_weights
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
-from carrara.nn.transformer.conformer import Conformer, ConformerShape, rotary_frequencies
+from carrara.nn.transformer.conformer import rotary_frequencies
 
 SAMPLE_RATE, HOP, NUM_BANDS = 24_000, 240, 128
 FRAMING = Framing(window=2048, hop=HOP, fft_size=2048, padding="reflect", keep_last=False)
-# Of the Million Song Dataset, as both authors have them.
-MSD_MEAN, MSD_STD = 6.768444971712967, 18.417922652295623
 PREFIX = "model."
 FREQUENCIES = "conformer.embed_positions.inv_freq"
 # Parts that only training needs; a convolution of positions that is built and never called; constants.
@@ -47,36 +43,14 @@ UNUSED = re.compile(
 )
 
 
-class ConformerSettings(Settings):
+class ConformerSettings(StackSettings):
     """The network's sizes; the defaults are the published ones.
 
     Attributes:
         channels: channels of the convolutions.
-        dim, num_layers, num_heads, ffn_dim: sizes of the conformer.
-        kernel: frames of its convolution along time.
-        dropout: in training.
     """
 
     channels: int = Field(default=512, ge=1)
-    dim: int = Field(default=1024, ge=2)
-    num_layers: int = Field(default=12, ge=1)
-    num_heads: int = Field(default=16, ge=1)
-    ffn_dim: int = Field(default=4096, ge=1)
-    kernel: int = Field(default=31, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> ConformerSettings:
-        if self.dim % (2 * self.num_heads):
-            raise ValueError(f"dim {self.dim} must be divisible by twice num_heads {self.num_heads}")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} must be odd")
-        return self
-
-    @property
-    def shape(self) -> ConformerShape:
-        """The conformer's sizes."""
-        return ConformerShape(**{name: getattr(self, name) for name in ConformerShape.__dataclass_fields__})
 
 
 def update_conformer_card(card: Card, settings: ConformerSettings) -> Card:
@@ -91,30 +65,26 @@ def conformer_card(name: str, settings: ConformerSettings, **facts: Any) -> Card
     return update_conformer_card(card, settings)
 
 
-class ConformerEncoder(Encoder):
-    """The encoder, with random weights of that seed (none under torch's meta device)."""
+class ConformerEncoder(MelFrameEncoder):
+    """The encoder of MusicFM and MuQ."""
 
     settings: ConformerSettings
-    mel_mean: Tensor
+    framing = FRAMING
     mel_deviation: Tensor
 
-    def __init__(self, settings: ConformerSettings, card: Card, seed: int = 0):
-        super().__init__()
-        self.settings = settings
-        with torch.device("meta"):
-            self.conv = ConvSubsampling(NUM_BANDS, settings.channels, settings.dim)
-            self.conformer = Conformer(settings.shape)
-            self.register_buffer("mel_mean", torch.tensor(MSD_MEAN))
-            self.register_buffer("mel_deviation", torch.tensor(MSD_STD))
-        parameters = sum(parameter.numel() for parameter in self.parameters())
-        self.card = update_conformer_card(card, settings).model_copy(update={"parameters": parameters})
-        init_weights(self, self._initialize, seed)
-        bands = MelBands(NUM_BANDS, scale="htk", norm="none")
-        self.mel = build_constants(lambda: MelSpectrogram(SAMPLE_RATE, FRAMING, bands, "db"))
+    def build_subsampling(self) -> None:
+        """Add the convolutions and the two statistics."""
+        self.conv = ConvSubsampling(NUM_BANDS, self.settings.channels, self.settings.dim)
+        self.register_buffer("mel_mean", torch.tensor(MSD_MEAN))
+        self.register_buffer("mel_deviation", torch.tensor(MSD_STD))
 
-    def _initialize(self, generator: torch.Generator) -> None:
+    def build_mel(self) -> MelSpectrogram:
+        """Return the mel spectrogram; window and filter bank are no part of the weights."""
+        return MelSpectrogram(SAMPLE_RATE, FRAMING, MelBands(NUM_BANDS, scale="htk", norm="none"), "db")
+
+    def init_subsampling(self, generator: torch.Generator) -> None:
+        """Draw the convolutions; the statistics are the Million Song Dataset's."""
         self.conv.init_weights(generator)
-        self.conformer.init_weights(generator)
         self.mel_mean.fill_(MSD_MEAN)
         self.mel_deviation.fill_(MSD_STD)
 
@@ -122,24 +92,13 @@ class ConformerEncoder(Encoder):
         """Return the number of frames: one for each started 960 samples, of whole hops (at least 1)."""
         return num_subsampled_frames(FRAMING.num_frames(samples))
 
-    def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the features of every layer, `[batch, num_layers + 1, frames, dim]` (see `Encoder.forward`)."""
-        if lengths_B is None or bool((lengths_B >= samples_BT.shape[1]).all()):
-            return torch.stack(self.conformer(self.conv(self.spectrogram(samples_BT))), 1)
-        # Each clip by itself, because its end is reflected.
-        clips = zip(samples_BT, lengths_B.tolist())
-        mels = [self.spectrogram(samples_T[None, :length])[0] for samples_T, length in clips]
-        counts_B = torch.tensor([len(mel_FM) for mel_FM in mels], device=samples_BT.device)
-        mel_BFM = pad_sequence(mels, batch_first=True)
-        mel_BFM = nn.functional.pad(mel_BFM, (0, 0, 0, FRAMING.num_frames(samples_BT.shape[1]) - mel_BFM.shape[1]))
-        x_BGD = self.conv(mel_BFM, counts_B)
-        valid_BG = torch.arange(x_BGD.shape[1], device=x_BGD.device) < ((counts_B + STRIDE - 1) // STRIDE)[:, None]
-        layers_BLGD = torch.stack(self.conformer(x_BGD, valid_BG), 1)
-        return layers_BLGD.masked_fill(~valid_BG[:, None, :, None], 0)
-
     def spectrogram(self, samples_BT: Tensor) -> Tensor:
         """Return the normalized spectrogram, the convolutions' input, `[batch, frames, bands]`."""
         return (self.mel(samples_BT) - self.mel_mean) / self.mel_deviation
+
+    def subsample(self, mel_BFM: Tensor, counts_B: Tensor | None) -> Tensor:
+        """Return the output of the convolutions, `[batch, ⌈frames / 4⌉, dim]`."""
+        return self.conv(mel_BFM, counts_B)
 
 
 def convert_conformer_tensors(

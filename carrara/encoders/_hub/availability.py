@@ -1,6 +1,6 @@
-"""Which encoders are available on this machine, and what the others need; no encoder is imported to find out.
+"""Which encoders are ready on this machine, and which files the others need; no encoder is imported to find out.
 
-Available is what needs no weights, what `carrara import` has converted, and what lies in the Hugging Face cache. A
+An encoder is ready if it needs no weights, was converted by `carrara import`, or is in the Hugging Face cache. A
 family's file is parsed, not imported: its summary says whether weights are published, and a literal
 `FILES = {variant: {address: SHA-256}}` lists them. An address is `org/repository/file` on the hub, or a URL.
 """
@@ -33,7 +33,7 @@ class Availability:
     Attributes:
         status: `ready`, `import` or `train`.
         needs: What exactly it needs, as a sentence; empty if it is ready.
-        summary: The name of its one official file, or how many lie on which host.
+        summary: The name of its one official file, or the number of files and their host.
     """
 
     status: str
@@ -67,7 +67,7 @@ def check_availability(name: str) -> Availability:
 
 
 def needs_import(name: str, addresses: list[str]) -> Availability:
-    """Return what an encoder needs that is not on this machine and has official files at these addresses."""
+    """Return the availability of an encoder whose official files are at these addresses but not on this machine."""
     if not addresses:
         return Availability("import", f"`carrara import {name}` takes its official files")
     verb = "` fetches" if is_downloadable(addresses) else " --file …` takes"
@@ -81,12 +81,12 @@ def needs_import(name: str, addresses: list[str]) -> Availability:
 
 
 def is_downloadable(addresses: Collection[str]) -> bool:
-    """Return whether official files lie all on the hub, or all elsewhere."""
+    """Return whether official files are all on the hub, or all at URLs elsewhere."""
     return all(map(is_on_hub, addresses)) or all(address.startswith(URL_PREFIX) for address in addresses)
 
 
 def is_on_hub(address: str) -> bool:
-    """Return whether an official file lies on the hub."""
+    """Return whether an official file is on the hub."""
     return not address.startswith(URL_PREFIX) and address.count("/") >= 2
 
 

@@ -109,7 +109,7 @@ def _export_transformers(encoder: Encoder, folder: Path) -> None:
     if pre:
         readme += (
             "\n\nThe layers are normalised before, not after (pre-LN). In transformers 5 `hidden_states[-1]` is the "
-            "last layer before the final norm, `last_hidden_state` after it; Carrara's last row is the latter unless "
+            "last layer before the final norm, `last_hidden_state` after it; Carrara's last layer is the latter unless "
             "`final_norm` is off."
         )
     save_tensors(encoder.state_dict(), folder / SAFETENSORS)

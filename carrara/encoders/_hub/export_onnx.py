@@ -69,8 +69,8 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
         folder / "README.md",
         f"# {card.name} as ONNX\n\nWritten by `carrara export --format onnx`.\n\n"
         f"- input `samples`: float32 [batch, samples], mono, {card.sample_rate} Hz\n"
-        f"- output `layers`: float32 [batch, {card.num_layers + 1}, frames, {card.dim}]; row 0 is the input to layer 1"
-        "\n"
+        f"- output `layers`: float32 [batch, {card.num_layers + 1}, frames, {card.dim}]; layer 0 is the input to layer "
+        "1\n"
         f"- trained on: {', '.join(card.trained_on) or 'not stated'}; licence of the weights: "
         f"{card.license or 'not stated'}; paper: {card.paper or 'none'}\n",
     )

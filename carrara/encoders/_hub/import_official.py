@@ -38,7 +38,7 @@ class ImportResult:
     Attributes:
         folders: The new folders, by the encoder's name.
         failures: Why other encoders of a family were not imported, by name.
-        remarks: What the user should know about the new folders, a line each.
+        remarks: Notes for the user about the new folders, a line each.
     """
 
     folders: dict[str, Path] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class ImportResult:
 def import_official(
     name: str, file: Path | None = None, output: Path | None = None, interpolate: bool = False
 ) -> ImportResult:
-    """Convert official files to folders. Within a family, one member that fails does not stop the others.
+    """Convert official files to folders. A variant of a family that fails does not stop the others.
 
     Args:
         name: Registered name of a variant, or a family: then all its published variants, or those that the file holds.
@@ -99,7 +99,7 @@ def import_official(
 
 
 def select_variants(name: str, file: Path | None) -> list[str]:
-    """Return the variants that a variant's or family's name and an optional file stand for.
+    """Return the variants that a variant's or family's name and an optional file select.
 
     Raises:
         UsageError: There is no such name, nothing is published, or the file could be any of several variants'.
@@ -117,7 +117,7 @@ def select_variants(name: str, file: Path | None) -> list[str]:
     files = {member: set(REGISTRY.get(member).variants[member][0].files) for member in members}
     published = [member for member in members if files[member]]
     if not published:
-        raise UsageError(f"{name}: no weights of it are published; `carrara pretrain` makes some")
+        raise UsageError(f"{name}: no weights of it are published; `carrara pretrain` trains some")
     if file is None or len(published) == 1:
         return published
     addresses = {
@@ -137,7 +137,7 @@ def _wrap_os_errors(name: str) -> Iterator[None]:
 
 
 def _import_variant(name: str, file: Path | None, folder: Path, interpolate: bool) -> list[str]:
-    """Make the folder and return what the user should know about it."""
+    """Write the folder and return notes for the user about it."""
     path = fetch_official(name) if file is None else file.expanduser()
     card, own_settings = REGISTRY.get(name).variants[name]
     try:

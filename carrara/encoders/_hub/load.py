@@ -205,12 +205,14 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     config = _read_config(folder / CONFIG)
     random_name = f"{name}:random" + (f"-{seed}" if seed else "")
     if "carrara" not in config and ("model_type" in config or "w2v2_config" in config):
-        from carrara.encoders import muq
+        from carrara.encoders import mel_conformer, muq
         from carrara.encoders._maest import files
 
         load_official_folder = load_hubert_folder
         if "w2v2_config" in config:
             load_official_folder = muq.load_muq_folder
+        elif "subsampling_channels" in config:
+            load_official_folder = mel_conformer.load_mert2_folder
         elif config["model_type"] == files.AST:
             load_official_folder = files.load_ast_folder
         encoder = load_official_folder(folder, config, name)

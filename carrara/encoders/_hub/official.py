@@ -1,4 +1,4 @@
-"""From a registered name to the encoder in its authors' own files: downloaded or given, checked, converted.
+"""Official files of an encoder's authors: fetch them, check them, and convert them to the encoder.
 
 Files of the Hugging Face hub stay in its cache. Others are downloaded below the folder of imported encoders and removed
 after conversion. If a file's SHA-256 is known it is checked, also for given files with the official name. The family
@@ -36,11 +36,14 @@ def fetch_official(name: str, allow_download: bool = True) -> Path:
         allow_download: Whether files outside the hub may be downloaded; otherwise the error says how to get them.
 
     Raises:
-        UsageError: None are published, or they cannot be fetched.
+        UsageError: No weights are published, or they cannot be fetched.
         WeightsError: A file's SHA-256 is not the official one.
         DataError: The download failed.
     """
-    card: Card = REGISTRY.get(name).variants[name][0]
+    family: EncoderFamily = REGISTRY.get(name)
+    card: Card = family.variants[name][0]
+    if not family.has_weights:
+        raise UsageError(f"{name}: has no weights; it loads by its name without an import")
     if not card.files:
         raise UsageError(
             f"{name}: no weights of it are published; give the folder of one that you trained, or {name}:random for "
@@ -62,9 +65,15 @@ def fetch_official(name: str, allow_download: bool = True) -> Path:
     try:
         folder = download_from_hub(repository, [*files, CONFIG, PROCESSOR])
     except UsageError as problem:
+        licence = (
+            f" to fetch it, log in at https://huggingface.co/{repository}, accept the licence ({card.license}), and "
+            "give a token of https://huggingface.co/settings/tokens by `hf auth login` or in HF_TOKEN;"
+            if card.is_gated
+            else ""
+        )
         raise UsageError(
-            f"{name}: its weights are not on this machine ({problem}); `carrara import {name} --file …` takes its file "
-            f"or folder, and {name}:random is the same network with random weights"
+            f"{name}: its weights are not on this machine ({problem});{licence} `carrara import {name} --file …` takes "
+            f"its file or folder, and {name}:random is the same network with random weights"
         ) from None
     for file in files:
         if not (folder / file).is_file():
@@ -82,7 +91,7 @@ def convert_official(name: str, path: Path, interpolate: bool = False) -> Encode
         interpolate: Whether to interpolate positions of another length to the variant's.
 
     Raises:
-        UsageError: There is no such variant, its authors publish nothing, or it has no positions to interpolate.
+        UsageError: There is no such variant, it has no official files, or it has no positions to interpolate.
         WeightsError: The files are damaged, not weights, or another network's; weights are not finite, or a matrix is
             all zeros.
     """
@@ -97,7 +106,7 @@ def convert_official(name: str, path: Path, interpolate: bool = False) -> Encode
     if family.resize_positions:
         tensors = family.resize_positions(tensors, settings, str(path), interpolate)
     elif interpolate:
-        raise UsageError(f"--interpolate: {name} has no positions to stretch; it takes sound of any length")
+        raise UsageError(f"--interpolate: {name} has no positions to interpolate; it takes audio of any length")
     try:
         encoder = build_with_weights(family.build, settings, card, tensors, str(path))
     except WeightsError as problem:
@@ -115,7 +124,7 @@ def convert_official(name: str, path: Path, interpolate: bool = False) -> Encode
 
 
 def read_heads(spec: str | Path) -> dict[str, Tensor]:
-    """Return what only pre-training needs of an encoder, on the CPU, by its authors' names; empty if there is none.
+    """Return an encoder's pre-training heads by its authors' names, on the CPU; empty if there are none.
 
     From fairseq's checkpoints these are `final_proj.weight`, `label_embs_concat` (each codebook starts with four
     special symbols), `encoder_cqt_model.fc.weight`, data2vec's `final_proj.*` and its teacher `_ema.*` (with names
@@ -139,7 +148,7 @@ def verify_official_sha256(path: Path, card: Card) -> None:
     """Check a file, or the files in a folder, that have an official file's name and a known SHA-256.
 
     Raises:
-        WeightsError: The SHA-256 is another.
+        WeightsError: The SHA-256 differs.
     """
     expected = {address.rpartition("/")[2]: sha256 for address, sha256 in card.files.items() if sha256}
     for file in [path] if path.is_file() else [path / name for name in expected if (path / name).is_file()]:

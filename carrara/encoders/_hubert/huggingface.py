@@ -7,7 +7,7 @@ themselves hubert, music_hubert or mert_model [notes/pretraining §2.1, §2.4]. 
 stripped; heads of fine-tuning and of pre-training are left out by name; every other tensor must match. Several of the
 published networks have equal shapes, so whatever else the files say is compared with the expected network.
 
-A pre-LN network's last row is taken after its final norm, which is what transformers 4 gave and 5 does not
+A pre-LN network's last layer is taken after its final norm, which is what transformers 4 gave and 5 does not
 [notes/pretraining §2.4]; the setting `final_norm` is that choice. Fields of config.json that do not concern a frozen
 network (SpecAugment, labels, tokens) are ignored; fields of another network than these are refused. Of transformers'
 data2vec only what its code reads is read.
@@ -89,7 +89,7 @@ def load_hubert_folder(folder: Path, config: Mapping[str, Any], name: str) -> En
     card = hubert_card(name, settings, window_seconds=30.0, **facts)
     tensors = _read_files(folder).network
     if settings.num_layers > len(tensors):
-        raise WeightsError(f"{folder}: {CONFIG} tells of {settings.num_layers} layers, and its weights hold fewer")
+        raise WeightsError(f"{folder}: {CONFIG} states {settings.num_layers} layers, but its weights hold fewer")
     return build_with_weights(family.build, settings, card, tensors, str(folder))
 
 

@@ -1,16 +1,16 @@
 """The network of HuBERT, MERT, data2vec-audio and Music2Vec: convolutions, projection, positions, Transformer.
 
-One network; the published ones are settings of it (see mert.py, musichubert.py, music2vec.py). Attribute names give
-the names in the state_dicts of Hugging Face's `HubertModel` and `Data2VecAudioModel`, so their weights load without a
-map, and with equal weights every layer is equal.
+One network; the published ones are settings of it (see mert.py, musichubert.py, music2vec.py). Attributes are named
+as in the state_dicts of Hugging Face's `HubertModel` and `Data2VecAudioModel`, so those weights load without renaming,
+and with equal weights every layer's output is equal.
 
-Row 0 is the input to layer 1 (post-LN: after the stack's norm), row i the output of layer i; "cnn" is the output of
-the convolutions before any norm. Feature penalties use the latter, as in HuBERT [hsu2021].
+Layer 0 is the input to the first Transformer layer (post-LN: after the stack's norm), layer i the output of the i-th;
+"cnn" is the output of the convolutions before any norm. Feature penalties use the latter, as in HuBERT [hsu2021].
 
-With padding "masked" a clip in a batch gives what it gives alone. Padding "original" lets padding leak into the
+With padding "masked" a clip has the same features in a batch as alone. Padding "original" lets padding leak into the
 features, as in the published code: through group norm, and through the biases of data2vec's positions.
 
-Letters: B batch, T samples, F frames, L layers (row 0 included), D dim, C channels of the convolutions.
+Letters: B batch, T samples, F frames, L layers (layer 0 included), D dim, C channels of the convolutions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from carrara.nn.conv.waveform_frontend import (
     ConvNorm,
     Padding,
     WaveformFrontend,
-    num_frames,
+    num_conv_frames,
     standardize_waveform,
     valid_mask,
 )
@@ -48,12 +48,12 @@ class HubertSettings(Settings):
         conv_gradient: Factor on the gradient that reaches the front end; 0 freezes it.
         dim, num_layers, num_heads, ffn_dim: Sizes of the Transformer.
         norm_placement: post or pre.
-        final_norm: Whether the last row of a pre-LN network is taken after the stack's norm.
+        final_norm: Whether the last layer's output of a pre-LN network is taken after the stack's norm.
         deepnorm: Scaled residuals [wang2022]; post only.
         attention, relaxation: sdpa, or eager with the constant c of WavLM's relaxation [chen2022].
         dropout, attention_dropout, activation_dropout, input_dropout, layerdrop: In training.
         positions, position_kernel, position_groups, position_depth: The positional convolutions.
-        standardise: Whether each clip is first scaled to mean 0 and variance 1.
+        standardise: Whether each clip's samples are first scaled to mean 0 and variance 1.
         padding: masked, or original (as published, for parity).
     """
 
@@ -86,7 +86,7 @@ class HubertSettings(Settings):
     padding: Padding = "masked"
 
     @model_validator(mode="after")
-    def _fits(self) -> HubertSettings:
+    def _check(self) -> HubertSettings:
         if self.dim % self.num_heads or self.dim % self.position_groups:
             raise ValueError(f"dim {self.dim} must be divisible by num_heads and position_groups")
         if not self.conv_kernels or len(self.conv_kernels) != len(self.conv_strides):
@@ -94,7 +94,7 @@ class HubertSettings(Settings):
         if self.deepnorm and self.norm_placement != "post":
             raise ValueError("deepnorm needs norm_placement post")
         if self.relaxation is not None and self.attention != "eager":
-            raise ValueError("relaxation needs attention eager (fused attention does without)")
+            raise ValueError("relaxation needs attention eager; fused attention does not overflow")
         if self.positions == "hubert" and self.position_depth != 1:
             raise ValueError("position_depth other than 1 needs positions data2vec")
         return self
@@ -120,8 +120,8 @@ def hubert_card(name: str, settings: HubertSettings, **fields: Any) -> Card:
 
 def update_hubert_card(card: Card, settings: HubertSettings) -> Card:
     """Return the card of a network with other settings."""
-    kept = {"window_seconds", "license", "commercial_use", "trained_on", "paper", "output_version"}
-    return hubert_card(card.name, settings, **card.model_dump(include=kept))
+    unchanged = {"window_seconds", "license", "commercial_use", "trained_on", "paper", "output_version"}
+    return hubert_card(card.name, settings, **card.model_dump(include=unchanged))
 
 
 class FeatureProjection(nn.Module):
@@ -163,8 +163,8 @@ class HubertEncoder(Encoder):
             if settings.positions == "hubert"
             else Data2vecPositions(settings.dim, kernel, groups, settings.position_depth)
         )
-        same = {name: getattr(settings, name) for name in TransformerShape.__dataclass_fields__}
-        self.encoder = Transformer(TransformerShape(**same), positions)
+        shape = {name: getattr(settings, name) for name in TransformerShape.__dataclass_fields__}
+        self.encoder = Transformer(TransformerShape(**shape), positions)
 
     @torch.no_grad()
     def _init_weights(self, generator: torch.Generator) -> None:
@@ -246,11 +246,11 @@ class HubertEncoder(Encoder):
 
     def num_frames(self, samples: int) -> int:
         """Return the number of frames for that many samples (at least 1)."""
-        return num_frames(samples, self.settings.conv_kernels, self.settings.conv_strides)
+        return num_conv_frames(samples, self.settings.conv_kernels, self.settings.conv_strides)
 
     def frame_lengths(self, lengths_B: Tensor) -> Tensor:
         """Return the number of frames for each clip of that many samples, int64 `[batch]`."""
-        return num_frames(lengths_B, self.settings.conv_kernels, self.settings.conv_strides)
+        return num_conv_frames(lengths_B, self.settings.conv_kernels, self.settings.conv_strides)
 
 
 def _lengths_if_padded(lengths_B: Tensor | None, size: int) -> Tensor | None:

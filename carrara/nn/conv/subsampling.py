@@ -1,13 +1,13 @@
 """The front end of MusicFM and MuQ: two residual blocks of 2-D convolutions, a quarter of the frames and of the bands.
 
-Each block is two 3 × 3 convolutions, the first with stride 2, beside a third with stride 2, all with batch norm
-([won2024 §3] and the authors' files). A linear map then takes all channels and bands of a frame to the network's
+Each block is two 3 × 3 convolutions, the first with stride 2, and a third with stride 2 as shortcut, all with batch
+norm ([won2024 §3] and the authors' files). A linear map then takes all channels and bands of a frame to the network's
 dimension.
 
 Beyond a clip's end the convolutions pad with zeros, so frames after a clip's own are set to zero before every
-convolution, and a clip gives in a batch what it gives alone. In evaluation mode, where batch norm couples nothing, long
-clips are processed in blocks of frames together with the neighbouring frames within the convolutions' reach, so that
-memory stays flat.
+convolution, and a clip has the same output in a batch as alone. In evaluation mode, where batch norm couples nothing,
+long clips are processed in blocks of frames together with the neighbouring frames within the convolutions' reach, so
+that memory stays flat.
 
 Letters: B batch, F frames of the spectrogram, M bands, C channels, G output frames, D dimension.
 """
@@ -29,7 +29,7 @@ def num_subsampled_frames(frames: int) -> int:
 
 
 class _ConvBlock(nn.Module):
-    """Two convolutions beside one, half the frames and bands; attribute names give the keys of the authors' files."""
+    """A residual block that halves frames and bands; attributes are named as in the authors' files."""
 
     def __init__(self, inputs: int, channels: int):
         super().__init__()
@@ -47,7 +47,7 @@ class _ConvBlock(nn.Module):
 
 
 class ConvSubsampling(nn.Module):
-    """Both blocks and the linear map; attribute names give the keys of the authors' files."""
+    """Both blocks and the linear map; attributes named as in the authors' files."""
 
     def __init__(self, bands: int, channels: int, dim: int):
         super().__init__()

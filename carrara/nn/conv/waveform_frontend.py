@@ -5,8 +5,8 @@ only layer 0 is normalized, every channel over time (HuBERT-base, all MERT). Nor
 over channels (data2vec, Music2Vec). Norms are computed in float32 under autocast.
 
 Group norm couples a whole clip, so zeros appended to fill a batch change a clip's features (by 36 % with random
-weights). Padding "masked" takes the statistics over each clip's own frames only, so that a clip gives in a batch what
-it gives alone; "original" is the behaviour of the published code.
+weights). Padding "masked" takes the statistics over each clip's own frames only, so that a clip has the
+same features in a batch as alone; "original" is the behaviour of the published code.
 
 Letters: B batch, T samples, F frames, C channels.
 """
@@ -35,7 +35,7 @@ def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
     return field
 
 
-def num_frames(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Count:
+def num_conv_frames(samples: Count, kernels: Sequence[int], strides: Sequence[int]) -> Count:
     """Return the number of frames of `samples` samples, at least 1: shorter input is padded to one receptive field."""
     field = receptive_field(kernels, strides)
     count = samples.clamp(min=field) if isinstance(samples, Tensor) else max(samples, field)
@@ -88,7 +88,7 @@ class _ConvLayer(nn.Module):
 
 
 class WaveformFrontend(nn.Module):
-    """The stack of convolutions; attribute names give the keys of Hugging Face's `feature_extractor`."""
+    """The stack of convolutions; attributes are named as in Hugging Face's `feature_extractor`."""
 
     def __init__(
         self, channels: int, kernels: Sequence[int], strides: Sequence[int], norm: ConvNorm, bias: bool = False
@@ -120,14 +120,14 @@ class WaveformFrontend(nn.Module):
             x_BT = functional.pad(x_BT, (0, field - x_BT.shape[1]))
         counts_B = None
         if lengths_B is not None and padding == "masked":
-            counts_B = num_frames(lengths_B.clamp(min=field), self.kernels[:1], self.strides[:1])
+            counts_B = num_conv_frames(lengths_B.clamp(min=field), self.kernels[:1], self.strides[:1])
         x_BCF = x_BT[:, None]
         for layer in self.conv_layers:
             x_BCF = layer(x_BCF, counts_B)
         x_BFC = x_BCF.mT
         if lengths_B is None:
             return x_BFC
-        frames_B = num_frames(lengths_B, self.kernels, self.strides)
+        frames_B = num_conv_frames(lengths_B, self.kernels, self.strides)
         return x_BFC.masked_fill(~valid_mask(frames_B, x_BFC.shape[1], x_BFC.device)[..., None], 0)
 
     @torch.no_grad()

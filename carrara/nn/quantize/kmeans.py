@@ -187,7 +187,7 @@ class _ClusterSums:
 
 def _sum_by_cluster(points_ND: Tensor, codes_N: Tensor, k: int) -> Tensor:
     if points_ND.is_cuda:
-        # Scattered additions come in any order on a GPU; a product with one-hot rows adds in a fixed one.
+        # Scattered additions have no fixed order on a GPU; a product with a one-hot matrix has one.
         one_hot_NK = torch.nn.functional.one_hot(codes_N, k).to(points_ND.dtype)
         return (one_hot_NK.T @ points_ND).double()
     sums_KD = points_ND.new_zeros(k, points_ND.shape[1], dtype=torch.float64)

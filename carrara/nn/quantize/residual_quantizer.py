@@ -1,9 +1,9 @@
-"""Residual vector quantization by k-means: each codebook clusters what the codebooks before it left over.
+"""Residual vector quantization by k-means: each codebook clusters the residual of the codebooks before it.
 
-A point becomes Q numbers instead of one: the nearest centroid of the first codebook, then that of the second to the
-remainder, and so on [juang1982] (in audio codecs [zeghidour2021], [defossez2022]). With 8 codebooks of 1024 a frame has
-80 bits, and the first codebooks hold most of what is audible. As a teacher it needs no training loop and has the
-layout of EnCodec's labels [notes/pretraining §5.3].
+A point is coded as Q numbers: the nearest centroid of the first codebook, the centroid of the second nearest to the
+residual, and so on [juang1982] (in audio codecs [zeghidour2021], [defossez2022]). With 8 codebooks of 1024 a frame has
+80 bits, and the first codebooks hold most of what is audible. As a pre-training target it needs no training loop and
+has the layout of EnCodec's labels [notes/pretraining §5.3].
 
 The first points that fit in memory are clustered by full Lloyd passes, one codebook at a time. Later points are read
 once: each moves the centroids of all codebooks, first to last, to the running mean of every point that was ever nearest
@@ -29,7 +29,7 @@ SAMPLE_POINTS = 20_000
 
 
 def encode_rvq(points_ND: Tensor, codebooks_QKD: Tensor) -> Tensor:
-    """Return the codes, int64 `[N, Q]`; code q is the centroid of codebook q nearest to the remainder so far."""
+    """Return the codes, int64 `[N, Q]`; code q is the centroid of codebook q nearest to the residual so far."""
     with no_autocast(points_ND):
         residual_ND, codes = points_ND.float(), []
         for codebook_KD in codebooks_QKD:
@@ -39,7 +39,7 @@ def encode_rvq(points_ND: Tensor, codebooks_QKD: Tensor) -> Tensor:
 
 
 def decode_rvq(codes_NQ: Tensor, codebooks_QKD: Tensor) -> Tensor:
-    """Return the sum of the coded centroids, `[N, D]`; only of the first codebooks where fewer codes are given."""
+    """Return the sum of the coded centroids, `[N, D]`; with fewer than Q codes, the first codebooks are summed."""
     points_ND = torch.zeros(len(codes_NQ), codebooks_QKD.shape[2], device=codebooks_QKD.device)
     for codes_N, codebook_KD in zip(codes_NQ.unbind(dim=1), codebooks_QKD):
         points_ND = points_ND + codebook_KD[codes_N]
@@ -52,7 +52,7 @@ def codebook_usage(codes_NQ: Tensor, codebook_size: int) -> list[float]:
 
 
 def relative_perplexity(counts_K: Tensor) -> float:
-    """Return exp(entropy) of counts over their number: 1 where all are equal, 1/K where one has all, 0 without any."""
+    """Return exp(entropy) of counts over their number: 1 if all are equal, 1/K if one has all, 0 if there are none."""
     fractions_K = counts_K.double() / counts_K.double().sum().clamp(min=1e-12)
     entropy = -(fractions_K * fractions_K.clamp(min=1e-300).log()).sum()
     return float(entropy.exp()) / len(counts_K) if float(fractions_K.sum()) else 0.0
@@ -60,7 +60,7 @@ def relative_perplexity(counts_K: Tensor) -> float:
 
 def sum_by_code(points_ND: Tensor, codes_N: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
     """Return the number of points of each code, `[K]`, and the sums of those points, `[K, D]`; deterministic."""
-    # Scattered additions come in any order on a GPU; a product with one-hot rows adds in a fixed one.
+    # Scattered additions have no fixed order on a GPU; a product with a one-hot matrix has one.
     one_hot_NK = functional.one_hot(codes_N, codebook_size).to(points_ND.dtype)
     return one_hot_NK.sum(dim=0), one_hot_NK.T @ points_ND
 
@@ -75,16 +75,16 @@ def fit_rvq(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the codebooks, float32 `[Q, K, D]`, and a report.
 
-    The report holds `points` and, in lists with one number a codebook: `left` (fraction of the points' variance that
+    The report holds `points` and, in lists with one number per codebook: `left` (fraction of the points' variance that
     remains after it), `usage` (relative perplexity), `dead` (centroids that no point is nearest to), `passes`.
 
     Args:
-        chunks: points, `[n, D]` a chunk, read once.
+        chunks: points, in chunks of `[n, D]`, read once.
         num_codebooks: number of codebooks.
         codebook_size: centroids of a codebook.
         generator: generator of the initial centroids.
-        max_points: most points that are held in memory for full passes.
-        iterations: most Lloyd passes for a codebook.
+        max_points: maximum number of points held in memory for full passes.
+        iterations: maximum number of Lloyd passes for a codebook.
 
     Raises:
         DataError: there is no point.

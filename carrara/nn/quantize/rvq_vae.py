@@ -2,7 +2,7 @@
 
 EnCodec's shape [defossez2022] (codebooks as in [zeghidour2021] and [oord2017]) without its LSTM, weight norm and
 discriminators: 8 filters and 64 latent dimensions make 0.2 million weights in each half, which a CPU can train
-[notes/pretraining §5.2]. Frame i stands for the samples 320·i to 320·i + 319 and depends on about 1400 more on either
+[notes/pretraining §5.2]. Frame i covers the samples 320·i to 320·i + 319 and depends on about 1400 more on either
 side; long audio is encoded in blocks that overlap by more than that, which changes nothing.
 
 Codebooks are no parameters. They start from k-means of the first batch and follow the running mean of the vectors

@@ -1,7 +1,7 @@
 """Framing and power spectra: the window, its edges and the number of frames as parameters, with the named conventions.
 
 "The same" spectrogram exists in several framings that differ at the edges of a clip and, by a symmetric or a periodic
-window, inside it; weights trained on one are slightly off on another, so the convention is part of a model's name:
+window, inside it. Weights trained on one give slightly wrong features on another, so models name their convention:
 `essentia` (what MAEST, MusiCNN and EffNet-Discogs were trained on), `maest-torch`, `maest-hf`, `musicnn`, `librosa`
 (0.10 and later), `librosa-0.8` (reflecting edges) and `kaldi`.
 
@@ -146,14 +146,14 @@ def split_frames(samples_BT: Tensor, framing: Framing) -> Tensor:
 
 
 class Spectrum(nn.Module):
-    """Power spectrum of each frame in single precision, whatever autocast says; long clips in blocks of frames."""
+    """Power spectrum of each frame in single precision, under autocast too; long clips in blocks of frames."""
 
     window_W: Tensor
 
-    def __init__(self, framing: Framing) -> None:
+    def __init__(self, framing: Framing, persistent: bool = False) -> None:
         super().__init__()
         self.framing = framing
-        self.register_buffer("window_W", make_window(framing).float(), persistent=False)
+        self.register_buffer("window_W", make_window(framing).float(), persistent=persistent)
 
     def forward(self, samples_BT: Tensor, bank_KM: Tensor | None = None) -> Tensor:
         """Return the power `[B, F, K]`, or its bands `[B, F, M]` where a filter bank is given.

@@ -126,16 +126,25 @@ class MelSpectrogram(nn.Module):
         framing: Framing,
         bands: MelBands,
         compression: Literal["none", "ln", "db", "log10"] = "none",
+        persistent: bool = False,
     ) -> None:
         """Prepare the window and the filter bank.
+
+        Args:
+            sample_rate: of the samples, in Hz.
+            framing: how they are split into frames.
+            bands: the filter bank.
+            compression: what is applied to the power in each band.
+            persistent: whether window and filter bank are part of the weights.
 
         Raises:
             UsageError: the bands do not fit the sample rate.
         """
         super().__init__()
-        self.spectrum = Spectrum(framing)
+        self.spectrum = Spectrum(framing, persistent)
         self.compression = compression
-        self.register_buffer("bank_KM", mel_filter_bank(bands, sample_rate, framing.fft_size).float(), persistent=False)
+        bank_KM = mel_filter_bank(bands, sample_rate, framing.fft_size).float()
+        self.register_buffer("bank_KM", bank_KM, persistent=persistent)
 
     def forward(self, samples_BT: Tensor) -> Tensor:
         """Return the compressed power in each band, `[B, F, M]`.

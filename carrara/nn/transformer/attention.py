@@ -43,7 +43,7 @@ def attention_weights(
 
 
 class MultiHeadAttention(nn.Module):
-    """Self-attention with biased projections; attribute names give Hugging Face's keys."""
+    """Self-attention with biased projections; attributes are named as in Hugging Face's files."""
 
     def __init__(
         self, dim: int, num_heads: int, dropout: float, mode: AttentionMode = "sdpa", relaxation: float | None = None

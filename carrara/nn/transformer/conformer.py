@@ -1,30 +1,41 @@
 """The conformer: each layer attends, convolves along time, and has half a feed-forward network before and after.
 
-[gulati2020], as built in Hugging Face's wav2vec2-conformer with rotary positions, whose attribute names these are. Two
-things there differ from the papers: the rotation is applied to the layer's normalized input **before** the projections
-to queries and keys, in blocks of a head's features; and the swish of the feed-forward networks is also that of the
-convolution.
+[gulati2020] in two designs:
 
-Layer outputs: index 0 is the input to layer 1, i the output of layer i, but the last is taken after the stack's norm,
-as in the authors' `hidden_states` and every number published for them.
+- "wav2vec2" (MusicFM, MuQ), as built in Hugging Face's wav2vec2-conformer with rotary positions, whose attribute names
+  these are. The rotation is applied to the layer's normalized input **before** the projections to queries and keys, in
+  blocks of a head's features; the swish of the feed-forward networks is also that of the convolution, which has batch
+  norm; a norm follows the stack.
+- "mert2" (MERT-v2): queries and keys are rotated after their projections, GELU in the place of swish, layer norm in the
+  place of batch norm, no norm after the stack.
+
+Layer outputs: index 0 is the input to layer 1, i the output of layer i, but the last of "wav2vec2" is taken after the
+stack's norm, as in the authors' `hidden_states` and every number published for them.
 
 Padding is masked three times: it is not attended to, it is zero where the convolution along time would reach it, and
-batch norm does not depend on it in evaluation mode. So a clip gives in a batch what it gives alone.
+neither norm of the convolution depends on it in evaluation mode. So a clip has the same output in a batch as alone.
+
+Attention is PyTorch's fused one with at most a mask over keys, so that no matrix of frames times frames is kept. The
+table of rotations is computed in single precision for every input: no file holds it.
 
 Letters: B batch, F frames, D dimension, H heads, E features of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 EPS = 1e-5
 INITIAL_STD = 0.02
 ROTARY_BASE = 10_000
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"wav2vec2": functional.silu, "mert2": functional.gelu}
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class ConformerShape:
         num_layers, dim, num_heads, ffn_dim: sizes; a head has an even number of features.
         kernel: frames of the convolution along time, odd.
         dropout: dropout in training, on the input, attention weights, and inside and after every part of a layer.
+        design: which of the two designs.
     """
 
     num_layers: int
@@ -43,6 +55,7 @@ class ConformerShape:
     ffn_dim: int
     kernel: int
     dropout: float = 0.0
+    design: Literal["wav2vec2", "mert2"] = "wav2vec2"
 
 
 def rotary_frequencies(features: int) -> Tensor:
@@ -64,11 +77,12 @@ def apply_rotary(x_BFHE: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head self-attention; queries and keys are projections of the rotated input, values of the plain input."""
+    """Multi-head self-attention with rotary positions of queries and keys."""
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
         self.num_heads, self.dropout = shape.num_heads, shape.dropout
+        self.rotates_input = shape.design == "wav2vec2"
         self.linear_q = nn.Linear(shape.dim, shape.dim)
         self.linear_k = nn.Linear(shape.dim, shape.dim)
         self.linear_v = nn.Linear(shape.dim, shape.dim)
@@ -76,9 +90,17 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x_BFD: Tensor, cos_sin: tuple[Tensor, Tensor], valid_BF: Tensor | None = None) -> Tensor:
         """Return `[batch, frames, dim]`; frames where `valid_BF` is false are not attended to."""
-        rotated_BFD = apply_rotary(x_BFD.unflatten(-1, (self.num_heads, -1)), cos_sin).flatten(2)
-        projections = (self.linear_q(rotated_BFD), self.linear_k(rotated_BFD), self.linear_v(x_BFD))
-        q_BHFE, k_BHFE, v_BHFE = (y_BFD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y_BFD in projections)
+        heads = (self.num_heads, -1)
+        v_BFHE = self.linear_v(x_BFD).unflatten(-1, heads)
+        if self.rotates_input:
+            rotated_BFD = apply_rotary(x_BFD.unflatten(-1, heads), cos_sin).flatten(2)
+            q_BFHE = self.linear_q(rotated_BFD).unflatten(-1, heads)
+            k_BFHE = self.linear_k(rotated_BFD).unflatten(-1, heads)
+        else:
+            # The table is in single precision; under half precision the fused attention takes one type only.
+            q_BFHE = apply_rotary(self.linear_q(x_BFD).unflatten(-1, heads), cos_sin).to(v_BFHE.dtype)
+            k_BFHE = apply_rotary(self.linear_k(x_BFD).unflatten(-1, heads), cos_sin).to(v_BFHE.dtype)
+        q_BHFE, k_BHFE, v_BHFE = (y_BFHE.transpose(1, 2) for y_BFHE in (q_BFHE, k_BFHE, v_BFHE))
         mask = None if valid_BF is None else valid_BF[:, None, None]
         dropout = self.dropout if self.training else 0.0
         out_BHFE = functional.scaled_dot_product_attention(q_BHFE, k_BHFE, v_BHFE, mask, dropout)
@@ -86,31 +108,38 @@ class RotaryAttention(nn.Module):
 
 
 class ConformerFeedForward(nn.Module):
-    """Linear, swish, Linear."""
+    """Linear, swish or GELU, Linear."""
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
         self.dropout = shape.dropout
+        self.activation = _ACTIVATIONS[shape.design]
         self.intermediate_dense = nn.Linear(shape.dim, shape.ffn_dim)
         self.output_dense = nn.Linear(shape.ffn_dim, shape.dim)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         """Return `[batch, frames, dim]`."""
-        hidden = functional.dropout(functional.silu(self.intermediate_dense(x_BFD)), self.dropout, self.training)
+        hidden = functional.dropout(self.activation(self.intermediate_dense(x_BFD)), self.dropout, self.training)
         return functional.dropout(self.output_dense(hidden), self.dropout, self.training)
 
 
 class ConformerConvolution(nn.Module):
-    """Norm, gated pointwise convolution, depthwise convolution along time, batch norm, swish, pointwise convolution."""
+    """Norm, gated pointwise convolution, depthwise convolution along time, norm, activation, pointwise convolution."""
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
         dim, kernel = shape.dim, shape.kernel
         self.dropout = shape.dropout
+        self.activation = _ACTIVATIONS[shape.design]
         self.layer_norm = nn.LayerNorm(dim, eps=EPS)
         self.pointwise_conv1 = nn.Conv1d(dim, 2 * dim, 1, bias=False)
         self.depthwise_conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
-        self.batch_norm = nn.BatchNorm1d(dim, eps=EPS)
+        # The attribute's name is that of its keys.
+        if shape.design == "wav2vec2":
+            self.batch_norm = nn.BatchNorm1d(dim, eps=EPS)
+        else:
+            self.depthwise_layer_norm = nn.LayerNorm(dim, eps=EPS)
+        self.has_batch_norm = shape.design == "wav2vec2"
         self.pointwise_conv2 = nn.Conv1d(dim, dim, 1, bias=False)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
@@ -118,12 +147,14 @@ class ConformerConvolution(nn.Module):
         x_BDF = functional.glu(self.pointwise_conv1(self.layer_norm(x_BFD).transpose(1, 2)), dim=1)
         if valid_BF is not None:
             x_BDF = x_BDF.masked_fill(~valid_BF[:, None], 0)
-        x_BDF = functional.silu(self.batch_norm(self.depthwise_conv(x_BDF)))
+        x_BDF = self.depthwise_conv(x_BDF)
+        x_BDF = self.batch_norm(x_BDF) if self.has_batch_norm else self.depthwise_layer_norm(x_BDF.mT).mT
+        x_BDF = self.activation(x_BDF)
         return functional.dropout(self.pointwise_conv2(x_BDF).transpose(1, 2), self.dropout, self.training)
 
 
 class ConformerLayer(nn.Module):
-    """One layer; attribute names give the keys of Hugging Face's `Wav2Vec2ConformerEncoderLayer`."""
+    """One layer; attributes are named as in Hugging Face's `Wav2Vec2ConformerEncoderLayer`."""
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
@@ -148,13 +179,19 @@ class ConformerLayer(nn.Module):
 
 
 class Conformer(nn.Module):
-    """The layers and the stack's norm; attribute names give the keys of Hugging Face's `Wav2Vec2ConformerEncoder`."""
+    """The layers and the stack's norm; attributes are named as in Hugging Face's `Wav2Vec2ConformerEncoder`.
+
+    Attributes:
+        activation_checkpointing: whether, in training, the activations inside a layer are recomputed in the backward
+            pass instead of being kept [chen2016]; the same result in less memory.
+    """
 
     def __init__(self, shape: ConformerShape):
         super().__init__()
+        self.activation_checkpointing = False
         self.shape = shape
         self.layers = nn.ModuleList(ConformerLayer(shape) for _ in range(shape.num_layers))
-        self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
+        self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS) if shape.design == "wav2vec2" else None
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> list[Tensor]:
         """Return num_layers + 1 tensors `[batch, frames, dim]`; the values after a clip's frames mean nothing.
@@ -166,9 +203,12 @@ class Conformer(nn.Module):
         shape = self.shape
         cos_sin = rotary_cos_sin(x_BFD.shape[1], shape.dim // shape.num_heads, x_BFD.device)
         outputs = [functional.dropout(x_BFD, shape.dropout, self.training)]
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.layers:
-            outputs.append(layer(outputs[-1], cos_sin, valid_BF))
-        outputs[-1] = self.layer_norm(outputs[-1])
+            arguments = (outputs[-1], cos_sin, valid_BF)
+            outputs.append(checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments))
+        if self.layer_norm is not None:
+            outputs[-1] = self.layer_norm(outputs[-1])
         return outputs
 
     @torch.no_grad()

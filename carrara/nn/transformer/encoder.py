@@ -114,7 +114,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positions, norm and layers; attribute names give the keys of Hugging Face's `encoder`.
+    """Positions, norm and layers; attributes are named as in Hugging Face's `encoder`.
 
     Attributes:
         activation_checkpointing: whether, in training, the activations inside a layer are recomputed in the backward
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(shape) for _ in range(shape.num_layers))
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None, mask_positions: bool = True) -> list[Tensor]:
-        """Return num_layers + 1 tensors `[batch, frames, dim]`; the values after a clip's frames mean nothing.
+        """Return num_layers + 1 tensors `[batch, frames, dim]`; values after a clip's own frames are undefined.
 
         Args:
             x_BFD: projected frames.

@@ -1,9 +1,9 @@
 """The patch Transformer of MAEST and PaSST: a distilled ViT over a mel spectrogram, with separate time and frequency.
 
 A convolution of 16 × 16 patches at stride 10, without padding, gives 9 rows (frequency) of columns (time); each patch
-gets the vector of its row plus the vector of its column ([koutini2022]; [alonso2023]). Then come pre-norm layers over
-[cls, dist, patches row by row]. Layer outputs: index 0 is the input to layer 1, i the raw output of layer i; `norm` is
-applied to none of them, but is here because its weights are the network's.
+is added the vector of its row and that of its column ([koutini2022]; [alonso2023]). Pre-norm layers follow, over the
+tokens [cls, dist, patches row by row]. Layer outputs: index 0 is the input to layer 1, i the raw output of layer i;
+`norm` is applied to none of them; it exists because published files hold its weights.
 
 The table of columns has one more entry than the training length gives patches (its size is frames // stride), so
 slightly longer audio fits. Shorter audio takes a slice of it, from the start or, in training, from anywhere.

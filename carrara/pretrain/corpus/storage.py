@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from carrara.audio.decode import iter_audio, probe_audio
+from carrara.audio.files import check_file
 from carrara.core.errors import AudioError, DataError, StoreError, UsageError
 from carrara.core.progress import progress
 
@@ -31,8 +32,11 @@ Result = TypeVar("Result")
 
 
 def normalize(path: str | Path) -> str:
-    """Return a local path as it is, and an fsspec address with its `://`, which `Path` shortens to `:/`."""
-    return _FOLDED.sub(r"\1://", str(path))
+    """Return a local path as it is, and an fsspec address with its `://`, which `Path` shortens to `:/`.
+
+    A file or folder of that name, however odd, is local.
+    """
+    return str(path) if os.path.exists(path) else _FOLDED.sub(r"\1://", str(path))
 
 
 def is_remote(address: str) -> bool:
@@ -53,11 +57,13 @@ def suffix(address: str) -> str:
 def expand_braces(address: str) -> list[str]:
     """Return the addresses that `{000000..000123}` stands for, in order; without braces the address itself.
 
+    An existing file or folder is never expanded.
+
     Raises:
         UsageError: a range runs backwards.
     """
     match = _BRACES.search(address)
-    if not match:
+    if not match or os.path.exists(address):
         return [address]
     first, last = match.groups()
     if int(last) < int(first):
@@ -151,6 +157,8 @@ def read_duration(address: str, offset: int | None = None, size: int | None = No
     Raises:
         AudioError: it cannot be read, is no audio file, or is truncated.
     """
+    if not is_remote(address):
+        check_file(address)
     with local_copy(address, offset, size, name) as path:
         header = probe_audio(path)
         if header.duration_seconds is not None:

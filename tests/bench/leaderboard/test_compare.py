@@ -233,7 +233,7 @@ def test_records_are_compared_task_by_task(tmp_path):
     assert tasks[0]["p_holm"] == pytest.approx(2 * tasks[0]["p"])
 
 
-def test_beats_come_back_as_times(tmp_path):
+def test_beats_are_read_back_as_times(tmp_path):
     truths = [[0.5, 1.0, 1.5], [], [0.2, 0.7]]
     write_results(tmp_path, "a", BEATS, truths, [truths], IDS[:3])
     write_results(tmp_path, "b", BEATS, truths, [[[0.5, 1.0], [], [0.4]]], IDS[:3])

@@ -90,7 +90,7 @@ def lines() -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def test_the_table_is_whole(lines):
+def test_the_table_is_complete(lines):
     scores = published_scores()
     assert len(scores) == 1109
     assert [score.value for score in scores] == [float(line["value"]) for line in lines]
@@ -123,7 +123,7 @@ def recomputed_averages():
     return averages
 
 
-def test_all_46_averages_of_the_thesis_come_out():
+def test_all_46_averages_of_the_thesis_equal_the_computed_ones():
     thesis = [(score, value) for score, value in recomputed_averages() if score.source.startswith("thesis")]
     assert len(thesis) == 46
     assert Counter(score.dataset for score, _ in thesis) == {"ALL": 13, "ALL9": 14, "ALL4": 19}
@@ -133,7 +133,7 @@ def test_all_46_averages_of_the_thesis_come_out():
         assert by_system[key] == pytest.approx(value, abs=0.006)
 
 
-def test_the_posters_own_averages_do_not():
+def test_ten_averages_of_the_posters_differ_from_the_computed_ones():
     off = {
         (score.system, round(value, 2))
         for score, value in recomputed_averages()
@@ -182,7 +182,7 @@ def test_a_tasks_own_category_is_the_figures(name):
         assert tasks.task(name).category == categories[name]
 
 
-def test_published_systems_are_shown_and_change_nothing():
+def test_published_systems_are_shown_and_change_no_rank():
     plain = build_leaderboard(MEASURED, "marble-14")
     (both,) = add_published([plain])
     assert both.systems == plain.systems
@@ -255,7 +255,7 @@ def test_what_cannot_be_shown_is_refused():
     with pytest.raises(UsageError, match="Did you mean 'thesis-T6.2'"):
         published_systems(["thesis-6.2"])
     pebble = build_leaderboard([record("mine", "pebble/key", 0.5)])
-    with pytest.raises(UsageError, match="marble-14 alone; here are Pebble scores, constrained protocol"):
+    with pytest.raises(UsageError, match="marble-14 only, but the records are of Pebble scores, constrained protocol"):
         add_published([pebble])
     mixed = add_published([pebble, build_leaderboard(MEASURED)])
     assert [len(each.published) for each in mixed] == [0, 10]

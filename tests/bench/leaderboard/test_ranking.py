@@ -276,7 +276,7 @@ def test_markdown_and_table_survive_hostile_names():
     assert name in page.getvalue()
 
 
-def test_many_systems_are_rows():
+def test_many_systems_are_shown_as_rows():
     many = build_leaderboard([record(f"s{index:02}", "pebble/key", index / 40) for index in range(30)])
     lines = [line.split() for line in to_text(many).splitlines()]
     assert next(line[0] for line in lines if line and line[0][1:].isdigit()) == "s29"

@@ -7,7 +7,7 @@ import json
 from typer.testing import CliRunner
 
 from carrara.bench.protocols import constrained
-from carrara.bench.separation.settings import BY_DATASET, Separation
+from carrara.bench.separation.train import BY_DATASET, SeparationSettings
 from carrara.bench.suites import SUITES
 from carrara.cli._main import app
 
@@ -66,7 +66,7 @@ def test_beats_from_features_beat_those_from_noise(everything, tiny, tmp_path, m
 
 def test_a_small_head_separates_stems(everything, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-2,))
-    monkeypatch.setitem(BY_DATASET, "musdb18", Separation(hidden=16, batch=4, part=4))
+    monkeypatch.setitem(BY_DATASET, "musdb18", SeparationSettings(hidden=16, batch_size=4, micro_batch_size=4))
     task = tmp_path / "stems.py"
     task.write_text(
         "from carrara.bench.tasks.musdb18.stems import TASK as STEMS\n"

@@ -24,22 +24,22 @@ def cross_entropy(logits_PBK, targets_B):
     return torch.stack([F.cross_entropy(logits_BK, targets_B) for logits_BK in logits_PBK])
 
 
-def made(seed, rows, counts=None, bad=None):
-    draw = np.random.default_rng(seed)
-    truth = draw.integers(0, CLASSES, rows)
+def examples(seed, rows, counts=None, bad=None):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, CLASSES, rows)
     centres = np.random.default_rng(7).standard_normal((CLASSES, 12))
     layers = {}
-    for place, name in enumerate((*LAYERS, "cnn")):
-        width = 8 if name == "cnn" else 12
-        noise = draw.standard_normal((rows, width)) * (1 + place)
-        layers[name] = (centres[truth][:, :width] + noise).astype(np.float16)
+    for index, name in enumerate((*LAYERS, "cnn")):
+        dim = 8 if name == "cnn" else 12
+        noise = rng.standard_normal((rows, dim)) * (1 + index)
+        layers[name] = (centres[truth][:, :dim] + noise).astype(np.float16)
     if bad:
         layers[bad][3] = np.inf
     counts_N = np.ones(rows, dtype=np.int64) if counts is None else counts
     return Examples(layers, np.arange(rows), counts_N, truth)
 
 
-def asked(train, valid):
+def problem_of(train, valid):
     truth = torch.from_numpy(valid.targets_R)
 
     def score(logits_PRK):
@@ -48,101 +48,103 @@ def asked(train, valid):
     return ProbeProblem(train, valid, cross_entropy, score)
 
 
-@pytest.fixture(params=["one after the other", "threads", "together"])
-def manner(request, monkeypatch):
-    """The CPU's way on one thread and on several, and the GPU's way (one stack, batched products) on the CPU."""
+@pytest.fixture(params=["sequential", "threads", "batched"])
+def step_mode(request, monkeypatch):
+    """The CPU's steps on one thread and on several, and the GPU's steps (one stack, batched products) on the CPU."""
     threads = torch.get_num_threads()
     torch.set_num_threads(3 if request.param == "threads" else 1)
-    if request.param == "together":
-        monkeypatch.setattr(grid, "_together", lambda device: True)
+    if request.param == "batched":
+        monkeypatch.setattr(grid, "steps_batched", lambda device: True)
     yield request.param
     torch.set_num_threads(threads)
 
 
-def compare(question, settings, plainly, tolerance=1e-4):
-    found = train_grid(question, SPECS, settings)
-    assert [one.spec for one in found] == SPECS
+def compare(problem, settings, plainly, tolerance=1e-4):
+    grid_probes = train_grid(problem, SPECS, settings)
+    assert [trained.spec for trained in grid_probes] == SPECS
     lengths = set()
-    for one in found:
-        plain = plainly(question, one.spec, settings)
-        assert len(one.history.losses) == len(plain.losses), one.spec
-        np.testing.assert_allclose(one.history.losses, plain.losses, atol=tolerance, err_msg=str(one.spec))
-        np.testing.assert_allclose(one.history.scores, plain.scores, atol=tolerance, err_msg=str(one.spec))
-        assert one.history.best_epoch == plain.best_epoch
-        assert one.history.plateau.learning_rate == pytest.approx(plain.rates[-1])
-        np.testing.assert_allclose(probe_logits(one, question.valid), plain.logits, atol=10 * tolerance)
-        lengths.add(len(one.history.losses))
+    for trained in grid_probes:
+        plain = plainly(problem, trained.spec, settings)
+        assert len(trained.history.losses) == len(plain.losses), trained.spec
+        np.testing.assert_allclose(trained.history.losses, plain.losses, atol=tolerance, err_msg=str(trained.spec))
+        np.testing.assert_allclose(trained.history.scores, plain.scores, atol=tolerance, err_msg=str(trained.spec))
+        assert trained.history.best_epoch == plain.best_epoch
+        assert trained.history.plateau.learning_rate == pytest.approx(plain.rates[-1])
+        np.testing.assert_allclose(probe_logits(trained, problem.valid), plain.logits, atol=10 * tolerance)
+        lengths.add(len(trained.history.losses))
     return lengths
 
 
-def test_every_probe_equals_itself_trained_alone(manner, plainly):
-    settings = GridSettings(CLASSES, hidden=32, batch=16, max_epochs=14, plateau_patience=1, stop_patience=3)
-    lengths = compare(asked(made(1, 90), made(2, 50)), settings, plainly)
+def test_every_probe_equals_itself_trained_alone(step_mode, plainly):
+    settings = GridSettings(CLASSES, hidden=32, batch_size=16, max_epochs=14, plateau_patience=1, stop_patience=3)
+    lengths = compare(problem_of(examples(1, 90), examples(2, 50)), settings, plainly)
     assert len(lengths) > 2, "probes should stop at different epochs, or shrinking is not tested"
 
 
-def test_linear_probes_equal_themselves_trained_alone(manner, plainly):
+def test_linear_probes_equal_themselves_trained_alone(step_mode, plainly):
     settings = GridSettings(
-        CLASSES, hidden=0, dropout=0.0, batch=16, max_epochs=14, plateau_patience=1, stop_patience=3
+        CLASSES, hidden=0, dropout=0.0, batch_size=16, max_epochs=14, plateau_patience=1, stop_patience=3
     )
-    compare(asked(made(1, 90), made(2, 50)), settings, plainly)
+    compare(problem_of(examples(1, 90), examples(2, 50)), settings, plainly)
 
 
-def test_examples_of_many_rows_are_cut_into_batches_and_add_up(manner, plainly, monkeypatch):
+def test_examples_of_many_rows_are_split_into_micro_batches_that_add_up(step_mode, plainly, monkeypatch):
     monkeypatch.setattr(grid, "CPU_BATCH_ROWS", 37)
     monkeypatch.setattr(grid, "GPU_BATCH_ROWS", 41)
     monkeypatch.setattr(grid, "BLOCK_BYTES", 60 * 12 * 4)
     counts = np.random.default_rng(0).integers(1, 12, 30)
-    settings = GridSettings(CLASSES, hidden=24, batch=8, max_epochs=3, plateau_patience=1, stop_patience=3)
-    compare(asked(made(3, int(counts.sum()), counts), made(4, 40)), settings, plainly)
+    settings = GridSettings(CLASSES, hidden=24, batch_size=8, max_epochs=3, plateau_patience=1, stop_patience=3)
+    compare(problem_of(examples(3, int(counts.sum()), counts), examples(4, 40)), settings, plainly)
 
 
-def test_a_layer_that_is_not_finite_kills_its_own_probes_only(manner, plainly):
-    settings = GridSettings(CLASSES, hidden=16, batch=16, max_epochs=3)
-    question = asked(made(1, 60, bad="1"), made(2, 30))
-    found = {(one.spec.layer, one.spec.learning_rate): one for one in train_grid(question, SPECS, settings)}
-    for (layer, rate), one in found.items():
+def test_a_layer_that_is_not_finite_stops_its_own_probes_only(step_mode, plainly):
+    settings = GridSettings(CLASSES, hidden=16, batch_size=16, max_epochs=3)
+    problem = problem_of(examples(1, 60, bad="1"), examples(2, 30))
+    probes = {(probe.spec.layer, probe.spec.learning_rate): probe for probe in train_grid(problem, SPECS, settings)}
+    for (layer, rate), trained in probes.items():
         if layer in ("1", "weighted-sum"):
-            assert one.history.diverged and one.best_N is None
+            assert trained.history.diverged and trained.best_N is None
             with pytest.raises(ValueError, match="never reached"):
-                probe_logits(one, question.valid)
+                probe_logits(trained, problem.valid)
         else:
-            plain = plainly(question, ProbeSpec(layer, (layer,), rate), settings)
-            np.testing.assert_allclose(one.history.losses, plain.losses, atol=1e-4)
+            plain = plainly(problem, ProbeSpec(layer, (layer,), rate), settings)
+            np.testing.assert_allclose(trained.history.losses, plain.losses, atol=1e-4)
 
 
-def test_the_grid_puts_the_number_of_threads_back():
+def test_the_grid_restores_the_number_of_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        train_grid(asked(made(1, 40), made(2, 20)), SPECS[:4], GridSettings(CLASSES, hidden=8, max_epochs=1))
+        train_grid(
+            problem_of(examples(1, 40), examples(2, 20)), SPECS[:4], GridSettings(CLASSES, hidden=8, max_epochs=1)
+        )
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
 
 
-def test_a_fault_in_a_worker_reaches_the_caller(manner):
-    def broken(logits_PRK):
+def test_an_error_in_a_worker_reaches_the_caller(step_mode):
+    def failing_score(logits_PRK):
         raise ZeroDivisionError("score")
 
-    train, valid = made(1, 40), made(2, 20)
-    question = ProbeProblem(train, valid, cross_entropy, broken)
+    train, valid = examples(1, 40), examples(2, 20)
+    problem = ProbeProblem(train, valid, cross_entropy, failing_score)
     with pytest.raises(ZeroDivisionError, match="score"):
-        train_grid(question, SPECS[:6], GridSettings(CLASSES, hidden=8, max_epochs=2))
+        train_grid(problem, SPECS[:6], GridSettings(CLASSES, hidden=8, max_epochs=2))
 
 
 def test_stopped_probes_leave_the_stack(monkeypatch):
     sizes = []
-    kept = grid.ProbeStack.keep
+    keep = grid.ProbeStack.keep
 
-    def watch(self, rows):
-        sizes.append((len(self.specs), len(rows), tuple(self.value_PN[rows].shape)))
-        kept(self, rows)
-        assert len(self.value_PN) == len(self.first_PN) == len(self.steps_P) == len(rows)
+    def record_size(self, rows):
+        sizes.append((len(self.specs), len(rows), tuple(self.params_PN[rows].shape)))
+        keep(self, rows)
+        assert len(self.params_PN) == len(self.exp_avg_PN) == len(self.steps_P) == len(rows)
 
-    monkeypatch.setattr(grid.ProbeStack, "keep", watch)
-    monkeypatch.setattr(grid, "_together", lambda device: True)
-    settings = GridSettings(CLASSES, hidden=16, batch=16, max_epochs=12, plateau_patience=1, stop_patience=2)
-    train_grid(asked(made(1, 60), made(2, 30)), SPECS[:9], settings)
+    monkeypatch.setattr(grid.ProbeStack, "keep", record_size)
+    monkeypatch.setattr(grid, "steps_batched", lambda device: True)
+    settings = GridSettings(CLASSES, hidden=16, batch_size=16, max_epochs=12, plateau_patience=1, stop_patience=2)
+    train_grid(problem_of(examples(1, 60), examples(2, 30)), SPECS[:9], settings)
     assert sizes[0][0] == 9 and sizes[-1][1] == 0
     assert len(sizes) > 1, "all stopped at once; the test shows nothing"

@@ -28,21 +28,21 @@ def test_rates_equal_torch(scores, patience, rate):
 
 @settings(deadline=None, max_examples=150)
 @given(SCORES, st.integers(1, 5))
-def test_course_stops_when_the_best_is_patience_epochs_old(scores, patience):
-    course = ProbeHistory(Plateau(1e-3, 5), patience, max_epochs=40)
+def test_history_stops_when_the_best_is_patience_epochs_old(scores, patience):
+    history = ProbeHistory(Plateau(1e-3, 5), patience, max_epochs=40)
     for score in scores:
-        if course.stopped:
+        if history.stopped:
             break
-        course.update(1.0, score)
-    seen = course.scores
-    assert course.best == max(seen) and course.best_epoch == seen.index(max(seen))
-    stale = len(seen) - 1 - seen.index(max(seen))
-    assert course.stopped == (stale >= patience or len(seen) == 40)
+        history.update(1.0, score)
+    scores = history.scores
+    assert history.best == max(scores) and history.best_epoch == scores.index(max(scores))
+    stale = len(scores) - 1 - scores.index(max(scores))
+    assert history.stopped == (stale >= patience or len(scores) == 40)
     assert stale <= patience
 
 
-def test_a_loss_that_is_not_finite_ends_the_course_and_keeps_what_it_had():
-    course = ProbeHistory(Plateau(1e-3, 5), 5, 10)
-    assert course.update(1.0, 0.4)
-    assert not course.update(math.nan, 0.9)
-    assert course.diverged and course.stopped and course.best == 0.4 and course.best_epoch == 0
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_best_epoch():
+    history = ProbeHistory(Plateau(1e-3, 5), 5, 10)
+    assert history.update(1.0, 0.4)
+    assert not history.update(math.nan, 0.9)
+    assert history.diverged and history.stopped and history.best == 0.4 and history.best_epoch == 0

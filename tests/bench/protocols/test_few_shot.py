@@ -70,7 +70,7 @@ def test_draws_differ_by_seed_and_nest_so_that_more_shots_keep_the_fewer(clouds)
     assert len({tuple(own) for own in predictions}) > 1
 
 
-def test_more_shots_come_nearer_to_the_truth(clouds):
+def test_more_shots_score_higher(clouds):
     data = clouds(spread=1.2)
     right = []
     for shots in (1, 16):

@@ -60,7 +60,7 @@ def test_it_chooses_the_readable_layer_and_predicts_as_logistic_regression_does(
         assert np.mean(np.asarray(predictions) == reference) > 0.9
 
 
-def test_no_hidden_layer_means_that_only_straight_borders_are_learned(clouds):
+def test_without_a_hidden_layer_decision_boundaries_are_linear(clouds):
     data = clouds(labels=("a", "b"), max_epochs=60)
     for name, features in data.features.items():
         draw = np.random.default_rng(len(name))

@@ -160,7 +160,7 @@ def test_windows_are_cut_from_a_clips_frames(in_time, card_only, tail, expected)
     assert by_window.frame_rate is None and by_window.truths == split.truths
 
 
-def test_a_last_window_that_lacks_only_the_frames_that_a_recordings_end_lacks_is_complete(in_time, card_only):
+def test_a_last_window_that_lacks_only_the_frames_missing_at_a_recordings_end_is_complete(in_time, card_only):
     class Short(card_only):
         def num_frames(self, samples):
             return max(1, (samples - 5) // 10)

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from carrara.bench.config import BenchConfig
-from carrara.bench.finetune.settings import FinetuneSettings
+from carrara.bench.finetune.settings import FineTuneSettings
 from carrara.bench.probes.lr_schedule import ProbeHistory
 from carrara.bench.protocols._base import ProtocolInputs
 from carrara.bench.protocols.unconstrained import PROTOCOL
@@ -129,14 +129,14 @@ def run(tones, row=None, encoder=None, seeds=(1234,), **settings):
     train, valid = (
         LabelledSplit(clips[split], truths=task_type.truths(row, clips[split])) for split in ("train", "valid")
     )
-    settings = FinetuneSettings(**FAST | settings)
+    settings = FineTuneSettings(**FAST | settings)
     encoder = encoder or small_encoder()
     assert PROTOCOL.window_spec(row, task_type, encoder.card, settings) is None, "it reads audio"
     result = PROTOCOL.run(ProtocolInputs(row, task_type, encoder, train, valid, settings, seeds))
     return result, result.predictor.predict(SplitData(clips["test"]))
 
 
-def test_a_record_says_what_was_done_and_nothing_is_left_behind(tones, tmp_path):
+def test_a_record_states_the_settings_and_no_temporary_file_remains(tones, tmp_path):
     encoder = small_encoder()
     before = copy.deepcopy(encoder.state_dict())
     config = BenchConfig(protocol="unconstrained", settings=FAST, seeds=(1, 2))
@@ -159,7 +159,7 @@ def losses_of(monkeypatch):
     return losses
 
 
-def test_a_trained_network_gets_further_than_an_almost_frozen_one(tones, monkeypatch):
+def test_fine_tuning_scores_higher_than_an_almost_frozen_network(tones, monkeypatch):
     losses = losses_of(monkeypatch)
     rates = {"learning_rate": 1e-2, "layer_decay": 1.0, "freeze_front": False, "epochs": 10}
     run(tones, encoder_learning_rate=1e-2, **rates)
@@ -195,7 +195,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("aggregate", ["embedding", "logit"])
-def test_a_run_that_was_killed_ends_as_one_that_was_not(tones, tmp_path, monkeypatch, aggregate):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tones, tmp_path, monkeypatch, aggregate):
     losses = losses_of(monkeypatch)
     row = task(window_seconds=0.5, aggregate=aggregate, max_epochs=4)
     # With dropout in the encoder, so that the random draws of a step must be the same too.
@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_is_named(tones, tmp_path):
     run(tones, epochs=1)
     (path,) = (tmp_path / "home" / "finetune").glob("*/last.pt")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(StoreError, match=r"last\.pt: cannot be gone on from .*remove it"):
+    with pytest.raises(StoreError, match=r"last\.pt: cannot be resumed from .*remove it"):
         run(tones, epochs=1)
 
 
@@ -276,7 +276,7 @@ def test_a_task_that_no_probe_can_learn_is_refused(tones):
         run(tones, stems)
 
 
-def test_an_undecodable_clip_leaves_the_task_with_partial_as_under_every_protocol(tones, tmp_path):
+def test_an_undecodable_clip_is_excluded_with_partial(tones, tmp_path):
     (tmp_path / "tones").mkdir()
     for path in tones.folder.glob("*.wav"):
         (tmp_path / "tones" / path.name).write_bytes(path.read_bytes())

@@ -120,7 +120,7 @@ def test_it_parses_and_holds_every_system_and_score(full):
     assert "scope" in {name for _, name, _ in page.attributes}
 
 
-def test_it_fetches_and_runs_nothing(full):
+def test_the_page_loads_and_runs_nothing_external(full):
     page = Page(full)
     assert "://" not in full
     assert "script" not in page.tags
@@ -148,7 +148,7 @@ def test_hostile_names_are_text():
     assert any(HOSTILE in words for words in page.words)
 
 
-def test_little_is_enough():
+def test_reports_of_one_record_and_of_none_are_rendered():
     Page(render_report([RECORDS[0]]))
     page = render_report([])
     Page(page)
@@ -156,7 +156,7 @@ def test_little_is_enough():
     Page(render_report(RECORDS, metrics=[{"step": 1, "loss": 2.0}]))
 
 
-def test_it_is_written_whole_or_not_at_all(tmp_path):
+def test_an_unwritable_report_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
         write_report(tmp_path / "file" / "report.html", RECORDS)

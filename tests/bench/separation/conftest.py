@@ -1,4 +1,4 @@
-"""Toy songs of a low tone and a high hiss, in stereo, and an encoder that hears band levels."""
+"""Toy songs of a low tone and a high hiss, in stereo, and an encoder of band levels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from carrara.data._base import Dataset
 from carrara.encoders._base import Card, Encoder
 
 RATE = 44_100
-SIDES = ("train", "train", "train", "train", "valid", "valid", "test", "test", "test")
+SPLITS = ("train", "train", "train", "train", "valid", "valid", "test", "test", "test")
 
 
 class Levels(Encoder):
@@ -56,14 +56,14 @@ class Toys(Dataset):
 
     def index(self, root):
         labels = {"tone": "tone.wav", "hiss": "hiss.wav"}
-        return [Clip(f"song-{n}", root / f"{n}" / "mixture.wav", labels=labels) for n in range(len(SIDES))]
+        return [Clip(f"song-{n}", root / f"{n}" / "mixture.wav", labels=labels) for n in range(len(SPLITS))]
 
     def splits(self, root):
-        return {"all": {clip.id: side for clip, side in zip(self.index(root), SIDES)}}
+        return {"all": {clip.id: split for clip, split in zip(self.index(root), SPLITS)}}
 
 
 def toy_song(number, seconds):
-    """Return tone and hiss: the tone left of the middle, the hiss right, each on and off on a clock of its own."""
+    """Return tone and hiss: the tone left of the middle, the hiss right, each on and off at its own rate."""
     rng = np.random.default_rng(number)
     time = np.arange(round(seconds * RATE)) / RATE
     on = (np.sin(2 * np.pi * time * rng.uniform(1, 2)) > -0.3).astype(np.float64)
@@ -76,7 +76,7 @@ def toy_song(number, seconds):
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
-    for number in range(len(SIDES)):
+    for number in range(len(SPLITS)):
         tone, hiss = toy_song(number, 1.3 + 0.1 * number)
         (folder / f"{number}").mkdir()
         for name, samples in {"mixture": tone + hiss, "tone": tone, "hiss": hiss}.items():
@@ -111,7 +111,7 @@ def levels():
 
 
 @pytest.fixture
-def sides(toys):
-    """Return the toy clips of each side."""
+def splits(toys):
+    """Return the toy clips of each split."""
     clips = toys.clips(toys.folder, "all")
-    return {side: [clip for clip in clips if clip.split == side] for side in ("train", "valid", "test")}
+    return {split: [clip for clip in clips if clip.split == split] for split in ("train", "valid", "test")}

@@ -74,11 +74,11 @@ def small_shelf(twin, monkeypatch):
 
 def rewritten(folder, **changes):
     """Change a folder's config; a key of two parts is one inside w2v2_config."""
-    told = json.loads((folder / "config.json").read_text())
+    stated = json.loads((folder / "config.json").read_text())
     for key, value in changes.items():
-        (told["w2v2_config"] if key in told["w2v2_config"] else told)[key] = value
-    (folder / "config.json").write_text(json.dumps(told))
-    return told
+        (stated["w2v2_config"] if key in stated["w2v2_config"] else stated)[key] = value
+    (folder / "config.json").write_text(json.dumps(stated))
+    return stated
 
 
 @pytest.fixture
@@ -88,15 +88,15 @@ def same(twin, noise):
     def check(encoder):
         samples_BT = torch.cat([noise(0.5, seed) for seed in (1, 2)])
         with torch.inference_mode():
-            found, wanted = encoder.eval()(samples_BT), twin.rows(twin.table, samples_BT)
-        for row, (mine, other) in enumerate(zip(found.unbind(1), wanted, strict=True)):
+            actual, expected = encoder.eval()(samples_BT), twin.rows(twin.table, samples_BT)
+        for row, (mine, other) in enumerate(zip(actual.unbind(1), expected, strict=True)):
             scale = float(other.abs().mean())
             torch.testing.assert_close(mine / scale, other / scale, atol=1e-4, rtol=1e-4, msg=f"row {row}")
 
     return check
 
 
-def test_a_folder_gives_the_reference_rows_with_its_own_statistics(folder, twin, same):
+def test_a_folder_gives_the_reference_layers_with_its_own_statistics(folder, twin, same):
     encoder = load(folder)
     same(encoder)
     assert float(encoder.mel_mean) == twin.statistics["melspec_2048_mean"]
@@ -126,8 +126,8 @@ def test_an_official_folder_or_file_can_be_imported(folder, small_shelf, same, t
 
 def test_a_file_without_its_config_has_the_published_statistics(folder):
     (folder / "config.json").unlink()
-    found = ENCODER.load_official("muq", folder / "model.safetensors")
-    assert float(found["mel_mean"]) == pytest.approx(6.768445) and float(found["mel_deviation"]) == pytest.approx(
+    actual = ENCODER.load_official("muq", folder / "model.safetensors")
+    assert float(actual["mel_mean"]) == pytest.approx(6.768445) and float(actual["mel_deviation"]) == pytest.approx(
         18.41792
     )
 
@@ -177,7 +177,7 @@ def test_a_network_of_another_kind_is_refused(folder, key, value):
 
 
 def test_a_config_of_another_size_than_the_variants_is_refused(folder):
-    with pytest.raises(WeightsError, match="not muq: its channels is 4 where muq has 512"):
+    with pytest.raises(WeightsError, match="not muq: its dim is 128 where muq has 1024"):
         ENCODER.load_official("muq", folder)
 
 
@@ -194,9 +194,9 @@ def test_a_config_of_another_size_than_the_variants_is_refused(folder):
     ],
 )
 def test_a_config_that_does_not_fit_is_named(folder, changes, kind, message):
-    told = rewritten(folder, **changes)
+    stated = rewritten(folder, **changes)
     with pytest.raises(kind, match=message):
-        load_muq_folder(folder, told, "small")
+        load_muq_folder(folder, stated, "small")
 
 
 def test_a_folder_without_weights_or_with_cut_ones_is_refused(folder, twin):

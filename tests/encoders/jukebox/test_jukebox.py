@@ -150,18 +150,18 @@ class TestAgainstNumpy:
     def test_each_layer_is_dense_attention_under_its_mask(self, small, tables, loaded, layer, count):
         tokens_N = torch.randint(small.settings.codebook_size, (count,), generator=torch.Generator().manual_seed(1))
         expected = prior_by_numpy(tables[1], tokens_N.numpy(), small.settings)[layer - 1]
-        found = loaded(layer=layer).prior(tokens_N[None])[0]
-        torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
+        actual = loaded(layer=layer).prior(tokens_N[None])[0]
+        torch.testing.assert_close(actual, torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
 
-    def test_from_sound_to_the_mean(self, small, tables, loaded):
+    def test_features_are_the_mean_of_the_tokens_activations(self, small, tables, loaded):
         settings, samples_T = small.settings, 0.1 * noise(WINDOW)
         tokens_N = codec_by_numpy(tables[0], samples_T / samples_T.abs().max(), settings.codec_depth)
         expected = prior_by_numpy(tables[1], tokens_N, settings)[settings.layer - 1].mean(axis=0)
-        found = loaded()(samples_T[None])
-        assert found.shape == (1, 1, 1, settings.dim)
-        torch.testing.assert_close(found[0, 0, 0], torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
+        actual = loaded()(samples_T[None])
+        assert actual.shape == (1, 1, 1, settings.dim)
+        torch.testing.assert_close(actual[0, 0, 0], torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-5)
 
-    def test_halves_as_published_lose_nothing(self, loaded):
+    def test_published_half_precision_weights_lose_nothing(self, loaded):
         """The file's matrices are halves, and multiplied in float32 like JukeMIR's, however they are kept."""
         clip_BT = noise(WINDOW)[None]
         kept = loaded(dtype="float16")
@@ -171,7 +171,7 @@ class TestAgainstNumpy:
         assert halves == {"weight_IO"}
         torch.testing.assert_close(kept(clip_BT), loaded(dtype="float32")(clip_BT), atol=1e-6, rtol=1e-6)
 
-    def test_half_kinds_and_autocast_come_near(self, loaded):
+    def test_half_precision_and_autocast_are_near_single_precision(self, loaded):
         clip_BT = noise(WINDOW)[None]
         exact = loaded()(clip_BT).flatten()
         rough = loaded(dtype="bfloat16")(clip_BT).flatten()
@@ -213,10 +213,10 @@ class TestPieces:
             (61 * SECOND - 1, [1, 1]),
         ],
     )
-    def test_each_has_the_nearest_size(self, samples, sizes):
-        found = split_pieces(torch.ones(samples), self.PIECE, self.WINDOW)
-        assert [len(piece) for piece in found] == [self.WINDOW // size for size in sizes]
-        assert found[0].sum() == min(samples, len(found[0]))
+    def test_each_piece_has_the_nearest_number_of_tokens(self, samples, sizes):
+        actual = split_pieces(torch.ones(samples), self.PIECE, self.WINDOW)
+        assert [len(piece) for piece in actual] == [self.WINDOW // size for size in sizes]
+        assert actual[0].sum() == min(samples, len(actual[0]))
 
     def test_the_mean_of_the_pieces_is_the_clip(self, loaded):
         encoder, piece = loaded(piece_seconds=0.25), 11_025
@@ -225,20 +225,20 @@ class TestPieces:
         alone = torch.cat([encoder(part[None]) for part in clip_T.split(piece)]).mean(dim=0)
         torch.testing.assert_close(encoder(clip_T[None])[0], alone, atol=1e-6, rtol=1e-6)
 
-    def test_however_long_the_clip_one_piece_is_at_work(self, loaded):
+    def test_a_long_clip_is_encoded_one_piece_at_a_time(self, loaded):
         encoder, seen = loaded(piece_seconds=0.25), []
         encoder.prior.register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
         encoder(noise(20 * 11_025)[None])
         assert seen == [(1, 64)] * 20
 
-    def test_a_batch_of_unequal_clips_gives_what_each_alone_gives(self, loaded):
+    def test_unequal_clips_have_the_same_features_in_a_batch_as_alone(self, loaded):
         encoder, clips = loaded(), [noise(length, seed) for seed, length in enumerate((9000, 4000, 300))]
         batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=7.0)
         together = encoder(batch, torch.tensor([len(clip) for clip in clips]))
         assert torch.equal(together, torch.cat([encoder(clip[None]) for clip in clips]))
         assert not torch.equal(together[0], together[1])
 
-    def test_loudness_means_nothing(self, loaded):
+    def test_features_do_not_depend_on_loudness(self, loaded):
         clip_BT = noise(WINDOW)[None]
         assert torch.equal(loaded()(clip_BT), loaded()(0.125 * clip_BT))
 
@@ -284,6 +284,6 @@ class TestShelf:
             ({"dtype": "int8"}, "dtype"),
         ],
     )
-    def test_settings_that_do_not_fit(self, change, message):
+    def test_invalid_settings_are_refused(self, change, message):
         with pytest.raises(UsageError, match=message):
             replace(JukeboxSettings(), change)

@@ -20,8 +20,8 @@ BLOCK_5 = "prior.transformer._attn_mods.5.mlp.c_fc.w"
 
 
 @pytest.fixture
-def shelf(small, monkeypatch):
-    """The shelf's Jukebox with the small settings."""
+def small_registry(small, monkeypatch):
+    """Register Jukebox with the small settings."""
     settings = small.settings.model_copy(update={"dtype": "float16"})
     card = jukebox.ENCODER.update_card(jukebox.ENCODER.variants[NAME][0], settings)
     monkeypatch.setitem(jukebox.ENCODER.variants, NAME, (card, settings))
@@ -40,20 +40,20 @@ def folder(small, tables, tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
-def test_every_spelling_gives_the_same_encoder(small, shelf, tables, tmp_path, zipped, prefix):
+def test_every_spelling_gives_the_same_encoder(small, small_registry, tables, tmp_path, zipped, prefix):
     small.write(tmp_path, *tables, zipped, prefix)
-    found = [
+    actual = [
         convert_official(NAME, path).state_dict() for path in (tmp_path, tmp_path / PRIOR_FILE, tmp_path / CODEC_FILE)
     ]
     matrix = tables[1]["prior.transformer._attn_mods.3.attn.c_attn.w"]
-    for tensors in found:
-        assert tensors.keys() == found[0].keys()
+    for tensors in actual:
+        assert tensors.keys() == actual[0].keys()
         assert torch.equal(tensors["prior.blocks.3.attention.query_key_value.weight_IO"], matrix)
         assert torch.equal(tensors["codec.codes_KD"], tables[0]["bottleneck.level_blocks.2.k"])
         assert not any(name.startswith("prior.blocks.4") for name in tensors)
 
 
-def test_an_imported_encoder_loads_again(shelf, folder, tmp_path):
+def test_an_imported_encoder_loads_again(small_registry, folder, tmp_path):
     encoder = convert_official(NAME, folder).eval()
     save_pretrained(encoder, tmp_path / "saved")
     again = load(tmp_path / "saved")
@@ -106,27 +106,27 @@ class TestOtherFiles:
             (lambda table: table.update({"prior.x_emb.weight": torch.ones(3, 4)}), "prior.tokens.weight: (3, 4) where"),
         ],
     )
-    def test_a_prior_that_does_not_fit(self, small, shelf, tables, tmp_path, change, message):
+    def test_a_prior_that_does_not_fit_is_refused(self, small, small_registry, tables, tmp_path, change, message):
         change(tables[1])
         with pytest.raises(WeightsError, match=re.escape(message)):
             convert_official(NAME, small.write(tmp_path, *tables))
 
-    def test_a_codec_that_does_not_fit(self, small, shelf, tables, tmp_path):
+    def test_a_codec_that_does_not_fit_is_refused(self, small, small_registry, tables, tmp_path):
         tables[0]["encoders.2.level_blocks.0.model.9.bias"] = torch.ones(1)
         with pytest.raises(WeightsError, match=r"codec\.levels\.0\.9\.bias"):
             convert_official(NAME, small.write(tmp_path, *tables))
 
-    def test_too_few_blocks(self, small, shelf, tmp_path):
+    def test_a_prior_with_too_few_blocks_is_refused(self, small, small_registry, tmp_path):
         with pytest.raises(WeightsError, match=r"12 missing \(prior\.blocks\.3\."):
             convert_official(NAME, small.write(tmp_path, small.codec_table(), small.prior_table(3)))
 
     @pytest.mark.parametrize("gone", [CODEC_FILE, PRIOR_FILE])
-    def test_one_without_the_other(self, shelf, folder, gone):
+    def test_a_prior_without_the_codec_or_the_reverse_is_refused(self, small_registry, folder, gone):
         (folder / gone).unlink()
         with pytest.raises(WeightsError, match=f"{gone} is not there"):
             convert_official(NAME, folder)
 
-    def test_each_in_the_place_of_the_other(self, small, shelf, tables, tmp_path):
+    def test_swapped_prior_and_codec_are_refused(self, small, small_registry, tables, tmp_path):
         small.write(tmp_path, tables[1], tables[1])
         with pytest.raises(WeightsError, match=f"is not Jukebox's VQ-VAE; give {CODEC_FILE}"):
             convert_official(NAME, tmp_path)
@@ -134,7 +134,7 @@ class TestOtherFiles:
         with pytest.raises(WeightsError, match=f"is not Jukebox's prior; give {PRIOR_FILE}"):
             convert_official(NAME, tmp_path)
 
-    def test_another_checkpoint(self, shelf, folder):
+    def test_a_checkpoint_of_another_model_is_refused(self, small_registry, folder):
         torch.save({"state_dict": {}}, folder / PRIOR_FILE)
         with pytest.raises(WeightsError, match="has no table 'model'"):
             convert_official(NAME, folder)
@@ -149,14 +149,14 @@ class TestOtherFiles:
             (bytes(600), "is no torch checkpoint"),
         ],
     )
-    def test_no_checkpoint_at_all(self, shelf, folder, content, message):
+    def test_a_file_that_is_no_checkpoint_is_refused(self, small_registry, folder, content, message):
         (folder / PRIOR_FILE).write_bytes(content)
         with pytest.raises(WeightsError, match=message):
             convert_official(NAME, folder)
 
     @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
     @pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
-    def test_cut_short(self, small, shelf, tables, tmp_path, zipped, kept):
+    def test_a_checkpoint_cut_short_is_refused(self, small, small_registry, tables, tmp_path, zipped, kept):
         path = small.write(tmp_path, *tables, zipped) / PRIOR_FILE
         path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
         with pytest.raises(WeightsError, match="cut short|not whole") as caught:
@@ -185,18 +185,18 @@ class TestOlderKind:
         kinds = (torch.half, torch.bfloat16, torch.double, torch.uint8, torch.int8, torch.int16, torch.int32)
         content = {str(kind): base.to(kind) for kind in (*kinds, torch.int64, torch.bool)}
         content |= {"turned": base.T, "part": base[1:, 2:4], "one": torch.tensor(7), "none": torch.empty(0)}
-        found = self.save({"model": content}, tmp_path / "file.pt")["model"]
+        actual = self.save({"model": content}, tmp_path / "file.pt")["model"]
         expected = torch.load(tmp_path / "file.pt", weights_only=True)["model"]
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for name, tensor in expected.items():
-            assert found[name].dtype == tensor.dtype
-            assert torch.equal(found[name].clone(), tensor), name
+            assert actual[name].dtype == tensor.dtype
+            assert torch.equal(actual[name].clone(), tensor), name
 
     def test_nothing_in_it_is_run(self, tmp_path):
-        found = self.save({"model": {"a": torch.ones(2)}, "opt": Trap(tmp_path / "made")}, tmp_path / "file.pt")
-        assert found["model"]["a"].sum() == 2
+        actual = self.save({"model": {"a": torch.ones(2)}, "opt": Trap(tmp_path / "made")}, tmp_path / "file.pt")
+        assert actual["model"]["a"].sum() == 2
         assert not (tmp_path / "made").exists()
 
-    def test_an_unknown_kind_of_numbers(self, tmp_path):
+    def test_an_unknown_dtype_is_refused(self, tmp_path):
         with pytest.raises(WeightsError, match="QInt8Storage"):
             self.save({"model": {"a": torch.quantize_per_tensor(torch.ones(2), 1, 0, torch.qint8)}}, tmp_path / "x.pt")

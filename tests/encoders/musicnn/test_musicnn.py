@@ -117,25 +117,27 @@ def variables(name):
         shapes = {f"conv2d{f'_{i}' if i else ''}": shape for i, shape in enumerate(kernels)}
         shapes |= {"dense": (pooled, dense), "dense_1": (dense, 50)}
         norms = [1, 204, 204, 51, 51, 51, middle, middle, middle, pooled, dense]
-    draw, found = RNG(1), {"beta1_power": np.float32(0.9), "beta2_power": np.float32(0.999)}
+    draw, tensors = RNG(1), {"beta1_power": np.float32(0.9), "beta2_power": np.float32(0.999)}
     for layer, shape in shapes.items():
-        found[f"{layer}/kernel"] = draw.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
-        found[f"{layer}/bias"] = 0.1 * draw.standard_normal(shape[-1])
+        tensors[f"{layer}/kernel"] = draw.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
+        tensors[f"{layer}/bias"] = 0.1 * draw.standard_normal(shape[-1])
     for i, size in enumerate(norms):
         for part in ("gamma", "beta", "moving_mean", "moving_variance"):
             values = draw.standard_normal(size)
-            found[f"batch_normalization{f'_{i}' if i else ''}/{part}"] = abs(values) + 0.5 if "var" in part else values
-    found["dense/bias/Adam"] = found["dense/bias/Adam_1"] = np.ones(2)
-    return {name: np.asarray(value, np.float32) for name, value in found.items()}
+            tensors[f"batch_normalization{f'_{i}' if i else ''}/{part}"] = (
+                abs(values) + 0.5 if "var" in part else values
+            )
+    tensors["dense/bias/Adam"] = tensors["dense/bias/Adam_1"] = np.ones(2)
+    return {name: np.asarray(value, np.float32) for name, value in tensors.items()}
 
 
 @pytest.fixture(scope="module", params=FOLDERS | BIG)
 def published(request, tmp_path_factory, write_checkpoint):
     """A variant's name, its variables, and the folder above its checkpoint."""
     root = tmp_path_factory.mktemp("repository")
-    found = variables(request.param)
-    write_checkpoint(f"{root}/musicnn/{(FOLDERS | BIG)[request.param]}/", found)
-    return request.param, found, root
+    actual = variables(request.param)
+    write_checkpoint(f"{root}/musicnn/{(FOLDERS | BIG)[request.param]}/", actual)
+    return request.param, actual, root
 
 
 def test_features_and_tags_are_those_of_the_spec(published):
@@ -146,15 +148,15 @@ def test_features_and_tags_are_those_of_the_spec(published):
     windows = mel[: len(mel) // 187 * 187].reshape(-1, 187, 96)
     body = (lambda mel: numpy_vgg(v, mel, VGG_POOLS[name])) if "vgg" in name else (lambda mel: numpy_musicnn(v, mel))
     features, logits = zip(*map(body, windows))
-    found = ours(torch.from_numpy(samples)[None])
-    assert found.shape == (1, 1, 1, ours.card.dim)
-    np.testing.assert_allclose(found.flatten(), np.mean(features, axis=0), atol=1e-4, rtol=1e-5)
+    actual = ours(torch.from_numpy(samples)[None])
+    assert actual.shape == (1, 1, 1, ours.card.dim)
+    np.testing.assert_allclose(actual.flatten(), np.mean(features, axis=0), atol=1e-4, rtol=1e-5)
     tags = ours.predict_tags(torch.from_numpy(samples)[None])
     np.testing.assert_allclose(tags[0], np.mean(1 / (1 + np.exp(-np.array(logits))), axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 700, 186 * 256 - 1])
-def test_a_clip_shorter_than_a_window_is_filled_up_with_frames_of_silence(samples):
+def test_a_clip_shorter_than_a_window_is_padded_with_silent_frames(samples):
     clip = sound(3)[:samples]
     (window,) = encoder("musicnn-mtt").windows(torch.from_numpy(clip)).numpy()
     reflected = clip[:1].repeat(2000) if samples == 1 else clip  # librosa refuses to reflect one sample
@@ -170,7 +172,7 @@ def test_what_remains_after_the_last_window_is_dropped(samples, count):
     np.testing.assert_allclose(windows.flatten(0, 1), log_mel(clip)[: 187 * count], atol=1e-4)
 
 
-def test_loud_sound_is_cut_off_where_half_precision_overflows():
+def test_loud_audio_is_clamped_where_half_precision_overflows():
     tone = np.sin(2 * np.pi * 440 * np.arange(48_000) / 16_000).astype(np.float32)
     with np.errstate(over="ignore"):
         theirs = np.log10(10_000 * ((10 ** log_mel(tone)[:187] - 1) / 10_000).astype(np.float16) + 1)
@@ -180,7 +182,7 @@ def test_loud_sound_is_cut_off_where_half_precision_overflows():
     np.testing.assert_allclose(window[~np.isinf(theirs)], theirs[~np.isinf(theirs)], atol=4e-3)
 
 
-def test_ten_minutes_go_through_a_few_windows_at_a_time(monkeypatch):
+def test_ten_minutes_are_encoded_a_few_windows_at_a_time(monkeypatch):
     ours, sizes = encoder("musicnn-mtt"), []
 
     def stand_in(mel_NFM):
@@ -230,7 +232,7 @@ def test_sizes_are_those_of_the_spec(name):
     assert len(set(ours.tag_names)) == 50
 
 
-def test_a_saved_encoder_comes_back(tmp_path):
+def test_a_saved_encoder_loads_unchanged(tmp_path):
     ours, samples = encoder("musicnn-msd-vgg"), torch.from_numpy(sound(1))[None]
     save_pretrained(ours, tmp_path / "saved")
     assert torch.equal(load(tmp_path / "saved")(samples), ours(samples))
@@ -267,7 +269,7 @@ def clip():
 
 
 @pytest.mark.parametrize("name, folder", {**FOLDERS, "musicnn-msd": "MSD_musicnn"}.items())
-def test_real_weights_answer_as_the_original_graph(real, clip, name, folder):
+def test_real_weights_give_the_outputs_of_the_original_graph(real, clip, name, folder):
     ours, expected = encoder(name, ENCODER.load_official(name, real)), json.loads(REFERENCE.read_text())[folder]
     np.testing.assert_allclose(ours.predict_tags(clip)[0], expected["tags"], atol=2e-6)
     features = ours(clip).flatten()[:: expected["every"]]

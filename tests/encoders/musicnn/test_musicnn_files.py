@@ -16,13 +16,13 @@ def vgg(seed=0):
     """Random weights by the official names and shapes."""
     draw = np.random.default_rng(seed)
     shapes = {f"{i}CNN": (3, 3, 1 if i == 1 else 128, 128) for i in range(1, 6)} | {"dense": (256, 50)}
-    found = {f"{layer}/kernel": draw.standard_normal(shape) for layer, shape in shapes.items()}
-    found |= {f"{layer}/bias": draw.standard_normal(shape[-1]) for layer, shape in shapes.items()}
+    tensors = {f"{layer}/kernel": draw.standard_normal(shape) for layer, shape in shapes.items()}
+    tensors |= {f"{layer}/bias": draw.standard_normal(shape[-1]) for layer, shape in shapes.items()}
     for i in range(6):
         layer = f"batch_normalization_{i}" if i else "batch_normalization"
         for part in ("gamma", "beta", "moving_mean", "moving_variance"):
-            found[f"{layer}/{part}"] = draw.uniform(0.5, 1, 128 if i else 1)
-    return {name: value.astype(np.float32) for name, value in found.items()}
+            tensors[f"{layer}/{part}"] = draw.uniform(0.5, 1, 128 if i else 1)
+    return {name: value.astype(np.float32) for name, value in tensors.items()}
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def read(path, name="musicnn-mtt-vgg"):
 @pytest.mark.parametrize("given", [
     "", "musicnn", "musicnn/MTT_vgg", "musicnn/MTT_vgg/.index", "musicnn/MTT_vgg/" + DATA,
 ])  # fmt: skip
-def test_a_checkpoint_is_found_by_any_of_its_places(repository, given):
-    found = read(repository / given)
-    np.testing.assert_array_equal(found["network.blocks.2.conv.weight"], vgg()["3CNN/kernel"].transpose(3, 2, 0, 1))
-    np.testing.assert_array_equal(found["network.tags.weight"], vgg()["dense/kernel"].T)
+def test_a_checkpoint_is_found_from_any_of_its_paths(repository, given):
+    actual = read(repository / given)
+    np.testing.assert_array_equal(actual["network.blocks.2.conv.weight"], vgg()["3CNN/kernel"].transpose(3, 2, 0, 1))
+    np.testing.assert_array_equal(actual["network.tags.weight"], vgg()["dense/kernel"].T)
 
 
 def test_a_checkpoint_by_another_name_is_found_too(tmp_path, write_checkpoint):
@@ -66,7 +66,7 @@ def test_the_wheel_is_read_without_unpacking(repository):
 
 
 @pytest.mark.parametrize("packing", [packed, lambda root: root])
-def test_a_checkpoint_that_is_not_there_is_named_with_where_it_is(repository, packing):
+def test_a_missing_checkpoint_is_named_with_its_source(repository, packing):
     with pytest.raises(WeightsError, match="holds no MSD_musicnn_big; .* is at github.com/jordipons/musicnn"):
         read(packing(repository), "musicnn-msd-big")
 
@@ -77,17 +77,17 @@ def test_a_folder_of_another_variant_of_the_same_shape_is_refused(repository):
             read(repository / given, "musicnn-msd-vgg")
 
 
-@pytest.mark.parametrize("change, words", [
+@pytest.mark.parametrize("change, message", [
     ({"6CNN/bias": np.ones(3, np.float32)}, "1 unknown \\(6CNN/bias"),
     ({"dense/slope": np.ones(3, np.float32)}, "1 unknown \\(dense/slope"),
     ({"2CNN/kernel": None}, "1 missing \\(network.blocks.1.conv.weight"),
     ({"2CNN/kernel": np.ones((3, 3, 64, 128), np.float32)}, "\\(128, 64, 3, 3\\) where \\(128, 128, 3, 3\\)"),
     ({"dense/kernel": np.ones(50, np.float32)}, "1 of another shape"),
 ])  # fmt: skip
-def test_other_networks_are_refused(tmp_path, write_checkpoint, change, words):
+def test_other_networks_are_refused(tmp_path, write_checkpoint, change, message):
     tensors = {name: value for name, value in (vgg() | change).items() if value is not None}
     write_checkpoint(f"{tmp_path}/MTT_vgg/", tensors)
-    with pytest.raises(WeightsError, match=f"MTT_vgg.*not the weights of this network: .*{words}"):
+    with pytest.raises(WeightsError, match=f"MTT_vgg.*not the weights of this network: .*{message}"):
         read(tmp_path)
 
 
@@ -97,15 +97,15 @@ def test_the_vggs_files_are_no_musicnn(repository):
         read(repository, "musicnn-mtt")
 
 
-@pytest.mark.parametrize("content, words", [
+@pytest.mark.parametrize("content, message", [
     (b"", "is empty"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 95817164\n", "Git LFS pointer"),
     (b"<!doctype html><html></html>", "web page"),
 ])  # fmt: skip
 @pytest.mark.parametrize("end", [".index", DATA])
-def test_what_is_no_weights_is_called_by_its_name(repository, end, content, words):
+def test_a_file_without_weights_is_refused_by_its_kind(repository, end, content, message):
     (repository / "musicnn" / "MTT_vgg" / end).write_bytes(content)
-    with pytest.raises(WeightsError, match=words) as caught:
+    with pytest.raises(WeightsError, match=message) as caught:
         read(repository)
     assert str(caught.value).startswith(str(repository / "musicnn" / "MTT_vgg" / end))
 

@@ -49,7 +49,7 @@ def test_masking():
     assert mask_checksum(1) == 0xA284EAD8
 
 
-def test_every_tensor_comes_back(written):
+def test_every_tensor_is_read_as_written(written):
     tensors = read(written)
     assert set(tensors) == set(arrays())
     for name, array in arrays().items():
@@ -62,7 +62,7 @@ def test_only_what_is_selected_is_read(tmp_path, write_checkpoint):
     assert set(read(tmp_path / "model", lambda name: name.startswith("conv2d/"))) == {"conv2d/kernel", "conv2d/bias"}
 
 
-@pytest.mark.parametrize("options, words", [
+@pytest.mark.parametrize("options, message", [
     ({"compression": 1}, "snappy"),
     ({"compression": 2}, "zstd"),
     ({"compression": 7}, "kind 7"),
@@ -70,13 +70,13 @@ def test_only_what_is_selected_is_read(tmp_path, write_checkpoint):
     ({"extra": bytes([7 << 3 | 2, 0])}, "not one whole float32"),
     ({"extra": bytes([3 << 3, 1])}, "not one whole float32"),
 ])  # fmt: skip
-def test_what_is_not_read_is_named(tmp_path, write_checkpoint, options, words):
+def test_an_unsupported_tensor_is_named(tmp_path, write_checkpoint, options, message):
     write_checkpoint(tmp_path / "model", arrays(), **options)
-    with pytest.raises(WeightsError, match=f"^this file: .*{words}"):
+    with pytest.raises(WeightsError, match=f"^this file: .*{message}"):
         read(tmp_path / "model")
 
 
-def test_another_kind_of_number_is_named(tmp_path, write_checkpoint):
+def test_an_unsupported_dtype_is_named(tmp_path, write_checkpoint):
     write_checkpoint(tmp_path / "model", arrays() | {"step": np.array(7)})
     with pytest.raises(WeightsError, match="'step' is not one whole float32"):
         read(tmp_path / "model")

@@ -142,7 +142,9 @@ def fairseq_names():
 def write_fairseq(monkeypatch):
     """Return a writer of training checkpoints whose objects belong to modules that are gone when they are read."""
 
-    def write(path, state, kind="post", layers=2, depth=3, books=(), extra=None, zipped=True, cfg=None, args=None):
+    def write(
+        path, state, kind="post", layers=2, depth=3, dictionaries=(), extra=None, zipped=True, cfg=None, args=None
+    ):
         names = _names(layers, kind, depth)
         content = {
             "args": _Settings(arch="mert", layers=layers, **(args or {})),
@@ -150,7 +152,7 @@ def write_fairseq(monkeypatch):
             "model": {**{names[name]: tensor for name, tensor in state.items()}, **(extra or {})},
             "criterion": None,
             "optimizer_history": [{"criterion_name": "HubertCriterion", "num_updates": 400_000}],
-            "task_state": {"dictionaries": [_Dictionary(codes) for codes in books]},
+            "task_state": {"dictionaries": [_Dictionary(codes) for codes in dictionaries]},
             "extra_state": {"epoch": 3},
             "last_optimizer_state": {"state": {0: {"exp_avg": torch.zeros(3)}}},
         }

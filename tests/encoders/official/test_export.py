@@ -75,7 +75,7 @@ def test_its_feature_extractor_standardises_as_the_encoder_does(tmp_path, encode
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_there_and_back_the_weights_are_the_same_bits(tmp_path, encoder, kind):
+def test_exported_and_reread_weights_are_bit_equal(tmp_path, encoder, kind):
     ours = encoder(kind)
     for form in ("transformers", "carrara"):
         export_encoder(ours, form, tmp_path / form)
@@ -90,14 +90,14 @@ def test_there_and_back_the_weights_are_the_same_bits(tmp_path, encoder, kind):
     assert load(tmp_path / "carrara").settings == ours.settings
 
 
-def test_heads_go_along_with_carraras_own_folder(tmp_path, encoder):
+def test_heads_are_exported_to_carraras_own_format(tmp_path, encoder):
     save_pretrained(encoder(), tmp_path / "mine")
     save_tensors({"final_proj.bias": torch.ones(3)}, tmp_path / "mine" / "heads.safetensors")
     export_encoder(load(tmp_path / "mine"), "carrara", tmp_path / "given", source=tmp_path / "mine")
     assert read_heads(tmp_path / "given")["final_proj.bias"].tolist() == [1, 1, 1]
 
 
-def test_a_former_encoders_heads_do_not_stay(tmp_path, encoder):
+def test_heads_of_a_previous_encoder_are_removed(tmp_path, encoder):
     for form in ("carrara", "transformers"):
         save_pretrained(encoder(), tmp_path, heads={"final_proj.bias": torch.ones(3)})
         assert read_heads(tmp_path)["final_proj.bias"].tolist() == [1, 1, 1]
@@ -143,7 +143,7 @@ def test_what_onnx_does_not_hold_is_reported_before_anything_is_written(tmp_path
 
 
 @pytest.mark.parametrize("stage", ["torch.onnx.export", "onnxruntime.InferenceSession"])
-def test_what_the_exporter_and_the_runtime_say_becomes_one_line(tmp_path, monkeypatch, capfd, caplog, stage):
+def test_errors_of_the_onnx_exporter_and_runtime_become_one_line(tmp_path, monkeypatch, capfd, caplog, stage):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
 

@@ -59,7 +59,7 @@ def test_the_published_networks_have_a_name_for_every_tensor(fairseq_names, name
 @pytest.mark.parametrize("spelling", ["new", "folded", "fine-tuned"])
 def test_other_spellings(tmp_path, twin, changes, write_fairseq, spelling):
     model = twin()
-    whole = torch.load(write_fairseq(tmp_path / "x.pt", model.state_dict(), books=()), weights_only=False,
+    whole = torch.load(write_fairseq(tmp_path / "x.pt", model.state_dict(), dictionaries=()), weights_only=False,
                        pickle_module=_any_class())["model"]  # fmt: skip
     prefix = "encoder.pos_conv.0"
     gain, direction = whole.pop(f"{prefix}.weight_g"), whole.pop(f"{prefix}.weight_v")
@@ -105,7 +105,7 @@ def test_heads_are_kept_and_fixed_kernels_are_not(tmp_path, twin, write_fairseq)
     path = write_fairseq(
         tmp_path / "x.pt",
         twin().state_dict(),
-        books=([2, 0, 1], [0, 1, 2]),
+        dictionaries=([2, 0, 1], [0, 1, 2]),
         extra={**heads, **fixed, "_ema": teacher},
     )
     heads_read = read_hubert_heads(path)
@@ -125,7 +125,7 @@ def test_half_precision_becomes_single(tmp_path, twin, write_fairseq):
 
 
 @pytest.mark.parametrize("lost", ["layer_norm.weight", "encoder.layer_norm.weight", "encoder.layers.1.fc2.bias"])
-def test_one_name_never_stands_for_another(tmp_path, twin, changes, write_fairseq, lost):
+def test_tensors_of_other_names_do_not_replace_a_missing_one(tmp_path, twin, changes, write_fairseq, lost):
     path = write_fairseq(tmp_path / "x.pt", twin().state_dict())
     tensors = read_hubert_weights("x", path)
     del tensors[map_fairseq_name(lost)]

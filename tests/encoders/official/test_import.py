@@ -60,7 +60,7 @@ def test_numbers_that_are_not_finite_are_refused_and_a_bias_of_zeros_is_not(tmp_
         import_official("mert-tiny", path)
 
 
-def test_heads_go_with_the_weights_that_they_belong_to(tmp_path, tiny, write_fairseq):
+def test_heads_are_replaced_together_with_their_weights(tmp_path, tiny, write_fairseq):
     extra = {"final_proj.weight": torch.ones(2, 128)}
     path = write_fairseq(tmp_path / "mine.pt", tiny.state_dict(), layers=4, extra=extra)
     import_official("mert-tiny", path)
@@ -111,7 +111,7 @@ def test_a_download_that_cannot_be_converted_is_removed_and_a_file_that_was_give
     assert (tmp_path / "tiny.safetensors").exists()
 
 
-def test_a_download_of_a_known_hash_is_what_it_should_be_and_stays(downloaded):
+def test_a_download_of_a_known_hash_is_verified_and_kept(downloaded):
     content = b"\x80 no weights"
     downloaded(content, hashlib.sha256(content).hexdigest())
     with pytest.raises(WeightsError) as caught:
@@ -172,7 +172,7 @@ def test_the_checkpoint_of_another_run_of_equal_shapes_is_refused(tmp_path, tiny
         ("mert-v0", 504, "not mert-v0: its label_embs_concat has 504 rows; hubert-base has so many"),
     ],
 )
-def test_label_embeddings_tell_models_of_equal_shapes_apart(tmp_path, name, rows, message):
+def test_label_embeddings_distinguish_models_of_equal_shapes(tmp_path, name, rows, message):
     torch.save({"model": {"label_embs_concat": torch.ones(rows, 1)}}, tmp_path / "x.pt")
     settings = REGISTRY.get(name).variants[name][1]
     if message:

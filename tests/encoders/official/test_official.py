@@ -25,7 +25,7 @@ def sound():
 @torch.no_grad()
 def test_a_fairseq_file_becomes_an_encoder_that_loads_by_its_name(tmp_path, tiny, write_fairseq):
     extra = {"final_proj.weight": torch.ones(2, 128)}
-    path = write_fairseq(tmp_path / "mine.pt", tiny.state_dict(), layers=4, extra=extra, books=[[1, 0]])
+    path = write_fairseq(tmp_path / "mine.pt", tiny.state_dict(), layers=4, extra=extra, dictionaries=[[1, 0]])
     result = import_official("mert_tiny", path)
     assert result.folders == {"mert-tiny": encoders_home() / "mert-tiny"} and not result.failures
     encoder = load("mert-tiny")
@@ -56,7 +56,7 @@ def test_a_hugging_face_folder_is_imported_with_its_own_standardising(tmp_path, 
         assert read_heads(tmp_path / "out") == read_heads(path) == {}
 
 
-def test_a_network_of_another_size_is_named_after_the_encoder_that_it_would_fit(tmp_path, tiny, write_fairseq):
+def test_the_error_for_another_size_names_the_encoder_that_it_fits(tmp_path, tiny, write_fairseq):
     path = write_fairseq(tmp_path / "x.pt", tiny.state_dict(), layers=4)
     with pytest.raises(WeightsError, match="x.pt.*another shape.*would fit mert-tiny or musichubert-tiny") as caught:
         import_official("mert-v1-95m", path)
@@ -81,7 +81,7 @@ def test_what_is_not_weights_is_named(tmp_path, content, message):
     assert "\n" not in str(caught.value) and not encoders_home().exists()
 
 
-def test_safetensors_cut_short_say_how_much_is_there(tmp_path):
+def test_the_error_for_truncated_safetensors_states_their_size(tmp_path):
     path = tmp_path / "model.safetensors"
     save_tensors({"a": torch.zeros(500_000)}, path)
     path.write_bytes(path.read_bytes()[:1_000_000])
@@ -162,7 +162,7 @@ def test_a_family_means_its_published_members_or_those_in_one_file(tmp_path):
     ("name", "message"),
     [
         ("mert-v9", "Did you mean.*'mert-v0'"),
-        ("noise", "no weights of it are published"),
+        ("noise", "noise: has no weights"),
         ("mert-tiny", "no weights of it are published"),
     ],
 )
@@ -185,7 +185,7 @@ def test_heads_of_what_has_none_are_empty(tmp_path):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_what_the_list_reads_of_a_file_is_what_its_cards_say(name):
+def test_files_and_status_read_from_source_equal_the_cards(name):
     card = REGISTRY.get(name).variants[name][0]
     entry = REGISTRY.get_entry(name)
     assert any(phrase in entry.summary for phrase in UNPUBLISHED) == (not card.files)
@@ -193,7 +193,7 @@ def test_what_the_list_reads_of_a_file_is_what_its_cards_say(name):
     assert has_weights and files.get(name, card.files) == card.files
 
 
-def test_ready_is_what_needs_nothing_was_imported_or_lies_in_the_hubs_cache(tmp_path, monkeypatch):
+def test_ready_means_no_weights_imported_or_in_the_hubs_cache(tmp_path, monkeypatch):
     assert check_availability("noise").status == "ready" and check_availability("mert-tiny").status == "train"
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
     availability = check_availability("mert-v1-95m")

@@ -86,7 +86,7 @@ def test_strides_pad_as_the_two_rules_say(kernel, size, symmetric):
 
 
 @torch.no_grad()
-def test_the_rule_for_zeros_is_among_the_weights_and_matters():
+def test_the_padding_rule_is_stored_with_the_weights_and_changes_features():
     same, symmetric = twin()[0], EfficientNet(0.5).eval()
     symmetric.load_state_dict(same.state_dict() | {"symmetric": torch.tensor(True)})
     assert not torch.allclose(same(log_mel(128))[1], symmetric(log_mel(128))[1], atol=1e-2)
@@ -106,14 +106,14 @@ def test_b0_has_the_published_size():
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [1, 31, 625, 1875])
-def test_any_length_is_heard(frames):
+def test_any_length_is_encoded(frames):
     features, pooled = EfficientNet(0.1).eval()(log_mel(frames, clips=1))
     assert features.shape == (1, 128, -(-frames // 32), 3)
     assert pooled.shape == (1, 128)
     assert torch.isfinite(features).all()
 
 
-def test_it_learns_and_every_weight_gets_a_gradient():
+def test_training_lowers_the_loss_and_every_weight_gets_a_gradient():
     network, head = EfficientNet(0.1), nn.Linear(128, 2)
     network.init_weights(torch.Generator().manual_seed(0))
     mel_BFM, answers = log_mel(64, clips=8), torch.arange(8) % 2
@@ -131,7 +131,7 @@ def test_it_learns_and_every_weight_gets_a_gradient():
 
 
 @torch.no_grad()
-def test_starting_weights_come_from_the_generator_and_keep_the_features_in_half_precision():
+def test_initial_weights_come_from_the_generator_and_keep_features_finite_in_half_precision():
     networks = [EfficientNet() for _ in range(3)]
     for network, seed in zip(networks, (0, 0, 1)):
         network.init_weights(torch.Generator().manual_seed(seed))

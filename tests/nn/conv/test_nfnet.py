@@ -160,7 +160,7 @@ def test_standardised_kernels_have_mean_0_and_the_gain_as_norm():
     )
 
 
-def test_kernels_that_hardly_vary_are_not_blown_up():
+def test_nearly_constant_kernels_are_not_amplified():
     convolution = randomised(StandardizedConv(1, 1, (2, 2)))
     with torch.no_grad():
         convolution.weight.copy_(torch.tensor([5.0, 5.0, 5.0, 5.0004], dtype=torch.float64).view(1, 1, 2, 2))
@@ -179,14 +179,14 @@ def test_scaled_gelu_keeps_the_variance_of_normal_numbers():
     assert moment(2) - moment(1) ** 2 == pytest.approx(1.0, abs=1e-3)
 
 
-def test_expected_variances_start_again_with_each_stage():
+def test_expected_variances_restart_with_each_stage():
     network = SlowFast(TINY)
     for stages in (network.slow_stages, network.fast_stages):
         variances = [[block.expected_std**2 for block in stage] for stage in stages]
         assert variances == [pytest.approx([1.0]), pytest.approx([1.04, 1.08]), pytest.approx([1.04, 1.08])]
 
 
-def test_fresh_blocks_are_their_shortcut(maps):
+def test_an_initialized_block_equals_its_shortcut(maps):
     block = NfnetBlock(16, 16, 8, 1.0)
     init_nfnet_weights(block, torch.Generator().manual_seed(0))
     x = torch.from_numpy(maps((1, 16, 4, 5))).float()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrara.nn.conv.waveform_frontend import WaveformFrontend, num_frames, receptive_field, standardize_waveform
+from carrara.nn.conv.waveform_frontend import WaveformFrontend, num_conv_frames, receptive_field, standardize_waveform
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
@@ -26,15 +26,15 @@ def noise(*shape, seed=0):
 )
 def test_frame_counts_are_those_of_the_published_table(rate, frames):
     seconds = (1, 3, 5, 5.12, 10, 30)
-    assert tuple(num_frames(int(rate * s), KERNELS, STRIDES) for s in seconds) == frames
+    assert tuple(num_conv_frames(int(rate * s), KERNELS, STRIDES) for s in seconds) == frames
     lengths = torch.tensor([int(rate * s) for s in seconds])
-    assert num_frames(lengths, KERNELS, STRIDES).tolist() == list(frames)
+    assert num_conv_frames(lengths, KERNELS, STRIDES).tolist() == list(frames)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 4000), st.sampled_from(["group", "layer"]))
-def test_the_output_has_as_many_frames_as_were_foretold(samples, norm):
-    assert front(norm, channels=2)(noise(1, samples)).shape == (1, num_frames(samples, KERNELS, STRIDES), 2)
+def test_the_output_has_the_predicted_number_of_frames(samples, norm):
+    assert front(norm, channels=2)(noise(1, samples)).shape == (1, num_conv_frames(samples, KERNELS, STRIDES), 2)
 
 
 def test_the_receptive_field_is_what_the_first_frame_depends_on():
@@ -61,7 +61,7 @@ def test_it_equals_a_plain_chain_of_torch_layers(norm, bias):
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
-def test_a_clip_gives_in_a_batch_what_it_gives_alone_whatever_the_padding_holds(norm):
+def test_a_clip_has_the_same_features_in_a_batch_as_alone_for_any_padding_values(norm):
     module, lengths = front(norm), (3000, 1300, 401, 17)
     clips = [noise(length, seed=seed) for seed, length in enumerate(lengths)]
     batch = torch.full((4, 3000), 7.0)
@@ -78,7 +78,7 @@ def test_padding_as_published_leaks_through_group_norm_only():
     for norm, leaks in (("group", True), ("layer", False)):
         module, clip = front(norm), noise(1, 1300)
         batch = torch.nn.functional.pad(clip, (0, 1700)).repeat(2, 1)
-        padded = module(batch, torch.tensor([1300, 3000]), "original")[0, : num_frames(1300, KERNELS, STRIDES)]
+        padded = module(batch, torch.tensor([1300, 3000]), "original")[0, : num_conv_frames(1300, KERNELS, STRIDES)]
         assert bool((padded - module(clip)[0]).abs().max() > 1e-2) is leaks
 
 

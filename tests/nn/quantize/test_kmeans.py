@@ -43,7 +43,7 @@ def test_lloyd_ends_where_scikit_learn_ends_from_the_same_start():
     assert ours.entropy == pytest.approx(-(fractions * np.log(fractions)).sum(), rel=1e-6)
 
 
-def test_spread_starts_are_as_good_as_scikit_learns():
+def test_kmeans_plusplus_is_as_good_as_scikit_learns():
     points = blobs(groups=30)
     ours, theirs = [], []
     for seed in range(10):
@@ -63,13 +63,13 @@ def test_a_pass_of_mini_batches_is_near_scikit_learns():
     assert ours.points == len(points)
 
 
-def test_a_streams_centroid_is_the_mean_of_the_points_it_was_given():
+def test_a_mini_batch_centroid_is_the_mean_of_its_points():
     points = blobs(1000, groups=1)
     result = fit_mini_batch(points.split(64), points[:1])
     torch.testing.assert_close(result.centroids_KD[0], points.mean(0), atol=1e-4, rtol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_bits_however_often():
+def test_the_same_seed_gives_the_same_centroids_bit_for_bit():
     points = blobs()
     runs = [fit_lloyd(points.split(512), kmeans_plusplus(points, 20, generator(3))).centroids_KD for _ in range(2)]
     assert torch.equal(*runs)
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_bits_however_often():
 
 
 @pytest.mark.parametrize("fit", [lambda chunks, start: fit_lloyd(chunks, start), fit_mini_batch])
-def test_a_centroid_out_of_reach_is_brought_back(fit):
+def test_a_centroid_without_points_is_moved_to_a_point(fit):
     points = blobs(2000, groups=4)
     start = torch.cat([points[:3], torch.full((2, points.shape[1]), 1e4)])
     result = fit(points.split(100), start)
@@ -85,7 +85,7 @@ def test_a_centroid_out_of_reach_is_brought_back(fit):
     assert fit_lloyd([points], result.centroids_KD, iterations=0).dead == 0
 
 
-def test_more_clusters_than_different_points_leaves_some_dead_and_says_so():
+def test_more_clusters_than_distinct_points_leave_dead_centroids_that_are_reported():
     points = torch.tensor([[0.0], [1.0]]).repeat(10, 1)
     result = fit_lloyd([points], kmeans_plusplus(points, 4, generator()))
     assert result.inertia == 0
@@ -98,7 +98,7 @@ def test_more_clusters_than_frames_are_refused():
         kmeans_plusplus(torch.zeros(8, 2), 9, generator())
 
 
-def test_gathering_stops_at_the_limit_and_loses_nothing():
+def test_take_chunks_stops_at_the_limit_and_keeps_every_chunk():
     first, rest = take_chunks(iter([torch.full((4, 1), float(i)) for i in range(5)]), 10)
     assert len(first) == 3
     assert [float(chunk[0]) for chunk in rest] == [3.0, 4.0]

@@ -1,4 +1,4 @@
-"""Residual quantisers against naive loops in numpy, and that what they leave over shrinks book after book."""
+"""Residual quantisers against naive loops in numpy, and that what they leave over shrinks codebook after codebook."""
 
 import numpy as np
 import pytest
@@ -26,41 +26,41 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def fitted(points, books=4, size=16, **more):
-    return fit_rvq([points], books, size, generator(), max_points=10**6, **more)
+def fitted(points, codebooks=4, size=16, **more):
+    return fit_rvq([points], codebooks, size, generator(), max_points=10**6, **more)
 
 
-def naive_codes(points, books):
+def naive_codes(points, codebooks):
     """Return the codes by a plain loop in double precision, and what is left over."""
     codes, residual = [], points.astype(np.float64)
-    for book in books.astype(np.float64):
-        nearest = ((residual[:, None] - book[None]) ** 2).sum(-1).argmin(1)
-        residual = residual - book[nearest]
+    for codebook in codebooks.astype(np.float64):
+        nearest = ((residual[:, None] - codebook[None]) ** 2).sum(-1).argmin(1)
+        residual = residual - codebook[nearest]
         codes.append(nearest)
     return np.stack(codes, axis=1), residual
 
 
 def test_codes_are_those_of_a_naive_search_and_decode_to_their_sum():
-    points, books = cloud(400), torch.randn(3, 9, 6, generator=generator())
-    codes, residual = naive_codes(points.numpy(), books.numpy())
-    assert encode_rvq(points, books).tolist() == codes.tolist()
+    points, codebooks = cloud(400), torch.randn(3, 9, 6, generator=generator())
+    codes, residual = naive_codes(points.numpy(), codebooks.numpy())
+    assert encode_rvq(points, codebooks).tolist() == codes.tolist()
     for count in (1, 3):
-        sums = sum(books.numpy()[book][codes[:, book]] for book in range(count))
-        np.testing.assert_allclose(decode_rvq(encode_rvq(points, books)[:, :count], books), sums, atol=1e-5)
+        sums = sum(codebooks.numpy()[codebook][codes[:, codebook]] for codebook in range(count))
+        np.testing.assert_allclose(decode_rvq(encode_rvq(points, codebooks)[:, :count], codebooks), sums, atol=1e-5)
     np.testing.assert_allclose(
-        points.numpy() - decode_rvq(encode_rvq(points, books), books).numpy(), residual, atol=1e-4
+        points.numpy() - decode_rvq(encode_rvq(points, codebooks), codebooks).numpy(), residual, atol=1e-4
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert encode_rvq(points, books).tolist() == codes.tolist()
+        assert encode_rvq(points, codebooks).tolist() == codes.tolist()
 
 
-def test_each_book_lowers_the_error_and_the_report_tells_by_how_much():
+def test_each_codebook_lowers_the_error_as_reported():
     points = cloud()
-    books, report = fitted(points)
+    codebooks, report = fitted(points)
     variance = points.numpy().var(axis=0).sum()
     left = []
     for count in range(1, 5):
-        _, residual = naive_codes(points.numpy(), books[:count].numpy())
+        _, residual = naive_codes(points.numpy(), codebooks[:count].numpy())
         left.append((residual**2).sum(1).mean() / variance)
     assert left == sorted(left, reverse=True)
     assert left[3] < 0.3 * left[0]
@@ -69,17 +69,17 @@ def test_each_book_lowers_the_error_and_the_report_tells_by_how_much():
     assert report["dead"] == [0, 0, 0, 0]
 
 
-def test_the_last_book_is_where_k_means_on_the_residual_rests():
+def test_the_last_codebook_is_a_fixed_point_of_k_means_on_the_residual():
     points = cloud(1500)
-    books, _ = fitted(points, iterations=300)
-    _, residual = naive_codes(points.numpy(), books[:3].numpy())
-    codes, _ = naive_codes(residual, books[3:].numpy())
+    codebooks, _ = fitted(points, iterations=300)
+    _, residual = naive_codes(points.numpy(), codebooks[:3].numpy())
+    codes, _ = naive_codes(residual, codebooks[3:].numpy())
     means = np.stack([residual[codes[:, 0] == code].mean(0) for code in range(16)])
     # Lloyd stops when a pass gains less than a ten-thousandth, so the means may still move a little.
-    assert np.abs(means - books[3].numpy()).max() < 0.2 * residual.std()
+    assert np.abs(means - codebooks[3].numpy()).max() < 0.2 * residual.std()
 
 
-def test_a_stream_beyond_memory_moves_the_books_and_does_nearly_as_well():
+def test_points_beyond_the_memory_limit_update_the_codebooks_nearly_as_well():
     points = cloud(12_000)
     whole, _ = fitted(points)
     streamed, counted = fit_rvq(points.split(500), 4, 16, generator(), max_points=2000)
@@ -87,23 +87,23 @@ def test_a_stream_beyond_memory_moves_the_books_and_does_nearly_as_well():
     start, _ = fit_rvq(points[:2000].split(500), 4, 16, generator(), max_points=2000)
     assert not torch.equal(streamed, start)
 
-    def error(books):
-        return float((naive_codes(points.numpy(), books.numpy())[1] ** 2).sum(1).mean())
+    def error(codebooks):
+        return float((naive_codes(points.numpy(), codebooks.numpy())[1] ** 2).sum(1).mean())
 
     assert error(streamed) < 1.25 * error(whole)
     assert error(streamed) < 1.02 * error(start)
 
 
-def test_one_book_that_follows_a_stream_is_the_mean_of_all_that_was_nearest():
+def test_an_updated_centroid_is_the_mean_of_all_points_nearest_to_it():
     points = cloud(100)
-    books, weights = points[None, :1].clone(), torch.ones(1, 1)
+    codebooks, weights = points[None, :1].clone(), torch.ones(1, 1)
     for chunk in points[1:].split(7):
-        update_rvq(chunk, books, weights)
-    torch.testing.assert_close(books[0, 0], points.mean(0), atol=1e-4, rtol=1e-4)
+        update_rvq(chunk, codebooks, weights)
+    torch.testing.assert_close(codebooks[0, 0], points.mean(0), atol=1e-4, rtol=1e-4)
     assert float(weights) == 100
 
 
-def test_the_same_seed_gives_the_same_books():
+def test_the_same_seed_gives_the_same_codebooks():
     points = cloud()
     assert torch.equal(fitted(points)[0], fitted(points)[0])
 
@@ -125,14 +125,14 @@ def test_usage_is_exp_of_the_entropy_over_the_size():
 def test_a_random_projection_gives_the_code_of_the_highest_cosine():
     quantiser, points = RandomProjection(6, 3, 20), cloud(200)
     quantiser.init_weights(generator(1))
-    found = quantiser.encode(points, 2).numpy()
-    assert found.shape == (200, 2)
-    for book in range(2):
-        flat = points.numpy() @ quantiser.maps_QDP[book].numpy()
-        codes = quantiser.codes_QKP[book].numpy()
+    actual = quantiser.encode(points, 2).numpy()
+    assert actual.shape == (200, 2)
+    for codebook in range(2):
+        flat = points.numpy() @ quantiser.maps_QDP[codebook].numpy()
+        codes = quantiser.codes_QKP[codebook].numpy()
         cosine = flat @ codes.T / np.linalg.norm(flat, axis=1, keepdims=True) / np.linalg.norm(codes, axis=1)
-        assert (cosine.argmax(1) == found[:, book]).mean() > 0.99
-    assert (found[:, 0] != found[:, 1]).mean() > 0.5
+        assert (cosine.argmax(1) == actual[:, codebook]).mean() > 0.99
+    assert (actual[:, 0] != actual[:, 1]).mean() > 0.5
     again = RandomProjection(6, 3, 20)
     again.init_weights(generator(1))
     assert torch.equal(again.maps_QDP, quantiser.maps_QDP)
@@ -140,7 +140,7 @@ def test_a_random_projection_gives_the_code_of_the_highest_cosine():
     assert torch.equal(quantiser.encode(10 * points, 2), quantiser.encode(points, 2))
 
 
-def test_a_projection_has_xaviers_deviation_and_codes_of_length_one():
+def test_a_projection_has_xaviers_std_and_codes_of_unit_length():
     quantiser = RandomProjection(500, 2, 300)
     quantiser.init_weights(generator())
     assert float(quantiser.maps_QDP.std()) == pytest.approx((2 / 516) ** 0.5, rel=0.02)
@@ -159,11 +159,11 @@ def learnt():
     return quantiser, points, before, quantiser.fit(points, 400, generator(), batch=512)
 
 
-def test_learning_lowers_the_loss_and_the_error_falls_with_each_book(learnt):
+def test_training_lowers_the_loss_and_the_error_falls_with_each_codebook(learnt):
     quantiser, points, before, losses = learnt
     assert len(losses) == 4
     assert losses[-1] < 0.8 * losses[0]
-    errors = [float((quantiser.decode(quantiser.encode(points, books)) - points).abs().mean()) for books in range(1, 5)]
+    errors = [float((quantiser.decode(quantiser.encode(points, count)) - points).abs().mean()) for count in range(1, 5)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.8 * float(points.abs().mean())
     assert errors[-1] < before
@@ -173,15 +173,15 @@ def test_learning_lowers_the_loss_and_the_error_falls_with_each_book(learnt):
 def test_learnt_codes_are_those_of_a_naive_loop(learnt):
     quantiser, points = learnt[:2]
     residual, codes = points[:300].numpy(), []
-    for inward, outward, book in zip(*(part.detach().numpy() for part in quantiser.parameters())):
+    for inward, outward, codebook in zip(*(part.detach().numpy() for part in quantiser.parameters())):
         inner = residual @ inward
-        cosine = inner @ book.T / np.linalg.norm(inner, axis=1, keepdims=True) / np.linalg.norm(book, axis=1)
+        cosine = inner @ codebook.T / np.linalg.norm(inner, axis=1, keepdims=True) / np.linalg.norm(codebook, axis=1)
         codes.append(cosine.argmax(1))
-        residual = residual - book[codes[-1]] @ outward
+        residual = residual - codebook[codes[-1]] @ outward
     agree = np.stack(codes, axis=1) == quantiser.encode(points[:300], 4).numpy()
     assert agree.mean() > 0.99
 
 
-def test_learning_from_fewer_points_than_codes_is_refused():
+def test_training_on_fewer_points_than_codes_is_refused():
     with pytest.raises(UsageError, match="32 codes need at least 32 frames, not 5"):
         ProjectedRVQ(40, 4, 32).fit(torch.zeros(5, 40), 1, generator())

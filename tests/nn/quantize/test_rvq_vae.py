@@ -29,7 +29,7 @@ def codec():
 
 
 @pytest.mark.parametrize("samples", [16_000, 16_001, 319, 641])
-def test_every_begun_hop_has_a_frame_and_comes_back_as_a_hop_of_sound(codec, samples):
+def test_a_partial_hop_has_a_frame_and_decodes_to_a_full_hop(codec, samples):
     codes = codec.encode(noise(2)[:, :samples])
     assert codes.shape == (2, math.ceil(samples / 320), 3)
     assert codes.dtype == torch.int64
@@ -47,16 +47,16 @@ def test_any_strides_keep_the_length(strides):
     assert network.decoder(latent).shape == (1, 1, 10 * settings.hop)
 
 
-def test_a_click_is_heard_by_the_frames_around_it(codec):
+def test_a_click_changes_only_the_frames_around_it(codec):
     silent = torch.zeros(1, 1, 320 * 40)
     for frame in (10, 25):
         click = silent.clone()
         click[..., 320 * frame + 160] = 1.0
         with torch.no_grad():
             change = (codec.encoder(click) - codec.encoder(silent)).abs().sum(1)[0]
-        heard = change.nonzero()[:, 0]
-        assert abs(float(heard.double().mean()) - frame) <= 0.5
-        assert len(heard) <= 11
+        sizes = change.nonzero()[:, 0]
+        assert abs(float(sizes.double().mean()) - frame) <= 0.5
+        assert len(sizes) <= 11
         centre = float((change * torch.arange(40)).sum() / change.sum())
         assert abs(centre - frame) < 1.5
 
@@ -69,62 +69,64 @@ def test_long_audio_in_blocks_has_the_codes_of_one_block(codec):
     assert (codec.encode(samples, block_frames=23) == whole).double().mean() > 0.99
 
 
-def test_the_first_books_are_the_first_codes(codec):
+def test_fewer_codebooks_give_the_first_codes(codec):
     assert torch.equal(codec.encode(noise(), num_codebooks=2), codec.encode(noise())[..., :2])
 
 
 def test_codebooks_follow_a_naive_running_mean():
-    books = Codebooks(2, 4, 3)
+    codebooks = Codebooks(2, 4, 3)
     rng = np.random.default_rng(0)
     centres = 4 * rng.normal(size=(4, 3))
     batches = [centres[rng.integers(4, size=200)] + 0.1 * rng.normal(size=(200, 3)) for _ in range(6)]
-    books.start(torch.from_numpy(batches[0]).float(), generator())
-    codes, sums, counts = (part.double().numpy().copy() for part in (books.codes_QKC, books.sums_QKC, books.counts_QK))
+    codebooks.start(torch.from_numpy(batches[0]).float(), generator())
+    codes, sums, counts = (
+        part.double().numpy().copy() for part in (codebooks.codes_QKC, codebooks.sums_QKC, codebooks.counts_QK)
+    )
     np.testing.assert_allclose(counts.sum(1), 200)
     for batch in batches[1:]:
-        _, _, vectors, nearest_codes = books(torch.from_numpy(batch).float(), 2)
-        books.update(vectors, nearest_codes, generator())
+        _, _, vectors, nearest_codes = codebooks(torch.from_numpy(batch).float(), 2)
+        codebooks.update(vectors, nearest_codes, generator())
         residual = batch
-        for book in range(2):
-            nearest = ((residual[:, None] - codes[book]) ** 2).sum(-1).argmin(1)
-            found = codes[book][nearest]
+        for codebook in range(2):
+            nearest = ((residual[:, None] - codes[codebook]) ** 2).sum(-1).argmin(1)
+            actual = codes[codebook][nearest]
             for code in range(4):
-                counts[book, code] = 0.99 * counts[book, code] + 0.01 * (nearest == code).sum()
-                sums[book, code] = 0.99 * sums[book, code] + 0.01 * residual[nearest == code].sum(0)
-            total = counts[book].sum()
-            codes[book] = sums[book] / ((counts[book] + 1e-5) * total / (total + 4e-5))[:, None]
-            residual = residual - found
-    np.testing.assert_allclose(books.codes_QKC.numpy(), codes, atol=1e-4)
+                counts[codebook, code] = 0.99 * counts[codebook, code] + 0.01 * (nearest == code).sum()
+                sums[codebook, code] = 0.99 * sums[codebook, code] + 0.01 * residual[nearest == code].sum(0)
+            total = counts[codebook].sum()
+            codes[codebook] = sums[codebook] / ((counts[codebook] + 1e-5) * total / (total + 4e-5))[:, None]
+            residual = residual - actual
+    np.testing.assert_allclose(codebooks.codes_QKC.numpy(), codes, atol=1e-4)
 
 
-def test_a_code_that_nothing_is_near_moves_onto_a_vector_of_the_batch():
-    books = Codebooks(1, 4, 2)
+def test_an_unused_code_is_replaced_by_a_vector_of_the_batch():
+    codebooks = Codebooks(1, 4, 2)
     vectors = torch.randn(100, 2, generator=generator())
-    books.start(vectors, generator())
-    books.codes_QKC[0, 2] = 1e4
-    books.sums_QKC[0, 2], books.counts_QK[0, 2] = 0.0, 0.0
-    _, _, quantized, codes = books(vectors, 1)
-    books.update(quantized, codes, generator())
-    nearest = (vectors - books.codes_QKC[0, 2]).norm(dim=1).min()
+    codebooks.start(vectors, generator())
+    codebooks.codes_QKC[0, 2] = 1e4
+    codebooks.sums_QKC[0, 2], codebooks.counts_QK[0, 2] = 0.0, 0.0
+    _, _, quantized, codes = codebooks(vectors, 1)
+    codebooks.update(quantized, codes, generator())
+    nearest = (vectors - codebooks.codes_QKC[0, 2]).norm(dim=1).min()
     assert float(nearest) < 1e-3
 
 
-def test_the_gradient_passes_the_lookup_and_each_book_commits():
-    books = Codebooks(3, 4, 2)
+def test_straight_through_gradient_and_commitment_loss_of_each_codebook():
+    codebooks = Codebooks(3, 4, 2)
     latent = torch.randn(60, 2, generator=generator(), requires_grad=True)
-    books.start(latent.detach(), generator())
-    quantised, commitment, _, _ = books(latent, 3)
+    codebooks.start(latent.detach(), generator())
+    quantised, commitment, _, _ = codebooks(latent, 3)
     upstream = torch.randn(60, 2, generator=generator(5))
     (quantised * upstream).sum().backward(retain_graph=True)
     torch.testing.assert_close(latent.grad, upstream)
     latent.grad = None
     commitment.backward()
-    # Every book's residual is the latent vector less constants, so each pulls with its own remainder.
-    residual, wanted = latent.detach(), torch.zeros_like(latent)
-    for book in books.codes_QKC:
-        residual = residual - book[torch.cdist(residual, book).argmin(1)]
-        wanted += 2 * residual / residual.numel() / 3
-    torch.testing.assert_close(latent.grad, wanted, atol=1e-6, rtol=1e-4)
+    # Every codebook's residual is the latent vector less constants, so each pulls with its own remainder.
+    residual, expected = latent.detach(), torch.zeros_like(latent)
+    for codebook in codebooks.codes_QKC:
+        residual = residual - codebook[torch.cdist(residual, codebook).argmin(1)]
+        expected += 2 * residual / residual.numel() / 3
+    torch.testing.assert_close(latent.grad, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_network():

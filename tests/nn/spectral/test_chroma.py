@@ -63,7 +63,7 @@ def test_the_target_cqt_folds_by_overlap(chroma):
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(336, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
-def test_a_scale_walks_up_the_pitch_classes():
+def test_a_scale_has_ascending_pitch_classes():
     time = torch.arange(8000) / 16_000
     notes = torch.stack([torch.sin(2 * torch.pi * 440 * 2 ** ((note - 9) / 12) * time) for note in range(12)])
     cqt = CQT(16_000, 320)(notes)
@@ -100,7 +100,7 @@ def test_tuned_chroma_is_near_that_of_librosa(sound, kind):
     reference = librosa.feature.chroma_cqt(C=magnitude, bins_per_octave=36).T
     ours = TunedChroma()(torch.from_numpy(samples)).numpy()
     assert ours.shape == reference.shape
-    # librosa reflects each octave at its own rate, so the frames that hear the clip's end are left out.
+    # librosa reflects each octave at its own rate, so the frames that overlap the clip's end are excluded.
     apart = np.abs(ours - reference)[:-EDGE]
     assert apart.max() < 0.05
     assert apart.mean() < 0.005
@@ -126,6 +126,6 @@ def test_autocast_changes_nothing(sound, same_under_autocast):
         (lambda: ChromaSTFT()(torch.zeros(1, 0)), "no samples"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong, says):
+def test_invalid_chroma_settings_are_refused(wrong, says):
     with pytest.raises(UsageError, match=says):
         wrong()

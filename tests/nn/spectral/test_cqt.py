@@ -43,9 +43,9 @@ def by_definition(samples, rate, hop, bins, octave, lowest, bin, frame):
     steps = np.arange(length)
     hann = np.sin(np.pi * steps / length) ** 2
     places = frame * hop + steps - math.ceil(length / 2)
-    heard = np.array([samples[place] if 0 <= place < len(samples) else 0.0 for place in places])
+    sizes = np.array([samples[place] if 0 <= place < len(samples) else 0.0 for place in places])
     kernel = hann / hann.sum() * np.exp(-2j * np.pi * hertz / rate * steps)
-    return abs((heard * kernel).sum()) * math.sqrt(length)
+    return abs((sizes * kernel).sum()) * math.sqrt(length)
 
 
 def test_reflecting_edges_are_those_of_numpy():
@@ -113,7 +113,7 @@ def test_a_long_clip_in_blocks_equals_one_block_of_it(ours):
     samples = 0.1 * torch.randn(1, 70 * rate, generator=torch.Generator().manual_seed(1))
     whole = module(samples)
     assert whole.shape[1] == 70 * 50 + 1
-    # Any stretch of frames hears only what is near it: five seconds from the middle, with context, give the same.
+    # Frames depend on nearby samples only: five seconds from the middle, with context, give the same frames.
     for second in (20, 33, 64):
         part = module(samples[:, second * rate : (second + 5) * rate])
         inside = slice((second + 2) * 50, (second + 3) * 50)
@@ -127,7 +127,7 @@ def test_a_tone_is_loudest_in_its_own_bin_and_frame(ours):
     assert divmod(int(cqt.argmax()), 336) == (75, 200)
 
 
-def test_clips_of_a_batch_do_not_touch(ours, sound):
+def test_clips_of_a_batch_are_independent(ours, sound):
     module = ours[(16_000, 84, 12)]
     clips = torch.stack([torch.from_numpy(sound(kind, 16_000)) for kind in ("tone", "noise")])
     torch.testing.assert_close(module(clips)[1], module(clips[1:])[0], atol=1e-6, rtol=1e-4)
@@ -147,7 +147,7 @@ def test_plans_made_in_inference_mode_serve_training_too():
     torch.testing.assert_close(module(torch.ones(1, 8000)), first.clone())
 
 
-def test_kernels_are_as_long_as_the_paper_says():
+def test_kernels_have_the_lengths_of_the_paper():
     known = make_kernels(24_000, 336, 48, 32.7)
     assert known.lengths[0] == 50_460
     assert known.lengths[-1] == 400
@@ -164,7 +164,7 @@ def test_spectra_in_closed_form_are_those_of_the_taps(bin):
     np.testing.assert_allclose(got, np.fft.fft(placed).conj()[np.arange(-5, 2048)], atol=1e-10)
 
 
-def test_targets():
+def test_targets_and_bin_statistics_are_those_of_the_formulas():
     gains = torch.tensor([1.0, 9.0, 0.0])
     cqts = [gains * torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     frames = torch.cat([cqt.flatten(0, 1) for cqt in cqts])
@@ -189,10 +189,10 @@ def test_targets():
         (lambda: compute_bin_statistics([]), DataError, "at least one frame"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong, kind, says):
+def test_invalid_cqt_settings_are_refused(wrong, kind, says):
     with pytest.raises(kind, match=says):
         wrong()
 
 
-def test_the_number_of_bins_the_message_offers_fits():
+def test_the_number_of_bins_in_the_error_message_is_valid():
     assert CQT(8000, 160, bins=333)(torch.zeros(1, 1600)).shape == (1, 11, 333)

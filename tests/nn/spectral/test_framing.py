@@ -52,7 +52,7 @@ def test_essentia_differs_from_maest_hf_only_by_its_window_and_its_last_frame(so
 
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 40), left=st.integers(0, 90), right=st.integers(0, 90))
-def test_reflection_goes_on_as_numpy_does(length, left, right):
+def test_repeated_reflection_equals_numpys(length, left, right):
     samples = np.arange(length, dtype=np.float32)
     ours = framing.pad_edges(tensor(samples), left, right, "reflect")[0].numpy()
     np.testing.assert_array_equal(ours, np.pad(samples, (left, right), mode="reflect"))
@@ -67,7 +67,7 @@ def test_reflection_goes_on_as_numpy_does(length, left, right):
     padding=st.sampled_from(["zeros", "none"]),
     last=st.booleans(),
 )
-def test_any_framing_cuts_where_a_loop_does(samples, window, hop, more, padding, last):
+def test_frames_equal_those_of_a_loop(samples, window, hop, more, padding, last):
     known = Framing(window, hop, window + more, padding=padding, keep_last=last)
     clip = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
     got = framing.split_frames(tensor(clip), known)[0].numpy()
@@ -81,7 +81,7 @@ def test_any_framing_cuts_where_a_loop_does(samples, window, hop, more, padding,
         assert (len(got) - 1) * hop + window <= samples < len(got) * hop + window
 
 
-def test_long_clips_are_cut_in_blocks_without_a_seam(sound, monkeypatch):
+def test_long_clips_in_blocks_equal_one_block(sound, monkeypatch):
     samples, spectrum = tensor(sound("chord", 16_000)), Spectrum(framing_preset("maest-hf"))
     whole = spectrum(samples)
     monkeypatch.setattr(framing, "CPU_BLOCK", 7 * 512)
@@ -101,6 +101,6 @@ def test_autocast_changes_nothing(sound, same_under_autocast):
         (lambda: Spectrum(framing_preset("librosa"))(torch.zeros(1, 0)), "no samples"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong, says):
+def test_invalid_framings_are_refused(wrong, says):
     with pytest.raises(UsageError, match=says):
         wrong()

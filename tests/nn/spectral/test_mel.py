@@ -89,7 +89,7 @@ def test_loud_tones_stay_finite_where_half_precision_overflows():
 
 
 @pytest.mark.parametrize("compression, floor", [("none", 0.0), ("ln", np.log(1e-10)), ("db", -100.0), ("log10", 0.0)])
-def test_silence_is_the_floor_of_every_compression(compression, floor):
+def test_silence_has_the_lowest_value_of_every_compression(compression, floor):
     values = MelSpectrogram(16_000, framing_preset("musicnn"), MAEST, compression)(torch.zeros(2, 4000))
     torch.testing.assert_close(values, torch.full_like(values, floor))
 

@@ -92,7 +92,7 @@ def test_librosa_cepstra_are_those_of_librosa(sound, kind):
     np.testing.assert_allclose(ours, librosa.feature.mfcc(y=samples, sr=22_050).T, atol=5e-3)
 
 
-def test_reflecting_edges_change_only_the_frames_that_see_them(sound):
+def test_reflecting_edges_change_only_the_frames_that_overlap_them(sound):
     samples = sound("ending.ogg", 22_050)
     ours = MFCC(framing=framing_preset("librosa-0.8"))(torch.from_numpy(samples)[None])[0].numpy()
     power = librosa.feature.melspectrogram(y=samples, sr=22_050, pad_mode="reflect")

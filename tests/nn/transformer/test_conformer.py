@@ -69,7 +69,7 @@ def test_every_layer_is_that_of_transformers(theirs, ours):
 
 
 @torch.inference_mode()
-def test_a_padded_batch_gives_what_each_clip_alone_gives(ours):
+def test_a_padded_clip_has_the_same_features_as_alone(ours):
     counts = (9, 30, 1)
     x_BFD = 5 + frames(30, batch=3)
     valid_BF = torch.arange(30) < torch.tensor(counts)[:, None]
@@ -85,12 +85,12 @@ def test_rotations_are_multiplications_by_unit_complex_numbers():
     speeds = torch.tensor([10_000.0 ** (-2 * pair / features) for pair in range(features // 2)], dtype=torch.float64)
     angles = torch.arange(count, dtype=torch.float64)[:, None] * speeds
     turned = torch.complex(x_BFHE[..., :4], x_BFHE[..., 4:]) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    wanted = torch.cat([turned.real, turned.imag], -1)
-    found = apply_rotary(x_BFHE, rotary_cos_sin(count, features, torch.device("cpu")))
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    expected = torch.cat([turned.real, turned.imag], -1)
+    actual = apply_rotary(x_BFHE, rotary_cos_sin(count, features, torch.device("cpu")))
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_dropout_acts_in_training_alone():
+def test_conformer_dropout_acts_in_training_only():
     conformer = Conformer(ConformerShape(num_layers=1, dim=8, num_heads=2, ffn_dim=8, kernel=3, dropout=0.5))
     conformer.init_weights(torch.Generator().manual_seed(0))
     x_BFD = frames(20, width=8)
@@ -138,11 +138,11 @@ def front():
 
 @pytest.mark.parametrize("count", [1, 4, 13, 30])
 @torch.inference_mode()
-def test_the_front_end_is_the_one_written_out(front, count):
+def test_the_front_end_equals_a_chain_of_torch_layers(front, count):
     mel_BFM = frames(count, width=8)
-    found = front(mel_BFM)
-    assert found.shape[1] == num_subsampled_frames(count)
-    torch.testing.assert_close(found.double(), naive_front(front, mel_BFM), atol=1e-5, rtol=1e-5)
+    actual = front(mel_BFM)
+    assert actual.shape[1] == num_subsampled_frames(count)
+    torch.testing.assert_close(actual.double(), naive_front(front, mel_BFM), atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -159,7 +159,7 @@ def test_padding_after_a_clip_does_not_reach_into_its_frames(front):
 
 @pytest.mark.parametrize("counts", [None, (83, 30, 41)])
 @torch.inference_mode()
-def test_long_clips_in_blocks_give_what_they_give_at_once(front, counts, monkeypatch):
+def test_long_clips_in_blocks_equal_one_pass(front, counts, monkeypatch):
     mel_BFM = frames(83, batch=3, width=8)
     counts_B = None if counts is None else torch.tensor(counts)
     if counts is not None:

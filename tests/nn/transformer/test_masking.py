@@ -18,7 +18,7 @@ def test_coverage_is_the_closed_form_and_what_fairseq_was_measured_to_give(proba
     assert covered == pytest.approx(measured, abs=0.01)
 
 
-def test_the_draw_depends_on_seed_epoch_and_item_alone():
+def test_a_mask_depends_on_seed_epoch_and_item_only():
     draw = lambda *key: span_mask(374, 0.8, 5, 2, *key)  # noqa: E731
     assert torch.equal(draw(1, 2, 3), draw(1, 2, 3))
     assert len({tuple(draw(*key).tolist()) for key in [(1, 2, 3), (0, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1)]}) == 5
@@ -26,7 +26,9 @@ def test_the_draw_depends_on_seed_epoch_and_item_alone():
 
 @settings(deadline=None)
 @given(st.integers(1, 60), st.floats(0, 1), st.integers(1, 20), st.integers(0, 3), st.integers(0, 5))
-def test_something_stays_visible_and_masked_runs_are_at_least_a_span(frames, probability, span, minimum, item):
+def test_some_frames_stay_unmasked_and_masked_runs_have_at_least_the_mask_length(
+    frames, probability, span, minimum, item
+):
     mask = span_mask(frames, probability, span, minimum, 0, 0, item)
     assert mask.shape == (frames,) and mask.dtype == torch.bool
     assert not mask.all()

@@ -1,4 +1,4 @@
-"""Positional convolutions against plain loops, and no frame hears the padding."""
+"""Positional convolutions equal plain loops, and padding changes no frame of a clip."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def made(kind, kernel):
 
 
 @pytest.mark.parametrize("kernel", [7, 8])
-def test_the_effective_kernel_has_one_gain_a_tap(kernel):
+def test_the_effective_kernel_has_one_gain_per_tap(kernel):
     module, x = made("hubert", kernel), torch.randn(2, 20, WIDTH, generator=generator())
     gain = module.conv.parametrizations.weight.original0
     direction = module.conv.parametrizations.weight.original1
@@ -46,7 +46,7 @@ def test_the_first_gains_are_the_norms_of_the_drawn_kernel():
 
 @pytest.mark.parametrize("kernel", [5, 6])
 @pytest.mark.parametrize("kind", ["hubert", "data2vec"])
-def test_padding_does_not_reach_a_clip(kind, kernel):
+def test_padding_does_not_change_positions_of_a_clip(kind, kernel):
     module, x = made(kind, kernel), torch.randn(2, 12, WIDTH, generator=generator())
     valid = torch.arange(12) < torch.tensor([[12], [7]])
     together = module(x, valid)

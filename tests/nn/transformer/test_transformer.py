@@ -42,7 +42,7 @@ def test_deepnorm_scales_residuals_and_the_right_initial_weights():
 
 
 @pytest.mark.parametrize("placement", ["post", "pre"])
-def test_layerdrop_never_changes_the_number_of_rows(placement):
+def test_layerdrop_never_changes_the_number_of_outputs(placement):
     module = stack(layerdrop=0.5, norm_placement=placement, final_norm=False).train()
     kept = 0
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def test_layerdrop_never_changes_the_number_of_rows(placement):
     assert not any(torch.equal(before, after) for before, after in itertools.pairwise(rows))
 
 
-def test_the_last_row_of_pre_ln_is_normalised_on_request_only():
+def test_final_norm_normalises_the_last_output_of_a_pre_ln_stack():
     with_norm, without = stack(norm_placement="pre"), stack(norm_placement="pre", final_norm=False)
     with torch.no_grad():
         for module in (with_norm, without):
@@ -66,7 +66,7 @@ def test_the_last_row_of_pre_ln_is_normalised_on_request_only():
     torch.testing.assert_close(normed[-1], 2 * torch.nn.functional.layer_norm(raw[-1], (32,)), atol=1e-5, rtol=1e-5)
 
 
-def test_row_0_is_the_input_to_layer_1():
+def test_output_0_is_the_input_to_layer_1():
     for placement in ("post", "pre"):
         module = stack(norm_placement=placement, final_norm=False).eval()
         rows = module(frames())
@@ -74,7 +74,7 @@ def test_row_0_is_the_input_to_layer_1():
 
 
 @pytest.mark.parametrize("placement", ["post", "pre"])
-def test_a_clip_among_longer_ones_is_as_alone(placement):
+def test_a_clip_among_longer_ones_has_the_same_outputs_as_alone(placement):
     module, x = stack(norm_placement=placement).eval(), frames()
     valid = torch.arange(10) < torch.tensor([[10], [4]])
     for together, alone in zip(module(x, valid), module(x[1:, :4])):

@@ -54,7 +54,7 @@ def test_published_names_and_sizes():
     with torch.device("meta"):
         sizes = {name: tuple(p.shape) for name, p in PatchTransformer(VitShape(frames=1875)).named_parameters()}
     assert sum(torch.Size(shape).numel() for shape in sizes.values()) == 86_023_712 - 2 * (400 * 769) - 2 * 768
-    wanted = {
+    target = {
         "cls_token": (1, 1, 768),
         "dist_token": (1, 1, 768),
         "new_pos_embed": (1, 2, 768),
@@ -68,7 +68,7 @@ def test_published_names_and_sizes():
         "blocks.11.mlp.fc2.weight": (768, 3072),
         "norm.weight": (768,),
     }
-    assert {name: sizes.get(name) for name in wanted} == wanted
+    assert {name: sizes.get(name) for name in target} == target
 
 
 def test_every_layer_equals_hugging_faces():
@@ -95,11 +95,11 @@ def test_every_layer_equals_hugging_faces():
     ours.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("vit.")})
     x = mel()
     expected = theirs(x, output_hidden_states=True).hidden_states
-    found = ours(x)
-    assert len(found) == len(expected) == 4
-    for place, (one, other) in enumerate(zip(found, expected)):
+    actual = ours(x)
+    assert len(actual) == len(expected) == 4
+    for place, (one, other) in enumerate(zip(actual, expected)):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5, msg=lambda text, at=place: f"row {at}: {text}")
-    torch.testing.assert_close(ours.norm(found[-1]), ast(x).last_hidden_state, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.norm(actual[-1]), ast(x).last_hidden_state, atol=1e-5, rtol=1e-5)
 
 
 def test_padding_is_never_attended(network):
@@ -134,7 +134,7 @@ def test_a_slice_of_the_table_of_columns(network):
 
 
 @pytest.mark.parametrize(
-    ("frames", "options", "said"),
+    ("frames", "options", "message"),
     [
         (15, {}, "15 frames are less than one patch of 16"),
         (326, {}, "326 frames, but the table of positions ends after 316"),
@@ -142,12 +142,12 @@ def test_a_slice_of_the_table_of_columns(network):
         (316, {"keep_columns": torch.tensor([], dtype=torch.long)}, "no patch at all"),
     ],
 )
-def test_what_does_not_fit_is_named(network, frames, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_invalid_lengths_and_patchout_are_refused(network, frames, options, message):
+    with pytest.raises(UsageError, match=message):
         network(mel(1, frames), **options)
 
 
-def test_recomputing_gives_the_same_gradient():
+def test_activation_checkpointing_gives_the_same_gradient():
     gradients = []
     for recompute in (False, True):
         module = PatchTransformer(dataclasses.replace(SMALL, num_layers=2))
@@ -161,7 +161,7 @@ def test_recomputing_gives_the_same_gradient():
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
-def test_initial_weights_are_as_said():
+def test_initial_weights_have_the_documented_distribution():
     module = PatchTransformer(VitShape(frames=312, dim=192, num_layers=2, num_heads=4, ffn_dim=384))
     module.init_weights(torch.Generator().manual_seed(1))
     for name in ("blocks.1.attn.qkv.weight", "blocks.0.mlp.fc2.weight", "time_new_pos_embed"):

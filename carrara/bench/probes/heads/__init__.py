@@ -1,4 +1,4 @@
-"""The heads: one public file = one network over frozen features, which defines `HEAD`."""
+"""The heads: each public file defines one network over frozen features as `HEAD`."""
 
 from carrara.core.registry import Registry
 

@@ -1,7 +1,7 @@
 """A linear map of each row.
 
-The least that can be asked of features; with the learned sum of layers before it, what a linear readout gets from all
-of them at once. Of the shape's settings it uses neither hidden units nor dropout.
+The least expressive head; with the learned sum of layers before it, it is the linear readout of all of them. It uses
+neither hidden units nor dropout.
 
 Letters: B examples, F rows of an example, D features, K outputs.
 """
@@ -18,9 +18,9 @@ class Linear(nn.Module):
 
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
-        self.outer = nn.Linear(shape.width, shape.outputs)
+        self.outer = nn.Linear(shape.dim, shape.outputs)
 
-    def forward(self, x_BFD: Tensor, known_BF: Tensor) -> Tensor:
+    def forward(self, x_BFD: Tensor, valid_BF: Tensor) -> Tensor:
         """Return the logits of each row, `[B, F, K]`."""
         return self.outer(x_BFD)
 

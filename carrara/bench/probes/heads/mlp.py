@@ -1,7 +1,7 @@
 """Two hidden layers for each row, with layer normalisation and dropout.
 
-A step up from the constrained track's single hidden layer of the same width (benchmark.md 2.1): linear, normalisation
-(Ba et al. 2016, arXiv 1607.06450), ReLU and dropout, twice, then the outputs.
+One hidden layer more than the constrained track's probe [notes/benchmark §2.1], with the same number of units: linear,
+layer normalisation [ba2016], ReLU and dropout, twice, then the outputs.
 
 Letters: B examples, F rows of an example, D features, K outputs.
 """
@@ -19,18 +19,18 @@ class Mlp(nn.Module):
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *_hidden(shape.width, shape),
-            *_hidden(shape.hidden, shape),
+            *_hidden_layer(shape.dim, shape),
+            *_hidden_layer(shape.hidden, shape),
             nn.Linear(shape.hidden, shape.outputs),
         )
 
-    def forward(self, x_BFD: Tensor, known_BF: Tensor) -> Tensor:
+    def forward(self, x_BFD: Tensor, valid_BF: Tensor) -> Tensor:
         """Return the logits of each row, `[B, F, K]`."""
         return self.layers(x_BFD)
 
 
-def _hidden(width: int, shape: HeadShape) -> tuple[nn.Module, ...]:
-    return nn.Linear(width, shape.hidden), nn.LayerNorm(shape.hidden), nn.ReLU(), nn.Dropout(shape.dropout)
+def _hidden_layer(inputs: int, shape: HeadShape) -> tuple[nn.Module, ...]:
+    return nn.Linear(inputs, shape.hidden), nn.LayerNorm(shape.hidden), nn.ReLU(), nn.Dropout(shape.dropout)
 
 
 HEAD = Head(frames=False, each_row=True, build=Mlp)

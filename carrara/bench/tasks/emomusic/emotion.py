@@ -25,6 +25,4 @@ TASK = Task(
     metrics=("r2_valence", "r2_arousal"),
     monitor="r2",
     category="high-level",
-    plateau_patience=5,
-    stop_patience=20,
 )

@@ -30,6 +30,4 @@ TASK = Task(
     extra_metrics=("key_weighted_2017", "accuracy"),
     monitor="key_weighted",
     category="high-level",
-    plateau_patience=5,
-    stop_patience=20,
 )

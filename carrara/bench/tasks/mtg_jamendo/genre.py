@@ -31,7 +31,6 @@ TASK = Task(
     label="genre",
     labels=TAGS,
     window_seconds=30.0,
-    aggregate="embedding",
     metrics=("roc_auc", "average_precision"),
     monitor="roc_auc",
     category="high-level",

@@ -21,7 +21,6 @@ TASK = Task(
     label="stems",
     labels=STEMS,
     window_seconds=6.0,
-    examples_per_clip=64,
     metrics=("sdr_vocals", "sdr_drums", "sdr_bass", "sdr_other"),
     monitor="sdr",
     category="acoustic",

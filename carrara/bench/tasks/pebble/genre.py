@@ -17,5 +17,4 @@ TASK = Task(
     monitor="accuracy",
     category="high-level",
     plateau_patience=6,
-    stop_patience=20,
 )

@@ -18,6 +18,4 @@ TASK = Task(
     extra_metrics=("accuracy", "key_weighted_2017"),
     monitor="key_weighted",
     category="high-level",
-    plateau_patience=5,
-    stop_patience=20,
 )

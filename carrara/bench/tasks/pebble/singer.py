@@ -16,6 +16,4 @@ TASK = Task(
     metrics=("accuracy",),
     monitor="accuracy",
     category="acoustic",
-    plateau_patience=5,
-    stop_patience=20,
 )

@@ -2,7 +2,7 @@
 
 The counterpart of MUSDB18 in MARBLE [notes/benchmark §1.9]: songs of 8 s in mono at 24 kHz, made into 44.1-kHz stereo,
 a singer and a band whose stems add up to the mixture. The head has 64 units and windows of 1 s, 4 mixtures for each
-song and epoch, and patiences are short, so that a laptop gets there; see `carrara/bench/separation/settings.py`.
+song and epoch, and patiences are short, so that a laptop gets there; see `carrara/bench/separation/train.py`.
 """
 
 from carrara.core.task import Task

@@ -16,6 +16,5 @@ TASK = Task(
     metrics=("accuracy",),
     monitor="accuracy",
     category="performance",
-    plateau_patience=5,
     stop_patience=10,
 )

@@ -29,6 +29,4 @@ TASK = Task(
     extra_metrics=("accuracy_recordings",),
     monitor="accuracy_windows",
     category="acoustic",
-    plateau_patience=5,
-    stop_patience=20,
 )
