@@ -1,16 +1,20 @@
-# Carrara. `make demo`: from nothing to a leaderboard. `make test`: the whole test suite. Both make .venv first.
+# Carrara. `make demo`: from nothing to a leaderboard. `make test`: the whole test suite; `make test-fast` leaves out the
+# tests marked slow. Each creates .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-fast lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/carrara demo
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2
+
+test-fast: $(VENV)/.test
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -40,6 +40,7 @@ def test_accuracy_equals_the_binomial():
     assert [low, high] == pytest.approx(expected, abs=1.5 / units)
 
 
+@pytest.mark.slow
 def test_r2_equals_scipy():
     draw = np.random.default_rng(0)
     truth = draw.standard_normal((80, 2))

@@ -78,6 +78,7 @@ def test_a_mistake_in_the_file_is_named(folder, text, kind, says):
         read_task(folder / "nowhere.toml")
 
 
+@pytest.mark.slow
 def test_a_task_file_is_measured_from_the_command_line(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     path = write(folder, SHORT)

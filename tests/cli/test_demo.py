@@ -9,6 +9,8 @@ from carrara.cli import _demo
 from carrara.cli._main import app
 from carrara.data._pebble import sizes
 
+pytestmark = pytest.mark.slow
+
 FEW = {"songs": 60, "notes": 36, "voices": 12, "stems": 0, "unlabelled": 6}
 
 

@@ -213,6 +213,7 @@ write_embeddings(encoder, files, Path(sys.argv[2]), EmbedConfig(per="window"), b
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.parquet", "out"])
 def test_a_killed_run_loses_one_part_at_most(tmp_path, name):
     folder, out = tmp_path / "music", tmp_path / name
@@ -324,6 +325,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_one_part_at_most(tmp_path, music):
     out = tmp_path / "out.parquet"
     command = ["embed", str(music), "-e", "noise", "-o", str(out), "--per", "frame"]
@@ -335,6 +337,7 @@ def test_a_full_disk_loses_one_part_at_most(tmp_path, music):
     assert summary(*command[1:])["reused"] == 1
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_however_long_the_recording(tmp_path):
     encoder = load("noise")
     process = psutil.Process()

@@ -163,6 +163,7 @@ def pitches(tmp_path_factory):
     return root / "pitch.toml"
 
 
+@pytest.mark.slow
 def test_a_task_file_is_probed_during_training_without_its_test_split(music, pitches, tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     out = tmp_path / "encoder"

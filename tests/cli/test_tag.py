@@ -191,6 +191,7 @@ def test_a_folder_with_other_files_of_these_names_is_refused(tmp_path, folder, m
     assert (tmp_path / name).read_text() == "[]"
 
 
+@pytest.mark.slow
 def test_each_recording_has_a_picture_of_its_own(tmp_path, folder):
     out, recordings = tmp_path / "out", ["x/a.wav", "y/a.wav", "y/a-2.wav", "z/A.wav", "z/cover.wav"]
     out.mkdir()

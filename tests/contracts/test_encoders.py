@@ -178,6 +178,7 @@ class TestOutput:
             assert torch.equal(layers, encoder(samples))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", smallest_of_each_network())
 def test_ten_minutes_are_encoded_within_a_bound_of_memory(tmp_path, name):
     encoder, process = runnable(name), psutil.Process()

@@ -183,6 +183,7 @@ def test_any_set_of_tags_is_read_back(tmp_path_factory, tagged):
     assert all(clip.group is None for clip in clips)
 
 
+@pytest.mark.slow
 def test_annotations_of_the_real_size_are_read_whole(tmp_path):
     digits = "0123456789abcdef"
     rows = [row(n, f"{digits[n % 16]}/song-{n}.mp3", TAGS[n % 188]) for n in range(25_863)]

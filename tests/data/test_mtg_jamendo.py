@@ -36,6 +36,7 @@ def clips(fixtures_dir):
     return {clip.id: clip for clip in DATASET.index(root)}, DATASET.splits(root)
 
 
+@pytest.mark.slow
 @pytest.mark.needs_fixtures
 @pytest.mark.parametrize("scheme", list(KINDS))
 def test_splits_hours_and_chunks_are_as_published(clips, scheme):
@@ -95,6 +96,7 @@ def test_no_two_kinds_share_the_name_of_a_tag(clips):
     assert max(map(len, kinds.values())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.needs_fixtures
 def test_each_task_has_every_tag_in_every_split(clips):
     known, splits = clips

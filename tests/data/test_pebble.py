@@ -19,6 +19,8 @@ from carrara.data._pebble.sizes import SIZES, split_counts
 from carrara.data._pebble.suite import write
 from carrara.data.pebble import DATASET
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_is_registered_once():
     assert [name for name in REGISTRY.names() if "pebble" in name] == ["pebble"]

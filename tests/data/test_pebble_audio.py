@@ -11,6 +11,8 @@ from carrara.data._pebble.players import parse_chord, parse_progression, scale_p
 from carrara.data._pebble.voice import sing, write_exercise
 from carrara.data.pebble import DATASET
 
+pytestmark = pytest.mark.slow
+
 # Probe-tone ratings [krumhansl1982].
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])

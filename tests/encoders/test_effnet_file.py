@@ -147,6 +147,7 @@ def test_weights_are_found_by_their_order(theirs, folded, epsilon):
     check_equal(ours_from(graph_of(theirs, folded, epsilon=epsilon)), theirs)
 
 
+@pytest.mark.slow
 def test_padding_may_be_automatic_or_a_step_by_itself(theirs):
     graph = graph_of(theirs)
     nodes = []

@@ -244,6 +244,7 @@ def hugging_faces(encoder, frames):
     return theirs.eval()
 
 
+@pytest.mark.slow
 def test_at_its_published_size_every_layer_equals_hugging_faces():
     encoder = drawn(build_encoder("maest-30s", 3).eval(), spread=0.02)
     frames = 10 * (encoder.settings.shape.columns - 1) + 16

@@ -13,6 +13,8 @@ import pytest
 
 from carrara.features.extract import WindowSpec, extract
 
+pytestmark = pytest.mark.slow
+
 KILLS = 8
 # Torch is imported once; each line of input forks a child that extracts, before any thread has been started.
 FORKING = """

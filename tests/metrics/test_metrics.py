@@ -16,6 +16,7 @@ from carrara.metrics.r2 import r2
 from carrara.metrics.ranking import average_precision, roc_auc
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(st.integers(2, 40), st.integers(0, 10**6), st.sampled_from([0, 1, 3]))
 def test_tag_measures_equal_scikit_learn_with_ties(units, seed, decimals):

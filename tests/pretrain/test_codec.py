@@ -17,6 +17,8 @@ from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 
+pytestmark = pytest.mark.slow
+
 CLOCK = ("seconds", "audio_hours_per_hour", "data_wait_fraction", "eta_seconds")
 MICRO = {
     "network.filters": 4,

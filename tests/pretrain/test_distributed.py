@@ -12,6 +12,8 @@ from carrara.core.settings import parse_settings, replace
 from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.run import pretrain
 
+pytestmark = pytest.mark.slow
+
 # Two micro-batches in either case, so that even dropout is the same.
 TWO = {"accumulation_steps": 2, "steps": 6, "checkpoint_every": 2, "log_every": 1}
 

@@ -7,6 +7,8 @@ from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 
+pytestmark = pytest.mark.slow
+
 NETWORK = {
     "network.conv_channels": 24,
     "network.dim": 64,

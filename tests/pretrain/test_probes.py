@@ -23,6 +23,8 @@ from carrara.pretrain.log_plot import plot_log
 from carrara.pretrain.metrics_log import read_events, read_metrics, read_probes
 from carrara.pretrain.run import pretrain
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCORE = {"score": 0.5, "low": 0.25, "high": 0.75, "metric": "accuracy", "seconds": 0.1}
 

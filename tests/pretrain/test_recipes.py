@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "network.conv_channels": 16,

@@ -15,6 +15,8 @@ from carrara.pretrain.recipes._base import RecoverySettings
 from carrara.pretrain.recovery import SpikeGuard
 from carrara.pretrain.run import pretrain
 
+pytestmark = pytest.mark.slow
+
 BAD = (6, 7)
 
 

@@ -122,6 +122,7 @@ def test_a_resumed_run_may_change_what_cures_it_and_the_log_says_so(corpus, micr
         pretrain(replace(micro, {**changes, "optimiser.weight_decay": 0.1}), corpus, folder, resume=True, device="cpu")
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_it_resumes_bit_for_bit(finished, corpus, micro, tmp_path):
     """A child process is killed (SIGKILL) twice at arbitrary moments; the result equals the uninterrupted run."""
     folder, script = tmp_path / "finished", tmp_path / "child.py"

@@ -19,6 +19,8 @@ from carrara.reproduce._page import page_markdown, page_values
 from carrara.reproduce._run import ReproductionPlan, run_reproduction, select_layer
 from carrara.reproduce._verdict import HELD, NOT_HELD, OPEN, RowResult, decide_hypotheses
 
+pytestmark = pytest.mark.slow
+
 FEW = {"songs": 36, "notes": 36, "voices": 6, "stems": 0, "unlabelled": 4}
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from carrara.bench.protocols import constrained
 from carrara.bench.separation.train import BY_DATASET, SeparationSettings
 from carrara.bench.suites import SUITES
 from carrara.cli._main import app
+
+pytestmark = pytest.mark.slow
 
 # What a probe on noise may reach on these small copies, with room for luck.
 CHANCE = {

@@ -11,6 +11,8 @@ from carrara.bench.suites import SUITES
 from carrara.bench.tasks import task
 from carrara.cli._main import app
 
+pytestmark = pytest.mark.slow
+
 FRAMES = ("gtzan/beats", "musdb18/stems")
 CLIPS = [name for name in SUITES["marble-14"].tasks if name not in FRAMES]
 CLASSES = [name for name in CLIPS if task(name).task_type in ("multiclass", "multilabel")]

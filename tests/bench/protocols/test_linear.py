@@ -74,6 +74,7 @@ def test_without_a_hidden_layer_decision_boundaries_are_linear(clouds):
     assert linear < 0.75 and one_hidden_layer > 0.95, "exclusive or has no straight border"
 
 
+@pytest.mark.slow
 def test_regression_comes_near_the_least_squares_fit(clouds, make_task, monkeypatch):
     monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-2, 1e-1))
     data = clouds(spread=1.0)

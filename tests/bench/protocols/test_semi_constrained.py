@@ -60,6 +60,7 @@ def means(data):
     return replace(data, features=features, rate=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "head"), [("order", "lstm"), ("order", "conv"), ("together", "attention-pool")])
 def test_heads_on_frames_learn_what_only_time_separates(in_time, kind, head):
     data = in_time(kind, max_epochs=60)
@@ -101,6 +102,7 @@ def test_one_layer_may_be_named(clouds):
         data.run(PROTOCOL, settings=fast(layer="7"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["mlp", "lstm", "conv"])
 def test_beats_are_predicted_frame_by_frame(random_data, make_task, head):
     truths, features = {}, {}

@@ -43,6 +43,7 @@ def problem(task, splits, levels):
     )
 
 
+@pytest.mark.slow
 def test_a_record_of_stems_beats_the_mixture(task, toys, levels, tmp_path, monkeypatch, splits):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(train.BY_DATASET, "toys", SETTINGS)

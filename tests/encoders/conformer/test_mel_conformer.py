@@ -279,6 +279,7 @@ class TestNetwork:
         for half_FD, exact_FD in zip(half_BLFD[0], exact_BLFD[0]):
             assert (half_FD - exact_FD).norm() < tolerance * exact_FD.norm()
 
+    @pytest.mark.slow
     @torch.inference_mode()
     def test_five_minutes_are_encoded_without_a_matrix_of_frames_times_frames(self, encoder, noise):
         process, lengths = psutil.Process(), torch.tensor([7_200_000, 6_000_000])

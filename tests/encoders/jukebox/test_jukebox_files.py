@@ -38,6 +38,7 @@ def folder(small, tables, tmp_path):
     return small.write(tmp_path, *tables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 def test_every_spelling_gives_the_same_encoder(small, small_registry, tables, tmp_path, zipped, prefix):

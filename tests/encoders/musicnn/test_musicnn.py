@@ -140,6 +140,7 @@ def published(request, tmp_path_factory, write_checkpoint):
     return request.param, actual, root
 
 
+@pytest.mark.slow
 def test_features_and_tags_are_those_of_the_spec(published):
     name, v, root = published
     samples = sound(6.2 if "vgg" in name else 3.5)

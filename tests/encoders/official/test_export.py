@@ -111,6 +111,7 @@ def test_an_export_onto_itself_keeps_the_heads(tmp_path, encoder):
     assert read_heads(tmp_path)["final_proj.bias"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_onnxruntime_gives_the_same_layers_at_any_size(tmp_path, encoder):
     runtime = pytest.importorskip("onnxruntime")

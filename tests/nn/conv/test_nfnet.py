@@ -204,6 +204,7 @@ def test_a_seed_gives_the_same_weights_again():
     assert torch.isfinite(weights(1)).all()
 
 
+@pytest.mark.slow
 def test_f0_has_the_published_size_and_maps():
     with torch.device("meta"):
         network = SlowFast(SlowFastSettings())

@@ -22,6 +22,7 @@ def tensor(samples):
     return torch.from_numpy(samples)[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate, size, chroma", [(16_000, 512, 264), (22_050, 2048, 12), (24_000, 4096, 36)])
 def test_banks_are_those_of_librosa(rate, size, chroma):
     reference = librosa.filters.chroma(sr=rate, n_fft=size, tuning=0, n_chroma=chroma, dtype=np.float64)

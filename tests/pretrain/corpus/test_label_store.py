@@ -216,6 +216,7 @@ def test_only_targets_with_whole_files_get_a_store_and_keep_it(filled, tmp_path)
         open_label_stores(tmp_path, targets, stream.corpus)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_labels_of_whole_files_and_resumes_with_them(corpus, tmp_path):
     changes = {
         "network.conv_channels": 16, "network.dim": 32, "network.num_layers": 1, "network.num_heads": 2,

@@ -45,6 +45,7 @@ def uninterrupted(labelled, micro, tmp_path_factory):
     return pretrain(micro(), labelled, tmp_path_factory.mktemp("whole"), device="cpu")
 
 
+@pytest.mark.slow
 def test_tones_tags_are_learnt(labelled, micro, tmp_path):
     recipe = micro(
         epochs=30, epoch_clips=16, batch=8, optimiser__learning_rate=3e-3, optimiser__hold_until=30,
@@ -102,6 +103,7 @@ def test_interrupted_it_resumes_bit_for_bit(uninterrupted, labelled, micro, tmp_
     assert plain(tmp_path / "run")[-2:] == plain(uninterrupted)[-2:]
 
 
+@pytest.mark.slow
 def test_killed_it_resumes_bit_for_bit(uninterrupted, labelled, micro, tmp_path):
     folder, recipe = tmp_path / "run", tmp_path / "recipe.json"
     recipe.write_text(micro().model_dump_json())
