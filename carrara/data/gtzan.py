@@ -31,16 +31,13 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.download import Remote
 from carrara.core.errors import DataError
-from carrara.data._base import Dataset
+from carrara.data._base import Dataset, DatasetCheck
 from carrara.data._tables import read_text
-
-if TYPE_CHECKING:
-    from carrara.data._check import DatasetCheck
 
 GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 AUDIO_FOLDERS = ("genres", "genres_original", "Data/genres_original", "gtzan_genre/genres", ".")

@@ -29,15 +29,11 @@ import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from carrara.core.clip import Clip, Split
 from carrara.core.download import Remote
 from carrara.core.errors import DataError
-from carrara.data._base import Dataset
-
-if TYPE_CHECKING:
-    from carrara.data._check import DatasetCheck
+from carrara.data._base import Dataset, DatasetCheck
 
 SINGERS = (*(f"f{number}" for number in range(1, 10)), *(f"m{number}" for number in range(1, 12)))
 TECHNIQUES = (

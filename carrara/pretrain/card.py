@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_probes
+from carrara.pretrain.objectives._base import Objective
+from carrara.pretrain.recipes._base import Recipe
 
-if TYPE_CHECKING:
-    from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 
-
-def pretraining_card(objective: MaskedPredictionObjective, folder: Path, step: int, seconds: float) -> str:
+def pretraining_card(objective: Objective, recipe: Recipe, folder: Path, step: int, seconds: float) -> str:
     """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads."""
-    card, corpus, recipe = objective.encoder.card, objective.corpus, objective.recipe
+    assert objective.encoder is not None
+    card, corpus = objective.encoder.card, objective.corpus
     metrics = (read_metrics(folder / LOG_FILE) or [{}])[-1]
     summary = objective.initialization.summary()
     initial = f"## Initial weights\n\nThe run {summary}.\n\n" if summary else ""

@@ -33,7 +33,8 @@ from carrara.pretrain.checkpoint import (
 from carrara.pretrain.corpus.stream import CropBatch
 from carrara.pretrain.distributed import full_tensor, gradient_sync
 from carrara.pretrain.metrics_log import ROLLED_BACK, SKIPPED, MetricAverager
-from carrara.pretrain.objectives._base import CLIPS, MICRO_BATCH_STRIDE, SEED_STRIDE, merge_sums
+from carrara.pretrain.objectives._base import MICRO_BATCH_STRIDE, SEED_STRIDE
+from carrara.pretrain.objectives._losses import CLIPS, merge_sums
 from carrara.pretrain.probes import run_probes
 from carrara.pretrain.process import interruptible
 from carrara.pretrain.state import Run

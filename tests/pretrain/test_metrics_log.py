@@ -7,7 +7,7 @@ import torch
 
 from carrara.core.errors import StoreError
 from carrara.pretrain.metrics_log import ROLLED_BACK, SKIPPED, MetricAverager, MetricsLog, read_events, read_metrics
-from carrara.pretrain.objectives._base import merge_sums
+from carrara.pretrain.objectives._losses import merge_sums
 from carrara.pretrain.objectives._masked_network import prediction_metrics
 
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import reduce
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,52 +28,11 @@ from carrara.pretrain.corpus.build import Corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
 from carrara.pretrain.distributed import Dist
 from carrara.pretrain.initialize import Initialization
+from carrara.pretrain.objectives._losses import Losses
 from carrara.pretrain.recipes._base import TrainingSettings
 
 # Far apart from each other and from one, so that no two micro-batches of near steps share their draws.
 SEED_STRIDE, MICRO_BATCH_STRIDE = 1_000_003, 7_368_787
-CLIPS = "clips"  # the divisor of terms that are sums over crops
-
-
-@dataclass(frozen=True)
-class LossTerm:
-    """One term of the loss: weight · sum / divisor.
-
-    Attributes:
-        sum: over the crops or frames of some crops.
-        divisor: name of the count that it is divided by.
-        weight: factor of the term.
-    """
-
-    sum: Tensor
-    divisor: str = CLIPS
-    weight: float = 1.0
-
-
-@dataclass
-class Losses:
-    """Terms of the loss of some crops, and further sums for the log; the names of both differ."""
-
-    terms: dict[str, LossTerm]
-    sums: dict[str, Tensor] = field(default_factory=dict)
-
-    def loss(self, divisors: Mapping[str, float]) -> Tensor:
-        """Return this part of the loss of a step with these counts."""
-        parts = [term.weight * (term.sum / max(divisors[term.divisor], 1)) for term in self.terms.values()]
-        return reduce(torch.add, parts)
-
-    def all_sums(self) -> dict[str, Tensor]:
-        """Return the sums of the terms and those for the log, detached."""
-        return {name: term.sum.detach() for name, term in self.terms.items()} | self.sums
-
-
-def merge_sums(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the sums over all parts by name, in float64."""
-    merged: dict[str, Tensor] = {}
-    for part in parts:
-        for name, value in part.items():
-            merged[name] = merged[name] + value.double() if name in merged else value.double()
-    return merged
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from torch.nn import functional
 from carrara.encoders._hubert.network import HubertEncoder
 from carrara.nn.spectral.framing import no_autocast
 from carrara.pretrain.masks import MaskPlan
-from carrara.pretrain.objectives._base import CLIPS, Losses, LossTerm
+from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets._base import Target
 

@@ -35,16 +35,8 @@ from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
 from carrara.pretrain.distributed import Dist
 from carrara.pretrain.initialize import Initialization, former_record
-from carrara.pretrain.objectives._base import (
-    CLIPS,
-    SEED_STRIDE,
-    Losses,
-    LossTerm,
-    MicroBatch,
-    Objective,
-    check_batch,
-    split_rows,
-)
+from carrara.pretrain.objectives._base import SEED_STRIDE, MicroBatch, Objective, check_batch, split_rows
+from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm
 from carrara.pretrain.optimiser import scheduled_rate
 from carrara.pretrain.precision import autocast
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe

@@ -32,7 +32,8 @@ from carrara.pretrain.initialize import copy_targets, load_encoder, load_heads
 from carrara.pretrain.label_checks import MISSING_FRAMES, check_labels
 from carrara.pretrain.masks import MaskPlan, plan_masks
 from carrara.pretrain.monitors import measure
-from carrara.pretrain.objectives._base import CLIPS, Losses, MicroBatch, Objective, check_batch, split_rows
+from carrara.pretrain.objectives._base import MicroBatch, Objective, check_batch, split_rows
+from carrara.pretrain.objectives._losses import CLIPS, Losses
 from carrara.pretrain.objectives._masked_network import FRAMES, MaskedPrediction, prediction_metrics
 from carrara.pretrain.optimiser import scheduled_rate
 from carrara.pretrain.precision import autocast
@@ -212,7 +213,7 @@ class MaskedPredictionObjective(Objective):
             encoder = self.encoder_copy(
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
-        save_pretrained(encoder, folder, pretraining_card(self, folder, step, seconds))
+        save_pretrained(encoder, folder, pretraining_card(self, self.recipe, folder, step, seconds))
 
 
 def check_batch_division(recipe: Recipe, world_size: int) -> None:

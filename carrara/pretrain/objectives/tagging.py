@@ -40,15 +40,8 @@ from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.corpus.stream import CropBatch
 from carrara.pretrain.distributed import Dist, full_tensor
 from carrara.pretrain.initialize import Initialization, former_record
-from carrara.pretrain.objectives._base import (
-    CLIPS,
-    Losses,
-    LossTerm,
-    MicroBatch,
-    Objective,
-    check_batch,
-    split_rows,
-)
+from carrara.pretrain.objectives._base import MicroBatch, Objective, check_batch, split_rows
+from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm
 from carrara.pretrain.precision import autocast
 from carrara.pretrain.tagging.augment import draw_mixup, mask_spectrograms
 from carrara.pretrain.tagging.card import tagging_card
