@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-TRAINING, PROBES = "Training", "Probes during training"
+TRAINING, PROBES, PLAN = "Training", "Probes during training", "Plan"
 
 Name = Annotated[str, typer.Argument(help="A recipe's name (`carrara ls recipes`).")]
 Corpus = Annotated[
@@ -64,7 +64,20 @@ Resume = Annotated[
         "and intervals may change.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the last line of the log as JSON.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print what the run will need (audio, FLOPs, time, memory, labels on disk) and write nothing; needs "
+        "neither --corpus nor --output.",
+        rich_help_panel=PLAN,
+    ),
+]
+Gpu = Annotated[
+    str, typer.Option(help="With --dry-run: a100-40, a100-80, h100, h200, rtx-3090, rtx-4090.", rich_help_panel=PLAN)
+]
+Gpus = Annotated[int, typer.Option(min=1, help="With --dry-run: how many of them.", rich_help_panel=PLAN)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the last line of the log, or the plan, as JSON.")]
 
 
 def pretrain(
@@ -80,6 +93,9 @@ def pretrain(
     probe_every: ProbeEvery = 500,
     data_dir: DataDir = None,
     resume: Resume = False,
+    dry_run: DryRun = False,
+    gpu: Gpu = "h100",
+    gpus: Gpus = 8,
     as_json: AsJson = False,
 ) -> None:
     """Pre-train an encoder on audio, without labels or on tags; its folder loads from the first checkpoint on.
@@ -89,6 +105,7 @@ def pretrain(
     - `carrara pretrain mert-v0 --scale tiny --set masking.mask_length=10 --set targets.cqt.weight=2 -c ~/Music -o mine`
     - `carrara pretrain maest-5s --scale tiny --corpus pebble -o my-maest`
     - `carrara pretrain mert-v1-95m --from m-a-p/MERT-v1-95M -c ~/Music -o further --probe pebble/key,pebble/genre`
+    - `carrara pretrain mert-v1-330m --dry-run --gpu h100 --gpus 64`
 
     `torchrun --nproc-per-node 2 -m carrara pretrain …` trains with several processes and the same losses as with one.
 
@@ -102,6 +119,14 @@ def pretrain(
     from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
     from carrara.pretrain.run import pretrain as train
 
+    assignments = parse_assignments(changes or [])
+    if dry_run:
+        from carrara.pretrain.dry_run import describe_plan, plan_run
+
+        assignments |= {"steps": steps} if steps else {}
+        plan = plan_run(recipe, corpus or (), scale=scale, changes=assignments, device=device, gpu=gpu, gpus=gpus)
+        typer.echo(json.dumps(plan) if as_json else describe_plan(plan))
+        return
     if not corpus:
         raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
     if output is None:
@@ -111,7 +136,6 @@ def pretrain(
         from carrara.cli._probes import build_probe
 
         probes = {"probe": build_probe(probe, data_dir, pick_device(device)), "probe_every": probe_every}
-    assignments = parse_assignments(changes or [])
     try:
         folder = train(
             recipe,

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from carrara.core.errors import DataError, StoreError
+from carrara.core.errors import CarraraError, DataError, StoreError
 from carrara.core.progress import progress
 from carrara.pretrain.checkpoint import (
     TRAINING,
@@ -97,7 +97,14 @@ def _take_step(run: Run, batch: CropBatch, averager: MetricAverager, stop: bool)
     averager.missing += len(batch.errors)
     for group in run.optimiser.param_groups:
         group["lr"] = objective.learning_rate(run.step)
-    result = compute_gradient(run, batch, stop)
+    try:
+        result = compute_gradient(run, batch, stop)
+    except RuntimeError as problem:
+        if not is_out_of_memory(problem):
+            raise
+        result = None
+    if result is None:  # outside the handler, which keeps the activations alive
+        _report_out_of_memory(run, batch)
     reason = run.guard.skip_reason(result.loss, result.norm) if result.num_clips else "no crop"
     if reason:
         averager.skipped += 1
@@ -178,6 +185,30 @@ def compute_gradient(run: Run, batch: CropBatch, stop: bool = False) -> StepResu
     if parts:
         totals |= {name: torch.tensor(float(count), dtype=torch.float64) for name, count in counts.items()}
     return StepResult(totals, loss_value, float(norm), int(divisors[CLIPS]), stops > 0)
+
+
+def is_out_of_memory(problem: RuntimeError) -> bool:
+    """Return whether a device has no memory left; PyTorch has a class of error for GPUs only."""
+    text = str(problem)
+    return isinstance(problem, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate" in text
+
+
+def _report_out_of_memory(run: Run, batch: CropBatch) -> NoReturn:
+    """Save the run as it was before the step, and raise an error that names the cure."""
+    recipe, steps = run.recipe, max(run.recipe.accumulation_steps, run.dist.world_size)
+    run.optimiser.zero_grad(set_to_none=True)
+    if run.dist.world_size == 1:  # else the other ranks wait for a gradient, and the last checkpoint remains
+        save(run)
+    if steps < recipe.batch:
+        cure = f"continue with --resume --set accumulation_steps={min(2 * steps, recipe.batch)}"
+    elif not recipe.activation_checkpointing:
+        cure = "one crop is too much; start anew with --set activation_checkpointing=true"
+    else:
+        cure = "one crop is too much; start anew with a smaller crop_seconds, or with several GPUs and fsdp=true"
+    raise CarraraError(
+        f"step {run.step + 1}: {run.dist.device} has no memory left for {math.ceil(recipe.batch / steps)} crops at a "
+        f"time; {cure}"
+    )
 
 
 def _log_skip(run: Run, batch: CropBatch, reason: str, result: StepResult) -> None:

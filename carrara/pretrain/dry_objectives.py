@@ -1,0 +1,147 @@
+"""The objectives without a corpus, for measurements: random weights, crops of anything, labels drawn at random.
+
+Micro-batches and losses are the objectives' own. Targets that are fitted on a corpus or need weights give random labels
+of as many classes; others (CQT, teacher) are as they are.
+
+Letters: B batch, T samples, F frames, Q codebooks, N clips, C tags.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carrara.core.errors import UsageError
+from carrara.core.settings import replace
+from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._hubert.network import HubertEncoder
+from carrara.encoders._maest.network import MaestEncoder
+from carrara.nn.conv.waveform_frontend import receptive_field
+from carrara.nn.quantize.rvq_vae import RVQVAE
+from carrara.nn.spectral.multiscale_loss import SpectralDistance
+from carrara.pretrain.corpus.stream import CropStream
+from carrara.pretrain.distributed import Dist
+from carrara.pretrain.objectives._base import Objective
+from carrara.pretrain.objectives._masked_network import MaskedPrediction
+from carrara.pretrain.objectives.codec import CodecObjective
+from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
+from carrara.pretrain.objectives.tagging import TaggingObjective
+from carrara.pretrain.recipes._base import Recipe, TrainingSettings
+from carrara.pretrain.recipes.rvq_vae import CodecRecipe
+from carrara.pretrain.tagging.data import BalancedCrops, build_tagged_corpus
+from carrara.pretrain.tagging.network import TaggingNetwork, build_tagger
+from carrara.pretrain.tagging.settings import TaggingRecipe
+from carrara.pretrain.targets import REGISTRY as TARGETS
+from carrara.pretrain.targets._base import FrameGrid, Target
+
+
+class _RandomClasses(Target):
+    """Random labels in place of those of a target that is fitted on a corpus or needs weights."""
+
+    def __init__(self, settings: Any, grid: FrameGrid) -> None:
+        super().__init__(settings, grid)
+        is_codes = settings.target == "codes"
+        self.num_classes = (settings.codebook_size,) * settings.num_codebooks if is_codes else (settings.k,)
+        self.use = settings.use if is_codes else "all"
+
+    def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
+        """Return random classes `[B, F, Q]`; see the base class."""
+        shape = (len(samples_BT), frames, len(self.num_classes))
+        return torch.randint(self.num_classes[0], shape, device=samples_BT.device)
+
+
+class _MaskedDryRun(MaskedPredictionObjective):
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.dist, self.steps, self.label_stores = recipe, Dist(device=device), recipe.steps, {}
+        encoder = build_encoder(recipe.encoder, recipe.seed, recipe.network.model_dump())
+        if not isinstance(encoder, HubertEncoder):
+            raise UsageError(f"encoder {recipe.encoder!r} has no frames to mask; choose one of HuBERT's kind")
+        self.encoder, settings = encoder.to(device), encoder.settings
+        encoder.encoder.activation_checkpointing = recipe.activation_checkpointing
+        centre = receptive_field(settings.conv_kernels, settings.conv_strides) // 2
+        self.grid = FrameGrid(settings.sample_rate, settings.stride, centre)
+        samples = round(recipe.crop_seconds * settings.sample_rate)
+        self.stream = _empty_stream(samples, self.grid.hop, recipe)
+        self.targets = {}
+        for name, target_settings in recipe.targets.items():
+            drawn = target_settings.target in ("clusters", "codes")
+            kind = _RandomClasses if drawn else TARGETS.get(target_settings.target)
+            self.targets[name] = kind(target_settings, self.grid).to(device)
+            self.targets[name].attach(encoder)
+        self.module = MaskedPrediction(encoder, self.targets, recipe.objective, recipe.seed).to(device)
+        silence_BT, frames = torch.zeros(1, samples, device=device), encoder.num_frames(samples)
+        fixed = [target for target in self.targets.values() if not target.is_ema]
+        self.num_frames = min([frames, *(target.labels(silence_BT, frames).shape[1] for target in fixed)])
+
+
+class _TaggingDryRun(TaggingObjective):
+    def __init__(self, recipe: TaggingRecipe, device: torch.device, paths: Sequence[str | Path]) -> None:
+        self.recipe, self.dist, self.teacher = recipe, Dist(device=device), None
+        network: Any = recipe.network
+        rate = build_encoder(recipe.encoder, 0, network.model_dump()).card.sample_rate
+        corpus = build_tagged_corpus(paths, recipe.labels, rate)[0] if paths else None
+        tags = corpus.tags if corpus else recipe.labels.tags or [f"tag {index}" for index in range(network.classes)]
+        if getattr(network, "distilled", None) == "separated":
+            single = replace(recipe, {"network.distilled": "mean", "teacher.weights": ""})
+            teacher: Any = build_tagger(single, tags, "teacher", "")
+            self.teacher = teacher.to(device).eval()
+            recipe = replace(recipe, {"teacher.weights": recipe.teacher.weights or "teacher"})
+        self.encoder = build_tagger(recipe, tags, "dry-run", "").to(device)
+        if isinstance(self.encoder, MaestEncoder) and self.encoder.head_dist is not None and self.teacher is None:
+            self.encoder.head_dist.requires_grad_(False)
+        self.module, self.average = TaggingNetwork(self.encoder), copy.deepcopy(self.encoder)
+        samples, hop = round(recipe.crop_seconds * rate), self.encoder.mel.spectrum.framing.hop
+        self.stream = _empty_stream(samples, hop, recipe)
+        shape = (samples, hop, recipe.batch, recipe.seed)
+        per_epoch = math.ceil(recipe.epoch_clips / recipe.batch)
+        if corpus:
+            per_epoch = BalancedCrops(corpus, *shape, clips=recipe.epoch_clips).steps_per_epoch
+        self.steps = min(recipe.epochs * per_epoch, recipe.steps or recipe.epochs * per_epoch)
+        clip: Any = SimpleNamespace(tags_NC=np.zeros((1, len(tags)), dtype=np.float32))
+        self.corpus = clip
+
+
+class _CodecDryRun(CodecObjective):
+    def __init__(self, recipe: CodecRecipe, device: torch.device) -> None:
+        self.recipe, self.dist, self.steps, self.outputs = recipe, Dist(device=device), recipe.steps, []
+        network = recipe.network
+        samples = round(recipe.crop_seconds * network.sample_rate)
+        self.crop_frames = math.ceil(samples / network.hop)
+        self.stream = _empty_stream(samples, network.hop, recipe)
+        self.module = RVQVAE(network, recipe.seed).to(device)
+        self.module.activation_checkpointing = recipe.activation_checkpointing
+        self.module.books.codes_QKC.normal_()
+        self.module.books.started.fill_(1.0)
+        self.distance = SpectralDistance(network.sample_rate).to(device)
+
+
+def _empty_stream(crop_samples: int, hop: int, recipe: TrainingSettings) -> Any:
+    nothing: Any = None
+    return CropStream(nothing, crop_samples, hop, recipe.batch, recipe.seed)
+
+
+def dry_objective(recipe: Any, device: torch.device, corpus: Sequence[str | Path]) -> Objective:
+    """Return the objective of a recipe with random weights and labels, ready for micro-batches of any crops.
+
+    Args:
+        recipe: resolved.
+        device: of the network.
+        corpus: of training on tags, for their number and that of the clips; empty for as many as published.
+
+    Raises:
+        UsageError: the network cannot be trained so.
+        DataError: the corpus cannot be used.
+    """
+    if isinstance(recipe, TaggingRecipe):
+        return _TaggingDryRun(recipe, device, corpus)
+    if isinstance(recipe, CodecRecipe):
+        return _CodecDryRun(recipe, device)
+    return _MaskedDryRun(recipe, device)

@@ -1,0 +1,212 @@
+"""What a run will need, measured without training and without writing: audio, operations, time, memory, labels.
+
+The network, its losses and its micro-batches are the objective's own; crops are noise, and labels that a target would
+fit on a corpus are drawn at random. One crop is measured forward and backward for operations and memory, then three
+micro-batches for time, unless a crop takes seconds. Time and activations are proportional to the crops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from carrara.core.errors import UsageError, did_you_mean
+from carrara.core.settings import replace
+from carrara.nn.device import pick_device
+from carrara.pretrain.corpus.build import build_corpus
+from carrara.pretrain.dry_objectives import dry_objective
+from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
+from carrara.pretrain.objectives.tagging import TaggingObjective
+from carrara.pretrain.recipes._base import Recipe, TrainingSettings, resolve
+from carrara.pretrain.recipes.rvq_vae import CodecRecipe
+from carrara.pretrain.step_cost import USABLE, device_memory, measure_cost
+from carrara.pretrain.tagging.settings import TaggingRecipe
+
+GIB = 2**30
+# Peak FLOP/s of dense bfloat16 products with single-precision sums, and memory; the makers' data sheets.
+GPUS = {
+    "a100-40": (312e12, 40 * GIB),
+    "a100-80": (312e12, 80 * GIB),
+    "h100": (989e12, 80 * GIB),
+    "h200": (989e12, 141 * 10**9),
+    "rtx-3090": (71e12, 24 * GIB),
+    "rtx-4090": (165e12, 24 * GIB),
+}
+ASSUMED_MFU = 0.3  # fraction of the peak that a training reaches; a guess, to be replaced by a measurement
+# The first prefix that fits says which part a parameter belongs to.
+PARTS: dict[type[TrainingSettings], dict[str, str]] = {
+    Recipe: {"encoder.encoder.": "Transformer", "encoder.": "front end", "": "heads"},
+    TaggingRecipe: {
+        "encoder.vit.blocks.": "Transformer",
+        "encoder.vit.norm.": "Transformer",
+        "encoder.network.": "convolutions",
+        "encoder.vit.": "front end",
+        "": "heads",
+    },
+    CodecRecipe: {"encoder.": "encoder", "decoder.": "decoder", "": "codebooks"},
+}
+
+
+def plan_run(
+    recipe: str | TrainingSettings,
+    corpus: Sequence[str | Path] = (),
+    *,
+    scale: str = "base",
+    changes: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    gpu: str = "h100",
+    gpus: int = 8,
+) -> dict[str, Any]:
+    """Return what a run will need, in seconds, hours, bytes and floating-point operations; nothing is written.
+
+    Args:
+        recipe: name of a recipe, or a recipe.
+        corpus: as for `pretrain`; empty for none: then labels on disk are given by the hour, and tags are as many as
+            the network has.
+        scale: one of the recipe's scales; ignored where a recipe itself is given.
+        changes: settings to change, by dotted path.
+        device: auto, cpu, cuda, cuda:1, mps.
+        gpu, gpus: kind and number of the GPUs of a second plan.
+
+    Raises:
+        UsageError: an unknown recipe, setting, device or GPU.
+        DataError: the corpus cannot be used.
+    """
+    if gpu not in GPUS:
+        raise UsageError(f"--gpu {gpu}: is not known.{did_you_mean(gpu, GPUS)} There are: {', '.join(GPUS)}")
+    resolved: Any = resolve(recipe, scale, changes) if isinstance(recipe, str) else replace(recipe, changes or {})
+    torch_device = torch.device(pick_device(device))
+    # A CPU computes half precision slowly; one micro-batch is one piece here, of as many crops as fit.
+    precision = resolved.precision if torch_device.type == "cuda" else "float32"
+    single = replace(resolved, {"precision": precision, "accumulation_steps": 1})
+    try:
+        with torch.random.fork_rng():
+            objective = dry_objective(single, torch_device, corpus)
+            parameters = list(objective.module.parameters())
+            trained = _num_bytes(parameter for parameter in parameters if parameter.requires_grad)
+            memory = {
+                "weights": _num_bytes([*parameters, *objective.module.buffers()]),
+                "gradients": trained,
+                "adam": 2 * trained,
+                "other_networks": sum(_num_bytes(module.state_dict().values()) for module in _untrained(objective)),
+            }
+            measured = measure_cost(objective, resolved)
+        memory["activations_per_crop"] = measured.pop("activations")
+    except torch.OutOfMemoryError:
+        raise UsageError(f"--device {torch_device}: does not hold the network and one crop; use --device cpu") from None
+    hours = resolved.batch * resolved.crop_seconds / 3600
+    flops = measured.pop("flops_per_crop") * resolved.batch
+    seconds = measured.pop("seconds_per_crop") * resolved.batch + measured.pop("optimiser_seconds")
+    here = _fit(resolved, memory, device_memory(torch_device), 1) | {"hours": seconds * objective.steps / 3600}
+    peak, capacity = GPUS[gpu]
+    there = _fit(resolved, memory, capacity, gpus)
+    there["hours"] = flops * objective.steps / (gpus * peak * ASSUMED_MFU) / 3600
+    return {
+        "recipe": recipe if isinstance(recipe, str) else type(resolved).__name__,
+        "parameters": {"total": sum(each.numel() for each in parameters), **_parts(objective)},
+        "audio_hours_per_step": hours,
+        "steps": objective.steps,
+        "audio_hours": hours * objective.steps,
+        "flops_per_step": flops,
+        "seconds_per_step": seconds,
+        "measured": {"device": str(torch_device), "precision": precision, **measured},
+        "memory": memory,
+        "labels": _label_size(objective, corpus),
+        "this_device": {"device": str(torch_device), "count": 1, **here},
+        "gpus": {"device": gpu, "count": gpus, "assumed_mfu": ASSUMED_MFU, **there},
+    }
+
+
+def _fit(recipe: TrainingSettings, memory: Mapping[str, int], capacity: float, devices: int) -> dict[str, Any]:
+    """Return how the batch must be divided to fit devices of that memory, and the memory that each then uses.
+
+    `accumulation_steps` is None where not even one crop fits.
+    """
+    fixed: float = sum(memory[name] for name in ("weights", "gradients", "adam", "other_networks"))
+    if devices > 1:
+        # DistributedDataParallel has buckets as large as the gradients; FSDP shards all.
+        fixed = fixed / devices if recipe.fsdp else fixed + memory["gradients"]
+    share = math.ceil(recipe.batch / devices)
+    fitting = int((USABLE * capacity - fixed) // max(memory["activations_per_crop"], 1))
+    crops = max(min(fitting, math.ceil(recipe.batch / max(recipe.accumulation_steps, devices)), share), 1)
+    return {
+        "accumulation_steps": math.ceil(share / crops) * devices if fitting >= 1 else None,
+        "memory": int(fixed + crops * memory["activations_per_crop"]),
+        "capacity": int(capacity),
+    }
+
+
+def _parts(objective: Any) -> dict[str, int]:
+    prefixes = next(parts for settings, parts in PARTS.items() if isinstance(objective.recipe, settings))
+    counts: dict[str, int] = {}
+    for name, parameter in objective.module.named_parameters():
+        part = next(part for prefix, part in prefixes.items() if name.startswith(prefix))
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
+
+
+def _untrained(objective: Any) -> list[nn.Module]:
+    """Return the networks that are in memory beside the trained one: targets, the average, a teacher."""
+    if isinstance(objective, TaggingObjective):
+        return [objective.average, *([objective.teacher] if objective.teacher else [])]
+    return list(objective.targets.values()) if isinstance(objective, MaskedPredictionObjective) else []
+
+
+def _num_bytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _label_size(objective: Any, corpus: Sequence[str | Path]) -> dict[str, float]:
+    """Return the bytes of whole-file labels on disk by the hour, and of the corpus where there is one."""
+    if not isinstance(objective, MaskedPredictionObjective):
+        return {"bytes_per_hour": 0.0}
+    grid = objective.grid
+    codebooks = [
+        len(target.num_classes)
+        for target in objective.targets.values()
+        if getattr(target.settings, "whole_files", False)
+    ]
+    size = {"bytes_per_hour": 2.0 * sum(codebooks) * grid.sample_rate / grid.hop * 3600}
+    if corpus:
+        items = build_corpus(list(corpus), grid.sample_rate, objective.stream.crop_samples)
+        size |= {"corpus_hours": items.seconds / 3600, "bytes": size["bytes_per_hour"] * items.seconds / 3600}
+    return size
+
+
+def describe_plan(plan: Mapping[str, Any]) -> str:
+    """Return a plan as lines for people."""
+    total, measured, memory, labels = plan["parameters"]["total"], plan["measured"], plan["memory"], plan["labels"]
+    parts = ", ".join(f"{name} {count:,}" for name, count in plan["parameters"].items() if name != "total")
+    sizes = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.2f}" for name, size in memory.items())
+    scaled = ", scaled" if measured["crops"] == 1 else ""
+    lines = [
+        f"parameters\t{total:,} ({parts})",
+        f"audio\t{plan['audio_hours_per_step']:.3g} hours a step, {plan['steps']:,} steps, {plan['audio_hours']:,.0f} "
+        "hours",
+        f"operations\t{plan['flops_per_step']:.3g} FLOPs a step",
+        f"time\t{plan['seconds_per_step']:.3g} s a step on {measured['device']} in {measured['precision']}, from "
+        f"{measured['micro_batches']} × {measured['crops']} crops{scaled}",
+        f"memory in GiB\t{sizes} (in {measured['precision']})",
+    ]
+    if labels["bytes_per_hour"]:
+        per_hour = f"{labels['bytes_per_hour'] / 1e6:.3g} MB an hour of the corpus"
+        whole = f", {labels['bytes'] / 1e9:.3g} GB in all" if "bytes" in labels else ""
+        lines.append(f"labels on disk\t{per_hour}{whole}")
+    for key in ("this_device", "gpus"):
+        device = plan[key]
+        name = f"{device['count']} x {device['device']}"
+        fit = f"accumulation_steps={device['accumulation_steps']}, {device['memory'] / GIB:.1f}"
+        if device["accumulation_steps"] is None:
+            cure = "activation_checkpointing=true or fsdp=true may help"
+            fit = f"one crop does not fit, {cure}: {device['memory'] / GIB:.1f}"
+        assumed = f" at an assumed MFU of {device['assumed_mfu']:.0%}" if "assumed_mfu" in device else ""
+        lines.append(
+            f"{name}\t{device['hours']:,.1f} hours ({device['hours'] / 24:,.1f} days){assumed}; {fit} of "
+            f"{device['capacity'] / GIB:.0f} GiB each"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""Operations, activations and seconds of an objective's forward and backward pass on crops of noise.
+
+Letters: B batch, T samples.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from carrara.pretrain.corpus.stream import CropBatch
+from carrara.pretrain.optimiser import adamw
+from carrara.pretrain.recipes._base import TrainingSettings
+
+USABLE = 0.9  # fraction of the memory that a run may fill
+MICRO_BATCHES, SLOW_SECONDS = 3, 4.0
+
+
+def measure_cost(objective: Any, recipe: TrainingSettings) -> dict[str, Any]:
+    """Return operations, activations and seconds of a crop, seconds of the optimiser, and how they were measured."""
+    device, module = objective.dist.device, objective.module.train()
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimiser = adamw(module, recipe.optimiser)
+    optimiser.step()
+    optimiser_seconds = _timed(optimiser.step, device)
+    counter, peak = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION), _PeakMemory()
+    with peak, counter:
+        seconds = _timed(partial(_run_micro_batch, objective, 1), device)
+    crops, repeats = 1, 1
+    if seconds < SLOW_SECONDS:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else device_memory(device) / 2
+        limits = [math.ceil(recipe.batch / recipe.accumulation_steps), USABLE * free / max(peak.bytes, 1)]
+        if device.type != "cuda":
+            limits.append(SLOW_SECONDS / seconds)
+        crops, repeats = max(int(min(limits)), 1), MICRO_BATCHES
+        while True:
+            try:
+                _run_micro_batch(objective, crops)
+                seconds = _timed(partial(_run_micro_batch, objective, crops, repeats), device)
+                break
+            except torch.OutOfMemoryError:
+                if crops == 1:
+                    raise
+                crops //= 2
+    return {
+        "flops_per_crop": counter.get_total_flops(),
+        "activations": peak.bytes,
+        "seconds_per_crop": seconds / crops / repeats,
+        "optimiser_seconds": optimiser_seconds,
+        "crops": crops,
+        "micro_batches": repeats,
+    }
+
+
+def _run_micro_batch(objective: Any, crops: int, repeats: int = 1) -> None:
+    samples_BT = 0.1 * torch.randn(crops, objective.stream.crop_samples)
+    batch = CropBatch(0, samples_BT, (0,) * crops, (0,) * crops, ())
+    for _ in range(repeats):
+        (micro_batch,) = objective.micro_batches(batch)
+        objective.losses(objective.module, micro_batch, 0).loss(micro_batch.divisors).backward()
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
+    started = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - started
+
+
+def _forward_flops(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _backward_flops(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# PyTorch counts the fused attention of GPUs only.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops,
+}
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Measures the largest sum of the storages that are created inside and still alive.
+
+    Attributes:
+        bytes: that sum.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self._live = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count the storages of its results that were not there before."""
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._add(tensor, 0)
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._add(tensor, tensor.untyped_storage().nbytes())
+        return result
+
+    def _add(self, tensor: Tensor, size: int) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self._live += size
+        self.bytes = max(self.bytes, self._live)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
+
+
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of memory of a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
