@@ -84,6 +84,9 @@ def plan_run(
     # A CPU computes half precision slowly; one micro-batch is one piece here, of as many crops as fit.
     precision = resolved.precision if torch_device.type == "cuda" else "float32"
     single = replace(resolved, {"precision": precision, "accumulation_steps": 1})
+    if getattr(single.network, "layerdrop", 0):
+        # A draw of LayerDrop would decide how many layers are measured; all are the most that a step takes.
+        single = replace(single, {"network.layerdrop": 0.0})
     try:
         with torch.random.fork_rng():
             objective = dry_objective(single, torch_device, corpus)

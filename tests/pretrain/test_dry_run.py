@@ -104,6 +104,12 @@ def test_operations_of_a_transformer_are_about_six_a_weight_and_frame(micro):
     assert second["flops_per_step"] - first["flops_per_step"] == pytest.approx(by_hand, rel=0.03)
 
 
+def test_layers_that_layerdrop_leaves_out_are_measured_too(micro):
+    dropping = plan_run(replace(micro, {"network.layerdrop": 0.9}), device="cpu")
+    # The masks of a crop, and so the predicted frames, are the same.
+    assert dropping["flops_per_step"] == plan_run(micro, device="cpu")["flops_per_step"]
+
+
 def test_time_on_other_gpus_is_operations_over_their_peak(plan):
     peak, memory = GPUS["h100"]
     seconds = plan["flops_per_step"] * plan["steps"] / (2 * peak * plan["gpus"]["assumed_mfu"])
