@@ -12,6 +12,7 @@ from typing import ClassVar
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.download import Remote, download
 from carrara.core.errors import AudioError, DataError, UsageError, did_you_mean
+from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import data_home
 from carrara.core.progress import track
 from carrara.core.settings import Settings
@@ -265,7 +266,7 @@ def _find_duplicates(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
     id_of = {clip.path: clip.id for clip in reversed(list(clips))}
     groups = [list(reversed(id_of))]
     # Each key costs more than the one before; only files that agree so far are read further.
-    for key in (_file_size, _middle_sha256, _file_sha256):
+    for key in (_file_size, _middle_sha256, sha256_of_file):
         by_key: dict[tuple[int, object], list[Path]] = defaultdict(list)
         for number, paths in enumerate(groups):
             for path in track(paths, "looking for duplicates") if key is not _file_size else paths:
@@ -282,11 +283,6 @@ def _middle_sha256(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(_file_size(path) // 2)
         return hashlib.sha256(file.read(SAMPLED_BYTES)).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_leaks(split_scheme: str, splits_by_group: Mapping[str, set[Split]]) -> list[Leak]:
