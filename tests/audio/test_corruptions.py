@@ -47,6 +47,7 @@ def test_reverb_has_the_requested_decay_time_and_does_not_delay_the_direct_sound
     assert decay[0] - decay[1] == pytest.approx(30, abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("semitones", [-7, -1, 1, 4])
 def test_pitch_shift_moves_by_semitones_and_keeps_time(semitones):
     sound = tone()

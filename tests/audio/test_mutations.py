@@ -82,6 +82,7 @@ def mutate(data, other, rng):
     return bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_mutated_file_gives_samples_or_one_line(originals, tmp_path, name, capfd):
     rng = np.random.default_rng(FORMATS.index(name))

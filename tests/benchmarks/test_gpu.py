@@ -86,6 +86,7 @@ def test_every_section_measures_in_its_tiny_form(tmp_path):
     assert {"device", "driver", "versions", "date", "command"} <= set(results)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_names_the_option_that_helps(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -46,6 +46,7 @@ def settings(*more):
     return [word for change in (*SMALLER, *more) for word in ("--set", change)]
 
 
+@pytest.mark.slow
 def test_it_writes_an_encoder_and_prints_one_line(music, tmp_path):
     out = tmp_path / "encoder"
     done = run("mert-v0", "--scale", "tiny", *settings(), "--corpus", music, "-o", out, "--device", "cpu", "--json")

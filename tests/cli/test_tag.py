@@ -84,6 +84,7 @@ def test_output_is_what_the_encoder_predicts(tmp_path, folder, music):
         assert (tmp_path / "out" / name).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_the_same_command_embeds_only_what_is_new(tmp_path, folder, music):
     command = ("tag", music, "-e", folder, "-o", tmp_path / "out", "--hop", 2.5, "--json")
     first = json.loads(run(*command).stdout)

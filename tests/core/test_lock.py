@@ -104,6 +104,7 @@ def zipped(name):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [{}, {"ETag": '"one"'}])
 @pytest.mark.parametrize("archive", [False, True])
 def test_a_second_download_of_a_file_waits_for_the_first(running, tmp_path, version, archive):

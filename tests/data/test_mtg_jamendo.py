@@ -49,6 +49,7 @@ def test_splits_hours_and_chunks_are_as_published(clips, scheme):
         assert sum(len(window_spans(round(10 * length), 300, min_tail=10)) for length in seconds) == chunks
 
 
+@pytest.mark.slow
 @pytest.mark.needs_fixtures
 def test_all_schemes_together_have_the_published_tracks(clips):
     known, _ = clips

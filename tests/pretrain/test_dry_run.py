@@ -94,6 +94,7 @@ def test_operations_of_a_linear_map(micro):
     assert 4 * 256 * 64 <= cost["activations"] <= 2.5 * 4 * 256 * 64
 
 
+@pytest.mark.slow
 def test_operations_of_a_transformer_are_about_six_a_weight_and_frame(micro):
     recipe = replace(micro, {"network.num_layers": 4, "network.dim": 256, "network.ffn_dim": 1024, "crop_seconds": 4.0})
     deeper = replace(recipe, {"network.num_layers": 8})
@@ -175,6 +176,7 @@ def raise_as_a_gpu_does():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fail", [allocate_too_much, raise_as_a_gpu_does])
 def test_out_of_memory_names_the_cure_and_loses_nothing(micro, corpus, tmp_path, fail):
     recipe = replace(micro, {"steps": 4, "checkpoint_every": 100})

@@ -41,6 +41,7 @@ def single(short, corpus, tmp_path_factory):
     return read_metrics(pretrain(short, corpus, tmp_path_factory.mktemp("runs") / "x", device="cpu") / "metrics.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "relative"), [("bfloat16", 0.02), ("float16", 0.005)])
 def test_half_precision_learns_what_single_precision_does(precision, relative, short, single, corpus, tmp_path):
     folder = pretrain(replace(short, {"precision": precision}), corpus, tmp_path / "x", device="cpu")

@@ -99,6 +99,7 @@ def test_a_refused_start_leaves_the_folder_free_and_what_was_in_it(short, corpus
     assert pretrain(short, corpus, folder, device="cpu") == folder
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_files_are_labelled_loses_no_labels(short, corpus, tmp_path, monkeypatch):
     recipe = parse_settings(type(short), short.model_dump() | {"targets": {"codes": CODES}}, "test")
     append, calls = LabelStore.append, []

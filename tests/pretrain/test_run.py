@@ -96,6 +96,7 @@ def test_the_log_has_the_speed_the_waiting_and_the_time_that_remains(finished, m
     assert lines[-1]["eta_seconds"] == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_change_what_cures_it_and_the_log_says_so(corpus, micro, tmp_path):
     folder = tmp_path / "x"
     half = pretrain(replace(micro, {"checkpoint_every": 6}), corpus, folder, device="cpu")
@@ -158,6 +159,7 @@ def test_killed_at_any_step_it_resumes_bit_for_bit(finished, corpus, micro, tmp_
     assert metrics_without_times(folder / "metrics.jsonl") == metrics_without_times(finished / "metrics.jsonl")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_cut_short_is_named_and_the_one_before_leads_to_the_same_end(finished, corpus, micro, tmp_path):
     folder = pretrain(micro, corpus, tmp_path / "finished", device="cpu")
     last = folder / "training" / "last.safetensors"
@@ -187,6 +189,7 @@ def test_an_interruption_writes_a_checkpoint_first(corpus, micro, finished, tmp_
     assert_equal(weights(tmp_path / "finished"), weights(finished))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["carrara.pretrain.checkpoint.save_file", "carrara.formats.weights.save_file"])
 def test_a_disk_that_fills_during_a_checkpoint_is_one_line_and_nothing_is_lost(
     function, corpus, micro, finished, tmp_path, monkeypatch

@@ -194,6 +194,7 @@ class Killed(Exception):
     """Interrupts a run in a test."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", ["embedding", "logit"])
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tones, tmp_path, monkeypatch, aggregate):
     losses = losses_of(monkeypatch)

@@ -39,6 +39,7 @@ def assert_close(folder, other, tolerance=1e-5):
             torch.testing.assert_close(tensor, second[key], rtol=1e-4, atol=tolerance, msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [False, True])
 def test_two_ranks_do_what_one_process_does(start_ranks, wait_for, recipe, labelled, alone, tmp_path, fsdp):
     codes, messages = wait_for(start_ranks(replace(recipe, {"fsdp": fsdp}), labelled, tmp_path / "two"))
@@ -46,6 +47,7 @@ def test_two_ranks_do_what_one_process_does(start_ranks, wait_for, recipe, label
     assert_close(tmp_path / "two", alone)
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_the_checkpoint_of_two_ranks(start_ranks, wait_for, recipe, labelled, alone, tmp_path):
     codes, messages = wait_for(start_ranks(recipe, labelled, tmp_path / "two"))
     assert codes == [0, 0], messages
@@ -69,6 +71,7 @@ def test_half_precision_learns_what_single_precision_does(precision, recipe, lab
     assert ("loss_scale" in lines[0]) == (precision == "float16")
 
 
+@pytest.mark.slow
 def test_a_probe_gets_what_the_folder_holds_and_changes_nothing(recipe, labelled, alone, tmp_path):
     probed = []
 

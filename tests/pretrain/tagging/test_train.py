@@ -61,6 +61,7 @@ def test_tones_tags_are_learnt(labelled, micro, tmp_path):
     assert encoder(torch.zeros(1, 24_576)).shape == (1, 3, 1, 3 * 32)
 
 
+@pytest.mark.slow
 def test_the_average_is_of_the_epochs_that_count(labelled, micro, tmp_path, uninterrupted):
     steps = 3  # an epoch
     ends = [pretrain(micro(), labelled, tmp_path / f"{n}", steps=n * steps, device="cpu") for n in (2, 3, 4)]
@@ -240,6 +241,7 @@ def test_a_teachers_targets_are_thresholded_and_never_empty():
     assert teacher_targets(teacher, torch.zeros(3, 1)).tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
 
 
+@pytest.mark.slow
 def test_the_convolutional_baseline_learns_by_the_same_recipe(labelled, tmp_path):
     changes = {"network.width_multiplier": 0.25, "crop_seconds": 2.05, "batch": 4, "steps": 2, "epoch_clips": 4}
     recipe = resolve("effnet-tagger", "tiny", changes)
