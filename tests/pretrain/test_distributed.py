@@ -67,7 +67,8 @@ def test_a_killed_rank_does_not_hang_the_other_and_one_process_goes_on(
         time.sleep(0.02)
     children[1].send_signal(signal.SIGKILL)
     codes, messages = wait_for(children, 30)
-    assert codes[0] == 1 and codes[1] == -signal.SIGKILL, messages[0]
+    # Seen once in some forty kills: PyTorch aborts the process while it is torn down, after the message.
+    assert codes[0] in (1, -signal.SIGABRT) and codes[1] == -signal.SIGKILL, messages[0]
     assert "rank 0: another rank is gone" in messages[0] and "with --resume" in messages[0]
     assert len(read_metrics(folder / "metrics.jsonl")) < 6
     assert json.loads((folder / "run.json").read_text())["recipe"]["accumulation_steps"] == 2
