@@ -1,8 +1,8 @@
-"""The reconstruction target made of a CQT: its magnitude as in MERT, or a form in which every octave counts.
+"""The reconstruction target made of a CQT, its magnitude as in MERT or a logarithm; statistics of bins over a corpus.
 
 With the bare magnitude, 93 % of the variance on a clip of music lies below 523 Hz and the loss grows with the square
 of the gain, so a crop's loudness decides its weight. `log` is ln(1 + 100 x): 0 in silence, 40 dB of range above the
-knee for ordinary music. `standardised` is (x − mean) / std of each bin over a corpus.
+knee for ordinary music.
 
 Letters: B batch, F frames, M bins.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from carrara.core.errors import DataError, UsageError
 
-Form = Literal["magnitude", "log", "standardised"]
+Form = Literal["magnitude", "log"]
 LOG_GAIN = 100.0
 # A bin that is almost always silent would otherwise be amplified by its tiny std.
 MIN_STD = 1e-3
@@ -50,19 +50,14 @@ def compute_bin_statistics(magnitudes: Iterable[Tensor]) -> CqtStatistics:
     return CqtStatistics(mean_M.float(), (squares / count - mean_M.square()).clamp(min=0).sqrt().float())
 
 
-def cqt_target(cqt_BFM: Tensor, form: Form, statistics: CqtStatistics | None = None) -> Tensor:
+def cqt_target(cqt_BFM: Tensor, form: Form) -> Tensor:
     """Return a CQT's magnitudes in the form to be predicted, `[B, F, M]`.
 
     Raises:
-        UsageError: the form is unknown, or is "standardised" and no statistics are given.
+        UsageError: the form is unknown.
     """
     if form == "magnitude":
         return cqt_BFM
     if form == "log":
         return torch.log1p(LOG_GAIN * cqt_BFM)
-    if form != "standardised":
-        raise UsageError(f"there is no CQT target {form!r}; use magnitude, log or standardised")
-    if statistics is None:
-        raise UsageError("the CQT target 'standardised' needs each bin's statistics over the corpus; collect them")
-    std_M = statistics.std_M.to(cqt_BFM.device).clamp(min=MIN_STD)
-    return (cqt_BFM - statistics.mean_M.to(cqt_BFM.device)) / std_M
+    raise UsageError(f"there is no CQT target {form!r}; use magnitude or log")

@@ -173,9 +173,6 @@ def test_targets_and_bin_statistics_are_those_of_the_formulas():
     torch.testing.assert_close(known.std_M, frames.std(dim=0, correction=0))
     assert cqt_target(cqts[0], "magnitude") is cqts[0]
     torch.testing.assert_close(cqt_target(cqts[0], "log"), torch.log(1 + 100 * cqts[0]))
-    standard = torch.cat([cqt_target(cqt, "standardised", known).flatten(0, 1) for cqt in cqts])
-    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(standard.std(dim=0, correction=0), torch.tensor([1.0, 1.0, 0.0]))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +182,6 @@ def test_targets_and_bin_statistics_are_those_of_the_formulas():
         (lambda: CQT(16_000, 1), UsageError, "hop by 1 samples"),
         (lambda: CQT(16_000, 320)(torch.zeros(2, 0)), UsageError, "no samples"),
         (lambda: cqt_target(torch.ones(1, 1, 1), "power"), UsageError, "no CQT target 'power'"),
-        (lambda: cqt_target(torch.ones(1, 1, 1), "standardised"), UsageError, "needs each bin's statistics"),
         (lambda: compute_bin_statistics([]), DataError, "at least one frame"),
     ],
 )
