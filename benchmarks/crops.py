@@ -88,11 +88,11 @@ def whole(path: Path, start: float) -> np.ndarray:
     return soxr.resample(crop_T, rate, RATE)
 
 
-def member(place: Path, path: Path, start: float) -> np.ndarray:
+def member(archive: Path, path: Path, start: float) -> np.ndarray:
     """Return a crop of a file in a tar, as the stream of pre-training reads it."""
-    with tarfile.open(place) as tar:
+    with tarfile.open(archive) as tar:
         info = tar.getmember(path.name)
-    with local_copy(str(place), info.offset_data, info.size, path.name) as copy:
+    with local_copy(str(archive), info.offset_data, info.size, path.name) as copy:
         return load_audio(copy, RATE, start, SECONDS)
 
 

@@ -54,9 +54,9 @@ def told(options: argparse.Namespace, encoder: Encoder) -> Point:
     middles = CenterCrops(valid, round(SECONDS * SAMPLE_RATE), HOP, options.batch, 0)
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     answers, took = [], []
-    for place, batch in enumerate(middles.iter_batches(0, middles.steps)):
+    for index, batch in enumerate(middles.iter_batches(0, middles.steps)):
         samples_BT = batch.samples_BT.to(options.device)
-        for _ in range(TIMES if place == 0 else 1):
+        for _ in range(TIMES if index == 0 else 1):
             began = clock()
             tags_BC = encoder.predict_tags(samples_BT).cpu()
             if len(samples_BT) == options.batch:
