@@ -139,7 +139,9 @@ def load_heads(initialization: Initialization, model: MaskedPrediction, targets:
             rows = slice(index * final_dim, (index + 1) * final_dim)
             model.project.weight[rows].copy_(head.weight)
             model.project.bias[rows].copy_(head.bias)
-            model.classes[index].copy_(head.class_embeddings_CP)
+            # Special classes stand after the target's, and one of both may have none.
+            count = min(len(model.classes[index]), len(head.class_embeddings_CP))
+            model.classes[index][:count] = head.class_embeddings_CP[:count]
         first += len(label_sets)
     for name, tensors in transferred.ema_tensors.items():
         derived = {key: value for key, value in targets[name].state_dict().items() if key.startswith(DERIVED_STATE)}

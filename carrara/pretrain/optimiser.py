@@ -27,10 +27,13 @@ def scheduled_rate(step: int, steps: int, settings: OptimiserSettings) -> float:
     """Return the learning rate of a step (from 0) in a run of `steps` steps."""
     if settings.hold_fraction is not None:
         return tri_stage(step, steps, settings.learning_rate, settings.warmup_fraction, settings.hold_fraction)
-    return polynomial_decay(step, steps, settings.learning_rate, settings.warmup_fraction, settings.poly_power)
+    warmup, from_zero = settings.warmup_fraction, settings.warmup_from_zero
+    return polynomial_decay(step, steps, settings.learning_rate, warmup, settings.poly_power, from_zero)
 
 
-def polynomial_decay(step: int, steps: int, peak: float, warmup: float, power: float = 1.0) -> float:
+def polynomial_decay(
+    step: int, steps: int, peak: float, warmup: float, power: float = 1.0, from_zero: bool = False
+) -> float:
     """Return the rate of a step: a linear warm-up to the peak, then a polynomial decay to 0 [notes/pretraining §3.6].
 
     Args:
@@ -39,10 +42,11 @@ def polynomial_decay(step: int, steps: int, peak: float, warmup: float, power: f
         peak: rate at the end of the warm-up.
         warmup: fraction of the steps that the warm-up takes.
         power: exponent of the decay.
+        from_zero: whether the warm-up starts at rate 0, as in fairseq, instead of one step later.
     """
     warmup_steps = round(warmup * steps)
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+        return peak * (step if from_zero else step + 1) / warmup_steps
     return peak * ((steps - step) / (steps - warmup_steps)) ** power
 
 

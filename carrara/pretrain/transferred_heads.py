@@ -205,11 +205,11 @@ def _published_codebooks(
     if shapes != expected or any(set(codes_R[codes_R >= 0].tolist()) != {*range(size)} for codes_R in codes):
         return f"its label sets are others: maps and classes of {shapes}, not {expected}"
     tables = table_RP.split([len(codes_R) for codes_R in codes])
+    # Special symbols sort first; here they come after the codes.
+    orders = [codes_R.argsort(stable=True).roll(-int((codes_R < 0).sum())) for codes_R in codes]
     return [
-        LinearHead(
-            weight_PD.float(), bias_P.float(), embeddings_RP.float()[codes_R.argsort()[int((codes_R < 0).sum()) :]]
-        )
-        for weight_PD, bias_P, embeddings_RP, codes_R in zip(weight.chunk(count), bias.chunk(count), tables, codes)
+        LinearHead(weight_PD.float(), bias_P.float(), embeddings_RP.float()[order_R])
+        for weight_PD, bias_P, embeddings_RP, order_R in zip(weight.chunk(count), bias.chunk(count), tables, orders)
     ]
 
 

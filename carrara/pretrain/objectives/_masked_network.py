@@ -10,7 +10,7 @@ under squared error. With N masked frames in B clips of equal length:
 N counts a frame once however many label sets there are; N and B are those of the whole step, so a step means the same
 however it is divided. If `unmasked_weight` is not 0, unmasked frames are predicted too with that weight and count in N.
 Cosines and errors are in float32 under autocast. A target may predict one codebook per step, drawn from (seed, step)
-[yuan2023thesis table 5.3].
+[yuan2023thesis table 5.3]. `special_classes` adds class embeddings that are no label of any frame, after the target's.
 
 Letters: B batch, T samples, F frames, S predicted frames, D dim, C classes, Q codebooks, P projection, M values.
 """
@@ -83,7 +83,10 @@ class MaskedPrediction(nn.Module):
         self.project = _init_linear(dim, final_dim * len(num_classes), generator) if num_classes else None
         # fairseq draws the class embeddings from U(0, 1): all start in one corner of the space.
         self.classes = nn.ParameterList(
-            [nn.Parameter(torch.rand(count, final_dim, generator=generator)) for count in num_classes]
+            [
+                nn.Parameter(torch.rand(count + settings.special_classes, final_dim, generator=generator))
+                for count in num_classes
+            ]
         )
         self.values = nn.ModuleDict(
             {

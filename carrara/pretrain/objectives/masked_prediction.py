@@ -142,9 +142,10 @@ class MaskedPredictionObjective(Objective):
             name: read_batch_labels(store, self.targets[name], batch, self.stream, self.num_frames)
             for name, store in self.label_stores.items()
         }
+        batch_plan = plan_masks(draws_B, recipe.masking, self.num_frames, dim)
         micro_batches: list[MicroBatch] = []
         for index, rows in split_rows(len(draws_B), recipe.accumulation_steps, self.dist):
-            plan = plan_masks([draws_B[row] for row in rows], recipe.masking, self.num_frames, dim)
+            plan = batch_plan.rows(rows)
             masked_BF = plan.masked_BF
             frames = masked_BF.numel() if recipe.objective.unmasked_weight else int(masked_BF.sum())
             if not len(rows):
@@ -220,14 +221,17 @@ def check_batch_division(recipe: Recipe, world_size: int) -> None:
     """Refuse a batch that does not divide over the ranks.
 
     Raises:
-        UsageError: a rank would have no crop, or a pool of mixup would be divided between ranks.
+        UsageError: a rank would have no crop, or a pool of mixup or of masks would be divided between ranks.
     """
-    edges, pool = [rank * recipe.batch // world_size for rank in range(world_size)], recipe.mixup.pool
-    if recipe.mixup.probability and any(edge % pool for edge in edges):
-        raise UsageError(
-            f"mixup.pool {pool} does not fit the {recipe.batch} crops of a step on {world_size} ranks: mixing would "
-            f"depend on their number; set mixup.pool to a divisor of {recipe.batch // world_size}"
-        )
+    edges = [rank * recipe.batch // world_size for rank in range(world_size)]
+    pools = {"mixup": recipe.mixup.pool} if recipe.mixup.probability else {}
+    pools |= {"masking": recipe.masking.pool} if recipe.masking.same_masks else {}
+    for group, pool in pools.items():
+        if any(edge % pool for edge in edges):
+            raise UsageError(
+                f"{group}.pool {pool} does not fit the {recipe.batch} crops of a step on {world_size} ranks: a step "
+                f"would depend on their number; set {group}.pool to a divisor of {recipe.batch // world_size}"
+            )
     check_batch(recipe.batch, world_size)
 
 

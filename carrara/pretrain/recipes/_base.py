@@ -41,6 +41,9 @@ class MaskingSettings(Settings):
         min_masks: fewest masks of a crop.
         mask_channel_prob: the same p for channels of the projected features (wav2vec 2.0); 0 for none.
         mask_channel_length: channels of a mask.
+        same_masks: whether crops are trimmed to the smallest number of masked frames among `pool` crops by unmasking
+            single frames at random, as fairseq does; it masks less, in shorter runs, and gains nothing here.
+        pool: crops of a batch that are trimmed to the same number; MERT-95M's 16 are those of a GPU.
     """
 
     mask_prob: float = Field(default=0.8, gt=0, le=1)
@@ -48,6 +51,8 @@ class MaskingSettings(Settings):
     min_masks: int = Field(default=2, ge=1)
     mask_channel_prob: float = Field(default=0.0, ge=0, le=1)
     mask_channel_length: int = Field(default=10, ge=1)
+    same_masks: bool = False
+    pool: int = Field(default=16, ge=2)
 
 
 class MixupSettings(Settings):
@@ -138,12 +143,15 @@ class ObjectiveSettings(Settings):
         temperature: divisor of the cosines.
         feature_penalty: weight of the mean square of the convolutions' output.
         unmasked_weight: weight of the unmasked frames; 0 in every published recipe.
+        special_classes: classes of each label set that are never a label: 4 in fairseq, whose dictionaries begin with
+            four special symbols.
     """
 
     final_dim: int = Field(default=256, ge=1)
     temperature: float = Field(default=0.1, gt=0)
     feature_penalty: float = Field(default=10.0, ge=0)
     unmasked_weight: float = Field(default=0.0, ge=0)
+    special_classes: int = Field(default=0, ge=0)
 
 
 class AdamWSettings(Settings):
@@ -167,12 +175,15 @@ class OptimiserSettings(AdamWSettings):
 
     Attributes:
         warmup_fraction: fraction of the steps of the linear warm-up.
+        warmup_from_zero: whether the first step has rate 0, as in fairseq, so that it changes no weight; else the
+            warm-up is one step ahead of it. The three-stage schedule starts at a hundredth in either case.
         poly_power: exponent of the decay to 0 after that; 1 is linear.
         hold_fraction: fraction of the steps at the highest rate in fairseq's three-stage schedule (data2vec: warm-up
             .03, hold .9); None for the polynomial decay.
     """
 
     warmup_fraction: float = Field(default=0.08, ge=0, lt=1)
+    warmup_from_zero: bool = False
     poly_power: float = Field(default=1.0, gt=0)
     hold_fraction: float | None = Field(default=None, ge=0, le=1)
 

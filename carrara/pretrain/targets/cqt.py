@@ -4,6 +4,9 @@ MERT [li2024 §3.2] predicts 336 bins from C1 upwards, 48 per octave, with squar
 published target is the bare magnitude: nearly all of its variance lies in the bass, and its loss grows with the square
 of the gain. `log` balances octaves and loudness [notes/pretraining §0.6, §3.4].
 
+Its frames are centred where the network's are, 200 samples later than in the released code, which centres frame i on
+sample i × hop, as `centre = "hop"` does (docs/differences.md).
+
 The transform sees the crop only. Its longest kernel lasts two seconds, so bass targets within a second of a crop's edge
 contain the zero padding, as they do in the published training.
 """
@@ -11,6 +14,7 @@ contain the zero padding, as they do in the published training.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -29,12 +33,14 @@ class CQTSettings(TargetSettings):
         bins: from C1 (32.7 Hz) upwards.
         bins_per_octave: bins in an octave.
         form: magnitude (as published) or its logarithm.
+        centre: of frame i: the middle of the network's frame i, or sample i × hop, as in MERT's code.
     """
 
     target: Literal["cqt"] = "cqt"
     bins: int = Field(default=336, ge=1)
     bins_per_octave: int = Field(default=48, ge=1)
     form: Literal["magnitude", "log"] = "magnitude"
+    centre: Literal["frame", "hop"] = "frame"
 
 
 class _CQTValues(Target):
@@ -42,7 +48,7 @@ class _CQTValues(Target):
     settings: CQTSettings
 
     def __init__(self, settings: CQTSettings, grid: FrameGrid) -> None:
-        super().__init__(settings, grid)
+        super().__init__(settings, grid if settings.centre == "frame" else replace(grid, centre=0))
         self.num_values = settings.bins
         self.cqt = CQT(grid.sample_rate, grid.hop, settings.bins, settings.bins_per_octave, C1)
         self.register_buffer("mean_M", torch.zeros(settings.bins))
