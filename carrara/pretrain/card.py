@@ -9,17 +9,25 @@ from typing import Any
 
 from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_probes
 from carrara.pretrain.objectives._base import Objective
-from carrara.pretrain.recipes._base import Recipe
 
 
-def pretraining_card(objective: Objective, recipe: Recipe, folder: Path, step: int, seconds: float) -> str:
-    """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads."""
+def pretraining_card(objective: Objective, recipe: Any, folder: Path, step: int, seconds: float) -> str:
+    """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads.
+
+    Args:
+        objective: of masked prediction or joint embedding.
+        recipe: of either.
+        folder: of the run.
+        step: steps taken.
+        seconds: duration of the run.
+    """
     assert objective.encoder is not None
     card, corpus = objective.encoder.card, objective.corpus
     metrics = (read_metrics(folder / LOG_FILE) or [{}])[-1]
     summary = objective.initialization.summary()
     initial = f"## Initial weights\n\nThe run {summary}.\n\n" if summary else ""
-    targets = "\n".join(f"- `{name}`: `{settings.model_dump_json()}`" for name, settings in recipe.targets.items())
+    settings_by_target = getattr(recipe, "targets", {"representation of masked patches": getattr(recipe, "target", None)})
+    targets = "\n".join(f"- `{name}`: `{each.model_dump_json()}`" for name, each in settings_by_target.items())
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, int | float))
     hours = step * recipe.batch * recipe.crop_seconds / 3600
     return f"""---

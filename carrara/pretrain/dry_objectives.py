@@ -31,10 +31,13 @@ from carrara.pretrain.corpus.stream import CropStream
 from carrara.pretrain.distributed import Dist
 from carrara.pretrain.objectives._base import Objective
 from carrara.pretrain.objectives._masked_network import MaskedPrediction
+from carrara.pretrain.objectives._patch_predictor import JointEmbedding
 from carrara.pretrain.objectives.codec import CodecObjective
+from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective, build_patch_encoder
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 from carrara.pretrain.objectives.tagging import TaggingObjective
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings
+from carrara.pretrain.recipes.joint_embedding import JointEmbeddingRecipe
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.tagging.data import BalancedCrops, build_tagged_corpus
 from carrara.pretrain.tagging.network import TaggingNetwork, build_tagger
@@ -123,6 +126,17 @@ class _CodecDryRun(CodecObjective):
         self.distance = SpectralDistance(network.sample_rate).to(device)
 
 
+class _JointEmbeddingDryRun(JointEmbeddingObjective):
+    def __init__(self, recipe: JointEmbeddingRecipe, device: torch.device) -> None:
+        self.recipe, self.dist, self.steps = recipe, Dist(device=device), recipe.steps
+        self.encoder = build_patch_encoder(recipe).to(device)
+        self.encoder.activation_checkpointing = recipe.activation_checkpointing
+        self.target = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.module = JointEmbedding(self.encoder, recipe.predictor, recipe.seed).to(device)
+        samples = round(recipe.crop_seconds * self.encoder.card.sample_rate)
+        self.stream = _empty_stream(samples, self.encoder.settings.hop, recipe)
+
+
 def _empty_stream(crop_samples: int, hop: int, recipe: TrainingSettings) -> Any:
     nothing: Any = None
     return CropStream(nothing, crop_samples, hop, recipe.batch, recipe.seed)
@@ -144,4 +158,6 @@ def dry_objective(recipe: Any, device: torch.device, corpus: Sequence[str | Path
         return _TaggingDryRun(recipe, device, corpus)
     if isinstance(recipe, CodecRecipe):
         return _CodecDryRun(recipe, device)
+    if isinstance(recipe, JointEmbeddingRecipe):
+        return _JointEmbeddingDryRun(recipe, device)
     return _MaskedDryRun(recipe, device)

@@ -20,9 +20,11 @@ from carrara.core.settings import replace
 from carrara.nn.device import pick_device
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.dry_objectives import dry_objective
+from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 from carrara.pretrain.objectives.tagging import TaggingObjective
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings, resolve
+from carrara.pretrain.recipes.joint_embedding import JointEmbeddingRecipe
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.step_cost import USABLE, device_memory, measure_cost
 from carrara.pretrain.tagging.settings import TaggingRecipe
@@ -49,6 +51,7 @@ PARTS: dict[type[TrainingSettings], dict[str, str]] = {
         "": "heads",
     },
     CodecRecipe: {"encoder.": "encoder", "decoder.": "decoder", "": "codebooks"},
+    JointEmbeddingRecipe: {"encoder.patch_embed.": "front end", "encoder.": "Transformer", "": "predictor"},
 }
 
 
@@ -157,6 +160,8 @@ def _untrained(objective: Any) -> list[nn.Module]:
     """Return the networks that are in memory beside the trained one: targets, the average, a teacher."""
     if isinstance(objective, TaggingObjective):
         return [objective.average, *([objective.teacher] if objective.teacher else [])]
+    if isinstance(objective, JointEmbeddingObjective):
+        return [objective.target]
     return list(objective.targets.values()) if isinstance(objective, MaskedPredictionObjective) else []
 
 

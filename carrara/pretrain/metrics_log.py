@@ -9,8 +9,8 @@ Keys of masked prediction, whose loss is in nats per predicted frame: of each la
 masked frames, `classes_used/NAME` (classes predicted at least once), `perplexity/NAME` of the predictions and
 `perplexity_target/NAME`, of each target with values `mse/NAME`, `relative_mse/NAME` (over the error of predicting the
 mean), `std/target/NAME` and `std/prediction/NAME` (over frames, mean over values); `penalty`, `rank/cnn`, `rank/0` …
-`rank/last` (effective rank of the features), `attention_logit` (the largest). The codec and training on tags document
-their keys in objectives/codec.py and objectives/tagging.py.
+`rank/last` (effective rank of the features), `attention_logit` (the largest). The codec, training on tags and joint
+embedding document their keys in objectives/codec.py, objectives/tagging.py and objectives/joint_embedding.py.
 
 Events are lines with `event` (`started`, `changed`, `skipped`, `rolled back`, `probe failed`), `step` and the reason;
 `started` says which weights a run started from (see initialize.py), `changed` which setting a resumed run has changed

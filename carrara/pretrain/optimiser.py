@@ -1,6 +1,8 @@
-"""AdamW and the learning-rate schedules of fairseq: polynomial decay and three stages."""
+"""AdamW and learning-rate schedules: fairseq's polynomial decay and three stages, and a cosine."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
@@ -68,3 +70,18 @@ def tri_stage(step: int, steps: int, peak: float, warmup: float, hold: float) ->
     if decay_steps <= 0:
         return peak
     return float(peak * TRI_STAGE_FLOOR ** (max(step - warmup_steps - hold_steps, 0) / decay_steps))
+
+
+def cosine_decay(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Return the rate of a step: a linear warm-up to the peak, then half a cosine to 0 [he2022].
+
+    Args:
+        step: number of the step, from 0.
+        steps: steps of the whole run; the rate reaches 0 there.
+        peak: rate at the end of the warm-up.
+        warmup: fraction of the steps that the warm-up takes.
+    """
+    warmup_steps = round(warmup * steps)
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))

@@ -22,6 +22,7 @@ TRANSFORMER = {"num_layers": 2, "num_heads": 2, "ffn_dim": 48}
 SHRUNK = {
     "HubertSettings": {**TRANSFORMER, "conv_channels": 16, "dim": 48},
     "MaestSettings": {**TRANSFORMER, "dim": 24},
+    "MelPatchSettings": {**TRANSFORMER, "dim": 24},
     "ConformerSettings": {**TRANSFORMER, "channels": 4, "dim": 128},
     "MelConformerSettings": {**TRANSFORMER, "conv_channels": (8, 16, 48), "conv_depths": (1, 1, 1), "dim": 48},
     "MusicnnSettings": {"dense_dim": 20},

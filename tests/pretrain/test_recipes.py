@@ -36,6 +36,17 @@ KINDS = {
     "music2vec-crop5s": {**SMALL, "network.position_kernel": 5},
     "musichubert-k2000": {**SMALL, "targets.mfcc.k": 8},
     "musichubert-iter2": {**SMALL, "targets.layer.k": 8, "targets.layer.encoder": "mert-tiny:random"},
+    **{
+        name: {
+            "network.columns": 6,
+            "network.dim": 32,
+            "network.num_heads": 2,
+            "network.ffn_dim": 64,
+            "crop_seconds": 0.96,
+            "batch": 4,
+        }
+        for name in ("m2d", "a-jepa")
+    },
     "rvq-vae": {
         "network.filters": 4,
         "network.latent": 16,

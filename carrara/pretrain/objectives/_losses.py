@@ -51,3 +51,16 @@ def merge_sums(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         for name, value in part.items():
             merged[name] = merged[name] + value.double() if name in merged else value.double()
     return merged
+
+
+def moments(values_SM: Tensor) -> Tensor:
+    """Return number, sum and sum of squares of each column, `[3, M]`, in float64; they add up over parts."""
+    values_SM = values_SM.double()
+    return torch.stack([torch.ones_like(values_SM).sum(0), values_SM.sum(0), values_SM.square().sum(0)])
+
+
+def mean_std(moments_3M: Tensor) -> float:
+    """Return the standard deviation of each column, from `moments`, averaged over the columns."""
+    count, total, squares = moments_3M
+    variance = squares / count - (total / count).square()
+    return float(variance.clamp(min=0).sqrt().mean())

@@ -27,7 +27,7 @@ from torch.nn import functional
 from carrara.encoders._hubert.network import HubertEncoder
 from carrara.nn.spectral.framing import no_autocast
 from carrara.pretrain.masks import MaskPlan
-from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm
+from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm, mean_std, moments
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets._base import Target
 
@@ -57,9 +57,7 @@ def prediction_metrics(sums: Mapping[str, Tensor]) -> dict[str, float]:
             metrics[key] = float(value) / masked
             metrics[f"relative_mse/{name}"] = float(value) / max(float(sums[f"baseline/{name}"]), 1e-12)
         elif kind == "moments":
-            count, total, squares = value
-            variance = squares / count - (total / count).square()
-            metrics[f"std/{name}"] = float(variance.clamp(min=0).sqrt().mean())
+            metrics[f"std/{name}"] = mean_std(value)
     return metrics
 
 
@@ -179,8 +177,8 @@ class MaskedPrediction(nn.Module):
             baseline_S = (target_SM - self.means[name].to(target_SM.device)).square().mean(dim=-1)
             sums[f"mse/{name}"] = error_S.detach()[masked_S].sum()
             sums[f"baseline/{name}"] = baseline_S[masked_S].sum()
-            sums[f"moments/target/{name}"] = _moments(target_SM[masked_S])
-            sums[f"moments/prediction/{name}"] = _moments(predicted_SM.detach()[masked_S])
+            sums[f"moments/target/{name}"] = moments(target_SM[masked_S])
+            sums[f"moments/prediction/{name}"] = moments(predicted_SM.detach()[masked_S])
 
     def _weighted_sum(self, loss_S: Tensor, masked_S: Tensor) -> Tensor:
         weight = self.settings.unmasked_weight
@@ -192,11 +190,6 @@ def cosine_logits(projected_SP: Tensor, class_embeddings_CP: Tensor, temperature
     with no_autocast(projected_SP):
         projected_SP = functional.normalize(projected_SP.float(), dim=-1)
         return projected_SP @ functional.normalize(class_embeddings_CP.float(), dim=-1).T / temperature
-
-
-def _moments(values_SM: Tensor) -> Tensor:
-    values_SM = values_SM.double()
-    return torch.stack([torch.ones_like(values_SM).sum(0), values_SM.sum(0), values_SM.square().sum(0)])
 
 
 def _perplexity(counts_C: Tensor) -> float:
