@@ -19,6 +19,7 @@ patch, K chosen patches, L layers counted with layer 0, D dim.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -194,7 +195,7 @@ class MelPatchEncoder(Encoder):
             columns = self.num_frames(samples)
             count = math.ceil(columns / settings.columns)
             edges = [columns * index // count for index in range(count + 1)]
-            windows += [(clip, first, end) for first, end in zip(edges, edges[1:])]
+            windows += [(clip, first, end) for first, end in pairwise(edges)]
         features_BLCD = samples_BT.new_zeros(
             len(samples_BT), settings.num_layers + 1, patches_BCRP.shape[1], self.card.dim, dtype=torch.float32
         )
@@ -208,9 +209,7 @@ class MelPatchEncoder(Encoder):
             layers = self.encode(inputs_WCRP.flatten(1, 2), valid_BN=valid_WN)
             for (clip, first, end), layers_LND in zip(group, torch.stack(layers, 1)):
                 layers_LCRD = layers_LND.unflatten(1, (-1, settings.rows))[:, : end - first].float()
-                column_LCD = (
-                    layers_LCRD.flatten(2) if settings.frequency == "concatenate" else layers_LCRD.mean(dim=2)
-                )
+                column_LCD = layers_LCRD.flatten(2) if settings.frequency == "concatenate" else layers_LCRD.mean(dim=2)
                 features_BLCD[clip, :, first:end] = column_LCD
         return features_BLCD
 

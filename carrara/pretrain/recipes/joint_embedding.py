@@ -3,10 +3,10 @@
 The encoder sees the visible patches only; a predictor, given their representations and the positions of the masked
 ones, predicts what a target encoder, whose weights are a moving average of the encoder's, makes of the masked patches.
 
-- `m2d` [niizumi2023]: the target encoder sees the masked patches only, so that it too must model its input. A random 70
-  % of the patches is masked (`m2d-mask60`: 60 %), prediction and target have norm 1 under squared error, the decay rises
-  from .99995 to .99999; ViT-B, predictor of 8 layers of 512; AdamW at 3e-4 · batch / 256, 20 of 300 epochs of warm-up,
-  cosine decay, batches of 2,048 crops of 6.08 s: 300 epochs of AudioSet's 2,005,132 clips are 293,700 steps.
+- `m2d` [niizumi2023]: the target encoder sees the masked patches only, so that it too must model its input. A random
+  70 % of the patches is masked (`m2d-mask60`: 60 %), prediction and target have norm 1 under squared error, the decay
+  rises from .99995 to .99999; ViT-B, predictor of 8 layers of 512; AdamW at 3e-4 · batch / 256, 20 of 300 epochs of
+  warm-up, cosine decay, batches of 2,048 crops of 6.08 s: 300 epochs of AudioSet's 2,005,132 clips are 293,700 steps.
 - `a-jepa` [assran2023] [fei2023]: the target encoder sees all patches, rectangles of 15 to 20 % are masked (in
   all 60 %, about four), the error is squared, the decay rises from .996 to 1, the predictor is 384 wide.
 
