@@ -1,11 +1,11 @@
 # Carrara. `make demo`: from nothing to a leaderboard. `make test`: the whole test suite; `make test-fast` leaves out the
-# tests marked slow. Each creates .venv first.
+# tests marked slow; `make docs`: the documentation in build/site. Each creates .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo test test-fast lint format docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/carrara demo
@@ -26,6 +26,22 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict
+	mkdir -p build/site/notebooks
+	for page in docs/quickstart.md docs/tutorials/*.md; do \
+		$(BIN)/python docs/_run.py $$page build/site/notebooks/$$(basename $$page .md).ipynb || exit 1; done
+
+# Build the wheel and the sdist, install the wheel into a clean environment, and run the demo's commands from there.
+package: $(VENV)/.torch
+	rm -rf dist build/package
+	$(PIP) build
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/package
+	build/package/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	build/package/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd build/package && bin/carrara --version && bin/carrara demo --steps 20 --output demo --data-dir data
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -42,6 +58,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	$(PIP) --editable '.[test,docs]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def download(
     dataset: Annotated[str, typer.Argument(help="A name from `carrara ls data`.")],
     size: Annotated[
-        str | None, typer.Option(help="For datasets that come in sizes; Pebble: demo (default), small, full.")
+        str | None, typer.Option(help="For datasets that come in sizes; Pebble: tiny, demo (default), small, full.")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
 ) -> None:

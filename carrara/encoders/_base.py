@@ -64,10 +64,10 @@ class Card(Settings):
 
 
 class Encoder(nn.Module):
-    """Base of all encoders; a subclass sets `settings` and `card` and implements `forward`."""
+    """Base of all encoders; a subclass sets `card`, `settings` if it has some, and implements `forward`."""
 
     card: Card
-    settings: Settings
+    settings: Settings = Settings()
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the features of every layer, `[batch, layers + 1, frames, dim]`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from carrara.core.errors import UsageError, did_you_mean
 
 SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"songs": 72, "notes": 132, "voices": 72, "stems": 12, "unlabelled": 6},
     "demo": {"songs": 600, "notes": 660, "voices": 600, "stems": 36, "unlabelled": 80},
     "small": {"songs": 2400, "notes": 2640, "voices": 2400, "stems": 144, "unlabelled": 600},
     "full": {"songs": 12000, "notes": 13200, "voices": 12000, "stems": 720, "unlabelled": 4000},

@@ -1,0 +1,79 @@
+"""Every command and snippet of the quickstart and the tutorials runs, on a small folder of music and the tiny Pebble."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from carrara.data import REGISTRY
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "docs/quickstart.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))]
+NUM_RECORDINGS = 16
+
+
+@pytest.fixture(scope="module")
+def pebble(tmp_path_factory):
+    """A folder of datasets that holds the tiny Pebble."""
+    data = tmp_path_factory.mktemp("data")
+    REGISTRY.get("pebble").download(data / "pebble/tiny", "tiny")
+    return data
+
+
+@pytest.fixture
+def user(tmp_path, pebble):
+    """A user's working folder and environment: recordings in ~/Music, the command `carrara` on the path."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    (home / "Music").mkdir(parents=True)
+    for path in sorted((pebble / "pebble/tiny/audio/songs").rglob("*.flac"))[:NUM_RECORDINGS]:
+        shutil.copy(path, home / "Music")
+    shutil.copytree(pebble, work / "data")
+    command = tmp_path / "bin/carrara"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m carrara "$@"\n')
+    command.chmod(0o755)
+    environment = {
+        "HOME": str(home),
+        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "CARRARA_PROGRESS": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return work, environment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_snippets_of_a_page_run(page, user):
+    work, environment = user
+    command = [sys.executable, ROOT / "docs/_run.py", page]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.slow
+def test_a_tutorial_runs_as_a_notebook(user, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    work, environment = user
+    spec = importlib.util.spec_from_file_location("_run", ROOT / "docs/_run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    run.write_notebook(ROOT / "docs/tutorials/embed-a-library.md", work / "page.ipynb")
+    notebook = nbformat.read(work / "page.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(work)}}).execute()
+    printed = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert any("(" in text for text in printed)
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if page not in navigation] == []
