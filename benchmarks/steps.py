@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ASTConfig, ASTForAudioClassification, HubertConfig, HubertModel
 
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.encoders._hub.load import build_encoder
 from carrara.pretrain.masks import MaskPlan, plan_masks
 from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.recipes._base import MaskingSettings, ObjectiveSettings
-from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
+from carrara.pretrain.targets._base import Target, TargetSettings
 
 MASKING = MaskingSettings(mask_prob=0.8, mask_length=5)
 FINAL_DIM, TEMPERATURE, FEATURE_PENALTY = 64, 0.1, 10.0

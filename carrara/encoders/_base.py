@@ -63,6 +63,12 @@ class Card(Settings):
     weights_sha256: str = ""
 
 
+def untrained_card(card: Card, name: str) -> Card:
+    """Return the card of the same network with weights of its own, without what belongs to those of `card`."""
+    network = {"sample_rate", "frame_rate", "num_layers", "dim", "cnn_dim", "window_seconds", "parameters", "paper"}
+    return Card(name=name, **card.model_dump(include=network))
+
+
 class Encoder(nn.Module):
     """Base of all encoders; a subclass sets `card`, `settings` if it has some, and implements `forward`."""
 

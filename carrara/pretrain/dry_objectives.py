@@ -19,12 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.core.errors import UsageError
 from carrara.core.settings import replace
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.encoders._hub.load import build_encoder
-from carrara.encoders._hubert.network import HubertEncoder
 from carrara.encoders._maest.network import MaestEncoder
-from carrara.nn.conv.waveform_frontend import receptive_field
 from carrara.nn.quantize.rvq_vae import RVQVAE
 from carrara.nn.spectral.multiscale_loss import SpectralDistance
 from carrara.pretrain.corpus.stream import CropStream
@@ -34,7 +32,7 @@ from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.objectives._patch_predictor import JointEmbedding
 from carrara.pretrain.objectives.codec import CodecObjective
 from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective, build_patch_encoder
-from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
+from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective, build_student
 from carrara.pretrain.objectives.tagging import TaggingObjective
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings
 from carrara.pretrain.recipes.joint_embedding import JointEmbeddingRecipe
@@ -43,7 +41,7 @@ from carrara.pretrain.tagging.data import BalancedCrops, build_tagged_corpus
 from carrara.pretrain.tagging.network import TaggingNetwork, build_tagger
 from carrara.pretrain.tagging.settings import TaggingRecipe
 from carrara.pretrain.targets import REGISTRY as TARGETS
-from carrara.pretrain.targets._base import FrameGrid, Target
+from carrara.pretrain.targets._base import Target
 
 
 class _RandomClasses(Target):
@@ -64,14 +62,10 @@ class _RandomClasses(Target):
 class _MaskedDryRun(MaskedPredictionObjective):
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.dist, self.steps, self.label_stores = recipe, Dist(device=device), recipe.steps, {}
-        encoder = build_encoder(recipe.encoder, recipe.seed, recipe.network.model_dump())
-        if not isinstance(encoder, HubertEncoder):
-            raise UsageError(f"encoder {recipe.encoder!r} has no frames to mask; choose one of HuBERT's kind")
-        self.encoder, settings = encoder.to(device), encoder.settings
-        encoder.encoder.activation_checkpointing = recipe.activation_checkpointing
-        centre = receptive_field(settings.conv_kernels, settings.conv_strides) // 2
-        self.grid = FrameGrid(settings.sample_rate, settings.stride, centre)
-        samples = round(recipe.crop_seconds * settings.sample_rate)
+        encoder = self.encoder = build_student(recipe).to(device)
+        encoder.stack.activation_checkpointing = recipe.activation_checkpointing
+        self.grid = encoder.grid
+        samples = round(recipe.crop_seconds * self.grid.sample_rate)
         self.stream = _empty_stream(samples, self.grid.hop, recipe)
         self.targets = {}
         for name, target_settings in recipe.targets.items():

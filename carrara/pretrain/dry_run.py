@@ -42,7 +42,12 @@ GPUS = {
 ASSUMED_MFU = 0.3  # fraction of the peak that a training reaches; a guess, to be replaced by a measurement
 # The first prefix that fits says which part a parameter belongs to.
 PARTS: dict[type[TrainingSettings], dict[str, str]] = {
-    Recipe: {"encoder.encoder.": "Transformer", "encoder.": "front end", "": "heads"},
+    Recipe: {
+        "encoder.encoder.": "Transformer",
+        "encoder.conformer.": "conformer",
+        "encoder.": "front end",
+        "": "heads",
+    },
     TaggingRecipe: {
         "encoder.vit.blocks.": "Transformer",
         "encoder.vit.norm.": "Transformer",

@@ -18,11 +18,12 @@ from torch import Tensor
 from carrara.core.errors import WeightsError
 from carrara.core.io import write_text
 from carrara.core.progress import progress
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.formats.weights import load_state_dict_strict, read_tensors, save_tensors
 from carrara.pretrain.corpus.stream import CropStream
 from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.targets import REGISTRY as TARGETS
-from carrara.pretrain.targets._base import FrameGrid, Target
+from carrara.pretrain.targets._base import Target
 
 TARGET_FOLDER = "targets"
 FITTING_BATCH = 32

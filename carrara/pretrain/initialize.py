@@ -18,9 +18,8 @@ import torch
 from carrara.core.errors import StoreError, UsageError
 from carrara.encoders import REGISTRY as ENCODERS
 from carrara.encoders._base import Card, EncoderFamily
+from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.encoders._hub.load import load
-from carrara.encoders._hubert.huggingface import FREE_SETTINGS
-from carrara.encoders._hubert.network import HubertEncoder
 from carrara.formats.weights import hash_tensors, load_state_dict_strict
 from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.fit_targets import target_path
@@ -68,7 +67,7 @@ def former_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def load_encoder(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path) -> Initialization:
+def load_encoder(spec: str, recipe: Recipe, encoder: FrameEncoder, folder: Path) -> Initialization:
     """Load the initial weights into the encoder, and return what else is taken over.
 
     Where the run has a checkpoint already, nothing is loaded, and `run.json` says where it started.
@@ -97,7 +96,7 @@ def load_encoder(spec: str, recipe: Recipe, encoder: HubertEncoder, folder: Path
         if (path / RUN).is_file():
             transferred = heads_from_run(path, recipe)
         else:
-            transferred = heads_from_checkpoint(spec, recipe, encoder.settings.dim)
+            transferred = heads_from_checkpoint(spec, recipe, encoder.card.dim)
         record = {
             "from": spec,
             "weights_sha256": hash_tensors(encoder.state_dict()),
@@ -150,7 +149,7 @@ def load_heads(initialization: Initialization, model: MaskedPrediction, targets:
         )
 
 
-def _load_official_file(path: Path, recipe: Recipe, encoder: HubertEncoder) -> Card:
+def _load_official_file(path: Path, recipe: Recipe, encoder: FrameEncoder) -> Card:
     """Load an official file's weights into the encoder, and return the card of the recipe's encoder."""
     family: EncoderFamily = ENCODERS.get(recipe.encoder)
     name = ENCODERS.get_entry(recipe.encoder).name
@@ -160,13 +159,13 @@ def _load_official_file(path: Path, recipe: Recipe, encoder: HubertEncoder) -> C
     return family.variants[name][0]
 
 
-def _load_other_encoder(spec: str, encoder: HubertEncoder) -> Card:
+def _load_other_encoder(spec: str, encoder: FrameEncoder) -> Card:
     """Load another encoder's weights into the encoder, and return its card."""
     other = load(spec)
-    if not isinstance(other, HubertEncoder):
+    if type(other) is not type(encoder):
         raise UsageError(f"--from {spec}: is no network of the recipe's kind; `carrara show {spec}` describes it")
     ours, theirs = encoder.settings.model_dump(mode="json"), other.settings.model_dump(mode="json")
-    differing = [name for name in ours if name not in FREE_SETTINGS and ours[name] != theirs[name]]
+    differing = [name for name in ours if name not in encoder.free_settings and ours[name] != theirs[name]]
     if differing:
         listing = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} here" for name in differing)
         cure = " ".join(f"--set network.{name}={json.dumps(theirs[name], separators=(',', ':'))}" for name in differing)

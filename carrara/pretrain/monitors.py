@@ -9,10 +9,13 @@ Letters: B batch, T samples, F frames, D dim, N frames of all crops.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from carrara.nn.transformer.attention import MultiHeadAttention
+from carrara.nn.transformer.conformer import RotaryAttention
 from carrara.pretrain.objectives._masked_network import MaskedPrediction
 
 MEASURED_CROPS = 4
@@ -24,11 +27,13 @@ def measure(model: MaskedPrediction, samples_BT: Tensor) -> dict[str, float]:
     """Return `rank/cnn`, `rank/0` …, `rank/last` and `attention_logit` of the first crops, in evaluation mode."""
     largest: list[Tensor] = []
 
-    def record_logit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, MultiHeadAttention)
-        largest.append(module.largest_logit(inputs[0]))
+    def record_logit(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, RotaryAttention):
+            largest.append(module.largest_logit(*inputs[:2]))
+        elif isinstance(module, MultiHeadAttention):
+            largest.append(module.largest_logit(inputs[0]))
 
-    attentions = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
+    attentions = [module for module in model.modules() if isinstance(module, MultiHeadAttention | RotaryAttention)]
     hooks = [attention.register_forward_pre_hook(record_logit) for attention in attentions]
     model.eval()
     try:

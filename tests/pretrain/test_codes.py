@@ -9,13 +9,13 @@ import torch
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import parse_settings
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.quantize.kmeans import kmeans_plusplus
 from carrara.nn.quantize.rvq_vae import RVQVAE, CodecSettings
 from carrara.pretrain import label_checks
 from carrara.pretrain.codec_folder import save_codec
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.targets import REGISTRY, _codecs
-from carrara.pretrain.targets._base import FrameGrid
 from carrara.pretrain.targets._codecs import CodecOnGrid
 
 MERT_V0, MERT_V1, MUSICFM = FrameGrid(16_000, 320, 200), FrameGrid(24_000, 320, 200), FrameGrid(24_000, 960, 480)

@@ -8,12 +8,13 @@ from safetensors.torch import save_file
 
 from carrara.core.errors import WeightsError
 from carrara.core.settings import replace
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.encoders._hub import official as official_files
 from carrara.encoders._hub.load import build_encoder, save_pretrained
 from carrara.pretrain.initialize import Initialization, load_heads
 from carrara.pretrain.objectives._masked_network import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings, resolve
-from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
+from carrara.pretrain.targets._base import Target, TargetSettings
 from carrara.pretrain.transferred_heads import TransferredHeads, heads_from_checkpoint
 
 

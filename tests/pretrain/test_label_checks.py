@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from carrara.core.errors import DataError
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.pretrain.label_checks import check_labels
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import FrameGrid
 
 GRID = FrameGrid(16_000, 320, 200)
 FRAMES = 99

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.encoders._hub.load import build_encoder
 from carrara.pretrain.masks import MaskPlan
 from carrara.pretrain.objectives._masked_network import MaskedPrediction, cosine_logits
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import FrameGrid
 
 GRID = FrameGrid(16_000, 320, 200)
 NETWORK = {

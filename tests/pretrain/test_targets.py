@@ -9,9 +9,10 @@ import torch
 from sklearn.cluster import KMeans
 
 from carrara.core.errors import DataError, UsageError
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.encoders._hub.load import build_encoder, save_pretrained
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import FrameGrid, features_on_grid
+from carrara.pretrain.targets._base import features_on_grid
 
 GRIDS = [FrameGrid(16_000, 320, 200), FrameGrid(24_000, 320, 200)]
 FEATURES = ["mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt"]

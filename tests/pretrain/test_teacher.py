@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from carrara.core.errors import UsageError
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.encoders._hub.load import build_encoder
-from carrara.pretrain.targets._base import FrameGrid
 from carrara.pretrain.targets.teacher import TARGET, TeacherSettings
 
 SMALL = {"conv_channels": 8, "dim": 32, "num_layers": 3, "num_heads": 2, "ffn_dim": 48, "position_groups": 4}

@@ -1,8 +1,5 @@
 """What the conformers on mel spectrograms share: spectrogram, subsampling and conformer, taken one after the other.
 
-Masked prediction needs the steps apart: `conv_features` gives the output of the subsampling, `layer_outputs` takes it
-with frames replaced by a learned vector or otherwise corrupted, under the names of HuBERT's network.
-
 Letters: B batch, T samples, M bands, F frames (those of the spectrogram where M follows, else output frames), L layers
 counted with layer 0, D dimension.
 """
@@ -10,16 +7,15 @@ counted with layer 0, D dimension.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder
+from carrara.encoders._base import Card
+from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.nn.init import build_constants, init_weights
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelSpectrogram
@@ -61,7 +57,7 @@ class StackSettings(Settings):
         return ConformerShape(self.num_layers, self.dim, self.num_heads, self.ffn_dim, self.kernel, self.dropout)
 
 
-class MelFrameEncoder(Encoder):
+class MelFrameEncoder(FrameEncoder):
     """The encoder, with random weights of that seed (none under torch's meta device).
 
     A subclass builds its subsampling in `build_subsampling` and says how it is used and initialized.
@@ -71,7 +67,7 @@ class MelFrameEncoder(Encoder):
     framing: Framing
     mel: MelSpectrogram
     mel_mean: Tensor
-    masked_spec_embed: nn.Parameter | None
+    free_settings = frozenset({"dropout", "mel_mean", "mel_std"})
 
     def __init__(self, settings: StackSettings, card: Card, seed: int = 0):
         super().__init__()
@@ -113,10 +109,10 @@ class MelFrameEncoder(Encoder):
             # As HuBERT's; drawn last, so that a network without it has the same other weights.
             nn.init.uniform_(self.masked_spec_embed, generator=generator)
 
-    def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the features of every layer, `[batch, num_layers + 1, frames, dim]` (see `Encoder.forward`)."""
-        features_BFD = self.conv_features(samples_BT, lengths_B)
-        return self.encode_frames(features_BFD, None if lengths_B is None else self.frame_lengths(lengths_B))
+    @property
+    def stack(self) -> Conformer:
+        """The conformer."""
+        return self.conformer
 
     def conv_features(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the output of the subsampling, `[batch, frames, dim]`; undefined after each clip's own frames."""
@@ -129,56 +125,3 @@ class MelFrameEncoder(Encoder):
         mel_BFM = pad_sequence(mels, batch_first=True)
         beyond = self.framing.num_frames(samples_BT.shape[1]) - mel_BFM.shape[1]
         return self.subsample(nn.functional.pad(mel_BFM, (0, 0, 0, max(beyond, 0))), counts_B)
-
-    def encode_frames(
-        self, features_BFD: Tensor, frame_lengths_B: Tensor | None = None, mask_BF: Tensor | None = None
-    ) -> Tensor:
-        """Return the features of every layer, `[batch, num_layers + 1, frames, dim]`; zero after a clip's own frames.
-
-        Args:
-            features_BFD: output of `conv_features`.
-            frame_lengths_B: number of valid frames in each clip; None means all.
-            mask_BF: frames that are replaced by the learned mask vector; None means no frame.
-        """
-        layers_BLFD = torch.stack(self.layer_outputs(features_BFD, frame_lengths_B, mask_BF), 1)
-        valid_BF = _valid_frames(features_BFD, frame_lengths_B)
-        return layers_BLFD if valid_BF is None else layers_BLFD.masked_fill(~valid_BF[:, None, :, None], 0)
-
-    def layer_outputs(
-        self,
-        features_BFD: Tensor,
-        frame_lengths_B: Tensor | None = None,
-        mask_BF: Tensor | None = None,
-        corrupt: Callable[[Tensor], Tensor] | None = None,
-    ) -> list[Tensor]:
-        """Return the num_layers + 1 outputs, `[batch, frames, dim]` each, as a list: training needs few of them.
-
-        Unlike `encode_frames`, frames after a clip's own are undefined.
-
-        Args:
-            features_BFD, frame_lengths_B, mask_BF: as for `encode_frames`.
-            corrupt: changes the features, `[batch, frames, dim]`, before they are masked.
-
-        Raises:
-            UsageError: frames are masked, and the network has no mask vector.
-        """
-        if corrupt is not None:
-            features_BFD = corrupt(features_BFD)
-        if mask_BF is not None:
-            if self.masked_spec_embed is None:
-                raise UsageError(f"{self.card.name}: has no mask vector; masked prediction needs mask_vector=true")
-            vector_D = self.masked_spec_embed.to(features_BFD.dtype)
-            features_BFD = torch.where(mask_BF[..., None], vector_D, features_BFD)
-        return self.conformer(features_BFD, _valid_frames(features_BFD, frame_lengths_B))
-
-    def frame_lengths(self, lengths_B: Tensor) -> Tensor:
-        """Return the number of frames for each clip of that many samples, int64 `[batch]`."""
-        return torch.tensor([self.num_frames(samples) for samples in lengths_B.tolist()], device=lengths_B.device)
-
-
-def _valid_frames(features_BFD: Tensor, frame_lengths_B: Tensor | None) -> Tensor | None:
-    """Return which frames are valid, bool `[batch, frames]`; None means all."""
-    if frame_lengths_B is None or bool((frame_lengths_B >= features_BFD.shape[1]).all()):
-        return None
-    frames_F = torch.arange(features_BFD.shape[1], device=features_BFD.device)
-    return frames_F < frame_lengths_B.to(features_BFD.device)[:, None]

@@ -27,6 +27,7 @@ from carrara.core.errors import UsageError
 from carrara.core.settings import parse_settings
 from carrara.encoders._base import Card
 from carrara.encoders._conformer.base import MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.conv.convnext import ConvNextShape, ConvNextSubsampling
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
@@ -163,6 +164,13 @@ class MelConformerEncoder(MelFrameEncoder):
         self.subsampling_module.init_weights(generator)
         self.mel_mean.fill_(self.settings.mel_mean)
         self.mel_std.fill_(self.settings.mel_std)
+
+    @property
+    def grid(self) -> FrameGrid:
+        """A frame is centred between the frames of the spectrogram that its strided convolutions take."""
+        settings = self.settings
+        centre = (settings.convnext_shape.min_frames - 1) * settings.hop // 2
+        return FrameGrid(settings.sample_rate, settings.hop * math.prod(settings.conv_strides), centre)
 
     def num_frames(self, samples: int) -> int:
         """Return the number of frames: one for each whole 960 samples as published (at least 1)."""

@@ -27,6 +27,7 @@ from torch import Tensor
 from carrara.core.errors import WeightsError
 from carrara.encoders._base import Card
 from carrara.encoders._conformer.base import MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.conv.subsampling import STRIDE, ConvSubsampling, num_subsampled_frames
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
@@ -87,6 +88,11 @@ class ConformerEncoder(MelFrameEncoder):
         self.conv.init_weights(generator)
         self.mel_mean.fill_(MSD_MEAN)
         self.mel_deviation.fill_(MSD_STD)
+
+    @property
+    def grid(self) -> FrameGrid:
+        """A frame stands for four of the spectrogram, its own and the next three, whose codes both authors predict."""
+        return FrameGrid(SAMPLE_RATE, STRIDE * HOP, (STRIDE - 1) * HOP // 2)
 
     def num_frames(self, samples: int) -> int:
         """Return the number of frames: one for each started 960 samples, of whole hops (at least 1)."""

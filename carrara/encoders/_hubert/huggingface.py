@@ -30,7 +30,7 @@ from carrara.core.settings import parse_settings
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hubert import fairseq
-from carrara.encoders._hubert.network import HubertSettings, hubert_card
+from carrara.encoders._hubert.network import FREE_SETTINGS, HubertSettings, hubert_card
 from carrara.formats.magic import is_pickle, read_magic
 from carrara.formats.safe_pickle import UnknownObject, read_torch_checkpoint
 from carrara.formats.weights import read_tensors
@@ -40,11 +40,6 @@ NOT_NETWORK = re.compile(
     r"^(lm_head|classifier|projector|layer_weights|final_proj|label_embs_concat|quantizer|project_hid|project_q"
     r"|encoder_cqt_model|encoder_mel_model)\b"
 )
-# A folder may omit these or its training may have set them otherwise, without another network [notes/pretraining §2.4].
-FREE_SETTINGS = {
-    "conv_gradient", "final_norm", "attention", "relaxation", "dropout", "attention_dropout", "activation_dropout",
-    "input_dropout", "layerdrop", "standardise", "padding",
-}  # fmt: skip
 PICKLE, SAFETENSORS, SHARDS = "pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 MERT_RATE = 24_000

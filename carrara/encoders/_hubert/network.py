@@ -16,27 +16,32 @@ Letters: B batch, T samples, F frames, L layers (layer 0 included), D dim, C cha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder
+from carrara.encoders._base import Card
+from carrara.encoders._frame_encoder import FrameEncoder, FrameGrid
 from carrara.nn.conv.waveform_frontend import (
     ConvNorm,
     Padding,
     WaveformFrontend,
     num_conv_frames,
+    receptive_field,
     standardize_waveform,
-    valid_mask,
 )
 from carrara.nn.init import init_weights
 from carrara.nn.transformer.encoder import Transformer, TransformerShape
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
+
+# A folder may omit these or its training may have set them otherwise, without another network [notes/pretraining §2.4].
+FREE_SETTINGS = frozenset({
+    "conv_gradient", "final_norm", "attention", "relaxation", "dropout", "attention_dropout", "activation_dropout",
+    "input_dropout", "layerdrop", "standardise", "padding",
+})  # fmt: skip
 
 
 class HubertSettings(Settings):
@@ -137,14 +142,17 @@ class FeatureProjection(nn.Module):
         return self.projection(self.layer_norm(cnn_BFC))
 
 
-class HubertEncoder(Encoder):
+class HubertEncoder(FrameEncoder):
     """The encoder, with random weights drawn from a generator with that seed (none on the meta device)."""
 
     settings: HubertSettings
+    masked_spec_embed: nn.Parameter
+    free_settings = FREE_SETTINGS
 
     def __init__(self, settings: HubertSettings, card: Card, seed: int = 0):
         super().__init__()
         self.settings = settings
+        self.input_dropout, self.layerdrop = settings.input_dropout, settings.layerdrop
         with torch.device("meta"):
             self._assemble(settings)
         parameters = sum(parameter.numel() for parameter in self.parameters())
@@ -179,9 +187,17 @@ class HubertEncoder(Encoder):
         self.masked_spec_embed.uniform_(0, 1, generator=generator)
         self.encoder.init_weights(generator)
 
-    def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return the features of every layer, `[batch, layers + 1, frames, dim]` (see `Encoder.forward`)."""
-        return self.forward_with_cnn(samples_BT, lengths_B)[0]
+    @property
+    def grid(self) -> FrameGrid:
+        """A frame is centred on the middle of its receptive field."""
+        settings = self.settings
+        centre = receptive_field(settings.conv_kernels, settings.conv_strides) // 2
+        return FrameGrid(settings.sample_rate, settings.stride, centre)
+
+    @property
+    def stack(self) -> Transformer:
+        """The Transformer."""
+        return self.encoder
 
     def forward_with_cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return `forward`'s features, and the output of the convolutions, `[batch, frames, channels]`."""
@@ -202,47 +218,13 @@ class HubertEncoder(Encoder):
             cnn_BFC.register_hook(lambda gradient: gradient * settings.conv_gradient)
         return cnn_BFC
 
-    def encode_frames(
-        self, cnn_BFC: Tensor, frame_lengths_B: Tensor | None = None, mask_BF: Tensor | None = None
-    ) -> Tensor:
-        """Return the features of every layer, `[batch, layers + 1, frames, dim]`; zero after each clip's own frames.
+    def project(self, features_BFC: Tensor) -> Tensor:
+        """Return the convolutions' output normalized and projected, `[batch, frames, dim]`."""
+        return self.feature_projection(features_BFC)
 
-        Args:
-            cnn_BFC: Output of `conv_features`.
-            frame_lengths_B: Number of valid frames in each clip; None means all.
-            mask_BF: Frames that are replaced by the learned mask vector; None means no frame.
-        """
-        layers_BLFD = torch.stack(self.layer_outputs(cnn_BFC, frame_lengths_B, mask_BF), 1)
-        frame_lengths_B = _lengths_if_padded(frame_lengths_B, cnn_BFC.shape[1])
-        if frame_lengths_B is None:
-            return layers_BLFD
-        valid_BF = valid_mask(frame_lengths_B, cnn_BFC.shape[1], cnn_BFC.device)
-        return layers_BLFD.masked_fill(~valid_BF[:, None, :, None], 0)
-
-    def layer_outputs(
-        self,
-        cnn_BFC: Tensor,
-        frame_lengths_B: Tensor | None = None,
-        mask_BF: Tensor | None = None,
-        corrupt: Callable[[Tensor], Tensor] | None = None,
-    ) -> list[Tensor]:
-        """Return the layers + 1 outputs, `[batch, frames, dim]` each, as a list: training needs few of them.
-
-        Unlike `encode_frames`, frames after a clip's own are undefined.
-
-        Args:
-            cnn_BFC, frame_lengths_B, mask_BF: As for `encode_frames`.
-            corrupt: Changes the projected frames, `[batch, frames, dim]`, before they are masked.
-        """
-        settings = self.settings
-        frame_lengths_B = _lengths_if_padded(frame_lengths_B, cnn_BFC.shape[1])
-        valid_BF = None if frame_lengths_B is None else valid_mask(frame_lengths_B, cnn_BFC.shape[1], cnn_BFC.device)
-        x_BFD = functional.dropout(self.feature_projection(cnn_BFC), settings.input_dropout, self.training)
-        if corrupt is not None:
-            x_BFD = corrupt(x_BFD)
-        if mask_BF is not None:
-            x_BFD = torch.where(mask_BF[..., None], self.masked_spec_embed.to(x_BFD.dtype), x_BFD)
-        return self.encoder(x_BFD, valid_BF, mask_positions=settings.padding == "masked")
+    def run_stack(self, x_BFD: Tensor, valid_BF: Tensor | None) -> list[Tensor]:
+        """Return every layer's output; padding leaks through the positions where it does as published."""
+        return self.encoder(x_BFD, valid_BF, mask_positions=self.settings.padding == "masked")
 
     def num_frames(self, samples: int) -> int:
         """Return the number of frames for that many samples (at least 1)."""

@@ -88,23 +88,32 @@ class RotaryAttention(nn.Module):
         self.linear_v = nn.Linear(shape.dim, shape.dim)
         self.linear_out = nn.Linear(shape.dim, shape.dim)
 
+    @torch.no_grad()
+    def largest_logit(self, x_BFD: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the largest |q·k|/√d over these frames in single precision; float16 ends at 65,504."""
+        with torch.autocast(x_BFD.device.type, enabled=False):
+            q_BFHE, k_BFHE = self._queries_and_keys(x_BFD.float(), cos_sin)
+            logits_BHFG = q_BFHE.transpose(1, 2) @ k_BFHE.permute(0, 2, 3, 1)
+            return logits_BHFG.abs().max() / q_BFHE.shape[-1] ** 0.5
+
     def forward(self, x_BFD: Tensor, cos_sin: tuple[Tensor, Tensor], valid_BF: Tensor | None = None) -> Tensor:
         """Return `[batch, frames, dim]`; frames where `valid_BF` is false are not attended to."""
-        heads = (self.num_heads, -1)
-        v_BFHE = self.linear_v(x_BFD).unflatten(-1, heads)
-        if self.rotates_input:
-            rotated_BFD = apply_rotary(x_BFD.unflatten(-1, heads), cos_sin).flatten(2)
-            q_BFHE = self.linear_q(rotated_BFD).unflatten(-1, heads)
-            k_BFHE = self.linear_k(rotated_BFD).unflatten(-1, heads)
-        else:
-            # The table is in single precision; under half precision the fused attention takes one type only.
-            q_BFHE = apply_rotary(self.linear_q(x_BFD).unflatten(-1, heads), cos_sin).to(v_BFHE.dtype)
-            k_BFHE = apply_rotary(self.linear_k(x_BFD).unflatten(-1, heads), cos_sin).to(v_BFHE.dtype)
+        v_BFHE = self.linear_v(x_BFD).unflatten(-1, (self.num_heads, -1))
+        # The table is in single precision; under half precision the fused attention takes one type only.
+        q_BFHE, k_BFHE = (y_BFHE.to(v_BFHE.dtype) for y_BFHE in self._queries_and_keys(x_BFD, cos_sin))
         q_BHFE, k_BHFE, v_BHFE = (y_BFHE.transpose(1, 2) for y_BFHE in (q_BFHE, k_BFHE, v_BFHE))
         mask = None if valid_BF is None else valid_BF[:, None, None]
         dropout = self.dropout if self.training else 0.0
         out_BHFE = functional.scaled_dot_product_attention(q_BHFE, k_BHFE, v_BHFE, mask, dropout)
         return self.linear_out(out_BHFE.transpose(1, 2).flatten(2))
+
+    def _queries_and_keys(self, x_BFD: Tensor, cos_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        heads = (self.num_heads, -1)
+        if self.rotates_input:
+            rotated_BFD = apply_rotary(x_BFD.unflatten(-1, heads), cos_sin).flatten(2)
+            return self.linear_q(rotated_BFD).unflatten(-1, heads), self.linear_k(rotated_BFD).unflatten(-1, heads)
+        q_BFHE = apply_rotary(self.linear_q(x_BFD).unflatten(-1, heads), cos_sin)
+        return q_BFHE, apply_rotary(self.linear_k(x_BFD).unflatten(-1, heads), cos_sin)
 
 
 class ConformerFeedForward(nn.Module):
@@ -210,6 +219,10 @@ class Conformer(nn.Module):
         if self.layer_norm is not None:
             outputs[-1] = self.layer_norm(outputs[-1])
         return outputs
+
+    def feed_forwards(self) -> list[nn.Module]:
+        """Return the last feed-forward network of each layer."""
+        return [layer.get_submodule("ffn2") for layer in self.layers]
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

@@ -154,6 +154,10 @@ class Transformer(nn.Module):
             outputs[-1] = self.layer_norm(x_BFD)
         return outputs
 
+    def feed_forwards(self) -> list[nn.Module]:
+        """Return the feed-forward network of each layer."""
+        return [layer.get_submodule("feed_forward") for layer in self.layers]
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw every linear weight from N(0, 0.02) with zero bias, as BERT; under DeepNorm times β."""

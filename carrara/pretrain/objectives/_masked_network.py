@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.encoders._hubert.network import HubertEncoder
+from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.nn.spectral.framing import no_autocast
 from carrara.pretrain.masks import MaskPlan
 from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm, mean_std, moments
@@ -65,7 +65,7 @@ class MaskedPrediction(nn.Module):
     """An encoder with the prediction heads of its targets; all of it is trained."""
 
     def __init__(
-        self, encoder: HubertEncoder, targets: Mapping[str, Target], settings: ObjectiveSettings, seed: int
+        self, encoder: FrameEncoder, targets: Mapping[str, Target], settings: ObjectiveSettings, seed: int
     ) -> None:
         super().__init__()
         self.encoder, self.settings, self.seed = encoder, settings, seed
@@ -75,7 +75,7 @@ class MaskedPrediction(nn.Module):
         for name, target in targets.items():
             count = len(target.num_classes)
             self.label_sets[name] = [f"{name}.{index}" for index in range(count)] if count > 1 else [name] * count
-        dim, final_dim = encoder.settings.dim, settings.final_dim
+        dim, final_dim = encoder.card.dim, settings.final_dim
         generator = torch.Generator().manual_seed(seed)
         num_classes = [count for target in targets.values() for count in target.num_classes]
         self.project = _init_linear(dim, final_dim * len(num_classes), generator) if num_classes else None

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from carrara.core.errors import UsageError
+from carrara.encoders._base import untrained_card
+from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.encoders._hub.load import build_encoder, save_pretrained
-from carrara.encoders._hubert.network import HubertEncoder, hubert_card
-from carrara.nn.conv.waveform_frontend import receptive_field
 from carrara.pretrain.augment import augment_crops, mix_crops
 from carrara.pretrain.card import pretraining_card
 from carrara.pretrain.corpus.build import build_corpus
@@ -38,7 +38,7 @@ from carrara.pretrain.objectives._masked_network import FRAMES, MaskedPrediction
 from carrara.pretrain.optimiser import scheduled_rate
 from carrara.pretrain.precision import autocast
 from carrara.pretrain.recipes._base import Recipe
-from carrara.pretrain.targets._base import FrameGrid, Target
+from carrara.pretrain.targets._base import Target
 
 LABELS = "labels"
 CHECKED_CROPS = 8
@@ -71,7 +71,7 @@ class MaskedPredictionObjective(Objective):
 
     recipe: Recipe
     module: MaskedPrediction
-    encoder: HubertEncoder
+    encoder: FrameEncoder
     targets: dict[str, Target]
     num_frames: int
     label_stores: Mapping[str, LabelStore]
@@ -86,21 +86,13 @@ class MaskedPredictionObjective(Objective):
         """
         self.recipe, self.dist, self.steps = recipe, dist, recipe.steps
         with dist.report_once():
-            encoder = build_encoder(recipe.encoder, recipe.seed, recipe.network.model_dump())
-            if not isinstance(encoder, HubertEncoder):
-                raise UsageError(
-                    f"encoder {recipe.encoder!r} has no frames to mask; choose one of HuBERT's kind, such as mert-v0"
-                )
-            settings, card = encoder.settings, encoder.card
-            known = {"window_seconds": card.window_seconds, "parameters": card.parameters}
-            encoder.card = hubert_card(folder.resolve().name, settings, paper=card.paper, **known)
-            self.encoder = encoder
+            encoder = self.encoder = build_student(recipe)
+            encoder.card = untrained_card(encoder.card, folder.resolve().name)
             self.initialization = load_encoder(start, recipe, encoder, folder)
-            centre = receptive_field(settings.conv_kernels, settings.conv_strides) // 2
-            self.grid = FrameGrid(settings.sample_rate, settings.stride, centre)
+            self.grid = encoder.grid
             crop_samples = _check_crop(recipe, encoder)
             check_batch_division(recipe, dist.world_size)
-        self.corpus = dist.on_rank_zero(lambda: build_corpus(corpus, settings.sample_rate, crop_samples))
+        self.corpus = dist.on_rank_zero(lambda: build_corpus(corpus, self.grid.sample_rate, crop_samples))
         self.stream = CropStream(self.corpus, crop_samples, self.grid.hop, recipe.batch, recipe.seed, recipe.target_rms)
 
     def prepare(self, folder: Path) -> None:
@@ -116,7 +108,7 @@ class MaskedPredictionObjective(Objective):
         with dist.report_once():
             self.targets = load_targets(folder, recipe, self.grid, dist.device)
             encoder.to(dist.device)
-            encoder.encoder.activation_checkpointing = recipe.activation_checkpointing
+            encoder.stack.activation_checkpointing = recipe.activation_checkpointing
             num_frames = encoder.num_frames(stream.crop_samples)
             for target in self.targets.values():
                 target.attach(encoder)
@@ -129,11 +121,11 @@ class MaskedPredictionObjective(Objective):
         self.num_frames = min(target.labels(silence_BT, num_frames).shape[1] for target in self.targets.values())
         self.label_stores = open_label_stores(folder / LABELS, self.targets, self.corpus, dist)
         uses_all = all(target.use == "all" for target in self.targets.values())
-        self.has_unused_parameters = bool(encoder.settings.layerdrop) or not uses_all
+        self.has_unused_parameters = bool(encoder.layerdrop) or not uses_all
 
     def micro_batches(self, batch: CropBatch) -> list[MicroBatch]:
         """Return this rank's micro-batches, mixed, augmented and with their masks; see the base class."""
-        recipe, sample_rate, dim = self.recipe, self.encoder.card.sample_rate, self.encoder.settings.dim
+        recipe, sample_rate, dim = self.recipe, self.encoder.card.sample_rate, self.encoder.card.dim
         draws_B = [(recipe.seed, epoch, item) for epoch, item in zip(batch.epochs, batch.item_indices)]
         clean_BT = batch.samples_BT
         student_BT = augment_crops(clean_BT, draws_B, recipe.augment, sample_rate)
@@ -199,12 +191,12 @@ class MaskedPredictionObjective(Objective):
         return {name: target for name, target in self.targets.items() if target.is_ema}
 
     def fsdp_layers(self) -> list[nn.Module]:
-        """Return the Transformer's layers; see the base class."""
-        if self.encoder.settings.layerdrop:
+        """Return the layers of the stack; see the base class."""
+        if self.encoder.layerdrop:
             raise UsageError("fsdp=true needs network.layerdrop=0: every rank must compute every layer")
         if self.ema_modules():
             raise UsageError("fsdp=true does not go with a teacher that averages the student's weights; leave fsdp out")
-        return list(self.encoder.encoder.layers)
+        return list(self.encoder.stack.layers)
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor], step: int, seconds: float) -> None:
         """Write the encoder with its model card; see the base class."""
@@ -215,6 +207,23 @@ class MaskedPredictionObjective(Objective):
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
         save_pretrained(encoder, folder, pretraining_card(self, self.recipe, folder, step, seconds))
+
+
+def build_student(recipe: Recipe) -> FrameEncoder:
+    """Return the recipe's encoder with random weights.
+
+    Raises:
+        UsageError: it has no frames, or no vector for masked frames.
+    """
+    encoder = build_encoder(recipe.encoder, recipe.seed, recipe.network.model_dump())
+    if not isinstance(encoder, FrameEncoder):
+        raise UsageError(
+            f"encoder {recipe.encoder!r} has no frames to mask; choose one of HuBERT's kind, such as mert-v0, or a "
+            "conformer, such as mel-conformer-tiny"
+        )
+    if encoder.masked_spec_embed is None:
+        raise UsageError(f"encoder {recipe.encoder!r} has no vector for masked frames; its settings need mask_vector")
+    return encoder
 
 
 def check_batch_division(recipe: Recipe, world_size: int) -> None:
@@ -235,9 +244,9 @@ def check_batch_division(recipe: Recipe, world_size: int) -> None:
     check_batch(recipe.batch, world_size)
 
 
-def _check_crop(recipe: Recipe, encoder: HubertEncoder) -> int:
+def _check_crop(recipe: Recipe, encoder: FrameEncoder) -> int:
     """Return the samples of a crop, and refuse masks that do not fit it."""
-    sample_rate, masking = encoder.settings.sample_rate, recipe.masking
+    sample_rate, masking = encoder.card.sample_rate, recipe.masking
     crop_samples = round(recipe.crop_seconds * sample_rate)
     frames, needed = encoder.num_frames(crop_samples), masking.mask_length + MISSING_FRAMES
     if frames <= needed:
@@ -246,9 +255,9 @@ def _check_crop(recipe: Recipe, encoder: HubertEncoder) -> int:
             f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for masks of {masking.mask_length}; "
             f"use {tenths / 10:g} or more, or a smaller masking.mask_length"
         )
-    if masking.mask_channel_prob and masking.mask_channel_length >= encoder.settings.dim:
+    if masking.mask_channel_prob and masking.mask_channel_length >= encoder.card.dim:
         raise UsageError(
-            f"masking.mask_channel_length {masking.mask_channel_length} masks all {encoder.settings.dim} channels of "
+            f"masking.mask_channel_length {masking.mask_channel_length} masks all {encoder.card.dim} channels of "
             "the network; lower it"
         )
     return crop_samples

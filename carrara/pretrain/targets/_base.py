@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.settings import Settings
-from carrara.encoders._hubert.network import HubertEncoder
+from carrara.encoders._frame_encoder import FrameEncoder, FrameGrid
 
 
 class TargetSettings(Settings):
@@ -35,21 +34,6 @@ class TargetSettings(Settings):
     target: str
     weight: float = Field(default=1.0, ge=0)
     fraction: float = Field(default=0.1, gt=0, le=1)
-
-
-@dataclass(frozen=True)
-class FrameGrid:
-    """Where the student's frames are: frame i is centred on sample i × hop + centre.
-
-    Attributes:
-        sample_rate: in Hz.
-        hop: samples between two frames.
-        centre: sample in the middle of frame 0.
-    """
-
-    sample_rate: int
-    hop: int
-    centre: int
 
 
 class Target(nn.Module):
@@ -86,7 +70,7 @@ class Target(nn.Module):
         """
         return {}
 
-    def attach(self, student: HubertEncoder) -> None:
+    def attach(self, student: FrameEncoder) -> None:
         """Give the target its student, before the first step and after a resume; by default ignored."""
 
     def update(self, step: int) -> None:

@@ -23,9 +23,9 @@ from torch.nn import functional
 
 from carrara.audio.resample import resample
 from carrara.core.errors import UsageError, WeightsError
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.spectral.framing import no_autocast
 from carrara.pretrain.codec_folder import load_codec
-from carrara.pretrain.targets._base import FrameGrid
 
 # Frames per chunk of EnCodec, and frames before a chunk that its convolutions need again.
 CHUNK_FRAMES, CONTEXT_FRAMES = 2250, 16

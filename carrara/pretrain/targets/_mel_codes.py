@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.errors import DataError
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.quantize.kmeans import take_chunks
 from carrara.nn.quantize.random_projection import ProjectedRVQ, RandomProjection
 from carrara.nn.quantize.residual_quantizer import codebook_usage, encode_rvq, fit_rvq
 from carrara.nn.spectral.cqt_target import MIN_STD, compute_bin_statistics
 from carrara.nn.spectral.framing import framing_preset
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
-from carrara.pretrain.targets._base import FrameGrid, features_on_grid
+from carrara.pretrain.targets._base import features_on_grid
 
 MEMORY_BYTES = 2**30
 # MusicFM and MuQ stack frames of 10 ms to one frame of the student.

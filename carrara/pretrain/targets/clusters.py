@@ -28,13 +28,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.errors import DataError, UsageError
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.encoders._hub.load import load
 from carrara.nn.quantize.kmeans import fit_lloyd, fit_mini_batch, kmeans_plusplus, nearest_centroids, take_chunks
 from carrara.nn.spectral.chroma import ChromaSTFT, fold_to_chroma
 from carrara.nn.spectral.cqt import CQT
 from carrara.nn.spectral.framing import framing_preset
 from carrara.nn.spectral.mfcc import KaldiMFCC
-from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, features_on_grid
+from carrara.pretrain.targets._base import Target, TargetSettings, features_on_grid
 from carrara.pretrain.targets._mel_codes import log_mel_229
 
 MEMORY_BYTES = 2**30

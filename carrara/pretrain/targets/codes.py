@@ -28,8 +28,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from carrara.core.errors import UsageError
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.quantize.residual_quantizer import codebook_usage
-from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
+from carrara.pretrain.targets._base import Target, TargetSettings
 from carrara.pretrain.targets._codecs import CodecOnGrid, EnCodec, TrainedCodec
 from carrara.pretrain.targets._mel_codes import ResidualKMeans, StackedMelCodes
 

@@ -21,9 +21,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.spectral.cqt import C1, CQT
 from carrara.nn.spectral.cqt_target import compute_bin_statistics, cqt_target
-from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings, features_on_grid
+from carrara.pretrain.targets._base import Target, TargetSettings, features_on_grid
 
 
 class CQTSettings(TargetSettings):

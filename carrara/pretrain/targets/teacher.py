@@ -24,9 +24,10 @@ from pydantic import Field
 from torch import Tensor
 
 from carrara.core.errors import UsageError
-from carrara.encoders._hubert.network import HubertEncoder
+from carrara.encoders._frame_encoder import FrameEncoder, FrameGrid
+from carrara.nn.transformer.conformer import Conformer
 from carrara.nn.transformer.encoder import Transformer
-from carrara.pretrain.targets._base import FrameGrid, Target, TargetSettings
+from carrara.pretrain.targets._base import Target, TargetSettings
 
 MIN_VARIANCE = 1e-5
 POSITIONS = "pos_conv_embed."
@@ -54,36 +55,36 @@ class _Teacher(Target):
     settings_type = TeacherSettings
     settings: TeacherSettings
     is_ema = True
-    average: Transformer
+    average: Transformer | Conformer
 
     def __init__(self, settings: TeacherSettings, grid: FrameGrid) -> None:
         super().__init__(settings, grid)
         # In a list, so that the student is not a submodule.
-        self._students: list[HubertEncoder] = []
+        self._students: list[FrameEncoder] = []
 
-    def attach(self, student: HubertEncoder) -> None:
+    def attach(self, student: FrameEncoder) -> None:
         """Copy the student's Transformer as the first average.
 
         Raises:
             UsageError: the student has fewer layers than the target averages.
         """
-        layers = student.settings.num_layers
+        layers = student.card.num_layers
         if self.settings.top_layers > layers:
             raise UsageError(
                 f"target teacher: top_layers={self.settings.top_layers}, but the network has {layers} layers"
             )
         self._students = [student]
-        self.average = copy.deepcopy(student.encoder).float().requires_grad_(False).eval()
-        self.num_values = student.settings.dim
+        self.average = copy.deepcopy(student.stack).float().requires_grad_(False).eval()
+        self.num_values = student.card.dim
         self.register_buffer("mean_M", torch.zeros(self.num_values, device=next(student.parameters()).device))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the student; see the base class."""
         decay = self.decay_at(step)
-        current = self._students[0].encoder.state_dict()
+        current = self._students[0].stack.state_dict()
         for name, value in self.average.state_dict().items():
-            if name.startswith(POSITIONS):
+            if name.startswith(POSITIONS) or not value.is_floating_point():
                 value.copy_(current[name])
             else:
                 value.lerp_(current[name].to(value.dtype), 1 - decay)
@@ -98,18 +99,17 @@ class _Teacher(Target):
     def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
         """Return the values that the student predicts, float32 `[B, F, D]`; see the base class."""
         student = self._students[0]
-        outputs: list[Tensor] = []
-        num_layers = len(self.average.layers)
+        is_training, outputs = student.training, list[Tensor]()
         hooks = [
-            self.average.get_submodule(f"layers.{layer}.feed_forward").register_forward_hook(
-                lambda module, inputs, output: outputs.append(output)
-            )
-            for layer in range(num_layers - self.settings.top_layers, num_layers)
+            module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+            for module in self.average.feed_forwards()[-self.settings.top_layers :]
         ]
+        student.eval()  # so that batch norms of the front end, where there are any, do not count this pass
         try:
             with torch.autocast(samples_BT.device.type, enabled=False):
-                self.average(student.feature_projection(student.conv_features(samples_BT).float()))
+                self.average(student.project(student.conv_features(samples_BT).float()))
         finally:
+            student.train(is_training)
             for hook in hooks:
                 hook.remove()
         return torch.stack([_normalise(output_BFD) for output_BFD in outputs]).mean(0)[:, :frames]

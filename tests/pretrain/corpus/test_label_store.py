@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carrara.core.errors import StoreError, UsageError
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.formats.weights import read_tensors
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.label_store import LabelStore, fill_label_store, open_label_stores, read_batch_labels
@@ -18,7 +19,6 @@ from carrara.pretrain.distributed import Dist
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 from carrara.pretrain.targets import REGISTRY
-from carrara.pretrain.targets._base import FrameGrid
 
 GRID = FrameGrid(16_000, 320, 200)
 
