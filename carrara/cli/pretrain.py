@@ -53,6 +53,16 @@ Probe = Annotated[
     ),
 ]
 ProbeEvery = Annotated[int, typer.Option(min=1, help="Steps between two probes.", rich_help_panel=PROBES)]
+TrackerName = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="Send the log here too: tensorboard, trackio, wandb, or none; with commas or repeated. TensorBoard gets it "
+        "where it is installed.",
+        rich_help_panel=TRAINING,
+    ),
+]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the probes' datasets. [env: CARRARA_DATA]", rich_help_panel=PROBES)
 ]
@@ -92,6 +102,7 @@ def pretrain(
     probe: Probe = None,
     probe_every: ProbeEvery = 500,
     data_dir: DataDir = None,
+    tracker: TrackerName = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     gpu: Gpu = "h100",
@@ -147,6 +158,7 @@ def pretrain(
             resume=resume,
             device=device,
             start=start,
+            trackers=[name for names in tracker for name in names.split(",")] if tracker else None,
             **probes,
         )
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from carrara.nn.device import pick_device
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.dry_objectives import dry_objective
 from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective
+from carrara.pretrain.gpus import GIB, GPUS
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 from carrara.pretrain.objectives.tagging import TaggingObjective
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings, resolve
@@ -29,16 +30,6 @@ from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.step_cost import USABLE, device_memory, measure_cost
 from carrara.pretrain.tagging.settings import TaggingRecipe
 
-GIB = 2**30
-# Peak FLOP/s of dense bfloat16 products with single-precision sums, and memory; the makers' data sheets.
-GPUS = {
-    "a100-40": (312e12, 40 * GIB),
-    "a100-80": (312e12, 80 * GIB),
-    "h100": (989e12, 80 * GIB),
-    "h200": (989e12, 141 * 10**9),
-    "rtx-3090": (71e12, 24 * GIB),
-    "rtx-4090": (165e12, 24 * GIB),
-}
 ASSUMED_MFU = 0.3  # fraction of the peak that a training reaches; a guess, to be replaced by a measurement
 # The first prefix that fits says which part a parameter belongs to.
 PARTS: dict[type[TrainingSettings], dict[str, str]] = {

@@ -1,10 +1,11 @@
-"""Picture of a log, `metrics.png`: losses, accuracies, scores, gradient norm and speed over the steps.
+"""Picture of a log, `metrics.png`: losses, accuracies, scores, ranks, gradient norm and speed over the steps.
 
 A panel without data is left out: a teacher's values have no accuracy, and only taggers have scores of tags.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ PLOT_FILE = "metrics.png"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
 INK, SOFT, RULE = "#22262b", "#666d76", "#e3e5e1"
 MAX_CURVES = 8
-INCHES_WIDE, PANEL_INCHES = 8.0, 2.5
+INCHES_WIDE, PANEL_INCHES = 7.0, 2.3  # of a column, of a panel
+MAX_PANELS_IN_ONE_COLUMN = 4
 # Horizontal distance of two intervals, as a fraction of the steps, so that none hides another.
 INTERVAL_DISTANCE = 0.004
 
@@ -39,12 +41,19 @@ def plot_log(folder: Path | str) -> Path | None:
         return None
     style: dict[Any, Any] = {"font.size": 9, "text.color": INK, "text.parse_math": False}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(INCHES_WIDE, 0.5 + PANEL_INCHES * len(panels)), layout="constrained")
-        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        columns = 2 if len(panels) > MAX_PANELS_IN_ONE_COLUMN else 1
+        rows = math.ceil(len(panels) / columns)
+        figure = Figure(figsize=(columns * INCHES_WIDE, 0.5 + PANEL_INCHES * rows), layout="constrained")
+        # Filled column by column: what is learnt on the left, how fast on the right.
+        grid = figure.subplots(rows, columns, sharex=True, squeeze=False).T.ravel()
         for axes, (title, curves) in zip(grid, panels.items()):
             axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
             _draw_curves(axes, curves)
-        grid[-1].set_xlabel("steps", color=SOFT)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        for last in (rows - 1, len(panels) - 1):
+            grid[last].set_xlabel("steps", color=SOFT)
+            grid[last].tick_params(labelbottom=True)
         path = Path(folder) / PLOT_FILE
         with atomic_write(path) as tmp:
             figure.savefig(tmp, format="png", dpi=150, metadata={"Software": "carrara"})
@@ -69,8 +78,9 @@ def _panels(path: Path) -> dict[str, DataFrame]:
             frame = frame.groupby("step", as_index=False)["value"].mean().assign(curve=mean)
         return frame
 
-    def single(*names: str) -> DataFrame:
-        return DataFrame([row for row in metrics if row[0] in names], columns=columns)
+    def single(*names: str, factor: float = 1.0) -> DataFrame:
+        rows = [(key, step, factor * value) for key, step, value in metrics if key in names]
+        return DataFrame(rows, columns=columns)
 
     scores = [
         (f"{name}, {probe['metric']}", line["step"], 100 * probe["score"], 100 * probe["low"], 100 * probe["high"])
@@ -79,13 +89,22 @@ def _panels(path: Path) -> dict[str, DataFrame]:
     ]
     return {
         "loss": single("loss"),
-        "parts of the loss": single("spectral", "waveform", "commitment", "loss/tags", "loss/teacher"),
+        "parts of the loss": curves("loss/", "mse/", "penalty", "spectral", "waveform", "commitment"),
         "masked accuracy, %": curves("accuracy/", factor=100, what="label sets"),
         "spectral distance from the first codebooks": curves("distance/", what="codebooks"),
         "tags of validation clips, %": curves("valid/", "swa/", factor=100),
         "probes on validation clips, % with 95 % intervals": DataFrame(scores, columns=[*columns, "low", "high"]),
+        "effective rank of the features": curves("rank/", what="layers"),
+        "use of the codebooks, %": curves("usage/", factor=100, what="codebooks"),
+        "classes predicted at least once": curves("classes_used/", what="label sets"),
         "gradient norm": single("gradient_norm"),
+        "loss scale": single("loss_scale"),
+        "learning rate": single("learning_rate"),
         "hours of audio an hour": single("audio_hours_per_hour"),
+        "time waiting for crops, %": single("data_wait_fraction", factor=100),
+        "billion FLOPs a second": single("flops_per_second", factor=1e-9),
+        "model FLOPs utilisation, %": single("mfu", factor=100),
+        "hours to the end": single("eta_seconds", factor=1 / 3600),
     }
 
 

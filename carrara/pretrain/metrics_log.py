@@ -2,8 +2,9 @@
 
 Keys of every run: `step` (steps done), `steps` (averaged by the line), `loss`, `gradient_norm`, `clipped_fraction` (of
 the steps), `skipped` (steps not taken), `missing` (crops that could not be read), `loss_scale` (float16 only),
-`learning_rate`, `audio_hours_per_hour` (of all ranks), `data_wait_fraction` (of the time, waiting for crops),
-`eta_seconds` (to the end of the run), `seconds` (of the whole run).
+`learning_rate`, `audio_hours_per_hour` (of all ranks), `flops_per_second` (of all ranks: products of the forward and
+backward pass, counted at the first step), `mfu` (model FLOPs utilisation: that rate over the peak of the GPUs, where
+it is known; half precision only), `data_wait_fraction` (of the time, waiting for crops), `eta_seconds` (to the end of the run), `seconds` (of the whole run).
 
 Keys of masked prediction, whose loss is in nats per predicted frame: of each label set `loss/NAME`, `accuracy/NAME` of
 masked frames, `classes_used/NAME` (classes predicted at least once), `perplexity/NAME` of the predictions and
@@ -17,21 +18,21 @@ Events are lines with `event` (`started`, `changed`, `skipped`, `rolled back`, `
 (`setting`, `was`, `now`). After a roll-back the lines of the undone steps are removed, events stay. A line of probes
 has `step` and `probes`: by task `score`, `low` and `high` (95 %), `metric`, `seconds`.
 
-TensorBoard gets the same numbers in `tensorboard/` where it is installed.
+TensorBoard gets the same numbers in `tensorboard/` where it is installed, other trackers on request (trackers.py).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carrara.core.errors import StoreError
 from carrara.core.io import write_text
+from carrara.pretrain.trackers import Tracker, open_trackers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,14 +71,30 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends lines to a log; opened at a step, it first removes the lines after that step."""
 
-    def __init__(self, folder: Path, step: int, silent: bool = False) -> None:
-        """Open the log of a run that continues from a step; a silent log writes nothing, as on ranks other than 0.
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        silent: bool = False,
+        trackers: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the log of a run.
+
+        Args:
+            folder: of the run.
+            step: that the run continues from.
+            silent: whether nothing is written, as on ranks other than 0.
+            trackers: names of those that get the lines too (trackers.py).
+            config: the resolved recipe, for the trackers.
 
         Raises:
             StoreError: it cannot be written.
+            UsageError: a tracker cannot be opened.
         """
-        self.path, self.silent = folder / LOG_FILE, silent
-        self.tensorboard: Any = None
+        self.path, self.silent, self._tracker_names = folder / LOG_FILE, silent, tuple(trackers)
+        self._config = dict(config or {})
+        self.trackers: list[Tracker] = []
         if not silent:
             self.rewind(step)
 
@@ -86,6 +103,7 @@ class MetricsLog:
 
         Raises:
             StoreError: the log cannot be written.
+            UsageError: a tracker cannot be opened.
         """
         if self.silent:
             return
@@ -99,10 +117,8 @@ class MetricsLog:
         ]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.close()
-        if find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.tensorboard = SummaryWriter(self.path.parent / "tensorboard", purge_step=step + 1)
+        last_step = max((line["step"] for line in lines if "event" not in line), default=-1)
+        self.trackers = open_trackers(self._tracker_names, self.path.parent, step, last_step, self._config)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line.
@@ -117,19 +133,19 @@ class MetricsLog:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as problem:
             raise StoreError(f"{self.path}: cannot write here ({problem.strerror}); make room and resume") from None
-        if not self.tensorboard:
-            return
         if "event" in line:
-            self.tensorboard.add_text("events", json.dumps(line), line["step"])
+            for tracker in self.trackers:
+                tracker.log_event(json.dumps(line), line["step"])
             return
         scores = {f"probe/{name}": probe["score"] for name, probe in line.get(PROBES, {}).items()}
-        for key, value in (scores or line).items():
-            self.tensorboard.add_scalar(key, value, line["step"])
+        for tracker in self.trackers:
+            tracker.log(scores or {key: value for key, value in line.items() if key != "step"}, line["step"])
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
-        if self.tensorboard:
-            self.tensorboard.close()
+        """Close the trackers."""
+        for tracker in self.trackers:
+            tracker.close()
+        self.trackers = []
 
 
 @dataclass

@@ -38,6 +38,7 @@ from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import free_folder_on_failure, prepare_run_file
 from carrara.pretrain.state import Probe, Run
 from carrara.pretrain.tagging.settings import TaggingRecipe
+from carrara.pretrain.trackers import check_trackers
 from carrara.pretrain.train import train
 
 OBJECTIVES: dict[type[TrainingSettings], type[Any]] = {
@@ -61,6 +62,7 @@ def pretrain(
     start: str | Path | None = None,
     probe: Probe | None = None,
     probe_every: int = 500,
+    trackers: Sequence[str] | None = None,
 ) -> Path:
     """Train an encoder or a codec and return its folder.
 
@@ -77,9 +79,11 @@ def pretrain(
             the folder of a former run, for the codec the folder of a codec; None for those of the recipe.
         probe: encoder → scores by name (see state.py); has no effect on the training.
         probe_every: steps between two probes.
+        trackers: what gets the log besides the folder: tensorboard, trackio, wandb; None for TensorBoard where it is
+            installed.
 
     Raises:
-        UsageError: an unknown recipe or setting, or settings that do not go together.
+        UsageError: an unknown recipe, setting or tracker, or settings that do not go together.
         DataError: no usable corpus, or labels that cannot be right.
         StoreError: the folder holds a run already, or one of another recipe or corpus, or cannot be written.
         KeyboardInterrupt: stopped by Ctrl-C; a checkpoint is written.
@@ -92,8 +96,9 @@ def pretrain(
         raise UsageError("--probe measures encoders, and a codec is none; leave it out")
     if probe_every < 1:
         raise UsageError(f"--probe-every {probe_every}: give a number of steps, at least 1")
+    tracker_names = check_trackers(trackers)
     with init_dist(torch_device, resolved.timeout_seconds) as dist:
-        run = build_run(resolved, paths, folder, resume, dist, str(start or ""))
+        run = build_run(resolved, paths, folder, resume, dist, str(start or ""), tracker_names)
         run.probe, run.probe_every = probe, probe_every
         encoder = run.objective.encoder
         try:
@@ -106,7 +111,13 @@ def pretrain(
 
 
 def build_run(
-    recipe: TrainingSettings, corpus: Sequence[str | Path], folder: Path, resume: bool, dist: Dist, start: str = ""
+    recipe: TrainingSettings,
+    corpus: Sequence[str | Path],
+    folder: Path,
+    resume: bool,
+    dist: Dist,
+    start: str = "",
+    trackers: Sequence[str] = (),
 ) -> Run:
     """Return the run at its last checkpoint or at step 0; a new run that cannot start leaves the folder as it was.
 
@@ -117,6 +128,7 @@ def build_run(
         resume: whether the folder may hold a run.
         dist: the ranks.
         start: where the initial weights come from; empty for those of the recipe.
+        trackers: names of those that get the log too.
 
     Raises:
         CarraraError: the run cannot be trained, or the folder holds another.
@@ -149,7 +161,12 @@ def build_run(
             run.load_state_dict(checkpoint.state)
             with dist.report_once():
                 restore_checkpoint(checkpoint, objective.module, run.optimiser, objective.ema_modules())
-        run.log = MetricsLog(folder, run.step, silent=not dist.is_main)
+        config = recipe.model_dump(mode="json")
+
+        def open_log() -> None:
+            run.log = MetricsLog(folder, run.step, False, trackers, config)
+
+        dist.on_rank_zero(open_log)
         for change in changes:
             run.log.write({"step": run.step, "event": CHANGED, **asdict(change)})
         if record and not any(event["event"] == STARTED for event in read_events(folder / LOG_FILE)):

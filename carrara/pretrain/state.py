@@ -38,6 +38,7 @@ class Run:
         step: steps done; determines the learning rate.
         batch_offset: batches left out by roll-backs; a step reads the batch `step + batch_offset`.
         seconds: duration of the run so far.
+        flops_per_crop: operations of the forward and backward pass of a crop, counted at the first step; 0 before it.
         scale: loss scale of float16.
         guard: recent losses and gradient norms.
     """
@@ -54,6 +55,7 @@ class Run:
     step: int = 0
     batch_offset: int = 0
     seconds: float = 0.0
+    flops_per_crop: float = 0.0
     scale: LossScale = field(init=False)
     guard: SpikeGuard = field(init=False)
 
@@ -72,6 +74,7 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
             "batch_offset": self.batch_offset,
+            "flops_per_crop": self.flops_per_crop,
             "scale": None if self.scale.fixed else [self.scale.value, self.scale.clean_steps],
             "guard": self.guard.state_dict(),
             "objective": self.objective.state_dict(),
@@ -80,6 +83,7 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the part of a checkpoint that is not tensors."""
         self.step, self.seconds, self.batch_offset = state["step"], state["seconds"], state["batch_offset"]
+        self.flops_per_crop = state.get("flops_per_crop", 0.0)
         # A run that changed its precision keeps the initial scale.
         if state["scale"] and not self.scale.fixed:
             self.scale.value, self.scale.clean_steps = state["scale"]

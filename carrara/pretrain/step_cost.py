@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from carrara.pretrain.corpus.stream import CropBatch
 from carrara.pretrain.optimiser import adamw
@@ -94,6 +94,33 @@ _CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops,
 }
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts the operations inside, by PyTorch's own formulas.
+
+    Attributes:
+        flops: their number.
+    """
+
+    def __init__(self, is_forward: bool) -> None:
+        """Begin at 0; a target's labels do not count, nor activations that the backward pass computes again."""
+        super().__init__()
+        self.flops, self._is_forward = 0, is_forward
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and add its number of operations."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self._is_forward != torch.is_grad_enabled():
+            return result
+        packet = getattr(func, "overloadpacket", None)
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
+        elif packet in _CPU_ATTENTION:
+            shapes = [each.shape if isinstance(each, Tensor) else each for each in args]
+            self.flops += _CPU_ATTENTION[packet](*shapes)
+        return result
 
 
 class _PeakMemory(TorchDispatchMode):

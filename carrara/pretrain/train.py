@@ -32,12 +32,14 @@ from carrara.pretrain.checkpoint import (
 )
 from carrara.pretrain.corpus.stream import CropBatch
 from carrara.pretrain.distributed import full_tensor, gradient_sync
+from carrara.pretrain.gpus import device_peak_flops
 from carrara.pretrain.metrics_log import ROLLED_BACK, SKIPPED, MetricAverager
 from carrara.pretrain.objectives._base import MICRO_BATCH_STRIDE, SEED_STRIDE
 from carrara.pretrain.objectives._losses import CLIPS, merge_sums
 from carrara.pretrain.probes import run_probes
 from carrara.pretrain.process import interruptible
 from carrara.pretrain.state import Run
+from carrara.pretrain.step_cost import FlopCounter
 
 
 def train(run: Run) -> None:
@@ -167,10 +169,15 @@ def compute_gradient(run: Run, batch: CropBatch, stop: bool = False) -> StepResu
     for micro_batch in micro_batches:
         torch.manual_seed(recipe.seed * SEED_STRIDE + batch.step + micro_batch.index * MICRO_BATCH_STRIDE)
         with dist.report_lost_rank(), gradient_sync(network, micro_batch is micro_batches[-1]):
-            losses = run.objective.losses(network, micro_batch, batch.step)
-            # Gradients are averaged over the ranks; the sum is needed.
-            loss = losses.loss(divisors)
-            (loss * (0.0 if micro_batch.is_padding else run.scale.value * dist.world_size)).backward()
+            is_counted = not run.flops_per_crop and not micro_batch.is_padding
+            with FlopCounter(True) if is_counted else nullcontext() as forward:
+                losses = run.objective.losses(network, micro_batch, batch.step)
+                # Gradients are averaged over the ranks; the sum is needed.
+                loss = losses.loss(divisors)
+            with FlopCounter(False) if is_counted else nullcontext() as backward:
+                (loss * (0.0 if micro_batch.is_padding else run.scale.value * dist.world_size)).backward()
+            if forward and backward:
+                run.flops_per_crop = (forward.flops + backward.flops) / micro_batch.divisors[CLIPS]
         if not micro_batch.is_padding:
             parts.append(losses)
             own_loss += loss.detach()
@@ -272,7 +279,7 @@ def _log_and_save(run: Run, batch: CropBatch, averager: MetricAverager, stop: bo
 
 @torch.no_grad()
 def _write_line(run: Run, batch: CropBatch, averager: MetricAverager, is_validation_due: bool) -> None:
-    seconds = time.monotonic() - averager.started
+    recipe, seconds = run.recipe, time.monotonic() - averager.started
     run.seconds += seconds
     missing, audio_seconds = run.dist.all_reduce_sum([averager.missing, averager.audio_seconds])
     averager.missing = int(missing)
@@ -285,6 +292,10 @@ def _write_line(run: Run, batch: CropBatch, averager: MetricAverager, is_validat
         line["loss_scale"] = run.scale.value
     line["learning_rate"] = run.optimiser.param_groups[0]["lr"]
     line["audio_hours_per_hour"] = audio_seconds / seconds
+    line["flops_per_second"] = run.flops_per_crop * audio_seconds / recipe.crop_seconds / seconds
+    peak = device_peak_flops(run.dist.device, recipe.precision)
+    if peak:
+        line["mfu"] = line["flops_per_second"] / (peak * run.dist.world_size)
     line["data_wait_fraction"] = averager.waiting / seconds
     line["eta_seconds"] = (run.objective.steps - run.step) * seconds / averager.steps
     line["seconds"] = run.seconds

@@ -19,7 +19,7 @@ from carrara.pretrain.run import pretrain
 
 pytestmark = pytest.mark.slow
 
-CLOCK = ("seconds", "audio_hours_per_hour", "data_wait_fraction", "eta_seconds")
+CLOCK = ("seconds", "audio_hours_per_hour", "flops_per_second", "data_wait_fraction", "eta_seconds")
 MICRO = {
     "network.filters": 4,
     "network.latent": 16,

@@ -16,7 +16,8 @@ from carrara.core.settings import replace
 from carrara.pretrain.checkpoint import TRAINING, load_checkpoint
 from carrara.pretrain.distributed import Dist
 from carrara.pretrain.dry_objectives import dry_objective
-from carrara.pretrain.dry_run import GPUS, describe_plan, plan_run
+from carrara.pretrain.dry_run import describe_plan, plan_run
+from carrara.pretrain.gpus import GPUS
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import build_run, pretrain
 from carrara.pretrain.step_cost import measure_cost

@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from carrara.core.errors import StoreError
+from carrara.core.settings import parse_settings, replace
+from carrara.pretrain.dry_run import plan_run
+from carrara.pretrain.gpus import peak_flops
 from carrara.pretrain.metrics_log import ROLLED_BACK, SKIPPED, MetricAverager, MetricsLog, read_events, read_metrics
 from carrara.pretrain.objectives._losses import merge_sums
 from carrara.pretrain.objectives._masked_network import prediction_metrics
+from carrara.pretrain.run import pretrain
 
 
 def test_a_line_averages_over_masked_frames():
@@ -103,3 +107,41 @@ def test_a_full_disk_is_one_line_with_the_cure(tmp_path):
     with pytest.raises(StoreError, match=r"metrics.jsonl: cannot write here \(No space left on device\); make room"):
         log.write({"step": 2})
     log.close()
+
+
+def test_operations_a_second_are_those_of_the_plan(micro, corpus, tmp_path):
+    # Of targets only a network's labels would count in a plan.
+    values = replace(micro, {"steps": 2, "log_every": 2, "accumulation_steps": 2}).model_dump()
+    recipe = parse_settings(type(micro), values | {"targets": {"chroma": values["targets"]["chroma"]}}, "test")
+    pretrain(recipe, corpus, tmp_path / "plain", device="cpu")
+    (line,) = read_metrics(tmp_path / "plain" / "metrics.jsonl")
+    # The rate of operations and the rate of audio are over the same seconds.
+    crops_per_second = line["audio_hours_per_hour"] / recipe.crop_seconds
+    flops_per_crop = line["flops_per_second"] / crops_per_second
+    assert flops_per_crop == pytest.approx(
+        plan_run(replace(recipe, {"accumulation_steps": 1}), device="cpu")["flops_per_step"] / recipe.batch, rel=0.02
+    )
+    # Activations that are computed again do not count, and no CPU has a known peak.
+    pretrain(replace(recipe, {"activation_checkpointing": True}), corpus, tmp_path / "again", device="cpu")
+    (again,) = read_metrics(tmp_path / "again" / "metrics.jsonl")
+    rate = again["flops_per_second"] / (again["audio_hours_per_hour"] / recipe.crop_seconds)
+    assert rate == pytest.approx(flops_per_crop)
+    assert "mfu" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("AMD Instinct MI300X", None),
+    ],
+)
+def test_peaks_go_by_pytorchs_names(name, peak):
+    assert peak_flops(name) == peak

@@ -59,7 +59,7 @@ def careless(encoder):
 
 def assert_same(folder, other):
     assert_same_weights(folder, other)
-    clock = ("seconds", "audio_hours_per_hour", "data_wait_fraction", "eta_seconds")
+    clock = ("seconds", "audio_hours_per_hour", "flops_per_second", "data_wait_fraction", "eta_seconds")
     lines = [[{k: v for k, v in line.items() if k not in clock} for line in read_metrics(each / "metrics.jsonl")]
              for each in (folder, other)]  # fmt: skip
     assert lines[0] == lines[1]
@@ -189,5 +189,8 @@ def test_the_picture_has_a_panel_for_each_kind_of_metric(tmp_path):
     assert height({**loss, "spectral": 2.0, "distance/1": 3.0, "gradient_norm": 1.0}) == three + three - two
     codes = {"step": 2, "loss": 3.0, **{f"accuracy/codes.{index}": 0.1 * index for index in range(9)}}
     assert height(codes) == two
+    # More than four panels make two columns.
+    speed = {"learning_rate": 0.1, "audio_hours_per_hour": 9.0, "flops_per_second": 1e9, "eta_seconds": 60.0}
+    assert height({**loss, **speed}) == three
     (tmp_path / "metrics.jsonl").write_text("")
     assert plot_log(tmp_path) is None

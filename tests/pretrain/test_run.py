@@ -43,7 +43,7 @@ def assert_equal(first, second):
 
 def metrics_without_times(log):
     """Return the metrics of a log without those of the clock."""
-    clock = ("seconds", "audio_hours_per_hour", "data_wait_fraction", "eta_seconds")
+    clock = ("seconds", "audio_hours_per_hour", "flops_per_second", "data_wait_fraction", "eta_seconds")
     return [{key: value for key, value in line.items() if key not in clock} for line in read_metrics(log)]
 
 

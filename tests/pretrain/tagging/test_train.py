@@ -28,7 +28,7 @@ TAGS = ("high", "low", "pulsed", "steady")
 
 def plain(folder):
     """Return the lines of the log without what depends on the clock."""
-    clock = {"seconds", "audio_hours_per_hour", "data_wait_fraction", "eta_seconds"}
+    clock = {"seconds", "audio_hours_per_hour", "flops_per_second", "data_wait_fraction", "eta_seconds"}
     return [
         {key: value for key, value in line.items() if key not in clock}
         for line in read_metrics(folder / "metrics.jsonl")
