@@ -58,8 +58,8 @@ TrackerName = Annotated[
     typer.Option(
         "--tracker",
         metavar="NAME",
-        help="Send the log here too: tensorboard, trackio, wandb, or none; with commas or repeated. TensorBoard gets it "
-        "where it is installed.",
+        help="Send the log here too: tensorboard, trackio, wandb, or none; with commas or repeated. TensorBoard "
+        "gets it where it is installed.",
         rich_help_panel=TRAINING,
     ),
 ]

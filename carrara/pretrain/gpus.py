@@ -1,4 +1,4 @@
-"""GPUs by name: peak rate of dense bfloat16 products with single-precision sums, and memory; the makers' data sheets."""
+"""GPUs by name: peak of dense bfloat16 products with single-precision sums, and memory; the makers' data sheets."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ Keys of every run: `step` (steps done), `steps` (averaged by the line), `loss`, 
 the steps), `skipped` (steps not taken), `missing` (crops that could not be read), `loss_scale` (float16 only),
 `learning_rate`, `audio_hours_per_hour` (of all ranks), `flops_per_second` (of all ranks: products of the forward and
 backward pass, counted at the first step), `mfu` (model FLOPs utilisation: that rate over the peak of the GPUs, where
-it is known; half precision only), `data_wait_fraction` (of the time, waiting for crops), `eta_seconds` (to the end of the run), `seconds` (of the whole run).
+it is known; half precision only), `data_wait_fraction` (of the time, waiting for crops), `eta_seconds` (to the end of
+the run), `seconds` (of the whole run).
 
 Keys of masked prediction, whose loss is in nats per predicted frame: of each label set `loss/NAME`, `accuracy/NAME` of
 masked frames, `classes_used/NAME` (classes predicted at least once), `perplexity/NAME` of the predictions and

@@ -116,7 +116,8 @@ class FlopCounter(TorchDispatchMode):
             return result
         packet = getattr(func, "overloadpacket", None)
         if packet in flop_registry:
-            self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
+            count: Any = flop_registry[packet]
+            self.flops += count(*args, **kwargs, out_val=result)
         elif packet in _CPU_ATTENTION:
             shapes = [each.shape if isinstance(each, Tensor) else each for each in args]
             self.flops += _CPU_ATTENTION[packet](*shapes)
