@@ -20,8 +20,8 @@ from carrara.core.settings import replace
 from carrara.nn.device import pick_device
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.dry_objectives import dry_objective
-from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective
 from carrara.pretrain.gpus import GIB, GPUS
+from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 from carrara.pretrain.objectives.tagging import TaggingObjective
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings, resolve

@@ -119,8 +119,8 @@ class FlopCounter(TorchDispatchMode):
             count: Any = flop_registry[packet]
             self.flops += count(*args, **kwargs, out_val=result)
         elif packet in _CPU_ATTENTION:
-            shapes = [each.shape if isinstance(each, Tensor) else each for each in args]
-            self.flops += _CPU_ATTENTION[packet](*shapes)
+            count = _CPU_ATTENTION[packet]
+            self.flops += count(*(each.shape if isinstance(each, Tensor) else each for each in args))
         return result
 
 

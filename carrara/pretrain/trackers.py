@@ -2,7 +2,8 @@
 
 A tracker gets the lines of the log as they are written. TensorBoard can take back the lines after a step, which a
 resumed or rolled-back run does; the others keep what they were given first, so steps that they have are not sent again.
-Trackio and Weights & Biases read their own environment variables (`TRACKIO_DIR`, `TRACKIO_SPACE_ID`, `WANDB_MODE`); the project is called carrara, the run after its folder.
+Trackio and Weights & Biases read their own environment variables (`TRACKIO_DIR`, `TRACKIO_SPACE_ID`, `WANDB_MODE`); the
+project is called carrara, the run after its folder.
 """
 
 from __future__ import annotations
