@@ -130,11 +130,10 @@ def pretrain(
     from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
     from carrara.pretrain.run import pretrain as train
 
-    assignments = parse_assignments(changes or [])
+    assignments = parse_assignments(changes or []) | ({"steps": steps} if steps else {})
     if dry_run:
         from carrara.pretrain.dry_run import describe_plan, plan_run
 
-        assignments |= {"steps": steps} if steps else {}
         plan = plan_run(recipe, corpus or (), scale=scale, changes=assignments, device=device, gpu=gpu, gpus=gpus)
         typer.echo(json.dumps(plan) if as_json else describe_plan(plan))
         return
@@ -142,11 +141,11 @@ def pretrain(
         raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
     if output is None:
         raise UsageError("there is no output folder; give the folder of the encoder with -o my-encoder")
-    probes: dict[str, Any] = {}
+    options: dict[str, Any] = {"trackers": ",".join(tracker).split(",") if tracker else None}
     if probe:
         from carrara.cli._probes import build_probe
 
-        probes = {"probe": build_probe(probe, data_dir, pick_device(device)), "probe_every": probe_every}
+        options |= {"probe": build_probe(probe, data_dir, pick_device(device)), "probe_every": probe_every}
     try:
         folder = train(
             recipe,
@@ -154,12 +153,10 @@ def pretrain(
             output,
             scale=scale,
             changes=assignments,
-            steps=steps,
             resume=resume,
             device=device,
             start=start,
-            trackers=[name for names in tracker for name in names.split(",")] if tracker else None,
-            **probes,
+            **options,
         )
     except KeyboardInterrupt:
         typer.echo(f"carrara pretrain: stopped; continue {output} with the same command and --resume", err=True)
