@@ -1,10 +1,10 @@
-"""What the released training code of MERT and fairseq computes, and what Carrara does, with its defaults and as released.
+"""What the released training code of MERT and fairseq computes, and what Carrara does by default and as released.
 
     python benchmarks/differences.py --mert DIR --fairseq DIR
 
 DIR are checkouts of github.com/yizhilll/MERT and github.com/facebookresearch/fairseq. Neither can be installed beside a
-current Python; single functions and classes are taken from their files by name and run as they are. The CQT needs nnAudio.
-The table is in docs/differences.md.
+current Python; single functions and classes are taken from their files by name and run as they are. The CQT needs
+nnAudio. The table is in docs/differences.md.
 """
 
 from __future__ import annotations

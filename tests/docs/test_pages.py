@@ -1,4 +1,4 @@
-"""Every command and snippet of the quickstart and the tutorials runs, on a small folder of music and the tiny Pebble."""
+"""Every command and snippet of the quickstart and the tutorials runs, on a little music and the tiny Pebble."""
 
 import importlib.util
 import os
