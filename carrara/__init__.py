@@ -5,9 +5,13 @@
     table = carrara.embed(paths, encoder)        a pyarrow.Table with one row per recording
     records = carrara.bench(encoder, tasks=["pebble/key"], results="results")
     folder = carrara.pretrain("mert-v0", corpus=["music"], output="my-mert")
+    board = carrara.leaderboard("results")       shown as a table; board.to_frame() is a pandas.DataFrame
+    carrara.compare("my-mert", "mfcc", "results")
+    carrara.encoders, carrara.tasks, carrara.datasets    what is registered, by name
+    carrara.plots.scores(board)
 
-Nothing heavy is imported until one of these is used. `carrara.bench` and `carrara.pretrain` are packages that can be
-called.
+`carrara.Encoder`, `Card`, `Dataset`, `Task` and `Record` are the classes that extensions use. Nothing heavy is imported
+until one of these is used.
 """
 
 from __future__ import annotations
@@ -18,17 +22,64 @@ from typing import TYPE_CHECKING, Any
 from carrara.core import __version__ as __version__
 
 if TYPE_CHECKING:
+    from carrara import plots
+    from carrara.bench.leaderboard.from_results import compare, leaderboard
+    from carrara.bench.run import bench
+    from carrara.core.catalogue import Catalogue
+    from carrara.core.record import Record
+    from carrara.core.task import Task
+    from carrara.data._base import Dataset
+    from carrara.encoders._base import Card, Encoder
     from carrara.encoders._hub.load import load
     from carrara.features.embed import embed
+    from carrara.pretrain.run import pretrain
 
-__all__ = ["bench", "embed", "load", "pretrain"]
+    tasks: Catalogue[Task]
+    datasets: Catalogue[Dataset]
+    encoders: Catalogue[Card]
 
-_MODULES = {"load": "carrara.encoders._hub.load", "embed": "carrara.features.embed"}
+__all__ = [
+    "Card",
+    "Dataset",
+    "Encoder",
+    "Record",
+    "Task",
+    "bench",
+    "compare",
+    "datasets",
+    "embed",
+    "encoders",
+    "leaderboard",
+    "load",
+    "plots",
+    "pretrain",
+    "tasks",
+]
+
+_MODULES = {
+    "Card": "carrara.encoders._base",
+    "Dataset": "carrara.data._base",
+    "Encoder": "carrara.encoders._base",
+    "Record": "carrara.core.record",
+    "Task": "carrara.core.task",
+    "compare": "carrara.bench.leaderboard.from_results",
+    "embed": "carrara.features.embed",
+    "leaderboard": "carrara.bench.leaderboard.from_results",
+    "load": "carrara.encoders._hub.load",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
-    if name in ("bench", "pretrain"):
+    if name in ("bench", "encoders", "plots", "pretrain"):
         return importlib.import_module(f"carrara.{name}")
+    if name == "tasks":
+        return importlib.import_module("carrara.bench.tasks").CATALOGUE
+    if name == "datasets":
+        return importlib.import_module("carrara.data").CATALOGUE
     raise AttributeError(f"module 'carrara' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,15 +1,8 @@
 """Benchmarking: tasks, task types, protocols, records, leaderboard. The package is callable as `bench.run.bench`."""
 
 import sys
-from types import ModuleType
-from typing import Any
 
+from carrara.core.catalogue import CallablePackage
 
-class _CallableModule(ModuleType):
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        from carrara.bench.run import bench
-
-        return bench(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+CALL = "carrara.bench.run:bench"
+sys.modules[__name__].__class__ = CallablePackage

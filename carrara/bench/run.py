@@ -1,4 +1,4 @@
-"""Benchmarking one encoder: for each task data and features, protocol, predictions, scores with intervals, a record.
+"""Benchmarking: for each encoder and task data and features, protocol, predictions, scores with intervals, a record.
 
 Each record is written as soon as it is complete, so an interrupted run continues where it stopped: a task whose record
 has the same fingerprint is done. The test clips' truths and predictions are written beside the record
@@ -11,8 +11,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from carrara.audio.decode import probe_audio
 from carrara.bench import protocols, task_types, tasks
@@ -21,6 +22,7 @@ from carrara.bench.interval import confidence_intervals
 from carrara.bench.predictions import predictions_path, write_predictions
 from carrara.bench.protocols._base import Protocol, ProtocolInputs
 from carrara.bench.provenance import fingerprint, run_info
+from carrara.bench.select_tasks import select_tasks
 from carrara.bench.task_data import FeatureProvider
 from carrara.bench.task_types._base import Prediction, TaskType, Truth, requested_metrics
 from carrara.core.clip import Clip
@@ -30,6 +32,7 @@ from carrara.core.record import (
     EncoderInfo,
     ProtocolInfo,
     Record,
+    Records,
     Score,
     TaskInfo,
     read_record,
@@ -38,35 +41,54 @@ from carrara.core.record import (
 )
 from carrara.core.task import Task
 from carrara.data._base import Dataset
-from carrara.encoders._base import Encoder
+from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
+from carrara.nn.device import pick_device
+
+FIRST_SEED = 1234
 
 
 def bench(
-    encoder: Encoder | str,
-    tasks: Sequence[str | Task],
+    encoders: AnyEncoder | Iterable[AnyEncoder],
+    tasks: str | Path | Task | Iterable[str | Path | Task] | None = None,
     data_dir: Path | str | None = None,
     results: Path | str = "results",
     *,
-    config: BenchConfig | None = None,
-    device: str = "cpu",
+    suite: str | None = None,
+    protocol: str = "constrained",
+    settings: Mapping[str, Any] | None = None,
+    seeds: int | Sequence[int] = 1,
+    corruptions: str | Iterable[str] = (),
+    overwrite: Literal["never", "missing", "always"] = "missing",
+    device: str = "auto",
+    sample_rate: int | None = None,
     limit: int | None = None,
     partial: bool = False,
+    config: BenchConfig | None = None,
     datasets: Mapping[str, Dataset] | None = None,
     on_problem: Callable[[Task, CarraraError], None] | None = None,
-) -> list[Record]:
-    """Measure an encoder on tasks and return one record for each, also written below `results`.
+) -> Records:
+    """Measure encoders on tasks and return one record for each pair, also written below `results`.
 
     A frame-level task has no record for an encoder without frames; a line on standard error says so.
 
     Args:
-        encoder: an encoder, or the name, folder or hub id of one.
-        tasks: names in the registry, or tasks.
+        encoders: an encoder, the name, folder or hub id of one, an `nn.Module`, a model of transformers or a function
+            (samples, lengths) → [batch, layers, frames, dim] or [batch, dim]; or a list of them.
+        tasks: a task, the name of one, a pattern such as `pebble/*`, a task file (.toml, .py), or a folder of
+            recordings with labels; or a list of them. None means those of the suite.
         data_dir: folder of the datasets. None means `$CARRARA_DATA`.
         results: folder of the records.
-        config: protocol, seeds, corruptions. None means the constrained protocol with one seed.
-        device: where the encoder and the probes run.
+        suite: all tasks of this suite. None means only `tasks`, and without those Pebble's.
+        protocol: name of the protocol (`carrara ls protocols`).
+        settings: changes to the protocol's settings by dotted path, such as `{"head": "lstm"}`.
+        seeds: how many seeds from 1234 on are trained, or the seeds.
+        corruptions: corruptions of the test audio on which the chosen probe is scored too, such as `noise:20db`.
+        overwrite: whether a task with a record is measured again; see `BenchConfig`.
+        device: where the encoder and the probes run: auto, cpu, cuda, cuda:1, mps.
+        sample_rate: in Hz, that modules and functions take.
         limit: use at most so many clips of each split; the records are marked partial.
         partial: measure even if clips are missing or cannot be decoded; the records are then marked partial.
+        config: protocol, settings, seeds, corruptions and overwrite together, instead of those.
         datasets: datasets by name that replace those of the registry.
         on_problem: is called with a task that failed and its error, and the others go on. None raises the first error.
 
@@ -75,25 +97,36 @@ def bench(
         DataError: a dataset that is not on disk or incomplete, or a split with too few clips.
         StoreError: a record that cannot be read or written.
     """
-    config = config or BenchConfig()
+    config = config or BenchConfig(
+        protocol=protocol,
+        settings=dict(settings or {}),
+        seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds),
+        corruptions=(corruptions,) if isinstance(corruptions, str) else tuple(corruptions),
+        overwrite=overwrite,
+    )
     config.check()
-    if not isinstance(encoder, Encoder):
-        from carrara.encoders._hub.load import load
-
-        encoder = load(encoder, device)
-    provider = FeatureProvider(encoder, Path(data_dir) if data_dir else None, device, limit, partial, datasets or {})
-    records = []
-    for task in [_resolve_task(task) for task in tasks]:
-        if task_types.REGISTRY.get(task.task_type).frame_level and encoder.card.frame_rate is None:
-            print(f"{task.name}: {encoder.card.name} has no frames, which this task needs; no record", file=sys.stderr)
-            continue
-        try:
-            record = _existing_record(provider, config, task, Path(results))
-            records.append(record or _measure(provider, config, task, Path(results)))
-        except (DataError, UsageError) as problem:
-            if on_problem is None:
-                raise
-            on_problem(task, problem)
+    selected, own_datasets = select_tasks(suite, tasks)
+    device = pick_device(device)
+    records = Records()
+    # A network may be iterable (nn.Sequential) and is still one encoder.
+    given_encoders = [encoders] if isinstance(encoders, str | Path) or callable(encoders) else encoders
+    for given in given_encoders:
+        encoder = resolve_encoder(given, device, sample_rate)
+        provider = FeatureProvider(
+            encoder, Path(data_dir) if data_dir else None, device, limit, partial, {**own_datasets, **(datasets or {})}
+        )
+        for task in map(_resolve_task, selected):
+            if task_types.REGISTRY.get(task.task_type).frame_level and encoder.card.frame_rate is None:
+                name = encoder.card.name
+                print(f"{task.name}: {name} has no frames, which this task needs; no record", file=sys.stderr)
+                continue
+            try:
+                record = _existing_record(provider, config, task, Path(results))
+                records.append(record or _measure(provider, config, task, Path(results)))
+            except (DataError, UsageError) as problem:
+                if on_problem is None:
+                    raise
+                on_problem(task, problem)
     return records
 
 

@@ -24,10 +24,10 @@ from carrara.bench.probes.grid import GridSettings, ProbeProblem, probe_logits, 
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.protocols._base import probe_windows
 from carrara.bench.protocols.constrained import SUM
+from carrara.bench.select_tasks import select_tasks
 from carrara.bench.split_data import predict, training_examples
 from carrara.bench.task_data import FeatureProvider
 from carrara.bench.task_types._base import ProbeTaskType, TaskType, monitor_only
-from carrara.cli._select_tasks import select_tasks
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder

@@ -129,7 +129,7 @@ def bench(
     """
     from carrara.bench.config import BenchConfig
     from carrara.bench.run import bench as measure
-    from carrara.cli._select_tasks import select_tasks
+    from carrara.bench.select_tasks import select_tasks
     from carrara.core.errors import AbsentError, CarraraError
     from carrara.core.settings import parse_assignments
     from carrara.encoders._hub.load import load

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from carrara.core.errors import StoreError, UsageError
 from carrara.core.io import write_text
 from carrara.core.settings import Settings, parse_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 2
 
@@ -33,6 +37,11 @@ class Score(Settings):
     better: Literal["higher", "lower"] = "higher"
     scale: Literal["ratio", "dB"] = "ratio"
     by_seed: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        unit = 1.0 if self.scale == "dB" else 100.0
+        value, low, high = (f"{unit * each:.1f}" for each in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]{' dB' * (self.scale == 'dB')}"
 
 
 class GridPoint(Settings):
@@ -123,6 +132,15 @@ class Record(Settings):
         names = self.task.task["metrics"]
         return sum(self.scores[name].value for name in names) / len(names)
 
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {score}" for name, score in self.scores.items())
+        return f"<record of {self.encoder.name} on {self.task.name} ({self.protocol.name}): {scores}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return Records([self])._repr_html_()
+
     def path(self, results: Path) -> Path:
         """Return the path of this record below a folder of results."""
         return record_path(
@@ -133,6 +151,41 @@ class Record(Settings):
             self.task.name,
             self.task.version,
         )
+
+
+class Records(list[Record]):
+    """A list of records that notebooks show as a table."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a DataFrame with a row for each score: system, task, protocol, metric, value, low, high, n, partial.
+
+        Values are as recorded: ratios between 0 and 1, levels in dB.
+        """
+        import pandas as pd
+
+        columns = ("system", "task", "protocol", "metric", "value", "low", "high", "n", "partial")
+        rows = [
+            [
+                *(record.encoder.name, record.task.name, record.protocol.name, metric),
+                *(score.value, score.low, score.high, score.n, record.partial),
+            ]
+            for record in self
+            for metric, score in record.scores.items()
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self)) or "<no records>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(record.encoder.name)}</td><td>{escape(record.task.name)}</td>"
+            f"<td>{escape(record.protocol.name)}</td><td>{escape(metric)}</td><td>{score}</td></tr>"
+            for record in self
+            for metric, score in record.scores.items()
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("system", "task", "protocol", "metric", "score"))
+        return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def record_path(results: Path, encoder: str, weights: str, protocol: str, task: str, version: int) -> Path:

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
 from carrara.formats.weights import hash_tensors, load_state_dict_strict
+
+MAX_CHANNELS = 8
 
 
 class Card(Settings):
@@ -74,6 +79,99 @@ class Encoder(nn.Module):
 
     card: Card
     settings: Settings = Settings()
+
+    def __call__(
+        self,
+        samples: Tensor | np.ndarray,
+        lengths: Tensor | np.ndarray | None = None,
+        *,
+        gradients: bool | None = None,
+    ) -> Tensor:
+        """Return the features of every layer, `[batch, layers + 1, frames, dim]`, on the encoder's device.
+
+        Args:
+            samples: Floating-point mono samples, nominal ±1, at `card.sample_rate`: `[batch, samples]`, or `[samples]`
+                for a batch of one clip.
+            lengths: Number of valid samples in each clip, as for `forward`.
+            gradients: Whether gradients can flow back. None means in training mode (`encoder.train()`), or where the
+                samples require a gradient.
+
+        Raises:
+            UsageError: The samples are integers, or have other dimensions.
+        """
+        samples_BT = self._to_batch(samples)
+        lengths_B = None if lengths is None else torch.as_tensor(lengths, device=samples_BT.device)
+        if gradients is None:
+            gradients = self.training or samples_BT.requires_grad
+        with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
+            return super().__call__(samples_BT, lengths_B)
+
+    def _to_batch(self, samples: Tensor | np.ndarray) -> Tensor:
+        name = self.card.name
+        samples_BT = torch.as_tensor(samples)
+        if not samples_BT.is_floating_point():
+            raise UsageError(
+                f"{name}: the samples are {samples_BT.dtype}; give floating-point ones within ±1 (16-bit samples "
+                "divided by 32768)"
+            )
+        if samples_BT.ndim == 1:
+            samples_BT = samples_BT[None]
+        if samples_BT.ndim != 2 or (samples_BT.shape[1] <= MAX_CHANNELS and len(samples_BT) > 100 * MAX_CHANNELS):
+            shape = ", ".join(map(str, samples_BT.shape))
+            raise UsageError(
+                f"{name}: the samples have the shape [{shape}]; give [samples] or [batch, samples] of mono audio (the "
+                "mean over the channels)"
+            )
+        device = next((tensor.device for tensor in self.parameters()), samples_BT.device)
+        return samples_BT.to(device, torch.float32 if samples_BT.dtype == torch.float64 else samples_BT.dtype)
+
+    def __repr__(self) -> str:
+        card = self.card
+        rate = "a vector a clip" if card.frame_rate is None else f"{card.frame_rate:g} frames a second"
+        return (
+            f"<encoder {card.name}: {card.sample_rate:,} Hz, {card.num_layers + 1} layers of {card.dim}, {rate}, "
+            f"{card.parameters:,} parameters>"
+        )
+
+    def _repr_html_(self) -> str:
+        values = self.card.model_dump(mode="json", exclude={"files"})
+        rows = "".join(
+            f"<tr><td>{escape(key)}</td><td>{escape(', '.join(value) if isinstance(value, list) else str(value))}</td>"
+            "</tr>"
+            for key, value in values.items()
+            if value not in (None, "", [])
+        )
+        return f"<table>{rows}</table>"
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `carrara.load` and `from_pretrained` read: config.json, model.safetensors, README.md.
+
+        Raises:
+            UsageError: No registered family has this encoder's class of settings.
+            StoreError: The folder cannot be written.
+        """
+        from carrara.encoders._hub.load import save_pretrained
+
+        save_pretrained(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, spec: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Return the encoder that `carrara.load` returns.
+
+        Args:
+            spec: A registered name, a folder, or a hub id `org/name`.
+            device: Where to put it.
+
+        Raises:
+            UsageError: Nothing has that name, or it is another kind of encoder than this class.
+            WeightsError: The weights are damaged or another network's.
+        """
+        from carrara.encoders._hub.load import load
+
+        encoder = load(spec, device)
+        if not isinstance(encoder, cls):
+            raise UsageError(f"{spec}: is a {type(encoder).__name__}, not a {cls.__name__}; use carrara.load")
+        return encoder
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the features of every layer, `[batch, layers + 1, frames, dim]`.

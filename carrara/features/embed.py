@@ -25,6 +25,7 @@ from carrara.audio.windows import split_windows
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, parse_settings
 from carrara.encoders._base import Encoder
+from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
 from carrara.features.encode import CNN, EncodePlan, Rows, Window, encode_recordings, merge_windows
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
@@ -63,11 +64,12 @@ class EmbedChunk:
 
 def embed(
     paths: str | Path | Iterable[str | Path],
-    encoder: Encoder | str | Path,
+    encoder: AnyEncoder,
     per: Literal["clip", "window", "frame"] = "clip",
     layer: str | int = "mean",
     window: float | None = None,
     hop: float | None = None,
+    sample_rate: int | None = None,
 ) -> pyarrow.Table:
     """Return a table with the columns path, start, duration (s), layer and embedding (float32, of fixed size).
 
@@ -75,12 +77,14 @@ def embed(
 
     Args:
         paths: Audio files and folders of them.
-        encoder: An encoder, or the name, folder or hub id of one; it runs on the device of its weights.
+        encoder: An encoder, the name, folder or hub id of one, or a network or function as for `carrara.bench`; it runs
+            on the device of its weights.
         per: A row is a recording ("clip"), a "window" or a "frame".
         layer: 0 to L, "last", "mean" (of 0 to L), "cnn", or "all" (a row for each).
         window: Length of a window in seconds. None means the encoder's own, or 30 s.
         hop: Seconds from one window to the next. None means a window; for frames a little less, so that windows
             overlap.
+        sample_rate: In Hz, that a network or function takes.
 
     Raises:
         UsageError: No such encoder, layer or window, or frames of an encoder that has one vector per window.
@@ -89,10 +93,7 @@ def embed(
     """
     import pyarrow
 
-    if not isinstance(encoder, Encoder):
-        from carrara.encoders._hub.load import load
-
-        encoder = load(encoder)
+    encoder = resolve_encoder(encoder, sample_rate=sample_rate)
     values = {"per": per, "layer": str(layer), "window_seconds": window, "hop_seconds": hop}
     config = parse_settings(EmbedConfig, values, "embed")
     device = str(next((tensor.device for tensor in encoder.parameters()), "cpu"))

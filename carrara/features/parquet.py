@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import carrara
 from carrara.audio.decode import VERSIONS, read_info
+from carrara.core import __version__
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.io import file_lock
 from carrara.core.progress import is_progress_shown, progress
@@ -97,7 +97,7 @@ def write_embeddings(
     folder = Path(f"{output}.parts") if is_file else output
     settings = _embed_settings(encoder, config, device)
     provenance = {key: settings[key] for key in ("encoder", "weights_sha256")}
-    provenance |= {"carrara": carrara.__version__, "settings": json.dumps(settings)}
+    provenance |= {"carrara": __version__, "settings": json.dumps(settings)}
     schema = embedding_schema(encoder, config).with_metadata(provenance)
     try:
         with file_lock(folder / ".lock", wait=False):

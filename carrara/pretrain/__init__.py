@@ -1,15 +1,8 @@
 """Pre-training: recipes, corpora, targets, objective, loop. The package is callable as `pretrain.run.pretrain`."""
 
 import sys
-from types import ModuleType
-from typing import Any
 
+from carrara.core.catalogue import CallablePackage
 
-class _CallableModule(ModuleType):
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        from carrara.pretrain.run import pretrain
-
-        return pretrain(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+CALL = "carrara.pretrain.run:pretrain"
+sys.modules[__name__].__class__ = CallablePackage

@@ -5,9 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from carrara.bench.select_tasks import select_tasks
 from carrara.cli._main import app
 from carrara.cli._registries import KINDS, REGISTRIES
-from carrara.cli._select_tasks import select_tasks
 from carrara.core.errors import UsageError
 
 

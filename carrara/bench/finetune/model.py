@@ -77,7 +77,7 @@ class FineTuneModel(nn.Module):
             lengths_B: samples of each window.
             mask_RH: which hidden units of the probe dropout keeps; None means all.
         """
-        layers_BLFD = self.encoder(samples_BT, lengths_B)
+        layers_BLFD = self.encoder(samples_BT, lengths_B, gradients=True)
         frames_B = [self.encoder.num_frames(length) for length in lengths_B.tolist()]
         with torch.autocast(samples_BT.device.type, enabled=False):
             layers_BLFD = layers_BLFD.float()

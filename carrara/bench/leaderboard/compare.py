@@ -95,6 +95,32 @@ class Comparison:
     tasks: tuple[TaskComparison, ...]
     not_comparable: tuple[NotComparable, ...]
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a DataFrame of numbers with a row for each task: both scores, difference, low, high, p, verdict."""
+        import pandas as pd
+
+        columns = [self.first, self.second, "difference", "low", "high", "p", "p_holm", "verdict", "n"]
+        rows = [
+            [each.first, each.second, *vars(each.difference).values(), each.p, each.p_holm, each.verdict, each.n]
+            for each in self.tasks
+        ]
+        index = pd.MultiIndex.from_tuples(
+            [(each.task, each.protocol) for each in self.tasks], names=["task", "protocol"]
+        )
+        return pd.DataFrame(rows, index=index, columns=columns)
+
+    def __str__(self) -> str:
+        from carrara.bench.leaderboard.tables import frame_to_text
+
+        return frame_to_text(f"{self.first} against {self.second}", comparison_frame(self), comparison_notes(self))
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{sum(t.verdict == name for t in self.tasks)} {name}" for name in VERDICTS)
+        return f"<{self.first} against {self.second} on {len(self.tasks)} tasks: {counts}; print() shows them>"
+
+    def _repr_html_(self) -> str:
+        return comparison_frame(self).to_html(border=0)
+
 
 def compare_systems(
     records: Iterable[Record], first: str, second: str, results: Path | str, suite: str | None = None

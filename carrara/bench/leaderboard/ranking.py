@@ -21,11 +21,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from carrara.bench.leaderboard.published import DEFAULT_SOURCES, PublishedSystem, published_systems
 from carrara.bench.suites import MARBLE_14, SUITES
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.core.record import Record, Score
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PERCENT = 100.0
 # Encoders whose output contains no information about the music, so they score at chance level.
@@ -138,6 +142,40 @@ class Leaderboard:
         """Return what the scores are, such as `Pebble scores, constrained protocol`."""
         name = SUITES[self.suite].title if self.suite in SUITES else f"{self.suite[:1].upper()}{self.suite[1:]}"
         return f"{name} scores, {self.protocol} protocol"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a DataFrame of numbers with a row for each system: rank, average and tasks.
+
+        The columns have two levels: `frame["pebble/key"]["value"]`, `frame["average"]["low"]`. Values are in percent
+        or dB; what is missing is NaN. The average is over the tasks that ranks are by.
+        """
+        import pandas as pd
+
+        rows = {}
+        for system in self.systems:
+            intervals = {task: result.score for task, result in system.results.items()}
+            average = system.average or Interval(math.nan, math.nan, math.nan)
+            row = {("rank", ""): float(system.rank or math.nan)}
+            for name, interval in {"average": average, **intervals}.items():
+                row |= {(name, end): getattr(interval, end) for end in ("value", "low", "high")}
+            rows[system.name] = row
+        names = ["average", *self.tasks]
+        columns = [("rank", ""), *((name, end) for name in names for end in ("value", "low", "high"))]
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=pd.MultiIndex.from_tuples(columns))
+        return frame.rename_axis("system")
+
+    def __str__(self) -> str:
+        from carrara.bench.leaderboard.tables import to_text
+
+        return to_text(self)
+
+    def __repr__(self) -> str:
+        return f"<{self.title}: {len(self.systems)} systems on {len(self.tasks)} tasks; print() shows them>"
+
+    def _repr_html_(self) -> str:
+        from carrara.bench.leaderboard.tables import to_html
+
+        return to_html(self, {})
 
     @property
     def averaged_tasks(self) -> tuple[str, ...]:

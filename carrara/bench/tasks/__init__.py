@@ -1,5 +1,6 @@
 """Tasks: one public file defines one task as `TASK`."""
 
+from carrara.core.catalogue import Catalogue
 from carrara.core.registry import Registry
 from carrara.core.task import Task
 
@@ -13,3 +14,6 @@ def task(name: str) -> Task:
         UsageError: no such task.
     """
     return REGISTRY.get(name).model_copy(update={"name": REGISTRY.get_entry(name).name})
+
+
+CATALOGUE: Catalogue[Task] = Catalogue(REGISTRY, task)

@@ -106,7 +106,7 @@ class _SamplesOnly(nn.Module):
         self.encoder = encoder
 
     def forward(self, samples_BT: Tensor) -> Tensor:
-        return self.encoder(samples_BT)
+        return self.encoder.forward(samples_BT)
 
 
 @torch.inference_mode()
