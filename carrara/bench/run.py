@@ -115,18 +115,33 @@ def bench(
         provider = FeatureProvider(
             encoder, Path(data_dir) if data_dir else None, device, limit, partial, {**own_datasets, **(datasets or {})}
         )
-        for task in map(_resolve_task, selected):
-            if task_types.REGISTRY.get(task.task_type).frame_level and encoder.card.frame_rate is None:
-                name = encoder.card.name
-                print(f"{task.name}: {name} has no frames, which this task needs; no record", file=sys.stderr)
-                continue
-            try:
-                record = _existing_record(provider, config, task, Path(results))
-                records.append(record or _measure(provider, config, task, Path(results)))
-            except (DataError, UsageError) as problem:
-                if on_problem is None:
-                    raise
-                on_problem(task, problem)
+        records += _measure_missing(
+            provider, config, [_resolve_task(task) for task in selected], Path(results), on_problem
+        )
+    return records
+
+
+def _measure_missing(
+    provider: FeatureProvider,
+    config: BenchConfig,
+    tasks: Sequence[Task],
+    results: Path,
+    on_problem: Callable[[Task, CarraraError], None] | None,
+) -> list[Record]:
+    """Return an encoder's record of each task, the existing one or a new one; see `bench`."""
+    records = []
+    card = provider.encoder.card
+    for task in tasks:
+        if task_types.REGISTRY.get(task.task_type).frame_level and card.frame_rate is None:
+            print(f"{task.name}: {card.name} has no frames, which this task needs; no record", file=sys.stderr)
+            continue
+        try:
+            record = _existing_record(provider, config, task, results)
+            records.append(record or _measure(provider, config, task, results))
+        except (DataError, UsageError) as problem:
+            if on_problem is None:
+                raise
+            on_problem(task, problem)
     return records
 
 
