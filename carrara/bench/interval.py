@@ -1,27 +1,66 @@
-"""95 % confidence intervals of a task's metrics: the seeded percentile bootstrap over scored units [efron1979].
+"""95 % confidence intervals of a task's metrics from draws of its scored units (`carrara/metrics/bootstrap.py`).
 
-A unit is what is scored once: a clip, a track, a note; never a window of one, whose neighbours are no new evidence. R²
-and the two tag metrics are computed for all draws from how often each draw holds each unit; a tag that a draw leaves
-without a positive or a negative is skipped in that draw's mean. Another metric that equals the mean of its units' own
-values is resampled as that mean; any other is computed again for each draw. Several training seeds are resampled too,
-so that an interval says how far another run on other recordings may lie.
+A unit is what is scored once: a clip, a track, a note; never a window of one, whose neighbours are no new evidence.
+Units of one group (song, singer, instrument, artist) are drawn together where the dataset knows groups, since they are
+no independent evidence either. R² and the two tag metrics are computed for all draws from how often each draw holds
+each unit; a tag that a draw leaves without a positive or a negative is skipped in that draw's mean. A metric that is a
+mean of its units' own values, or a ratio of sums over them, is resampled as that; any other is computed again for each
+draw. With several training seeds the interval says how far another run on other recordings may lie.
 
 Letters: U scored units, G draws, S seeds.
 """
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from carrara.bench.task_types._base import TaskType
+from carrara.core.clip import Clip
 from carrara.core.task import Task
-from carrara.metrics.bootstrap import DRAWS, mean_over_seeds, percentile_interval, resample_counts
+from carrara.metrics.bootstrap import (
+    DRAWS,
+    SEED,
+    centre_draws,
+    log_interval,
+    resample_counts,
+    standard_error,
+    wilson_interval,
+)
 from carrara.metrics.r2 import r2
 from carrara.metrics.ranking import average_precision, macro_mean, roc_auc
+
+
+@dataclass(frozen=True)
+class ScoreInterval:
+    """The 95 % interval of a metric.
+
+    Attributes:
+        low, high: its ends; NaN where no draw has a value.
+        method: `wilson`, `log` or `t` (`carrara/metrics/bootstrap.py`).
+        groups: how many independent groups of units were drawn from.
+        draw_G: the metric in each draw, centred on the score.
+    """
+
+    low: float
+    high: float
+    method: str
+    groups: int
+    draw_G: np.ndarray
+
+
+def unit_groups(clips: Sequence[Clip]) -> list[str]:
+    """Return each clip's group for resampling: its own, or itself where it has none.
+
+    Clips that are all of one group are groups of their own, because one group says nothing of another.
+    """
+    groups = [clip.id if clip.group is None else clip.group for clip in clips]
+    return groups if len(set(groups)) > 1 else [clip.id for clip in clips]
 
 
 def confidence_intervals(
@@ -29,25 +68,44 @@ def confidence_intervals(
     task_type: TaskType,
     truths: Sequence[Any],
     predictions_S: Sequence[Sequence[Any]],
-    seed: int,
+    groups: Sequence[str] | None = None,
+    seed: int = SEED,
     draws: int = DRAWS,
-) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval of each metric that the task requests; NaN where no draw has a value.
+) -> dict[str, ScoreInterval]:
+    """Return the 95 % interval of each metric that the task requests.
 
     Args:
         task, task_type: which metrics, and how they are computed.
         truths: one for each unit.
         predictions_S: for each training seed one for each unit; the metric is the mean over the seeds.
+        groups: the name of each unit's group, from `unit_groups`; None means that every unit is independent.
         seed: of the draws.
-        draws: how many. Each takes units with replacement, the same for all training seeds, and of several training
-            seeds as many with replacement.
+        draws: how many.
     """
-    counts_GU = resample_counts(len(truths), seed, draws)
-    by_seed = [resample_metrics(task, task_type, truths, predictions, counts_GU) for predictions in predictions_S]
+    groups = list(map(str, range(len(truths)))) if groups is None else groups
+    counts_GU = resample_counts(groups, task.dataset, seed, draws)
+    count = len(set(groups))
+    values_S = [task_type.metrics(task, truths, predictions) for predictions in predictions_S]
+    drawn_S = [resample_metrics(task, task_type, truths, predictions, counts_GU) for predictions in predictions_S]
     intervals = {}
-    for name in by_seed[0]:
-        value_SG = np.stack([values[name] for values in by_seed])
-        intervals[name] = percentile_interval(mean_over_seeds(value_SG, np.random.default_rng([seed, len(by_seed)])))
+    for name in values_S[0]:
+        seed_values = [values[name] for values in values_S]
+        value = sum(seed_values) / len(seed_values)
+        mean_G = np.mean([drawn[name] for drawn in drawn_S], axis=0)
+        draw_G = centre_draws(mean_G, value, count)
+        method = "t" if task_type.scale == "dB" else "log" if name.split("_")[0] == "r2" else "wilson"
+        if method == "wilson" and not 0 <= value <= 1:
+            method = "t"
+        if not np.isfinite(draw_G).any() or not math.isfinite(value):
+            low = high = math.nan
+        elif method == "log":
+            low, high = log_interval(value, mean_G, count, seed_values)
+        elif method == "wilson":
+            low, high = wilson_interval(value, standard_error(draw_G, count, [seed_values]), count)
+        else:
+            margin = standard_error(draw_G, count, [seed_values]).margin()
+            low, high = value - margin, value + margin
+        intervals[name] = ScoreInterval(low, high, method, count, draw_G)
     return intervals
 
 
@@ -68,15 +126,48 @@ def resample_metrics(
             value_GE = r2(np.asarray(truths), np.asarray(predictions), counts_GU)
             drawn[name] = value_GE[:, task.labels.index(name.removeprefix("r2_"))]
     if len(drawn) < len(values):
-        units = [task_type.metrics(task, [truth], [prediction]) for truth, prediction in zip(truths, predictions)]
+        sums = task_type.unit_sums(task, truths, predictions) or _unit_values(task, task_type, truths, predictions)
+        weight_GU = counts_GU.astype(np.float64)
         for name in values.keys() - drawn.keys():
-            value_U = np.array([unit[name] for unit in units])
-            if np.isfinite(value_U).all() and math.isclose(value_U.mean(), values[name], rel_tol=1e-9, abs_tol=1e-9):
-                drawn[name] = counts_GU @ value_U / len(value_U)
+            if name not in sums:
+                continue
+            part_U, whole_U = (np.asarray(each, dtype=np.float64) for each in sums[name])
+            # Only where the sums give the metric itself: it may be no ratio of theirs.
+            if math.isclose(_ratio(part_U.sum(), whole_U.sum()), values[name], rel_tol=1e-9, abs_tol=1e-9):
+                drawn[name] = _ratio(weight_GU @ part_U, weight_GU @ whole_U)
     if others := values.keys() - drawn.keys():
         by_draw = []
         for counts_U in counts_GU:
             picks = np.repeat(np.arange(len(truths)), counts_U).tolist()
-            by_draw.append(task_type.metrics(task, [truths[i] for i in picks], [predictions[i] for i in picks]))
-        drawn |= {name: np.array([metrics[name] for metrics in by_draw]) for name in others}
+            drawn_truths, drawn_predictions = [truths[i] for i in picks], [predictions[i] for i in picks]
+            by_draw.append(task_type.metrics(task, drawn_truths, drawn_predictions) if picks else {})
+        drawn |= {name: np.array([metrics.get(name, math.nan) for metrics in by_draw]) for name in others}
     return {name: drawn[name] for name in values}
+
+
+def encode_draws(draw_G: np.ndarray) -> str:
+    """Return draws as standard scores in half precision, base64: what two scores need to be combined."""
+    finite = np.isfinite(draw_G)
+    if not finite.any() or not np.std(draw_G[finite]) > 0:
+        return ""
+    scores_G = np.where(finite, (draw_G - draw_G[finite].mean()) / draw_G[finite].std(), 0.0)
+    return base64.b64encode(scores_G.astype("<f2").tobytes()).decode()
+
+
+def decode_draws(text: str) -> np.ndarray | None:
+    """Return the standard scores of `encode_draws`, `[G]`; None where there are none."""
+    return np.frombuffer(base64.b64decode(text), "<f2").astype(np.float64) if text else None
+
+
+def _unit_values(
+    task: Task, task_type: TaskType, truths: Sequence[Any], predictions: Sequence[Any]
+) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    """Return each metric of every unit alone, each with the weight 1."""
+    units = [task_type.metrics(task, [truth], [prediction]) for truth, prediction in zip(truths, predictions)]
+    values = {name: np.array([unit[name] for unit in units]) for name in units[0]}
+    return {name: (value_U, np.ones(len(units))) for name, value_U in values.items()}
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.divide(part, whole)

@@ -1,6 +1,7 @@
 """Truths and predictions of the test clips, stored beside a record: a new metric or a comparison needs no new run.
 
-Parquet with the columns id, seed, truth and prediction, the last two as JSON; one line for each seed and clip.
+Parquet with the columns id, group, seed, truth and prediction, the last two as JSON; one line for each seed and clip.
+Clips of one group are no independent evidence (`carrara/bench/interval.py`).
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrara.core.errors import StoreError
 from carrara.core.io import atomic_write
 from carrara.core.record import Record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def predictions_path(record: Record, results: Path) -> Path:
@@ -21,9 +25,14 @@ def predictions_path(record: Record, results: Path) -> Path:
 
 
 def write_predictions(
-    path: Path, ids: Sequence[str], truths: Sequence[Any], predictions_S: Sequence[Sequence[Any]], seeds: Sequence[int]
+    path: Path,
+    ids: Sequence[str],
+    groups: Sequence[str],
+    truths: Sequence[Any],
+    predictions_S: Sequence[Sequence[Any]],
+    seeds: Sequence[int],
 ) -> None:
-    """Write each seed's predictions with the truths of their clips.
+    """Write each seed's predictions with the truths and groups of their clips.
 
     Raises:
         StoreError: the file cannot be written.
@@ -34,6 +43,7 @@ def write_predictions(
     table = pa.table(
         {
             "id": [*ids] * len(seeds),
+            "group": [*groups] * len(seeds),
             "seed": [seed for seed in seeds for _ in ids],
             "truth": [json.dumps(truth, default=_to_json) for truth in truths] * len(seeds),
             "prediction": [
@@ -51,6 +61,15 @@ def read_predictions(path: Path) -> dict[int, dict[str, tuple[Any, Any]]]:
     Raises:
         StoreError: there is no such file, or it holds no predictions.
     """
+    table = _read_table(path)
+    by_seed: dict[int, dict[str, tuple[Any, Any]]] = {}
+    for line in table.to_pylist():
+        pair = json.loads(line["truth"]), json.loads(line["prediction"])
+        by_seed.setdefault(line["seed"], {})[line["id"]] = pair
+    return by_seed
+
+
+def _read_table(path: Path) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -61,11 +80,18 @@ def read_predictions(path: Path) -> dict[int, dict[str, tuple[Any, Any]]]:
         raise StoreError(f"{path}: cannot read predictions ({reason}); run this task again") from None
     if lacking := {"id", "seed", "truth", "prediction"} - set(table.column_names):
         raise StoreError(f"{path}: predictions without {', '.join(sorted(lacking))}; run this task again")
-    by_seed: dict[int, dict[str, tuple[Any, Any]]] = {}
-    for line in table.to_pylist():
-        pair = json.loads(line["truth"]), json.loads(line["prediction"])
-        by_seed.setdefault(line["seed"], {})[line["id"]] = pair
-    return by_seed
+    return table
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Return each clip's group; itself in files older than this column, which take clips to be independent.
+
+    Raises:
+        StoreError: there is no such file, or it holds no predictions.
+    """
+    table = _read_table(path)
+    ids = table.column("id").to_pylist()
+    return dict(zip(ids, table.column("group").to_pylist() if "group" in table.column_names else ids))
 
 
 def _to_json(value: Any) -> Any:

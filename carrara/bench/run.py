@@ -18,7 +18,7 @@ from typing import Any, Literal
 from carrara.audio.decode import probe_audio
 from carrara.bench import protocols, task_types, tasks
 from carrara.bench.config import BenchConfig
-from carrara.bench.interval import confidence_intervals
+from carrara.bench.interval import confidence_intervals, encode_draws, unit_groups
 from carrara.bench.predictions import predictions_path, write_predictions
 from carrara.bench.protocols._base import Protocol, ProtocolInputs
 from carrara.bench.provenance import fingerprint, run_info
@@ -210,7 +210,9 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     test, truths = data.unlabelled_test(), data.splits["test"].truths
     predictions_S = result.predictor.predict(test)
     predicted = time.perf_counter()
-    scores = _score(task, task_type, truths, predictions_S, config.seeds[0])
+    groups = unit_groups(test.clips)
+    group_name = provider.dataset(task).group_names.get(task.split_scheme, "group")
+    scores = _score(task, task_type, truths, predictions_S, groups, group_name)
     scored = time.perf_counter()
     seconds = {
         "features": loaded - started,
@@ -221,7 +223,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     robustness = {}
     for corruption in config.corruptions:
         corrupted_S = result.predictor.predict(provider.corrupted_test(data, corruption))
-        robustness[corruption] = _score(task, task_type, truths, corrupted_S, config.seeds[0])
+        robustness[corruption] = _score(task, task_type, truths, corrupted_S, groups, group_name)
 
     index = provider.index(task)
     record = Record(
@@ -254,7 +256,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
         robustness=robustness,
     )
     ids = [clip.id for clip in test.clips]
-    write_predictions(predictions_path(record, results), ids, truths, predictions_S, config.seeds)
+    write_predictions(predictions_path(record, results), ids, groups, truths, predictions_S, config.seeds)
     write_record(record, results)
     for folder in result.checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
@@ -266,27 +268,32 @@ def _score(
     task_type: TaskType,
     truths: Sequence[Truth],
     predictions_S: Sequence[Sequence[Prediction]],
-    seed: int,
+    groups: Sequence[str],
+    group_name: str,
 ) -> dict[str, Score]:
     """Return each metric's mean over the training seeds, with its interval."""
     by_seed = [task_type.metrics(task, truths, predictions) for predictions in predictions_S]
-    intervals = confidence_intervals(task, task_type, truths, predictions_S, seed)
+    intervals = confidence_intervals(task, task_type, truths, predictions_S, groups)
     scores = {}
     for name in requested_metrics(task):
         values = [metrics[name] for metrics in by_seed]
-        value, (low, high) = sum(values) / len(values), intervals[name]
-        if not all(map(math.isfinite, (value, low, high))):
+        value, interval = sum(values) / len(values), intervals[name]
+        if not all(map(math.isfinite, (value, interval.low, interval.high))):
             raise DataError(
                 f"task {task.name!r}: {name} has no value on these {len(truths)} test clips, "
                 "whose truths do not vary; more clips are needed"
             )
         scores[name] = Score(
             value=value,
-            low=low,
-            high=high,
+            low=interval.low,
+            high=interval.high,
             unit=task_type.unit,
             n=len(truths),
             scale=task_type.scale,
             by_seed=tuple(values) if len(values) > 1 else (),
+            method=interval.method,
+            resampled=group_name if interval.groups < len(truths) else task_type.unit,
+            groups=interval.groups,
+            draws=encode_draws(interval.draw_G),
         )
     return scores

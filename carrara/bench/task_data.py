@@ -114,6 +114,10 @@ class FeatureProvider:
         """Return a provider of the same clips for another encoder, with another home."""
         return replace(self, encoder=encoder, home=home, _features={})
 
+    def dataset(self, task: Task) -> Dataset:
+        """Return the dataset of a task."""
+        return self.datasets.get(task.dataset) or DATASETS.get(task.dataset)
+
     def index(self, task: Task) -> TaskIndex:
         """Return the clips of a task.
 
@@ -124,7 +128,7 @@ class FeatureProvider:
         key = (task.dataset, task.split_scheme)
         if key in self._indexes:
             return self._indexes[key]
-        dataset = self.datasets.get(task.dataset) or DATASETS.get(task.dataset)
+        dataset = self.dataset(task)
         root = dataset.root(self.data_dir)
         cure = f"`carrara download {dataset.name}` downloads it or says how"
         if not root.exists():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from carrara.bench import task_types, tasks
-from carrara.bench.interval import confidence_intervals
+from carrara.bench.interval import confidence_intervals, unit_groups
 from carrara.bench.probes.grid import GridSettings, ProbeProblem, probe_logits, train_grid
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.protocols._base import probe_windows
@@ -104,7 +104,9 @@ def _score(task: Task, provider: FeatureProvider) -> dict[str, Any]:
     predictions_1 = predict(task, task_type, state, valid, probe_logits(trained, valid.eval_examples())[None])
     monitored = monitor_only(task)
     score = task_type.metrics(monitored, valid.truths, predictions_1[0])[task.monitor]
-    low, high = confidence_intervals(monitored, task_type, valid.truths, predictions_1, SEED)[task.monitor]
+    groups = unit_groups(valid.clips)
+    interval = confidence_intervals(monitored, task_type, valid.truths, predictions_1, groups)[task.monitor]
+    low, high = interval.low, interval.high
     if not all(map(math.isfinite, (score, low, high))):
         raise DataError(f"task {task.name!r}: {task.monitor} has no value on {len(valid.truths)} validation clips")
     return {"score": score, "low": low, "high": high, "metric": task.monitor, "seconds": time.perf_counter() - started}

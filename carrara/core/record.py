@@ -27,6 +27,11 @@ class Score(Settings):
     """A metric's value on the test split with its 95 % interval, over `n` scored units (track, clip, note).
 
     With several seeds, `value` is their mean and `by_seed` has each. Ratios are shown in percent, levels in dB.
+
+    The interval is of the kind `method` over `groups` independent groups, each a `resampled` (clip, song, singer,
+    instrument, artist); both are empty in records older than these fields, whose intervals took every clip to be
+    independent. `draws` has the metric in the draws of the bootstrap, as standard scores in half precision, base64:
+    scores on the same clips are combined by them.
     """
 
     value: float
@@ -37,6 +42,10 @@ class Score(Settings):
     better: Literal["higher", "lower"] = "higher"
     scale: Literal["ratio", "dB"] = "ratio"
     by_seed: tuple[float, ...] = ()
+    method: str = ""
+    resampled: str = ""
+    groups: int = 0
+    draws: str = ""
 
     def __str__(self) -> str:
         unit = 1.0 if self.scale == "dB" else 100.0

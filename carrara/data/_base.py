@@ -36,6 +36,7 @@ class Dataset(ABC):
         expected_counts: Clips in each split, by split scheme.
         known_leaks: By split scheme, groups that the official splits share, None where they were not counted; 0
             for split schemes that are not listed.
+        group_names: What a clip's group is, by split scheme: song, singer, instrument, artist.
         seconds: Shortest and longest duration of an audio file; None where durations vary freely.
     """
 
@@ -50,6 +51,7 @@ class Dataset(ABC):
     manual_steps: ClassVar[str] = ""
     expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     known_leaks: ClassVar[Mapping[str, int | None]] = {}
+    group_names: ClassVar[Mapping[str, str]] = {}
     seconds: ClassVar[tuple[float, float] | None] = None
 
     @abstractmethod

@@ -70,6 +70,7 @@ class EmoMusic(Dataset):
         ),
     )
     expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {"artist": {"train": 504, "valid": 115, "test": 125}}
+    group_names: ClassVar[Mapping[str, str]] = {"artist": "artist"}
     known_leaks: ClassVar[Mapping[str, int]] = {"artist": 53}
     seconds = (44.5, 45.2)
 

@@ -81,6 +81,7 @@ class GiantSteps(Dataset):
         )
         for name, commit in COMMITS.items()
     )
+    group_names: ClassVar[Mapping[str, str]] = {"artist": "artist"}
     expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {"artist": {"train": 923, "valid": 236, "test": 604}}
     seconds = (44.0, 121.0)
 

@@ -79,6 +79,7 @@ class MagnaTagATune(Dataset):
         "official": {"train": 18_706, "valid": 1_825, "test": 5_329},
         "cleaned": {"train": 15_247, "valid": 1_529, "test": 4_332},
     }
+    group_names: ClassVar[Mapping[str, str]] = {"official": "artist", "cleaned": "artist"}
     known_leaks: ClassVar[Mapping[str, int | None]] = {"official": 56, "cleaned": 56}
     seconds = (29.0, 29.3)
 

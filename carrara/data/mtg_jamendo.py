@@ -104,6 +104,7 @@ class MTGJamendo(Dataset):
         "   The tracks are then mtg-jamendo/audio-low/48/948.low.mp3 and so on.\n"
         "4. carrara check mtg-jamendo"
     )
+    group_names: ClassVar[Mapping[str, str]] = dict.fromkeys(("genre", "instrument", "mood-theme", "top50"), "artist")
     expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "genre": {"train": 32572, "valid": 11043, "test": 11479},
         "instrument": {"train": 14395, "valid": 5466, "test": 5115},

@@ -70,6 +70,7 @@ class MUSDB18(Dataset):
         "2. Unpack it into the folder musdb18 of your data folder, so that musdb18/train and musdb18/test hold "
         "the songs."
     )
+    group_names: ClassVar[Mapping[str, str]] = {"official": "song"}
     expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {"official": {"train": 86, "valid": 14, "test": 50}}
 
     def index(self, root: Path) -> list[Clip]:

@@ -59,6 +59,7 @@ class NSynth(Dataset):
     expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
         "official": {"train": 289205, "valid": 12678, "test": 4096}
     }
+    group_names: ClassVar[Mapping[str, str]] = {"official": "instrument"}
     known_leaks: ClassVar[Mapping[str, int]] = {"official": 53}
     seconds = (3.99, 4.01)
 

@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from carrara.core.clip import Clip, Split
 from carrara.core.download import Remote
@@ -53,6 +55,7 @@ class VocalSet(Dataset):
     commercial_use = True
     citation = "Wilkins, Seetharaman, Wahl, Pardo: VocalSet: A Singing Voice Dataset, ISMIR 2018"
     source = "https://zenodo.org/records/1203819 (version 1.1; no login; no SHA-256 is published)"
+    group_names: ClassVar[Mapping[str, str]] = {"technique": "singer", "singer": "recording"}
     remotes = (
         Remote(
             url="https://zenodo.org/records/1203819/files/VocalSet11.zip",

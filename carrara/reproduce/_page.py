@@ -31,7 +31,9 @@ def page_values(
         if row.label in missing:
             values["needs"] = missing[row.label]
         else:
-            values |= {name: value for name, value in asdict(results[row.label]).items() if name != "drawn_G"}
+            result = results[row.label]
+            values |= {name: value for name, value in asdict(result).items() if name != "draw_G"}
+            values["seeds"] = len(result.by_seed)
         rows.append(values)
     return {
         "reproduction": reproduction.source,
@@ -51,7 +53,7 @@ def page_markdown(
     command: str,
 ) -> str:
     """Return the page."""
-    seeds = max(result.seeds for result in results.values())
+    seeds = max(len(result.by_seed) for result in results.values())
     short_names = [task.removeprefix("pebble/") for task in reproduction.tasks]
     header = ["row", "mean of Pebble's tasks", *short_names, "parameters", "training", "published"]
     table = [header, [":--", *["--:"] * (len(header) - 1)]]

@@ -1,9 +1,9 @@
 """Summary of a reproduction's measurements: each row's mean with its interval, and a verdict for each hypothesis.
 
-Each draw takes test clips with replacement, the same for all rows, and as many seeds of a row as it has, with
-replacement; a row's value is the mean over the tasks. A hypothesis is held where the 95 % interval of the difference
-lies above zero, not held where it lies below, and otherwise not decidable at this scale; nor is one whose rows lack a
-file.
+Each draw takes groups of test clips (songs, singers, instruments), the same for all rows; a row's value is the mean
+over the tasks, and the spread of its seeds adds to its error (`carrara/metrics/bootstrap.py`). A hypothesis is held
+where the 95 % interval of the difference lies above zero, not held where it lies below, and otherwise not decidable at
+this scale; nor is one whose rows lack a file.
 
 Letters: G draws, S seeds, J tasks.
 """
@@ -21,27 +21,31 @@ from carrara.bench import task_types
 from carrara.bench.interval import resample_metrics
 from carrara.bench.leaderboard.compare import task_score, to_metric_input
 from carrara.bench.leaderboard.ranking import PERCENT, Interval
-from carrara.bench.predictions import predictions_path, read_predictions
+from carrara.bench.predictions import predictions_path, read_groups, read_predictions
 from carrara.core.record import Record
 from carrara.core.task import Task
-from carrara.metrics.bootstrap import mean_over_seeds, percentile_interval, resample_counts
+from carrara.metrics.bootstrap import StandardError, centre_draws, resample_counts, standard_error
 from carrara.reproduce._base import Hypothesis, Reproduction
 from carrara.reproduce._run import MeasuredModel
 
-SEED = 1234
 HELD, NOT_HELD, OPEN, NOT_RUN = "held", "not held", "not decidable at this scale", "not decidable"
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """A row's scores in percent over its seeds: the mean over tasks, by task, and its draws `[G]`; and its cost."""
+    """A row's scores in percent over its seeds: the mean over tasks, by task, and its draws; and its cost.
+
+    `by_seed` has the mean over tasks of each seed, `draw_G` that over seeds too in each draw, and `groups` the smallest
+    number of groups that a task's clips are of.
+    """
 
     label: str
     average: Interval
     tasks: dict[str, float]
-    seeds: int
+    by_seed: tuple[float, ...]
     training_seconds: float
-    drawn_G: np.ndarray
+    draw_G: np.ndarray
+    groups: int
     parameters: int = 0
 
 
@@ -60,8 +64,8 @@ def summarise_rows(reproduction: Reproduction, models: Iterable[MeasuredModel], 
     for model in models:
         by_row[model.label].append(model)
     return {
-        row.label: _summarise(by_row[row.label], reproduction.tasks, results, index)
-        for index, row in enumerate(reproduction.rows)
+        row.label: _summarise(by_row[row.label], reproduction.tasks, results)
+        for row in reproduction.rows
         if row.label in by_row
     }
 
@@ -74,9 +78,11 @@ def decide_hypotheses(
     for hypothesis in reproduction.hypotheses:
         if hypothesis.better in results and hypothesis.worse in results:
             better, worse = results[hypothesis.better], results[hypothesis.worse]
-            low, high = percentile_interval(better.drawn_G - worse.drawn_G)
-            word = HELD if low > 0 else NOT_HELD if high < 0 else OPEN
-            difference = Interval(better.average.value - worse.average.value, low, high)
+            error = standard_error(
+                better.draw_G - worse.draw_G, min(better.groups, worse.groups), [better.by_seed, worse.by_seed]
+            )
+            difference = _symmetric(better.average.value - worse.average.value, error)
+            word = HELD if difference.low > 0 else NOT_HELD if difference.high < 0 else OPEN
             verdicts.append(Verdict(hypothesis, difference, word))
         elif {hypothesis.better, hypothesis.worse} <= {*results, *not_run}:
             missing = " and ".join(label for label in (hypothesis.better, hypothesis.worse) if label in not_run)
@@ -84,30 +90,37 @@ def decide_hypotheses(
     return verdicts
 
 
-def _summarise(models: Sequence[MeasuredModel], tasks: Sequence[str], results: Path, index: int) -> RowResult:
+def _summarise(models: Sequence[MeasuredModel], tasks: Sequence[str], results: Path) -> RowResult:
     value_SJ = np.array([[PERCENT * model.records[task].mean_score() for task in tasks] for model in models])
-    drawn_SG = np.stack(
-        [np.mean([_draw_scores(model.records[task], results) for task in tasks], axis=0) for model in models]
-    )
-    drawn_G = PERCENT * mean_over_seeds(drawn_SG, np.random.default_rng([SEED, len(models), index]))
+    drawn = [[_draw_scores(model.records[task], results) for task in tasks] for model in models]
+    draw_G = PERCENT * np.mean([[draw_G for draw_G, _ in by_task] for by_task in drawn], axis=(0, 1))
+    groups = min(count for by_task in drawn for _, count in by_task)
+    by_seed = tuple(value_SJ.mean(1).tolist())
     return RowResult(
         label=models[0].label,
-        average=Interval(float(value_SJ.mean()), *percentile_interval(drawn_G)),
+        average=_symmetric(float(value_SJ.mean()), standard_error(draw_G, groups, [by_seed])),
         tasks=dict(zip(tasks, value_SJ.mean(0).tolist())),
-        seeds=len(models),
+        by_seed=by_seed,
         training_seconds=sum(model.training_seconds for model in models) / len(models),
-        drawn_G=drawn_G,
+        draw_G=draw_G,
+        groups=groups,
         parameters=models[0].records[tasks[0]].encoder.parameters,
     )
 
 
-def _draw_scores(record: Record, results: Path) -> np.ndarray:
-    """Return a record's score in each draw of its test clips, `[G]`."""
+def _symmetric(value: float, error: StandardError) -> Interval:
+    return Interval(value, value - error.margin(), value + error.margin())
+
+
+def _draw_scores(record: Record, results: Path) -> tuple[np.ndarray, int]:
+    """Return a record's score in each draw of its test clips, `[G]`, and how many groups these are of."""
     task = Task.model_validate(record.task.task)
-    clips = next(iter(read_predictions(predictions_path(record, results)).values()))
+    path = predictions_path(record, results)
+    clips, group_of = next(iter(read_predictions(path).values())), read_groups(path)
     ids = sorted(clips)
     truths, predictions = ([to_metric_input(clips[unit][part]) for unit in ids] for part in (0, 1))
-    counts_GU = resample_counts(len(ids), SEED)
-    return task_score(
-        task, resample_metrics(task, task_types.REGISTRY.get(task.task_type), truths, predictions, counts_GU)
-    )
+    groups = [group_of[unit] for unit in ids]
+    counts_GU = resample_counts(groups, task.dataset)
+    task_type = task_types.REGISTRY.get(task.task_type)
+    drawn_G = task_score(task, resample_metrics(task, task_type, truths, predictions, counts_GU))
+    return centre_draws(drawn_G, record.mean_score(), len(set(groups))), len(set(groups))

@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 def make_result(label, mean, std=1.0, tasks=("pebble/key",)):
     drawn = mean + std * np.random.default_rng(0).standard_normal(1000)
     interval = Interval(mean, mean - 2 * std, mean + 2 * std)
-    return RowResult(label, interval, dict.fromkeys(tasks, mean), 3, 10.0, drawn)
+    return RowResult(label, interval, dict.fromkeys(tasks, mean), (mean,) * 3, 10.0, drawn, groups=100)
 
 
 def test_a_hypothesis_is_held_not_held_or_open():

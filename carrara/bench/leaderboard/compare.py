@@ -1,11 +1,11 @@
 """Compare two systems on the same test clips: differences, intervals and p values by task.
 
-Paired bootstrap: each draw takes test units with replacement, the same for both systems (and of several training seeds
-as many with replacement), and computes both systems' scores. The draws of the difference give its 95 % interval; p is
-twice the smaller fraction of draws on one side of zero, zero and the sample itself counted on that side. Tasks whose p
-stays below 5 % after Holm's correction over all compared tasks [holm1979] are better or worse; the others are
-undecided, which is not the same as equal. Tasks measured on other clips, or in another version, are listed as
-not comparable.
+Paired bootstrap: each draw takes groups of test units (song, singer, instrument, artist; a clip alone where no group is
+known), the same for both systems, and computes both systems' scores. The draws of the difference give its standard
+error, the spread of training seeds adds to it, and Student's t gives its 95 % interval and p
+(`carrara/metrics/bootstrap.py`). Tasks whose p stays below 5 % after Holm's correction over all compared tasks
+[holm1979] are better or worse; the others are undecided, which is not the same as equal. Tasks measured on other clips,
+or in another version, are listed as not comparable.
 
 Letters: U scored units, G draws, S seeds.
 """
@@ -18,23 +18,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy import stats
 
 from carrara.bench import task_types
 from carrara.bench.interval import resample_metrics
 from carrara.bench.leaderboard.ranking import PERCENT, Interval, name_systems
-from carrara.bench.predictions import predictions_path, read_predictions
+from carrara.bench.predictions import predictions_path, read_groups, read_predictions
 from carrara.bench.suites import SUITES
 from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import StoreError, UsageError, did_you_mean
 from carrara.core.record import Record
 from carrara.core.task import Task
-from carrara.metrics.bootstrap import DRAWS, mean_over_seeds, percentile_interval, resample_counts
+from carrara.metrics.bootstrap import DRAWS, SEED, StandardError, centre_draws, resample_counts, standard_error
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = 0.05
-SEED = 1234
 VERDICTS = ("better", "worse", "undecided")
 
 
@@ -59,6 +59,8 @@ class TaskComparison:
         scale: ratio (shown in percent) or dB.
         better: whether `higher` or `lower` scores are better.
         partial: whether a record has fewer clips than the task.
+        groups: how many independent groups the scored units are of.
+        resampled: what a group is: clip, song, singer, instrument, artist.
         p_holm: p after Holm's correction over the compared tasks.
         verdict: on the first system against the second.
     """
@@ -73,6 +75,8 @@ class TaskComparison:
     scale: str
     better: str
     partial: bool
+    groups: int = 0
+    resampled: str = "clip"
     p_holm: float = 1.0
     verdict: Literal["better", "worse", "undecided"] = "undecided"
 
@@ -175,6 +179,7 @@ def paired_difference(
     truths: Sequence[Any],
     first_S: Sequence[Sequence[Any]],
     second_S: Sequence[Sequence[Any]],
+    groups: Sequence[str] | None = None,
     seed: int = SEED,
     draws: int = DRAWS,
 ) -> PairedDifference:
@@ -185,28 +190,37 @@ def paired_difference(
         task_type: its type, which computes the metrics.
         truths: one per scored unit.
         first_S, second_S: each system's predictions: for each training seed, one per scored unit.
+        groups: the name of each unit's group; None means that every unit is independent.
         seed: seed of the draws.
         draws: number of draws.
     """
-    counts_GU = resample_counts(len(truths), seed, draws)
-    values, drawn = [], []
-    for index, predictions_S in enumerate((first_S, second_S)):
-        by_seed = [task_type.metrics(task, truths, predictions) for predictions in predictions_S]
-        values.append(float(np.mean([task_score(task, metrics) for metrics in by_seed])))
-        score_SG = np.stack(
-            [task_score(task, resample_metrics(task, task_type, truths, each, counts_GU)) for each in predictions_S]
-        )
-        drawn.append(mean_over_seeds(score_SG, np.random.default_rng([seed, len(predictions_S), index])))
-    difference_G = drawn[0] - drawn[1]
-    interval = Interval(values[0] - values[1], *percentile_interval(difference_G))
-    return PairedDifference(values[0], values[1], interval, two_sided_p(difference_G))
+    groups = list(map(str, range(len(truths)))) if groups is None else groups
+    counts_GU = resample_counts(groups, task.dataset, seed, draws)
+    count = len(set(groups))
+    seed_values, values, drawn = [], [], []
+    for predictions_S in (first_S, second_S):
+        by_seed = [task_score(task, task_type.metrics(task, truths, predictions)) for predictions in predictions_S]
+        draws_S = [
+            task_score(task, resample_metrics(task, task_type, truths, each, counts_GU)) for each in predictions_S
+        ]
+        seed_values.append(by_seed)
+        values.append(float(np.mean(by_seed)))
+        drawn.append(np.mean(draws_S, axis=0))
+    difference = values[0] - values[1]
+    error = standard_error(centre_draws(drawn[0] - drawn[1], difference, count), count, seed_values)
+    margin = error.margin()
+    interval = Interval(difference, difference - margin, difference + margin)
+    return PairedDifference(values[0], values[1], interval, two_sided_p(difference, error, count))
 
 
-def two_sided_p(difference_G: np.ndarray) -> float:
-    """Return the two-sided p value of no difference from draws of the difference; draws without a value are skipped."""
-    finite = difference_G[np.isfinite(difference_G)]
-    fewer = min((finite <= 0).sum(), (finite >= 0).sum())
-    return min(1.0, 2 * (1 + int(fewer)) / (1 + len(finite)))
+def two_sided_p(difference: float, error: StandardError, groups: int) -> float:
+    """Return the two-sided p value of no difference.
+
+    Where all groups differ by the same amount, so that there is no error, it is the sign test's.
+    """
+    if error.value > 0:
+        return float(2 * stats.t.sf(abs(difference) / error.value, error.freedom))
+    return 0.5 ** (groups - 1) if difference else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -268,6 +282,9 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         "Differences with 95 % intervals of the paired bootstrap over the test clips; p two-sided, corrected over the "
         "tasks by Holm; decided below 0.05. Undecided is not equal."
     )
+    if grouped := [task for task in comparison.tasks if task.groups < task.n]:
+        counts = ", ".join(f"{task.task} ({task.n:,} in {task.groups:,} {task.resampled}s)" for task in grouped)
+        notes.append(f"Resampled by group, whose clips are no independent evidence: {counts}.")
     if any(task.partial for task in comparison.tasks):
         notes.append("* a partial record: fewer clips than the task has.")
     return notes + [
@@ -283,6 +300,7 @@ def _compare_records(first: Record, second: Record, results: Path) -> TaskCompar
         return NotComparable(name, protocol, "the fingerprints differ: other settings of the task or another index")
     try:
         predictions = [read_predictions(predictions_path(record, results)) for record in (first, second)]
+        group_of = read_groups(predictions_path(first, results))
     except StoreError as problem:
         return NotComparable(name, protocol, str(problem))
     units = [frozenset(clips) for by_seed in predictions for clips in by_seed.values()]
@@ -298,7 +316,8 @@ def _compare_records(first: Record, second: Record, results: Path) -> TaskCompar
         [[to_metric_input(clips[unit][1]) for unit in ids] for clips in by_seed.values()] for by_seed in predictions
     )
     task_type = task_types.REGISTRY.get(task.task_type)
-    raw = paired_difference(task, task_type, [to_metric_input(truth) for truth in truths], first_S, second_S)
+    groups = [group_of[unit] for unit in ids]
+    raw = paired_difference(task, task_type, [to_metric_input(truth) for truth in truths], first_S, second_S, groups)
     score = first.scores[task.metrics[0]]
     unit = PERCENT if score.scale == "ratio" else 1.0
     return TaskComparison(
@@ -309,6 +328,8 @@ def _compare_records(first: Record, second: Record, results: Path) -> TaskCompar
         Interval(unit * raw.difference.value, unit * raw.difference.low, unit * raw.difference.high),
         raw.p,
         n=len(ids),
+        groups=len(set(groups)),
+        resampled=score.resampled or score.unit,
         scale=score.scale,
         better=score.better,
         partial=first.partial or second.partial,

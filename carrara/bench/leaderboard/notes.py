@@ -11,6 +11,10 @@ PARTIAL_NOTE = f"{PARTIAL} a partial record: fewer clips than the task has; it c
 EXCEEDED_NOTE = f"{EXCEEDED} took longer than the time limit: in MARBLE one week for a task on one RTX 3090."
 CATEGORY_NOTE = "Categories as in the thesis's figure 6.2, which leaves out beat tracking and source separation."
 FLOOR_NOTE = "floor: its features say nothing about the music, so its scores are what chance gives; it has no rank."
+OLD_INTERVALS_NOTE = (
+    "Some intervals were computed by an earlier version, which took every clip to be independent; "
+    "`carrara bench --overwrite always` computes them anew."
+)
 BEAT_TASK = "gtzan/beats"
 BEAT_NOTE = (
     f"‡ on {BEAT_TASK}: which F-measure is printed is not certain; the text says 20 ms, the code pools tracks at 70 ms."
@@ -26,6 +30,18 @@ def leaderboard_notes(leaderboard: Leaderboard) -> list[str]:
         "Scores in percent (R² too) with 95 % intervals over the test clips. Systems share a rank where their "
         "intervals do not separate them."
     ]
+    resampled: dict[str, set[str]] = {}
+    for system in systems:
+        for task, result in system.results.items():
+            score = next(iter(result.record.scores.values()))
+            if score.method and score.groups < score.n:
+                resampled.setdefault(score.resampled, set()).add(task)
+    if resampled:
+        groups = "; ".join(f"by {name} for {', '.join(sorted(resampled[name]))}" for name in sorted(resampled))
+        notes.append(f"Clips of one group are no independent evidence, so intervals resample groups: {groups}.")
+    records = [result.record for system in systems for result in system.results.values()]
+    if any(not score.method for record in records for score in record.scores.values()):
+        notes.append(OLD_INTERVALS_NOTE)
     if set(ranked_tasks) < set(tasks) and ranked:
         missing = ", ".join(task for task in tasks if task not in ranked_tasks)
         notes.append(f"Ranks compare equal sets of tasks: those that all ranked systems have, without {missing}.")

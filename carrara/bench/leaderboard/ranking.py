@@ -10,10 +10,13 @@ A system without any task in common with the others has no rank. A floor (`noise
 music; it is shown last and has no rank either. A partial record is shown and marked, and counts in no average. Records
 of one task with other clips or of an older version of the task are left out, and a note names them.
 
-Intervals: a record has one per metric. A task's interval is the mean of its metrics' bounds, which is exact for
-perfectly correlated metrics and too wide otherwise. An average's interval adds the tasks' half widths in quadrature, as
-if tasks were independent. A system shares the rank of the best system of that rank if each average is inside the
-other's interval.
+Intervals: a record has one per metric, with the metric's draws. A task's interval combines its metrics', and an
+average's its tasks', by the draws that they share: half widths add up weighted with the draws, so that metrics and
+tasks on the same clips count as correlated as they are and tasks on different clips as independent [zou2008]. Where a
+record has no draws, its metrics count as perfectly correlated and its task as independent of the others. A system
+shares the rank of the best system of that rank if each average is inside the other's interval.
+
+Letters: G draws.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from carrara.bench.interval import decode_draws
 from carrara.bench.leaderboard.published import DEFAULT_SOURCES, PublishedSystem, published_systems
 from carrara.bench.suites import MARBLE_14, SUITES
 from carrara.core.errors import UsageError, did_you_mean
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PERCENT = 100.0
+ENDS = ("value", "low", "high")
 # Encoders whose output contains no information about the music, so they score at chance level.
 FLOORS = ("noise",)
 TRAINED, PARTIAL, EXCEEDED = "†", "*", "§"
@@ -70,10 +77,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One system's result on one task: the mean of the task's metrics, and the record."""
+    """One system's result on one task: the mean of the task's metrics with its draws, and the record."""
 
     score: Interval
     record: Record
+    draw_G: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def marks(self) -> str:
@@ -267,13 +275,45 @@ def complete_categories(suite: str, tasks: Collection[str]) -> dict[str, tuple[s
     return {category: members for category, members in categories.items() if set(members) <= set(tasks)}
 
 
-def mean_interval(intervals: Sequence[Interval]) -> Interval:
-    """Return the mean of independent values; their half widths, down and up, add in quadrature."""
+def mean_interval(
+    intervals: Sequence[Interval], draws: Sequence[np.ndarray | None] = ()
+) -> tuple[Interval, np.ndarray | None]:
+    """Return the mean of values, and its draws as standard scores `[G]`, None if a value has none.
+
+    Args:
+        intervals: of the values.
+        draws: of each value as standard scores `[G]`, from `decode_draws`. Values without them are independent, and
+            their half widths, down and up, add in quadrature.
+    """
     count = len(intervals)
+    draws = draws or [None] * count
     value = sum(each.value for each in intervals) / count
-    down = math.hypot(*(each.value - each.low for each in intervals)) / count
-    up = math.hypot(*(each.high - each.value for each in intervals)) / count
-    return Interval(value, value - down, value + up)
+
+    def half_width(widths: Sequence[float]) -> float:
+        drawn = [width * draw_G for width, draw_G in zip(widths, draws) if draw_G is not None]
+        together = [math.sqrt(float(np.mean(np.sum(drawn, axis=0) ** 2)))] if drawn else []
+        alone = [width for width, draw_G in zip(widths, draws) if draw_G is None]
+        return math.hypot(*together, *alone) / count
+
+    down = half_width([each.value - each.low for each in intervals])
+    up = half_width([each.high - each.value for each in intervals])
+    mean_G = None
+    if drawn := [(each.high - each.low) * draw_G for each, draw_G in zip(intervals, draws) if draw_G is not None]:
+        sum_G = np.sum(drawn, axis=0)
+        mean_G = sum_G / sum_G.std() if len(drawn) == count and sum_G.std() > 0 else None
+    return Interval(value, value - down, value + up), mean_G
+
+
+def task_result(record: Record) -> TaskResult:
+    """Return a record's score, the mean of its task's metrics, with its interval and draws."""
+    scores = [record.scores[name] for name in record.task.task["metrics"]]
+    intervals = [to_interval(score) for score in scores]
+    draws = [decode_draws(score.draws) for score in scores]
+    if any(draw_G is None for draw_G in draws):
+        value, low, high = (sum(getattr(each, end) for each in intervals) / len(intervals) for end in ENDS)
+        return TaskResult(Interval(value, low, high), record)
+    interval, mean_G = mean_interval(intervals, draws)
+    return TaskResult(interval, record, mean_G)
 
 
 def to_interval(score: Score) -> Interval:
@@ -294,10 +334,8 @@ def _build(suite: str, protocol: str, records: list[Record], has_all_tasks: bool
 
     results: dict[tuple[str, str], dict[str, TaskResult]] = {}
     for record in current:
-        metrics = [to_interval(record.scores[name]) for name in record.task.task["metrics"]]
-        bounds = [sum(getattr(each, end) for each in metrics) / len(metrics) for end in ("value", "low", "high")]
         key = record.encoder.name, record.encoder.weights_sha256
-        results.setdefault(key, {})[record.task.name] = TaskResult(Interval(*bounds), record)
+        results.setdefault(key, {})[record.task.name] = task_result(record)
     names = name_systems(current)
     systems = tuple(System(names[key], own, key[0] in FLOORS) for key, own in results.items())
     unranked = Leaderboard(suite, protocol, tasks, (), better, scales, systems, tuple(left_out))
@@ -347,7 +385,8 @@ def _average(system: System, tasks: Sequence[str]) -> Interval | None:
     """Return a system's average over some tasks; None where there are none, or one is missing or partial."""
     if not tasks or not system.complete_tasks() >= set(tasks):
         return None
-    return mean_interval([system.results[task].score for task in tasks])
+    results = [system.results[task] for task in tasks]
+    return mean_interval([result.score for result in results], [result.draw_G for result in results])[0]
 
 
 def _rank(systems: Sequence[System]) -> list[System]:

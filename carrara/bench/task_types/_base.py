@@ -6,7 +6,7 @@ Letters: P probes, B examples of a batch, F frames, K outputs, U scored units (c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +53,15 @@ class TaskType(ABC):
     @abstractmethod
     def metrics(self, task: Task, truths: Sequence[Truth], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Return by name the value of each metric that the task requests."""
+
+    def unit_sums(
+        self, task: Task, truths: Sequence[Truth], predictions: Sequence[Prediction]
+    ) -> Mapping[str, tuple[Sequence[float], Sequence[float]]]:
+        """Return by metric what each unit adds above and below the line, where the metric is a ratio of two sums.
+
+        Intervals resample such a metric quickly. Empty means that they find means over units by themselves.
+        """
+        return {}
 
 
 class ProbeTaskType(TaskType):

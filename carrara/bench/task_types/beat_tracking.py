@@ -24,7 +24,7 @@ from carrara.bench.task_types._base import Frames, ProbeTaskType, label_of, requ
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
-from carrara.metrics.beats import beat_f_mean, beat_f_pooled, beat_f_trimmed
+from carrara.metrics.beats import beat_f_mean, beat_f_pooled, beat_f_trimmed, count_matches
 
 _METRICS: dict[str, tuple[Callable[[Sequence[np.ndarray], Sequence[np.ndarray], float], float], float]] = {
     "beat_f_70ms": (beat_f_mean, 0.07),
@@ -95,6 +95,20 @@ class _BeatTracking(ProbeTaskType):
     def metrics(self, task: Task, truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> dict[str, float]:
         requested = requested_metrics(task)
         return {name: f(truths, predictions, window) for name, (f, window) in _METRICS.items() if name in requested}
+
+    def unit_sums(
+        self, task: Task, truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]
+    ) -> dict[str, tuple[list[float], list[float]]]:
+        sums: dict[str, tuple[list[float], list[float]]] = {}
+        for name in requested_metrics(task):
+            f, window = _METRICS[name]
+            if f is beat_f_pooled:
+                pairs = list(zip(truths, predictions))
+                matches = [2.0 * count_matches(truth, predicted, window) for truth, predicted in pairs]
+                sums[name] = matches, [float(len(truth) + len(predicted)) for truth, predicted in pairs]
+            else:
+                sums[name] = [f([t], [p], window) for t, p in zip(truths, predictions)], [1.0] * len(truths)
+        return sums
 
 
 TASK_TYPE = _BeatTracking()

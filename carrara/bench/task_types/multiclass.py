@@ -71,5 +71,17 @@ class _Multiclass(ProbeTaskType):
             values["key_weighted_2017"] = key_weighted_2017(np.asarray(truths), np.asarray(predictions), task.labels)
         return values
 
+    def unit_sums(
+        self, task: Task, truths: Sequence[int], predictions: Sequence[Any]
+    ) -> dict[str, tuple[list[float], list[float]]]:
+        if task.aggregate != "window":
+            return {}
+        right = [float(np.sum(np.asarray(windows) == truth)) for truth, windows in zip(truths, predictions)]
+        voted = [float(np.bincount(windows).argmax() == truth) for truth, windows in zip(truths, predictions)]
+        return {
+            "accuracy_windows": (right, [float(len(windows)) for windows in predictions]),
+            "accuracy_recordings": (voted, [1.0] * len(truths)),
+        }
+
 
 TASK_TYPE = _Multiclass()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm, t, ttest_rel
 from sklearn.metrics import roc_auc_score
 
 from carrara.bench import task_types
@@ -29,7 +29,7 @@ from carrara.bench.leaderboard.ranking import Interval
 from carrara.core.errors import UsageError
 from carrara.core.record import Record, read_records, write_record
 from carrara.core.task import Task
-from carrara.metrics.bootstrap import resample_counts
+from carrara.metrics.bootstrap import StandardError, resample_counts
 
 MULTICLASS = task_types.REGISTRY.get("multiclass")
 TASK = Task(
@@ -92,21 +92,39 @@ def compare_folder(results, first="a", second="b", suite=None):
     return compare_systems(read_records(results), first, second, results, suite)
 
 
-def test_the_interval_and_p_are_those_of_a_bootstrap_written_out():
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_interval_and_p_are_those_of_a_bootstrap_written_out(grouped):
     truths, first = draw_predictions(1, 0.8)
     _, second = draw_predictions(2, 0.7)
-    result = paired_difference(TASK, MULTICLASS, truths, [first], [second], seed=3, draws=300)
+    groups = [f"song {unit // 5}" if grouped else str(unit) for unit in range(200)]
+    result = paired_difference(TASK, MULTICLASS, truths, [first], [second], groups, seed=3, draws=300)
     differences = []
-    for counts in resample_counts(200, 3, 300):
+    for counts in resample_counts(groups, "pebble", 3, 300):
         picks = [unit for unit, count in enumerate(counts) for _ in range(count)]
         accuracy = [sum(each[unit] == truths[unit] for unit in picks) / len(picks) for each in (first, second)]
         differences.append(accuracy[0] - accuracy[1])
-    low, high = np.percentile(differences, [2.5, 97.5])
+    count = 40 if grouped else 200
+    error = np.std(differences) * math.sqrt(count / (count - 1))
     assert result.first == np.mean(np.equal(truths, first))
     assert result.difference.value == pytest.approx(result.first - result.second)
+    low, high = t.interval(0.95, count - 1, result.difference.value, error)
     assert (result.difference.low, result.difference.high) == (pytest.approx(low), pytest.approx(high))
-    below = sum(value <= 1e-12 for value in differences)
-    assert result.p == pytest.approx(2 * (1 + below) / 301)
+    assert result.p == pytest.approx(2 * t.sf(abs(result.difference.value) / error, count - 1))
+
+
+def test_units_of_one_group_are_no_evidence_of_their_own():
+    """Each of 40 songs is right or wrong as a whole: the paired test is that of the songs."""
+    rng = np.random.default_rng(5)
+    right = rng.random((2, 40)) < [[0.8], [0.5]]
+    groups = np.repeat(np.arange(40), 5)
+    predictions = right[:, groups].astype(int).tolist()
+    result = paired_difference(
+        TASK, MULTICLASS, [1] * 200, *[[each] for each in predictions], groups.astype(str), draws=9000
+    )
+    expected = ttest_rel(*right.astype(float))
+    assert result.p == pytest.approx(expected.pvalue, rel=0.2)
+    interval = expected.confidence_interval()
+    assert (result.difference.low, result.difference.high) == pytest.approx(tuple(interval), abs=0.01)
 
 
 def test_the_interval_is_nearly_the_closed_one_of_paired_differences():
@@ -154,10 +172,11 @@ def test_tags_are_compared_by_the_mean_area():
     expected = roc_auc_score(truths, first) - roc_auc_score(truths, second)
     assert result.difference.value == pytest.approx(expected)
     differences = []
-    for counts in resample_counts(60, 5, 40):
+    for counts in resample_counts([str(unit) for unit in range(60)], "pebble", 5, 40):
         picks = np.repeat(np.arange(60), counts)
         differences.append(roc_auc_score(truths[picks], first[picks]) - roc_auc_score(truths[picks], second[picks]))
-    assert result.difference.low == pytest.approx(np.percentile(differences, 2.5))
+    margin = t.ppf(0.975, 59) * np.std(differences) * math.sqrt(60 / 59)
+    assert result.difference.low == pytest.approx(expected - margin)
 
 
 def test_several_seeds_count_as_their_mean_and_widen_the_interval():
@@ -184,11 +203,10 @@ def test_holms_correction(p_values, corrected):
     assert holm(p_values) == pytest.approx(list(corrected))
 
 
-def test_p_counts_the_smaller_tail():
-    assert two_sided_p(np.array([1.0, 2, 3, -1])) == pytest.approx(2 * 2 / 5)
-    assert two_sided_p(np.array([1.0, 2, np.nan])) == pytest.approx(2 / 3)
-    assert two_sided_p(np.zeros(10)) == 1.0
-    assert two_sided_p(np.array([])) == 1.0
+def test_p_where_there_is_no_error():
+    assert two_sided_p(0.3, StandardError(0.0, 7), 8) == pytest.approx(binomtest(8, 8).pvalue)
+    assert two_sided_p(0.0, StandardError(0.0, 7), 8) == 1.0
+    assert two_sided_p(-0.2, StandardError(0.1, 7), 8) == pytest.approx(2 * t.cdf(-2, 7))
 
 
 def test_verdicts_are_after_the_correction_and_respect_which_way_is_better():

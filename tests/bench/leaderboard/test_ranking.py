@@ -6,16 +6,18 @@ import io
 import json
 import math
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from carrara.bench.interval import encode_draws
 from carrara.bench.leaderboard.notes import borda_counts, leaderboard_notes
 from carrara.bench.leaderboard.picture import draw_leaderboard
 from carrara.bench.leaderboard.ranking import Interval, build_leaderboard, build_leaderboards, mean_interval
 from carrara.bench.leaderboard.tables import best_systems, print_leaderboard, to_frame, to_markdown, to_text, to_values
 from carrara.bench.suites import SUITES
 from carrara.core.errors import UsageError
-from carrara.core.record import Record
+from carrara.core.record import Record, Score
 
 
 def record(system, task, *scores, width=0.02, **changes):
@@ -151,13 +153,38 @@ def test_a_suite_has_all_of_its_tasks():
     assert ranks(leaderboard)[0] == ("part", 1)
 
 
-def test_the_intervals_of_tasks_add_in_quadrature():
+def test_the_intervals_of_tasks_without_draws_add_in_quadrature():
     system = systems(build_leaderboard(FULL))["good"]
     score, average = system.results["pebble/tags"].score, system.full_average
     assert (score.low, score.high) == (pytest.approx(68), pytest.approx(74))
     assert average.low == pytest.approx(average.value - math.sqrt(2**2 + 2**2) / 2)
     assert average.high == pytest.approx(average.value + math.sqrt(4**2 + 4**2) / 2)
-    assert mean_interval([Interval(5, 4, 7)]) == Interval(5, 4, 7)
+    assert mean_interval([Interval(5, 4, 7)]) == (Interval(5, 4, 7), None)
+
+
+def test_intervals_combine_as_their_draws_are_correlated():
+    """Against the variance of the mean itself, of three metrics on two tasks' clips, two of them shared."""
+    rng = np.random.default_rng(0)
+    first_G, second_G = rng.standard_normal((2, 4000))
+    drawn = {"a": 0.03 * first_G, "b": 0.01 * (first_G + second_G), "c": 0.02 * rng.standard_normal(4000)}
+    halves = {name: 1.96 * draw_G.std() for name, draw_G in drawn.items()}
+
+    def scored(task, *names):
+        made = record("x", task, *(0.5 for _ in names))
+        scores = {
+            f"m{index}": Score(value=0.5, low=0.5 - halves[name], high=0.5 + halves[name], unit="clip", n=9,
+                               draws=encode_draws(drawn[name]))
+            for index, name in enumerate(names)
+        }  # fmt: skip
+        return made.model_copy(update={"scores": scores})
+
+    (system,) = build_leaderboard([scored("pebble/key", "a", "b"), scored("pebble/genre", "c")]).systems
+    task = system.results["pebble/key"].score
+    expected = 100 * 1.96 * ((drawn["a"] + drawn["b"]) / 2).std()
+    assert task.high - task.value == pytest.approx(expected, rel=0.01)
+    assert task.value - task.low == pytest.approx(expected, rel=0.01)
+    expected = 100 * 1.96 * ((drawn["a"] + drawn["b"]) / 4 + drawn["c"] / 2).std()
+    assert system.average.high - system.average.value == pytest.approx(expected, rel=0.01)
 
 
 def test_systems_that_intervals_do_not_separate_share_a_rank():
