@@ -5,9 +5,9 @@
 
 A clip's answers come from latent normal variables. In groups, a part of their variance (--correlation, 0.3) is common
 to the clips of a group; groups have unequal sizes, a fifth of the units in number. `nsynth` is accuracy on NSynth's
-test shape, 53 instruments with 77 notes each. The truth is the mean score over test sets of the same size, estimated from
-all repeats; where a metric's large-sample value is another (average precision is higher on few clips), a last column
-has the coverage of that. `clips alone` is the coverage if groups are ignored, and `percentile` that of the plain
+test shape, 53 instruments with 77 notes each. The truth is the mean score over test sets of the same size, estimated
+from all repeats; where a metric's large-sample value is another (average precision is higher on few clips), a last
+column has the coverage of that. `clips alone` is the coverage if groups are ignored, and `percentile` that of the plain
 percentile bootstrap over groups, both on the first repeats.
 """
 

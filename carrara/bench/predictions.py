@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carrara.bench.interval import unit_groups
+from carrara.core.clip import Clip
 from carrara.core.errors import StoreError
 from carrara.core.io import atomic_write
 from carrara.core.record import Record
@@ -26,8 +28,7 @@ def predictions_path(record: Record, results: Path) -> Path:
 
 def write_predictions(
     path: Path,
-    ids: Sequence[str],
-    groups: Sequence[str],
+    clips: Sequence[Clip],
     truths: Sequence[Any],
     predictions_S: Sequence[Sequence[Any]],
     seeds: Sequence[int],
@@ -42,9 +43,9 @@ def write_predictions(
 
     table = pa.table(
         {
-            "id": [*ids] * len(seeds),
-            "group": [*groups] * len(seeds),
-            "seed": [seed for seed in seeds for _ in ids],
+            "id": [clip.id for clip in clips] * len(seeds),
+            "group": unit_groups(clips) * len(seeds),
+            "seed": [seed for seed in seeds for _ in clips],
             "truth": [json.dumps(truth, default=_to_json) for truth in truths] * len(seeds),
             "prediction": [
                 json.dumps(value, default=_to_json) for predictions in predictions_S for value in predictions

@@ -210,9 +210,8 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     test, truths = data.unlabelled_test(), data.splits["test"].truths
     predictions_S = result.predictor.predict(test)
     predicted = time.perf_counter()
-    groups = unit_groups(test.clips)
-    group_name = provider.dataset(task).group_names.get(task.split_scheme, "group")
-    scores = _score(task, task_type, truths, predictions_S, groups, group_name)
+    dataset = provider.dataset(task)
+    scores = _score(task, task_type, truths, predictions_S, test.clips, dataset)
     scored = time.perf_counter()
     seconds = {
         "features": loaded - started,
@@ -223,7 +222,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     robustness = {}
     for corruption in config.corruptions:
         corrupted_S = result.predictor.predict(provider.corrupted_test(data, corruption))
-        robustness[corruption] = _score(task, task_type, truths, corrupted_S, groups, group_name)
+        robustness[corruption] = _score(task, task_type, truths, corrupted_S, test.clips, dataset)
 
     index = provider.index(task)
     record = Record(
@@ -255,8 +254,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
         exceeded_time_limit=scored - started > 3600 * config.time_limit_hours,
         robustness=robustness,
     )
-    ids = [clip.id for clip in test.clips]
-    write_predictions(predictions_path(record, results), ids, groups, truths, predictions_S, config.seeds)
+    write_predictions(predictions_path(record, results), test.clips, truths, predictions_S, config.seeds)
     write_record(record, results)
     for folder in result.checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
@@ -268,12 +266,13 @@ def _score(
     task_type: TaskType,
     truths: Sequence[Truth],
     predictions_S: Sequence[Sequence[Prediction]],
-    groups: Sequence[str],
-    group_name: str,
+    clips: Sequence[Clip],
+    dataset: Dataset,
 ) -> dict[str, Score]:
     """Return each metric's mean over the training seeds, with its interval."""
     by_seed = [task_type.metrics(task, truths, predictions) for predictions in predictions_S]
-    intervals = confidence_intervals(task, task_type, truths, predictions_S, groups)
+    intervals = confidence_intervals(task, task_type, truths, predictions_S, unit_groups(clips))
+    group_name = dataset.group_names.get(task.split_scheme, "group")
     scores = {}
     for name in requested_metrics(task):
         values = [metrics[name] for metrics in by_seed]
