@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from carrara.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from carrara.encoders._base import Card
 
 
 def ls(
@@ -16,16 +21,29 @@ def ls(
             "kinds with their counts."
         ),
     ] = None,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Of encoders, only those whose licence allows commercial use.")
+    ] = False,
+    table: Annotated[
+        bool,
+        typer.Option(
+            "--table", help="Of encoders: network, size, input, stride, context, hours of training and its task."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of names and summaries.")] = False,
 ) -> None:
     """List encoders, tasks, datasets and so on; of encoders also whether they load here or which files they need.
 
     - `carrara ls`
     - `carrara ls encoders`
+    - `carrara ls encoders --commercial --table`
     - `carrara ls tasks --json`
     """
     from carrara.cli._registries import KINDS, list_entries
 
+    if (commercial or table) and kind != "encoders":
+        flag = "--commercial" if commercial else "--table"
+        raise UsageError(f"{flag} is about encoders; write `carrara ls encoders {flag}`")
     if kind is None:
         counts = {kind: list(list_entries(kind)) for kind in KINDS}
         rows = [
@@ -34,6 +52,12 @@ def ls(
         ]
     else:
         rows = [{"name": entry.name, "summary": entry.summary} for entry in list_entries(kind).values()]
+    if commercial:
+        cards = read_cards()
+        rows = [row for row in rows if cards[row["name"]].commercial_use]
+    if table:
+        _print_table([read_cards()[row["name"]] for row in rows], as_json)
+        return
     columns = {"name": [row["name"] for row in rows]}
     if kind == "encoders":
         from carrara.encoders._hub.availability import check_availability
@@ -56,6 +80,49 @@ def ls(
         typer.echo(
             "\nready: loads by its name. import: loads after `carrara import NAME`, which downloads or reads its "
             "official files; `carrara show NAME` lists their addresses. train: no weights are published; train it with "
-            "`carrara pretrain`.",
+            "`carrara pretrain`."
+            + (" Weights that you train are bound by the licences of your corpus alone." if commercial else ""),
             err=True,
         )
+
+
+def read_cards() -> dict[str, Card]:
+    """Return the card of every registered encoder by name."""
+    from carrara.encoders import REGISTRY
+
+    return {name: REGISTRY.get(name).variants[name][0] for name in REGISTRY.names()}
+
+
+def _print_table(cards: list[Card], as_json: bool) -> None:
+    """Print table 6.1 of [yuan2023thesis], of these encoders."""
+    if as_json:
+        fields = {"name", "network", "parameters", "input", "frame_rate", "stride_seconds", "context_seconds"}
+        fields |= {"training_hours", "pretraining_task", "license", "commercial_use"}
+        typer.echo(json.dumps([card.model_dump(mode="json", include=fields) for card in cards], indent=1))
+        return
+    head: tuple[str, ...] = (
+        "encoder",
+        "network",
+        "parameters",
+        "input",
+        "stride",
+        "context",
+        "hours",
+        "pre-training task",
+    )
+    lines = [head]
+    for card in cards:
+        stride = card.stride_seconds or (1 / card.frame_rate if card.frame_rate else card.context_seconds)
+        hours = "–".join(f"{hours:,.0f}" for hours in dict.fromkeys(card.training_hours or ()))
+        size = f"{card.parameters / 1e6:,.{0 if card.parameters >= 1e7 else 1}f} M" if card.parameters else "–"
+        row = (card.network, size, card.input, _seconds(stride), _seconds(card.context_seconds), hours)
+        lines.append((card.name, *(cell or "–" for cell in row), card.pretraining_task or "yours to choose"))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip())
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value * 1000:.3g} ms" if value < 0.5 else f"{value:.4g} s"

@@ -42,6 +42,13 @@ class Card(Settings):
         commercial_use: Whether that licence allows commercial use; None if unknown.
         is_gated: Whether downloads from the hub require accepting the licence there.
         trained_on: Names of the datasets.
+        training_hours: Hours of audio that it was trained on: the lowest and the highest number that sources state;
+            None if none does.
+        pretraining_task: What it was trained to do; "" if it is yours to train.
+        input: What the network gets: waveform, log-mel …
+        network: Kinds and numbers of layers.
+        context_seconds: Length of the crops that it was trained on; None if unknown.
+        stride_seconds: From one vector to the next before a clip's are averaged; None for 1 / frame_rate.
         paper: Citation or address.
         benchmark_setup: How a published benchmark ran it, as "benchmark: windows and stride; pooling; normalisation".
         files: Official files, as `org/repository/file` on the hub or a URL, each with its SHA-256 ("" if unknown).
@@ -61,6 +68,12 @@ class Card(Settings):
     commercial_use: bool | None = None
     is_gated: bool = False
     trained_on: tuple[str, ...] = ()
+    training_hours: tuple[float, float] | None = None
+    pretraining_task: str = ""
+    input: str = ""
+    network: str = ""
+    context_seconds: float | None = None
+    stride_seconds: float | None = None
     paper: str = ""
     benchmark_setup: str = ""
     files: dict[str, str] = Field(default_factory=dict)
@@ -68,10 +81,22 @@ class Card(Settings):
     weights_sha256: str = ""
 
 
+# What a card says of the weights, whatever the settings of the network are.
+WEIGHT_FACTS = {
+    "license",
+    "commercial_use",
+    "trained_on",
+    "training_hours",
+    "pretraining_task",
+    "context_seconds",
+    "paper",
+}
+
+
 def untrained_card(card: Card, name: str) -> Card:
     """Return the card of the same network with weights of its own, without what belongs to those of `card`."""
     network = {"sample_rate", "frame_rate", "num_layers", "dim", "cnn_dim", "window_seconds", "parameters", "paper"}
-    return Card(name=name, **card.model_dump(include=network))
+    return Card(name=name, **card.model_dump(include=network | {"input", "network"}))
 
 
 class Encoder(nn.Module):

@@ -184,6 +184,11 @@ _CARD = Card(
     license="none stated; not to be passed on",
     commercial_use=None,
     trained_on=("Million Song Dataset",),
+    pretraining_task="tagging of music",
+    input="mel in decibels",
+    network="5 convolutions",
+    context_seconds=29.0,
+    stride_seconds=29.0,
     paper="Choi et al. 2017, Transfer learning for music classification and regression tasks, ISMIR, "
     "https://arxiv.org/abs/1703.09179",
     benchmark_setup="JukeMIR: the first 29 s as one window, shorter clips repeated; mean of each map; decibels and "

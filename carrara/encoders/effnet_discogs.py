@@ -156,6 +156,11 @@ _CARD = Card(
     license="CC-BY-NC-SA-4.0",
     commercial_use=False,
     trained_on=("Discogs (in-house)",),
+    pretraining_task="tagging of music styles",
+    input="log-mel",
+    network="EfficientNet-B0",
+    context_seconds=2.05,
+    stride_seconds=0.99,
     paper="Alonso-Jiménez, Serra, Bogdanov 2022, Music Representation Learning Based on Editorial Metadata from "
     "Discogs, ISMIR",
     benchmark_setup="MAEST's authors: windows of 128 frames (2.05 s) every 62 (0.99 s); mean over windows; samples as "

@@ -93,6 +93,9 @@ def _variant(name: str, dim: int, features: tuple[Literal["chroma", "mfcc"], ...
         num_layers=0,
         dim=dim,
         commercial_use=True,
+        pretraining_task="none",
+        input=", ".join("MFCC" if feature == "mfcc" else feature for feature in features),
+        network="none",
         paper="Castellon, Donahue, Liang: Codified audio language modeling learns useful representations for music "
         "information retrieval (ISMIR 2021)",
         benchmark_setup="JukeMIR: the whole clip; mean and std over frames of the features and of their first and "

@@ -183,7 +183,12 @@ def _update_card(card: Card, settings: JukeboxSettings) -> Card:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in Jukebox(settings, card).parameters())
     window_seconds = settings.context * STRIDE / SAMPLE_RATE
-    return card.model_copy(update={"dim": settings.dim, "window_seconds": window_seconds, "parameters": parameters})
+    sizes = {"dim": settings.dim, "network": _describe(settings), "parameters": parameters}
+    return card.model_copy(update={"window_seconds": window_seconds, **sizes})
+
+
+def _describe(settings: JukeboxSettings) -> str:
+    return f"VQ-VAE, {settings.layer} Transformer layers of 72"
 
 
 _CARD = Card(
@@ -197,6 +202,12 @@ _CARD = Card(
     license="OpenAI's Noncommercial Use License, of code and weights",
     commercial_use=False,
     trained_on=("1.2 million songs, not published",),
+    training_hours=(60_000, 120_000),
+    pretraining_task="codified audio language modelling",
+    input="waveform",
+    network=_describe(JukeboxSettings()),
+    context_seconds=8192 * STRIDE / SAMPLE_RATE,
+    stride_seconds=8192 * STRIDE / SAMPLE_RATE,
     paper="Dhariwal et al. 2020, Jukebox: A Generative Model for Music, https://arxiv.org/abs/2005.00341; layer 36: "
     "Castellon et al. 2021, ISMIR, https://arxiv.org/abs/2107.05677",
     benchmark_setup="JukeMIR: one window of 8192 codes (23.78 s); mean over codes of layer 36; samples divided by "

@@ -103,7 +103,8 @@ def _load_official(name: str, path: Path) -> dict[str, Tensor]:
 
 
 def _variant(name: str, settings: MaestSettings, **facts: Any) -> tuple[Card, MaestSettings]:
-    card = Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, num_layers=0, dim=1, paper=PAPER, **facts)
+    fixed = {"sample_rate": SAMPLE_RATE, "frame_rate": None, "input": "log-mel", "paper": PAPER}
+    card = Card.model_validate({"name": name, "num_layers": 0, "dim": 1, **fixed, **facts})
     return update_maest_card(card, settings), settings
 
 
@@ -115,6 +116,8 @@ def _published(name: str, parameters: int, **changes: Any) -> tuple[Card, MaestS
         license="CC-BY-NC-SA-4.0",
         commercial_use=False,
         trained_on=("Discogs20",),
+        pretraining_task="tagging of music styles",
+        context_seconds=float(name.split("-")[1].removesuffix("s")),
         files=FILES[name],
         benchmark_setup=_BENCHMARK,
     )

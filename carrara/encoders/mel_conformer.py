@@ -107,6 +107,8 @@ def _published(name: str, window_seconds: float) -> tuple[Card, MelConformerSett
         commercial_use=False,
         is_gated=True,
         trained_on=("music, not stated",),
+        pretraining_task="not stated",
+        context_seconds=30.0 if name == "mert-v2-30s" else 360.0,
         paper=_PAPER,
         benchmark_setup="MARBLE as its authors ran it: windows not stated; mean over frames, layers 1 to 24, one for "
         "each task or an MLP on all; decibels standardised with the checkpoint's means and deviations of each band",

@@ -59,11 +59,14 @@ _V1_330M = MertSettings(
 _TINY = MertSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
 
-def _published(name: str, settings: MertSettings, parameters: int, trained_on: str) -> tuple[Card, MertSettings]:
+def _published(
+    name: str, settings: MertSettings, parameters: int, trained_on: str, hours: tuple[float, float]
+) -> tuple[Card, MertSettings]:
     samples = (
         "samples of the whole file standardised (here of each window)" if settings.standardise else "samples as is"
     )
     layers = settings.num_layers
+    targets = "k-means clusters" if settings.sample_rate == 16_000 else "EnCodec's codes"
     card = hubert_card(
         name,
         settings,
@@ -72,6 +75,9 @@ def _published(name: str, settings: MertSettings, parameters: int, trained_on: s
         license="CC-BY-NC-4.0",
         commercial_use=False,
         trained_on=(trained_on,),
+        training_hours=hours,
+        pretraining_task=f"masked prediction of {targets}, CQT reconstruction",
+        context_seconds=5.12 if name == "mert-v1-330m" else 5.0,
         paper=_PAPER,
         files=FILES[name],
         benchmark_setup="MARBLE: windows of 30 s (5 s for emotion), no overlap, a tail under 1 s dropped; mean over "
@@ -91,12 +97,18 @@ ENCODER = EncoderFamily(
     load_official=read_hubert_weights,
     settings_from_files=hubert_settings_from_files,
     variants={
-        "mert-v0": _published("mert-v0", _V0, 94_371_712, "1,000 hours of music, not published"),
-        "mert-v0-public": _published("mert-v0-public", _V0, 94_371_712, "music4all"),
+        "mert-v0": _published("mert-v0", _V0, 94_371_712, "1,000 hours of music, not published", (1000, 1000)),
+        "mert-v0-public": _published("mert-v0-public", _V0, 94_371_712, "music4all", (910, 910)),
         "mert-v1-95m": _published(
-            "mert-v1-95m", _V1_95M, 94_371_712, "1,000 to 20,000 hours of music, not published; sources differ"
+            "mert-v1-95m",
+            _V1_95M,
+            94_371_712,
+            "1,000 to 20,000 hours of music, not published; sources differ",
+            (1000, 20_000),
         ),
-        "mert-v1-330m": _published("mert-v1-330m", _V1_330M, 315_428_992, "160,000 hours of music, not published"),
+        "mert-v1-330m": _published(
+            "mert-v1-330m", _V1_330M, 315_428_992, "160,000 hours of music, not published", (160_000, 160_000)
+        ),
         "mert-tiny": (_TINY_CARD, _TINY),
     },
 )

@@ -230,6 +230,12 @@ _CARD = Card(
     license="CC-BY-NC-4.0",
     commercial_use=False,
     trained_on=("Musicset",),
+    training_hours=(117_500, 117_500),
+    pretraining_task="contrastive learning",
+    input="log-mel",
+    network="SlowFast NFNet-F0",
+    context_seconds=3.0,
+    stride_seconds=2.0,
     paper="McCallum et al. 2022, Supervised and Unsupervised Learning of Audio Representations for Music "
     "Understanding, ISMIR, https://arxiv.org/abs/2210.03799",
     benchmark_setup="MARBLE: windows of 300 frames (3 s) every 2 s, the last moved back to the end; mean over windows; "

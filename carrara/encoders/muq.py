@@ -151,6 +151,8 @@ _CARD = conformer_card(
     license="CC-BY-NC-4.0",
     commercial_use=False,
     trained_on=("Million Song Dataset",),
+    pretraining_task="masked prediction of codes of mel frames, then of its own features",
+    context_seconds=30.0,
     paper=_PAPER,
     benchmark_setup="MARBLE as its authors ran it: windows not stated; mean over frames, layers 0 to 12; decibels "
     "standardised with the training set's mean and std",

@@ -44,6 +44,9 @@ _BASE = Music2vecSettings()
 _TINY = Music2vecSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
 
+_TASK = "masked prediction of the features of its own moving average"
+
+
 def _variant(name: str, settings: Music2vecSettings, parameters: int, **fields: Any) -> tuple[Card, HubertSettings]:
     return hubert_card(name, settings, window_seconds=30.0, parameters=parameters, **fields), settings
 
@@ -62,6 +65,9 @@ ENCODER = EncoderFamily(
             license="CC-BY-NC-4.0",
             commercial_use=False,
             trained_on=("1,000 hours of music, not published",),
+            training_hours=(1000, 1000),
+            pretraining_task=_TASK,
+            context_seconds=30.0,
             paper=_MUSIC2VEC,
             files=FILES["music2vec-v1"],
             benchmark_setup="MARBLE: windows of 30 s, no overlap; mean over frames of each of layers 0 to 12, or a "
@@ -74,6 +80,9 @@ ENCODER = EncoderFamily(
             license="Apache-2.0",
             commercial_use=True,
             trained_on=("librispeech",),
+            training_hours=(960, 960),
+            pretraining_task=_TASK,
+            context_seconds=20.0,
             paper=_DATA2VEC,
             files=FILES["data2vec-audio-base"],
             benchmark_setup="Yuan's thesis, table 4.1: windows not stated; mean over frames of layers 0 to 12; "

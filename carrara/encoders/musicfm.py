@@ -105,6 +105,8 @@ def _published(name: str, dataset: str) -> tuple[Card, MusicFmSettings]:
         license="MIT or Apache-2.0",
         commercial_use=True,
         trained_on=(dataset,),
+        pretraining_task="masked prediction of random codes of mel frames",
+        context_seconds=30.0,
         benchmark_setup="MARBLE as MuQ's authors ran it: windows not stated; mean over frames, layers 0 to 12; "
         "decibels standardised with the training set's mean and deviation",
         files=FILES[name],

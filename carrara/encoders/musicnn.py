@@ -167,6 +167,7 @@ def _variant(name: str, settings: MusicnnSettings, parameters: int) -> tuple[Car
     setup = f"none known: {windows}; mean over windows; samples as they are"
     if name == "musicnn-msd-big":
         setup = f"JukeMIR, MARBLE: {windows}; mean and largest over frames, then mean over windows; samples as they are"
+    is_vgg = settings.network == "vgg"
     card = Card(
         name=name,
         sample_rate=_SAMPLE_RATE,
@@ -177,6 +178,13 @@ def _variant(name: str, settings: MusicnnSettings, parameters: int) -> tuple[Car
         license="ISC",
         commercial_use=True,
         trained_on=("magnatagatune",) if settings.dataset == "mtt" else ("Million Song Dataset",),
+        # MagnaTagATune has 25,863 clips of 29 s.
+        training_hours=(208, 208) if settings.dataset == "mtt" else (10_000, 20_000),
+        pretraining_task="tagging of music",
+        input="log-mel",
+        network="5 convolutions" if is_vgg else "5 convolutions beside each other, 3 one after another",
+        context_seconds=3.0,
+        stride_seconds=3.0,
         paper="Pons and Serra 2019, musicnn, https://arxiv.org/abs/1909.06654",
         benchmark_setup=setup,
         files=FILES[name],

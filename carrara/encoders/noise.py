@@ -47,5 +47,15 @@ class _Noise(Encoder):
         return layers_BLFD.to(samples_BT.device)
 
 
-_CARD = Card(name="noise", sample_rate=16_000, frame_rate=50.0, num_layers=0, dim=64, commercial_use=True)
+_CARD = Card(
+    name="noise",
+    sample_rate=16_000,
+    frame_rate=50.0,
+    num_layers=0,
+    dim=64,
+    commercial_use=True,
+    pretraining_task="none",
+    input="hash of the samples",
+    network="none",
+)
 ENCODER = EncoderFamily(_NoSettings, _Noise, {"noise": (_CARD, _NoSettings())}, has_weights=False)

@@ -36,6 +36,38 @@ def test_ls_json_is_names_and_summaries(kind):
         assert [row["name"] for row in rows] == REGISTRIES[kind].names()
 
 
+def test_ls_encoders_commercial_lists_what_the_licences_allow():
+    names = {row["name"] for row in json.loads(carrara("ls", "encoders", "--commercial", "--json").stdout)}
+    assert {"musicnn-msd", "musicfm-msd", "hubert-base", "mfcc"} <= names
+    assert not {"mert-v1-95m", "maest-30s", "mule", "jukebox-5b", "choi", "mert-tiny"} & names
+    for row in json.loads(carrara("ls", "encoders", "--json").stdout):
+        shown = json.loads(carrara("show", f"encoders:{row['name']}", "--json").stdout)
+        assert (row["name"] in names) == bool(shown["card"]["commercial_use"])
+
+
+def test_ls_encoders_table_is_the_thesis_table_of_all():
+    """[yuan2023thesis table 6.1]: MAP-Music2Vec 95M, waveform, 20 ms, 30 s, 1k h; MULE log-mel, 2 s, 3 s, 117.5k h."""
+    head, *lines = carrara("ls", "encoders", "--table").stdout.splitlines()
+    columns = ("encoder", "network", "parameters", "input", "stride", "context", "hours", "pre-training task")
+    starts = [head.index(column) for column in columns]
+    cells = {line.split()[0]: [line[a:b].strip() for a, b in zip(starts, [*starts[1:], None])] for line in lines}
+    assert len(cells) == len(json.loads(carrara("ls", "encoders", "--json").stdout))
+    assert cells["music2vec-v1"][1:7] == [
+        "7 convolutions, 12 Transformer layers", "93 M", "waveform", "20 ms", "30 s", "1,000",
+    ]  # fmt: skip
+    assert cells["mule"][2:8] == ["62 M", "log-mel", "2 s", "3 s", "117,500", "contrastive learning"]
+    assert cells["jukebox-5b"][4:7] == ["23.78 s", "23.78 s", "60,000–120,000"]
+    rows = json.loads(carrara("ls", "encoders", "--table", "--commercial", "--json").stdout)
+    assert {"name", "training_hours", "pretraining_task", "network", "input"} <= set(rows[0])
+    assert all(row["commercial_use"] for row in rows)
+
+
+@pytest.mark.parametrize("flag", ["--table", "--commercial"])
+def test_flags_about_encoders_name_the_command(flag):
+    done = carrara("ls", "tasks", flag)
+    assert done.exit_code == 2 and f"write `carrara ls encoders {flag}`" in done.stderr
+
+
 def test_ls_encoders_prints_columns_with_the_files_that_each_needs(monkeypatch, tmp_path):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path))
     lines = {line.split()[0]: line for line in carrara("ls", "encoders").stdout.splitlines()}

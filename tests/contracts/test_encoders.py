@@ -110,6 +110,43 @@ def test_the_card_of_published_weights_describes_how_benchmarks_ran_them(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_card_says_what_the_network_is_and_what_it_was_trained_to_do(name):
+    card = REGISTRY.get(name).variants[name][0]
+    assert card.input and card.network
+    assert bool(card.pretraining_task) == bool(card.files or not REGISTRY.get(name).has_weights)
+    assert not card.files or card.context_seconds
+    assert card.training_hours is None or 0 < card.training_hours[0] <= card.training_hours[1]
+
+
+# [yuan2023thesis table 6.1]: million parameters, input, stride and context in seconds, thousands of hours. Where the
+# published network is another than the table's, the second value is the network's.
+TABLE_6_1 = {
+    "musicnn-msd-big": (8, "log-mel", 3, 3, (10, 20)),
+    "clmr": (2.5, "waveform", 2.69, 2.69, (1.7, 1.7)),
+    "mule": (62.4, "log-mel", 2, 3, (117.5, 117.5)),
+    "jukebox-5b": (2561, "waveform", 23.78, 23.78, (60, 120)),  # 5B with all 72 layers, of which 36 are computed
+    "music2vec-v1": (95, "waveform", 0.02, 30, (1, 1)),
+    "mert-v0": (95, "waveform", 0.02, 5, (1, 1)),
+    "mert-v0-public": (95, "waveform", 0.02, 5, (0.9, 0.91)),
+    "mert-v1-95m": (95, "waveform", 0.0133, 5, (17, 17)),
+    "mert-v1-330m": (330, "waveform", 0.0133, 5.12, (160, 160)),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_6_1)
+def test_cards_of_the_thesis_agree_with_its_table(name):
+    card = REGISTRY.get(name).variants[name][0]
+    parameters, kind, stride, context, hours = TABLE_6_1[name]
+    assert card.parameters / 1e6 == pytest.approx(parameters, rel=0.06)
+    assert card.input == kind
+    assert (card.stride_seconds or 1 / card.frame_rate) == pytest.approx(stride, rel=0.01)
+    assert card.context_seconds == pytest.approx(context, rel=0.01)
+    low, high = card.training_hours
+    # Sources differ on the hours of MERT-v1-95M, and CLMR was trained on another corpus too.
+    assert low / 1000 <= hours[1] and high / 1000 >= hours[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_variants_are_those_the_file_names(name):
     family = REGISTRY.get(name)
     assert set(family.variants) == {

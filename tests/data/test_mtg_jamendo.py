@@ -36,6 +36,28 @@ def clips(fixtures_dir):
     return {clip.id: clip for clip in DATASET.index(root)}, DATASET.splits(root)
 
 
+# Lines "track split classes" by rising track. The classes are the tags that scripts/commons.py of MTG/mtg-jamendo-dataset
+# (1b4fa8c) reads, numbered by the class2id of MARBLE-Benchmark's MTG*_dataset.py (d9300e3); both were run on 2026-11-29.
+REFERENCE_SHA256 = {
+    "genre": "358603277c4e45b76e6d870c409f198af0ee49c5109b5435c4effedacaabbf29",
+    "instrument": "c30e67bb91d69d5b2aff2db56f00df2393fe53ff371062dfb22f92d1501054de",
+    "mood-theme": "a5ee3b9ed4ca3fc434be62c8db458b5b1bac9fa65dfd66adb23f3fa3b9ae0b08",
+    "top50": "b88a2b5eb7b1c8093b7b6cb9487d5eea7f7b2ecf91c906e50f27e23565b06e6b",
+}
+
+
+@pytest.mark.needs_fixtures
+@pytest.mark.parametrize("scheme", list(KINDS))
+def test_every_track_has_the_split_and_the_classes_of_the_reference_code(clips, scheme):
+    known, splits = clips
+    classes = {tag: index for index, tag in enumerate(task(f"mtg-jamendo/{scheme}").labels)}
+    lines = [
+        f"{name} {split} {','.join(map(str, sorted(classes[tag] for tag in known[name].labels[scheme])))}"
+        for name, split in sorted(splits[scheme].items(), key=lambda entry: int(entry[0]))
+    ]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == REFERENCE_SHA256[scheme]
+
+
 @pytest.mark.slow
 @pytest.mark.needs_fixtures
 @pytest.mark.parametrize("scheme", list(KINDS))

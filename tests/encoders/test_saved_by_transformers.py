@@ -1,4 +1,4 @@
-"""Folders that the installed transformers' `save_pretrained` writes, in every shape that is read, with unequal clips."""
+"""Folders that the installed transformers writes (`save_pretrained`), in ten shapes, with clips of unequal length."""
 
 import pytest
 import torch

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import parse_settings
-from carrara.encoders._base import Card
+from carrara.encoders._base import WEIGHT_FACTS, Card
 from carrara.encoders._conformer.base import MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
 from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.conv.convnext import ConvNextShape, ConvNextSubsampling
@@ -129,13 +129,15 @@ def mel_conformer_card(name: str, settings: MelConformerSettings, **facts: Any) 
         frame_rate=settings.frame_rate,
         num_layers=settings.num_layers,
         dim=settings.dim,
+        input="log-mel",
+        network=f"{sum(settings.conv_depths)} ConvNeXt blocks, {settings.num_layers} conformer layers",
         **facts,
     )
 
 
 def update_mel_conformer_card(card: Card, settings: MelConformerSettings) -> Card:
     """Return the card of a network with other settings."""
-    kept = {"window_seconds", "license", "commercial_use", "trained_on", "paper", "output_version"}
+    kept = {"window_seconds", "output_version", *WEIGHT_FACTS}
     return mel_conformer_card(card.name, settings, **card.model_dump(include=kept))
 
 

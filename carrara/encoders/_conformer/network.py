@@ -56,13 +56,15 @@ class ConformerSettings(StackSettings):
 
 def update_conformer_card(card: Card, settings: ConformerSettings) -> Card:
     """Return a card with everything that follows from the settings."""
-    return card.model_copy(update={"num_layers": settings.num_layers, "dim": settings.dim})
+    network = f"2 residual convolutions, {settings.num_layers} conformer layers"
+    return card.model_copy(update={"num_layers": settings.num_layers, "dim": settings.dim, "network": network})
 
 
 def conformer_card(name: str, settings: ConformerSettings, **facts: Any) -> Card:
     """Return the card of such a network."""
     rate = SAMPLE_RATE / HOP / STRIDE
-    card = Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=rate, num_layers=0, dim=1, window_seconds=30.0, **facts)
+    fixed = {"sample_rate": SAMPLE_RATE, "frame_rate": rate, "window_seconds": 30.0, "input": "log-mel"}
+    card = Card.model_validate({"name": name, "num_layers": 0, "dim": 1, **fixed, **facts})
     return update_conformer_card(card, settings)
 
 

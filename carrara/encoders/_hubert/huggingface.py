@@ -28,7 +28,7 @@ from torch import Tensor
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import parse_settings
 from carrara.encoders import REGISTRY
-from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
+from carrara.encoders._base import WEIGHT_FACTS, Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hubert import fairseq
 from carrara.encoders._hubert.network import FREE_SETTINGS, HubertSettings, hubert_card
 from carrara.formats.magic import is_pickle, read_magic
@@ -79,8 +79,7 @@ def load_hubert_folder(folder: Path, config: Mapping[str, Any], name: str) -> En
     """
     family, settings = _parse_network(folder, config, name)
     published = _find_published(family, name)
-    fields = {"license", "commercial_use", "trained_on", "paper", "files"}
-    facts = published[0].model_dump(include=fields) if published else {}
+    facts = published[0].model_dump(include={"files", *WEIGHT_FACTS}) if published else {}
     card = hubert_card(name, settings, window_seconds=30.0, **facts)
     tensors = _read_files(folder).network
     if settings.num_layers > len(tensors):

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card
+from carrara.encoders._base import WEIGHT_FACTS, Card
 from carrara.encoders._frame_encoder import FrameEncoder, FrameGrid
 from carrara.nn.conv.waveform_frontend import (
     ConvNorm,
@@ -119,13 +119,15 @@ def hubert_card(name: str, settings: HubertSettings, **fields: Any) -> Card:
         num_layers=settings.num_layers,
         dim=settings.dim,
         cnn_dim=settings.conv_channels,
+        input="waveform",
+        network=f"{len(settings.conv_kernels)} convolutions, {settings.num_layers} Transformer layers",
         **fields,
     )
 
 
 def update_hubert_card(card: Card, settings: HubertSettings) -> Card:
     """Return the card of a network with other settings."""
-    unchanged = {"window_seconds", "license", "commercial_use", "trained_on", "paper", "output_version"}
+    unchanged = {"window_seconds", "output_version", *WEIGHT_FACTS}
     return hubert_card(card.name, settings, **card.model_dump(include=unchanged))
 
 

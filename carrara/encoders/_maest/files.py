@@ -14,7 +14,7 @@ from typing import Any
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.io import write_text
 from carrara.core.settings import parse_settings
-from carrara.encoders._base import Card, Encoder, build_with_weights
+from carrara.encoders._base import WEIGHT_FACTS, Card, Encoder, build_with_weights
 from carrara.encoders._maest.keys import TIME, from_ast, to_ast
 from carrara.encoders._maest.labels import parse_label_names
 from carrara.encoders._maest.network import SAMPLE_RATE, MaestEncoder, MaestSettings
@@ -92,8 +92,9 @@ def load_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encod
     settings = settings.model_copy(update={"frames": frames})
     file = f"/{Path(name).name}-swa.ckpt"
     published = next((card for card, _ in ENCODER.variants.values() if "".join(card.files).endswith(file)), None)
-    facts = published.model_dump(include={"license", "commercial_use", "trained_on"}) if published else {}
-    card = Card(name=name, sample_rate=SAMPLE_RATE, frame_rate=None, num_layers=0, dim=1, paper=PAPER, **facts)
+    facts = published.model_dump(include=WEIGHT_FACTS - {"paper"}) if published else {}
+    fixed = {"sample_rate": SAMPLE_RATE, "frame_rate": None, "input": "log-mel", "paper": PAPER}
+    card = Card.model_validate({"name": name, "num_layers": 0, "dim": 1, **fixed, **facts})
     return build_with_weights(MaestEncoder, settings, card, tensors, str(weights))
 
 

@@ -110,6 +110,7 @@ def update_maest_card(card: Card, settings: MaestSettings) -> Card:
         update={
             "frame_rate": SAMPLE_RATE / HOP / settings.shape.stride if per_frame else None,
             "num_layers": settings.num_layers,
+            "network": f"patch embedding, {settings.num_layers} Transformer layers",
             "dim": settings.dim * (3 if settings.tokens == "stack" else 1),
             "window_seconds": round(settings.frames * HOP / SAMPLE_RATE, 1),
         }
