@@ -99,6 +99,8 @@ def _update_card(card: Card, settings: MelPatchSettings) -> Card:
         update={
             "frame_rate": SAMPLE_RATE / settings.hop / settings.patch,
             "num_layers": settings.num_layers,
+            "input": "log-mel",
+            "network": f"patch embedding, {settings.num_layers} Transformer layers",
             "dim": settings.dim * (settings.rows if settings.frequency == "concatenate" else 1),
             "window_seconds": settings.crop_seconds,
         }

@@ -36,8 +36,8 @@ def clips(fixtures_dir):
     return {clip.id: clip for clip in DATASET.index(root)}, DATASET.splits(root)
 
 
-# Lines "track split classes" by rising track. The classes are the tags that scripts/commons.py of MTG/mtg-jamendo-dataset
-# (1b4fa8c) reads, numbered by the class2id of MARBLE-Benchmark's MTG*_dataset.py (d9300e3); both were run on 2026-11-29.
+# Lines "track split classes" by rising track. The classes are the tags that scripts/commons.py of mtg-jamendo-dataset
+# (1b4fa8c) reads, numbered by the class2id of MARBLE-Benchmark's MTG*_dataset.py (d9300e3); both ran on 2026-11-29.
 REFERENCE_SHA256 = {
     "genre": "358603277c4e45b76e6d870c409f198af0ee49c5109b5435c4effedacaabbf29",
     "instrument": "c30e67bb91d69d5b2aff2db56f00df2393fe53ff371062dfb22f92d1501054de",
