@@ -156,12 +156,16 @@ def test_the_cqt_lies_200_samples_earlier_as_in_the_released_code():
     assert float((default.labels(samples, 74) - theirs).norm() / theirs.norm()) > 0.01
 
 
-@pytest.mark.parametrize(("name", "pool"), [("mert-v1-95m-as-released", 16), ("mert-v1-330m-as-released", 7)])
-def test_the_recipes_set_all_four(name, pool):
+@pytest.mark.parametrize(
+    ("name", "pool", "batch"), [("mert-v1-95m-as-released", 16, 1024), ("mert-v1-330m-as-released", 7, 3584)]
+)
+def test_the_recipes_set_all_four_and_the_crops_of_a_gpu(name, pool, batch):
     recipe, default = resolve(name), resolve(name.removesuffix("-as-released"))
     changes = {
         "masking.same_masks": True,
         "masking.pool": pool,
+        "mixup.pool": pool,
+        "batch": batch,
         "objective.special_classes": 4,
         "optimiser.warmup_from_zero": True,
         "targets.cqt.centre": "hop",

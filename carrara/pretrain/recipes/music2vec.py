@@ -4,7 +4,8 @@
 at .65, the top 8 layers averaged, 400,000 steps, learning rate 5e-4, batches of 63 minutes, no clipping. Ablations
 [yuan2023thesis table 4.3] (averages of nine tasks): as published 57.8, 5-s crops 61.8, top 12 layers 60.6, masks of 5
 frames 49.7 and of 15 55.2, masks at .5 56.3 and at .8 55.1, 800,000 steps 55.0; and [music2vec-poster]: 10-s and 15-s
-crops, masks at .7. A batch has the same duration whatever the crop, as there.
+crops, masks at .7. `music2vec-crop5s-250k` is the training of [ma2023-poster]: 5-s crops, 250,000 steps. A batch has
+the same duration whatever the crop, as there.
 
 Below `base`, crops, masks, layers and steps shrink in proportion, so that every variant stays distinct; `tiny` has 15 s
 of audio a step: twelve crops of 1.28 s, or two of 7.68 s. The learning rate rises over 3 % of the steps, holds for 90 %
@@ -29,6 +30,7 @@ VARIANTS = {
     "music2vec-prob70": "Music2Vec with masks at .7 [music2vec-poster]",
     "music2vec-prob80": "Music2Vec with masks at .8",
     "music2vec-target12": "Music2Vec with the mean of all 12 layers as target",
+    "music2vec-crop5s-250k": "Music2Vec in 5-s crops for 250,000 steps [ma2023-poster]",
     "music2vec-800k": "Music2Vec for 800,000 steps",
 }
 BATCH_SECONDS = 63 * 60
@@ -66,6 +68,7 @@ RECIPE = RecipeFamily(
         "music2vec-prob70": _recipe(mask_prob=0.7),
         "music2vec-prob80": _recipe(mask_prob=0.8),
         "music2vec-target12": _recipe(top_layers=12),
+        "music2vec-crop5s-250k": _recipe(crop=5.0, steps=250_000),
         "music2vec-800k": _recipe(steps=800_000),
     },
     scales={
