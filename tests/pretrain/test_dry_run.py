@@ -153,7 +153,16 @@ def test_a_recipe_of_each_family_has_a_plan_at_the_published_size(name):
 
 
 # A variant of each kind of network, target and loss; all of them at all scales take an hour.
-SMALLER = ("mert-v0", "mert-v0-iter2", "mert-v1-95m", "mert-v1-330m", "mert-v1-330m-deepnorm", "music2vec", "m2d", "a-jepa")
+SMALLER = (
+    "mert-v0",
+    "mert-v0-iter2",
+    "mert-v1-95m",
+    "mert-v1-330m",
+    "mert-v1-330m-deepnorm",
+    "music2vec",
+    "m2d",
+    "a-jepa",
+)
 
 
 @pytest.mark.slow
