@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from carrara.pretrain.masks import plan_masks
+from carrara.pretrain.masks import draw_masks
 from carrara.pretrain.objectives._masked_network import cosine_logits
 from carrara.pretrain.optimiser import adamw, scheduled_rate
 from carrara.pretrain.recipes._base import AdamWSettings, MaskingSettings, OptimiserSettings
@@ -82,7 +82,7 @@ def measure_masks(fairseq: Path) -> None:
                 mask_prob=mask_prob, mask_length=mask_length, min_masks=min_masks, same_masks=same_masks, pool=POOL
             )
             draws = [(0, 0, item) for item in range(batches * POOL)]
-            ours = plan_masks(draws, settings, frames, 1).masked_BF.numpy()
+            ours = draw_masks(draws, settings, frames).numpy()
             print("  {:12}{:.1%} in runs of {:.2f}".format(name + ":", *_summarize(ours)))
 
 

@@ -28,7 +28,7 @@ from transformers import ASTConfig, ASTForAudioClassification, HubertConfig, Hub
 
 from carrara.encoders._frame_encoder import FrameGrid
 from carrara.encoders._hub.load import build_encoder
-from carrara.pretrain.masks import MaskPlan, plan_masks
+from carrara.pretrain.masks import draw_masks
 from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.recipes._base import MaskingSettings, ObjectiveSettings
 from carrara.pretrain.targets._base import Target, TargetSettings
@@ -66,7 +66,7 @@ class MaskedBatch:
 def draw_masked_batch(batch: int, samples: int, num_classes: tuple[int, ...]) -> MaskedBatch:
     """Return masks and random labels of crops of that many samples."""
     frames = hubert_encoder(NetworkSize(16, 16, 1, 1)).num_frames(samples)
-    masked_BF = plan_masks([(0, 0, item) for item in range(batch)], MASKING, frames, 1).masked_BF
+    masked_BF = draw_masks([(0, 0, item) for item in range(batch)], MASKING, frames)
     generator = torch.Generator().manual_seed(0)
     labels = [torch.randint(count, (batch, frames), generator=generator) for count in num_classes]
     return MaskedBatch(masked_BF, torch.stack(labels, -1), num_classes)
@@ -115,7 +115,7 @@ class MaskedPredictionLoss(nn.Module):
 
     def forward(self, samples_BT: Tensor) -> Tensor:
         """Return the loss of crops."""
-        losses = self.model(samples_BT, MaskPlan(self.masked_BF), {"codes": self.labels_BFQ})
+        losses = self.model(samples_BT, self.masked_BF, {"codes": self.labels_BFQ})
         return losses.loss({"frames": self.num_masked, "clips": len(samples_BT)})
 
 

@@ -11,7 +11,6 @@ Letters: B batch, T samples, F frames, L layers counted with layer 0, D dim, C c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -101,7 +100,6 @@ class FrameEncoder(Encoder, ABC):
         features_BFC: Tensor,
         frame_lengths_B: Tensor | None = None,
         mask_BF: Tensor | None = None,
-        corrupt: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Tensor]:
         """Return the layers + 1 outputs, `[batch, frames, dim]` each, as a list: training needs few of them.
 
@@ -109,14 +107,11 @@ class FrameEncoder(Encoder, ABC):
 
         Args:
             features_BFC, frame_lengths_B, mask_BF: as for `encode_frames`.
-            corrupt: changes the projected frames, `[batch, frames, dim]`, before they are masked.
 
         Raises:
             UsageError: frames are masked, and the network has no mask vector.
         """
         x_BFD = functional.dropout(self.project(features_BFC), self.input_dropout, self.training)
-        if corrupt is not None:
-            x_BFD = corrupt(x_BFD)
         if mask_BF is not None:
             if self.masked_spec_embed is None:
                 raise UsageError(f"{self.card.name}: has no mask vector; masked prediction needs mask_vector=true")

@@ -1,4 +1,4 @@
-"""AdamW and learning-rate schedules: fairseq's polynomial decay and three stages, and a cosine."""
+"""AdamW and learning-rate schedules: fairseq's linear decay and three stages, and a cosine."""
 
 from __future__ import annotations
 
@@ -30,26 +30,23 @@ def scheduled_rate(step: int, steps: int, settings: OptimiserSettings) -> float:
     if settings.hold_fraction is not None:
         return tri_stage(step, steps, settings.learning_rate, settings.warmup_fraction, settings.hold_fraction)
     warmup, from_zero = settings.warmup_fraction, settings.warmup_from_zero
-    return polynomial_decay(step, steps, settings.learning_rate, warmup, settings.poly_power, from_zero)
+    return linear_decay(step, steps, settings.learning_rate, warmup, from_zero)
 
 
-def polynomial_decay(
-    step: int, steps: int, peak: float, warmup: float, power: float = 1.0, from_zero: bool = False
-) -> float:
-    """Return the rate of a step: a linear warm-up to the peak, then a polynomial decay to 0 [notes/pretraining §3.6].
+def linear_decay(step: int, steps: int, peak: float, warmup: float, from_zero: bool = False) -> float:
+    """Return the rate of a step: a linear warm-up to the peak, then a linear decay to 0 [notes/pretraining §3.6].
 
     Args:
         step: number of the step, from 0.
         steps: steps of the whole run; the rate reaches 0 there.
         peak: rate at the end of the warm-up.
         warmup: fraction of the steps that the warm-up takes.
-        power: exponent of the decay.
         from_zero: whether the warm-up starts at rate 0, as in fairseq, instead of one step later.
     """
     warmup_steps = round(warmup * steps)
     if step < warmup_steps:
         return peak * (step if from_zero else step + 1) / warmup_steps
-    return peak * ((steps - step) / (steps - warmup_steps)) ** power
+    return peak * ((steps - step) / (steps - warmup_steps))
 
 
 def tri_stage(step: int, steps: int, peak: float, warmup: float, hold: float) -> float:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
 from carrara.encoders._hub.load import build_encoder
-from carrara.pretrain.masks import MaskPlan, plan_masks
+from carrara.pretrain.masks import draw_masks
 from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.objectives.masked_prediction import check_batch_division
 from carrara.pretrain.optimiser import scheduled_rate
@@ -48,7 +48,7 @@ def test_masked_share_and_mean_run_are_those_of_the_published_procedure(same_mas
     """MERT's p = .8 and spans of 5: 58.2 % in runs of 8.7 frames; trimmed among 16 crops, 53.9 % in runs of 5.6."""
     settings = MaskingSettings(mask_prob=0.8, mask_length=5, same_masks=same_masks, pool=POOL)
     draws = [(7, 0, item) for item in range(100 * POOL)]
-    ours = plan_masks(draws, settings, FRAMES, 1).masked_BF.numpy()
+    ours = draw_masks(draws, settings, FRAMES).numpy()
     rng = np.random.default_rng(0)
     published = np.concatenate([draw_published_masks(rng, 0.8, 5, 2, same_masks) for _ in range(100)])
     # Standard errors: .1 % of the share, .4 % of the mean run.
@@ -60,22 +60,13 @@ def test_trimming_only_unmasks_and_equalizes_the_crops_of_a_pool():
     whole = MaskingSettings(mask_prob=0.8, mask_length=5)
     trimmed = whole.model_copy(update={"same_masks": True, "pool": 6})
     draws = [(1, 2, item) for item in range(20)]
-    before, after = (plan_masks(draws, settings, 100, 1).masked_BF for settings in (whole, trimmed))
+    before, after = (draw_masks(draws, settings, 100) for settings in (whole, trimmed))
     assert not (after & ~before).any()
     for start in (0, 6, 12, 18):
         counts = after[start : start + 6].sum(1)
         assert set(counts.tolist()) == {int(before[start : start + 6].sum(1).min())}
-    assert torch.equal(after, plan_masks(draws, trimmed, 100, 1).masked_BF)
-    assert plan_masks([], trimmed, 100, 1).masked_BF.shape == (0, 100)
-
-
-def test_masks_of_a_micro_batch_are_rows_of_those_of_the_batch():
-    settings = MaskingSettings(same_masks=True, pool=4, mask_channel_prob=0.3, mask_channel_length=2)
-    plan = plan_masks([(1, 2, item) for item in range(8)], settings, 60, 16)
-    rows = torch.tensor([2, 3, 5])
-    part = plan.rows(rows)
-    assert torch.equal(part.masked_BF, plan.masked_BF[rows])
-    assert torch.equal(part.channel_mask_BD, plan.channel_mask_BD[rows])
+    assert torch.equal(after, draw_masks(draws, trimmed, 100))
+    assert draw_masks([], trimmed, 100).shape == (0, 100)
 
 
 def test_pools_of_masks_that_ranks_would_divide_are_refused():
@@ -117,7 +108,7 @@ def test_special_classes_give_fairseqs_loss_and_gradient():
     frames = encoder.num_frames(12_000)
     codes = torch.randint(1024, (2, frames, 2), generator=generator)
     mask = torch.rand(2, frames, generator=generator) < 0.5
-    losses = model(samples, MaskPlan(mask), {"codes": codes})
+    losses = model(samples, mask, {"codes": codes})
     losses.terms["prediction"].sum.backward()
     gradient = model.project.weight.grad.clone()
     model.zero_grad()

@@ -8,7 +8,7 @@ import torch
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
 from carrara.pretrain.distributed import Dist
-from carrara.pretrain.masks import MaskPlan, plan_masks
+from carrara.pretrain.masks import draw_masks
 from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.objectives.masked_prediction import check_batch_division
 from carrara.pretrain.run import build_run
@@ -61,7 +61,7 @@ def test_micro_batches_give_loss_and_gradient_of_the_whole_batch(run, count, unm
 def test_the_micro_batches_tested_have_different_counts_of_masked_frames(run):
     batch = run.objective.stream.read_batch(3)
     draws = [(run.recipe.seed, epoch, item) for epoch, item in zip(batch.epochs, batch.item_indices)]
-    counts = plan_masks(draws, run.recipe.masking, run.objective.num_frames, 1).masked_BF.sum(1)
+    counts = draw_masks(draws, run.recipe.masking, run.objective.num_frames).sum(1)
     assert len(set(counts.tolist())) > 1
 
 
@@ -133,7 +133,7 @@ def test_a_step_predicts_the_codebooks_that_the_target_wants(run, use):
     labels = {"codes": target.labels(samples, run.objective.num_frames)}
     active = [tuple(model.active_codebooks("codes", step)) for step in range(30)]
     for step in range(3):
-        sums = model(samples, MaskPlan(mask), labels, step).sums
+        sums = model(samples, mask, labels, step).sums
         predicted = sorted(name for name in sums if name.startswith("predicted/"))
         assert predicted == [f"predicted/codes.{codebook}" for codebook in active[step]]
     assert [tuple(model.active_codebooks("codes", step)) for step in range(30)] == active

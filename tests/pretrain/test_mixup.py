@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from carrara.pretrain.augment import mix_crops
+from carrara.pretrain.mixup import mix_crops
 from carrara.pretrain.recipes._base import MixupSettings
 
 RATE, LENGTH = 1000, 5000

@@ -239,7 +239,7 @@ def test_an_ema_teacher_is_saved_and_resumed_exactly(corpus, micro, tmp_path, be
 def test_settings_that_run_json_lacks_have_their_defaults(finished, corpus, micro):
     path = finished / "run.json"
     content = json.loads(path.read_text())
-    for name in ("mixup", "augment", "recovery", "accumulation_steps", "fsdp", "loss_scale", "timeout_seconds"):
+    for name in ("mixup", "recovery", "accumulation_steps", "fsdp", "loss_scale", "timeout_seconds"):
         del content["recipe"][name]
     path.write_text(json.dumps(content))
     assert pretrain(micro, corpus, finished, resume=True, device="cpu") == finished

@@ -26,7 +26,6 @@ from torch.nn import functional
 
 from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.nn.spectral.framing import no_autocast
-from carrara.pretrain.masks import MaskPlan
 from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm, mean_std, moments
 from carrara.pretrain.recipes._base import ObjectiveSettings
 from carrara.pretrain.targets._base import Target
@@ -95,7 +94,7 @@ class MaskedPrediction(nn.Module):
         )
         self.means = {name: target.mean_M for name, target in targets.items() if target.num_values}
 
-    def forward(self, samples_BT: Tensor, plan: MaskPlan, labels: Mapping[str, Tensor], step: int = 0) -> Losses:
+    def forward(self, samples_BT: Tensor, masked_BF: Tensor, labels: Mapping[str, Tensor], step: int = 0) -> Losses:
         """Return the losses of the predicted frames.
 
         The terms are `prediction` over frames and `penalty` over clips. The sums are over masked frames: `masked`;
@@ -105,16 +104,16 @@ class MaskedPrediction(nn.Module):
 
         Args:
             samples_BT: the student's crops.
-            plan: masks; frames after its end are neither masked nor predicted.
-            labels: by target, `[B, F, Q]` or `[B, F, M]`, with at least as many frames as the plan.
+            masked_BF: which frames are masked; those after its end are neither masked nor predicted.
+            labels: by target, `[B, F, Q]` or `[B, F, M]`, with at least as many frames as `masked_BF`.
             step: determines the codebook of targets that predict a random one.
         """
         cnn_BFC = self.encoder.conv_features(samples_BT)
-        end = plan.masked_BF.shape[1]
-        padded_mask_BF = functional.pad(plan.masked_BF, (0, cnn_BFC.shape[1] - end))
-        hidden_BFD = self.encoder.layer_outputs(cnn_BFC, mask_BF=padded_mask_BF, corrupt=plan.corrupt)[-1]
-        predicted_BF = plan.masked_BF if self.settings.unmasked_weight == 0 else torch.ones_like(plan.masked_BF)
-        hidden_SD, masked_S = hidden_BFD[:, :end][predicted_BF], plan.masked_BF[predicted_BF]
+        end = masked_BF.shape[1]
+        padded_mask_BF = functional.pad(masked_BF, (0, cnn_BFC.shape[1] - end))
+        hidden_BFD = self.encoder.layer_outputs(cnn_BFC, mask_BF=padded_mask_BF)[-1]
+        predicted_BF = masked_BF if self.settings.unmasked_weight == 0 else torch.ones_like(masked_BF)
+        hidden_SD, masked_S = hidden_BFD[:, :end][predicted_BF], masked_BF[predicted_BF]
         labels_S = {name: label[:, :end][predicted_BF] for name, label in labels.items()}
         penalty = self.settings.feature_penalty * cnn_BFC.float().square().mean(dim=(1, 2)).sum()
         sums = {"masked": masked_S.sum()}

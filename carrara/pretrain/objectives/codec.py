@@ -82,7 +82,7 @@ class CodecObjective(Objective):
             self.module = RVQVAE(network, recipe.seed)
             self.initialization = self._load_start(start, folder)
         self.corpus = dist.on_rank_zero(lambda: build_corpus(corpus, network.sample_rate, crop_samples))
-        self.stream = CropStream(self.corpus, crop_samples, network.hop, recipe.batch, recipe.seed, recipe.target_rms)
+        self.stream = CropStream(self.corpus, crop_samples, network.hop, recipe.batch, recipe.seed)
 
     def prepare(self, folder: Path) -> None:
         """Read the crops that are reconstructed for the log.

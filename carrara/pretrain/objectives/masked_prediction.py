@@ -1,4 +1,4 @@
-"""Masked prediction: the student sees masked, mixed and augmented crops and predicts labels of the clean ones.
+"""Masked prediction: the student sees masked and mixed crops and predicts labels of the clean ones.
 
 The folder holds the encoder, `targets/` (fitted once), `labels/` (of whole files), `run.json`, `metrics.jsonl` and
 `training/` (checkpoints).
@@ -21,7 +21,6 @@ from carrara.core.errors import UsageError
 from carrara.encoders._base import untrained_card
 from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.encoders._hub.load import build_encoder, save_pretrained
-from carrara.pretrain.augment import augment_crops, mix_crops
 from carrara.pretrain.card import pretraining_card
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.label_store import LabelStore, open_label_stores, read_batch_labels
@@ -30,7 +29,8 @@ from carrara.pretrain.distributed import Dist
 from carrara.pretrain.fit_targets import fit_missing, load_targets
 from carrara.pretrain.initialize import copy_targets, load_encoder, load_heads
 from carrara.pretrain.label_checks import MISSING_FRAMES, check_labels
-from carrara.pretrain.masks import MaskPlan, plan_masks
+from carrara.pretrain.masks import draw_masks
+from carrara.pretrain.mixup import mix_crops
 from carrara.pretrain.monitors import measure
 from carrara.pretrain.objectives._base import MicroBatch, Objective, check_batch, split_rows
 from carrara.pretrain.objectives._losses import CLIPS, Losses
@@ -50,13 +50,13 @@ class _MaskedCrops(MicroBatch):
 
     Attributes:
         clean_BT, student_BT: crops of the targets and of the student.
-        plan: masks.
+        masked_BF: which frames are masked.
         stored_labels: labels from whole files, by target.
     """
 
     clean_BT: Tensor
     student_BT: Tensor
-    plan: MaskPlan
+    masked_BF: Tensor
     stored_labels: Mapping[str, Tensor]
 
 
@@ -124,24 +124,22 @@ class MaskedPredictionObjective(Objective):
         self.has_unused_parameters = bool(encoder.layerdrop) or not uses_all
 
     def micro_batches(self, batch: CropBatch) -> list[MicroBatch]:
-        """Return this rank's micro-batches, mixed, augmented and with their masks; see the base class."""
-        recipe, sample_rate, dim = self.recipe, self.encoder.card.sample_rate, self.encoder.card.dim
+        """Return this rank's micro-batches, mixed and with their masks; see the base class."""
+        recipe = self.recipe
         draws_B = [(recipe.seed, epoch, item) for epoch, item in zip(batch.epochs, batch.item_indices)]
         clean_BT = batch.samples_BT
-        student_BT = augment_crops(clean_BT, draws_B, recipe.augment, sample_rate)
-        student_BT = mix_crops(student_BT, draws_B, recipe.mixup, sample_rate)
+        student_BT = mix_crops(clean_BT, draws_B, recipe.mixup, self.encoder.card.sample_rate)
         stored_labels = {
             name: read_batch_labels(store, self.targets[name], batch, self.stream, self.num_frames)
             for name, store in self.label_stores.items()
         }
-        batch_plan = plan_masks(draws_B, recipe.masking, self.num_frames, dim)
+        batch_masked_BF = draw_masks(draws_B, recipe.masking, self.num_frames)
         micro_batches: list[MicroBatch] = []
         for index, rows in split_rows(len(draws_B), recipe.accumulation_steps, self.dist):
-            plan = batch_plan.rows(rows)
-            masked_BF = plan.masked_BF
+            masked_BF = batch_masked_BF[rows]
             frames = masked_BF.numel() if recipe.objective.unmasked_weight else int(masked_BF.sum())
             if not len(rows):
-                plan = MaskPlan(torch.zeros(1, self.num_frames, dtype=torch.bool))
+                masked_BF = torch.zeros(1, self.num_frames, dtype=torch.bool)
             labels = {name: codes_BFQ[rows.to(codes_BFQ.device)] for name, codes_BFQ in stored_labels.items()}
             crops = _MaskedCrops(
                 index=index,
@@ -149,7 +147,7 @@ class MaskedPredictionObjective(Objective):
                 is_padding=not len(rows),
                 clean_BT=self.device_crops(clean_BT[rows]),
                 student_BT=self.device_crops(student_BT[rows]),
-                plan=plan,
+                masked_BF=masked_BF,
                 stored_labels=labels if len(rows) else {},
             )
             micro_batches.append(crops)
@@ -163,7 +161,7 @@ class MaskedPredictionObjective(Objective):
             if name not in labels:
                 labels[name] = target.labels(micro_batch.clean_BT, frames)
         with autocast(self.recipe.precision, self.dist.device):
-            losses: Losses = network(micro_batch.student_BT, micro_batch.plan.to(self.dist.device), labels, step)
+            losses: Losses = network(micro_batch.student_BT, micro_batch.masked_BF.to(self.dist.device), labels, step)
         return losses
 
     def learning_rate(self, step: int) -> float:
@@ -254,10 +252,5 @@ def _check_crop(recipe: Recipe, encoder: FrameEncoder) -> int:
         raise UsageError(
             f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for masks of {masking.mask_length}; "
             f"use {tenths / 10:g} or more, or a smaller masking.mask_length"
-        )
-    if masking.mask_channel_prob and masking.mask_channel_length >= encoder.card.dim:
-        raise UsageError(
-            f"masking.mask_channel_length {masking.mask_channel_length} masks all {encoder.card.dim} channels of "
-            "the network; lower it"
         )
     return crop_samples

@@ -33,14 +33,12 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class MaskingSettings(Settings):
-    """Which frames and channels are masked for the student (masks.py).
+    """Which frames are masked for the student (masks.py).
 
     Attributes:
         mask_prob: fairseq's p, about the fraction of frames that would be masked if masks did not overlap.
         mask_length: frames of a mask.
         min_masks: fewest masks of a crop.
-        mask_channel_prob: the same p for channels of the projected features (wav2vec 2.0); 0 for none.
-        mask_channel_length: channels of a mask.
         same_masks: whether crops are trimmed to the smallest number of masked frames among `pool` crops by unmasking
             single frames at random, as fairseq does; it masks less, in shorter runs, and gains nothing here.
         pool: crops of a batch that are trimmed to the same number; MERT-95M's 16 are those of a GPU.
@@ -49,14 +47,12 @@ class MaskingSettings(Settings):
     mask_prob: float = Field(default=0.8, gt=0, le=1)
     mask_length: int = Field(default=10, ge=1)
     min_masks: int = Field(default=2, ge=1)
-    mask_channel_prob: float = Field(default=0.0, ge=0, le=1)
-    mask_channel_length: int = Field(default=10, ge=1)
     same_masks: bool = False
     pool: int = Field(default=16, ge=2)
 
 
 class MixupSettings(Settings):
-    """Excerpts of other crops added to the student's crop (augment.py) [notes/pretraining §3.5].
+    """Excerpts of other crops added to the student's crop (mixup.py) [notes/pretraining §3.5].
 
     Attributes:
         probability: that a crop is mixed; 0 for never. MERT: .5.
@@ -78,22 +74,6 @@ class MixupSettings(Settings):
         if self.shortest > self.longest:
             raise ValueError("shortest must not be above longest")
         return self
-
-
-class AugmentSettings(Settings):
-    """Augmentations of the student's crops that keep pitch and time (augment.py); ours.
-
-    Attributes:
-        gain_db: largest gain up or down, drawn evenly in dB.
-        polarity: probability of inverting the waveform.
-        tilt_db: steepest spectral tilt up or down, in dB an octave.
-        noise_db: white noise so many dB below the crop, or up to 20 dB less; None for no noise.
-    """
-
-    gain_db: float = Field(default=0.0, ge=0)
-    polarity: float = Field(default=0.0, ge=0, le=1)
-    tilt_db: float = Field(default=0.0, ge=0)
-    noise_db: float | None = None
 
 
 class LossScaleSettings(Settings):
@@ -177,14 +157,12 @@ class OptimiserSettings(AdamWSettings):
         warmup_fraction: fraction of the steps of the linear warm-up.
         warmup_from_zero: whether the first step has rate 0, as in fairseq, so that it changes no weight; else the
             warm-up is one step ahead of it. The three-stage schedule starts at a hundredth in either case.
-        poly_power: exponent of the decay to 0 after that; 1 is linear.
         hold_fraction: fraction of the steps at the highest rate in fairseq's three-stage schedule (data2vec: warm-up
-            .03, hold .9); None for the polynomial decay.
+            .03, hold .9); None for a linear decay to 0.
     """
 
     warmup_fraction: float = Field(default=0.08, ge=0, lt=1)
     warmup_from_zero: bool = False
-    poly_power: float = Field(default=1.0, gt=0)
     hold_fraction: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -250,7 +228,7 @@ class Recipe(TrainingSettings):
         target_rms: root mean square that each crop is scaled to, for student and targets alike; None for the recorded
             level, as published. The student's group norm removes the gain, so it cannot know targets that depend on it.
         steps: of the whole run.
-        mixup, augment: changes to the student's crops, never to the targets'.
+        mixup: changes to the student's crops, never to the targets'.
     """
 
     encoder: str
@@ -262,7 +240,6 @@ class Recipe(TrainingSettings):
     target_rms: float | None = Field(default=None, gt=0)
     steps: int = Field(default=1000, ge=1)
     mixup: MixupSettings = MixupSettings()
-    augment: AugmentSettings = AugmentSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -41,7 +41,6 @@ class CodecRecipe(TrainingSettings):
     waveform: float = Field(default=10.0, ge=0)
     commitment: float = Field(default=1.0, ge=0)
     crop_seconds: float = Field(default=1.0, gt=0)
-    target_rms: float | None = Field(default=None, gt=0)
     batch: int = Field(default=64, ge=1)
     steps: int = Field(default=300_000, ge=1)
     checkpoint_every: int = Field(default=1000, ge=1)
