@@ -49,6 +49,15 @@ def parse_stem(mixture: Path, reference: str) -> StemSource:
     return StemSource(mixture.parent / reference)
 
 
+def is_stem(mixture: Path, reference: object) -> bool:
+    """Return whether a label names a stem: a stream by its index, or an existing file beside the mixture."""
+    if not isinstance(reference, str):
+        return False
+    if reference.startswith(STREAM):
+        return reference.removeprefix(STREAM).isdecimal()
+    return "\0" not in reference and parse_stem(mixture, reference).path.is_file()
+
+
 def stem_length(stem: StemSource) -> int:
     """Return the number of samples of a stem at 44.1 kHz, as its file declares.
 

@@ -16,6 +16,7 @@ from carrara.core.clip import Clip
 from carrara.core.errors import StoreError
 from carrara.core.io import atomic_write
 from carrara.core.record import Record
+from carrara.core.strict_json import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,9 +65,14 @@ def read_predictions(path: Path) -> dict[int, dict[str, tuple[Any, Any]]]:
     """
     table = _read_table(path)
     by_seed: dict[int, dict[str, tuple[Any, Any]]] = {}
-    for line in table.to_pylist():
-        pair = json.loads(line["truth"]), json.loads(line["prediction"])
-        by_seed.setdefault(line["seed"], {})[line["id"]] = pair
+    try:
+        for line in table.to_pylist():
+            pair = parse_json(line["truth"]), parse_json(line["prediction"])
+            by_seed.setdefault(int(line["seed"]), {})[str(line["id"])] = pair
+    except (TypeError, ValueError) as problem:
+        raise StoreError(f"{path}: damaged predictions ({problem}); run this task again") from None
+    if not by_seed:
+        raise StoreError(f"{path}: no predictions in it; run this task again")
     return by_seed
 
 
@@ -76,7 +82,7 @@ def _read_table(path: Path) -> pa.Table:
 
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as problem:
+    except (OSError, ValueError, pa.ArrowException) as problem:
         reason = str(problem).partition("\n")[0]
         raise StoreError(f"{path}: cannot read predictions ({reason}); run this task again") from None
     if lacking := {"id", "seed", "truth", "prediction"} - set(table.column_names):

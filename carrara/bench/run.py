@@ -11,6 +11,7 @@ import math
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from carrara.bench.select_tasks import select_tasks
 from carrara.bench.task_data import FeatureProvider
 from carrara.bench.task_types._base import Prediction, TaskType, Truth, requested_metrics
 from carrara.core.clip import Clip
-from carrara.core.errors import AudioError, CarraraError, DataError, UsageError
+from carrara.core.errors import AudioError, CarraraError, DataError, StoreError, UsageError
 from carrara.core.record import (
     DataInfo,
     EncoderInfo,
@@ -65,6 +66,7 @@ def bench(
     partial: bool = False,
     config: BenchConfig | None = None,
     datasets: Mapping[str, Dataset] | None = None,
+    on_record: Callable[[Record, float], None] | None = None,
     on_problem: Callable[[Task, CarraraError], None] | None = None,
 ) -> Records:
     """Measure encoders on tasks and return one record for each pair, also written below `results`.
@@ -90,6 +92,7 @@ def bench(
         partial: measure even if clips are missing or cannot be decoded; the records are then marked partial.
         config: protocol, settings, seeds, corruptions and overwrite together, instead of those.
         datasets: datasets by name that replace those of the registry.
+        on_record: is called with each record as soon as there is one, and the seconds that it took.
         on_problem: is called with a task that failed and its error, and the others go on. None raises the first error.
 
     Raises:
@@ -116,7 +119,7 @@ def bench(
             encoder, Path(data_dir) if data_dir else None, device, limit, partial, {**own_datasets, **(datasets or {})}
         )
         records += _measure_missing(
-            provider, config, [_resolve_task(task) for task in selected], Path(results), on_problem
+            provider, config, [_resolve_task(task) for task in selected], Path(results), on_record, on_problem
         )
     return records
 
@@ -126,6 +129,7 @@ def _measure_missing(
     config: BenchConfig,
     tasks: Sequence[Task],
     results: Path,
+    on_record: Callable[[Record, float], None] | None,
     on_problem: Callable[[Task, CarraraError], None] | None,
 ) -> list[Record]:
     """Return an encoder's record of each task, the existing one or a new one; see `bench`."""
@@ -135,6 +139,7 @@ def _measure_missing(
         if task_types.REGISTRY.get(task.task_type).frame_level and card.frame_rate is None:
             print(f"{task.name}: {card.name} has no frames, which this task needs; no record", file=sys.stderr)
             continue
+        started = time.perf_counter()
         try:
             record = _existing_record(provider, config, task, results)
             records.append(record or _measure(provider, config, task, results))
@@ -142,6 +147,9 @@ def _measure_missing(
             if on_problem is None:
                 raise
             on_problem(task, problem)
+            continue
+        if on_record is not None:
+            on_record(records[-1], time.perf_counter() - started)
     return records
 
 
@@ -155,7 +163,13 @@ def _existing_record(provider: FeatureProvider, config: BenchConfig, task: Task,
     path = record_path(results, card.name, card.weights_sha256, config.name, task.name, task.version)
     if config.overwrite == "always" or not path.is_file():
         return None
-    record = read_record(path)
+    try:
+        record = read_record(path)
+    except StoreError as problem:
+        if config.overwrite == "never":
+            raise
+        warnings.warn(f"{problem}; the task is measured anew", stacklevel=2)
+        return None
     # A run over a few clips replaces a complete record only with overwrite="always".
     if config.overwrite == "never" or (provider.limit is not None and not record.partial):
         return record

@@ -10,6 +10,7 @@ from carrara.bench import tasks
 from carrara.bench.suites import SUITES
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.core.task import Task
+from carrara.data import REGISTRY as DATASETS
 from carrara.data._base import Dataset
 
 TASK_FILES = (".toml", ".py")
@@ -49,8 +50,19 @@ def select_tasks(
             from carrara.bench.task_file import read_task
 
             task, dataset = read_task(Path(part))
+            if task.name in (other.name for other in selected if isinstance(other, Task)):
+                raise UsageError(
+                    f"{part}: a second task called {task.name!r}, whose records would overwrite the first's; rename it"
+                )
             selected.append(task)
             if dataset:
+                folder = getattr(dataset, "folder", None)
+                known = getattr(datasets.get(task.dataset), "folder", None) or folder
+                if folder and known and (task.dataset in DATASETS.names() or folder.resolve() != known.resolve()):
+                    raise UsageError(
+                        f"{part}: there is another dataset called {task.dataset!r}; give the one in {folder} a name "
+                        'of its own: dataset = "NAME"'
+                    )
                 datasets[task.dataset] = dataset
         else:
             matches = fnmatch.filter(names, part.replace("_", "-")) or [tasks.REGISTRY.get_entry(part).name]

@@ -9,6 +9,7 @@ Letters: U clips.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -130,13 +131,14 @@ class FeatureProvider:
             return self._indexes[key]
         dataset = self.dataset(task)
         root = dataset.root(self.data_dir)
-        cure = f"`carrara download {dataset.name}` downloads it or says how"
         if not root.exists():
-            raise AbsentError(f"{dataset.name} is not at {root}; {cure}")
+            raise AbsentError(f"{dataset.name} is not at {root}; {dataset.download_cure()}")
         clips = [clip for clip in dataset.clips(root, task.split_scheme) if clip.split]
         absent = {clip.id for clip in clips if not all(path.is_file() for path in dataset.paths(clip))}
         if len(absent) == len(clips) > 0:
-            raise AbsentError(f"the audio of {dataset.name} is not at {root}; {cure}")
+            path = next(path for clip in clips for path in dataset.paths(clip) if not path.is_file())
+            raise dataset.absent_audio(f"the audio of {dataset.name} is not at {root}, such as {path}")
+        self._warn_of_leaks(task, dataset, clips)
         if self.limit is not None:
             clips, absent = _limit([clip for clip in clips if clip.id not in absent], self.limit), set()
         counts = Counter(str(clip.split) for clip in clips)
@@ -160,13 +162,13 @@ class FeatureProvider:
         index = self.index(task)
         if index.absent and not self.partial:
             names = ", ".join(sorted(index.absent)[:MAX_NAMED]) + (", …" if len(index.absent) > MAX_NAMED else "")
-            raise _incomplete(
+            raise self._incomplete(
                 task, f"the audio of {len(index.absent)} ({names}) of {len(index.clips)} clips is not on disk"
             )
         if index.shortfall and not self.partial and self.limit is None:
-            raise _incomplete(task, index.shortfall)
+            raise self._incomplete(task, index.shortfall)
         clips = [clip for clip in index.clips if clip.id not in index.absent]
-        _check_split_sizes(task, clips)
+        self._check_split_sizes(task, clips)
         return clips
 
     def load(
@@ -179,10 +181,14 @@ class FeatureProvider:
         """Return a task's usable clips with truths, and with features unless `window_spec` is None.
 
         Raises:
+            UsageError: the task requests a metric that its kind has not.
             DataError: clips are missing and `partial` is off, a clip lacks its label, or a split has too few clips.
         """
+        task_type.check(task)
         task_index = self.index(task)
         clips = [clip for clip in self.present_clips(task) if clip.split in splits]
+        # Before the features, which may take hours: a wrong label stops at once.
+        truth_of = dict(zip((clip.id for clip in clips), task_type.truths(task, clips)))
         features = None
         if window_spec is None:
             undecodable = _undecodable(task, task_type, clips, self.encoder.card.sample_rate)
@@ -195,9 +201,9 @@ class FeatureProvider:
             }
         if undecodable and not self.partial:
             first = next(iter(undecodable.values()))
-            raise _incomplete(task, f"{len(undecodable)} clips cannot be decoded, first {first}")
+            raise self._incomplete(task, f"{len(undecodable)} clips cannot be decoded, first {first}")
         usable = [clip for clip in clips if clip.id not in undecodable]
-        _check_split_sizes(task, usable, splits)
+        self._check_split_sizes(task, usable, splits)
         layers: dict[str, Any] = {}
         rows_U: list[np.ndarray] = []
         frame_rate = None
@@ -210,7 +216,8 @@ class FeatureProvider:
             picks = [index for index, clip in enumerate(usable) if clip.split == split]
             own = [usable[index] for index in picks]
             own_rows_U = [rows_U[index] for index in picks] if rows_U else []
-            by_split[split] = LabelledSplit(own, layers, own_rows_U, frame_rate, task_type.truths(task, own))
+            truths = [truth_of[clip.id] for clip in own]
+            by_split[split] = LabelledSplit(own, layers, own_rows_U, frame_rate, truths)
         return TaskData(task, task_type, window_spec, by_split, tuple(sorted({*task_index.absent, *undecodable})))
 
     def corrupted_test(self, data: TaskData, corruption: str) -> SplitData:
@@ -226,7 +233,9 @@ class FeatureProvider:
         features = self._extract(data.task, window_spec, test.clips)
         if features.missing:
             first = next(iter(features.missing.values()))
-            raise _incomplete(data.task, f"{len(features.missing)} corrupted clips cannot be decoded, first {first}")
+            raise self._incomplete(
+                data.task, f"{len(features.missing)} corrupted clips cannot be decoded, first {first}"
+            )
         layers, rows_U = _layers_and_rows(data.task, window_spec, features, features.rows)
         return replace(test, layers=layers, rows_U=rows_U)
 
@@ -235,6 +244,38 @@ class FeatureProvider:
         if key not in self._features:
             self._features[key] = extract(self.encoder, clips, window_spec, self.home, self.device)
         return self._features[key]
+
+    def _incomplete(self, task: Task, problem: str) -> DataError:
+        check = self.dataset(task).check_command(self.data_dir)
+        return DataError(
+            f"task {task.name!r}: {problem}; `{check}` shows all, --partial measures on the others (the record is then "
+            "marked partial)"
+        )
+
+    def _check_split_sizes(self, task: Task, clips: Sequence[Clip], splits: Sequence[Split] = SPLITS) -> None:
+        counts = Counter(clip.split for clip in clips)
+        for split in splits:
+            if counts[split] < MIN_CLIPS:
+                check = self.dataset(task).check_command(self.data_dir)
+                raise DataError(
+                    f"task {task.name!r}: the {split} split of {task.dataset}/{task.split_scheme} has "
+                    f"{counts[split]} clips, fewer than {MIN_CLIPS}; `{check}` shows what is on disk"
+                )
+
+    def _warn_of_leaks(self, task: Task, dataset: Dataset, clips: Sequence[Clip]) -> None:
+        """Warn where groups are in several splits that the dataset's authors did not put there."""
+        splits_of: dict[str, set[str]] = {}
+        for clip in clips:
+            if clip.group is not None:
+                splits_of.setdefault(clip.group, set()).add(str(clip.split))
+        leaks = {group: sorted(splits) for group, splits in splits_of.items() if len(splits) > 1}
+        if leaks and dataset.known_leaks.get(task.split_scheme, 0) not in (None, len(leaks)):
+            group, splits = next(iter(sorted(leaks.items())))
+            warnings.warn(
+                f"{task.dataset}: {len(leaks)} groups are in several splits, such as {group} in "
+                f"{' and '.join(splits)}; scores may be too high, `{dataset.check_command(self.data_dir)}` lists them",
+                stacklevel=2,
+            )
 
 
 def _layers_and_rows(
@@ -265,23 +306,6 @@ def _undecodable(task: Task, task_type: TaskType, clips: Sequence[Clip], sample_
     with ThreadPoolExecutor(DECODE_THREADS) as workers:
         problems = list(track(workers.map(decode, clips), "checking audio", len(clips)))
     return {clip.id: problem for clip, problem in zip(clips, problems) if problem}
-
-
-def _incomplete(task: Task, problem: str) -> DataError:
-    return DataError(
-        f"task {task.name!r}: {problem}; `carrara check {task.dataset}` shows all, --partial measures on the others "
-        "(the record is then marked partial)"
-    )
-
-
-def _check_split_sizes(task: Task, clips: Sequence[Clip], splits: Sequence[Split] = SPLITS) -> None:
-    counts = Counter(clip.split for clip in clips)
-    for split in splits:
-        if counts[split] < MIN_CLIPS:
-            raise DataError(
-                f"task {task.name!r}: the {split} split of {task.dataset}/{task.split_scheme} has "
-                f"{counts[split]} clips, fewer than {MIN_CLIPS}; `carrara check {task.dataset}` shows what is on disk"
-            )
 
 
 def _limit(clips: list[Clip], limit: int) -> list[Clip]:

@@ -2,11 +2,12 @@
 
     # mood.toml
     data = "my-music"           # a folder with labels.csv (`carrara show folder`), relative to this file
-    task_type = "multiclass"    # multiclass, multilabel, regression or beat_tracking
-    label = "mood"              # the column that holds the truth
+    task_type = "multiclass"    # multiclass, multilabel, regression, beat_tracking or source_separation
+    label = "mood"              # the column that holds the truth; source_separation needs none
 
 Any field of a task (`carrara show pebble/key` has them all) may be added. By default `labels` are those of the training
-clips, sorted (for regression the label itself), and `metrics` and `monitor` are the usual ones of the task type. A
+clips, sorted (for regression the label itself, for source separation the columns that name files beside the mixture
+or streams of it, such as vocals.wav or stream:1), and `metrics` and `monitor` are the usual ones of the task type. A
 Python file defines `TASK`, and `DATASET` where its dataset is not in the registry; it is run, so use only what you
 wrote.
 """
@@ -15,21 +16,26 @@ from __future__ import annotations
 
 import importlib.util
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from carrara.core.errors import DataError, UsageError
+from carrara.audio.stems import is_stem
+from carrara.core.clip import Clip
+from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.settings import parse_settings
 from carrara.core.task import Task
 from carrara.data._base import Dataset
 from carrara.data.folder import FolderDataset
 
-# Metrics and monitored metric by task type; those of a regression follow from its labels.
+EXAMPLE = 'data = "my-music", task_type = "multiclass", label = "mood"'
+SEPARATION_WINDOW_SECONDS = 6.0  # as of musdb18/stems
+# Metrics and monitored metric by task type; those of regression and separation follow from the labels.
 USUAL_METRICS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "multiclass": (("accuracy",), "accuracy"),
     "multilabel": (("roc_auc", "average_precision"), "roc_auc"),
     "regression": ((), "r2"),
     "beat_tracking": (("beat_f_70ms",), "beat_f_70ms"),
+    "source_separation": ((), "sdr"),
 }
 
 
@@ -60,43 +66,68 @@ def _read_python(path: Path) -> tuple[Task, Dataset | None]:
 
 def _read_toml(path: Path) -> tuple[Task, Dataset | None]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise UsageError(f"{path}: not TOML ({problem})") from None
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as problem:
+        reason = str(problem) if isinstance(problem, tomllib.TOMLDecodeError | UnicodeDecodeError) else "a value"
+        raise UsageError(f"{path}: not TOML ({reason})") from None
     folder = values.pop("data", None)
     if folder is None:
+        if "dataset" not in values:
+            raise UsageError(f"{path}: names neither data (a folder with labels.csv) nor dataset; write {EXAMPLE}")
         return parse_settings(Task, values, str(path)), None
     root = path.parent / str(folder)
     if not root.is_dir():
         raise DataError(f"{path}: data = {str(folder)!r}: there is no folder {root}")
+    task_type = str(values.get("task_type", "")).replace("-", "_")
+    if task_type not in USUAL_METRICS:
+        given = f"task_type is {task_type!r}" if task_type else "lacks task_type"
+        known = ", ".join(USUAL_METRICS)
+        raise UsageError(f"{path}: {given}; it is one of {known}.{did_you_mean(task_type, USUAL_METRICS)}")
     dataset = FolderDataset(root)
+    split_scheme = next(iter(dataset.splits(root)))
+    metrics, monitor = USUAL_METRICS[task_type]
     defaults = {
         "version": 1,
         "dataset": root.resolve().name,
         "category": "high-level",
-        "split_scheme": next(iter(dataset.splits(root))),
+        "split_scheme": split_scheme,
+        "monitor": monitor,
+        **({"metrics": metrics} if metrics else {}),
+        **({"label": "stems", "window_seconds": SEPARATION_WINDOW_SECONDS} if task_type == "source_separation" else {}),
     }
-    task_type = str(values.get("task_type")).replace("-", "_")
-    metrics, monitor = USUAL_METRICS.get(task_type, ((), ""))
-    values = {**defaults, **({"metrics": metrics} if metrics else {}), "monitor": monitor, **values}
-    values.setdefault(
-        "labels", _labels(dataset, root, task_type, str(values.get("label")), str(values["split_scheme"]))
-    )
+    values = {**defaults, **values, "task_type": task_type}
+    clips = dataset.clips(root, str(values["split_scheme"]))
+    columns = sorted({name for clip in clips for name in clip.labels})
+    label = values.get("label")
+    if task_type != "source_separation" and label not in columns and "labels" not in values:
+        given = "lacks label" if label is None else f"label is {label!r}"
+        near = did_you_mean(str(label), columns)
+        raise UsageError(
+            f"{path}: {given}; the columns of {root} that can be one: {', '.join(columns) or 'none'}.{near}"
+        )
+    values.setdefault("labels", _labels(clips, root, task_type, str(label)))
     if task_type == "regression":
         values.setdefault("metrics", tuple(f"r2_{name}" for name in values["labels"]))
+    if task_type == "source_separation":
+        values.setdefault("metrics", tuple(f"sdr_{name}" for name in values["labels"]))
     return parse_settings(Task, values, str(path)), dataset
 
 
-def _labels(dataset: FolderDataset, root: Path, task_type: str, label: str, split_scheme: str) -> tuple[str, ...]:
+def _labels(clips: Sequence[Clip], root: Path, task_type: str, label: str) -> tuple[str, ...]:
     if task_type == "beat_tracking":
         return ("beat",)
     if task_type == "regression":
         return (label,)
+    training = [clip for clip in clips if clip.split == "train"]
+    if task_type == "source_separation":
+        stems = {name for clip in training for name, value in clip.labels.items() if is_stem(clip.path, value)}
+        if not stems:
+            raise DataError(f"{root}: no column names stems: files beside the mixture, or streams of it as stream:1")
+        return tuple(sorted(stems))
     labels: set[str] = set()
-    for clip in dataset.clips(root, split_scheme):
+    for clip in training:
         value = clip.labels.get(label)
-        if clip.split == "train" and value is not None:
-            labels.update(map(str, value) if isinstance(value, list) else [str(value)])
+        labels.update(map(str, value) if isinstance(value, list) else () if value is None else [str(value)])
     if not labels:
-        raise DataError(f"{root}: no training clip has a label {label!r}; its columns are those of the labels file")
+        raise DataError(f"{root}: no training clip has a label {label!r}")
     return tuple(sorted(labels))

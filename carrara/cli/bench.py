@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from carrara.core.errors import CarraraError
     from carrara.core.record import Record
     from carrara.core.task import Task
+    from carrara.encoders._base import Encoder
 
 DATA, PROTOCOL = "Encoders and tasks", "Protocol"
 
@@ -130,9 +132,8 @@ def bench(
     from carrara.bench.config import BenchConfig
     from carrara.bench.run import bench as measure
     from carrara.bench.select_tasks import select_tasks
-    from carrara.core.errors import AbsentError, CarraraError
+    from carrara.core.errors import AbsentError
     from carrara.core.settings import parse_assignments
-    from carrara.encoders._hub.load import load
     from carrara.nn.device import pick_device
 
     config = BenchConfig(
@@ -155,16 +156,16 @@ def bench(
         failures[task.name] = error
         typer.echo(f"no record of {task.name}: {error}", err=True)
 
+    def report_record(record: Record, seconds: float) -> None:
+        records.append(record)
+        _print_record(record, seconds, f"{len(records)} of at most {len(names) * len(selected)}", as_json)
+
     for name in names:
-        try:
-            encoder = load(name, device)
-        except CarraraError as error:
-            if len(names) == 1:
-                raise
+        encoder = _load_or_report(name, device, is_single=len(names) == 1)
+        if encoder is None:
             not_loaded.append(name)
-            typer.echo(f"no record of {name}: {error}", err=True)
             continue
-        records += measure(
+        measure(
             encoder,
             selected,
             data_dir,
@@ -174,10 +175,10 @@ def bench(
             limit=limit,
             partial=partial,
             datasets=datasets,
+            on_record=report_record,
             on_problem=report_failure,
         )
-    _print_records(records, as_json)
-    _print_summary(records, failures, not_loaded, output)
+    _print_summary(records, failures, not_loaded, output, as_json)
     if not records or not_loaded or not all(isinstance(error, AbsentError) for error in failures.values()):
         raise typer.Exit(1)
 
@@ -201,22 +202,36 @@ def _ready_encoders(is_restricted: bool) -> list[str]:
     return ready
 
 
-def _print_records(records: list[Record], as_json: bool) -> None:
-    if as_json:
-        values = [record.model_dump(mode="json", by_alias=True) for record in records]
-        typer.echo(json.dumps(values, ensure_ascii=False))
-        return
-    for record in records:
-        for corruption, scores in {"": record.scores, **record.robustness}.items():
-            text = "  ".join(
-                f"{name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()
-            )
-            typer.echo("\t".join([record.encoder.name, record.task.name, *([corruption] if corruption else []), text]))
+def _load_or_report(name: str, device: str, is_single: bool) -> Encoder | None:
+    """Return an encoder; None, after a line about it, where it does not load and is one of several."""
+    from carrara.core.errors import CarraraError
+    from carrara.encoders._hub.load import load
+
+    try:
+        return load(name, device)
+    except CarraraError as error:
+        if is_single:
+            raise
+        typer.echo(f"no record of {name}: {error}", err=True)
+        return None
+
+
+def _print_record(record: Record, seconds: float, count: str, as_json: bool) -> None:
+    typer.echo(f"{record.encoder.name} on {record.task.name}: {seconds:.0f} s, record {count}", err=True)
+    for corruption, scores in {} if as_json else {"": record.scores, **record.robustness}.items():
+        text = "  ".join(
+            f"{name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()
+        )
+        typer.echo("\t".join([record.encoder.name, record.task.name, *([corruption] if corruption else []), text]))
+    sys.stdout.flush()
 
 
 def _print_summary(
-    records: list[Record], failures: dict[str, CarraraError], not_loaded: list[str], output: Path
+    records: list[Record], failures: dict[str, CarraraError], not_loaded: list[str], output: Path, as_json: bool
 ) -> None:
+    if as_json:
+        values = [record.model_dump(mode="json", by_alias=True) for record in records]
+        typer.echo(json.dumps(values, ensure_ascii=False))
     summary = f"{len(records)} records in {output}"
     if records:
         summary += f"; `carrara leaderboard {output}` ranks them"

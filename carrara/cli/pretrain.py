@@ -173,9 +173,10 @@ def pretrain(
 
 def _next_command(folder: Path) -> str:
     """Return what to do next with an encoder or a codec, as a command that works as typed."""
+    from carrara.core.strict_json import read_json_object
     from carrara.pretrain.codec_folder import CODEC_CONFIG, CODEC_KEY
 
-    codec = json.loads((folder / CODEC_CONFIG).read_text(encoding="utf-8")).get(CODEC_KEY)
+    codec = read_json_object(folder / CODEC_CONFIG).get(CODEC_KEY)
     if codec is None:
         return f"`carrara bench {folder} --suite pebble` measures it"
     settings = " ".join(

@@ -5,17 +5,22 @@ The path identifies a record: `results/<encoder>/<weights>/<protocol>/<task>@<ve
 
 from __future__ import annotations
 
+import base64
 import json
+import math
+import struct
+import warnings
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from carrara.core.errors import StoreError, UsageError
 from carrara.core.io import write_text
 from carrara.core.settings import Settings, parse_settings
+from carrara.core.strict_json import read_json_object
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +29,7 @@ SCHEMA = 2
 
 
 class Score(Settings):
-    """A metric's value on the test split with its 95 % interval, over `n` scored units (track, clip, note).
+    """A metric's finite value on the test split with its 95 % interval, over `n` scored units (track, clip, note).
 
     With several seeds, `value` is their mean and `by_seed` has each. Ratios are shown in percent, levels in dB.
 
@@ -34,18 +39,28 @@ class Score(Settings):
     scores on the same clips are combined by them.
     """
 
-    value: float
-    low: float
-    high: float
+    value: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
     unit: str
     n: int
     better: Literal["higher", "lower"] = "higher"
     scale: Literal["ratio", "dB"] = "ratio"
-    by_seed: tuple[float, ...] = ()
+    by_seed: tuple[FiniteFloat, ...] = ()
     method: str = ""
     resampled: str = ""
     groups: int = 0
     draws: str = ""
+
+    @field_validator("draws")
+    @classmethod
+    def _check_draws(cls, text: str) -> str:
+        half_floats = base64.b64decode(text, validate=True)
+        if len(half_floats) % 2 or not all(
+            math.isfinite(number) for (number,) in struct.iter_unpack("<e", half_floats)
+        ):
+            raise ValueError("no finite numbers in half precision")
+        return text
 
     def __str__(self) -> str:
         unit = 1.0 if self.scale == "dB" else 100.0
@@ -136,6 +151,15 @@ class Record(Settings):
     exceeded_time_limit: bool = False
     robustness: dict[str, dict[str, Score]] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _check_task(self) -> Record:
+        metrics = self.task.task.get("metrics")
+        if not isinstance(metrics, list | tuple) or not metrics:
+            raise ValueError("its task names no metrics")
+        if lacking := [name for name in metrics if not isinstance(name, str) or name not in self.scores]:
+            raise ValueError(f"it lacks the score of {str(lacking[0])[:40]!r}, a metric of its task")
+        return self
+
     def mean_score(self) -> float:
         """Return the mean of the task's own metrics [notes/benchmark §2.4]."""
         names = self.task.task["metrics"]
@@ -221,12 +245,16 @@ def read_record(path: Path) -> Record:
         StoreError: the file is not a record, is cut short, or has the schema of another version of this program.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        schema = values["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise StoreError(f"{path}: not a record ({problem})") from None
+        # Only the grid may hold an infinity: the score of a probe that diverged at once.
+        values = read_json_object(Path(path), allow_nan=True)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise StoreError(f"{path}: not a record ({reason})") from None
+    schema = values.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise StoreError(f"{path}: not a record (its schema is {str(schema)[:40]!r})")
     if schema != SCHEMA:
-        cure = "measure again" if isinstance(schema, int) and schema < SCHEMA else "upgrade carrara"
+        cure = "measure again" if schema < SCHEMA else "upgrade carrara"
         raise StoreError(f"{path}: a record of schema {schema}, this program reads schema {SCHEMA}; {cure}")
     try:
         return parse_settings(Record, values, str(path))
@@ -237,13 +265,20 @@ def read_record(path: Path) -> Record:
 def read_records(results: Path) -> Iterator[Record]:
     """Yield every record below a folder, in the order of their paths.
 
+    A file that is no record is left out with a warning that names it; hidden files (a Mac's `._x.json`) are left out.
+
     Raises:
-        StoreError: the folder does not exist, or a file in it is not a record.
+        StoreError: the folder does not exist.
     """
     if not Path(results).is_dir():
         raise StoreError(f"{results}: no such folder of results; `carrara bench ENCODER -o {results}` creates one")
     for path in sorted(Path(results).rglob("*@*.json")):
-        yield read_record(path)
+        if path.name.startswith("."):
+            continue
+        try:
+            yield read_record(path)
+        except StoreError as problem:
+            warnings.warn(f"left out: {problem}", stacklevel=2)
 
 
 def _plain(name: str) -> str:

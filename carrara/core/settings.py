@@ -6,13 +6,13 @@ saved beside the results, and their canonical JSON is hashed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carrara.core.errors import UsageError, did_you_mean
+from carrara.core.strict_json import parse_json
 
 MAX_LISTED = 12  # settings in a message about an unknown one
 
@@ -72,8 +72,8 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set {text!r}: write it as path=value, for example --set masking.mask_length=5")
         try:
-            changes[path.strip()] = json.loads(value)
-        except json.JSONDecodeError:
+            changes[path.strip()] = parse_json(value, allow_nan=True)
+        except ValueError:
             changes[path.strip()] = value
     return changes
 

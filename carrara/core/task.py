@@ -52,7 +52,7 @@ class Task(Settings):
     monitor: str
     category: Category
     extra_metrics: tuple[str, ...] = ()
-    window_seconds: float | None = Field(default=None, gt=0)
+    window_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     partial_window: Literal["keep", "drop"] = "keep"
     aggregate: Literal["embedding", "logit", "ensemble", "window"] = "embedding"
     examples_per_clip: int = Field(default=64, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import ClassVar
 
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.download import Remote, download
-from carrara.core.errors import AudioError, DataError, UsageError, did_you_mean
+from carrara.core.errors import AbsentError, AudioError, DataError, UsageError, did_you_mean
 from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import data_home
 from carrara.core.progress import track
@@ -99,6 +100,18 @@ class Dataset(ABC):
             UsageError: there is no such size, or the dataset does not come in sizes.
         """
         raise UsageError(f"{self.name} does not come in sizes; leave --size out")
+
+    def check_command(self, data_dir: Path | None = None) -> str:
+        """Return the command that checks this dataset below `data_dir`."""
+        return f"carrara check {self.name}" + (f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else "")
+
+    def download_cure(self) -> str:
+        """Return what to do where the dataset is not on disk."""
+        return f"`carrara download {self.name}` downloads it or says how"
+
+    def absent_audio(self, problem: str) -> DataError:
+        """Return the error of a dataset whose audio is not on disk."""
+        return AbsentError(f"{problem}; {self.download_cure()}")
 
     def paths(self, clip: Clip) -> tuple[Path, ...]:
         """Return all audio files of a clip."""

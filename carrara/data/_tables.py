@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +35,16 @@ def read_text(path: Path, cure: str) -> str:
         DataError: it is missing or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {cure}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {problem}; {cure}") from None
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text; `str.splitlines` would also split at U+2028, U+0085 and others inside a value."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def read_lines(

@@ -5,14 +5,14 @@
       a.wav             a.wav,train,some artist,calm,piano;slow
       more/b.flac       more/b.flac,test,another artist,wild,drums
 
-Columns of the CSV file, or keys of the JSON lines:
+The CSV file is in UTF-8; commas, semicolons or tabs separate the columns. Columns, or keys of the JSON lines:
 
 - `path`: the audio file, absolute or relative to the folder;
 - `id`, `start` and `duration` in seconds: optional;
 - `split`: train, valid, test, or empty for clips that are in no split;
 - `group`: what may not be in two splits, such as the song, singer or artist;
 - any other column is a label. In a CSV file, a column `tags[]` becomes the label `tags`, a list separated by
-  semicolons; JSON lines hold lists, numbers and objects.
+  semicolons; JSON lines hold lists, numbers and objects. Numbers have a decimal point.
 
 Split scheme: `given` if any clip has a split. Otherwise `hashed`: the SHA-1 of the group (or of the id, by default the
 path) modulo 10 is 0 to 6 for train, 7 for valid, and 8 or 9 for test, so splits never change as a folder grows.
@@ -22,19 +22,25 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import io
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.errors import DataError, UsageError, did_you_mean
+from carrara.core.hashing import canonical_json
+from carrara.core.strict_json import parse_json_object
 from carrara.data._base import Dataset
-from carrara.data._tables import read_text
+from carrara.data._tables import read_text, split_lines
 
 FILES = ("labels.csv", "labels.jsonl")
 CLIP_COLUMNS = ("path", "id", "split", "group", "start", "duration")
 LIST_SUFFIX = "[]"
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+MAX_NAME_BYTES = 255  # of a file's name, on every usual file system
+MAX_SHOWN = 60
 CURE = "write it in UTF-8"
 
 
@@ -67,6 +73,18 @@ class FolderDataset(Dataset):
             raise UsageError("the dataset 'folder' is any folder: name it with --data-dir FOLDER")
         return Path(self.folder or data_dir or ".")
 
+    def check_command(self, data_dir: Path | None = None) -> str:
+        """Return the command that checks the folder; see the base class."""
+        return f"carrara check {shlex.quote(str(self.root(data_dir)))}"
+
+    def download_cure(self) -> str:
+        """Return what to do where the folder has no audio; see the base class."""
+        return f"put the recordings where the paths of {' or '.join(FILES)} say"
+
+    def absent_audio(self, problem: str) -> DataError:
+        """Return an error that fails the task: no one's own folder is merely not downloaded; see the base class."""
+        return DataError(f"{problem}; {self.download_cure()}")
+
     def index(self, root: Path) -> list[Clip]:
         """Return one clip per line, in the order of the lines; see the base class."""
         path = next((Path(root) / name for name in FILES if (Path(root) / name).is_file()), None)
@@ -91,48 +109,76 @@ class FolderDataset(Dataset):
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the location and the values of each line."""
-    for number, line in enumerate(read_text(path, CURE).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path, CURE)), start=1):
         location = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            raise DataError(f"{location}: not JSON ({problem.msg})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{location}: not a JSON object")
+            row = parse_json_object(line)
+            canonical_json(row).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{location}: holds half a character (an escape such as \\ud800 alone)") from None
+        except ValueError as problem:
+            raise DataError(f"{location}: {problem}") from None
         yield location, row
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the location and the values of each line; empty values are left out."""
-    rows = csv.reader(read_text(path, CURE).splitlines())
-    header = [name.strip() for name in next(rows, [])]
-    if "path" not in header or len(set(header)) < len(header):
-        raise DataError(f"{path}, line 1: the first line must name the columns, each once, and one of them path")
-    for values in rows:
-        location = f"{path}, line {rows.line_num}"
-        if not any(value.strip() for value in values):
-            continue
-        if len(values) != len(header):
-            raise DataError(f"{location}: {len(values)} values for {len(header)} columns; quote values with commas")
-        row: dict[str, Any] = {}
-        for name, value in zip(header, map(str.strip, values)):
-            if name.endswith(LIST_SUFFIX):
-                items = (item.strip() for item in value.split(";"))
-                row[name.removesuffix(LIST_SUFFIX)] = [item for item in items if item]
-            elif value:
-                row[name] = value
-        yield location, row
+    text = read_text(path, CURE)
+    first = split_lines(text)[0]
+    delimiter = next((mark for mark in DELIMITERS if "path" in _column_names(first, mark)), ",")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    start = 1
+    try:
+        for values in rows:
+            location, start = f"{path}, line {start}", rows.line_num + 1
+            if not header:
+                header = [name.strip() for name in values]
+                if "path" not in header or len(set(header)) < len(header):
+                    raise DataError(
+                        f"{location}: the first line must name the columns, each once, and one of them path, separated "
+                        f"by commas, semicolons or tabs; it is {first[:MAX_SHOWN]!r}"
+                    )
+            elif any(value.strip() for value in values):
+                if len(values) != len(header):
+                    raise DataError(
+                        f"{location}: {len(values)} values for {len(header)} columns; quote values with "
+                        f"{DELIMITERS[delimiter]}"
+                    )
+                yield location, _parse_row(header, values)
+    except csv.Error as problem:
+        raise DataError(f"{path}, line {start}: not CSV ({problem})") from None
+
+
+def _column_names(line: str, delimiter: str) -> list[str]:
+    return [name.strip().strip('"') for name in line.split(delimiter)]
+
+
+def _parse_row(header: list[str], values: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in zip(header, map(str.strip, values)):
+        if name.endswith(LIST_SUFFIX):
+            items = (item.strip() for item in value.split(";"))
+            row[name.removesuffix(LIST_SUFFIX)] = [item for item in items if item]
+        elif value:
+            row[name] = value
+    return row
 
 
 def _parse_clip(root: Path, row: Mapping[str, Any], location: str) -> Clip:
     if not isinstance(row.get("path"), str) or not row["path"]:
         raise DataError(f"{location}: no path of an audio file")
+    if "\0" in row["path"] or any(len(part.encode()) > MAX_NAME_BYTES for part in Path(row["path"]).parts):
+        raise DataError(f"{location}: {row['path'][:MAX_SHOWN]!r} … cannot be the path of a file")
     split = row.get("split")
     if split is not None and split not in SPLITS:
-        near = did_you_mean(str(split), SPLITS)
-        raise DataError(f"{location}: split {split!r} is not one of {', '.join(SPLITS)}.{near}")
+        near = did_you_mean(str(split)[:MAX_SHOWN].lower(), SPLITS)
+        raise DataError(f"{location}: split {str(split)[:MAX_SHOWN]!r} is not one of {', '.join(SPLITS)}.{near}")
+    for column in ("id", "group"):
+        if isinstance(row.get(column), dict | list):
+            raise DataError(f"{location}: {column} is a list or an object; write a text or a number")
     start, duration = _parse_seconds(row, "start", location), _parse_seconds(row, "duration", location)
     segment = (f"@{start:g}" if start else "") + (f"+{duration:g}" if duration else "")
     return Clip(
@@ -151,10 +197,12 @@ def _parse_seconds(row: Mapping[str, Any], column: str, location: str) -> float 
         return None
     try:
         seconds = float(row[column])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = -1.0
     if not 0 <= seconds < float("inf") or (column == "duration" and seconds == 0):
-        raise DataError(f"{location}: {column} {row[column]!r} is not a length in seconds")
+        raise DataError(
+            f"{location}: {column} {str(row[column])[:MAX_SHOWN]!r} is not a length in seconds, such as 1.5"
+        )
     return seconds
 
 

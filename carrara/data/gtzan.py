@@ -26,7 +26,6 @@ split. Artists are unknown, so there are no groups, and only duplicated files sh
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -36,8 +35,9 @@ from typing import Any, ClassVar
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.download import Remote
 from carrara.core.errors import DataError
+from carrara.core.strict_json import parse_json
 from carrara.data._base import Dataset, DatasetCheck
-from carrara.data._tables import read_text
+from carrara.data._tables import read_text, split_lines
 
 GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 AUDIO_FOLDERS = ("genres", "genres_original", "Data/genres_original", "gtzan_genre/genres", ".")
@@ -125,12 +125,12 @@ def _read_lists(root: Path) -> dict[str, Split]:
     splits: dict[str, Split] = {}
     for split in SPLITS:
         path = root / f"{split}_filtered.txt"
-        for number, line in enumerate(read_text(path, CURE).splitlines(), start=1):
+        for number, line in enumerate(split_lines(read_text(path, CURE)), start=1):
             if not line.strip():
                 continue
             name = _parse_id(line.strip().rpartition("/")[2])
             if name is None:
-                raise DataError(f"{path}, line {number}: {line!r} should be like blues/blues.00029.wav")
+                raise DataError(f"{path}, line {number}: {line[:60]!r} should be like blues/blues.00029.wav")
             if name in splits:
                 raise DataError(f"{path}, line {number}: {name} is already in {splits[name]}")
             splits[name] = split
@@ -186,12 +186,14 @@ def _parse_text(path: Path) -> dict[str, list[float]]:
     beats: list[float] = []
     downbeats: list[float] = []
     has_positions = False
-    for number, line in enumerate(read_text(path, CURE).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path, CURE)), start=1):
         values = line.split()
         if not values:
             continue
         if len(values) > 2 or (len(values) == 2 and not re.fullmatch("[0-9]+", values[1])):
-            raise DataError(f"{path}, line {number}: {line!r} should be a time and, optionally, a position in the bar")
+            raise DataError(
+                f"{path}, line {number}: {line[:60]!r} should be a time and, optionally, a position in the bar"
+            )
         beats.append(_parse_time(values[0], f"{path}, line {number}"))
         has_positions = has_positions or len(values) == 2
         if values[1:] == ["1"]:
@@ -200,26 +202,47 @@ def _parse_text(path: Path) -> dict[str, list[float]]:
 
 
 def _parse_jams(path: Path) -> dict[str, list[float]]:
+    """Return beats and downbeats of a JAMS file.
+
+    GTZAN-Rhythm v2 says in each annotation's sandbox which of them it holds. A single annotation without that holds
+    beats, and its values are positions in the bar.
+    """
     times: dict[str, list[float]] = {}
+    unnamed: list[Any] = []
     try:
-        for annotation in json.loads(read_text(path, CURE))["annotations"]:
-            kind = annotation["sandbox"].get("annotation_type") if annotation["namespace"] == "beat" else None
+        for annotation in parse_json(read_text(path, CURE))["annotations"]:
+            if annotation["namespace"] != "beat":
+                continue
+            kind = (annotation.get("sandbox") or {}).get("annotation_type")
             if kind in ("beat", "downbeat"):
                 times[f"{kind}s"] = [_parse_time(event["time"], str(path)) for event in annotation["data"]]
-    except json.JSONDecodeError as problem:
-        raise DataError(f"{path}, line {problem.lineno}: not JSON ({problem.msg})") from None
+            elif kind is None:
+                unnamed.append(annotation["data"])
+        if not times and len(unnamed) == 1:
+            times["beats"] = [_parse_time(event["time"], str(path)) for event in unnamed[0]]
+            if any(event.get("value") for event in unnamed[0]):
+                times["downbeats"] = [
+                    _parse_time(event["time"], str(path)) for event in unnamed[0] if event.get("value") == 1
+                ]
+    except ValueError as problem:
+        raise DataError(f"{path}: {problem}; {CURE}, which has the beats as text") from None
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{path}: not JAMS with beats as in GTZAN-Rhythm v2; {CURE}, which has them as text") from None
+    if "beats" not in times and unnamed:
+        raise DataError(
+            f"{path}: {len(unnamed)} annotations of beats, and none says in sandbox.annotation_type whether it holds "
+            "beats or downbeats; write 'beat' or 'downbeat' there"
+        )
     return times
 
 
 def _parse_time(value: Any, location: str) -> float:
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise DataError(f"{location}: {value!r} is not a time in seconds")
+        raise DataError(f"{location}: {str(value)[:60]!r} is not a time in seconds, such as 1.5")
     return seconds
 
 

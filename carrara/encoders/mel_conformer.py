@@ -15,7 +15,6 @@ weights of them are published. A mel spectrogram is 3 to 6 times cheaper than Hu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
+from carrara.core.strict_json import read_json
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._conformer.mel_conformer import (
     MelConformerEncoder,
@@ -83,7 +83,7 @@ def _load_official(name: str, path: Path) -> dict[str, Tensor]:
     config_file = file.parent / _CONFIG
     if config_file.is_file():
         try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
+            config = read_json(config_file)
         except (OSError, ValueError) as problem:
             raise WeightsError(f"{config_file}: cannot be read ({problem}); fetch it again") from None
         stated = parse_mert2_config(config if isinstance(config, dict) else {}, str(config_file))

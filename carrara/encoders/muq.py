@@ -11,7 +11,6 @@ Dropped by name: the quantizer, its heads, the cls token, and a convolution of p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import parse_settings
+from carrara.core.strict_json import read_json
 from carrara.encoders._base import Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._conformer.network import (
     MSD_MEAN,
@@ -101,7 +101,7 @@ def _load_official(name: str, path: Path) -> dict[str, Tensor]:
     statistics: Mapping[str, Any] = {"melspec_2048_mean": MSD_MEAN, "melspec_2048_std": MSD_STD}
     if config_file.is_file():
         try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
+            config = read_json(config_file)
         except (OSError, ValueError) as problem:
             raise UsageError(f"{config_file}: cannot be read ({problem}); fetch it again") from None
         if isinstance(config, dict) and _CONFORMER in config:

@@ -15,7 +15,6 @@ Apache-2.0).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
+from carrara.core.strict_json import read_json
 from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._conformer.network import (
     MSD_MEAN,
@@ -84,7 +84,7 @@ def _load_official(name: str, path: Path) -> dict[str, Tensor]:
     statistics: Any = _STATISTICS[dataset]
     if statistics_file.is_file():
         try:
-            statistics = json.loads(statistics_file.read_text(encoding="utf-8"))
+            statistics = read_json(statistics_file)
         except (OSError, ValueError) as problem:
             raise WeightsError(f"{statistics_file}: cannot be read ({problem}); fetch it again") from None
     return {

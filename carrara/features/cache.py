@@ -6,7 +6,6 @@ fine-tuning.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from carrara.core.errors import StoreError, UsageError, did_you_mean
 from carrara.core.io import file_lock
 from carrara.core.paths import features_home, home
+from carrara.core.strict_json import read_json_object
 from carrara.features.store import LOCK, LOG, META
 
 OTHER_FOLDERS = ("index", "shards", "finetune")
@@ -44,12 +44,12 @@ def list_stores(encoder: str | None = None) -> list[StoreInfo]:
     for meta_file in sorted(features_home().glob(f"*/*/{META}")):
         folder = meta_file.parent
         try:
-            meta = json.loads(meta_file.read_text(encoding="utf-8"))
+            meta = read_json_object(meta_file)
         except (OSError, ValueError):
             meta = {}
         items = (folder / LOG).read_bytes().count(b"\n") if (folder / LOG).exists() else 0
         settings = {key: meta.get(key) for key in SHOWN_META}
-        stores.append(StoreInfo(folder, meta.get("encoder", folder.parent.name), settings, items, _size(folder)))
+        stores.append(StoreInfo(folder, str(meta.get("encoder", folder.parent.name)), settings, items, _size(folder)))
     names = {store.encoder for store in stores}
     if encoder is not None and encoder not in names:
         hint = did_you_mean(encoder, sorted(names))

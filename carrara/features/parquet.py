@@ -22,6 +22,7 @@ from carrara.core import __version__
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.io import file_lock
 from carrara.core.progress import is_progress_shown, progress
+from carrara.core.strict_json import parse_json, parse_json_object
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedChunk, EmbedConfig, embed_files, embedding_schema
 from carrara.features.encode import compute_dtype
@@ -335,9 +336,9 @@ def _read_recordings(files: Iterable[Path], settings: Mapping[str, Any]) -> list
     for file in files:
         try:
             metadata = parquet.read_metadata(file).metadata
-            stored = _flatten(json.loads(metadata[b"settings"]))
-            recordings += [_Recording(path, sha256, file) for path, sha256 in json.loads(metadata[b"files"])]
-        except (OSError, pyarrow.ArrowException, KeyError, TypeError, ValueError):
+            stored = _flatten(parse_json_object(metadata[b"settings"]))
+            recordings += [_Recording(path, sha256, file) for path, sha256 in parse_json(metadata[b"files"])]
+        except (OSError, pyarrow.ArrowException, AttributeError, KeyError, TypeError, ValueError):
             raise StoreError(f"{file}: exists already, and was not made by this command; choose another -o") from None
         for key, value in _flatten(json.loads(json.dumps(settings))).items():
             if stored.get(key) != value:

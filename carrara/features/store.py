@@ -22,6 +22,7 @@ import numpy as np
 
 from carrara.core.errors import StoreError
 from carrara.core.io import file_lock, write_text
+from carrara.core.strict_json import parse_json_object, read_json_object
 
 HALF = np.dtype("<f2")
 LARGEST = float(np.finfo(HALF).max)
@@ -79,18 +80,20 @@ class FeatureStore:
         rows_on_disk = min((path.stat().st_size // size if path.exists() else 0 for path, size in files), default=0)
         items: dict[str, RowRange] = {}
         rows = complete = 0
-        for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
+        for line in text.split(b"\n")[:-1]:
             try:
-                entry = json.loads(line)
+                entry = parse_json_object(line)
                 key, item = entry["key"], RowRange(entry["offset"], entry["rows"])
-            except (ValueError, KeyError, TypeError):
+                if not (isinstance(key, str) and isinstance(item.rows, int) and item.rows >= 0):
+                    raise ValueError("not the line of an item")
+            except (ValueError, KeyError):
                 raise StoreError(f"{log}: damaged after item {len(items)}; {CURE}") from None
             if item.offset != rows or key in items:
                 raise StoreError(f"{log}: item {len(items) + 1} does not follow the one before; {CURE}")
             if rows + item.rows > rows_on_disk:
                 break  # a machine that lost power kept the line but not the rows
             items[key] = item
-            rows, complete = rows + item.rows, complete + len(line)
+            rows, complete = rows + item.rows, complete + len(line) + 1
         self.items, self.rows = items, rows
         return complete
 
@@ -118,7 +121,7 @@ class FeatureStore:
             write_text(path, json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
             return
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = read_json_object(path)
         except (OSError, ValueError) as problem:
             raise StoreError(f"{path}: cannot be read ({problem}); {CURE}") from None
         own = json.loads(json.dumps(meta))

@@ -23,6 +23,7 @@ from torch import Tensor
 from carrara.audio.decode import read_info
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.io import atomic_write, write_text
+from carrara.core.strict_json import read_json_object
 from carrara.encoders._base import Encoder
 from carrara.encoders._maest.labels import read_label_names, require_same_labels
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
@@ -161,7 +162,7 @@ def read_pictures(folder: Path) -> dict[str, str]:
     """
     path = folder / SUMMARY
     try:
-        recordings = json.loads(path.read_text(encoding="utf-8"))["recordings"]
+        recordings = read_json_object(path)["recordings"]
         return {recording["path"]: recording["picture"] for recording in recordings if "picture" in recording}
     except FileNotFoundError:
         return {}

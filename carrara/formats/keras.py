@@ -17,7 +17,6 @@ Not supported: models that are not functional, and TensorFlow's SavedModel folde
 from __future__ import annotations
 
 import io
-import json
 import re
 import zipfile
 from collections import Counter
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from carrara.core.errors import WeightsError
+from carrara.core.strict_json import parse_json
 from carrara.formats.hdf5 import read_hdf5
 from carrara.formats.magic import format_bytes, read_magic, wrap_errors
 
@@ -81,7 +81,7 @@ def read_keras(path: Path) -> list[KerasLayer]:
             size = sum(archive.getinfo(name).file_size for name in (CONFIG, ARRAYS))
             if size > MAX_EXPANSION * path.stat().st_size:
                 raise WeightsError(f"{path}: would grow to {format_bytes(size)} when unpacked; give the official file")
-            config = json.loads(archive.read(CONFIG))
+            config = parse_json(archive.read(CONFIG))
             arrays = read_hdf5(io.BytesIO(archive.read(ARRAYS)), f"{path}: its {ARRAYS}")
         listed = config.get("config") if isinstance(config, dict) else None
         listed = listed.get("layers") if isinstance(listed, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from carrara.core.errors import CarraraError, WeightsError
+from carrara.core.strict_json import parse_json
 
 MAX_HEADER_BYTES = 10**8  # safetensors itself refuses a longer header
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -93,7 +93,7 @@ def _check_safetensors_length(path: Path) -> None:
         (length,) = struct.unpack("<Q", file.read(8))
         expected = 8 + length
         if expected <= size:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             expected += max((entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"), default=0)
     if size < expected:
         raise WeightsError(f"{path}: is cut short, {format_bytes(size)} of {format_bytes(expected)}; fetch it again")

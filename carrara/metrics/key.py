@@ -9,15 +9,41 @@ Letters: U scored units, K keys.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import numpy as np
 
+# Pitch classes from C on, in names that mir_eval takes.
+TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
+NATURAL = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+ACCIDENTAL = {"": 0, "#": 1, "♯": 1, "b": -1, "♭": -1}
+MODES = {"": "major", "M": "major", "maj": "major", "major": "major"}
+MODES |= {"m": "minor", "min": "minor", "minor": "minor", "other": "other"}
+NO_KEY = ("X", "x", "N")
+KEY = re.compile(r"([A-Ga-g])([#♯b♭]?)(?:\s*:\s*|\s+|)([A-Za-z]*)")
+
 FIFTH = 0.5
 
 
+def parse_key(name: str) -> str:
+    """Return mir_eval's name of a key: `Cb:maj`, `Cb major` and `B` are `B major`, `Am` is `A minor`, `N` is `X`.
+
+    Raises:
+        ValueError: It is none, or a small letter alone, which some write for minor.
+    """
+    if name.strip() in NO_KEY:
+        return "X"
+    match = KEY.fullmatch(name.strip())
+    written = match[3] if match and len(match[3]) == 1 else match[3].lower() if match else ""
+    if match is None or written not in MODES or (match[1].islower() and not written):
+        raise ValueError(f"{name!r} is no key; write a tonic and its mode, such as C major, F# minor, Bb:min or Am")
+    pitch_class = NATURAL[match[1].upper()] + ACCIDENTAL[match[2]]
+    return f"{TONICS[pitch_class % 12]} {MODES[written]}"
+
+
 def key_weighted(truth_U: np.ndarray, prediction_U: np.ndarray, keys: tuple[str, ...]) -> float:
-    """Return the mean weighted score of indices into `keys`, which are mir_eval's names."""
+    """Return the mean weighted score of indices into `keys`, names that `parse_key` takes."""
     return float(np.mean(_score_table(keys)[np.asarray(truth_U), np.asarray(prediction_U)]))
 
 
@@ -32,4 +58,5 @@ def key_weighted_2017(truth_U: np.ndarray, prediction_U: np.ndarray, keys: tuple
 def _score_table(keys: tuple[str, ...]) -> np.ndarray:
     from mir_eval.key import weighted_score
 
-    return np.array([[weighted_score(truth, prediction) for prediction in keys] for truth in keys])
+    names = [parse_key(key) for key in keys]
+    return np.array([[weighted_score(truth, prediction) for prediction in names] for truth in names])

@@ -6,7 +6,6 @@ A file is whole or not there, and nothing in it can be executed. Every random dr
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from carrara.core.errors import StoreError
 from carrara.core.hashing import canonical_json
 from carrara.core.io import atomic_write
+from carrara.core.strict_json import parse_json_object
 from carrara.pretrain.distributed import full_tensor, shard_like
 
 # Folder of the checkpoints within the folder of a run.
@@ -106,7 +106,7 @@ def load_checkpoint(folder: Path) -> SavedState | None:
             continue
         try:
             with safe_open(path, "pt") as file:
-                state = json.loads((file.metadata() or {})["state"])
+                state = parse_json_object((file.metadata() or {})["state"], allow_nan=True)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         except (SafetensorError, OSError, KeyError, ValueError) as problem:
             broken.append(f"{path.name} ({problem})")

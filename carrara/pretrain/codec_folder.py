@@ -8,6 +8,7 @@ from pathlib import Path
 from carrara.core.errors import WeightsError
 from carrara.core.io import write_text
 from carrara.core.settings import parse_settings
+from carrara.core.strict_json import read_json_object
 from carrara.formats.weights import load_state_dict_strict, read_tensors, save_tensors
 from carrara.nn.quantize.rvq_vae import RVQVAE, CodecSettings
 
@@ -34,7 +35,7 @@ def load_codec(folder: Path) -> RVQVAE:
     """
     path = Path(folder) / CODEC_CONFIG
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))[CODEC_KEY]
+        settings = read_json_object(path)[CODEC_KEY]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise WeightsError(f"{path}: no RVQ-VAE ({problem}); train one with `carrara pretrain rvq-vae`") from None
     codec = RVQVAE(parse_settings(CodecSettings, settings, str(path)))

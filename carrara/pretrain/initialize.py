@@ -27,7 +27,7 @@ from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.run_file import RUN
 from carrara.pretrain.targets._base import Target
 from carrara.pretrain.targets.teacher import DERIVED_STATE
-from carrara.pretrain.transferred_heads import TransferredHeads, heads_from_checkpoint, heads_from_run, read_json
+from carrara.pretrain.transferred_heads import TransferredHeads, heads_from_checkpoint, heads_from_run, read_run_file
 
 if TYPE_CHECKING:
     from carrara.pretrain.objectives._masked_network import MaskedPrediction
@@ -63,7 +63,7 @@ class Initialization:
 
 def former_record(folder: Path) -> dict[str, Any]:
     """Return where the weights of the run in a folder came from, as its `run.json` says."""
-    record: dict[str, Any] = read_json(folder / RUN).get("initialization", {})
+    record: dict[str, Any] = read_run_file(folder / RUN).get("initialization", {})
     return record
 
 

@@ -27,12 +27,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carrara.core.errors import StoreError
 from carrara.core.io import write_text
+from carrara.core.strict_json import parse_json_object
 from carrara.pretrain.trackers import Tracker, open_trackers
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ PROBES = "probes"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log that hold metrics; a last line that was cut short is left out."""
+    """Return the lines of a log that hold metrics; lines that are no objects with a step are left out."""
     return [line for line in _read_lines(path) if "event" not in line and PROBES not in line]
 
 
@@ -61,11 +63,12 @@ def read_probes(path: Path) -> list[dict[str, Any]]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+    # A damaged line costs itself: the others are worth keeping, and a run must be able to go on.
+    for text in path.read_bytes().split(b"\n") if path.is_file() else []:
+        with suppress(ValueError):
+            line = parse_json_object(text)
+            if isinstance(line.get("step"), int) and isinstance(line.get(PROBES, {}), dict):
+                lines.append(line)
     return lines
 
 

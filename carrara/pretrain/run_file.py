@@ -14,6 +14,7 @@ from carrara.core import __version__
 from carrara.core.errors import CarraraError, StoreError
 from carrara.core.io import write_text
 from carrara.core.settings import Settings, iter_paths, parse_settings
+from carrara.core.strict_json import read_json_object
 from carrara.pretrain.corpus.stream import Corpus
 
 RUN = "run.json"
@@ -87,7 +88,7 @@ def prepare_run_file(
 def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings]) -> list[ChangedSetting]:
     folder = path.parent
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_json_object(path, allow_nan=True)
         # Settings that an earlier version did not have get their defaults.
         old_recipe = parse_settings(recipe_type, old["recipe"], str(path)).model_dump(mode="json")
         old_corpus, new_corpus = old["corpus"], new["corpus"]

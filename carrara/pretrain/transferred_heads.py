@@ -13,7 +13,6 @@ Letters: C classes, P projection, D dim, R rows of a label set in fairseq's tabl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from carrara.core.errors import StoreError
 from carrara.core.settings import parse_settings
+from carrara.core.strict_json import read_json
 from carrara.encoders._hub.official import read_heads
 from carrara.encoders._hubert.fairseq import TEACHER, map_fairseq_name
 from carrara.pretrain.checkpoint import TRAINING, load_checkpoint
@@ -73,7 +73,7 @@ def heads_from_run(folder: Path, recipe: Recipe) -> TransferredHeads:
         UsageError: the run's recipe is not one of masked prediction.
         StoreError: its files cannot be read.
     """
-    former = parse_settings(Recipe, read_json(folder / RUN).get("recipe") or {}, str(folder / RUN))
+    former = parse_settings(Recipe, read_run_file(folder / RUN).get("recipe") or {}, str(folder / RUN))
     checkpoint = load_checkpoint(folder / TRAINING)
     tensors = checkpoint.tensors if checkpoint else {}
     former_heads = _heads_by_target(former, tensors)
@@ -213,14 +213,14 @@ def _published_codebooks(
     ]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_run_file(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, empty where there is no file.
 
     Raises:
         StoreError: it cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, allow_nan=True)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as problem:

@@ -5,7 +5,6 @@ Letters: B batch, T samples.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from carrara.core.errors import UsageError
 from carrara.core.record import Record
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.load import load, with_settings
-from carrara.pretrain.metrics_log import LOG_FILE
+from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 from carrara.pretrain.tagging.initialize import INITIAL_WEIGHTS
@@ -171,6 +170,5 @@ def train_row(reproduction: Reproduction, row: AblationRow, plan: ReproductionPl
 
 def _training_seconds(model: Path) -> float:
     """Return how long a training took, from the last line of its metrics log; 0 where there is none."""
-    path = model / LOG_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return float(json.loads(lines[-1]).get("seconds", 0.0)) if lines else 0.0
+    lines = read_metrics(model / LOG_FILE)
+    return float(lines[-1].get("seconds", 0.0)) if lines else 0.0

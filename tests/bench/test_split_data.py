@@ -54,6 +54,9 @@ class FrameByFrame(ProbeTaskType):
 
     frame_level = True
 
+    def metric_names(self, task):
+        return tuple(task.metrics)
+
     def __init__(self):
         self.decoded = []
 

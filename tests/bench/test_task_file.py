@@ -65,8 +65,8 @@ def test_a_python_file_is_a_task_as_in_the_registry(folder):
         ('data = "musik"\ntask_type = "multiclass"\nlabel = "pitch"\n', DataError, "there is no folder"),
         (
             'data = "music"\ntask_type = "multiclass"\nlabel = "pich"\n',
-            DataError,
-            "no training clip has a label 'pich'",
+            UsageError,
+            "label is 'pich'; .* Did you mean 'pitch'",
         ),
         ("data = music", UsageError, "not TOML"),
     ],

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from carrara.core.errors import DataError, UsageError
 from carrara.data.folder import DATASET, FolderDataset
 
-WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp"), exclude_characters=";"), min_size=1).filter(
-    lambda word: word == word.strip() and word.splitlines() == [word]
-)
+# With U+2028, U+0085, vertical tabs and form feeds inside, at which `str.splitlines` would part a value.
+WORDS = st.text(
+    st.characters(exclude_categories=("Cs",), exclude_characters=";\0\r\n"), min_size=1, max_size=60
+).filter(lambda word: word == word.strip())
 
 
 def write_labels(tmp_path, text, name="labels.csv"):
@@ -56,12 +57,15 @@ def test_without_splits_the_hash_of_the_group_determines_them(tmp_path):
     assert not DATASET.check(root).leaks
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(WORDS, st.lists(WORDS, max_size=3)), min_size=1, max_size=5, unique_by=lambda row: row[0]))
-def test_any_table_of_the_csv_module_is_read_back(tmp_path_factory, rows):
+@given(
+    rows=st.lists(st.tuples(WORDS, st.lists(WORDS, max_size=3)), min_size=1, max_size=5, unique_by=lambda row: row[0])
+)
+def test_any_table_of_the_csv_module_is_read_back(tmp_path_factory, delimiter, rows):
     root = tmp_path_factory.mktemp("folder")
     with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, delimiter=delimiter)
         writer.writerow(["path", "tags[]"])
         writer.writerows([path, ";".join(tags)] for path, tags in rows)
     assert [(clip.id, clip.labels["tags"]) for clip in DATASET.index(root)] == rows
@@ -78,6 +82,13 @@ def test_any_table_of_the_csv_module_is_read_back(tmp_path_factory, rows):
         ("path,duration\na.wav,0\n", "line 2: duration"),
         ("path\na.wav\na.wav\n", "line 3: a second clip"),
         ("path,mood\n,calm\n", "line 2: no path"),
+        ("file;mood\na.wav;calm\n", "line 1: .*separated by commas, semicolons or tabs; it is 'file;mood'"),
+        ("path;mood\na.wav;calm;wild\n", "line 2: 3 values for 2 columns; quote values with semicolons"),
+        ('path,mood\na.wav,calm\nb.wav,"one\ntwo\n', "line 3: not CSV .unexpected end of data"),
+        ("path,mood\na.wav," + "x" * 140_000, "line 2: not CSV .field larger than field limit"),
+        ("path;start\na.wav;0,5\n", "line 2: start '0,5' is not a length in seconds, such as 1.5"),
+        ("path\n" + "a" * 300 + ".wav\n", "line 2: .*cannot be the path of a file"),
+        ("path\na\0b.wav\n", "line 2: .*cannot be the path of a file"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path, text, message):
@@ -86,7 +97,21 @@ def test_a_mistake_is_named_with_its_line(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"path": 1}', "line 1: no path"), ("[1]", "object"), ("{", "not JSON")]
+    ("text", "message"),
+    [
+        ('{"path": 1}', "line 1: no path"),
+        ("[1]", "line 1: not a JSON object"),
+        ("{", "line 1: not JSON"),
+        ('{"path": "a", "x": NaN}', "line 1: NaN is no finite number"),
+        ('{"path": "a", "x": 1e999}', "line 1: 1e999 is no finite number"),
+        ('{"path": "a", "x": ' + "9" * 6000 + "}", "line 1: an integer of 6000 digits"),
+        ('{"path": "a", "start": 1' + "0" * 400 + "}", "line 1: an integer of 401 digits"),
+        ('{"path": "a", "x": ' + "[" * 5000 + "]" * 5000 + "}", "line 1: nested more than 100 levels"),
+        ('{"path": "a", "x": ' + "[" * 120 + "]" * 120 + "}", "line 1: nested more than 100 levels"),
+        ('{"path": "a", "x": "\\ud800"}', "line 1: holds half a character"),
+        ('{"path": "a", "id": ["b"]}', "line 1: id is a list"),
+        ('{"path": "a", "split": {"a": 1}}', "line 1: split"),
+    ],
 )
 def test_a_mistake_in_json_lines_is_named(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
@@ -121,3 +146,21 @@ def test_the_check_names_faulty_files(tmp_path):
         ("a.wav = twin.wav", ("test", "train")),
     }
     assert "partial (4 of 6" in report.comparability["given"]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
+def test_marks_that_only_python_takes_for_line_ends_stay_inside_a_value(tmp_path, mark):
+    row = json.dumps({"path": "a.wav", "title": f"a{mark}b"}, ensure_ascii=False)
+    (clip,) = DATASET.index(write_labels(tmp_path, row + "\r\n", "labels.jsonl"))
+    assert clip.labels == {"title": f"a{mark}b"}
+    (tmp_path / "labels.jsonl").unlink()
+    (clip,) = DATASET.index(write_labels(tmp_path, f"path,title\r\na.wav,a{mark}b\r\n"))
+    assert clip.labels == {"title": f"a{mark}b"}
+
+
+def test_a_value_in_quotes_keeps_its_line_ends_and_the_lines_after_it_their_numbers(tmp_path):
+    text = 'path,title,split\na.wav,"one\ntwo\r\nthree ""3""",train\nb.wav,x,trian\n'
+    with pytest.raises(DataError, match="line 5: split 'trian'"):
+        DATASET.index(write_labels(tmp_path, text))
+    write_labels(tmp_path, text.replace("trian", "test"))
+    assert DATASET.index(tmp_path)[0].labels["title"] == 'one\ntwo\r\nthree "3"'

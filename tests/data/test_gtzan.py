@@ -250,7 +250,7 @@ def test_errors_of_damaged_jams_name_the_file(tmp_path, text):
     with pytest.raises(DataError, match=r"blues\.00029\.wav\.jams.*not J"):
         DATASET.index(tmp_path)
     jams(tmp_path / "jams/blues.00029.wav.jams", beat=[1.0, math.inf])
-    with pytest.raises(DataError, match=r"blues\.00029\.wav\.jams: inf is not a time"):
+    with pytest.raises(DataError, match=r"blues\.00029\.wav\.jams: Infinity is no finite"):
         DATASET.index(tmp_path)
     jams(tmp_path / "jams/blues.00029.wav.jams", downbeat=[1.0])
     with pytest.raises(DataError, match=r"blues\.00029\.wav\.jams: no beats in it"):
@@ -267,3 +267,17 @@ def test_missing_and_undecodable_lists_are_reported(tmp_path):
 
 def test_it_is_registered():
     assert REGISTRY.get("gtzan") is DATASET
+
+
+def test_one_annotation_of_beats_without_a_type_is_read_and_two_are_refused(tmp_path):
+    events = [{"time": 0.5 * n, "value": n % 4 + 1} for n in range(8)]
+    annotation = {"namespace": "beat", "sandbox": {}, "data": events}
+    path = tmp_path / "jams/blues.00029.wav.jams"
+    write(build(tmp_path, beats=None) / "jams/blues.00029.wav.jams", json.dumps({"annotations": [annotation]}))
+    labels = next(clip.labels for clip in DATASET.index(tmp_path) if clip.id == "blues.00029")
+    assert labels["beats"] == [0.5 * n for n in range(8)] and labels["downbeats"] == [0.0, 2.0]
+    path.write_text(json.dumps({"annotations": [annotation, {**annotation, "sandbox": None}]}))
+    with pytest.raises(
+        DataError, match=r"2 annotations of beats.*sandbox\.annotation_type.*write 'beat' or 'downbeat'"
+    ):
+        DATASET.index(tmp_path)

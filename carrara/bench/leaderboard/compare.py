@@ -26,8 +26,9 @@ from carrara.bench.leaderboard.ranking import PERCENT, Interval, name_systems
 from carrara.bench.predictions import predictions_path, read_groups, read_predictions
 from carrara.bench.suites import SUITES
 from carrara.bench.task_types._base import TaskType
-from carrara.core.errors import StoreError, UsageError, did_you_mean
+from carrara.core.errors import CarraraError, StoreError, UsageError, did_you_mean
 from carrara.core.record import Record
+from carrara.core.settings import parse_settings
 from carrara.core.task import Task
 from carrara.metrics.bootstrap import DRAWS, SEED, StandardError, centre_draws, resample_counts, standard_error
 
@@ -311,13 +312,18 @@ def _compare_records(first: Record, second: Record, results: Path) -> TaskCompar
     truths, other_truths = ([next(iter(by_seed.values()))[unit][0] for unit in ids] for by_seed in predictions)
     if truths != other_truths:
         return NotComparable(name, protocol, "the truths of some test clips differ")
-    task = Task.model_validate(first.task.task)
-    first_S, second_S = (
-        [[to_metric_input(clips[unit][1]) for unit in ids] for clips in by_seed.values()] for by_seed in predictions
-    )
-    task_type = task_types.REGISTRY.get(task.task_type)
-    groups = [group_of[unit] for unit in ids]
-    raw = paired_difference(task, task_type, [to_metric_input(truth) for truth in truths], first_S, second_S, groups)
+    try:
+        task = parse_settings(Task, first.task.task, "the record")
+        first_S, second_S = (
+            [[to_metric_input(clips[unit][1]) for unit in ids] for clips in by_seed.values()] for by_seed in predictions
+        )
+        task_type = task_types.REGISTRY.get(task.task_type)
+        groups = [group_of[unit] for unit in ids]
+        inputs = [to_metric_input(truth) for truth in truths]
+        raw = paired_difference(task, task_type, inputs, first_S, second_S, groups)
+    except (CarraraError, ArithmeticError, LookupError, TypeError, ValueError) as problem:
+        reason = " ".join(str(problem).split())[:200]
+        return NotComparable(name, protocol, f"its predictions cannot be scored ({reason}); run this task again")
     score = first.scores[task.metrics[0]]
     unit = PERCENT if score.scale == "ratio" else 1.0
     return TaskComparison(

@@ -283,10 +283,11 @@ def mean_interval(
     Args:
         intervals: of the values.
         draws: of each value as standard scores `[G]`, from `decode_draws`. Values without them are independent, and
-            their half widths, down and up, add in quadrature.
+            their half widths, down and up, add in quadrature; so are values whose numbers of draws differ.
     """
     count = len(intervals)
-    draws = draws or [None] * count
+    if not draws or len({len(draw_G) for draw_G in draws if draw_G is not None}) > 1:
+        draws = [None] * count
     value = sum(each.value for each in intervals) / count
 
     def half_width(widths: Sequence[float]) -> float:

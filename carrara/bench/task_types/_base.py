@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from carrara.core.clip import Clip
-from carrara.core.errors import DataError
+from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.task import Task
 
 Truth = Any  # the label of one clip in the form that the metrics take
@@ -49,6 +49,26 @@ class TaskType(ABC):
         Raises:
             DataError: a clip lacks the label, or has one that the task does not know.
         """
+
+    @abstractmethod
+    def metric_names(self, task: Task) -> tuple[str, ...]:
+        """Return the metrics that a task of this kind can request."""
+
+    def check(self, task: Task) -> None:
+        """Check that this kind of task has the metrics that the task requests.
+
+        Raises:
+            UsageError: it has not, or the task's labels do not fit them.
+        """
+        if not task.labels:
+            raise UsageError(f"task {task.name!r}: labels is empty; leave it out, or name the labels")
+        known = self.metric_names(task)
+        for name in requested_metrics(task):
+            if name not in known:
+                raise UsageError(
+                    f"task {task.name!r}: {task.task_type} has no metric {name!r}.{did_you_mean(name, known)} "
+                    f"It has {', '.join(known)}."
+                )
 
     @abstractmethod
     def metrics(self, task: Task, truths: Sequence[Truth], predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -117,6 +137,6 @@ def label_of(task: Task, clip: Clip) -> Any:
     Raises:
         DataError: the clip has none.
     """
-    if task.label not in clip.labels:
+    if clip.labels.get(task.label) is None:
         raise DataError(f"clip {clip.id!r}: it has no label {task.label!r}, which task {task.name!r} needs")
     return clip.labels[task.label]

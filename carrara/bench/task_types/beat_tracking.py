@@ -39,6 +39,9 @@ class _BeatTracking(ProbeTaskType):
     frame_level = True
     unit = "track"
 
+    def metric_names(self, task: Task) -> tuple[str, ...]:
+        return tuple(_METRICS)
+
     def truths(self, task: Task, clips: Sequence[Clip]) -> list[np.ndarray]:
         """Return the times of each clip's beats in seconds, ascending; a clip may have none.
 
@@ -53,10 +56,13 @@ class _BeatTracking(ProbeTaskType):
             label = label_of(task, clip)
             try:
                 times = np.sort(np.asarray(label, dtype=np.float64).reshape(-1))
-            except (TypeError, ValueError):
-                raise DataError(f"clip {clip.id!r}: its {task.label} are not a list of times in seconds") from None
-            if not np.isfinite(times).all():
-                raise DataError(f"clip {clip.id!r}: one of its {task.label} is not a time")
+            except (TypeError, ValueError, OverflowError):
+                raise DataError(
+                    f"clip {clip.id!r}: its {task.label} are {str(label)[:60]!r}, not a list of times in seconds; in "
+                    f"labels.csv call the column {task.label}[] and separate times by semicolons, with decimal points"
+                ) from None
+            if not np.isfinite(times).all() or (times < 0).any():
+                raise DataError(f"clip {clip.id!r}: one of its {task.label} is not a time in seconds from 0 on")
             truths.append(times)
         return truths
 

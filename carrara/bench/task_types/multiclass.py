@@ -18,23 +18,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, requested_metrics
+from carrara.bench.task_types._base import Frames, ProbeTaskType, label_of, requested_metrics
 from carrara.core.clip import Clip
-from carrara.core.errors import DataError
+from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
 from carrara.metrics.accuracy import accuracy
-from carrara.metrics.key import key_weighted, key_weighted_2017
+from carrara.metrics.key import key_weighted, key_weighted_2017, parse_key
+
+KEY_METRICS = ("key_weighted", "key_weighted_2017")
 
 
 class _Multiclass(ProbeTaskType):
+    def metric_names(self, task: Task) -> tuple[str, ...]:
+        return ("accuracy_windows", "accuracy_recordings") if task.aggregate == "window" else ("accuracy", *KEY_METRICS)
+
+    def check(self, task: Task) -> None:
+        """Check the metrics, and that the labels are keys where a metric needs keys; see the base class."""
+        super().check(task)
+        metric = next((name for name in requested_metrics(task) if name in KEY_METRICS), None)
+        for label in task.labels if metric else ():
+            try:
+                parse_key(label)
+            except ValueError as problem:
+                raise UsageError(f"task {task.name!r}: {metric} needs keys, and the label {problem}") from None
+
     def truths(self, task: Task, clips: Sequence[Clip]) -> list[int]:
         index = {label: number for number, label in enumerate(task.labels)}
         truths = []
         for clip in clips:
-            label = str(clip.labels.get(task.label))
+            value = label_of(task, clip)
+            if isinstance(value, list | dict):
+                raise DataError(
+                    f"clip {clip.id!r}: its {task.label} is a list or an object; task {task.name!r} is multiclass and "
+                    "needs one label for each clip (multilabel takes lists)"
+                )
+            label = str(value)
             if label not in index:
                 raise DataError(
-                    f"clip {clip.id!r}: its {task.label} is {label!r}, which task {task.name!r} does not know"
+                    f"clip {clip.id!r}: its {task.label} is {label!r}, which task {task.name!r} does not know; its "
+                    "labels are those of the training clips unless it lists them"
                 )
             truths.append(index[label])
         return truths

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +20,30 @@ from torch.nn import functional as F
 
 from carrara.bench.task_types._base import Frames, ProbeTaskType, label_of, requested_metrics
 from carrara.core.clip import Clip
+from carrara.core.errors import DataError
 from carrara.core.task import Task
 from carrara.metrics.ranking import average_precision, macro_mean, roc_auc
 
 _NAMED = 6
+_SEPARATORS = frozenset(",;|")
 _METRICS = {"roc_auc": roc_auc, "average_precision": average_precision}
 
 
 class _Multilabel(ProbeTaskType):
+    def metric_names(self, task: Task) -> tuple[str, ...]:
+        return tuple(_METRICS)
+
     def truths(self, task: Task, clips: Sequence[Clip]) -> list[np.ndarray]:
-        """Return for each clip 1 where it has the tag, else 0, `[K]`; tags that the task does not know do not count."""
-        tags_by_clip = [set(label_of(task, clip)) for clip in clips]
+        """Return for each clip 1 where it has the tag, else 0, `[K]`; tags that the task does not know do not count.
+
+        A bare word among lists is one tag.
+
+        Raises:
+            DataError: a clip has no tags, or a text that may stand for several.
+        """
+        labels = [label_of(task, clip) for clip in clips]
+        has_lists = any(isinstance(label, list | tuple) for label in labels)
+        tags_by_clip = [_tags(task, clip, label, has_lists) for clip, label in zip(clips, labels)]
         return [np.array([tag in tags for tag in task.labels], dtype=np.float32) for tags in tags_by_clip]
 
     def targets(self, task: Task, state: None, truths: Sequence[np.ndarray], frames: Frames | None) -> np.ndarray:
@@ -64,6 +78,17 @@ class _Multilabel(ProbeTaskType):
         """Return the tags that have no positive or no negative among these truths."""
         mean_K = np.mean(np.asarray(truths), axis=0)
         return [tag for tag, mean in zip(task.labels, mean_K) if mean in (0.0, 1.0)]
+
+
+def _tags(task: Task, clip: Clip, label: Any, has_lists: bool) -> set[str]:
+    if isinstance(label, str) and has_lists and not _SEPARATORS.intersection(label):
+        return {label}
+    if isinstance(label, list | tuple) and not any(isinstance(tag, list | dict) or tag is None for tag in label):
+        return {str(tag) for tag in label}
+    raise DataError(
+        f"clip {clip.id!r}: its {task.label} is {str(label)[:60]!r}, not a list of tags; in labels.csv call the column "
+        f"{task.label}[] and separate tags by semicolons, in labels.jsonl write a list"
+    )
 
 
 TASK_TYPE = _Multilabel()

@@ -9,8 +9,11 @@ Letters: P probes, B examples of a batch, E dimensions, U scored units.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -31,15 +34,22 @@ class _Moments:
 
 
 class _Regression(ProbeTaskType):
+    def metric_names(self, task: Task) -> tuple[str, ...]:
+        return ("r2", *(f"r2_{name}" for name in task.labels))
+
     def truths(self, task: Task, clips: Sequence[Clip]) -> list[np.ndarray]:
-        """Return each clip's numbers in the order of the task's labels, `[E]`."""
+        """Return each clip's numbers in the order of the task's labels, `[E]`.
+
+        Raises:
+            DataError: a clip lacks one, or has something else there.
+        """
         truths = []
         for clip in clips:
             label = clip.labels.get(task.label)
             values = label if isinstance(label, Mapping) else clip.labels
-            if missing := [name for name in task.labels if name not in values]:
+            if missing := [name for name in task.labels if values.get(name) is None]:
                 raise DataError(f"clip {clip.id!r}: it has no label {missing[0]!r}, which task {task.name!r} needs")
-            truths.append(np.array([values[name] for name in task.labels], dtype=np.float64))
+            truths.append(np.array([_number(clip, name, values[name]) for name in task.labels], dtype=np.float64))
         return truths
 
     def fit(self, task: Task, truths: Sequence[np.ndarray]) -> _Moments:
@@ -71,6 +81,23 @@ class _Regression(ProbeTaskType):
         values = {f"r2_{name}": float(value) for name, value in zip(task.labels, value_E)}
         values["r2"] = float(value_E.mean())
         return {name: value for name, value in values.items() if name in requested_metrics(task)}
+
+
+def _number(clip: Clip, name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        text = str(value)[:60]
+        is_decimal_comma = re.fullmatch(r"[+-]?\d*,\d+", text.strip())
+        cure = (
+            f"write it with a point: {text.strip().replace(',', '.')}"
+            if is_decimal_comma
+            else "write one, such as 0.25"
+        )
+        raise DataError(f"clip {clip.id!r}: its {name} is {text!r}, not a finite number; {cure}")
+    return number
 
 
 TASK_TYPE = _Regression()

@@ -23,6 +23,7 @@ from carrara.core.errors import DataError
 from carrara.core.hashing import sha256_of_file, sha256_of_json
 from carrara.core.io import atomic_write, write_text
 from carrara.core.progress import progress
+from carrara.core.strict_json import parse_json_object, read_json_object
 from carrara.data._pebble import soundfont
 from carrara.data._pebble.clips import COLLECTIONS, VERSION, create_clip
 from carrara.data._pebble.sizes import clip_counts
@@ -93,7 +94,7 @@ def read_index(root: Path) -> list[Entry]:
 def _read_meta(root: Path) -> Entry:
     path = root / "meta.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_json_object(path) if path.is_file() else {}
     except (OSError, ValueError) as problem:
         raise DataError(f"{path} cannot be read ({problem}): remove it and run `carrara download pebble`") from None
 
@@ -101,7 +102,7 @@ def _read_meta(root: Path) -> Entry:
 def _read_entries(root: Path) -> list[Entry]:
     path = root / "index.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [parse_json_object(line) for line in path.read_bytes().splitlines()]
     except (OSError, ValueError) as problem:
         raise DataError(f"{path} cannot be read ({problem}): remove it and run `carrara download pebble`") from None
 

@@ -24,6 +24,7 @@ from carrara.core.io import write_text
 from carrara.core.paths import encoders_home
 from carrara.core.registry import Entry
 from carrara.core.settings import Settings, parse_settings, replace
+from carrara.core.strict_json import read_json
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
@@ -242,7 +243,7 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise UsageError(
             f"{path.parent}: holds no {CONFIG}; give a folder made by save_pretrained, or official files"

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.settings import parse_settings
+from carrara.core.strict_json import read_json
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import WEIGHT_FACTS, Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hubert import fairseq
@@ -301,7 +302,7 @@ def _read_json_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
+        content = read_json(path)
+    except (OSError, ValueError) as problem:
         raise UsageError(f"{path}: cannot be read ({problem}); fetch it again") from None
     return content if isinstance(content, dict) else {}

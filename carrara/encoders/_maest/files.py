@@ -14,6 +14,7 @@ from typing import Any
 from carrara.core.errors import UsageError, WeightsError
 from carrara.core.io import write_text
 from carrara.core.settings import parse_settings
+from carrara.core.strict_json import read_json
 from carrara.encoders._base import WEIGHT_FACTS, Card, Encoder, build_with_weights
 from carrara.encoders._maest.keys import TIME, from_ast, to_ast
 from carrara.encoders._maest.labels import parse_label_names
@@ -130,7 +131,7 @@ def _read_preprocessor(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as problem:
         raise UsageError(f"{path}: cannot be read ({problem}); fetch it again") from None
     if not isinstance(content, dict):

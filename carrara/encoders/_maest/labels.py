@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from carrara.core.errors import UsageError, did_you_mean
+from carrara.core.strict_json import read_json
 from carrara.encoders._base import Encoder
 
 LABELS = "labels.json"
@@ -35,7 +35,7 @@ def read_label_names(path: Path, classes: int) -> tuple[str, ...]:
         UsageError: the file cannot be read, or the names do not match the classes.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(Path(path))
     except (OSError, ValueError) as problem:
         raise UsageError(f"{path}: cannot be read ({problem})") from None
     if isinstance(content, dict) and "classes" in content:

@@ -33,6 +33,7 @@ from torch import Tensor
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.hashing import sha256_of_json
 from carrara.core.progress import progress
+from carrara.core.strict_json import parse_json_object
 from carrara.formats.weights import hash_tensors
 from carrara.pretrain.corpus.build import Corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
@@ -152,8 +153,10 @@ class LabelStore:
         with open(path, "rb") as file:
             for number, line in enumerate(file):
                 try:
-                    entry = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
+                    entry = parse_json_object(line) if line.endswith(b"\n") else None
+                    if entry is not None and number:
+                        _check_entry(entry)
+                except (ValueError, KeyError):
                     raise StoreError(f"{path}: line {number + 1} is damaged; remove {self.folder}") from None
                 if entry is None or (number and entry["first"] + entry["frames"] > written_rows):
                     break
@@ -166,6 +169,16 @@ class LabelStore:
                     )
                 valid_bytes += len(line)
         return valid_bytes, end
+
+
+def _check_entry(entry: dict[str, Any]) -> None:
+    """Raise a ValueError or KeyError unless a line of an index names an item and its frames."""
+    first, frames = entry["first"], entry["frames"]
+    if (
+        not (isinstance(entry["id"], str) and isinstance(first, int) and isinstance(frames, int))
+        or min(first, frames) < 0
+    ):
+        raise ValueError("not the line of an item")
 
 
 def _json_line(values: dict[str, Any]) -> bytes:

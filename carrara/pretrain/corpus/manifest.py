@@ -86,11 +86,13 @@ def _read_table(address: str) -> pyarrow.Table:
                 return table.read([name for name in names if name in ("path", "id", *NUMBERS)] or names[:1])
             types = {"path": pyarrow.large_string(), "id": pyarrow.large_string()}
             types |= dict.fromkeys(NUMBERS, pyarrow.float64())
-            return csv.read_csv(file, convert_options=csv.ConvertOptions(column_types=types))
+            table = csv.read_csv(file, convert_options=csv.ConvertOptions(column_types=types))
+            table.validate(full=True)
+            return table.select([name for name in table.column_names if name in types] or table.column_names[:1])
     except FileNotFoundError:
         raise DataError(f"{address}: there is no such manifest; --corpus takes a Parquet or CSV file") from None
-    except (OSError, pyarrow.ArrowException) as problem:
-        reason = str(problem).splitlines()[0]
+    except (OSError, ValueError, pyarrow.ArrowException) as problem:
+        reason = str(problem).partition("\n")[0][:200]
         raise DataError(
             f"{address}: cannot be read as a manifest: {reason}; it is a Parquet or CSV table with a column path"
         ) from None

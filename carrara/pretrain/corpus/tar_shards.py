@@ -25,9 +25,11 @@ from carrara.core.errors import AudioError
 from carrara.core.hashing import sha256_of_json
 from carrara.core.io import atomic_write
 from carrara.core.paths import home
+from carrara.core.strict_json import parse_json, read_json_object
 from carrara.pretrain.corpus.storage import local_copy, open_filesystem, read_duration, suffix
 
 FORMAT = 1
+MAX_JSON_BYTES = 2**20  # of one recording's own facts
 BLOCK = tarfile.BLOCKSIZE
 
 
@@ -90,7 +92,7 @@ def read_shard(address: str) -> ShardIndex:
 
 def _read_cached(path: Path, key: dict[str, Any]) -> ShardIndex | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_object(path)
         if any(content[name] != value for name, value in key.items()):
             return None
         return ShardIndex(tuple(ShardMember(*row) for row in content["members"]), tuple(content["damage"]))
@@ -179,11 +181,11 @@ def _key(name: str) -> str:
 
 def _json_duration(file: IO[bytes], info: tarfile.TarInfo | None) -> float | None:
     """Return the duration in an audio file's JSON; None if there is none."""
-    if info is None:
+    if info is None or info.size > MAX_JSON_BYTES:
         return None
     file.seek(info.offset_data)
     try:
-        content = json.loads(file.read(info.size))
+        content = parse_json(file.read(info.size))
         seconds = float(content["seconds"] if "seconds" in content else content["samples"] / content["sample_rate"])
     except (ValueError, KeyError, TypeError, ZeroDivisionError):
         return None

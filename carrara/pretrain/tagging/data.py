@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ import numpy as np
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError, StoreError, UsageError, did_you_mean
 from carrara.core.hashing import canonical_json
+from carrara.core.strict_json import read_json
 from carrara.data import REGISTRY as DATA
 from carrara.data._base import Dataset
 from carrara.data.folder import FILES, FolderDataset
@@ -136,7 +136,7 @@ def read_run_tags(folder: Path) -> tuple[str, ...]:
     """
     path = Path(folder) / TAG_FILE
     try:
-        return tuple(json.loads(path.read_text(encoding="utf-8")))
+        return tuple(read_json(path))
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError) as problem:
