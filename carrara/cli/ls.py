@@ -30,6 +30,9 @@ def ls(
             "--table", help="Of encoders: network, size, input, stride, context, hours of training and its task."
         ),
     ] = False,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Only encoders that load here, or datasets that are on this machine.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of names and summaries.")] = False,
 ) -> None:
     """List encoders, tasks, datasets and so on; of encoders also whether they load here or which files they need.
@@ -37,10 +40,14 @@ def ls(
     - `carrara ls`
     - `carrara ls encoders`
     - `carrara ls encoders --commercial --table`
+    - `carrara ls encoders --ready`
     - `carrara ls tasks --json`
     """
+    from carrara.cli._layout import format_columns, output_width, wrap
     from carrara.cli._registries import KINDS, list_entries
 
+    if ready and kind not in ("encoders", "data"):
+        raise UsageError("--ready is about encoders and data; write `carrara ls encoders --ready`")
     if (commercial or table) and kind != "encoders":
         flag = "--commercial" if commercial else "--table"
         raise UsageError(f"{flag} is about encoders; write `carrara ls encoders {flag}`")
@@ -55,6 +62,9 @@ def ls(
     if commercial:
         cards = read_cards()
         rows = [row for row in rows if cards[row["name"]].commercial_use]
+    if ready:
+        is_ready = _ready_names(str(kind))
+        rows = [row for row in rows if row["name"] in is_ready]
     if table:
         _print_table([read_cards()[row["name"]] for row in rows], as_json)
         return
@@ -71,19 +81,33 @@ def ls(
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
         return
-    widths = [max(map(len, column), default=0) for column in columns.values()]
-    for row, *cells in zip(rows, *columns.values()):
-        typer.echo("  ".join([*(f"{cell:<{width}}" for cell, width in zip(cells, widths)), row["summary"]]))
+    width = output_width()
+    for line in format_columns(list(zip(*columns.values(), [row["summary"] for row in rows])), width):
+        typer.echo(line)
     if kind is None:
-        typer.echo("\n`carrara ls KIND` lists one kind; `carrara show NAME` documents one entry.", err=True)
+        note = "`carrara ls KIND` lists one kind; `carrara show NAME` documents one entry."
+        typer.echo(f"\n{wrap(note, width)}", err=True)
     elif kind == "encoders":
-        typer.echo(
-            "\nready: loads by its name. import: loads after `carrara import NAME`, which downloads or reads its "
+        note = (
+            "ready: loads by its name. import: loads after `carrara import NAME`, which downloads or reads its "
             "official files; `carrara show NAME` lists their addresses. train: no weights are published; train it with "
             "`carrara pretrain`."
-            + (" Weights that you train are bound by the licences of your corpus alone." if commercial else ""),
-            err=True,
+            + (" Weights that you train are bound by the licences of your corpus alone." if commercial else "")
         )
+        typer.echo(f"\n{wrap(note, width)}", err=True)
+
+
+def _ready_names(kind: str) -> set[str]:
+    """Return the encoders that load on this machine, or the datasets whose folder is on it."""
+    from carrara.cli._registries import REGISTRIES
+
+    names = REGISTRIES[kind].names()
+    if kind == "encoders":
+        from carrara.encoders._hub.availability import check_availability
+
+        return {name for name in names if check_availability(name).status == "ready"}
+    # "folder" is no dataset of its own: its root is any folder.
+    return {name for name in names if name != "folder" and REGISTRIES[kind].get(name).root().is_dir()}
 
 
 def read_cards() -> dict[str, Card]:
@@ -95,6 +119,8 @@ def read_cards() -> dict[str, Card]:
 
 def _print_table(cards: list[Card], as_json: bool) -> None:
     """Print table 6.1 of [yuan2023thesis], of these encoders."""
+    from carrara.cli._layout import format_columns, output_width
+
     if as_json:
         fields = {"name", "network", "parameters", "input", "frame_rate", "stride_seconds", "context_seconds"}
         fields |= {"training_hours", "pretraining_task", "license", "commercial_use"}
@@ -117,9 +143,8 @@ def _print_table(cards: list[Card], as_json: bool) -> None:
         size = f"{card.parameters / 1e6:,.{0 if card.parameters >= 1e7 else 1}f} M" if card.parameters else "–"
         row = (card.network, size, card.input, _seconds(stride), _seconds(card.context_seconds), hours)
         lines.append((card.name, *(cell or "–" for cell in row), card.pretraining_task or "yours to choose"))
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    for line in lines:
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip())
+    for line in format_columns(lines, output_width()):
+        typer.echo(line)
 
 
 def _seconds(value: float | None) -> str:

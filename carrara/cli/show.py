@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from carrara.core.registry import Entry
+    from carrara.core.settings import Settings
     from carrara.data._base import Dataset
 
 
@@ -48,18 +49,51 @@ def show(
             splits = " ".join(f"{scheme}={name}" for scheme, name in row["splits"].items())
             typer.echo(f"{row['id']}\t{splits}\t{'' if row['present'] else 'missing'}")
         return
-    details = _describe(kind, entry.name)
+    others = [each for each in KINDS if each != kind and entry.name in list_entries(each) and ":" not in name]
+    entries = [(kind, entry), *((each, list_entries(each)[entry.name]) for each in others)]
     if as_json:
-        values = {"name": entry.name, "kind": kind, "text": entry.text, **details}
-        typer.echo(json.dumps(values, ensure_ascii=False, indent=1))
+        first, *rest = (
+            {"name": each.name, "kind": kind, "text": each.text, **_describe(kind, each.name)} for kind, each in entries
+        )
+        typer.echo(json.dumps(first | ({"others": rest} if rest else {}), ensure_ascii=False, indent=1))
         return
-    typer.echo(f"{entry.name}  ({kind})\n\n{entry.text}\n")
-    for key, value in _flatten(details):
-        typer.echo(f"{key}:\n{indent(value, '  ')}" if "\n" in value else f"{key:<28} {value}")
-    others = [other for other in KINDS if other != kind and entry.name in list_entries(other)]
-    if others and name == entry.name:
-        commands = " and ".join(f"`carrara show {other}:{entry.name}`" for other in others)
-        typer.echo(f"\nOther entries of this name: {commands}.", err=True)
+    for number, (kind, each) in enumerate(entries):
+        typer.echo(("\n" * (number > 0)) + _to_text(kind, each))
+
+
+def _to_text(kind: str, entry: Entry) -> str:
+    """Return an entry's documentation, its facts, and a table of its settings, fitted to the terminal."""
+    from carrara.cli._layout import format_columns, format_pairs, output_width, reflow, settings_rows
+
+    width = output_width()
+    details = {key: value for key, value in _describe(kind, entry.name).items() if key != "settings"}
+    lines = [f"{entry.name}  ({kind})", "", reflow(entry.text, width), ""]
+    lines += format_pairs(_flatten(details), width)
+    settings = _find_settings(kind, entry.name)
+    rows = list(settings_rows(settings)) if settings else []
+    if rows:
+        title = "Settings and their defaults (`--set NAME=VALUE` changes one):"
+        lines += [
+            *([""] if details else []),
+            title,
+            "",
+            *format_columns([("setting", "default", "meaning"), *rows], width),
+        ]
+    return "\n".join(lines)
+
+
+def _find_settings(kind: str, name: str) -> Settings | None:
+    """Return the default settings of an entry; None for a kind that has none."""
+    from carrara.cli._registries import REGISTRIES
+
+    if kind not in ("encoders", "protocols", "targets", "recipes"):
+        return None
+    definition = REGISTRIES[kind].get(name)
+    if kind == "encoders":
+        return definition.variants[name][1]
+    if kind == "recipes":
+        return definition.variants[name]
+    return definition.settings() if kind == "protocols" else definition.settings_type()
 
 
 def _describe(kind: str, name: str) -> dict[str, Any]:
@@ -133,6 +167,8 @@ def _list_clips(name: str, data_dir: Path | None, split_scheme: str | None) -> l
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    from carrara.cli._layout import format_value
+
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{key}.")
@@ -142,4 +178,4 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
         elif prefix == "card.files." and not value:
             yield prefix + key, "(SHA-256 not known)"
         elif value not in (None, "", [], {}):
-            yield prefix + key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            yield prefix + key, format_value(value)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import html
+import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+import textwrap
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -164,26 +166,43 @@ def print_frame(
     bold_rows: Collection[str] = (),
     console: Console | None = None,
 ) -> None:
-    """Print a table of strings: fitted to the width of a terminal, else with each row on one line."""
-    from rich.box import SIMPLE_HEAD
+    """Print a table of strings: fitted to the width of a terminal or `$COLUMNS`, else with each row on one line.
+
+    A table that is too wide is printed as several with some of the columns each; names and numbers are never broken.
+    """
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     console = console or Console()
-    if not console.is_terminal:
+    if not (console.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
         console.file.write(frame_to_text(title, frame, notes))
         return
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")
-    for name in frame.columns:
-        table.add_column(escape(name), justify="right", overflow="fold")
-    for name, cells in frame.iterrows():
-        style = "bold" if name in bold_rows else None
-        table.add_row(*(escape(text) for text in (str(name), *cells)), style=style)
-    console.print(table)
+    console.print(Text(title, style="bold"))
+    for block in split_columns(frame, console.width):
+        header, *lines = block.to_string().splitlines()
+        console.print()
+        console.print(Text(header.rstrip(), style="dim"), soft_wrap=True)
+        for name, line in zip(block.index, lines):
+            console.print(Text(line.rstrip(), style="bold" if name in bold_rows else ""), soft_wrap=True)
+    console.print()
     for note in notes:
-        console.print(escape(note), style="dim", highlight=False)
+        text = textwrap.fill(note, console.width, break_long_words=False, break_on_hyphens=False)
+        console.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def split_columns(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
+    """Yield a table's columns in blocks that fit a width in characters, at least one column each."""
+    index = max((len(str(name)) for name in frame.index), default=0)
+    block: list[Any] = []
+    used = index
+    for position, name in enumerate(frame.columns):
+        size = 1 + max([len(str(name)), *(len(str(cell)) for cell in frame.iloc[:, position])])
+        if block and used + size > width:
+            yield frame.iloc[:, block]
+            block, used = [], index
+        block.append(position)
+        used += size
+    yield frame.iloc[:, block]
 
 
 def to_markdown(leaderboard: Leaderboard) -> str:

@@ -1,0 +1,124 @@
+"""Text that fits the width of a terminal: paragraphs, columns and tables of settings.
+
+The width is that of `$COLUMNS` or of the terminal. Where standard output is neither, lines are as long as they are, so
+that they can be searched and cut.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+MAX_TEXT = 100  # a longer line of prose is hard to read
+MIN_LAST_COLUMN = 30
+LIST_ITEM = re.compile(r"^(\s*)(- |\d+\. )")
+
+
+def output_width() -> int | None:
+    """Return the width that standard output should fit, in columns; None where lines may have any length."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
+        return shutil.get_terminal_size().columns
+    return None
+
+
+def reflow(text: str, width: int | None) -> str:
+    """Return a docstring with its paragraphs and lists wrapped anew; indented blocks stay as they are."""
+    if width is None:
+        return text
+    blocks: list[str] = []
+    for block in re.split(r"\n\s*\n", text):
+        items: list[list[str]] = []
+        for line in block.splitlines():
+            is_item = LIST_ITEM.match(line)
+            if not items or is_item or (line.startswith("    ") and not LIST_ITEM.match(items[-1][0])):
+                items.append([line])
+            else:
+                items[-1].append(line.strip())
+        blocks.append("\n".join(_wrap_item(lines, min(width, MAX_TEXT)) for lines in items))
+    return "\n\n".join(blocks)
+
+
+def _wrap_item(lines: list[str], width: int) -> str:
+    marker = LIST_ITEM.match(lines[0])
+    if lines[0].startswith("    ") and not marker:
+        return "\n".join(lines)
+    indent = " " * len(marker.group(0)) if marker else ""
+    return wrap(" ".join(lines), width, indent)
+
+
+def wrap(text: str, width: int | None, indent: str = "") -> str:
+    """Return a paragraph whose lines after the first have an indent; no word or number is broken."""
+    if width is None:
+        return text
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def format_columns(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """Yield rows as aligned columns; the last column is wrapped, or stands beneath where it would be too narrow."""
+    if not rows:
+        return
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]) - 1)]
+    left = sum(widths) + 2 * len(widths)
+    for row in rows:
+        head = "  ".join(f"{cell:<{size}}" for cell, size in zip(row, widths))
+        if width is None or left + len(row[-1]) <= width:
+            yield f"{head}  {row[-1]}".rstrip()
+        elif width - left >= MIN_LAST_COLUMN:
+            yield wrap(f"{head}  {row[-1]}", width, " " * left)
+        else:
+            yield wrap(head.rstrip(), width, "    ")
+            if row[-1]:
+                yield textwrap.fill(
+                    row[-1], width, initial_indent="    ", subsequent_indent="    ", break_long_words=False,
+                    break_on_hyphens=False,
+                )  # fmt: skip
+
+
+def settings_rows(settings: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the path, the value and the description of every setting; descriptions are those of the class's text."""
+    described = _read_attributes(type(settings))
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if hasattr(type(value), "model_fields"):
+            yield from settings_rows(value, f"{prefix}{name}.")
+        elif isinstance(value, Mapping) and any(hasattr(type(each), "model_fields") for each in value.values()):
+            for key, each in value.items():
+                yield from settings_rows(each, f"{prefix}{name}.{key}.")
+        else:
+            yield f"{prefix}{name}", format_value(value), described.get(name, "")
+
+
+def format_value(value: Any) -> str:
+    """Return a value as people write it: no brackets, quotes or Python words."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {format_value(each)}" for key, each in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        is_nested = any(isinstance(each, Mapping | list | tuple) for each in value)
+        return ("; " if is_nested else ", ").join(map(format_value, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _read_attributes(kind: type) -> dict[str, str]:
+    """Return the descriptions in the `Attributes:` section of a class's docstring, by name."""
+    described: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        _, _, section = textwrap.dedent(f"    {base.__doc__ or ''}").partition("Attributes:\n")
+        for entry in re.split(r"\n(?=    ?\s{0,4}\w[\w, ]*: )", f"\n{section}"):
+            names, colon, text = entry.strip().partition(": ")
+            if colon:
+                described |= dict.fromkeys((name.strip() for name in names.split(",")), " ".join(text.split()))
+    return described
+
+
+def format_pairs(pairs: Iterable[tuple[str, str]], width: int | None) -> Iterator[str]:
+    """Yield names with their values as two columns."""
+    yield from format_columns([list(pair) for pair in pairs], width)
