@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MAX_TEXT = 100  # a longer line of prose is hard to read
@@ -71,7 +71,7 @@ def format_columns(rows: Sequence[Sequence[str]], width: int | None) -> Iterator
         elif width - left >= MIN_LAST_COLUMN:
             yield wrap(f"{head}  {row[-1]}", width, " " * left)
         else:
-            yield wrap(head.rstrip(), width, "    ")
+            yield head.rstrip()
             if row[-1]:
                 yield textwrap.fill(
                     row[-1], width, initial_indent="    ", subsequent_indent="    ", break_long_words=False,
@@ -117,8 +117,3 @@ def _read_attributes(kind: type) -> dict[str, str]:
             if colon:
                 described |= dict.fromkeys((name.strip() for name in names.split(",")), " ".join(text.split()))
     return described
-
-
-def format_pairs(pairs: Iterable[tuple[str, str]], width: int | None) -> Iterator[str]:
-    """Yield names with their values as two columns."""
-    yield from format_columns([list(pair) for pair in pairs], width)

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from carrara.encoders._base import Card
 
 
+KINDS_NOTE = "`carrara ls KIND` lists one kind; `carrara show NAME` documents one entry."
+ENCODERS_NOTE = (
+    "ready: loads by its name. import: loads after `carrara import NAME`, which downloads or reads its official files; "
+    "`carrara show NAME` lists their addresses. train: no weights are published; train it with `carrara pretrain`."
+)
+COMMERCIAL_NOTE = " Weights that you train are bound by the licences of your corpus alone."
+
+
 def ls(
     kind: Annotated[
         str | None,
@@ -84,16 +92,8 @@ def ls(
     width = output_width()
     for line in format_columns(list(zip(*columns.values(), [row["summary"] for row in rows])), width):
         typer.echo(line)
-    if kind is None:
-        note = "`carrara ls KIND` lists one kind; `carrara show NAME` documents one entry."
-        typer.echo(f"\n{wrap(note, width)}", err=True)
-    elif kind == "encoders":
-        note = (
-            "ready: loads by its name. import: loads after `carrara import NAME`, which downloads or reads its "
-            "official files; `carrara show NAME` lists their addresses. train: no weights are published; train it with "
-            "`carrara pretrain`."
-            + (" Weights that you train are bound by the licences of your corpus alone." if commercial else "")
-        )
+    if kind in (None, "encoders"):
+        note = (ENCODERS_NOTE + COMMERCIAL_NOTE * commercial) if kind else KINDS_NOTE
         typer.echo(f"\n{wrap(note, width)}", err=True)
 
 
@@ -143,8 +143,14 @@ def _print_table(cards: list[Card], as_json: bool) -> None:
         size = f"{card.parameters / 1e6:,.{0 if card.parameters >= 1e7 else 1}f} M" if card.parameters else "–"
         row = (card.network, size, card.input, _seconds(stride), _seconds(card.context_seconds), hours)
         lines.append((card.name, *(cell or "–" for cell in row), card.pretraining_task or "yours to choose"))
-    for line in format_columns(lines, output_width()):
-        typer.echo(line)
+    width = output_width()
+    if width is None or sum(max(map(len, column)) + 2 for column in zip(*lines)) <= width:
+        blocks = [lines]
+    else:
+        blocks = [[(name, ""), *zip((f"  {title}" for title in head[1:]), cells)] for name, *cells in lines[1:]]
+    for block in blocks:
+        for line in format_columns(block, width):
+            typer.echo(line)
 
 
 def _seconds(value: float | None) -> str:

@@ -63,12 +63,12 @@ def show(
 
 def _to_text(kind: str, entry: Entry) -> str:
     """Return an entry's documentation, its facts, and a table of its settings, fitted to the terminal."""
-    from carrara.cli._layout import format_columns, format_pairs, output_width, reflow, settings_rows
+    from carrara.cli._layout import format_columns, output_width, reflow, settings_rows
 
     width = output_width()
     details = {key: value for key, value in _describe(kind, entry.name).items() if key != "settings"}
     lines = [f"{entry.name}  ({kind})", "", reflow(entry.text, width), ""]
-    lines += format_pairs(_flatten(details), width)
+    lines += format_columns(list(_flatten(details)), width)
     settings = _find_settings(kind, entry.name)
     rows = list(settings_rows(settings)) if settings else []
     if rows:
