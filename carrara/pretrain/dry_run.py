@@ -135,7 +135,7 @@ def _fit(recipe: TrainingSettings, memory: Mapping[str, int], capacity: float, d
         fixed = fixed / devices if recipe.fsdp else fixed + memory["gradients"]
     share = math.ceil(recipe.batch / devices)
     fitting = int((USABLE * capacity - fixed) // max(memory["activations_per_crop"], 1))
-    crops = max(min(fitting, math.ceil(recipe.batch / max(recipe.accumulation_steps, devices)), share), 1)
+    crops = max(min(fitting, math.ceil(recipe.batch / recipe.num_micro_batches(devices)), share), 1)
     return {
         "accumulation_steps": math.ceil(share / crops) * devices if fitting >= 1 else None,
         "memory": int(fixed + crops * memory["activations_per_crop"]),

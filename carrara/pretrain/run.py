@@ -11,7 +11,7 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from carrara.core.settings import replace
 from carrara.nn.device import pick_device
 from carrara.pretrain.checkpoint import TRAINING, load_checkpoint, restore_checkpoint
 from carrara.pretrain.distributed import Dist, apply_fsdp, init_dist, wrap_ddp
+from carrara.pretrain.division import available_memory, choose_accumulation_steps
 from carrara.pretrain.log_plot import plot_log
 from carrara.pretrain.metrics_log import CHANGED, LOG_FILE, STARTED, MetricsLog, read_events
 from carrara.pretrain.objectives._base import Objective
@@ -35,7 +36,7 @@ from carrara.pretrain.process import one_thread_if_small
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings, resolve
 from carrara.pretrain.recipes.joint_embedding import JointEmbeddingRecipe
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
-from carrara.pretrain.run_file import free_folder_on_failure, prepare_run_file
+from carrara.pretrain.run_file import former_accumulation_steps, free_folder_on_failure, lock_run, prepare_run_file
 from carrara.pretrain.state import Probe, Run
 from carrara.pretrain.tagging.settings import TaggingRecipe
 from carrara.pretrain.trackers import check_trackers
@@ -97,7 +98,8 @@ def pretrain(
     if probe_every < 1:
         raise UsageError(f"--probe-every {probe_every}: give a number of steps, at least 1")
     tracker_names = check_trackers(trackers)
-    with init_dist(torch_device, resolved.timeout_seconds) as dist:
+    with init_dist(torch_device, resolved.timeout_seconds) as dist, ExitStack() as stack:
+        dist.on_rank_zero(lambda: stack.enter_context(lock_run(folder)))
         run = build_run(resolved, paths, folder, resume, dist, str(start or ""), tracker_names)
         run.probe, run.probe_every = probe, probe_every
         encoder = run.objective.encoder
@@ -134,11 +136,23 @@ def build_run(
         CarraraError: the run cannot be trained, or the folder holds another.
     """
     with free_folder_on_failure(folder) if dist.is_main else nullcontext():
+        if recipe.accumulation_steps == "auto":
+            former = dist.on_rank_zero(lambda: former_accumulation_steps(folder))
+            recipe = replace(recipe, {"accumulation_steps": former or "auto"})
         kind = next(objective for settings, objective in OBJECTIVES.items() if isinstance(recipe, settings))
         objective: Objective = kind(recipe, corpus, folder, start, dist)
         record = objective.initialization.record
         changes = dist.on_rank_zero(lambda: prepare_run_file(folder, recipe, objective.corpus, resume, record))
         objective.prepare(folder)
+        if recipe.accumulation_steps == "auto":
+            with dist.report_once():
+                steps = choose_accumulation_steps(objective, available_memory(dist.device))
+            recipe = objective.recipe = replace(recipe, {"accumulation_steps": steps})
+            dist.on_rank_zero(lambda: prepare_run_file(folder, recipe, objective.corpus, True, record))
+            if dist.is_main:
+                print(f"{folder}: accumulation_steps={steps} fits {dist.device}", file=sys.stderr)
+        if recipe.compile:
+            objective.module.compile()
         with dist.report_once():
             if recipe.fsdp:
                 apply_fsdp(objective.module, objective.fsdp_layers(), dist)

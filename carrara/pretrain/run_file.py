@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from carrara.core import __version__
 from carrara.core.errors import CarraraError, StoreError
-from carrara.core.io import write_text
+from carrara.core.io import file_lock, write_text
 from carrara.core.settings import Settings, iter_paths, parse_settings
 from carrara.core.strict_json import read_json_object
 from carrara.pretrain.corpus.stream import Corpus
 
-RUN = "run.json"
+RUN, LOCK = "run.json", ".lock"
 KEPT_IF_DISK_IS_FULL = ("targets", "labels")
 # Settings that a resumed run may change, as the thesis did when a run failed [yuan2023thesis §5.3].
 CHANGEABLE_SETTINGS = (
@@ -27,6 +27,7 @@ CHANGEABLE_SETTINGS = (
     "optimiser.max_grad_norm",
     "precision",
     "accumulation_steps",
+    "compile",
     "checkpoint_every",
     "log_every",
     "timeout_seconds",
@@ -126,6 +127,42 @@ def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings])
     if before.get("weights_sha256") != now.get("weights_sha256"):
         raise StoreError(f"{folder}: {was} had other weights when this run started; choose another folder with -o")
     return differing
+
+
+def former_accumulation_steps(folder: Path) -> int | None:
+    """Return the micro-batches that a run in the folder has chosen; None where it has not."""
+    try:
+        steps = json.loads((folder / RUN).read_text(encoding="utf-8"))["recipe"]["accumulation_steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return steps if isinstance(steps, int) else None
+
+
+@contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run, so that no other process trains in it.
+
+    Raises:
+        StoreError: another process does, or the folder cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: is a file; choose a folder with -o")
+    existed = folder.exists()
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(folder / LOCK, wait=False))
+            except StoreError as problem:
+                if "another process" not in str(problem):
+                    raise
+                raise StoreError(
+                    f"{folder}: another process is training here; wait until it is done, or choose another folder with "
+                    "-o"
+                ) from None
+            yield
+    finally:
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager

@@ -35,13 +35,13 @@ def measure_cost(objective: Any, recipe: TrainingSettings) -> dict[str, Any]:
     optimiser = adamw(module, recipe.optimiser)
     optimiser.step()
     optimiser_seconds = _timed(optimiser.step, device)
-    counter, peak = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION), _PeakMemory()
+    counter, peak = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION), PeakMemory()
     with peak, counter:
         seconds = _timed(partial(_run_micro_batch, objective, 1), device)
     crops, repeats = 1, 1
     if seconds < SLOW_SECONDS:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else device_memory(device) / 2
-        limits = [math.ceil(recipe.batch / recipe.accumulation_steps), USABLE * free / max(peak.bytes, 1)]
+        limits = [math.ceil(recipe.batch / recipe.num_micro_batches(1)), USABLE * free / max(peak.bytes, 1)]
         if device.type != "cuda":
             limits.append(SLOW_SECONDS / seconds)
         crops, repeats = max(int(min(limits)), 1), MICRO_BATCHES
@@ -124,7 +124,7 @@ class FlopCounter(TorchDispatchMode):
         return result
 
 
-class _PeakMemory(TorchDispatchMode):
+class PeakMemory(TorchDispatchMode):
     """Measures the largest sum of the storages that are created inside and still alive.
 
     Attributes:
@@ -132,6 +132,7 @@ class _PeakMemory(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
+        """Begin at 0."""
         super().__init__()
         self.bytes = self._live = 0
         self._known: set[int] = set()

@@ -202,7 +202,7 @@ def is_out_of_memory(problem: RuntimeError) -> bool:
 
 def _report_out_of_memory(run: Run, batch: CropBatch) -> NoReturn:
     """Save the run as it was before the step, and raise an error that names the cure."""
-    recipe, steps = run.recipe, max(run.recipe.accumulation_steps, run.dist.world_size)
+    recipe, steps = run.recipe, run.recipe.num_micro_batches(run.dist.world_size)
     run.optimiser.zero_grad(set_to_none=True)
     if run.dist.world_size == 1:  # else the other ranks wait for a gradient, and the last checkpoint remains
         save(run)

@@ -29,7 +29,7 @@ from carrara.pretrain.corpus.stream import CropBatch, CropStream
 from carrara.pretrain.distributed import Dist
 from carrara.pretrain.initialize import Initialization
 from carrara.pretrain.objectives._losses import Losses
-from carrara.pretrain.recipes._base import TrainingSettings
+from carrara.pretrain.recipes._base import AccumulationSteps, TrainingSettings
 
 # Far apart from each other and from one, so that no two micro-batches of near steps share their draws.
 SEED_STRIDE, MICRO_BATCH_STRIDE = 1_000_003, 7_368_787
@@ -50,12 +50,13 @@ class MicroBatch:
     is_padding: bool = False
 
 
-def split_rows(rows: int, accumulation_steps: int, dist: Dist) -> list[tuple[int, Tensor]]:
+def split_rows(rows: int, accumulation_steps: AccumulationSteps, dist: Dist) -> list[tuple[int, Tensor]]:
     """Return the number in the whole batch and the rows of each micro-batch of a rank that has so many crops.
 
-    With several ranks every rank has equally many, some perhaps without rows.
+    With several ranks every rank has equally many, some perhaps without rows. `auto`, before the number is chosen, is
+    one a rank.
     """
-    count = math.ceil(accumulation_steps / dist.world_size)
+    count = 1 if accumulation_steps == "auto" else math.ceil(accumulation_steps / dist.world_size)
     parts = [(dist.rank * count + number, part) for number, part in enumerate(torch.arange(rows).tensor_split(count))]
     return parts if dist.world_size > 1 else [part for part in parts if len(part[1])]
 

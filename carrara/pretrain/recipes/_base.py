@@ -30,6 +30,7 @@ def _parse_target(value: Any) -> Any:
 
 AnyTarget = Annotated[SerializeAsAny[TargetSettings], BeforeValidator(_parse_target)]
 Precision = Literal["float32", "bfloat16", "float16"]
+AccumulationSteps = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
 class MaskingSettings(Settings):
@@ -195,7 +196,8 @@ class TrainingSettings(Settings):
         loss_scale: for float16.
         recovery: what happens when a step goes wrong.
         accumulation_steps: micro-batches of a batch over all ranks, at least one a rank; more need less memory, and the
-            gradient stays that of the whole batch.
+            gradient stays that of the whole batch. `auto`: as few as the device holds (division.py).
+        compile: whether torch.compile makes one program of the module; the first step takes longer.
         activation_checkpointing: whether activations are computed again in the backward pass instead of being kept.
         fsdp: whether weights, gradients and moments are sharded over the ranks (distributed.py).
         timeout_seconds: until a rank that does not respond counts as lost.
@@ -209,12 +211,17 @@ class TrainingSettings(Settings):
     precision: Precision = "float32"
     loss_scale: LossScaleSettings = LossScaleSettings()
     recovery: RecoverySettings = RecoverySettings()
-    accumulation_steps: int = Field(default=1, ge=1)
+    accumulation_steps: AccumulationSteps = 1
+    compile: bool = False
     activation_checkpointing: bool = False
     fsdp: bool = False
     timeout_seconds: float = Field(default=600.0, gt=0)
     checkpoint_every: int = Field(default=100, ge=1)
     log_every: int = Field(default=10, ge=1)
+
+    def num_micro_batches(self, world_size: int) -> int:
+        """Return the micro-batches of a batch over so many ranks; with `auto`, before it is chosen, one a rank."""
+        return max(1 if self.accumulation_steps == "auto" else self.accumulation_steps, world_size)
 
 
 class Recipe(TrainingSettings):
