@@ -117,6 +117,70 @@ def test_beats_are_the_peaks_within_the_beat_states_of_the_path():
     np.testing.assert_allclose(beat_times([torch.from_numpy(clip)], 36.0)[0], expected)
 
 
+def state_space_beats(logits, rate):
+    """Return the beats of the most likely path, frame by frame over all states of [krebs2015]; nothing is shared.
+
+    A column of the lattice is a vector of all (interval, position); all but the first positions come from the position
+    before, and the first position of an interval from the last one of any interval.
+    """
+    intervals = np.arange(max(2, round(60 * rate / 215)), round(60 * rate / 55) + 1)
+    first = np.concatenate([[0], np.cumsum(intervals)[:-1]])
+    last = first + intervals - 1
+    position = np.concatenate([np.arange(interval) / interval for interval in intervals])
+    ratio = intervals[None, :] / intervals[:, None]
+    change = np.exp(-100 * np.abs(ratio - 1))
+    change[change <= np.finfo(float).eps] = 0
+    with np.errstate(divide="ignore"):
+        log_change = np.log(change / change.sum(1, keepdims=True))
+    p = 1 / (1 + np.exp(-logits))
+    is_beat = position < 1 / 16
+    score = np.where(is_beat, np.log(p[0]), np.log((1 - p[0]) / 15)) - math.log(len(position))
+    entered_from = np.zeros((len(p), len(intervals)), dtype=int)
+    for frame in range(1, len(p)):
+        entries = score[last][:, None] + log_change
+        entered_from[frame] = entries.argmax(0)
+        score = np.concatenate([[0], score[:-1]])
+        score[first] = entries.max(0)
+        score += np.where(is_beat, np.log(p[frame]), np.log((1 - p[frame]) / 15))
+    state, path = int(score.argmax()), []
+    for frame in reversed(range(len(p))):
+        path.append(state)
+        starts = np.flatnonzero(first == state)
+        state = int(last[entered_from[frame, starts[0]]]) if len(starts) else state - 1
+    on_beat = is_beat[path[::-1]]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], on_beat, [False]]).astype(int)))
+    return [(begin + int(np.argmax(p[begin:end]))) / rate for begin, end in zip(edges[::2], edges[1::2])]
+
+
+# Frames of the beats in random activations: normal logits of mean -2 and std 3 from NumPy's generator of the seed.
+RANDOM_BEATS = {
+    (50.0, 1): "9 30 49 70 90 108 127 147 164 183 201 219 237 254 273 293 311 330 349 369 387 406 426 444 463 482 "
+    "501 520 537 555 571 589",
+    (50.0, 2): "4 23 41 60 79 98 117 136 156 174 194 213 231 251 271 291 309 329 348 365 382 398 415 432 450 466 "
+    "483 500 517 535 552 570 589",
+    (75.0, 1): "1 33 67 101 133 166 201 234 268 298 330 361 391 419 449 478 507 537 567 597",
+    (75.0, 2): "4 41 77 114 147 185 220 256 291 329 365 401 436 472 504 540 574",
+}
+
+
+@pytest.mark.parametrize(("rate", "seed"), RANDOM_BEATS)
+def test_beats_in_random_activations_are_those_written_down(rate, seed):
+    logits = np.random.default_rng(seed).normal(-2, 3, 600)
+    expected = np.array(RANDOM_BEATS[rate, seed].split(), dtype=int) / rate
+    np.testing.assert_allclose(state_space_beats(logits, rate), expected)
+    np.testing.assert_allclose(beat_times([torch.from_numpy(logits)], rate)[0], expected)
+
+
+@pytest.mark.parametrize("rate", [50.0, 75.0])
+def test_beats_at_the_frame_rates_of_encoders_are_those_of_a_search_over_all_states(rate):
+    rng = np.random.default_rng(5)
+    clips = [
+        rng.normal(mean, std, frames) for mean, std, frames in ((-3, 2, 700), (0, 1, 500), (-1, 5, 900), (-4, 4, 90))
+    ]
+    for clip, times in zip(clips, beat_times([torch.from_numpy(clip) for clip in clips], rate)):
+        np.testing.assert_allclose(times, state_space_beats(clip, rate))
+
+
 @pytest.mark.parametrize("bpm", [60, 97.3, 120, 181])
 @pytest.mark.parametrize("rate", [50.0, 75.0])
 def test_a_known_tempo_is_tracked(bpm, rate):
