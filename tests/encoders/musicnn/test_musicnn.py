@@ -21,6 +21,7 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from carrara.audio.decode import load_audio
 from carrara.encoders import musicnn
 from carrara.encoders._hub.load import load, save_pretrained
 from carrara.encoders.musicnn import ENCODER, VARIANTS
@@ -282,3 +283,25 @@ def test_tags_are_named_as_in_the_authors_configuration(real):
     theirs = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)}
     assert encoder("musicnn-mtt").tag_names == tuple(theirs["MTT_LABELS"])
     assert encoder("musicnn-msd").tag_names == tuple(theirs["MSD_LABELS"])
+
+
+# README.md of jordipons/musicnn prints these tags of MTT_musicnn for two clips in its folder audio/. It goes on with two
+# tags (dance, ambient) whose order changes when the first clip is shifted by 25 ms.
+PUBLISHED_TAGS = {
+    "joram-moments_of_clarity-08-solipsism-59-88.mp3": (
+        "techno", "electronic", "synth", "fast", "beat", "drums", "no vocals", "no vocal",
+    ),
+    "TRWJAZW128F42760DD_test.mp3": ("guitar", "piano", "fast"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", PUBLISHED_TAGS)
+def test_the_authors_clips_have_the_tags_that_they_publish(real, file):
+    """Where the clips lie beside the wheel: they are not distributed with this repository."""
+    path = real.parent / file
+    if not path.is_file():
+        pytest.skip(f"{path} is not there; it is in the folder audio/ of github.com/jordipons/musicnn")
+    ours = encoder("musicnn-mtt", ENCODER.load_official("musicnn-mtt", real))
+    probabilities = ours.predict_tags(torch.from_numpy(load_audio(path, 16_000))[None])[0]
+    tags = [ours.tag_names[index] for index in probabilities.argsort(descending=True)]
+    assert tuple(tags[: len(PUBLISHED_TAGS[file])]) == PUBLISHED_TAGS[file]
