@@ -285,8 +285,8 @@ def test_tags_are_named_as_in_the_authors_configuration(real):
     assert encoder("musicnn-msd").tag_names == tuple(theirs["MSD_LABELS"])
 
 
-# README.md of jordipons/musicnn prints these tags of MTT_musicnn for two clips in its folder audio/. It goes on with two
-# tags (dance, ambient) whose order changes when the first clip is shifted by 25 ms.
+# README.md of jordipons/musicnn prints these tags of MTT_musicnn for two clips in its folder audio/. Two more follow
+# (dance, ambient), whose order changes when the first clip is shifted by 25 ms.
 PUBLISHED_TAGS = {
     "joram-moments_of_clarity-08-solipsism-59-88.mp3": (
         "techno", "electronic", "synth", "fast", "beat", "drums", "no vocals", "no vocal",
