@@ -30,6 +30,7 @@ ORDER = (
     "check",
     "import",
     "export",
+    "push",
     "embed",
     "tag",
     "bench",

@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from carrara.data import REGISTRY as DATA
+from carrara.data.folder import FolderDataset
+from carrara.encoders._base import Card
+from carrara.pretrain.corpus.storage import absolute, normalize
 from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_probes
 from carrara.pretrain.objectives._base import Objective
 
@@ -30,16 +34,16 @@ def pretraining_card(objective: Objective, recipe: Any, folder: Path, step: int,
     targets = "\n".join(f"- `{name}`: `{settings.model_dump_json()}`" for name, settings in described.items())
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, int | float))
     hours = step * recipe.batch * recipe.crop_seconds / 3600
+    metadata = card_metadata(card, read_probes(folder / LOG_FILE), ("self-supervised",))
     return f"""---
-library_name: carrara
-tags: [audio, music, self-supervised]
+{metadata}
 ---
 
 # {card.name}
 
 Pre-trained by Carrara on {len(corpus.items)} files ({corpus.seconds / 3600:.2f} hours) without labels: \
 {step} of {recipe.steps} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s ({hours:.2f} hours in all), \
-{card.parameters:,} parameters, {seconds:.0f} s on {objective.dist.device.type}.
+{card.parameters:,} parameters, {seconds:.0f} s on {objective.dist.device.type}. {describe_data(card)}
 
 ```python
 import carrara
@@ -69,6 +73,58 @@ be opened. The whole recipe is in `run.json`, every metric over time in `{LOG_FI
 {json.dumps(recipe.model_dump(mode="json"), indent=1)}
 ```
 """
+
+
+def identify_corpus(paths: Sequence[str | Path]) -> tuple[str, ...]:
+    """Return the names of what a corpus is: known datasets by their name, others by that of their folder or file.
+
+    A path belongs to a dataset if a part of it is the dataset's name or one of the names that its folder may have.
+    """
+    known: dict[str, str] = {}
+    for name in DATA.names():
+        dataset = DATA.get(name)
+        if name != FolderDataset.name:
+            known |= dict.fromkeys(map(str.lower, (name, *dataset.folder_names)), name)
+    names = []
+    for path in paths:
+        address = absolute(normalize(path)).rstrip("/")
+        parts = [part for part in address.split("/") if part]
+        names.append(next((known[part.lower()] for part in reversed(parts) if part.lower() in known), parts[-1]))
+    return tuple(dict.fromkeys(names))
+
+
+def describe_data(card: Card) -> str:
+    """Return a sentence with the data that an encoder was trained on, and their licences where they are known."""
+    described = [
+        f"{name} ({DATA.get(name).license})" if name in DATA.names() and name != FolderDataset.name else name
+        for name in card.trained_on
+    ]
+    licence = f" Licence of the weights: {card.license}." if card.license else ""
+    return f"Data: {', '.join(described) or 'not stated'}.{licence}"
+
+
+def card_metadata(card: Card, probes: Sequence[Mapping[str, Any]], tags: Sequence[str]) -> str:
+    """Return the metadata that the hub reads, as YAML: library, licence, data, and the scores of the last probes."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            "feature-extraction", f"{name} (validation)", f"{name} (validation)", probe["metric"], probe["score"]
+        )
+        for name, probe in (probes[-1][PROBES].items() if probes else ())
+    ]
+    data = ModelCardData(
+        library_name="carrara",
+        tags=["audio", "music", *tags],
+        pipeline_tag="feature-extraction",
+        license="other" if card.license else None,
+        license_name=card.license or None,
+        model_name=card.name,
+        eval_results=results or None,
+        # Not `datasets`: the hub takes these for its own.
+        trained_on=list(card.trained_on) or None,
+    )
+    return data.to_yaml().strip()
 
 
 def probe_section(probes: Sequence[Mapping[str, Any]]) -> str:

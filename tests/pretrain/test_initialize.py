@@ -99,7 +99,7 @@ def test_the_card_inherits_licence_and_training_data(two_steps, corpus, tmp_path
     save_pretrained(encoder, tmp_path / "official")
     folder = pretrain(two_steps, corpus, tmp_path / "x", device="cpu", steps=1, start=tmp_path / "official")
     card = carrara.load(folder).card
-    assert (card.license, card.commercial_use, card.trained_on) == ("CC-BY-NC-4.0", False, ("gtzan",))
+    assert (card.license, card.commercial_use, card.trained_on) == ("CC-BY-NC-4.0", False, ("gtzan", corpus.name))
     reason = "no heads are published with it"
     assert json.loads((folder / "run.json").read_text())["initialization"]["reinitialized"] == dict.fromkeys(
         two_steps.targets, reason

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from carrara.encoders._base import Card
-from carrara.pretrain.card import probe_section
+from carrara.pretrain.card import card_metadata, describe_data, probe_section
 from carrara.pretrain.metrics_log import LOG_FILE, read_metrics, read_probes
 from carrara.pretrain.tagging.data import TaggedCorpus
 from carrara.pretrain.tagging.settings import TaggingRecipe
@@ -22,16 +22,17 @@ def tagging_card(
     tags = ", ".join(corpus.tags[:SHOWN_TAGS]) + (", …" if len(corpus.tags) > SHOWN_TAGS else "")
     weights = f"the mean of {num_averaged} epochs' weights" if num_averaged else "those of the last step"
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, int | float))
+    metadata = card_metadata(card, read_probes(folder / LOG_FILE), ("audio-classification",))
     return f"""---
-library_name: carrara
-tags: [audio, music, audio-classification]
+{metadata}
 ---
 
 # {card.name}
 
 Trained by Carrara on {len(corpus.tags)} tags of {len(corpus.items)} clips of {corpus.dataset} \
 ({corpus.seconds / 3600:.2f} hours): {step} steps of {recipe.batch} crops of {recipe.crop_seconds:g} s, patchout of \
-{recipe.patchout} columns, {card.parameters:,} parameters. Weights: {weights}; initial weights: {initial}.
+{recipe.patchout} columns, {card.parameters:,} parameters. Weights: {weights}; initial weights: {initial}. \
+{describe_data(card)}
 
 ```python
 import carrara

@@ -1,0 +1,34 @@
+"""`carrara push`: upload an encoder's folder to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of an encoder, for example of a training run.")],
+    repository: Annotated[str, typer.Argument(help="Repository on the hub, org/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Upload an encoder to the Hugging Face hub: weights, config, model card and the plot of its log.
+
+    - `carrara push my-mert my-name/my-mert`
+    - `carrara push my-mert my-name/my-mert --private`
+    - `carrara push exported my-lab/mert-variant --json`
+
+    Log in once with `hf auth login`, or set HF_TOKEN. Then `carrara.load("my-name/my-mert")` loads it anywhere.
+    Checkpoints, run.json and labels stay here. Read README.md first: it is what the hub shows.
+    """
+    from carrara.encoders._hub.push import push_encoder
+
+    address = push_encoder(folder, repository, private)
+    if as_json:
+        typer.echo(json.dumps({"repository": repository, "commit": address}))
+        return
+    typer.echo(address)
+    typer.echo(f'`carrara.load("{repository}")` loads it', err=True)
