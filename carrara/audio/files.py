@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from carrara.audio._header import refuse_pipe
 from carrara.audio.decode import SUFFIXES
-from carrara.core.errors import AudioError, DataError
+from carrara.core.errors import AudioError, DataError, did_you_mean
 
 
 def check_file(path: str | Path) -> None:
@@ -31,11 +32,21 @@ def check_file(path: str | Path) -> None:
 def list_audio_files(paths: Iterable[str | Path]) -> list[Path]:
     """Return the named files and the audio files inside the named folders, each once.
 
+    A path that does not exist and holds `*`, `?` or `[` is a pattern; `**` matches any number of folders. Another that
+    does not exist is kept, so that it can be reported while the rest go on.
+
     Raises:
-        DataError: a folder without audio files, or no path at all.
+        DataError: a folder without audio files, a pattern without matches, or no path at all.
     """
     files: dict[Path, None] = {}
     for path in map(Path, paths):
+        if not path.exists() and glob.has_magic(str(path)):
+            matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(path), recursive=True))]
+            matches = [match for match in matches if match.suffix.lower() in SUFFIXES and match.is_file()]
+            if not matches:
+                raise DataError(f"{path}: no audio file matches")
+            files.update(dict.fromkeys(matches))
+            continue
         if not path.is_dir():
             files[path] = None
             continue
@@ -52,3 +63,19 @@ def list_audio_files(paths: Iterable[str | Path]) -> list[Path]:
     if not files:
         raise DataError("no audio files were named")
     return list(files)
+
+
+def check_paths(paths: Iterable[str | Path]) -> None:
+    """Check at no cost that some of the paths exist.
+
+    Raises:
+        DataError: none of them exists; the message names the first and similar names beside it.
+    """
+    named = [Path(path) for path in paths]
+    if not named:
+        raise DataError("no audio files were named")
+    if any(path.exists() or glob.has_magic(str(path)) for path in named):
+        return
+    first = named[0]
+    beside = [path.name for path in first.parent.iterdir()] if first.parent.is_dir() else []
+    raise DataError(f"{first}: there is no such file or folder.{did_you_mean(first.name, beside)}")

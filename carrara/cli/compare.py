@@ -16,7 +16,7 @@ def compare(
     results: Annotated[Path, typer.Option("--results", help="Folder of the records.")] = Path("results"),
     suite: Annotated[str | None, typer.Option(help="Only this suite's tasks (`carrara ls suites`).")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file; .json writes JSON.")
+        Path | None, typer.Option("--output", "-o", help="Write to this file, .json or .txt; - prints.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
@@ -30,10 +30,15 @@ def compare(
     """
     from carrara.bench.leaderboard.compare import compare_systems, comparison_frame, comparison_notes
     from carrara.bench.leaderboard.tables import frame_to_text, print_frame
+    from carrara.cli._outputs import check_ending
     from carrara.core.errors import UsageError
     from carrara.core.io import write_text
     from carrara.core.record import read_records
 
+    if output is not None:
+        check_ending(output, (".json", ".txt"))
+    if str(output) == "-":
+        output = None
     records = list(read_records(results))
     if not records:
         raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` writes some")

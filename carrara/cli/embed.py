@@ -3,37 +3,60 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from carrara.features.parquet import EmbedReport
+
+EMBED_ENDINGS = (".parquet", ".csv", ".npy", "")
+
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="OUT.parquet, or a folder for Parquet parts; OUT.csv, OUT.npy (with OUT.rows.csv), or - for CSV on "
+        "standard output.",
+    ),
+]
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Audio files, folders of them and quoted patterns ('music/**/*.mp3'), of any length."),
+]
+Layer = Annotated[
+    str,
+    typer.Option(help="0 to L; last; mean (over 0 to L); cnn (convolutional features); all (one row per layer)."),
+]
+Hop = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01, help="Seconds from window to window; by default a window; with --per frame windows overlap."
+    ),
+]
+
 
 def embed(
-    paths: Annotated[list[Path], typer.Argument(help="Audio files and folders of them, of any format and length.")],
     encoder: Annotated[
         str, typer.Option("--encoder", "-e", help="Registry name, folder or hub id; NAME:random for random weights.")
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="A Parquet file OUT.parquet, or a folder for Parquet parts.")
-    ],
+    output: Output,
+    paths: Paths = None,
+    files_from: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Also the paths in this text file, one a line; - is stdin.")
+    ] = None,
     per: Annotated[
         Literal["clip", "window", "frame"], typer.Option(help="One row per recording (clip), window or frame.")
     ] = "clip",
-    layer: Annotated[
-        str,
-        typer.Option(help="0 to L; last; mean (over 0 to L); cnn (convolutional features); all (one row per layer)."),
-    ] = "mean",
+    layer: Layer = "mean",
     window: Annotated[
         float | None, typer.Option(min=0.01, help="Seconds of a window; by default the encoder's own, or 30.")
     ] = None,
-    hop: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01, help="Seconds from window to window; by default a window; with --per frame windows overlap."
-        ),
-    ] = None,
+    hop: Hop = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows of a batch; by default a number that suits the device.")
@@ -43,32 +66,71 @@ def embed(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Embed recordings and write a Parquet file, or a folder of Parquet parts.
+    """Embed recordings and write a Parquet file, a folder of Parquet parts, CSV or a NumPy array.
 
     - `carrara embed ~/Music -e chroma-mfcc -o music.parquet`
     - `carrara embed ~/Music -e chroma-mfcc -o music/`
     - `carrara embed song.mp3 -e mert-v1-95m:random -o song.parquet --per frame --layer 5`
     - `carrara embed a.wav b.flac ~/Music -e mfcc -o windows.parquet --per window --window 10 --json`
-    - `carrara embed ~/Music -e maest-30s -o frames.parquet --per frame --layer 7 --set tokens=frames`
+    - `find ~/Music -newer last | carrara embed --files-from - -e mfcc -o new.csv`
 
     Columns: path, start, duration (s), layer, embedding. A file that cannot be decoded is reported with the reason, the
     rest go on, and the exit code is 1. The same command run again continues where it stopped, embeds only new
-    recordings, and drops those that are no longer given.
+    recordings, and drops those that are no longer given; CSV and NumPy files are written anew.
     """
-    from carrara.audio.files import list_audio_files
+    from carrara.audio.files import check_paths, list_audio_files
+    from carrara.cli._outputs import check_ending
+    from carrara.core.errors import UsageError
     from carrara.core.settings import parse_assignments, parse_settings
+    from carrara.encoders._hub.spec import parse_encoder_spec
+
+    # Whatever can be wrong in the command is looked at before torch is imported.
+    named = [*(paths or ()), *read_list(files_from)]
+    if not named:
+        raise UsageError("there is nothing to embed; give files or folders, or a list with --files-from")
+    check_paths(named)
+    check_ending(output, EMBED_ENDINGS)
+    if as_json and str(output) == "-":
+        raise UsageError("-o - and --json would both write to standard output; leave one out")
+    parse_encoder_spec(encoder)
+    assignments = parse_assignments(changes or [])
+    files = list_audio_files(named)
+
     from carrara.encoders._hub.load import load, with_settings
     from carrara.features.embed import EmbedConfig
-    from carrara.features.parquet import write_embeddings
+    from carrara.features.table_files import write_table
     from carrara.nn.device import pick_device
 
     start = time.perf_counter()
     values = {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop}
     config = parse_settings(EmbedConfig, values, "embed")
-    files, device = list_audio_files(paths), pick_device(device)
-    network = with_settings(load(encoder), parse_assignments(changes or []))
-    report = write_embeddings(network, files, output, config, device, batch_size)
-    seconds, done = time.perf_counter() - start, report.embedded + report.reused
+    device = pick_device(device)
+    network = with_settings(load(encoder), assignments)
+    report = write_table(network, files, output, config, device, batch_size)
+    _print_report(report, output, time.perf_counter() - start, as_json)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def read_list(source: str | None) -> list[Path]:
+    """Return the paths in a text file, one a line; of standard input for `-`, none for None.
+
+    Raises:
+        UsageError: it cannot be read as text.
+    """
+    from carrara.core.errors import UsageError
+
+    if source is None:
+        return []
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UsageError(f"--files-from {source}: cannot be read ({problem})") from None
+    return [Path(line) for line in text.splitlines() if line.strip()]
+
+
+def _print_report(report: EmbedReport, output: Path, seconds: float, as_json: bool) -> None:
+    done = report.embedded + report.reused
     for reason in report.failed.values():
         typer.echo(f"carrara embed: {reason}", err=True)
     if as_json:
@@ -83,9 +145,7 @@ def embed(
         }
         # A name that is not UTF-8 keeps its bytes as JSON's own escapes.
         typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
-    elif done:
+    elif done and str(output) != "-":
         typer.echo(f"{output}\t{report.rows} rows of {done} files")
     counts = f"{report.embedded} files embedded, {report.reused} reused, {len(report.failed)} failed"
     typer.echo(f"{counts}, {seconds:.1f} s", err=True)
-    if report.failed:
-        raise typer.Exit(1)

@@ -27,6 +27,9 @@ def export(
     ONNX supports HuBERT and data2vec networks, with clips of one length in a batch. It needs `pip install
     'carrara[onnx]'`.
     """
+    from carrara.encoders._hub.spec import parse_encoder_spec
+
+    parse_encoder_spec(encoder)
     from carrara.encoders._hub.export import export_encoder
     from carrara.encoders._hub.load import load
 

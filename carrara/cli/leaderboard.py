@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-FORMATS = {".md": "markdown", ".json": "json", ".html": "html", ".tex": "latex", ".png": "picture"}
+if TYPE_CHECKING:
+    from carrara.bench.leaderboard.ranking import Leaderboard
+
+FORMATS = {
+    ".md": "markdown",
+    ".csv": "csv",
+    ".json": "json",
+    ".html": "html",
+    ".tex": "latex",
+    ".png": "picture",
+    ".txt": "table",
+}
 
 
 def leaderboard(
@@ -25,11 +36,14 @@ def leaderboard(
         list[str] | None, typer.Option(help="Add the systems of this table, such as thesis-T4.1; may be repeated.")
     ] = None,
     form: Annotated[
-        Literal["table", "markdown", "json", "html", "latex", "picture"] | None,
+        Literal["table", "markdown", "csv", "json", "html", "latex", "picture"] | None,
         typer.Option("--format", help="By default by the ending of --output, else table; html is the full report."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write to this file (.md, .csv, .json, .html, .tex, .png, .txt); - prints."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
@@ -41,6 +55,10 @@ def leaderboard(
 
     Ranks compare the tasks that all systems have. `carrara compare A B` tests two systems task by task.
     """
+    from carrara.cli._outputs import check_ending
+
+    if output is not None:
+        check_ending(output, FORMATS)
     from carrara.bench.leaderboard import tables
     from carrara.bench.leaderboard.published import DEFAULT_SOURCES
     from carrara.bench.leaderboard.ranking import add_published, build_leaderboards
@@ -48,9 +66,14 @@ def leaderboard(
     from carrara.core.io import write_text
     from carrara.core.record import read_records
 
+    if str(output) == "-":
+        output = None
+    ending = FORMATS.get(output.suffix.lower()) if output else None
+    if form and ending and form != ending:
+        raise UsageError(f"--format {form} and -o {output} contradict each other; give one of them")
     if as_json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} contradict each other; give one of them")
-    chosen = "json" if as_json else form or FORMATS.get(output.suffix if output else "", "table")
+    chosen = "json" if as_json else form or ending or "table"
     sources = source or (DEFAULT_SOURCES if published else ())
     records = list(read_records(results))
     if not records:
@@ -62,15 +85,7 @@ def leaderboard(
         leaderboards = add_published(leaderboards, sources)
 
     if chosen == "picture":
-        from carrara.bench.leaderboard.picture import draw_leaderboard
-
-        if output is None:
-            raise UsageError("--format picture needs a file: -o leaderboard.png")
-        if len(leaderboards) > 1:
-            titles = "; ".join(each.title for each in leaderboards)
-            raise UsageError(f"a picture shows one leaderboard, {results} has {titles}; give --suite")
-        draw_leaderboard(output, leaderboards[0])
-        typer.echo(f"wrote {output}", err=True)
+        _draw(leaderboards, output)
         return
     if chosen == "table" and output is None:
         for each in leaderboards:
@@ -80,13 +95,34 @@ def leaderboard(
         from carrara.bench.report.page import render_report
 
         text = render_report(records, suite=suite, sources=sources)
-    elif chosen == "json":
-        text = json.dumps(tables.to_values(leaderboards), ensure_ascii=False, indent=1) + "\n"
     else:
-        write = {"table": tables.to_text, "markdown": tables.to_markdown, "latex": tables.to_latex}[chosen]
-        text = "\n".join(write(each) for each in leaderboards)
+        text = _to_text(chosen, leaderboards)
     if output is None:
         typer.echo(text, nl=False)
     else:
         write_text(output, text)
         typer.echo(f"wrote {output}", err=True)
+
+
+def _to_text(form: str, leaderboards: list[Leaderboard]) -> str:
+    from carrara.bench.leaderboard import tables
+
+    if form == "json":
+        return json.dumps(tables.to_values(leaderboards), ensure_ascii=False, indent=1) + "\n"
+    if form == "csv":
+        return tables.to_csv(leaderboards)
+    write = {"table": tables.to_text, "markdown": tables.to_markdown, "latex": tables.to_latex}[form]
+    return "\n".join(write(each) for each in leaderboards)
+
+
+def _draw(leaderboards: list[Leaderboard], output: Path | None) -> None:
+    from carrara.bench.leaderboard.picture import draw_leaderboard
+    from carrara.core.errors import UsageError
+
+    if output is None:
+        raise UsageError("--format picture needs a file: -o leaderboard.png")
+    if len(leaderboards) > 1:
+        titles = "; ".join(each.title for each in leaderboards)
+        raise UsageError(f"a picture shows one leaderboard, the records have {titles}; give --suite")
+    draw_leaderboard(output, leaderboards[0])
+    typer.echo(f"wrote {output}", err=True)

@@ -13,6 +13,14 @@ import typer
 if TYPE_CHECKING:
     from carrara.features.tags import TrackTags
 
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder of tables and pictures; earlier recordings are kept.")
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="A JSON file with the names of the tags, where the encoder has none.")
+]
+Hop = Annotated[float | None, typer.Option(min=0.01, help="Seconds from window to window; by default a window.")]
+
 
 def tag(
     paths: Annotated[list[Path], typer.Argument(help="Audio files and folders of them, of any format and length.")],
@@ -21,18 +29,12 @@ def tag(
         typer.Option("--encoder", "-e", help="A tagger (maest-…, musicnn-…, effnet-discogs): name, folder or hub id."),
     ] = "maest-30s",
     top: Annotated[int, typer.Option(min=1, help="Number of tags to show, the most probable first.")] = 5,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of tables and pictures; earlier recordings are kept.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A JSON file with the names of the tags, where the encoder has none.")
-    ] = None,
+    output: Output = None,
+    labels: Labels = None,
     window: Annotated[
         float | None, typer.Option(min=0.3, help="Seconds of a window; by default the encoder's, or 3.")
     ] = None,
-    hop: Annotated[
-        float | None, typer.Option(min=0.01, help="Seconds from window to window; by default a window.")
-    ] = None,
+    hop: Hop = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as every_column=2.")
     ] = None,
@@ -57,8 +59,12 @@ def tag(
     folder holds tags.csv, tags.json, a picture of each recording, and probabilities.parquet: every tag in every window,
     in the order of `labels` in tags.json. The same command run again continues and embeds only new recordings.
     """
-    from carrara.audio.files import list_audio_files
+    from carrara.audio.files import check_paths, list_audio_files
     from carrara.core.settings import parse_assignments, parse_settings
+    from carrara.encoders._hub.spec import parse_encoder_spec
+
+    check_paths(paths)
+    parse_encoder_spec(encoder)
     from carrara.encoders._hub.load import load, with_settings
     from carrara.features.embed import EmbedConfig
     from carrara.features.parquet import write_embeddings

@@ -17,6 +17,8 @@ def pick_device(name: str = "auto") -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.lower() in ("gpu", "nvidia"):
+        raise UsageError(f"--device {name}: write cuda for an NVIDIA GPU (mps on a Mac), or auto")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as problem:

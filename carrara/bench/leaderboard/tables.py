@@ -324,6 +324,24 @@ def to_values(leaderboards: Iterable[Leaderboard]) -> list[dict[str, Any]]:
     return values
 
 
+def to_csv(leaderboards: Iterable[Leaderboard]) -> str:
+    """Return numbers as CSV, a line for each measured system and task: in percent or dB, with the interval and rank."""
+    import pandas as pd
+
+    columns = ["leaderboard", "system", "rank", "task", "value", "low", "high", "n", "partial"]
+    rows = [
+        [
+            *(leaderboard.title, system.name, system.rank, task),
+            *(round(each, 4) for each in vars(result.score).values()),
+            *(next(iter(result.record.scores.values())).n, result.record.partial),
+        ]
+        for leaderboard in leaderboards
+        for system in leaderboard.systems
+        for task, result in system.results.items()
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"rank": "Int64"}).to_csv(index=False)
+
+
 def _task_label(leaderboard: Leaderboard, task: str) -> str:
     unit = " (dB)" if leaderboard.scales.get(task) == "dB" else ""
     return f"{task}{unit} {ARROWS[leaderboard.better.get(task, 'higher')]}"

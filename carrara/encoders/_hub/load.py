@@ -28,13 +28,12 @@ from carrara.core.strict_json import read_json
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
+from carrara.encoders._hub.spec import parse_encoder_spec
 from carrara.encoders._hubert.huggingface import load_hubert_folder
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model.bin", "README.md"]
-RANDOM = re.compile(r"^(?P<spec>.+):random(-(?P<seed>\d+))?$")
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 class _FolderConfig(Settings):
@@ -77,25 +76,13 @@ def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
         UsageError: Nothing has that name, a config is invalid, or the weights are not on this machine.
         WeightsError: The weights are damaged or another network's.
     """
-    text = str(spec)
-    random = RANDOM.match(text)
-    source, seed = (random["spec"], int(random["seed"] or 0)) if random else (text, None)
-    if source.strip().replace("_", "-") in REGISTRY.entries:
-        encoder = _load_registered(REGISTRY.get_entry(source).name, seed, text)
-    elif (folder := Path(source).expanduser()).is_dir():
-        encoder = _load_folder(folder, folder.resolve().name, seed)
-    elif folder.exists():
-        raise UsageError(
-            f"{source}: is a file; give the folder that holds {CONFIG} and {WEIGHTS}, or make one of an official file "
-            f"with `carrara import NAME --file {source}`"
-        )
-    elif HUB_ID.match(source) and not source.startswith("."):
-        encoder = _load_folder(download_from_hub(source, HUB_PATTERNS), source, seed)
+    parsed = parse_encoder_spec(spec)
+    if parsed.kind == "registered":
+        encoder = _load_registered(parsed.source, parsed.seed, str(spec))
+    elif parsed.kind == "folder":
+        encoder = _load_folder(Path(parsed.source), Path(parsed.source).resolve().name, parsed.seed)
     else:
-        raise UsageError(
-            f"there is no registered encoder {source!r} and no such folder.{did_you_mean(source, REGISTRY.names())} "
-            "`carrara ls encoders` shows every encoder."
-        )
+        encoder = _load_folder(download_from_hub(parsed.source, HUB_PATTERNS), parsed.source, parsed.seed)
     return encoder.eval().to(device)
 
 

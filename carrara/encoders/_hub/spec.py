@@ -1,0 +1,61 @@
+"""What a user calls an encoder: a registered name, a folder or a hub id; nothing is imported to find out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from carrara.core.errors import UsageError, did_you_mean
+from carrara.encoders import REGISTRY
+
+RANDOM = re.compile(r"^(?P<spec>.+):random(-(?P<seed>\d+))?$")
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """An encoder as a user names it.
+
+    Attributes:
+        kind: where it is looked for.
+        source: its registered name, folder or hub id.
+        seed: of random weights; None for its own.
+    """
+
+    kind: Literal["registered", "folder", "hub"]
+    source: str
+    seed: int | None = None
+
+
+def parse_encoder_spec(spec: str | Path) -> EncoderSpec:
+    """Return what a spec names: a registered name, else an existing folder, else a hub id `org/name`.
+
+    A missing folder whose parent exists, or that begins with `.`, `~` or `/`, is no hub id.
+
+    Raises:
+        UsageError: it is none of these; the message suggests similar names.
+    """
+    text = str(spec)
+    random = RANDOM.match(text)
+    source, seed = (random["spec"], int(random["seed"] or 0)) if random else (text, None)
+    if source.strip().replace("_", "-") in REGISTRY.entries:
+        return EncoderSpec("registered", REGISTRY.get_entry(source).name, seed)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return EncoderSpec("folder", str(folder), seed)
+    if folder.exists():
+        raise UsageError(
+            f"{source}: is a file; give the folder that holds config.json and model.safetensors, or make one of an "
+            f"official file with `carrara import NAME --file {source}`"
+        )
+    if HUB_ID.match(source) and not source.startswith((".", "~", "/")):
+        if Path(source).parent.is_dir():
+            siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+            raise UsageError(f"{source}: there is no such folder.{did_you_mean(folder.name, siblings)}")
+        return EncoderSpec("hub", source, seed)
+    raise UsageError(
+        f"there is no registered encoder {source!r} and no such folder.{did_you_mean(source, REGISTRY.names())} "
+        "`carrara ls encoders` shows every encoder."
+    )

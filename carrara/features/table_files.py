@@ -1,0 +1,111 @@
+"""Embeddings as a file of any ending: Parquet as it is, CSV and NumPy arrays from Parquet parts beside them."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from carrara.core.io import atomic_write
+from carrara.encoders._base import Encoder
+from carrara.features.embed import EmbedConfig
+from carrara.features.parquet import EmbedReport, write_embeddings
+
+if TYPE_CHECKING:
+    import pyarrow
+
+COLUMNS = ("path", "start", "duration", "layer")
+
+
+def write_table(
+    encoder: Encoder,
+    files: Sequence[Path],
+    output: Path,
+    config: EmbedConfig,
+    device: str = "cpu",
+    batch_size: int | None = None,
+) -> EmbedReport:
+    """Write the embeddings of recordings in the format that the ending names; `-` is CSV on standard output.
+
+    A CSV file has the columns path, start, duration, layer and e0 to eD-1. An array is float32 `[rows, D]`, and
+    `OUT.rows.csv` beside it says what each row is. Both are made of Parquet parts, which a stopped call leaves and the
+    next one continues.
+
+    Args:
+        encoder, files, config, device, batch_size: As of `carrara.features.parquet.write_embeddings`.
+        output: The file, a folder for Parquet parts, or `-`.
+
+    Raises:
+        UsageError: As of `write_embeddings`.
+        StoreError: As of `write_embeddings`.
+    """
+    suffix = output.suffix.lower()
+    if str(output) != "-" and (suffix not in (".csv", ".npy") or output.is_dir()):
+        return write_embeddings(encoder, files, output, config, device, batch_size)
+    if str(output) == "-":
+        with TemporaryDirectory() as folder:
+            report = write_embeddings(encoder, files, Path(folder) / "parts", config, device, batch_size)
+            _write_csv(sys.stdout, Path(folder) / "parts")
+            return report
+    parts = Path(f"{output}.parts")
+    report = write_embeddings(encoder, files, parts, config, device, batch_size)
+    if report.embedded + report.reused:
+        if suffix == ".csv":
+            with atomic_write(output) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+                _write_csv(file, parts)
+        else:
+            _write_array(output, parts, report.rows)
+    shutil.rmtree(parts, ignore_errors=True)
+    return report
+
+
+def _iter_tables(parts: Path) -> Iterator[pyarrow.Table]:
+    from pyarrow import parquet
+
+    for part in sorted(parts.glob("part-*.parquet")):
+        with parquet.ParquetFile(part) as reader:
+            for number in range(reader.num_row_groups):
+                yield reader.read_row_group(number)
+
+
+def _embeddings_of(table: pyarrow.Table) -> np.ndarray:
+    column = table["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(table), -1)
+
+
+def _write_csv(file: IO[str], parts: Path) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    for number, table in enumerate(_iter_tables(parts)):
+        rows_RD = _embeddings_of(table)
+        if number == 0:
+            writer.writerow([*COLUMNS, *(f"e{index}" for index in range(rows_RD.shape[1]))])
+        for names, row_D in zip(zip(*(table[name].to_pylist() for name in COLUMNS)), rows_RD):
+            writer.writerow([*names, *map(str, row_D)])
+
+
+def _write_array(output: Path, parts: Path, rows: int) -> None:
+    written = 0
+    with (
+        atomic_write(output) as tmp,
+        atomic_write(output.with_suffix(".rows.csv")) as tmp_rows,
+        tmp_rows.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        array = None
+        for table in _iter_tables(parts):
+            rows_RD = _embeddings_of(table)
+            if array is None:
+                shape = (rows, rows_RD.shape[1])
+                array = np.lib.format.open_memmap(tmp, mode="w+", dtype=np.float32, shape=shape)
+            array[written : written + len(rows_RD)] = rows_RD
+            written += len(rows_RD)
+            writer.writerows(zip(*(table[name].to_pylist() for name in COLUMNS)))
+        if array is not None:
+            array.flush()

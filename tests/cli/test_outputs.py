@@ -1,0 +1,117 @@
+"""`-o` endings are obeyed or refused, and what is wrong in a command is said before torch is imported."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from carrara.cli._main import app
+from carrara.core.errors import UsageError
+from carrara.encoders._hub.spec import parse_encoder_spec
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("music")
+    for number in range(3):
+        (folder / f"{number}").mkdir()
+        noise = 0.1 * np.random.default_rng(number).standard_normal(16_000)
+        soundfile.write(folder / f"{number}" / f"{number}.wav", noise, 16_000)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def carrara(*arguments, code=0, stdin=None):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def test_embeddings_are_the_same_in_every_format(music, tmp_path):
+    for name in ("out.parquet", "out.csv", "out.npy"):
+        carrara("embed", music, "-e", "mfcc", "-o", tmp_path / name)
+    table = pq.read_table(tmp_path / "out.parquet").to_pandas()
+    expected = np.stack(table["embedding"])
+    frame = pd.read_csv(tmp_path / "out.csv")
+    assert list(frame.columns[:5]) == ["path", "start", "duration", "layer", "e0"]
+    assert list(frame["path"]) == list(table["path"])
+    np.testing.assert_array_equal(frame.iloc[:, 4:].to_numpy(np.float32), expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
+    assert list(pd.read_csv(tmp_path / "out.rows.csv")["path"]) == list(table["path"])
+    printed = carrara("embed", music, "-e", "mfcc", "-o", "-").stdout
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(printed)), frame)
+    assert not list(tmp_path.glob("*.parts")) and not list(tmp_path.glob("*.pdf"))
+
+
+def test_recordings_come_from_patterns_and_lists(music, tmp_path):
+    def embedded(*arguments, **options):
+        done = carrara("embed", *arguments, "-e", "mfcc", "-o", tmp_path / "out.csv", **options)
+        assert "0 failed" in done.stderr
+        return sorted(Path(path).name for path in pd.read_csv(tmp_path / "out.csv")["path"])
+
+    assert embedded(f"{music}/**/*.wav") == ["0.wav", "1.wav", "2.wav"]
+    assert embedded(f"{music}/[01]/*.wav") == ["0.wav", "1.wav"]
+    (tmp_path / "list.txt").write_text(f"{music}/0/0.wav\n\n{music}/2\n")
+    assert embedded("--files-from", tmp_path / "list.txt") == ["0.wav", "2.wav"]
+    assert embedded("--files-from", "-", f"{music}/0", stdin=f"{music}/1/1.wav\n") == ["0.wav", "1.wav"]
+    assert "no audio file matches" in carrara("embed", f"{music}/*.mp3", "-e", "mfcc", "-o", "a.csv", code=1).stderr
+
+
+WRONG = [
+    (["embed", "musik", "-e", "mfcc", "-o", "a.csv"], 1, "Did you mean 'music'?"),
+    (["embed", "-e", "mfcc", "-o", "a.csv"], 2, "--files-from"),
+    (["embed", "music", "-e", "mffc", "-o", "a.csv"], 2, "Did you mean 'mfcc'"),
+    (["embed", "music", "-e", "mfcc", "-o", "a.pdf"], 2, "give .parquet, .csv, .npy, a folder or -"),
+    (["embed", "music", "-e", "models/mret", "-o", "a.csv"], 2, "Did you mean 'mert'?"),
+    (["tag", "musik"], 1, "Did you mean 'music'?"),
+    (["tag", "music", "-e", "maest-40s"], 2, "'maest-"),
+    (["export", "mert-v9", "--format", "onnx", "-o", "x"], 2, "'mert-v0'"),
+    (["leaderboard", "music", "-o", "a.pdf"], 2, "give .md, .csv, .json, .html, .tex, .png, .txt or -"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), WRONG)
+def test_mistakes_are_said_before_torch_is_imported(tmp_path, arguments, code, message):
+    (tmp_path / "music").mkdir()
+    soundfile.write(tmp_path / "music" / "a.wav", np.zeros(100), 8000)
+    (tmp_path / "models" / "mert").mkdir(parents=True)
+    program = (
+        "import json, sys\nfrom typer.testing import CliRunner\nfrom carrara.cli._main import app\n"
+        f"done = CliRunner().invoke(app, {arguments!r})\n"
+        "print(json.dumps([done.exit_code, done.stderr, 'torch' in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
+    )
+    exit_code, stderr, has_torch = json.loads(done.stdout)
+    assert exit_code == code and message in stderr and not has_torch
+    assert stderr.count("\n") == 1
+
+
+def test_a_missing_folder_is_no_hub_id(tmp_path):
+    (tmp_path / "models").mkdir()
+    for spec in ("models/mert", "./mert", "~/mert", f"{tmp_path}/mert"):
+        with pytest.raises(UsageError, match="no such folder"):
+            parse_encoder_spec(spec)
+    assert parse_encoder_spec("m-a-p/MERT-v1-95M:random-3").kind == "hub"
+    assert parse_encoder_spec("mert_v0").source == "mert-v0"
+    assert parse_encoder_spec("models:random").seed == 0
+
+
+def test_gpu_is_answered_with_cuda():
+    assert "write cuda" in carrara("bench", "noise", "-t", "pebble/key", "--device", "gpu", code=2).stderr
