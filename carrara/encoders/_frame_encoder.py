@@ -1,6 +1,6 @@
 """Encoders of frames, taken apart into front end and stack: what masked prediction can train.
 
-    samples → `conv_features` → `project` → masked or corrupted → `stack` → every layer
+    samples → `conv_features` → `project` → masked → `stack` → every layer
 
 Which frames are masked, and whether a vector replaces them or noise replaces their samples, is up to the objective
 (carrara/pretrain/masks.py). HuBERT's and data2vec's shape and the conformers on mel spectrograms are such encoders.

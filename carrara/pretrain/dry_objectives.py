@@ -73,7 +73,9 @@ class _MaskedDryRun(MaskedPredictionObjective):
             kind = _RandomClasses if drawn else TARGETS.get(target_settings.target)
             self.targets[name] = kind(target_settings, self.grid).to(device)
             self.targets[name].attach(encoder)
-        self.module = MaskedPrediction(encoder, self.targets, recipe.objective, recipe.seed).to(device)
+        by_vector = recipe.masking.replacement == "vector"
+        module = MaskedPrediction(encoder, self.targets, recipe.objective, recipe.seed, by_vector)
+        self.module = module.to(device)
         silence_BT, frames = torch.zeros(1, samples, device=device), encoder.num_frames(samples)
         fixed = [target for target in self.targets.values() if not target.is_ema]
         self.num_frames = min([frames, *(target.labels(silence_BT, frames).shape[1] for target in fixed)])

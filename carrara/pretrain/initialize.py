@@ -132,7 +132,8 @@ def load_heads(initialization: Initialization, model: MaskedPrediction, targets:
     for name, label_sets in model.label_sets.items():
         for index, head in enumerate(transferred.heads.get(name, ()), first):
             if head.class_embeddings_CP is None:
-                model.values[name].load_state_dict({"weight": head.weight, "bias": head.bias})
+                linear = model.logits[index] if label_sets else model.values[name]
+                linear.load_state_dict({"weight": head.weight, "bias": head.bias})
                 continue
             assert model.project is not None
             rows = slice(index * final_dim, (index + 1) * final_dim)

@@ -105,9 +105,10 @@ def _difference(name: str, settings: TargetSettings, former: Recipe, recipe: Rec
     for key in {**old, **new}:
         if new.get(key) != old.get(key):
             return f"{key} was {old.get(key)}, now {new.get(key)}"
-    new_dim, old_dim = recipe.objective.final_dim, former.objective.final_dim
-    if new_dim != old_dim and _count_label_sets(settings):
-        return f"final_dim was {old_dim}, now {new_dim}"
+    for key in ("head", "final_dim") if _count_label_sets(settings) else ():
+        new_value, old_value = getattr(recipe.objective, key), getattr(former.objective, key)
+        if new_value != old_value:
+            return f"{key} was {old_value}, now {new_value}"
     return ""
 
 
@@ -122,7 +123,10 @@ def _heads_by_target(recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str,
             continue
         end = first + _count_label_sets(settings)
         for index in range(first, end):
-            if f"model.classes.{index}" in tensors:
+            if f"model.logits.{index}.weight" in tensors:
+                weight, bias = (tensors[f"model.logits.{index}.{part}"] for part in ("weight", "bias"))
+                heads.setdefault(name, []).append(LinearHead(weight, bias))
+            elif f"model.classes.{index}" in tensors:
                 rows = slice(index * final_dim, (index + 1) * final_dim)
                 weight, bias = tensors["model.project.weight"][rows], tensors["model.project.bias"][rows]
                 heads.setdefault(name, []).append(LinearHead(weight, bias, tensors[f"model.classes.{index}"]))
@@ -194,6 +198,8 @@ def _published_codebooks(
 ) -> list[LinearHead] | str:
     weight, bias = published.get("final_proj.weight"), published.get("final_proj.bias")
     table_RP = published.get("label_embs_concat")
+    if recipe.objective.head != "cosine":
+        return f"published for the head cosine, not {recipe.objective.head}"
     count, size, final_dim = settings.num_codebooks, settings.codebook_size, recipe.objective.final_dim
     if weight is None or bias is None or table_RP is None:
         return "no head for label sets is published with it"

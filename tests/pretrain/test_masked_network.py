@@ -107,3 +107,23 @@ def test_frames_after_the_end_of_the_labels_are_not_predicted(parts):
     model, samples, mask, labels = parts
     shorter = {name: label[:, :47] for name, label in labels.items()}
     assert model(samples, mask[:, :47], shorter).sums["masked"] == int(mask[:, :47].sum())
+
+
+def test_a_linear_head_is_cross_entropy_of_one_linear_map_per_codebook(parts):
+    model, samples, mask, labels = parts
+    clusters = REGISTRY.get("clusters")
+    targets = {
+        "a": clusters(clusters.settings_type(k=7), GRID),
+        "b": clusters(clusters.settings_type(feature="mfcc-39", k=5, weight=0.5), GRID),
+    }
+    settings = ObjectiveSettings(head="linear", feature_penalty=0.0)
+    linear = MaskedPrediction(model.encoder, targets, settings, 0).eval()
+    assert linear.project is None and len(linear.classes) == 0
+    losses = linear(samples, mask, labels)
+    hidden = model.encoder.encode_frames(model.encoder.conv_features(samples), mask_BF=mask)[:, -1][mask].double()
+    expected = 0.0
+    for (name, weight), head in zip({"a": 1.0, "b": 0.5}.items(), linear.logits):
+        logits = hidden @ head.weight.double().T + head.bias.double()
+        chosen = logits.gather(1, labels[name][mask])[:, 0]
+        expected += weight * float((logits.exp().sum(1).log() - chosen).sum().detach())
+    assert float(losses.terms["prediction"].sum.detach()) == pytest.approx(expected, rel=1e-5)

@@ -28,6 +28,19 @@ SMALL = {
 }
 CQT = {"targets.cqt.bins": 84, "targets.cqt.bins_per_octave": 12}
 CODES = {"targets.codes.num_codebooks": 3, "targets.codes.codebook_size": 8, "targets.codes.fraction": 1.0, **CQT}
+CONFORMER = {
+    "network.dim": 32,
+    "network.num_layers": 2,
+    "network.num_heads": 2,
+    "network.ffn_dim": 64,
+    "network.dropout": 0.1,
+    "targets.codes.codebook_size": 8,
+    "targets.codes.fraction": 1.0,
+    "masking.mask_length": 3,
+    "crop_seconds": 1.0,
+    "batch": 4,
+}
+CONVNEXT = {"network.conv_channels": (8, 16, 32)}
 KINDS = {
     "mert-v0-mixup50": {**SMALL, **CQT, "targets.log-mel.k": 8, "targets.chroma.k": 6},
     "mert-v1-95m": {**SMALL, **CODES},
@@ -47,6 +60,9 @@ KINDS = {
         }
         for name in ("m2d", "a-jepa")
     },
+    "mel-conformer-random": {**CONFORMER, **CONVNEXT},
+    "mel-conformer-rvq": {**CONFORMER, **CONVNEXT, "activation_checkpointing": True},
+    "muq": {**CONFORMER, "network.channels": 4},
     "rvq-vae": {
         "network.filters": 4,
         "network.latent": 16,

@@ -1,15 +1,17 @@
 """Masked prediction trains any encoder of frames: HuBERT's shape, the conformers on mel spectrograms."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import carrara
 from carrara.core.errors import UsageError
-from carrara.core.settings import parse_settings
+from carrara.core.settings import parse_settings, replace
 from carrara.encoders._hub.load import build_encoder
 from carrara.pretrain.metrics_log import read_metrics
-from carrara.pretrain.recipes._base import Recipe
+from carrara.pretrain.recipes._base import Recipe, resolve
 from carrara.pretrain.run import pretrain
 
 SIZES = {"dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 32, "kernel": 5, "mask_vector": True}
@@ -86,13 +88,17 @@ def test_a_run_starts_from_a_conformer_of_the_same_shape_alone(run, corpus, tmp_
         initial_state(recipe("mert-tiny"), corpus, tmp_path / "hubert", folder)
 
 
+@pytest.mark.slow
 def test_encoders_without_frames_or_mask_vector_are_refused(corpus, tmp_path):
     network = {**STUDENTS["musicfm-tiny"], "mask_vector": False}
-    with pytest.raises(UsageError, match="need mask_vector"):
-        pretrain(recipe("musicfm-tiny", network=network), corpus, tmp_path / "a")
+    without = recipe("musicfm-tiny", network=network, steps=1)
+    with pytest.raises(UsageError, match="network.mask_vector=true, or .* masking.replacement=noise"):
+        pretrain(without, corpus, tmp_path / "a")
     with pytest.raises(UsageError, match="no frames to mask"):
         pretrain(recipe("effnet-discogs"), corpus, tmp_path / "b")
     assert not list(tmp_path.iterdir())
+    for cure in ({"network.mask_vector": True}, {"masking.replacement": "noise", "masking.blocks": True}):
+        pretrain(replace(without, cure), corpus, tmp_path / str(len(cure)), device="cpu")
 
 
 @pytest.mark.parametrize("name", ["mert-v0", "mel-conformer-tiny", "musicfm-tiny"])
@@ -106,3 +112,84 @@ def test_a_frame_depends_most_on_the_samples_around_its_centre(name):
     centroid = float((weights * torch.arange(len(weights))).sum() / weights.sum())
     assert abs(centroid - (frame * grid.hop + grid.centre)) < grid.hop / 2
     assert encoder.card.frame_rate == grid.sample_rate / grid.hop
+
+
+@pytest.fixture(scope="module")
+def conformer():
+    """Both targets of the recipes, noise in masked blocks, dropout, two micro-batches."""
+    changes = {
+        "network.conv_channels": (8, 16, 32),
+        "network.dim": 32,
+        "network.num_layers": 2,
+        "network.num_heads": 2,
+        "network.ffn_dim": 64,
+        "network.dropout": 0.1,
+        "targets.codes.codebook_size": 8,
+        "masking.mask_length": 3,
+        "crop_seconds": 1.0,
+        "batch": 4,
+        "accumulation_steps": 2,
+        "steps": 6,
+        "checkpoint_every": 3,
+        "log_every": 2,
+    }
+    rvq = {"target": "codes", "source": "mel-rvq", "num_codebooks": 2, "codebook_size": 8, "learning_steps": 20}
+    values = resolve("mel-conformer-random", "tiny", changes).model_dump()
+    return parse_settings(Recipe, values | {"targets": values["targets"] | {"rvq": rvq}}, "test")
+
+
+@pytest.fixture(scope="module")
+def alone(conformer, corpus, tmp_path_factory):
+    return pretrain(conformer, corpus, tmp_path_factory.mktemp("conformer") / "alone", device="cpu")
+
+
+def weights(folder):
+    return load_file(folder / "training" / "last.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"fsdp": True}, {"network.mask_vector": True}])
+def test_two_processes_give_the_weights_of_one(changes, start_ranks, wait_for, conformer, corpus, alone, tmp_path):
+    recipe = replace(conformer, changes)
+    codes, messages = wait_for(start_ranks(recipe, corpus, tmp_path / "two"))
+    assert codes == [0, 0], messages
+    two = weights(tmp_path / "two")
+    for name, tensor in weights(alone).items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_activation_checkpointing_changes_nothing_and_bfloat16_little(conformer, corpus, alone, tmp_path):
+    checkpointed = pretrain(
+        replace(conformer, {"activation_checkpointing": True}), corpus, tmp_path / "checkpointed", device="cpu"
+    )
+    assert all(torch.equal(tensor, weights(checkpointed)[name]) for name, tensor in weights(alone).items())
+    half = pretrain(replace(conformer, {"precision": "bfloat16"}), corpus, tmp_path / "half", device="cpu")
+    losses = [read_metrics(folder / "metrics.jsonl")[-1]["loss"] for folder in (alone, half)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.slow
+def test_linear_heads_are_taken_over_unless_the_head_is_another_kind(conformer, corpus, alone, tmp_path, initial_state):
+    trained = weights(alone)
+    state, _ = initial_state(conformer, corpus, tmp_path / "next", alone)
+    assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in state.items())
+    other = replace(conformer, {"objective.head": "cosine"})
+    initial_state(other, corpus, tmp_path / "other", alone)
+    record = json.loads((tmp_path / "other" / "run.json").read_text())["initialization"]
+    assert record["reinitialized"] == dict.fromkeys(("codes", "rvq"), "head was linear, now cosine")
+
+
+@pytest.mark.slow
+def test_a_trained_conformer_embeds_with_a_probe_while_it_trained(conformer, corpus, tmp_path):
+    seen = []
+
+    def probe(encoder):
+        seen.append(encoder(torch.zeros(1, 24_000)).shape)
+        return {"nothing": {"metric": "accuracy", "score": 0.0, "low": 0.0, "high": 0.0}}
+
+    folder = pretrain(conformer, corpus, tmp_path / "run", device="cpu", probe=probe, probe_every=3)
+    assert seen == [(1, 3, 24, 32)] * 3
+    files = sorted(corpus.rglob("*.flac"))[:2]
+    table = carrara.embed(files, str(folder))
+    assert len(table) >= 2

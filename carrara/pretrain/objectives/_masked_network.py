@@ -2,7 +2,8 @@
 
 For each label set the last layer's masked frames are projected and compared by cosine with one embedding per class;
 the cross-entropy of the cosines over a temperature is summed over label sets and masked frames. fairseq writes the same
-as noise-contrastive estimation with all classes as negatives [hsu2021]. Values (a CQT) are predicted by one linear map
+as noise-contrastive estimation with all classes as negatives [hsu2021]. The head "linear" is one linear map to logits
+instead, as in BEST-RQ, MusicFM and MuQ. Values (a CQT) are predicted by one linear map
 under squared error. With N masked frames in B clips of equal length:
 
     loss = (sum of cross-entropies + sum of weight · errors) / N + penalty · (sum over clips of mean conv_out²) / B
@@ -64,9 +65,24 @@ class MaskedPrediction(nn.Module):
     """An encoder with the prediction heads of its targets; all of it is trained."""
 
     def __init__(
-        self, encoder: FrameEncoder, targets: Mapping[str, Target], settings: ObjectiveSettings, seed: int
+        self,
+        encoder: FrameEncoder,
+        targets: Mapping[str, Target],
+        settings: ObjectiveSettings,
+        seed: int,
+        masks_by_vector: bool = True,
     ) -> None:
+        """Draw the heads.
+
+        Args:
+            encoder: the student.
+            targets: what is predicted.
+            settings: heads and losses.
+            seed: of the heads, and of the codebooks that a step predicts.
+            masks_by_vector: whether the encoder's vector replaces masked frames; else their samples are noise already.
+        """
         super().__init__()
+        self.masks_by_vector = masks_by_vector
         self.encoder, self.settings, self.seed = encoder, settings, seed
         self.use = {name: target.use for name, target in targets.items()}
         self.weights = {name: target.settings.weight for name, target in targets.items()}
@@ -76,15 +92,16 @@ class MaskedPrediction(nn.Module):
             self.label_sets[name] = [f"{name}.{index}" for index in range(count)] if count > 1 else [name] * count
         dim, final_dim = encoder.card.dim, settings.final_dim
         generator = torch.Generator().manual_seed(seed)
-        num_classes = [count for target in targets.values() for count in target.num_classes]
-        self.project = _init_linear(dim, final_dim * len(num_classes), generator) if num_classes else None
+        extra = settings.special_classes
+        num_classes = [count + extra for target in targets.values() for count in target.num_classes]
+        cosine_classes = num_classes if settings.head == "cosine" else []
+        self.project = _init_linear(dim, final_dim * len(num_classes), generator) if cosine_classes else None
         # fairseq draws the class embeddings from U(0, 1): all start in one corner of the space.
         self.classes = nn.ParameterList(
-            [
-                nn.Parameter(torch.rand(count + settings.special_classes, final_dim, generator=generator))
-                for count in num_classes
-            ]
+            [nn.Parameter(torch.rand(count, final_dim, generator=generator)) for count in cosine_classes]
         )
+        linear_classes = num_classes if settings.head == "linear" else []
+        self.logits = nn.ModuleList([_init_linear(dim, count, generator) for count in linear_classes])
         self.values = nn.ModuleDict(
             {
                 name: _init_linear(dim, target.num_values, generator)
@@ -110,7 +127,7 @@ class MaskedPrediction(nn.Module):
         """
         cnn_BFC = self.encoder.conv_features(samples_BT)
         end = masked_BF.shape[1]
-        padded_mask_BF = functional.pad(masked_BF, (0, cnn_BFC.shape[1] - end))
+        padded_mask_BF = functional.pad(masked_BF, (0, cnn_BFC.shape[1] - end)) if self.masks_by_vector else None
         hidden_BFD = self.encoder.layer_outputs(cnn_BFC, mask_BF=padded_mask_BF)[-1]
         predicted_BF = masked_BF if self.settings.unmasked_weight == 0 else torch.ones_like(masked_BF)
         hidden_SD, masked_S = hidden_BFD[:, :end][predicted_BF], masked_BF[predicted_BF]
@@ -143,16 +160,18 @@ class MaskedPrediction(nn.Module):
         self, hidden_SD: Tensor, labels: Mapping[str, Tensor], masked_S: Tensor, sums: dict[str, Tensor], step: int
     ) -> Iterator[Tensor]:
         """Yield the weighted loss of each label set, and add to the sums."""
-        if self.project is None:
-            return
-        heads = iter(zip(self.project(hidden_SD).chunk(len(self.classes), dim=-1), self.classes))
+        projected = self.project(hidden_SD).chunk(len(self.classes), dim=-1) if self.project is not None else ()
+        first = 0
         for name, label_sets in self.label_sets.items():
             active = self.active_codebooks(name, step)
             for codebook, label_set in enumerate(label_sets):
-                projected_SP, class_embeddings_CP = next(heads)
                 if codebook not in active:
                     continue
-                logits_SC = cosine_logits(projected_SP, class_embeddings_CP, self.settings.temperature)
+                index = first + codebook
+                if self.settings.head == "linear":
+                    logits_SC = self.logits[index](hidden_SD).float()
+                else:
+                    logits_SC = cosine_logits(projected[index], self.classes[index], self.settings.temperature)
                 codes_S = labels[name][:, codebook]
                 loss_S = functional.cross_entropy(logits_SC, codes_S, reduction="none")
                 yield self.weights[name] * self._weighted_sum(loss_S, masked_S)
@@ -160,9 +179,10 @@ class MaskedPrediction(nn.Module):
                 sums[f"frames/{label_set}"] = masked_S.sum()
                 sums[f"loss/{label_set}"] = loss_S.detach()[masked_S].sum()
                 sums[f"correct/{label_set}"] = (predicted_S == target_S).sum()
-                count = len(class_embeddings_CP)
+                count = logits_SC.shape[-1]
                 sums[f"predicted/{label_set}"] = torch.bincount(predicted_S, minlength=count)
                 sums[f"labels/{label_set}"] = torch.bincount(target_S, minlength=count)
+            first += len(label_sets)
 
     def _predict_values(
         self, hidden_SD: Tensor, labels: Mapping[str, Tensor], masked_S: Tensor, sums: dict[str, Tensor]

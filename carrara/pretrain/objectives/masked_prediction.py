@@ -29,7 +29,7 @@ from carrara.pretrain.distributed import Dist
 from carrara.pretrain.fit_targets import fit_missing, load_targets
 from carrara.pretrain.initialize import copy_targets, load_encoder, load_heads
 from carrara.pretrain.label_checks import MISSING_FRAMES, check_labels
-from carrara.pretrain.masks import draw_masks
+from carrara.pretrain.masks import draw_masks, replace_by_noise
 from carrara.pretrain.mixup import mix_crops
 from carrara.pretrain.monitors import measure
 from carrara.pretrain.objectives._base import MicroBatch, Objective, check_batch, split_rows
@@ -115,13 +115,16 @@ class MaskedPredictionObjective(Objective):
             fixed_targets = {name: target for name, target in self.targets.items() if not target.is_ema}
             crops_BT = stream.first_readable_batch().samples_BT[:CHECKED_CROPS].to(dist.device)
             check_labels(fixed_targets, crops_BT, num_frames)
-            self.module = MaskedPrediction(encoder, self.targets, recipe.objective, recipe.seed).to(dist.device)
+            by_vector = recipe.masking.replacement == "vector"
+            module = MaskedPrediction(encoder, self.targets, recipe.objective, recipe.seed, by_vector)
+            self.module = module.to(dist.device)
             load_heads(self.initialization, self.module, self.targets)
         silence_BT = torch.zeros(1, stream.crop_samples, device=dist.device)
         self.num_frames = min(target.labels(silence_BT, num_frames).shape[1] for target in self.targets.values())
         self.label_stores = open_label_stores(folder / LABELS, self.targets, self.corpus, dist)
         uses_all = all(target.use == "all" for target in self.targets.values())
-        self.has_unused_parameters = bool(encoder.layerdrop) or not uses_all
+        unused_vector = recipe.masking.replacement == "noise" and encoder.masked_spec_embed is not None
+        self.has_unused_parameters = bool(encoder.layerdrop) or not uses_all or unused_vector
 
     def micro_batches(self, batch: CropBatch) -> list[MicroBatch]:
         """Return this rank's micro-batches, mixed and with their masks; see the base class."""
@@ -134,6 +137,8 @@ class MaskedPredictionObjective(Objective):
             for name, store in self.label_stores.items()
         }
         batch_masked_BF = draw_masks(draws_B, recipe.masking, self.num_frames)
+        if recipe.masking.replacement == "noise":
+            student_BT = replace_by_noise(student_BT, batch_masked_BF, draws_B, self.grid.hop, recipe.masking.noise_std)
         micro_batches: list[MicroBatch] = []
         for index, rows in split_rows(len(draws_B), recipe.accumulation_steps, self.dist):
             masked_BF = batch_masked_BF[rows]
@@ -219,8 +224,11 @@ def build_student(recipe: Recipe) -> FrameEncoder:
             f"encoder {recipe.encoder!r} has no frames to mask; choose one of HuBERT's kind, such as mert-v0, or a "
             "conformer, such as mel-conformer-tiny"
         )
-    if encoder.masked_spec_embed is None:
-        raise UsageError(f"encoder {recipe.encoder!r} has no vector for masked frames; its settings need mask_vector")
+    if recipe.masking.replacement == "vector" and encoder.masked_spec_embed is None:
+        raise UsageError(
+            f"encoder {recipe.encoder!r} has no vector for masked frames; add --set network.mask_vector=true, or mask "
+            "by noise: --set masking.replacement=noise"
+        )
     return encoder
 
 
@@ -246,7 +254,9 @@ def _check_crop(recipe: Recipe, encoder: FrameEncoder) -> int:
     """Return the samples of a crop, and refuse masks that do not fit it."""
     sample_rate, masking = encoder.card.sample_rate, recipe.masking
     crop_samples = round(recipe.crop_seconds * sample_rate)
-    frames, needed = encoder.num_frames(crop_samples), masking.mask_length + MISSING_FRAMES
+    # One more than the masks, so that some frames are left.
+    masks = masking.min_masks + 1 if masking.blocks else 1
+    frames, needed = encoder.num_frames(crop_samples), masks * masking.mask_length + MISSING_FRAMES
     if frames <= needed:
         tenths = next(each for each in count(1) if encoder.num_frames(each * sample_rate // 10) > needed)
         raise UsageError(

@@ -40,6 +40,11 @@ class MaskingSettings(Settings):
         mask_prob: fairseq's p, about the fraction of frames that would be masked if masks did not overlap.
         mask_length: frames of a mask.
         min_masks: fewest masks of a crop.
+        blocks: whether masks are blocks: a crop is divided into blocks of `mask_length` frames, of which each is masked
+            with probability `mask_prob` (MusicFM, MuQ), instead of masks that start anywhere and may overlap.
+        replacement: what masked frames are replaced by: the network's learned vector after the front end (HuBERT), or
+            their samples by white noise before it (MusicFM, MuQ).
+        noise_std: standard deviation of that noise.
         same_masks: whether crops are trimmed to the smallest number of masked frames among `pool` crops by unmasking
             single frames at random, as fairseq does; it masks less, in shorter runs, and gains nothing here.
         pool: crops of a batch that are trimmed to the same number; MERT-95M's 16 are those of a GPU.
@@ -48,6 +53,9 @@ class MaskingSettings(Settings):
     mask_prob: float = Field(default=0.8, gt=0, le=1)
     mask_length: int = Field(default=10, ge=1)
     min_masks: int = Field(default=2, ge=1)
+    blocks: bool = False
+    replacement: Literal["vector", "noise"] = "vector"
+    noise_std: float = Field(default=0.1, gt=0)
     same_masks: bool = False
     pool: int = Field(default=16, ge=2)
 
@@ -120,7 +128,9 @@ class ObjectiveSettings(Settings):
     """Heads and losses (objectives/_masked_network.py).
 
     Attributes:
-        final_dim: of the space in which frames and classes are compared.
+        head: how classes are predicted: by the cosines of projected frames and class embeddings (HuBERT), or by a
+            linear map to logits (BEST-RQ, MusicFM, MuQ).
+        final_dim: of the space in which frames and classes are compared by cosine.
         temperature: divisor of the cosines.
         feature_penalty: weight of the mean square of the convolutions' output.
         unmasked_weight: weight of the unmasked frames; 0 in every published recipe.
@@ -128,6 +138,7 @@ class ObjectiveSettings(Settings):
             four special symbols.
     """
 
+    head: Literal["cosine", "linear"] = "cosine"
     final_dim: int = Field(default=256, ge=1)
     temperature: float = Field(default=0.1, gt=0)
     feature_penalty: float = Field(default=10.0, ge=0)
