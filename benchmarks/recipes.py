@@ -1,29 +1,34 @@
-"""Every recipe of masked prediction and the codec, trained at tiny scale on recordings.
+"""Recipes trained at tiny scale on recordings: log, picture of the log, and a table.
 
     python benchmarks/recipes.py ~/Music -o recipes --steps 300
     python benchmarks/recipes.py ~/Music -o recipes --only music2vec --only rvq-vae
+    python benchmarks/recipes.py ~/tagged -o recipes --only maest-5s  # a folder with labels.csv, for recipes of tags
 
-Writes the log of each recipe, NAME.jsonl, and README.md with one line for each target: its metrics in the first and the
-last line of the log. The baseline of classes is the entropy of the labels, which is the loss of predicting class
-frequencies; the baseline of values is the error of predicting the mean. Recipes with a log are not trained again.
+Writes the log of each recipe, NAME.jsonl, its curves, NAME.png, and table.md with one line for each target: its metrics
+in the first and the last line of the log. The baseline of classes is the entropy of the labels, which is the loss of
+predicting class frequencies; the baseline of values is the error of the best constant. Recipes with a log are not
+trained again; logs without a picture get one.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from carrara.pretrain.log_plot import plot_log
 from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
 from carrara.pretrain.recipes import REGISTRY
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 
-FIRST_ITERATION = {"musichubert-iter2": ("musichubert-k2000", "targets.layer.encoder")}
-OTHER_OBJECTIVES = ("maest", "effnet-tagger")
+FIRST_ITERATION = {"musichubert-iter2": "musichubert-k2000", "mert-v0-iter2": "mert-v0-no-cqt"}
+NEEDS_TAGS = ("maest", "effnet-tagger")
 
 
 def train_recipe(name: str, corpus: list[str], output: Path, steps: int, folders: Path) -> None:
@@ -33,10 +38,23 @@ def train_recipe(name: str, corpus: list[str], output: Path, steps: int, folders
         return
     changes: dict[str, Any] = {"steps": steps}
     if name in FIRST_ITERATION:
-        first, path = FIRST_ITERATION[name]
-        changes[path] = str(folders / first)
+        changes["targets.layer.encoder"] = str(folders / FIRST_ITERATION[name])
     folder = pretrain(resolve(name, "tiny", changes), corpus, folders / name, resume=True, device="cpu")
     shutil.copy(folder / LOG_FILE, log)
+
+
+def draw_missing_pictures(output: Path) -> None:
+    """Draw the curves of each log that has no picture yet."""
+    for log in sorted(output.glob("*.jsonl")):
+        if log.with_suffix(".png").exists():
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(log, Path(folder) / LOG_FILE)
+            picture = plot_log(folder)
+            if picture:  # with few colours, a fifth of the size
+                Image.open(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=32).save(
+                    log.with_suffix(".png"), optimize=True
+                )
 
 
 def table(output: Path) -> str:
@@ -79,12 +97,11 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     folders = arguments.folders or arguments.output / "folders"
-    names = arguments.only or [name for name in REGISTRY.names() if not name.startswith(OTHER_OBJECTIVES)]
+    names = arguments.only or [name for name in REGISTRY.names() if not name.startswith(NEEDS_TAGS)]
     for name in sorted(names, key=lambda name: name in FIRST_ITERATION):
         train_recipe(name, arguments.corpus, arguments.output, arguments.steps, folders)
-        command = f"python benchmarks/recipes.py … --steps {arguments.steps}"
-        head = f"# Every recipe at tiny scale\n\n`{command}`, {os.cpu_count()} cores.\n\n"
-        (arguments.output / "README.md").write_text(head + table(arguments.output), encoding="utf-8")
+        draw_missing_pictures(arguments.output)
+        (arguments.output / "table.md").write_text(table(arguments.output), encoding="utf-8")
 
 
 if __name__ == "__main__":

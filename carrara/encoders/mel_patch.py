@@ -113,11 +113,12 @@ def sinusoidal_positions(columns: int, rows: int, dim: int, device: torch.device
     The first half of the channels depends on the column, the second on the row; each half holds sines, then cosines, of
     frequencies that fall geometrically from 1 to 1/10,000 [he2022].
     """
-    rate_E = POSITION_BASE ** -(torch.arange(dim // 4, dtype=torch.float64, device=device) / (dim // 4))
+    # On the CPU, because not every device has double precision.
+    rate_E = POSITION_BASE ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     halves = []
     for count in (columns, rows):
-        angle_NE = torch.arange(count, dtype=torch.float64, device=device)[:, None] * rate_E
-        halves.append(torch.cat([angle_NE.sin(), angle_NE.cos()], dim=1).float())
+        angle_NE = torch.arange(count, dtype=torch.float64)[:, None] * rate_E
+        halves.append(torch.cat([angle_NE.sin(), angle_NE.cos()], dim=1).float().to(device))
     column_CE, row_RE = halves
     return torch.cat([column_CE.repeat_interleave(rows, 0), row_RE.repeat(columns, 1)], dim=1)
 

@@ -91,6 +91,7 @@ def _panels(path: Path) -> dict[str, DataFrame]:
         "loss": single("loss"),
         "parts of the loss": curves("loss/", "mse/", "penalty", "spectral", "waveform", "commitment"),
         "masked accuracy, %": curves("accuracy/", factor=100, what="label sets"),
+        "standard deviation of values": curves("std/"),
         "spectral distance from the first codebooks": curves("distance/", what="codebooks"),
         "tags of validation clips, %": curves("valid/", "swa/", factor=100),
         "probes on validation clips, % with 95 % intervals": DataFrame(scores, columns=[*columns, "low", "high"]),

@@ -216,7 +216,7 @@ class JointEmbeddingObjective(Objective):
         while count < STATISTICS_CROPS and step * self.recipe.batch < max(STATISTICS_CROPS, self.recipe.batch):
             samples_BT = self.stream.read_batch(step).samples_BT[: STATISTICS_CROPS - count].to(self.dist.device)
             if len(samples_BT):
-                mel_BFM = self.encoder.log_mel(samples_BT).double()
+                mel_BFM = self.encoder.log_mel(samples_BT).cpu().double()
                 parts.append(torch.stack([mel_BFM.new_tensor(mel_BFM.numel()), mel_BFM.sum(), mel_BFM.square().sum()]))
             count, step = count + len(samples_BT), step + 1
         if not parts:
