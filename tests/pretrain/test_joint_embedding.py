@@ -13,8 +13,13 @@ from carrara.core.settings import replace
 from carrara.pretrain.corpus.stream import CropBatch
 from carrara.pretrain.distributed import Dist
 from carrara.pretrain.metrics_log import read_metrics, read_probes
-from carrara.pretrain.objectives._losses import mean_std, moments
-from carrara.pretrain.objectives._patch_predictor import baseline_error, prediction_error, standardize
+from carrara.pretrain.objectives._patch_predictor import (
+    error_of_positions,
+    prediction_error,
+    standardize,
+    std_over_crops,
+    sum_by_position,
+)
 from carrara.pretrain.optimiser import cosine_decay
 from carrara.pretrain.patch_masks import draw_masked_patches
 from carrara.pretrain.recipes._base import resolve
@@ -101,7 +106,7 @@ def test_masks_at_random_are_uniform_and_rectangles_are_connected():
         assert 30 <= len(columns) * len(rows) <= 36
 
 
-def test_error_and_its_baseline_are_the_closed_forms():
+def test_error_is_the_closed_form():
     rng = np.random.default_rng(1)
     predicted, encoded = rng.normal(size=(2, 3, 4, 16)) + 0.5
     target = (encoded - encoded.mean(-1, keepdims=True)) / np.sqrt(encoded.var(-1, keepdims=True) + 1e-5)
@@ -113,15 +118,24 @@ def test_error_and_its_baseline_are_the_closed_forms():
     np.testing.assert_allclose(np.linalg.norm(compared, axis=-1), 1, atol=1e-5)
     error, _ = prediction_error(torch.from_numpy(predicted), ours, "squared")
     np.testing.assert_allclose(error, ((predicted - target) ** 2).mean(-1), atol=1e-5)
-    flat = target.reshape(-1, 16)
-    constant = np.broadcast_to(flat.mean(0), flat.shape)
-    for kind, best in (
-        ("squared", ((constant - flat) ** 2).mean()),
-        ("normalized", (2 - 2 * (constant * flat).sum(-1) / np.linalg.norm(constant, axis=-1) / 4).mean()),
-    ):
-        assert baseline_error(torch.from_numpy(flat.mean(0)), kind) == pytest.approx(best, abs=1e-4)
-    parts = [moments(torch.from_numpy(part)) for part in np.split(flat, [5])]
-    assert mean_std(parts[0] + parts[1]) == pytest.approx(flat.std(0).mean())
+
+
+def test_the_baseline_knows_positions_and_nothing_else():
+    rng = np.random.default_rng(2)
+    index = rng.integers(0, 5, (40, 6))
+    values = 0.3 * rng.normal(size=(40, 6, 16)) + rng.normal(size=(5, 16))[index]
+    target = standardize(torch.from_numpy(values)).double().numpy()
+    parts = [sum_by_position(torch.from_numpy(target[rows]), torch.from_numpy(index[rows]), 7)
+             for rows in (slice(0, 15), slice(15, 40))]  # fmt: skip
+    sums = parts[0] + parts[1]
+    mean = np.stack([target[index == position].mean(0) for position in range(5)])[index]
+    assert error_of_positions(sums, "squared") == pytest.approx(((target - mean) ** 2).mean())
+    cosine = (mean * target).sum(-1) / np.linalg.norm(mean, axis=-1) / np.linalg.norm(target, axis=-1)
+    assert error_of_positions(sums, "normalized") == pytest.approx((2 - 2 * cosine).mean(), abs=1e-4)
+    freedom = (target.shape[0] * target.shape[1] - 5) * 16
+    assert std_over_crops(sums) == pytest.approx((((target - mean) ** 2).sum() / freedom) ** 0.5)
+    # Targets that depend on the position alone have collapsed, however much the positions differ.
+    assert std_over_crops(sum_by_position(torch.from_numpy(mean), torch.from_numpy(index), 7)) < 1e-6
 
 
 def crops_of(run, seed=0):

@@ -89,12 +89,39 @@ def prediction_error(
         return (predicted_BMD - target_BMD).square().mean(-1), predicted_BMD
 
 
-def baseline_error(mean_D: Tensor, error: Literal["normalized", "squared"]) -> float:
-    """Return the least error that one constant prediction can have, from the mean of the standardized targets.
+def sum_by_position(values_BMD: Tensor, index_BM: Tensor, positions: int) -> Tensor:
+    """Return, by position, the sum of the vectors, their number and the sum of their squares, `[N, D + 2]`, in float64.
 
     Args:
-        mean_D: over the patches.
+        values_BMD: vectors.
+        index_BM: position of each.
+        positions: their number, N.
+    """
+    values_SD, index_S = values_BMD.flatten(0, 1), index_BM.flatten()
+    squares_S = values_SD.square().sum(1)
+    parts = (values_SD, torch.ones_like(squares_S)[:, None], squares_S[:, None])
+    return torch.cat(
+        [part.new_zeros(positions, part.shape[1]).index_add(0, index_S, part) for part in parts], 1
+    ).double()
+
+
+def std_over_crops(sums_NE: Tensor) -> float:
+    """Return the standard deviation of vectors at the same position, over all dimensions, from `sum_by_position`."""
+    sums_ND, count_N, squares_N = sums_NE[:, :-2], sums_NE[:, -2], sums_NE[:, -1]
+    deviations = squares_N.sum() - (sums_ND.square().sum(1) / count_N.clamp(min=1)).sum()
+    freedom = (count_N.sum() - (count_N > 0).sum()).clamp(min=1) * sums_ND.shape[1]
+    return float((deviations / freedom).clamp(min=0).sqrt())
+
+
+def error_of_positions(sums_NE: Tensor, error: Literal["normalized", "squared"]) -> float:
+    """Return the least error that predictions can have which know a patch's position and nothing of the crop.
+
+    Args:
+        sums_NE: of the standardized targets, from `sum_by_position`; these have norm √D.
         error: as in `prediction_error`.
     """
-    norm = float(mean_D.norm()) / len(mean_D) ** 0.5  # standardized targets have norm √D
-    return 2 - 2 * norm if error == "normalized" else 1 - norm**2
+    sums_ND, count_N, squares_N = sums_NE[:, :-2], sums_NE[:, -2], sums_NE[:, -1]
+    total, dim = count_N.sum(), sums_ND.shape[1]
+    if error == "normalized":
+        return float(2 - 2 * sums_ND.norm(dim=1).sum() / dim**0.5 / total)
+    return float((squares_N.sum() - (sums_ND.square().sum(1) / count_N.clamp(min=1)).sum()) / total / dim)

@@ -5,8 +5,9 @@ to one representation of everything: the run stops where targets or predictions 
 
 The folder holds the encoder, `target/` (the moving average, an encoder too), `run.json`, `metrics.jsonl` and
 `training/`. Log keys besides those of every run (metrics_log.py): `relative_mse/patches` (the loss over the least that
-one constant prediction can have), `std/target/patches` and `std/prediction/patches` (over patches, mean over
-dimensions; all vectors have norm √D), `ema_decay`, `rank/0` … `rank/last` (effective rank of the encoder's layers).
+is possible without knowing the crop, from a patch's position alone), `std/target/patches` and `std/prediction/patches`
+(over crops, of patches at the same position; vectors have norm √D, so 1 is the most), `ema_decay`, `rank/0` …
+`rank/last` (effective rank of the encoder's layers).
 
 Letters: B batch, T samples, N patches, K visible and M masked patches, D dim.
 """
@@ -35,8 +36,15 @@ from carrara.pretrain.distributed import Dist, full_tensor
 from carrara.pretrain.initialize import Initialization, former_record
 from carrara.pretrain.monitors import MEASURED_CROPS, effective_rank
 from carrara.pretrain.objectives._base import MicroBatch, Objective, check_batch, split_rows
-from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm, mean_std, moments
-from carrara.pretrain.objectives._patch_predictor import JointEmbedding, baseline_error, prediction_error, standardize
+from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm
+from carrara.pretrain.objectives._patch_predictor import (
+    JointEmbedding,
+    error_of_positions,
+    prediction_error,
+    standardize,
+    std_over_crops,
+    sum_by_position,
+)
 from carrara.pretrain.optimiser import cosine_decay
 from carrara.pretrain.patch_masks import draw_masked_patches
 from carrara.pretrain.precision import autocast
@@ -139,9 +147,10 @@ class JointEmbeddingObjective(Objective):
         target_BMD = standardize(encoded_BMD)
         error_BM, compared_BMD = prediction_error(predicted_BMD, target_BMD, settings.error)
         scale = target_BMD.shape[2] ** 0.5 if settings.error == "normalized" else 1.0
+        positions = patches_BNP.shape[1]
         sums = {
-            "moments/target": moments(target_BMD.flatten(0, 1)),
-            "moments/prediction": moments(scale * compared_BMD.detach().flatten(0, 1)),
+            "positions/target": sum_by_position(target_BMD, masked_BM, positions),
+            "positions/prediction": sum_by_position(scale * compared_BMD.detach(), masked_BM, positions),
         }
         return Losses({"prediction": LossTerm(error_BM.sum(), PATCHES)}, sums)
 
@@ -167,13 +176,12 @@ class JointEmbeddingObjective(Objective):
         if not float(sums.get(PATCHES, 0)):
             return {}
         loss = float(sums["prediction"] / sums[PATCHES])
-        count, total_D, _ = sums["moments/target"]
-        baseline = baseline_error(total_D / count, self.recipe.target.error)
+        baseline = error_of_positions(sums["positions/target"], self.recipe.target.error)
         return {
             "loss": loss,
             "relative_mse/patches": loss / max(baseline, 1e-12),
-            "std/target/patches": mean_std(sums["moments/target"]),
-            "std/prediction/patches": mean_std(sums["moments/prediction"]),
+            "std/target/patches": std_over_crops(sums["positions/target"]),
+            "std/prediction/patches": std_over_crops(sums["positions/prediction"]),
         }
 
     @torch.no_grad()
