@@ -2,7 +2,7 @@
 
 How MERT-v2 itself was trained is not published. This is our combination of its network (632M: 24 layers of 1024, 25
 frames a second) with the targets, masks and optimiser of MusicFM [won2024] and of MuQ [zhu2025] (_mel.py; musicfm.py
-has these on their own network). Dropout of .1 is MusicFM's.
+has these on their own network). Dropout of .1 is MuQ's.
 
 Scales: `base` is the published size, `small` and `tiny` are the networks `mel-conformer-small` (22M) and `-tiny`
 (1.5M). docs/recipes/mel-conformer.md has sources, measurements and what is ours.
