@@ -17,10 +17,10 @@ until one of these is used.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from carrara.core import __version__ as __version__
 
+TYPE_CHECKING = False  # not from typing: until this file is read, Ctrl-C gives a traceback, and typing takes long
 if TYPE_CHECKING:
     from carrara import plots
     from carrara.bench.leaderboard.from_results import compare, leaderboard
@@ -69,9 +69,10 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
+        attribute: object = getattr(importlib.import_module(_MODULES[name]), name)
+        return attribute
     if name in ("bench", "encoders", "plots", "pretrain"):
         return importlib.import_module(f"carrara.{name}")
     if name == "tasks":

@@ -2,7 +2,7 @@
 
 Each public file of this package is a command; its function has the file's name and its docstring is the help text. A
 Python keyword gets an underscore (`import_.py` is `carrara import`). Data goes to standard output, everything else to
-standard error. Exit 0: done. 1: something failed. 2: misuse. 130: interrupted.
+standard error. Exit 0: done. 1: something failed. 2: misuse. 130: interrupted. 143: terminated.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from typing import Annotated, Any
 import typer
 
 from carrara import cli
+from carrara.cli._stdout import OutputError, exit_without_stdout, watch_stdout
 from carrara.core import __version__
 from carrara.core.errors import CarraraError
+from carrara.core.interrupts import InterruptibleCommand, stop_signal, watch_signals
 
 ORDER = (
     "demo",
@@ -80,18 +83,19 @@ def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         try:
-            command(*arguments, **options)
+            with InterruptibleCommand():
+                command(*arguments, **options)
         except CarraraError as problem:
             if os.environ.get("CARRARA_DEBUG"):
                 raise
             typer.echo(f"carrara {name}: {problem}", err=True)
             raise typer.Exit(problem.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo(f"carrara {name}: interrupted; run the same command again to continue", err=True)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(141) from None
+            word = "interrupted" if stop_signal() == signal.SIGINT else "terminated"
+            typer.echo(f"carrara {name}: {word}; run the same command again to continue", err=True)
+            raise typer.Exit(128 + stop_signal()) from None
+        except OutputError as problem:
+            exit_without_stdout(problem)
 
     return run
 
@@ -121,4 +125,13 @@ def main() -> None:
     # times as long (measured on 2 cores). It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _show_warning
-    app(prog_name="carrara")
+    watch_stdout()
+    watch_signals()
+    try:
+        try:
+            app(prog_name="carrara")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OutputError as problem:
+        exit_without_stdout(problem)

@@ -11,7 +11,6 @@ Features are stored in a temporary folder, because those of an unfinished encode
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -29,6 +28,7 @@ from carrara.bench.split_data import predict, training_examples
 from carrara.bench.task_data import FeatureProvider
 from carrara.bench.task_types._base import ProbeTaskType, TaskType, monitor_only
 from carrara.core.errors import DataError, UsageError
+from carrara.core.io import draft_folder
 from carrara.core.task import Task
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.load import build_encoder
@@ -61,8 +61,8 @@ def build_probe(texts: list[str], data_dir: Path | None, device: str) -> Callabl
         provider.present_clips(task)
 
     def probe(encoder: Encoder) -> Scores:
-        with tempfile.TemporaryDirectory(prefix="carrara-probe-") as folder:
-            own = provider.with_encoder(encoder, Path(folder))
+        with draft_folder() as folder:
+            own = provider.with_encoder(encoder, folder)
             return {task.name: _score(task, own) for task in resolved}
 
     return probe

@@ -20,6 +20,8 @@ def cache(
 ) -> None:
     """Show or remove files that can be computed again: features, indexes of corpora, unfinished fine-tuning.
 
+    clean also removes the temporary files of killed processes, and keeps what a running process has open.
+
     - `carrara cache dir`
     - `carrara cache size --json`
     - `carrara cache clean --encoder noise --yes`
@@ -56,11 +58,15 @@ def cache(
         if not sys.stdin.isatty():
             raise UsageError("cache clean removes features; add --yes where no terminal can confirm it")
         typer.confirm(f"Remove {len(stores)} stores ({_readable(size)})?", abort=True, err=True)
-    freed = remove_stores(stores, others=encoder is None)
+    report = remove_stores(stores, others=encoder is None)
+    removed = len(stores) - len(report.in_use)
     if as_json:
-        typer.echo(json.dumps({"removed": len(stores), "bytes": freed}))
+        in_use = [str(store.folder) for store in report.in_use]
+        typer.echo(json.dumps({"removed": removed, "bytes": report.freed, "in_use": in_use}, ensure_ascii=False))
     else:
-        typer.echo(f"{len(stores)} stores removed, {_readable(freed)} freed")
+        typer.echo(f"{removed} stores removed, {_readable(report.freed)} freed")
+    for store in report.in_use:
+        typer.echo(f"{store.folder}: kept, another process has it open; clean again when that is done", err=True)
 
 
 def _readable(size: float) -> str:

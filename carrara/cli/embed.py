@@ -64,6 +64,10 @@ def embed(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as tokens=frames.")
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Drop recordings that are not named, and an output made with other settings."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Embed recordings and write a Parquet file, a folder of Parquet parts, CSV or a NumPy array.
@@ -75,8 +79,9 @@ def embed(
     - `find ~/Music -newer last | carrara embed --files-from - -e mfcc -o new.csv`
 
     Columns: path, start, duration (s), layer, embedding. A file that cannot be decoded is reported with the reason, the
-    rest go on, and the exit code is 1. The same command run again continues where it stopped, embeds only new
-    recordings, and drops those that are no longer given; CSV and NumPy files are written anew.
+    rest go on, and the exit code is 1. The same command run again continues where it stopped and embeds only new and
+    changed recordings. In Parquet, recordings that are not named or not readable any more keep their rows; CSV and
+    NumPy files are written anew.
     """
     from carrara.audio.files import check_paths, list_audio_files
     from carrara.cli._outputs import check_ending
@@ -106,7 +111,7 @@ def embed(
     config = parse_settings(EmbedConfig, values, "embed")
     device = pick_device(device)
     network = with_settings(load(encoder), assignments)
-    report = write_table(network, files, output, config, device, batch_size)
+    report = write_table(network, files, output, config, device, batch_size, overwrite)
     _print_report(report, output, time.perf_counter() - start, as_json)
     if report.failed:
         raise typer.Exit(1)
@@ -130,22 +135,27 @@ def read_list(source: str | None) -> list[Path]:
 
 
 def _print_report(report: EmbedReport, output: Path, seconds: float, as_json: bool) -> None:
-    done = report.embedded + report.reused
-    for reason in report.failed.values():
-        typer.echo(f"carrara embed: {reason}", err=True)
+    for path, reason in report.failed.items():
+        kept = "; its former rows are kept" if path in report.kept else ""
+        typer.echo(f"carrara embed: {reason}{kept}", err=True)
+    others = [path for path in report.kept if path not in report.failed]
+    if others:
+        count = f"{len(others)} recordings that were not named" if len(others) > 1 else others[0]
+        typer.echo(f"kept the rows of {count}; --overwrite drops them", err=True)
     if as_json:
         summary = {
-            "output": str(output) if done else None,
+            "output": str(output) if report.rows else None,
             "rows": report.rows,
-            "files": done,
+            "files": report.recordings,
             "embedded": report.embedded,
             "reused": report.reused,
+            "kept": len(report.kept),
             "failed": report.failed,
             "seconds": round(seconds, 3),
         }
         # A name that is not UTF-8 keeps its bytes as JSON's own escapes.
         typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
-    elif done and str(output) != "-":
-        typer.echo(f"{output}\t{report.rows} rows of {done} files")
+    elif report.rows and str(output) != "-":
+        typer.echo(f"{output}\t{report.rows} rows of {report.recordings} files")
     counts = f"{report.embedded} files embedded, {report.reused} reused, {len(report.failed)} failed"
     typer.echo(f"{counts}, {seconds:.1f} s", err=True)

@@ -124,6 +124,7 @@ def pretrain(
     metrics.jsonl, and its plot.
     """
     from carrara.core.errors import UsageError
+    from carrara.core.interrupts import stop_signal
     from carrara.core.settings import parse_assignments
     from carrara.nn.device import pick_device
     from carrara.pretrain.log_plot import PLOT_FILE
@@ -160,10 +161,10 @@ def pretrain(
         )
     except KeyboardInterrupt:
         typer.echo(f"carrara pretrain: stopped; continue {output} with the same command and --resume", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + stop_signal()) from None
     if os.environ.get("RANK", "0") != "0":  # torchrun starts several processes; the first prints
         return
-    last = read_metrics(folder / LOG_FILE)[-1]
+    last = {"step": 0, **(read_metrics(folder / LOG_FILE) or [{}])[-1]}
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **last}))
         return

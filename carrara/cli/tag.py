@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,7 +59,8 @@ def tag(
     in the order of `labels` in tags.json. The same command run again continues and embeds only new recordings.
     """
     from carrara.audio.files import check_paths, list_audio_files
-    from carrara.core.settings import parse_assignments, parse_settings
+    from carrara.core.io import draft_folder
+    from carrara.core.settings import parse_assignments
     from carrara.encoders._hub.spec import parse_encoder_spec
 
     check_paths(paths)
@@ -75,14 +75,14 @@ def tag(
     network = with_settings(load(encoder), parse_assignments(changes or []))
     tagger, names = TagEncoder(network), read_tag_names(network, labels)
     seconds = window or tagger.card.window_seconds  # never None, so that `--window DEFAULT` continues the same table
-    values = {"per": "window", "layer": "0", "window_seconds": seconds, "hop_seconds": hop or seconds}
-    config = parse_settings(EmbedConfig, values, "tag")
+    config = EmbedConfig(per="window", layer="0", window_seconds=seconds, hop_seconds=hop or seconds)
     pictures = read_pictures(output) if output else {}
     failed = find_too_short(files, network)
     with ExitStack() as stack:
-        table = (output or Path(stack.enter_context(TemporaryDirectory()))) / "probabilities.parquet"
-        long_enough = [path for path in files if str(path) not in failed]
-        failed |= write_embeddings(tagger, long_enough, table, config, device, batch_size, keep_others=True).failed
+        table = (output or stack.enter_context(draft_folder())) / "probabilities.parquet"
+        usable = [path for path in files if str(path) not in failed]
+        report = write_embeddings(tagger, usable, table, config, device, batch_size)
+        failed |= report.failed
         tracks = list(read_tracks(table)) if table.exists() else []
     tagged = {str(path) for path in files} - set(failed)
     summaries = {track.path: track.summary(names, top) for track in tracks}
@@ -90,8 +90,7 @@ def tag(
     own = [track for track in tracks if track.path in tagged]
     if output and own:
         _write_folder(output, tracks, summary, tagged, pictures)
-    for reason in failed.values():
-        typer.echo(f"carrara tag: {reason}", err=True)
+    _print_problems(failed, report.kept, output)
     if as_json:
         summary["recordings"] = [summaries[track.path] for track in own]
         typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
@@ -118,6 +117,13 @@ def _write_folder(
     for track in show_progress(undrawn, "drawing pictures"):
         count = len(summary["recordings"][0]["tags"])
         write_heatmap(folder / pictures[track.path], track, summary["labels"], count)
+
+
+def _print_problems(failed: dict[str, str], kept: list[str], output: Path | None) -> None:
+    for path, reason in failed.items():
+        typer.echo(f"carrara tag: {reason}{'; its former tags are kept' if path in kept else ''}", err=True)
+    if others := [path for path in kept if path not in failed]:
+        typer.echo(f"{output} also keeps {len(others)} earlier recordings that were not named", err=True)
 
 
 def _print_track(track: TrackTags, tags: list[dict[str, Any]], over_time: bool) -> None:

@@ -1,8 +1,11 @@
-"""Files that appear whole or not at all, and locks between processes."""
+"""Files that appear whole or not at all, drafts that killed processes left, and locks between processes."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -11,34 +14,77 @@ from pathlib import Path
 from carrara.core.errors import StoreError
 from carrara.core.progress import progress
 
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed, which protects it as a lock does
+    fcntl = None  # type: ignore[assignment]
+
+# Name of every draft, file or folder; nothing else has it. A name of its own, so that no reader takes it for a record.
+DRAFT_PREFIX = ".carrara-draft-"
+_swept: set[Path] = set()
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; rename it to `path` on success, remove it on failure.
+    """Yield a draft in the folder of `path`; rename it to `path` on success, remove it on failure.
+
+    Where `path` is a link, the file that it names is written. What is neither a file nor a folder (a device, a pipe,
+    `/dev/stdout`) is never replaced: the draft is copied into it. Drafts that killed processes left in the folder are
+    removed.
 
     Raises:
-        StoreError: the folder cannot be created or written, or the disk is full; an older file stays unharmed.
+        StoreError: the path is a folder, its folder cannot be created or written, or the disk is full; an older file
+            stays unharmed.
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as problem:
-        raise StoreError(f"{path}: cannot write here ({problem.strerror or problem})") from None
-    tmp = Path(name)
+        target = _resolve_target(path)
+        folder = Path(tempfile.gettempdir()) if target is None else target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder not in _swept:
+            sweep_drafts(folder)
+            _swept.add(folder)
+        tmp, handle = _create_draft(folder, path.suffix)
+    except (OSError, RuntimeError) as problem:  # pathlib raises a RuntimeError where links form a loop
+        raise StoreError(f"{path}: cannot write here ({getattr(problem, 'strerror', None) or problem})") from None
     try:
         yield tmp
         with open(tmp, "r+b") as file:  # Windows flushes only files that are open for writing
             os.fsync(file.fileno())
+        if target is None:
+            with open(tmp, "rb") as source, open(path, "wb") as device:
+                shutil.copyfileobj(source, device)
+            return
         umask = os.umask(0)
         os.umask(umask)
         tmp.chmod(0o666 & ~umask)
-        tmp.replace(path)
+        if fcntl is None:
+            os.close(handle)
+            handle = -1
+        tmp.replace(target)
     except OSError as problem:
         raise StoreError(f"{path}: cannot write here ({problem.strerror or problem})") from None
     finally:
+        if handle >= 0:
+            os.close(handle)
         tmp.unlink(missing_ok=True)
+
+
+def _resolve_target(path: Path) -> Path | None:
+    """Return the file that a path names or would create; None where it is neither a file nor a folder.
+
+    Raises:
+        OSError: it is a folder, or links form a loop.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return target
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    # The name of an open file without a name, as behind /dev/stdout, does not exist.
+    return target if stat.S_ISREG(mode) and target.exists() else None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,6 +95,109 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_write(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
+
+
+def _create_draft(folder: Path, suffix: str) -> tuple[Path, int]:
+    """Create a draft and return it with the handle of its lock; while that is open, no other process sweeps it."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=DRAFT_PREFIX, suffix=suffix if len(suffix) < 20 else "", dir=folder)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks: there nothing is swept either
+                fcntl.flock(handle, fcntl.LOCK_SH)
+        if os.path.exists(name):
+            return Path(name), handle
+        os.close(handle)  # another process swept it before it was locked
+
+
+@contextmanager
+def draft_folder() -> Iterator[Path]:
+    """Yield an empty folder for temporary files; it is removed afterwards, or by the next call after a kill."""
+    root = Path(tempfile.gettempdir())
+    sweep_drafts(root)
+    folder = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=root))
+    handle = hold_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def sweep_drafts(folder: Path, recursive: bool = False) -> int:
+    """Remove the drafts that killed processes left in a folder, and return the bytes freed.
+
+    A draft that a living process holds is locked and stays; so does every draft where the file system has no locks.
+
+    Args:
+        folder: that is swept; it need not exist.
+        recursive: whether to sweep the folders in it as well.
+    """
+    freed = 0
+    for draft in list(Path(folder).glob(f"{'**/' if recursive else ''}{DRAFT_PREFIX}*")):
+        with suppress(OSError):
+            size = sum(file.lstat().st_size for file in (draft, *draft.rglob("*")) if not file.is_dir())
+            if remove_unheld(draft):
+                freed += size
+    return freed
+
+
+def hold_folder(folder: Path) -> int | None:
+    """Create a folder unless it exists, and keep other processes from removing it with `remove_unheld`.
+
+    Returns:
+        A handle that holds the folder until it is closed; None where the system or its file system cannot lock folders.
+
+    Raises:
+        StoreError: the folder cannot be created.
+    """
+    while True:
+        handle = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if fcntl is None:
+                return None
+            handle = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(handle), os.stat(folder)):
+                return handle
+        except FileNotFoundError:  # another process removed it since
+            pass
+        except OSError as problem:
+            raise StoreError(f"{folder}: cannot write here ({problem.strerror or problem})") from None
+        if handle is not None:
+            os.close(handle)
+
+
+def remove_unheld(path: Path) -> bool:
+    """Remove a file or folder unless a process holds it; return whether it was removed.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    handle = None
+    if fcntl is not None:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        try:
+            if handle is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return False
+        except OSError:
+            return False
+        if not path.is_dir():
+            path.unlink()
+            return True
+        # Renamed first, so that a process that opens the folder meanwhile finds none and creates a new one.
+        removed = path.with_name(f"{DRAFT_PREFIX}{path.name.removeprefix(DRAFT_PREFIX)}-{os.getpid()}")
+        path.rename(removed)
+        shutil.rmtree(removed)
+        return True
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 @contextmanager

@@ -6,16 +6,17 @@ fine-tuning.
 
 from __future__ import annotations
 
-import shutil
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from carrara.core.errors import StoreError, UsageError, did_you_mean
-from carrara.core.io import file_lock
+from carrara.core.io import remove_unheld, sweep_drafts
 from carrara.core.paths import features_home, home
 from carrara.core.strict_json import read_json_object
-from carrara.features.store import LOCK, LOG, META
+from carrara.features.store import LOG, META
 
 OTHER_FOLDERS = ("index", "shards", "finetune")
 SHOWN_META = ("window", "hop", "pool", "sample_rate", "weights_sha256")
@@ -30,6 +31,14 @@ class StoreInfo:
     settings: dict[str, Any]
     items: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """What was removed: the bytes freed, and the stores that stay because another process has them open."""
+
+    freed: int
+    in_use: tuple[StoreInfo, ...]
 
 
 def list_stores(encoder: str | None = None) -> list[StoreInfo]:
@@ -62,31 +71,39 @@ def other_bytes() -> int:
     return sum(_size(home() / name) for name in OTHER_FOLDERS)
 
 
-def remove_stores(stores: list[StoreInfo], others: bool) -> int:
-    """Remove stores, and with `others` the indexes and checkpoints; return the bytes freed.
+def remove_stores(stores: list[StoreInfo], others: bool) -> CleanReport:
+    """Remove stores, and with `others` the indexes and checkpoints, and drafts that killed processes left.
+
+    What another process has open stays.
 
     Raises:
-        StoreError: A store is being written, or cannot be removed.
+        StoreError: Something cannot be removed.
     """
     freed = 0
+    in_use = []
     for store in stores:
-        with file_lock(store.folder / LOCK, wait=False):
-            freed += _remove(store.folder)
-        if not any(store.folder.parent.iterdir()):
+        if _remove(store.folder):
+            freed += store.bytes
+        else:
+            in_use.append(store)
+        with suppress(OSError):  # it has other stores
             store.folder.parent.rmdir()
     if others:
-        freed += sum(_remove(home() / name) for name in OTHER_FOLDERS if (home() / name).is_dir())
-    return freed
+        for entry in [entry for name in OTHER_FOLDERS for entry in (home() / name).glob("*")]:
+            size = _size(entry)
+            freed += size if _remove(entry) else 0
+        freed += sweep_drafts(home(), recursive=True) + sweep_drafts(Path(tempfile.gettempdir()))
+    return CleanReport(freed, tuple(in_use))
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
-def _remove(folder: Path) -> int:
-    size = _size(folder)
+def _remove(path: Path) -> bool:
     try:
-        shutil.rmtree(folder)
+        return remove_unheld(path)
+    except FileNotFoundError:  # another process removed it
+        return True
     except OSError as problem:
-        raise StoreError(f"{folder}: cannot be removed ({problem.strerror or problem})") from None
-    return size
+        raise StoreError(f"{path}: cannot be removed ({problem.strerror or problem})") from None

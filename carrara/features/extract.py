@@ -82,7 +82,7 @@ def extract(
 
     Raises:
         DataError: The encoder's features are not finite; what was written before stays.
-        StoreError: The store cannot be written, is damaged, or is being written by another process.
+        StoreError: The store cannot be written, or is damaged.
     """
     if not encoder.card.cnn_dim:
         spec = spec.model_copy(update={"cnn": False})

@@ -1,13 +1,15 @@
 """Writes embeddings to a Parquet file or a folder of Parquet parts, and resumes.
 
 The metadata of a file says how it was made and which recordings it holds, by path and SHA-256. So the same command
-embeds only what is new, and files that were made in another way are never mixed up or overwritten.
+embeds only what is new, recordings that are not named keep their rows, and files that were made in another way are
+never mixed up or overwritten.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import reprlib
 import time
 from collections import Counter
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 PART_ROWS, PART_SECONDS = 100_000, 300.0  # a part is closed at the end of the recording that exceeds either
 ROW_GROUP_BYTES, ROW_GROUP_TABLES = 32 * 2**20, 4096
+LEFTOVER = re.compile(r"\.part-\d+\.parquet\.(tmp|copy)")  # of a killed process
 
 
 @dataclass
@@ -43,15 +46,19 @@ class EmbedReport:
 
     Attributes:
         rows: Rows of the output.
+        recordings: Recordings of the output.
         reused: How many of the given recordings it held before.
         embedded: How many were embedded now.
         failed: Why the others could not be embedded, by path.
+        kept: Paths of the recordings whose former rows stay: those that were not given, or failed.
     """
 
     rows: int = 0
+    recordings: int = 0
     reused: int = 0
     embedded: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -70,23 +77,23 @@ def write_embeddings(
     config: EmbedConfig,
     device: str = "cpu",
     batch_size: int | None = None,
-    keep_others: bool = False,
+    overwrite: bool = False,
     part_rows: int = PART_ROWS,
 ) -> EmbedReport:
     """Write the embeddings of recordings to Parquet, embedding only those that the output does not hold yet.
 
     Recordings are appended to `part-00000.parquet` and so on in a folder: the output itself, or `OUT.parquet.parts`
     until all are there and `OUT.parquet` is made. A part appears when it is complete, so whatever stops this function
-    loses one part at most, and the next call continues. Then the output holds the given recordings.
+    loses one part at most, and the next call continues. Other files in the folder stay.
 
     Args:
         encoder: The encoder; it is moved to the device and runs in evaluation mode.
         files: The recordings.
-        output: A Parquet file `OUT.parquet`, or a folder for parts.
+        output: A Parquet file `OUT.parquet`, or a folder for parts; it is made or completed.
         config: What a row is.
         device: Where the encoder runs.
         batch_size: Largest number of windows in a batch. None means a number that suits the device.
-        keep_others: Keep the rows of recordings that are not given, or cannot be embedded now; else they are removed.
+        overwrite: Drop the rows of recordings that are not given, and an output that was made in another way.
         part_rows: A part is closed at the end of the recording with which it has so many rows.
 
     Raises:
@@ -95,6 +102,9 @@ def write_embeddings(
     """
     output = Path(output)
     is_file = output.suffix == ".parquet" and not output.is_dir()
+    output = Path(os.path.realpath(output)) if is_file else output  # a link stays
+    if is_file and output.exists() and not output.is_file():
+        raise StoreError(f"{output}: a pipe or device; choose another -o")
     folder = Path(f"{output}.parts") if is_file else output
     settings = _embed_settings(encoder, config, device)
     provenance = {key: settings[key] for key in ("encoder", "weights_sha256")}
@@ -102,13 +112,11 @@ def write_embeddings(
     schema = embedding_schema(encoder, config).with_metadata(provenance)
     try:
         with file_lock(folder / ".lock", wait=False):
-            for leftover in (*folder.glob(".part-*.parquet.*"), output.with_name(f".{output.name}.tmp")):
-                leftover.unlink(missing_ok=True)
-            visible = {file for file in folder.iterdir() if not file.name.startswith((".", "_"))}
-            if others := sorted(visible.difference(_list_parts(folder))):
-                raise StoreError(f"{folder}: holds other files, such as {others[0].name}; choose another -o")
-            former = _read_recordings([output] if is_file and output.exists() else [], settings)
-            stored = {(item.path, item.sha256) for item in [*former, *_read_recordings(_list_parts(folder), settings)]}
+            _sweep(folder, output, is_file)
+            before = [*([output] if is_file and output.exists() else []), *_list_parts(folder)]
+            obsolete = [file for file in before if overwrite and _find_difference(file, settings)]
+            former = _read_recordings([file for file in before if file not in obsolete], settings)
+            stored = {(item.path, item.sha256) for item in former}
             hashes: dict[str, str] = {}
             report = EmbedReport()
             for path, digest in hash_files(files).items():
@@ -126,19 +134,57 @@ def write_embeddings(
             report.embedded = len(new) - len(problems)
             report.reused = len(hashes) - len(new)
             given = {path: digest for path, digest in hashes.items() if path not in problems}
-            if given:
-                parts = _read_recordings(_list_parts(folder), settings)
-                kept = {
-                    item.path: item
-                    for item in [*former, *parts]
-                    if given.get(item.path, item.sha256 if keep_others else "") == item.sha256
-                }
-                report.rows = _arrange(output if is_file else None, [*former, *parts], list(kept.values()), schema)
+            added = _read_recordings([file for file in _list_parts(folder) if file not in before], settings)
+            chosen = _choose([*former, *added], given, report.failed, overwrite)
+            if chosen:
+                report.rows = _arrange(output if is_file else None, [*former, *added], chosen, schema)
+                for file in {*obsolete} - {output}:
+                    file.unlink(missing_ok=True)
+            report.recordings = len(chosen)
+            report.kept = [item.path for item in chosen if item.path not in given]
             return report
     finally:
         if is_file:
             with suppress(OSError):  # the folder of parts is removed when it is empty
                 folder.rmdir()
+
+
+def _sweep(folder: Path, output: Path, is_file: bool) -> None:
+    """Remove what a killed process was writing.
+
+    Raises:
+        StoreError: The output is a folder that holds other files than parts.
+    """
+    leftovers = [file for file in folder.iterdir() if LEFTOVER.fullmatch(file.name)]
+    for leftover in (*leftovers, output.with_name(f".{output.name}.tmp")):
+        leftover.unlink(missing_ok=True)
+    visible = {file for file in folder.iterdir() if not file.name.startswith((".", "_"))}
+    if not is_file and (others := sorted(visible.difference(_list_parts(folder)))):
+        raise StoreError(f"{folder}: holds other files, such as {others[0].name}; choose another -o")
+
+
+def _choose(
+    stored: Iterable[_Recording], given: Mapping[str, str], failed: Iterable[str], overwrite: bool
+) -> list[_Recording]:
+    """Return the recordings that the output is to hold, the latest of each path.
+
+    Args:
+        stored: Recordings that files hold, the latest last.
+        given: SHA-256 of the recordings that were named and could be embedded, by path.
+        failed: Paths of those that were named and could not; their former rows are better than none.
+        overwrite: Whether the rows of recordings that were not named are dropped.
+    """
+    names = {os.path.abspath(path): path for path in (*given, *failed)}
+    chosen: dict[str, _Recording] = {}
+    for item in stored:
+        name = names.get(os.path.abspath(item.path))  # a former row may name the same file by another path
+        if name is None:
+            is_chosen = not overwrite
+        else:
+            is_chosen = name not in given or (item.path, item.sha256) == (name, given[name])
+        if is_chosen:
+            chosen[item.path] = item
+    return list(chosen.values())
 
 
 def _embed_settings(encoder: Encoder, config: EmbedConfig, device: str) -> dict[str, Any]:
@@ -329,22 +375,42 @@ def _read_recordings(files: Iterable[Path], settings: Mapping[str, Any]) -> list
         UsageError: A file was made with other settings than these.
         StoreError: It is another kind of file.
     """
+    recordings: list[_Recording] = []
+    for file in files:
+        if difference := _find_difference(file, settings):
+            raise UsageError(f"{file}: made with {difference}; choose another -o, or replace it with --overwrite")
+        recordings += [_Recording(path, sha256, file) for path, sha256 in _read_metadata(file)[1]]
+    return recordings
+
+
+def _find_difference(file: Path, settings: Mapping[str, Any]) -> str:
+    """Return the setting with which a file was made otherwise, and both values; empty if there is none.
+
+    Raises:
+        StoreError: It is another kind of file.
+    """
+    stored, _ = _read_metadata(file)
+    for key, value in _flatten(json.loads(json.dumps(settings))).items():
+        if stored.get(key) != value:
+            return f"another {key} ({reprlib.repr(stored.get(key))}, now {reprlib.repr(value)})"
+    return ""
+
+
+def _read_metadata(file: Path) -> tuple[dict[str, Any], list[list[str]]]:
+    """Return the settings of a file, and path and SHA-256 of each of its recordings.
+
+    Raises:
+        StoreError: It is another kind of file.
+    """
     import pyarrow
     from pyarrow import parquet
 
-    recordings: list[_Recording] = []
-    for file in files:
-        try:
-            metadata = parquet.read_metadata(file).metadata
-            stored = _flatten(parse_json_object(metadata[b"settings"]))
-            recordings += [_Recording(path, sha256, file) for path, sha256 in parse_json(metadata[b"files"])]
-        except (OSError, pyarrow.ArrowException, AttributeError, KeyError, TypeError, ValueError):
-            raise StoreError(f"{file}: exists already, and was not made by this command; choose another -o") from None
-        for key, value in _flatten(json.loads(json.dumps(settings))).items():
-            if stored.get(key) != value:
-                values = f"{reprlib.repr(stored.get(key))}, now {reprlib.repr(value)}"
-                raise UsageError(f"{file}: made with another {key} ({values}); choose another -o or remove it")
-    return recordings
+    try:
+        metadata = parquet.read_metadata(file).metadata
+        recordings = [[str(path), str(sha256)] for path, sha256 in parse_json(metadata[b"files"])]
+        return _flatten(parse_json_object(metadata[b"settings"])), recordings
+    except (OSError, pyarrow.ArrowException, AttributeError, KeyError, TypeError, ValueError):
+        raise StoreError(f"{file}: exists already, and was not made by this command; choose another -o") from None
 
 
 def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A folder `<home>/<encoder>/<key>/` holds `meta.json` (everything that the key is made of), an append-only file for each
 layer (little-endian half precision, so that one layer is memory-mapped alone) and `items.jsonl`, the log of complete
 items: an item's rows are written to the layers first, its line to the log last. What a killed writer left after the
-last complete line is cut off by the next writer. One writer at a time, any number of readers.
+last complete line is cut off by the next writer. One writer at a time, any number of readers; `carrara cache
+clean` does not remove a folder that some process has open.
 
 Letters: R rows, D dim.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from carrara.core.errors import StoreError
-from carrara.core.io import file_lock, write_text
+from carrara.core.io import file_lock, hold_folder, write_text
 from carrara.core.strict_json import parse_json_object, read_json_object
 
 HALF = np.dtype("<f2")
@@ -56,6 +58,9 @@ class FeatureStore:
         self.folder, self.dims = Path(folder), dict(dims)
         self.items: dict[str, RowRange] = {}
         self.rows = 0
+        handle = hold_folder(self.folder)
+        if handle is not None:
+            weakref.finalize(self, os.close, handle)
         self._check_meta({**meta, "dims": self.dims})
         self.refresh()
 
@@ -101,10 +106,12 @@ class FeatureStore:
     def writer(self) -> Iterator[StoreWriter]:
         """Yield the only writer, after cutting off what an earlier one left unfinished.
 
+        Another process that is writing is waited for; afterwards `items` has what it committed.
+
         Raises:
-            StoreError: Another process is writing, or the folder cannot be written.
+            StoreError: The folder cannot be written.
         """
-        with file_lock(self.folder / LOCK, wait=False):
+        with file_lock(self.folder / LOCK):
             with write_errors(self.folder):
                 complete = self.refresh()
                 (self.folder / LOG).touch()

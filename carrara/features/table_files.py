@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from carrara.core.io import atomic_write
+from carrara.core.io import atomic_write, draft_folder
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedConfig
 from carrara.features.parquet import EmbedReport, write_embeddings
@@ -30,6 +29,7 @@ def write_table(
     config: EmbedConfig,
     device: str = "cpu",
     batch_size: int | None = None,
+    overwrite: bool = False,
 ) -> EmbedReport:
     """Write the embeddings of recordings in the format that the ending names; `-` is CSV on standard output.
 
@@ -38,7 +38,7 @@ def write_table(
     next one continues.
 
     Args:
-        encoder, files, config, device, batch_size: As of `carrara.features.parquet.write_embeddings`.
+        encoder, files, config, device, batch_size, overwrite: As of `carrara.features.parquet.write_embeddings`.
         output: The file, a folder for Parquet parts, or `-`.
 
     Raises:
@@ -47,21 +47,24 @@ def write_table(
     """
     suffix = output.suffix.lower()
     if str(output) != "-" and (suffix not in (".csv", ".npy") or output.is_dir()):
-        return write_embeddings(encoder, files, output, config, device, batch_size)
+        return write_embeddings(encoder, files, output, config, device, batch_size, overwrite)
     if str(output) == "-":
-        with TemporaryDirectory() as folder:
-            report = write_embeddings(encoder, files, Path(folder) / "parts", config, device, batch_size)
-            _write_csv(sys.stdout, Path(folder) / "parts")
+        with draft_folder() as folder:
+            report = write_embeddings(encoder, files, folder / "parts", config, device, batch_size)
+            _write_csv(sys.stdout, folder / "parts")
             return report
     parts = Path(f"{output}.parts")
-    report = write_embeddings(encoder, files, parts, config, device, batch_size)
+    report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True)
     if report.embedded + report.reused:
         if suffix == ".csv":
             with atomic_write(output) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
                 _write_csv(file, parts)
         else:
             _write_array(output, parts, report.rows)
-    shutil.rmtree(parts, ignore_errors=True)
+    for part in parts.glob("part-*.parquet"):
+        part.unlink()
+    with suppress(OSError):  # it holds foreign files, or another process uses it
+        parts.rmdir()
     return report
 
 

@@ -17,10 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from carrara.core.errors import StoreError
+from carrara.core.errors import CarraraError, StoreError
 from carrara.core.hashing import canonical_json
-from carrara.core.io import atomic_write
-from carrara.core.strict_json import parse_json_object
+from carrara.core.io import atomic_write, sweep_drafts
+from carrara.core.strict_json import parse_json_object, read_json_object
+from carrara.encoders._hub.load import CONFIG, WEIGHTS
+from carrara.formats.weights import hash_tensors, read_tensors
 from carrara.pretrain.distributed import full_tensor, shard_like
 
 # Folder of the checkpoints within the folder of a run.
@@ -89,6 +91,22 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
+def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names have a prefix, by the names without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def holds_weights(folder: Path, weights: Mapping[str, Tensor]) -> bool:
+    """Return whether the encoder or codec in a folder is whole and has these weights, also by its card."""
+    try:
+        config = read_json_object(folder / CONFIG)
+        digest = hash_tensors(weights)
+        stated = config.get("card", {}).get("weights_sha256", digest)
+        return stated == digest == hash_tensors(read_tensors(folder / WEIGHTS))
+    except (OSError, ValueError, AttributeError, CarraraError):
+        return False
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Return whether a folder has a checkpoint, readable or not."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS))
@@ -97,9 +115,12 @@ def has_checkpoint(folder: Path) -> bool:
 def load_checkpoint(folder: Path) -> SavedState | None:
     """Return the newest checkpoint that can be read, or None where there is no file.
 
+    What a killed process left of one that it was writing is removed.
+
     Raises:
         StoreError: there are checkpoints, and none can be read.
     """
+    sweep_drafts(folder)
     broken = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.exists():

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
+from carrara.core.interrupts import note_signal, raise_interrupt
+
 # torchrun passes on a Ctrl-C that the terminal has sent to every process already: within a second it is the same one.
 SAME_SIGNAL_SECONDS = 1.0
 SMALL_PARAMETERS = 5_000_000
@@ -26,6 +28,7 @@ def interruptible() -> Iterator[threading.Event]:
         if time.monotonic() > first + SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
         first = min(first, time.monotonic())
+        note_signal(number)
         event.set()
 
     with _signal_handler(handler):
@@ -38,7 +41,7 @@ def interrupt_at_once(event: threading.Event) -> Iterator[None]:
 
     def handler(number: int, frame: object) -> None:
         event.set()
-        raise KeyboardInterrupt
+        raise_interrupt(number)
 
     with _signal_handler(handler):
         yield

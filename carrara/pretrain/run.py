@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from carrara.core.errors import UsageError
 from carrara.core.settings import replace
 from carrara.nn.device import pick_device
 from carrara.pretrain.card import identify_corpus
-from carrara.pretrain.checkpoint import TRAINING, load_checkpoint, restore_checkpoint
+from carrara.pretrain.checkpoint import TRAINING, SavedState, holds_weights, load_checkpoint, restore_checkpoint
 from carrara.pretrain.distributed import Dist, apply_fsdp, init_dist, wrap_ddp
 from carrara.pretrain.division import available_memory, choose_accumulation_steps
 from carrara.pretrain.log_plot import plot_log
@@ -186,6 +187,8 @@ def build_run(
             run.log = MetricsLog(folder, run.step, False, trackers, config)
 
         dist.on_rank_zero(open_log)
+        if checkpoint:
+            dist.on_rank_zero(partial(_complete_save, run, checkpoint))
         for change in changes:
             run.log.write({"step": run.step, "event": CHANGED, **asdict(change)})
         if record and not any(event["event"] == STARTED for event in read_events(folder / LOG_FILE)):
@@ -193,3 +196,10 @@ def build_run(
             if dist.is_main:
                 print(f"{folder}: {objective.initialization.summary()}", file=sys.stderr)
     return run
+
+
+def _complete_save(run: Run, checkpoint: SavedState) -> None:
+    """Write what is trained if the folder does not hold the checkpoint's: a run may be killed between the two."""
+    weights = run.objective.saved_weights(checkpoint.tensors)
+    if not all(holds_weights(run.folder / name, tensors) for name, tensors in weights.items()):
+        run.objective.save(run.folder, checkpoint.tensors, run.step, run.seconds)

@@ -167,7 +167,9 @@ def test_the_same_command_embeds_only_what_is_new(tmp_path, music):
     soundfile.write(music / "a.wav", np.zeros(3 * RATE), RATE)
     (music / "deep" / "c.wav").unlink()
     report = summary(*command)
-    assert (report["embedded"], report["reused"]) == (2, 1)
+    assert (report["embedded"], report["reused"], report["kept"], report["files"]) == (2, 1, 1, 4)
+    report = summary(*command, "--overwrite")
+    assert (report["embedded"], report["reused"], report["kept"], report["files"]) == (0, 3, 0, 3)
     again = tmp_path / "again.parquet"
     summary(music, "-e", "mfcc", "-o", again, "--per", "window", "--window", "7")
     assert sorted(rows(out), key=itemgetter("path", "start")) == rows(again)
@@ -253,10 +255,12 @@ def test_a_folder_of_parts_holds_the_same_rows_and_keeps_other_files(tmp_path, m
     assert write_embeddings(encoder, files, out, config).reused == 3
     assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == stamps
     assert {file.name for file in stamps} == {"_notes.txt", *(f"part-{index:05d}.parquet" for index in range(3))}
-    # A recording that changes and one that is not given any more leave the folder; the others stay as they are.
+    # The rows of a recording that changes are replaced, those of one that is not given are dropped only if told to.
     soundfile.write(files[0], np.zeros(3 * RATE), RATE)
     report = write_embeddings(encoder, files[:2], out, config)
-    assert (report.embedded, report.reused) == (1, 1)
+    assert (report.embedded, report.reused, report.recordings, report.kept) == (1, 1, 3, [str(files[2])])
+    report = write_embeddings(encoder, files[:2], out, config, overwrite=True)
+    assert (report.embedded, report.reused, report.recordings, report.kept) == (0, 2, 2, [])
     expected = carrara.embed(files[:2], encoder, per="window", window=7).to_pylist()
     assert sorted(rows(out), key=itemgetter("path", "start")) == expected
     assert (out / "_notes.txt").read_text() == "precious"
@@ -376,7 +380,8 @@ def test_the_cache_is_listed_by_encoder_and_cleaned(tmp_path, music):
     assert run("cache", "clean").exit_code == 2
     assert run("cache", "clean", "--encoder", "mfc", "--yes").exit_code == 2
     with features.store.writer():
-        assert "another process is writing" in run("cache", "clean", "-e", "mfcc", "--yes").stderr
+        assert "another process has it open" in run("cache", "clean", "-e", "mfcc", "--yes").stderr
+    del features
     assert run("cache", "clean", "-e", "mfcc", "--yes").exit_code == 0
     assert [store["encoder"] for store in json.loads(run("cache", "size", "--json").stdout)["stores"]] == ["noise"]
     assert run("cache", "clean", "--yes").exit_code == 0

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -91,11 +92,28 @@ def test_one_writer_many_readers(tmp_path):
     store = fill(tmp_path / "s", [2])
     with store.writer() as writer:
         writer.append(rows_of(1, 2))
-        with pytest.raises(StoreError, match="another process is writing"), store.writer():
-            pass
         check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2])
         writer.commit("item-1")
         check(FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"}), [2, 2])
+
+
+def test_a_second_writer_waits_and_then_has_the_items_of_the_first(tmp_path):
+    store, second = fill(tmp_path / "s", [2]), FeatureStore(tmp_path / "s", DIMS, {"encoder": "x"})
+    seen = []
+
+    def write():
+        with second.writer():
+            seen.append(set(second.items))
+
+    with store.writer() as writer:
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join(0.3)
+        assert seen == []
+        writer.append(rows_of(1, 2))
+        writer.commit("item-1")
+    thread.join(20)
+    assert seen == [set(store.items)] and len(store.items) == 2
 
 
 def test_a_store_with_other_settings_is_refused_by_name(tmp_path):

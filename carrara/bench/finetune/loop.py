@@ -11,7 +11,9 @@ Letters: B windows of a batch, R rows of logits, K outputs, H hidden units, F fr
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +29,7 @@ from carrara.bench.finetune.settings import FineTuneSettings
 from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.rng import dropout_generator, dropout_mask
 from carrara.core.errors import DataError, StoreError
-from carrara.core.io import atomic_write
+from carrara.core.io import atomic_write, hold_folder
 from carrara.core.progress import progress
 from carrara.features.encode import encoder_autocast
 
@@ -86,11 +88,14 @@ def start_or_resume(
     """Return a training at its start, or after the last complete epoch whose checkpoint is in the folder.
 
     Raises:
-        StoreError: the checkpoint is damaged or of another network.
+        StoreError: the checkpoint is damaged or of another network, or its folder cannot be created.
     """
     model.to(device)
     optimizer = torch.optim.AdamW(model.param_groups(settings))
     state = FineTuneState(model, optimizer, history, settings, seed, device, folder)
+    handle = hold_folder(folder)  # `carrara cache clean` keeps it as long as the training exists
+    if handle is not None:
+        weakref.finalize(state, os.close, handle)
     path = state.checkpoint
     if not path.exists():
         return state

@@ -24,6 +24,7 @@ from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.load import build_encoder
 from carrara.formats.weights import load_state_dict_strict
+from carrara.pretrain.checkpoint import without_prefix
 from carrara.pretrain.corpus.build import Corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
 from carrara.pretrain.distributed import Dist
@@ -159,6 +160,14 @@ class Objective(ABC):
             step: steps taken.
             seconds: duration of the run.
         """
+
+    def saved_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Return the weights that `save` writes: by folder within that of the run ("" for itself), by name.
+
+        Args:
+            tensors: whole tensors of the checkpoint.
+        """
+        return {"": without_prefix(tensors, "model.encoder.")}
 
     def encoder_copy(self, tensors: Mapping[str, Tensor]) -> Encoder:
         """Return a copy of the encoder with whole weights, in evaluation mode.

@@ -29,7 +29,7 @@ from carrara.formats.weights import hash_tensors
 from carrara.nn.quantize.residual_quantizer import relative_perplexity
 from carrara.nn.quantize.rvq_vae import RVQVAE, CodecOutput
 from carrara.nn.spectral.multiscale_loss import SpectralDistance
-from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
+from carrara.pretrain.checkpoint import TRAINING, has_checkpoint, without_prefix
 from carrara.pretrain.codec_folder import load_codec, save_codec
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
@@ -179,12 +179,15 @@ class CodecObjective(Objective):
             line[f"distance/{count}"] = float(self.distance(decoded_BT, self.checked_BT))
         return line
 
+    def saved_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Return the weights of the codec; see the base class."""
+        return {"": without_prefix(tensors, "model.")}
+
     def save(self, folder: Path, tensors: Mapping[str, Tensor], step: int, seconds: float) -> None:
         """Write the codec, and a crop as it was and as the first codebooks reconstruct it; see the base class."""
         import soundfile
 
         codec = self.module
-        save_codec(codec, folder)
         sounds = {"original": self.checked_BT[:1]}
         codes_BFQ, count = codec.encode(self.checked_BT[:1]), 1
         while count <= self.recipe.network.num_codebooks:
@@ -193,6 +196,7 @@ class CodecObjective(Objective):
         for name, samples_1T in sounds.items():
             with atomic_write(folder / SOUND / f"{name}.wav") as tmp:
                 soundfile.write(tmp, samples_1T[0].clamp(-1, 1).cpu().numpy(), self.recipe.network.sample_rate)
+        save_codec(codec, folder)  # last: a resumed run sees by the codec whether all was written
 
     def _start_codebooks(self, samples_BT: Tensor) -> None:
         """Start the codebooks from the vectors of the whole batch, on rank 0 for all."""

@@ -29,7 +29,7 @@ from carrara.encoders._hub.load import build_encoder, load, save_pretrained
 from carrara.encoders.mel_patch import SAMPLE_RATE, MelPatchEncoder, gather_patches
 from carrara.formats.weights import hash_tensors
 from carrara.pretrain.card import pretraining_card
-from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
+from carrara.pretrain.checkpoint import TRAINING, has_checkpoint, without_prefix
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
 from carrara.pretrain.distributed import Dist, full_tensor
@@ -203,14 +203,15 @@ class JointEmbeddingObjective(Objective):
         """Return the layers of encoder and predictor; see the base class."""
         return [*self.encoder.blocks, *self.module.blocks]
 
+    def saved_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Return the weights of the encoder and of the target encoder; see the base class."""
+        return super().saved_weights(tensors) | {TARGET: without_prefix(tensors, f"ema.{TARGET}.")}
+
     def save(self, folder: Path, tensors: Mapping[str, Tensor], step: int, seconds: float) -> None:
         """Write the encoder with its model card, and the target encoder; see the base class."""
         encoder: Any = self.encoder
         if self.recipe.fsdp:
-            prefix = "model.encoder."
-            encoder = self.encoder_copy(
-                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            )
+            encoder = self.encoder_copy(self.saved_weights(tensors)[""])
         readme = pretraining_card(self, self.recipe, folder, step, seconds)
         self.target.card = self.encoder.card
         save_pretrained(self.target, folder / TARGET, readme)

@@ -205,10 +205,7 @@ class MaskedPredictionObjective(Objective):
         """Write the encoder with its model card; see the base class."""
         encoder: Any = self.encoder
         if self.recipe.fsdp:
-            prefix = "model.encoder."
-            encoder = self.encoder_copy(
-                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            )
+            encoder = self.encoder_copy(self.saved_weights(tensors)[""])
         save_pretrained(encoder, folder, pretraining_card(self, self.recipe, folder, step, seconds))
 
 

@@ -36,7 +36,7 @@ from carrara.encoders._hub.load import save_pretrained
 from carrara.encoders._maest.network import MaestEncoder
 from carrara.formats.weights import hash_tensors
 from carrara.metrics.ranking import average_precision, macro_mean, roc_auc
-from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
+from carrara.pretrain.checkpoint import TRAINING, has_checkpoint, without_prefix
 from carrara.pretrain.corpus.stream import CropBatch
 from carrara.pretrain.distributed import Dist, full_tensor
 from carrara.pretrain.initialize import Initialization, former_record
@@ -274,13 +274,16 @@ class TaggingObjective(Objective):
             return copy.deepcopy(self.average).eval()
         return super().encoder_copy(tensors)
 
+    def saved_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Return the weights of the averaged encoder and of the last step; see the base class."""
+        last = super().saved_weights(tensors)
+        return {"": without_prefix(tensors, "ema.average."), LAST: last[""]} if self.num_averaged else last
+
     def save(self, folder: Path, tensors: Mapping[str, Tensor], step: int, seconds: float) -> None:
         """Write the averaged encoder, and that of the last step; see the base class."""
         last: Encoder = self.encoder
         if self.recipe.fsdp:
-            prefix = "model.encoder."
-            whole = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            last = super().encoder_copy(whole)
+            last = super().encoder_copy(without_prefix(tensors, "model.encoder."))
         self.average.card = self.encoder.card
         initial = self.initialization.record.get("from", self.recipe.initial.kind)
         readme = tagging_card(folder, self.recipe, self.encoder.card, self.corpus, initial, step, self.num_averaged)
