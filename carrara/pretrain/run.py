@@ -181,14 +181,7 @@ def build_run(
             run.load_state_dict(checkpoint.state)
             with dist.report_once():
                 restore_checkpoint(checkpoint, objective.module, run.optimiser, objective.ema_modules())
-        config = recipe.model_dump(mode="json")
-
-        def open_log() -> None:
-            run.log = MetricsLog(folder, run.step, False, trackers, config)
-
-        dist.on_rank_zero(open_log)
-        if checkpoint:
-            dist.on_rank_zero(partial(_complete_save, run, checkpoint))
+        dist.on_rank_zero(partial(_continue_folder, run, checkpoint, trackers))
         for change in changes:
             run.log.write({"step": run.step, "event": CHANGED, **asdict(change)})
         if record and not any(event["event"] == STARTED for event in read_events(folder / LOG_FILE)):
@@ -198,8 +191,10 @@ def build_run(
     return run
 
 
-def _complete_save(run: Run, checkpoint: SavedState) -> None:
-    """Write what is trained if the folder does not hold the checkpoint's: a run may be killed between the two."""
-    weights = run.objective.saved_weights(checkpoint.tensors)
-    if not all(holds_weights(run.folder / name, tensors) for name, tensors in weights.items()):
-        run.objective.save(run.folder, checkpoint.tensors, run.step, run.seconds)
+def _continue_folder(run: Run, checkpoint: SavedState | None, trackers: Sequence[str]) -> None:
+    """Open the log, and write what is trained if the folder does not hold the checkpoint's, as after a kill."""
+    run.log = MetricsLog(run.folder, run.step, False, trackers, run.recipe.model_dump(mode="json"))
+    if checkpoint:
+        weights = run.objective.saved_weights(checkpoint.tensors)
+        if not all(holds_weights(run.folder / name, tensors) for name, tensors in weights.items()):
+            run.objective.save(run.folder, checkpoint.tensors, run.step, run.seconds)
