@@ -88,6 +88,8 @@ def _train_until_rollback(run: Run, interrupted: threading.Event, advance: Calla
             averager.started += time.monotonic() - probes_started
             if stop:
                 _log_and_save(run, batch, averager, stop)
+            elif run.step == run.objective.steps:
+                save_trained(run)  # with the last scores in its card
         if stop:
             raise KeyboardInterrupt
 
@@ -311,11 +313,25 @@ def save(run: Run) -> None:
         StoreError: they cannot be written; the former ones stay.
     """
     tensors = collect_tensors(run.objective.module, run.optimiser, run.objective.ema_modules())
+    run.dist.on_rank_zero(lambda: write_checkpoint(run.folder / TRAINING, tensors, run.state_dict()))
+    save_trained(run, tensors)
+
+
+def save_trained(run: Run, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Write what is trained as it is now, with its card.
+
+    Args:
+        run: the run.
+        tensors: of a checkpoint, if they are collected already.
+
+    Raises:
+        StoreError: it cannot be written; the former one stays.
+    """
+    whole = tensors or collect_tensors(run.objective.module, run.optimiser, run.objective.ema_modules())
 
     def write() -> None:
-        write_checkpoint(run.folder / TRAINING, tensors, run.state_dict())
         try:
-            run.objective.save(run.folder, tensors, run.step, run.seconds)
+            run.objective.save(run.folder, whole, run.step, run.seconds)
         except StoreError as problem:
             raise StoreError(f"{problem}; make room and resume") from None
 

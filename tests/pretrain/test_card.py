@@ -28,7 +28,12 @@ def test_the_card_has_data_licence_scores_and_recipe(micro, corpus, tmp_path):
     music = tmp_path / "nsynth"
     music.symlink_to(corpus)
     recipe = replace(micro, {"steps": 2, "checkpoint_every": 2})
-    folder = pretrain(recipe, music, tmp_path / "run", device="cpu", probe=lambda encoder: {"pebble/key": SCORE})
+    scores = iter((0.25, 0.5))
+
+    def probe(encoder):
+        return {"pebble/key": SCORE | {"score": next(scores)}}
+
+    folder = pretrain(recipe, music, tmp_path / "run", device="cpu", probe=probe)
     assert carrara.load(folder).card.trained_on == ("nsynth",)
     text = (folder / "README.md").read_text()
     metadata = yaml.safe_load(text.split("---")[1])
@@ -38,4 +43,4 @@ def test_the_card_has_data_licence_scores_and_recipe(micro, corpus, tmp_path):
     (result,) = index["results"]
     assert index["name"] == "run" and result["dataset"]["name"] == "pebble/key (validation)"
     assert result["metrics"] == [{"type": "accuracy", "value": 0.5}]
-    assert '"mask_prob"' in text and "2 of 2 steps" in text
+    assert "The probe at step 2" in text and '"mask_prob"' in text and "2 of 2 steps" in text

@@ -1,4 +1,4 @@
-"""The corpus as a table of items, built from files, folders, manifests and tar shards.
+"""The corpus as a table of items, built from files, folders, manifests, tar shards and Parquet with audio in it.
 
 The table is columnar: a million items take some hundred megabytes, and an `Item` is created when it is indexed. Items
 shorter than a crop are left out and counted; unreadable ones are left out with a line each, of which the first is
@@ -20,9 +20,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from carrara.audio.decode import SUFFIXES, load_audio
-from carrara.core.errors import DataError
+from carrara.core.errors import AudioError, DataError
 from carrara.core.hashing import canonical_json
 from carrara.pretrain.corpus import manifest
+from carrara.pretrain.corpus.parquet_shards import (
+    group_starts,
+    holds_audio,
+    open_parquet,
+    parquet_row_file,
+    read_parquet_lengths,
+)
 from carrara.pretrain.corpus.storage import (
     absolute,
     expand_braces,
@@ -39,25 +46,26 @@ from carrara.pretrain.corpus.tar_shards import read_shard
 if TYPE_CHECKING:
     import pyarrow
 
-COLUMNS = ["id", "path", "samples", "start", "offset", "size"]
+COLUMNS = ["id", "path", "samples", "start", "offset", "size", "row"]
 # Before items are sorted, by the name of the file or shard, and cut to whole samples.
-UNSORTED_COLUMNS = ["id", "sort_key", "path", "start", "seconds", "offset", "size", "is_length_given"]
+UNSORTED_COLUMNS = ["id", "sort_key", "path", "start", "seconds", "offset", "size", "row", "is_length_given", "group"]
 CHUNK = 4096
-TAR = ".tar"
+TAR, PARQUET = ".tar", ".parquet"
 # A length in samples that was converted to seconds and back may be slightly below a whole number.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Item:
-    """An audio file of the corpus, a segment of one, or a member of a tar shard.
+    """An audio file of the corpus, a segment of one, a member of a tar shard, or a row of a Parquet file.
 
     Attributes:
         id: its name below the folder that was given, or the manifest's id.
         path: path or fsspec address of its file or shard.
         samples: its length at the corpus's sample rate.
         start: where it begins in its file, in seconds.
-        offset, size: its bytes in a shard; None for a file of its own.
+        offset, size: its bytes in a tar shard; None for others.
+        row: its row in a Parquet file, from 0; None for others.
     """
 
     id: str
@@ -66,10 +74,13 @@ class Item:
     start: float = 0.0
     offset: int | None = None
     size: int | None = None
+    row: int | None = None
 
     @property
     def name(self) -> str:
         """Its name in messages."""
+        if self.row is not None:
+            return f"{self.path}, row {self.row + 1}"
         return self.path if self.offset is None else self.id
 
     def load(self, sample_rate: int, start: float, duration: float) -> np.ndarray:
@@ -78,6 +89,9 @@ class Item:
         Raises:
             AudioError: it cannot be read.
         """
+        if self.row is not None:
+            with parquet_row_file(self.path, self.row) as file:
+                return load_audio(file, sample_rate, self.start + start, duration)
         with local_copy(self.path, self.offset, self.size, self.name) as path:
             return load_audio(path, sample_rate, self.start + start, duration)
 
@@ -86,7 +100,7 @@ def _schema(columns: Sequence[str]) -> pyarrow.Schema:
     import pyarrow
 
     types = dict.fromkeys(("id", "sort_key", "path"), pyarrow.large_string())
-    types |= dict.fromkeys(("samples", "offset", "size"), pyarrow.int64())
+    types |= dict.fromkeys(("samples", "offset", "size", "row", "group"), pyarrow.int64())
     types |= dict.fromkeys(("start", "seconds"), pyarrow.float64()) | {"is_length_given": pyarrow.bool_()}
     return pyarrow.schema([(name, types[name]) for name in columns])
 
@@ -153,17 +167,24 @@ class Corpus:
         return digest.hexdigest()
 
     def shard_sizes(self) -> np.ndarray:
-        """Return the number of items in each shard, `[S]`; a file of its own counts as a shard of one."""
+        """Return the number of items in each shard, `[S]`; a file of its own is a shard of one, a row group a shard."""
         from pyarrow import compute
 
-        path, member_N = self.items.table["path"].combine_chunks(), self.items.table["offset"].is_valid().to_numpy()
+        table = self.items.table
+        path, member_N = table["path"].combine_chunks(), table["offset"].is_valid().to_numpy()
         changes = compute.not_equal(path[1:], path[:-1]).to_numpy(zero_copy_only=False)
+        if "group" in table.column_names:
+            group_N = compute.fill_null(table["group"], -1).to_numpy()
+            member_N = member_N | (group_N >= 0)
+            changes = changes | (group_N[1:] != group_N[:-1])
         begins_N = np.append(True, changes | ~member_N[1:] | ~member_N[:-1])
         return np.diff(np.append(np.flatnonzero(begins_N), len(begins_N)))
 
 
 def build_corpus(paths: Sequence[str | Path], sample_rate: int, crop_samples: int) -> Corpus:
-    """Return the corpus of files, folders, manifests (.parquet, .csv) and tar shards; only headers are read.
+    """Return the corpus of files, folders, manifests (.parquet, .csv), tar shards and Parquet with audio bytes.
+
+    Only headers are read.
 
     Args:
         paths: local paths and fsspec addresses; `{000000..000123}` stands for every number of a range.
@@ -179,18 +200,24 @@ def build_corpus(paths: Sequence[str | Path], sample_rate: int, crop_samples: in
     from pyarrow import compute
 
     addresses = [address for path in paths for address in expand_braces(normalize(path))]
-    manifests = [address for address in addresses if suffix(address) in manifest.SUFFIXES]
-    names = _name_files([address for address in addresses if suffix(address) not in manifest.SUFFIXES])
+    manifests = [
+        address
+        for address in addresses
+        if suffix(address) == ".csv" or (suffix(address) == PARQUET and not holds_audio(absolute(address)))
+    ]
+    names = _name_files([address for address in addresses if address not in manifests])
     if not names and not manifests:
         raise DataError(
-            f"{', '.join(addresses[:3])}: no audio file in it; known are {' '.join(sorted(SUFFIXES))} and .tar"
+            f"{', '.join(addresses[:3])}: no audio file in it; known are {' '.join(sorted(SUFFIXES))}, .tar, "
+            "and .parquet with a column audio"
         )
     malformed = [path for path in names if path.encode("utf-8", "ignore").decode() != path]
     problems = [f"{ascii(path)[1:-1]}: its name is not UTF-8; rename it" for path in malformed]
     names = {path: name for path, name in names.items() if path not in malformed}
     tables = []
     for table, faults in [
-        _file_rows({path: name for path, name in names.items() if suffix(path) != TAR}),
+        _file_rows({path: name for path, name in names.items() if suffix(path) not in {TAR, PARQUET}}),
+        _parquet_rows({path: name for path, name in names.items() if suffix(path) == PARQUET}),
         _shard_rows({path: name for path, name in names.items() if suffix(path) == TAR}),
         *map(_manifest_rows, manifests),
     ]:
@@ -210,10 +237,10 @@ def build_corpus(paths: Sequence[str | Path], sample_rate: int, crop_samples: in
         more = f"; and {len(problems) - 1} more of the corpus, see its run.json" if len(problems) > 1 else ""
         warnings.warn(f"left out: {problems[0]}{more}", stacklevel=2)
     _check_unique(table["id"])
-    order = compute.sort_indices(table, [(key, "ascending") for key in ("sort_key", "path", "offset")])
+    order = compute.sort_indices(table, [(key, "ascending") for key in ("sort_key", "path", "offset", "row")])
     order = order.filter(pyarrow.array(long_enough_N).take(order))
     trusted = int((table["is_length_given"].to_numpy() & long_enough_N).sum())
-    table = table.append_column("samples", [samples_N]).select(COLUMNS).take(order)
+    table = table.append_column("samples", [samples_N]).select([*COLUMNS, "group"]).take(order)
     return Corpus(Items(table), sample_rate, short, tuple(problems), trusted)
 
 
@@ -222,9 +249,13 @@ def _name_files(addresses: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     parents = []
     for address in addresses:
-        files = None if is_remote(address) and suffix(address) in {TAR, *SUFFIXES} else list_files(address)
+        files = None if is_remote(address) and suffix(address) in {TAR, PARQUET, *SUFFIXES} else list_files(address)
         if files is not None:
-            names |= {path: name for name, path in files.items() if suffix(name) in {TAR, *SUFFIXES}}
+            names |= {
+                path: name
+                for name, path in files.items()
+                if suffix(name) in {TAR, *SUFFIXES} or (suffix(name) == PARQUET and holds_audio(absolute(path)))
+            }
         elif is_remote(address) or Path(address).exists():
             names[address] = ""
             parents.append(absolute(address).rpartition("/")[0] + "/")
@@ -252,7 +283,7 @@ def _file_rows(names: dict[str, str]) -> tuple[pyarrow.Table, list[str]]:
         if isinstance(duration, str):
             problems.append(duration)
         else:
-            rows.append((name, name, path, 0.0, duration, None, None, False))
+            rows.append((name, name, path, 0.0, duration, None, None, None, False, None))
     return build_table(rows, UNSORTED_COLUMNS), problems
 
 
@@ -274,10 +305,33 @@ def _shard_rows(names: dict[str, str]) -> tuple[pyarrow.Table, list[str]]:
                 member.seconds,
                 member.offset,
                 member.size,
+                None,
                 member.is_length_given,
+                None,
             )
             for member in index.members
             if member.seconds is not None
+        ]
+    return build_table(rows, UNSORTED_COLUMNS), problems
+
+
+def _parquet_rows(names: dict[str, str]) -> tuple[pyarrow.Table, list[str]]:
+    """Return a row for each readable row of Parquet files with audio in them, and a line about each of the others."""
+    rows, problems = [], []
+    for path, name in names.items():
+        address = absolute(path)
+        try:
+            seconds, is_given, faults = read_parquet_lengths(address)
+            starts = np.array(group_starts(open_parquet(address)))
+        except AudioError as problem:
+            problems.append(str(problem))
+            continue
+        problems += faults
+        group_N = np.searchsorted(starts, np.arange(len(seconds)), side="right") - 1
+        rows += [
+            (f"{name}/{row:06d}", name, path, 0.0, length, None, None, row, is_given[row], int(group_N[row]))
+            for row, length in enumerate(seconds)
+            if length is not None
         ]
     return build_table(rows, UNSORTED_COLUMNS), problems
 
@@ -298,6 +352,7 @@ def _manifest_rows(path: str) -> tuple[pyarrow.Table, list[str]]:
         seconds_N[unknown_N] = np.array(file_seconds) - table["start"].to_numpy()[unknown_N]
     none = pyarrow.nulls(len(seconds_N), pyarrow.int64())
     columns = {"id": table["id"], "sort_key": table["id"], "path": table["path"], "start": table["start"]}
-    columns |= {"seconds": seconds_N, "offset": none, "size": none, "is_length_given": ~unknown_N}
+    columns |= {"seconds": seconds_N, "offset": none, "size": none, "row": none, "is_length_given": ~unknown_N}
+    columns |= {"group": none}
     rows = pyarrow.table(columns, schema=_schema(UNSORTED_COLUMNS))
     return rows.filter(pyarrow.array(~np.isnan(seconds_N))), problems

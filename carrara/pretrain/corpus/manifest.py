@@ -63,14 +63,60 @@ def read_manifest(address: str) -> tuple[pyarrow.Table, list[str]]:
         )
     text = pyarrow.large_string()
     path, start = table["path"], pyarrow.array(start_N)
-    segment = compute.binary_join_element_wise(path, start.cast(text), pyarrow.scalar("@", text))
-    names = compute.coalesce(table["id"], compute.if_else(pyarrow.array(start_N > 0), segment, path))
+    names = item_ids(table)
     folder = pyarrow.scalar(absolute(address).rpartition("/")[0] + "/", text)
     is_absolute = compute.or_(compute.starts_with(path, "/"), compute.match_substring(path, "://"))
     path = compute.if_else(is_absolute, path, compute.binary_join_element_wise(folder, path, pyarrow.scalar("", text)))
     seconds = pyarrow.array(np.fmin(seconds_N, file_seconds_N - start_N))
     rows = pyarrow.table({"id": names, "path": path, "start": start, "seconds": seconds})
     return (rows.filter(pyarrow.array(valid_N)) if problems else rows), problems
+
+
+def read_manifest_tags(address: str, field: str) -> dict[str, tuple[list[str], str]]:
+    """Return the tags of each item, and its split ("" where there is no column `split`), by the item's id.
+
+    Args:
+        address: path or fsspec address of a Parquet or CSV file.
+        field: column of strings or lists of strings; a column `FIELD[]` of a CSV file holds lists, separated by `;`.
+
+    Raises:
+        DataError: there is no such column, or it holds something else.
+    """
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    files, path = open_filesystem(address)
+    with files.open(path, "rb") as file:
+        table = parquet.read_table(file) if suffix(address) == ".parquet" else csv.read_csv(file)
+    name = next((each for each in (field, f"{field}[]") if each in table.column_names), None)
+    if name is None:
+        raise DataError(
+            f"{address}: has no column {field} or {field}[], only {', '.join(table.column_names)}; choose one with "
+            "--set labels.field=NAME"
+        )
+    ids = item_ids(_convert_columns(table, address)).to_pylist()
+    splits = table["split"].to_pylist() if "split" in table.column_names else [""] * len(ids)
+    values = table[name].to_pylist()
+    tags: dict[str, tuple[list[str], str]] = {}
+    for item, value, split in zip(ids, values, splits):
+        parts = value.split(";") if name.endswith("[]") and isinstance(value, str) else value
+        parts = [parts] if isinstance(parts, str) else parts or []
+        if not isinstance(parts, list) or not all(isinstance(tag, str) for tag in parts):
+            kind = table[name].type if isinstance(table, pyarrow.Table) else ""
+            raise DataError(f"{address}: column {name} is {kind}, not strings or lists of them; choose another")
+        tags[item] = ([tag.strip() for tag in parts if tag.strip()], str(split or ""))
+    return tags
+
+
+def item_ids(table: pyarrow.Table) -> pyarrow.ChunkedArray:
+    """Return the ids of a manifest's rows: the column `id`, else the path, with the start of a segment."""
+    import pyarrow
+    from pyarrow import compute
+
+    text, path = pyarrow.large_string(), table["path"]
+    start = compute.if_else(compute.is_nan(table["start"]), 0.0, table["start"])
+    segment = compute.binary_join_element_wise(path, start.cast(text), pyarrow.scalar("@", text))
+    return compute.coalesce(table["id"], compute.if_else(compute.greater(start, 0.0), segment, path))
 
 
 def _read_table(address: str) -> pyarrow.Table:

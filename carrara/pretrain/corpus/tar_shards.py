@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from carrara.audio.decode import SUFFIXES
-from carrara.core.errors import AudioError
+from carrara.core.errors import AudioError, DataError
 from carrara.core.hashing import sha256_of_json
 from carrara.core.io import atomic_write
 from carrara.core.paths import home
@@ -172,6 +172,54 @@ def _is_zero(file: IO[bytes], begin: int, end: int) -> bool:
             return False
         begin += len(block)
     return True
+
+
+def read_shard_tags(address: str, field: str) -> dict[int, tuple[list[str], str]]:
+    """Return the tags of each audio member, and its split ("" where none is given), by the member's offset.
+
+    Tags are in the member's `key.json` under `field` (a string or a list; the split under `split`), else in `key.txt`,
+    one a line, else the only word of `key.cls`.
+
+    Args:
+        address: absolute path or fsspec address of a tar.
+        field: key of the JSON.
+
+    Raises:
+        DataError: the tags of a member are no strings.
+    """
+    labels: dict[int, tuple[list[str], str]] = {}
+    with local_copy(address) as path, open(path, "rb") as file:
+        infos = [info for info in _list_members(file, path.stat().st_size) if info.isreg()]
+        by_name = {info.name: info for info in infos}
+        for info in infos:
+            if suffix(info.name) not in SUFFIXES:
+                continue
+            texts = {}
+            for kind in (".json", ".txt", ".cls"):
+                other = by_name.get(_key(info.name) + kind)
+                if other is not None:
+                    file.seek(other.offset_data)
+                    texts[kind] = file.read(other.size).decode("utf-8", "replace")
+            tags, split = _tags_of_texts(texts, field, f"{address}/{info.name}")
+            labels[info.offset_data] = (tags, split)
+    return labels
+
+
+def _tags_of_texts(texts: dict[str, str], field: str, name: str) -> tuple[list[str], str]:
+    content = {}
+    if ".json" in texts:
+        try:
+            content = json.loads(texts[".json"])
+        except ValueError:
+            content = {}  # it may hold something else; without tags the clip is not learnt from
+    content = content if isinstance(content, dict) else {}
+    value = content.get(field)
+    if value is None:
+        value = [line.strip() for line in texts.get(".txt", texts.get(".cls", "")).splitlines()]
+    tags = [value] if isinstance(value, str) else value
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise DataError(f"{name}: its {field} {str(value)[:40]!r} is no list of strings; choose another labels.field")
+    return [tag for tag in tags if tag], str(content.get("split") or "")
 
 
 def _key(name: str) -> str:

@@ -31,14 +31,20 @@ from carrara.core.strict_json import read_json
 from carrara.data import REGISTRY as DATA
 from carrara.data._base import Dataset
 from carrara.data.folder import FILES, FolderDataset
-from carrara.pretrain.corpus.build import ROUNDING, Corpus, Items, build_table
-from carrara.pretrain.corpus.storage import read_duration, read_each
+from carrara.pretrain.corpus.build import PARQUET, ROUNDING, TAR, Corpus, Items, build_corpus, build_table
+from carrara.pretrain.corpus.manifest import read_manifest_tags
+from carrara.pretrain.corpus.parquet_shards import holds_audio, read_parquet_tags
+from carrara.pretrain.corpus.storage import absolute, expand_braces, normalize, read_duration, read_each, suffix
 from carrara.pretrain.corpus.stream import CropStream
+from carrara.pretrain.corpus.tar_shards import read_shard_tags
 from carrara.pretrain.tagging.settings import LabelSettings
 
 TAG_FILE = "labels.json"
 SEPARATOR = ";"  # of a list in labels.csv
 NUMERATOR, OFFSET = 1000.0, 100.0
+SHARDED = frozenset({TAR, PARQUET, ".csv"})
+# Without splits every clip is for training.
+SPLITS = {"": "train", "training": "train", "validation": "valid", "val": "valid", "dev": "valid"}
 EPOCH_DRAW = 5  # distinguishes the draw of an epoch from the others of a run
 
 
@@ -69,7 +75,8 @@ def build_tagged_corpus(
     """Return the training clips and the validation clips; there may be none of the latter.
 
     Args:
-        paths: a single one: the name or folder of a dataset, or a folder with labels.csv or labels.jsonl.
+        paths: a single one: the name or folder of a dataset, or a folder with labels.csv or labels.jsonl; or manifests,
+            tar shards and Parquet files with audio bytes, whose columns or members hold the tags and perhaps the split.
         settings: which label, split scheme and tags.
         sample_rate: of the network, in Hz.
 
@@ -77,6 +84,8 @@ def build_tagged_corpus(
         UsageError: not a single path, no dataset, or an unknown split scheme.
         DataError: the dataset is incomplete, lacks the label or tags, or has no audio to train on.
     """
+    if any(suffix(normalize(path)) in SHARDED for path in paths):
+        return _read_shards(paths, settings, sample_rate)
     if len(paths) != 1:
         raise UsageError("training on tags takes one --corpus: a dataset's name or folder, or a folder with labels.csv")
     dataset, root = find_dataset(paths[0])
@@ -168,6 +177,61 @@ def check_same_tags(ours: Sequence[str], theirs: Sequence[str], owner: str, cure
     raise UsageError(f"{owner} has other labels: {'; '.join(parts)}; {cure}")
 
 
+def _read_shards(
+    paths: Sequence[str | Path], settings: LabelSettings, sample_rate: int
+) -> tuple[TaggedCorpus, TaggedCorpus]:
+    """Return training and validation clips of manifests, tar shards and Parquet with audio bytes, with their tags.
+
+    Clips whose split is neither train nor valid (or validation, dev) are left out; without splits all are for training.
+    """
+    corpus, field = build_corpus(paths, sample_rate, 1), settings.field
+    by_source: dict[str, dict[Any, tuple[list[str], str]]] = {}
+    by_id: dict[str, tuple[list[str], str]] = {}
+    for path in dict.fromkeys(address for each in paths for address in expand_braces(normalize(each))):
+        if suffix(path) == ".csv" or (suffix(path) == PARQUET and not holds_audio(absolute(path))):
+            by_id |= read_manifest_tags(path, field)
+    labels: list[tuple[list[str], str]] = []
+    for index in range(len(corpus.items)):
+        item = corpus.items[index]
+        address = absolute(item.path)
+        if item.offset is None and item.row is None:
+            labels.append(by_id.get(item.id, ([], "")))
+            continue
+        if address not in by_source:
+            by_source[address] = (
+                read_shard_tags(address, field)
+                if item.row is None
+                else dict(enumerate(zip(*read_parquet_tags(address, field))))
+            )
+        labels.append(by_source[address].get(item.offset if item.row is None else item.row, ([], "")))
+    present = sorted({tag for tags, split in labels if SPLITS.get(split, split) == "train" for tag in tags})
+    names = tuple(settings.tags or present)
+    unknown = [tag for tag in names if tag not in set(present)]
+    if unknown or not names:
+        missing = f"the tag {unknown[0]!r}" if unknown else f"a label {field!r}"
+        hint = did_you_mean(unknown[0], present) if unknown else ""
+        raise DataError(
+            f"{', '.join(map(str, paths[:3]))}: no training clip has {missing}; choose another with --set "
+            f"labels.field=NAME or labels.tags.{hint}"
+        )
+    column = {tag: index for index, tag in enumerate(names)}
+    label = identify_names(paths)
+    parts = []
+    for split in ("train", "valid"):
+        rows = [index for index, (_, name) in enumerate(labels) if SPLITS.get(name, name) == split]
+        tags_NC = np.zeros((len(rows), len(names)), dtype=bool)
+        for row_C, index in zip(tags_NC, rows):
+            row_C[[column[tag] for tag in labels[index][0] if tag in column]] = True
+        facts = (sample_rate, corpus.short, corpus.unreadable, corpus.trusted, label, names, tags_NC)
+        parts.append(TaggedCorpus(Items(corpus.items.table.take(rows)), *facts))
+    return parts[0], parts[1]
+
+
+def identify_names(paths: Sequence[str | Path]) -> str:
+    """Return the names of files and shards as the name of a dataset."""
+    return ", ".join(dict.fromkeys(Path(str(path)).name for path in paths))
+
+
 def _clips_of_largest_split(dataset: Dataset, root: Path, label: str) -> list[Clip]:
     """Return the clips of the split scheme with the most training clips that have the label."""
 
@@ -210,7 +274,7 @@ def _read_clips(
     for row_C, (clip, _) in zip(tags_NC, readable):
         row_C[[column[tag] for tag in _clip_tags(clip, label) if tag in column]] = True
     rows = [
-        (clip.id, str(clip.path), int(seconds * sample_rate + ROUNDING), clip.start, None, None)
+        (clip.id, str(clip.path), int(seconds * sample_rate + ROUNDING), clip.start, None, None, None)
         for clip, seconds in readable
     ]
     unreadable = tuple(problem for problem in durations if isinstance(problem, str))
