@@ -14,7 +14,7 @@ class LabelSettings(Settings):
     """Which tags are learnt.
 
     Attributes:
-        field: the label of the dataset's clips, column or JSON key that holds the tags: a list of strings, or one string.
+        field: the label of the clips, column or JSON key that holds the tags: a list of strings, or one string.
         split: split scheme of the dataset; empty: the one with the most labelled training clips.
         tags: the tags in the order of the network's outputs; empty: all that occur in training, sorted.
     """
