@@ -28,6 +28,7 @@ from carrara.bench.task_data import FeatureProvider
 from carrara.bench.task_types._base import Prediction, TaskType, Truth, requested_metrics
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, CarraraError, DataError, StoreError, UsageError
+from carrara.core.printable import one_line
 from carrara.core.record import (
     DataInfo,
     EncoderInfo,
@@ -137,7 +138,8 @@ def _measure_missing(
     card = provider.encoder.card
     for task in tasks:
         if task_types.REGISTRY.get(task.task_type).frame_level and card.frame_rate is None:
-            print(f"{task.name}: {card.name} has no frames, which this task needs; no record", file=sys.stderr)
+            line = f"{task.name}: {card.name} has no frames, which this task needs; no record"
+            print(one_line(line), file=sys.stderr)
             continue
         started = time.perf_counter()
         try:

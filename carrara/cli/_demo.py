@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from carrara.cli._echo import echo
 from carrara.core.record import Record
 
 RECIPE, SCALE, SIZE = "mert-v0", "tiny", "demo"
@@ -72,7 +73,7 @@ def run_demo(output: Path, data_dir: Path | None, steps: int | None) -> None:
     report = write_report(output / "report.html", records, metrics=metrics, example=example, title="Carrara demo")
     print_leaderboard(build_leaderboard(records))
     minutes = (time.monotonic() - start) / 60
-    typer.echo(
+    echo(
         f"""
 {report} has the plots; this run took {minutes:.1f} minutes. Next:
   carrara compare mert chroma-mfcc --results {results}  # on which tasks do they differ?

@@ -20,10 +20,12 @@ from typing import Annotated, Any
 import typer
 
 from carrara import cli
+from carrara.cli._echo import echo
 from carrara.cli._stdout import OutputError, exit_without_stdout, watch_stdout
 from carrara.core import __version__
 from carrara.core.errors import CarraraError
 from carrara.core.interrupts import InterruptibleCommand, stop_signal, watch_signals
+from carrara.core.printable import one_line
 
 ORDER = (
     "demo",
@@ -68,7 +70,7 @@ def carrara_command(
     - `carrara bench chroma-mfcc --suite pebble`: benchmark a representation
     """
     if version:
-        typer.echo(f"carrara {__version__}")
+        echo(f"carrara {__version__}")
         raise typer.Exit
     if debug:
         os.environ["CARRARA_DEBUG"] = "1"
@@ -88,11 +90,11 @@ def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
         except CarraraError as problem:
             if os.environ.get("CARRARA_DEBUG"):
                 raise
-            typer.echo(f"carrara {name}: {problem}", err=True)
+            echo(f"carrara {name}: {one_line(str(problem))}", err=True)
             raise typer.Exit(problem.exit_code) from None
         except KeyboardInterrupt:
             word = "interrupted" if stop_signal() == signal.SIGINT else "terminated"
-            typer.echo(f"carrara {name}: {word}; run the same command again to continue", err=True)
+            echo(f"carrara {name}: {word}; run the same command again to continue", err=True)
             raise typer.Exit(128 + stop_signal()) from None
         except OutputError as problem:
             exit_without_stdout(problem)
@@ -116,7 +118,7 @@ _register_commands()
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Show a warning as one line, without its source line."""
-    typer.echo(f"carrara: {message}", err=True)
+    echo(f"carrara: {one_line(str(message))}", err=True)
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from carrara.cli._echo import echo
+
 if TYPE_CHECKING:
     from carrara.core.errors import CarraraError
     from carrara.core.record import Record
@@ -154,7 +156,7 @@ def bench(
 
     def report_failure(task: Task, error: CarraraError) -> None:
         failures[task.name] = error
-        typer.echo(f"no record of {task.name}: {error}", err=True)
+        echo(f"no record of {task.name}: {error}", err=True)
 
     def report_record(record: Record, seconds: float) -> None:
         records.append(record)
@@ -198,7 +200,7 @@ def _ready_encoders(is_restricted: bool) -> list[str]:
             "give encoders, or only --suite or --tasks to measure every encoder that is ready on this machine"
         )
     ready = [name for name in REGISTRY.names() if check_availability(name).status == "ready"]
-    typer.echo(f"{len(ready)} encoders are ready: {', '.join(ready)}", err=True)
+    echo(f"{len(ready)} encoders are ready: {', '.join(ready)}", err=True)
     return ready
 
 
@@ -212,17 +214,17 @@ def _load_or_report(name: str, device: str, is_single: bool) -> Encoder | None:
     except CarraraError as error:
         if is_single:
             raise
-        typer.echo(f"no record of {name}: {error}", err=True)
+        echo(f"no record of {name}: {error}", err=True)
         return None
 
 
 def _print_record(record: Record, seconds: float, count: str, as_json: bool) -> None:
-    typer.echo(f"{record.encoder.name} on {record.task.name}: {seconds:.0f} s, record {count}", err=True)
+    echo(f"{record.encoder.name} on {record.task.name}: {seconds:.0f} s, record {count}", err=True)
     for corruption, scores in {} if as_json else {"": record.scores, **record.robustness}.items():
         text = "  ".join(
             f"{name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for name, score in scores.items()
         )
-        typer.echo("\t".join([record.encoder.name, record.task.name, *([corruption] if corruption else []), text]))
+        echo("\t".join([record.encoder.name, record.task.name, *([corruption] if corruption else []), text]))
     sys.stdout.flush()
 
 
@@ -231,7 +233,7 @@ def _print_summary(
 ) -> None:
     if as_json:
         values = [record.model_dump(mode="json", by_alias=True) for record in records]
-        typer.echo(json.dumps(values, ensure_ascii=False))
+        echo(json.dumps(values, ensure_ascii=False))
     summary = f"{len(records)} records in {output}"
     if records:
         summary += f"; `carrara leaderboard {output}` ranks them"
@@ -239,4 +241,4 @@ def _print_summary(
         summary += f"; no record of {', '.join(failures)} (-t {','.join(failures)} measures them alone)"
     if not_loaded:
         summary += f"; {', '.join(not_loaded)} did not load"
-    typer.echo(summary, err=True)
+    echo(summary, err=True)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from carrara.cli._echo import echo
+
 
 def cache(
     action: Annotated[
@@ -31,7 +33,7 @@ def cache(
     from carrara.features.cache import list_stores, other_bytes, remove_stores
 
     if action == "dir":
-        typer.echo(json.dumps({"dir": str(home())}) if as_json else str(home()))
+        echo(json.dumps({"dir": str(home())}) if as_json else str(home()))
         return
     stores = list_stores(encoder)
     size = sum(store.bytes for store in stores)
@@ -48,11 +50,11 @@ def cache(
                 }
                 for store in stores
             ]
-            typer.echo(json.dumps({"stores": rows, "index": others, "bytes": size + others}, ensure_ascii=False))
+            echo(json.dumps({"stores": rows, "index": others, "bytes": size + others}, ensure_ascii=False))
             return
         for store in stores:
-            typer.echo(f"{store.encoder}\t{store.items} items\t{_readable(store.bytes)}\t{store.folder}")
-        typer.echo(f"total\t{_readable(size + others)}")
+            echo(f"{store.encoder}\t{store.items} items\t{_readable(store.bytes)}\t{store.folder}")
+        echo(f"total\t{_readable(size + others)}")
         return
     if not yes:
         if not sys.stdin.isatty():
@@ -62,11 +64,11 @@ def cache(
     removed = len(stores) - len(report.in_use)
     if as_json:
         in_use = [str(store.folder) for store in report.in_use]
-        typer.echo(json.dumps({"removed": removed, "bytes": report.freed, "in_use": in_use}, ensure_ascii=False))
+        echo(json.dumps({"removed": removed, "bytes": report.freed, "in_use": in_use}, ensure_ascii=False))
     else:
-        typer.echo(f"{removed} stores removed, {_readable(report.freed)} freed")
+        echo(f"{removed} stores removed, {_readable(report.freed)} freed")
     for store in report.in_use:
-        typer.echo(f"{store.folder}: kept, another process has it open; clean again when that is done", err=True)
+        echo(f"{store.folder}: kept, another process has it open; clean again when that is done", err=True)
 
 
 def _readable(size: float) -> str:

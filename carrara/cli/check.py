@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carrara.cli._echo import echo
+
 if TYPE_CHECKING:
     from carrara.data._base import Dataset
 
@@ -32,13 +34,11 @@ def check(
     definition: Dataset = REGISTRY.get(dataset)
     report = definition.check(definition.root(data_dir))
     if as_json:
-        typer.echo(report.model_dump_json(indent=1))
+        echo(report.model_dump_json(indent=1))
     else:
-        typer.echo(
-            f"{dataset}: {report.found} clips found, {len(report.missing)} missing, {len(report.extra)} extra files"
-        )
+        echo(f"{dataset}: {report.found} clips found, {len(report.missing)} missing, {len(report.extra)} extra files")
         for scheme, counts in report.counts.items():
-            typer.echo(f"  {scheme}: " + ", ".join(f"{split} {count:,}" for split, count in counts.items()))
+            echo(f"  {scheme}: " + ", ".join(f"{split} {count:,}" for split, count in counts.items()))
         faults = {
             "missing": list(report.missing),
             "extra": list(report.extra),
@@ -50,11 +50,11 @@ def check(
         }
         for kind, lines in faults.items():
             for line in lines[:MAX_LINES]:
-                typer.echo(f"  {kind}: {line}")
+                echo(f"  {kind}: {line}")
             if len(lines) > MAX_LINES:
-                typer.echo(f"  {kind}: and {len(lines) - MAX_LINES} more (--json lists all)")
+                echo(f"  {kind}: and {len(lines) - MAX_LINES} more (--json lists all)")
         for comparability in report.comparability.values():
-            typer.echo(f"  scores on this copy: {comparability}")
-        typer.echo(f"  {'complete and correct' if report.ok else 'not as expected'}")
+            echo(f"  scores on this copy: {comparability}")
+        echo(f"  {'complete and correct' if report.ok else 'not as expected'}")
     if not report.ok:
         raise typer.Exit(1)

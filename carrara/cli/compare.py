@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from carrara.cli._echo import echo
+
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A system, named as `carrara leaderboard` names it.")],
@@ -33,6 +35,7 @@ def compare(
     from carrara.cli._outputs import check_ending
     from carrara.core.errors import UsageError
     from carrara.core.io import write_text
+    from carrara.core.printable import printable
     from carrara.core.record import read_records
 
     if output is not None:
@@ -54,7 +57,7 @@ def compare(
     else:
         text = frame_to_text(title, comparison_frame(comparison), notes)
     if output is None:
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
     else:
-        write_text(output, text)
-        typer.echo(f"wrote {output}", err=True)
+        write_text(output, printable(text))
+        echo(f"wrote {output}", err=True)

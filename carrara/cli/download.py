@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carrara.cli._echo import echo
+
 if TYPE_CHECKING:
     from carrara.data._base import Dataset
 
@@ -31,8 +33,8 @@ def download(
     definition: Dataset = REGISTRY.get(dataset)
     root = definition.root(data_dir) if size is None else definition.root_for_size(data_dir, size)
     steps = definition.download(root, size)
-    typer.echo(str(root))
+    echo(str(root))
     if steps:
-        typer.echo(f"{dataset}: {root} holds what could be downloaded. Steps left by hand:\n{steps}", err=True)
+        echo(f"{dataset}: {root} holds what could be downloaded. Steps left by hand:\n{steps}", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{dataset} is at {root}; `carrara check {dataset}` checks every file", err=True)
+    echo(f"{dataset} is at {root}; `carrara check {dataset}` checks every file", err=True)

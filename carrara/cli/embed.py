@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from carrara.cli._echo import echo
+
 if TYPE_CHECKING:
     from carrara.features.parquet import EmbedReport
 
@@ -131,17 +133,17 @@ def read_list(source: str | None) -> list[Path]:
         text = sys.stdin.read() if source == "-" else Path(source).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise UsageError(f"--files-from {source}: cannot be read ({problem})") from None
-    return [Path(line) for line in text.splitlines() if line.strip()]
+    return [Path(line) for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def _print_report(report: EmbedReport, output: Path, seconds: float, as_json: bool) -> None:
     for path, reason in report.failed.items():
         kept = "; its former rows are kept" if path in report.kept else ""
-        typer.echo(f"carrara embed: {reason}{kept}", err=True)
+        echo(f"carrara embed: {reason}{kept}", err=True)
     others = [path for path in report.kept if path not in report.failed]
     if others:
         count = f"{len(others)} recordings that were not named" if len(others) > 1 else others[0]
-        typer.echo(f"kept the rows of {count}; --overwrite drops them", err=True)
+        echo(f"kept the rows of {count}; --overwrite drops them", err=True)
     if as_json:
         summary = {
             "output": str(output) if report.rows else None,
@@ -154,8 +156,8 @@ def _print_report(report: EmbedReport, output: Path, seconds: float, as_json: bo
             "seconds": round(seconds, 3),
         }
         # A name that is not UTF-8 keeps its bytes as JSON's own escapes.
-        typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
+        echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     elif report.rows and str(output) != "-":
-        typer.echo(f"{output}\t{report.rows} rows of {report.recordings} files")
+        echo(f"{output}\t{report.rows} rows of {report.recordings} files")
     counts = f"{report.embedded} files embedded, {report.reused} reused, {len(report.failed)} failed"
-    typer.echo(f"{counts}, {seconds:.1f} s", err=True)
+    echo(f"{counts}, {seconds:.1f} s", err=True)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from carrara.cli._echo import echo
+
 
 def export(
     encoder: Annotated[str, typer.Argument(help="Registered name, folder or hub id.")],
@@ -36,7 +38,7 @@ def export(
     loaded = load(encoder)
     folder = export_encoder(loaded, target, output, source=encoder)
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "format": target, "weights_sha256": loaded.card.weights_sha256}))
+        echo(json.dumps({"folder": str(folder), "format": target, "weights_sha256": loaded.card.weights_sha256}))
         return
-    typer.echo(str(folder))
-    typer.echo(f"{loaded.card.name}: written for {target} and read back; the features are the same", err=True)
+    echo(str(folder))
+    echo(f"{loaded.card.name}: written for {target} and read back; the features are the same", err=True)

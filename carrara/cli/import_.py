@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from carrara.cli._echo import echo
+
 
 def import_(
     name: Annotated[str, typer.Argument(help="An encoder (`carrara ls encoders`), or a family for all its encoders.")],
@@ -44,16 +46,16 @@ def import_(
 
     result = import_official(name, file, output, interpolate)
     if as_json:
-        typer.echo(json.dumps({variant: str(folder) for variant, folder in result.folders.items()}))
+        echo(json.dumps({variant: str(folder) for variant, folder in result.folders.items()}))
     else:
         for variant, folder in result.folders.items():
-            typer.echo(f"{variant}\t{folder}")
+            echo(f"{variant}\t{folder}")
     for remark in result.remarks:
-        typer.echo(remark, err=True)
+        echo(remark, err=True)
     for problem in result.failures.values():
-        typer.echo(f"carrara import: {problem}", err=True)
+        echo(f"carrara import: {problem}", err=True)
     if result.failures:
         raise typer.Exit(1)
     if not as_json:
         names = ", ".join(result.folders)
-        typer.echo(f"{names}: checked and converted; the licence is in each folder's README.md", err=True)
+        echo(f"{names}: checked and converted; the licence is in each folder's README.md", err=True)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from carrara.cli._echo import echo
+from carrara.core.printable import printable
+
 if TYPE_CHECKING:
     from carrara.bench.leaderboard.ranking import Leaderboard
 
@@ -98,10 +101,10 @@ def leaderboard(
     else:
         text = _to_text(chosen, leaderboards)
     if output is None:
-        typer.echo(text, nl=False)
+        echo(text, nl=False)
     else:
-        write_text(output, text)
-        typer.echo(f"wrote {output}", err=True)
+        write_text(output, printable(text))
+        echo(f"wrote {output}", err=True)
 
 
 def _to_text(form: str, leaderboards: list[Leaderboard]) -> str:
@@ -125,4 +128,4 @@ def _draw(leaderboards: list[Leaderboard], output: Path | None) -> None:
         titles = "; ".join(each.title for each in leaderboards)
         raise UsageError(f"a picture shows one leaderboard, the records have {titles}; give --suite")
     draw_leaderboard(output, leaderboards[0])
-    typer.echo(f"wrote {output}", err=True)
+    echo(f"wrote {output}", err=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carrara.cli._echo import echo
 from carrara.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,14 +88,14 @@ def ls(
             "files": [each.summary for each in availability],
         }
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        echo(json.dumps(rows, ensure_ascii=False, indent=1))
         return
     width = output_width()
     for line in format_columns(list(zip(*columns.values(), [row["summary"] for row in rows])), width):
-        typer.echo(line)
+        echo(line)
     if kind in (None, "encoders"):
         note = (ENCODERS_NOTE + COMMERCIAL_NOTE * commercial) if kind else KINDS_NOTE
-        typer.echo(f"\n{wrap(note, width)}", err=True)
+        echo(f"\n{wrap(note, width)}", err=True)
 
 
 def _ready_names(kind: str) -> set[str]:
@@ -124,7 +125,7 @@ def _print_table(cards: list[Card], as_json: bool) -> None:
     if as_json:
         fields = {"name", "network", "parameters", "input", "frame_rate", "stride_seconds", "context_seconds"}
         fields |= {"training_hours", "pretraining_task", "license", "commercial_use"}
-        typer.echo(json.dumps([card.model_dump(mode="json", include=fields) for card in cards], indent=1))
+        echo(json.dumps([card.model_dump(mode="json", include=fields) for card in cards], indent=1))
         return
     head: tuple[str, ...] = (
         "encoder",
@@ -150,7 +151,7 @@ def _print_table(cards: list[Card], as_json: bool) -> None:
         blocks = [[(name, ""), *zip((f"  {title}" for title in head[1:]), cells)] for name, *cells in lines[1:]]
     for block in blocks:
         for line in format_columns(block, width):
-            typer.echo(line)
+            echo(line)
 
 
 def _seconds(value: float | None) -> str:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from carrara.cli._echo import echo
+
 TRAINING, PROBES, PLAN = "Training", "Probes during training", "Plan"
 
 Name = Annotated[str, typer.Argument(help="A recipe's name (`carrara ls recipes`).")]
@@ -137,7 +139,7 @@ def pretrain(
         from carrara.pretrain.dry_run import describe_plan, plan_run
 
         plan = plan_run(recipe, corpus or (), scale=scale, changes=assignments, device=device, gpu=gpu, gpus=gpus)
-        typer.echo(json.dumps(plan) if as_json else describe_plan(plan))
+        echo(json.dumps(plan) if as_json else describe_plan(plan))
         return
     if not corpus:
         raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
@@ -161,16 +163,16 @@ def pretrain(
             **options,
         )
     except KeyboardInterrupt:
-        typer.echo(f"carrara pretrain: stopped; continue {output} with the same command and --resume", err=True)
+        echo(f"carrara pretrain: stopped; continue {output} with the same command and --resume", err=True)
         raise typer.Exit(128 + stop_signal()) from None
     if os.environ.get("RANK", "0") != "0":  # torchrun starts several processes; the first prints
         return
     last = {"step": 0, **(read_metrics(folder / LOG_FILE) or [{}])[-1]}
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), **last}))
+        echo(json.dumps({"folder": str(folder), **last}))
         return
-    typer.echo(f"{folder}\tstep {last['step']}\tloss {last.get('loss', float('nan')):.4f}")
-    typer.echo(f"{_next_command(folder)}; the log is {folder / LOG_FILE}, its plot {folder / PLOT_FILE}", err=True)
+    echo(f"{folder}\tstep {last['step']}\tloss {last.get('loss', float('nan')):.4f}")
+    echo(f"{_next_command(folder)}; the log is {folder / LOG_FILE}, its plot {folder / PLOT_FILE}", err=True)
 
 
 def _next_command(folder: Path) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from carrara.cli._echo import echo
+
 
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder of an encoder, for example of a training run.")],
@@ -28,7 +30,7 @@ def push(
 
     address = push_encoder(folder, repository, private)
     if as_json:
-        typer.echo(json.dumps({"repository": repository, "commit": address}))
+        echo(json.dumps({"repository": repository, "commit": address}))
         return
-    typer.echo(address)
-    typer.echo(f'`carrara.load("{repository}")` loads it', err=True)
+    echo(address)
+    echo(f'`carrara.load("{repository}")` loads it', err=True)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from carrara.cli._echo import echo
+
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="A published table (`carrara ls reproductions`).")],
@@ -82,5 +84,5 @@ def reproduce(
     text = page_markdown(reproduction, plan, results, verdicts, shlex.join(["carrara", *sys.argv[1:]]))
     page = write_page(plan, reproduction, text, results)
     values = page_values(reproduction, plan, results, verdicts)
-    typer.echo(json.dumps(values, ensure_ascii=False, indent=1) if as_json else text)
-    typer.echo(f"wrote {page}", err=True)
+    echo(json.dumps(values, ensure_ascii=False, indent=1) if as_json else text)
+    echo(f"wrote {page}", err=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carrara.cli._echo import echo
+
 if TYPE_CHECKING:
     from carrara.core.registry import Entry
     from carrara.core.settings import Settings
@@ -43,11 +45,11 @@ def show(
     if clips:
         rows = _list_clips(entry.name, data_dir, split)
         if as_json:
-            typer.echo(json.dumps(rows, ensure_ascii=False, default=str))
+            echo(json.dumps(rows, ensure_ascii=False, default=str))
             return
         for row in rows:
             splits = " ".join(f"{scheme}={name}" for scheme, name in row["splits"].items())
-            typer.echo(f"{row['id']}\t{splits}\t{'' if row['present'] else 'missing'}")
+            echo(f"{row['id']}\t{splits}\t{'' if row['present'] else 'missing'}")
         return
     others = [each for each in KINDS if each != kind and entry.name in list_entries(each) and ":" not in name]
     entries = [(kind, entry), *((each, list_entries(each)[entry.name]) for each in others)]
@@ -55,10 +57,10 @@ def show(
         first, *rest = (
             {"name": each.name, "kind": kind, "text": each.text, **_describe(kind, each.name)} for kind, each in entries
         )
-        typer.echo(json.dumps(first | ({"others": rest} if rest else {}), ensure_ascii=False, indent=1))
+        echo(json.dumps(first | ({"others": rest} if rest else {}), ensure_ascii=False, indent=1))
         return
     for number, (kind, each) in enumerate(entries):
-        typer.echo(("\n" * (number > 0)) + _to_text(kind, each))
+        echo(("\n" * (number > 0)) + _to_text(kind, each))
 
 
 def _to_text(kind: str, entry: Entry) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carrara.cli._echo import echo
+
 if TYPE_CHECKING:
     from carrara.features.tags import TrackTags
 
@@ -93,7 +95,7 @@ def tag(
     _print_problems(failed, report.kept, output)
     if as_json:
         summary["recordings"] = [summaries[track.path] for track in own]
-        typer.echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
+        echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     else:
         for track in own:
             _print_track(track, summaries[track.path]["tags"], over_time)
@@ -121,16 +123,16 @@ def _write_folder(
 
 def _print_problems(failed: dict[str, str], kept: list[str], output: Path | None) -> None:
     for path, reason in failed.items():
-        typer.echo(f"carrara tag: {reason}{'; its former tags are kept' if path in kept else ''}", err=True)
+        echo(f"carrara tag: {reason}{'; its former tags are kept' if path in kept else ''}", err=True)
     if others := [path for path in kept if path not in failed]:
-        typer.echo(f"{output} also keeps {len(others)} earlier recordings that were not named", err=True)
+        echo(f"{output} also keeps {len(others)} earlier recordings that were not named", err=True)
 
 
 def _print_track(track: TrackTags, tags: list[dict[str, Any]], over_time: bool) -> None:
     for entry in tags:
         where = f"{entry['strongest_at']:.1f} s"
-        typer.echo(f"{track.path}\t{entry['tag']}\t{entry['probability']:.3f}\t{where}")
+        echo(f"{track.path}\t{entry['tag']}\t{entry['probability']:.3f}\t{where}")
     if over_time:
-        typer.echo("\t".join([track.path, "start", *(entry["tag"] for entry in tags)]))
+        echo("\t".join([track.path, "start", *(entry["tag"] for entry in tags)]))
         for start, probability_K in zip(track.start_W, track.probability_WK[:, track.top(len(tags))]):
-            typer.echo("\t".join([track.path, f"{start:.1f} s", *(f"{value:.3f}" for value in probability_K)]))
+            echo("\t".join([track.path, f"{start:.1f} s", *(f"{value:.3f}" for value in probability_K)]))

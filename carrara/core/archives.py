@@ -1,7 +1,8 @@
 """Unpack zip and tar archives below one folder; every member is checked before anything is written.
 
-Each member is written to `.<archive>.unpacking` and then renamed, and a file that exists with the right size is
-skipped, so a stopped unpacking continues. The disk is flushed once, at the end: flushing each file takes 2 ms where
+Each member is written to `.<archive>.unpacking` and then renamed, and a file that exists with the same content is
+skipped, so a stopped unpacking continues. An archive that would grow to more than a hundred times its size is refused.
+The disk is flushed once, at the end: flushing each file takes 2 ms where
 writing takes 0.1 ms (20 kB, ext4), and one archive of NSynth has 289,205 members.
 """
 
@@ -25,6 +26,7 @@ from carrara.core.progress import progress, track
 
 BLOCK_BYTES = 2**18
 TAR_BLOCK_BYTES = 512
+MAX_GROWTH, SMALL_BYTES = 100, 10**7  # an archive may always grow to 10 MB: texts of few words pack well
 FILE_TYPE_MASK, LINK_TYPE, PLAIN_TYPES = 0o170000, 0o120000, (0, 0o100000)
 
 
@@ -33,13 +35,15 @@ class _Member:
     name: str
     size: int
     open: Callable[[], IO[bytes] | None]
+    crc: int | None = None
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip or tar archive (also .gz, .bz2, .xz) below a folder.
 
     Raises:
-        DataError: it is not an archive or is cut short, or a member would leave the folder or is not a plain file.
+        DataError: it is not an archive or is cut short, a member would leave the folder or is not a plain file, or it
+            would grow too much.
         StoreError: a file cannot be written.
     """
     archive, folder = Path(archive), Path(folder)
@@ -74,8 +78,21 @@ def _read_errors(archive: Path) -> Iterator[None]:
         raise DataError(f"{archive}: cannot be unpacked ({reason}); remove it and download it again") from None
 
 
+def _check_growth(archive: Path, unpacked_bytes: int) -> None:
+    packed_bytes = archive.stat().st_size
+    limit = max(SMALL_BYTES, MAX_GROWTH * packed_bytes)
+    if unpacked_bytes > limit:
+        raise DataError(
+            f"{archive}: its {packed_bytes:,} bytes would grow to more than {limit:,}; "
+            "nothing was unpacked. If you trust it, unpack it by hand"
+        )
+
+
 def _zip_members(archive: Path, zipped: zipfile.ZipFile) -> Iterator[_Member]:
+    unpacked_bytes = 0
     for info in zipped.infolist():
+        unpacked_bytes += info.file_size
+        _check_growth(archive, unpacked_bytes)
         name = info.filename.replace("\\", "/")
         _check_name(archive, name)
         file_type = (info.external_attr >> 16) & FILE_TYPE_MASK
@@ -83,11 +100,15 @@ def _zip_members(archive: Path, zipped: zipfile.ZipFile) -> Iterator[_Member]:
             continue
         if file_type not in PLAIN_TYPES:
             raise _special_file(archive, name, is_link=file_type == LINK_TYPE)
-        yield _Member(name, info.file_size, partial(zipped.open, info))
+        yield _Member(name, info.file_size, partial(zipped.open, info), info.CRC)
 
 
 def _tar_members(archive: Path, tar: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
+    unpacked_bytes = 0
     for info in tar:
+        # Before the next header is searched behind this member, which unpacks it.
+        unpacked_bytes += max(info.size, 0)
+        _check_growth(archive, unpacked_bytes)
         _check_name(archive, info.name)
         if info.isfile():
             tarfile.data_filter(info, str(folder))
@@ -127,9 +148,10 @@ def _write_members(archive: Path, members: list[_Member], folder: Path) -> None:
         with progress(f"unpacking {archive.name}", sum(member.size for member in members)) as advance:
             for member in members:
                 target = folder / member.name
-                if not (target.is_file() and target.stat().st_size == member.size):
+                if not _is_unpacked(archive, member, target):
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    with tmp.open("wb") as file:
+                    tmp.unlink(missing_ok=True)  # never written through a link
+                    with tmp.open("xb") as file:
                         file.writelines(_read_blocks(archive, member))
                     tmp.replace(target)
                 advance(member.size)
@@ -140,6 +162,19 @@ def _write_members(archive: Path, members: list[_Member], folder: Path) -> None:
             tmp.unlink()
     if hasattr(os, "sync"):  # not on Windows
         os.sync()
+
+
+def _is_unpacked(archive: Path, member: _Member, target: Path) -> bool:
+    """Return whether a file has a member's content: by its checksum in a zip, else byte by byte."""
+    if not target.is_file() or target.stat().st_size != member.size:
+        return False
+    with target.open("rb") as file:
+        if member.crc is None:
+            return all(block == file.read(len(block)) for block in _read_blocks(archive, member))
+        crc = 0
+        while block := file.read(BLOCK_BYTES):
+            crc = zlib.crc32(block, crc)
+        return crc == member.crc
 
 
 def _read_blocks(archive: Path, member: _Member) -> Iterator[bytes]:

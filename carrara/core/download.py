@@ -6,19 +6,25 @@ the server's strong ETag or Last-Modified (RFC 9110 §13.1.5, §14); a file that
 cannot resume, starts over. A file with a known hash resumes without a version too, since the hash finds any mistake. A
 lost connection is retried after growing pauses, which start over whenever the part has grown. A second process that
 wants the same file waits for the first.
+
+A redirect is followed only to a public address, or within one server, and never from https to http. Symbolic links in
+the place of a part are refused.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from carrara.core.archives import unpack
 from carrara.core.errors import DataError, StoreError, UsageError
@@ -84,6 +90,9 @@ def download(remote: Remote, root: Path) -> Path:
             if not _is_current(remote, path, target):
                 if remote.unpack is None or not _matches_hash(remote, path):
                     part = path.with_name(f".{path.name}.part")
+                    for own in (part, _version_path(part)):
+                        if own.is_symlink():
+                            raise StoreError(f"{own}: is a symbolic link, which is not followed; remove it")
                     _retry(remote, part)
                     _check_content(remote, part)
                     part.replace(path)
@@ -207,9 +216,11 @@ def _append_range(remote: Remote, part: Path) -> None:
         if known_version:
             headers["If-Range"] = known_version
 
-    with part.open("ab") as file:
+    with open(part, "ab", opener=_open_no_link) as file:
 
         def continue_or_restart(response: Response, **_: Any) -> None:
+            if response.is_redirect:
+                _check_redirect(response.url, urljoin(response.url, response.headers["Location"]))
             if response.is_redirect or not response.ok:
                 return
             version = _version_of(response.headers)
@@ -257,6 +268,32 @@ def _append_range(remote: Remote, part: Path) -> None:
             raise _ConnectionLost(reason) from None
         file.flush()
         os.fsync(file.fileno())
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _check_redirect(origin: str, target: str) -> None:
+    """Refuse a redirect from https to anything else, or from one server to an address that is not public.
+
+    Raises:
+        _Refused: It is not followed.
+    """
+    before, after = urlsplit(origin), urlsplit(target)
+    if (before.scheme, before.hostname, before.port) == (after.scheme, after.hostname, after.port):
+        return
+    if after.scheme != "https" and (before.scheme == "https" or after.scheme != "http"):
+        raise _Refused(f"it redirects to {target}, which is not https")
+    try:
+        found = socket.getaddrinfo(after.hostname, None)
+    except OSError:
+        return  # only a proxy may know this name; without one the request fails by itself
+    for *_, address in found:
+        ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        if not ip.is_global or ip.is_multicast:
+            raise _Refused(f"it redirects to {target}, which is not a public address")
 
 
 def _version_of(headers: Mapping[str, str]) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
+from carrara.core.printable import one_line
+
 T = TypeVar("T")
 
 
@@ -27,6 +29,7 @@ def progress(title: str, total: float | None) -> Iterator[Callable[..., None]]:
         yield lambda amount=1, note="": None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -46,12 +49,12 @@ def progress(title: str, total: float | None) -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, note="")
+        task = bar.add_task(escape(one_line(title)), total=total, note="")
 
         def advance(amount: float = 1, note: str = "") -> None:
             bar.update(task, advance=amount)
             if note:
-                bar.update(task, note=note)
+                bar.update(task, note=escape(one_line(note)))
 
         yield advance
 

@@ -42,7 +42,7 @@ START, SET = "start of the segment (min.sec)", "Mediaeval 2013 set"
 SONG_COLUMNS = ("song_id", "Artist", "Song title", START, "Genre", SET)
 RATING_COLUMNS = ("song_id", "mean_arousal", "mean_valence")
 CURE = "run `carrara download emomusic`"
-HOST = "http://cvml.unige.ch/databases/emoMusic"
+HOST = "https://cvml.unige.ch/databases/emoMusic"
 
 
 class EmoMusic(Dataset):

@@ -39,7 +39,8 @@ FAMILIES = (
 SOURCES = ("acoustic", "electronic", "synthetic")
 PITCHES = tuple(str(number) for number in range(128))
 FOLDERS = (".", "nsynth-data", "NSynth/nsynth-data", "NSynth")
-HOST = "http://download.magenta.tensorflow.org/datasets/nsynth"
+# The bucket behind http://download.magenta.tensorflow.org, which has no certificate of its own.
+HOST = "https://storage.googleapis.com/download.magenta.tensorflow.org/datasets/nsynth"
 
 
 class NSynth(Dataset):

@@ -5,7 +5,9 @@ reads training checkpoints, which hold more than tensors. A file that is not wei
 short, a web page, a Git LFS pointer, a text, a program.
 
 Weight-normalised convolutions have three spellings (torch's old `weight_g` and `weight_v`, its new
-`parametrizations.weight.original0` and `1`, and folded to a plain `weight`); all three load.
+`parametrizations.weight.original0` and `1`, and folded to a plain `weight`); all three load. So do the `state_dict` of
+a checkpoint of Lightning or of a training script, and names with the prefixes of torch.compile and of
+DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from carrara.formats.magic import is_pickle, read_magic, wrap_errors
 
 NEW_GAIN, NEW_DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 OLD_GAIN, OLD_DIRECTION = ".weight_g", ".weight_v"
+COMPILED, PARALLEL, LIGHTNING = "_orig_mod.", "module.", "model."
 METADATA = {"format": "pt"}  # transformers 4 does not open a file without it
 
 
@@ -39,7 +42,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if not is_pickle(read_magic(path)):
         with wrap_errors(path, "safetensors"):
-            return load_file(path)
+            return strip_wrappers(load_file(path), str(path))
     with wrap_errors(path, "a torch file"):
         try:
             # Given a path, torch would take every .safetensors for that format.
@@ -49,11 +52,35 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             function = str(problem).replace("\n", " ").partition("GLOBAL ")[2].split(" ")[0]
             reason = f"would run code ({function})" if function else "holds more than tensors"
             raise WeightsError(
-                f"{path}: this pickle {reason}, so it was not opened; convert it to safetensors"
+                f"{path}: this pickle {reason}, so it was not opened; save its tensors alone (of a checkpoint its "
+                "state_dict), or convert them to safetensors"
             ) from None
+        wrapped = content.get("state_dict") if isinstance(content, Mapping) else None
+        if isinstance(wrapped, Mapping):
+            content = wrapped
         if not isinstance(content, Mapping) or not all(_is_plain(*entry) for entry in content.items()):
-            raise WeightsError(f"{path}: is not a plain dictionary of tensors; convert it to safetensors")
-        return dict(content)
+            raise WeightsError(
+                f"{path}: is not a plain dictionary of tensors, nor a checkpoint with one as its state_dict; "
+                "convert it to safetensors"
+            )
+        tensors = strip_wrappers(content, str(path))
+        if wrapped is not None and all(name.startswith(LIGHTNING) for name in tensors):
+            return {name.removeprefix(LIGHTNING): tensor for name, tensor in tensors.items()}
+        return tensors
+
+
+def strip_wrappers(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return tensors without what torch.compile and DistributedDataParallel put before their names.
+
+    Raises:
+        WeightsError: Two names become one.
+    """
+    stripped = {name.replace(COMPILED, ""): tensor for name, tensor in tensors.items()}
+    while stripped and all(name.startswith(PARALLEL) for name in stripped):
+        stripped = {name.removeprefix(PARALLEL): tensor for name, tensor in stripped.items()}
+    if len(stripped) < len(tensors):
+        raise WeightsError(f"{source}: has tensors with the prefix {COMPILED} and without it; save one of the two")
+    return stripped
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

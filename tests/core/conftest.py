@@ -20,7 +20,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def reset(self, body):
         """Serve `body` correctly, with an ETag and ranges."""
-        self.body, self.drops, self.requested, self.status = body, [], [], 200
+        self.body, self.drops, self.requested, self.status, self.redirect = body, [], [], 200, ""
         self.version = {"ETag": '"one"'}
         self.has_ranges, self.obeys_if_range, self.has_version_in_parts = True, True, True
         self.shift, self.resets_connection, self.stall = 0, False, False
@@ -39,6 +39,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.requested.append(requested)
         if server.status != 200:
             self.send_error(server.status)
+            return
+        if server.redirect and self.path == "/file.bin":
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         same = not version or not server.obeys_if_range or version in server.version.values()
         begin = int(requested[6:-1]) if requested and server.has_ranges and same else 0

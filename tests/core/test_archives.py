@@ -159,13 +159,39 @@ def test_backslashes_in_a_zip_separate_folders(tmp_path):
 
 
 @pytest.mark.parametrize("kind", PACKS)
-def test_existing_files_of_the_right_size_are_skipped(tmp_path, kind):
+def test_existing_files_are_kept_if_their_content_is_the_members(tmp_path, kind):
     (tmp_path / "archive").write_bytes(ARCHIVES[kind])
-    (tmp_path / "here/a").mkdir(parents=True)
-    (tmp_path / "here/a/one.bin").write_bytes(bytes(20_000))
+    (tmp_path / "here/a/b").mkdir(parents=True)
+    kept = tmp_path / "here/a/b/two é.bin"
+    kept.write_bytes(FILES["a/b/two é.bin"])
+    inode = kept.stat().st_ino
+    (tmp_path / "here/a/one.bin").write_bytes(FILES["a/one.bin"][:-1] + b"x")
     (tmp_path / "here/four.bin").write_bytes(bytes(19_999))
     unpack(tmp_path / "archive", tmp_path / "here")
-    assert files_below(tmp_path / "here") == {**FILES, "a/one.bin": bytes(20_000)}
+    assert files_below(tmp_path / "here") == FILES and kept.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
+def test_an_archive_that_would_grow_a_hundred_times_is_refused_before_anything_is_written(tmp_path, kind):
+    (tmp_path / "archive").write_bytes(PACKS[kind]({"good": b"1", "zeros": bytes(50_000_000)}))
+    with pytest.raises(DataError, match="would grow to more than 10,000,000; nothing was unpacked"):
+        unpack(tmp_path / "archive", tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+def test_many_members_that_grow_together_are_refused(tmp_path):
+    (tmp_path / "archive").write_bytes(zipped({f"{n}": bytes(2_000_000) for n in range(8)}))
+    with pytest.raises(DataError, match="would grow"):
+        unpack(tmp_path / "archive", tmp_path / "here")
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / "archive").write_bytes(ARCHIVES["zip"])
+    (tmp_path / "here").mkdir()
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "here/.archive.unpacking").symlink_to(tmp_path / "mine")
+    unpack(tmp_path / "archive", tmp_path / "here")
+    assert (tmp_path / "mine").read_bytes() == b"mine" and files_below(tmp_path / "here") == FILES
 
 
 def test_a_killed_unpacking_leaves_complete_members_and_continues(tmp_path):

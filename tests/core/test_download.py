@@ -245,10 +245,75 @@ def test_a_folder_that_cannot_be_created_is_named(server, tmp_path):
         download(Remote(server.url(), "taken/file.bin"), tmp_path)
 
 
-def test_a_full_disk_is_named(server, tmp_path):
-    (tmp_path / ".file.bin.part").symlink_to("/dev/full")
+def test_a_full_disk_is_named(server, tmp_path, monkeypatch):
+    opened = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *a, **b: opened("/dev/full" if ".part" in str(path) else path, *a, **b)
+    )
     with pytest.raises(StoreError, match=r"file\.bin: cannot be written \(No space left on device\)"):
         download(Remote(server.url(), "file.bin"), tmp_path)
+
+
+@pytest.mark.parametrize("name", [".file.bin.part", ".file.bin.part.version"])
+def test_a_link_in_the_place_of_a_part_is_refused(server, tmp_path, name):
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(StoreError, match="is a symbolic link, which is not followed; remove it"):
+        download(Remote(server.url(), "file.bin"), tmp_path)
+    assert (tmp_path / "mine").read_bytes() == b"mine" and not server.requested
+    (tmp_path / name).unlink()
+    assert download(Remote(server.url(), "file.bin"), tmp_path).read_bytes() == BODY
+
+
+PRIVATE = ["127.0.0.1:1", "localhost:1", "[::1]:1", "169.254.169.254", "10.0.0.1", "192.168.1.1", "0.0.0.0:1",
+           "2130706433", "[::ffff:127.0.0.1]", "[fe80::1]", "100.64.0.1", "224.0.0.1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_a_redirect_to_an_address_that_is_not_public_is_refused(server, tmp_path, host):
+    server.redirect = f"http://{host}/secret"
+    with pytest.raises(DataError, match="the host refuses it .it redirects to .*not a public address") as caught:
+        download(Remote(server.url(), "file.bin"), tmp_path)
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == [] and len(server.requested) == 1
+
+
+@pytest.mark.parametrize("target", ["ftp://example.org/x", "file:///etc/passwd"])
+def test_a_redirect_to_another_scheme_is_refused(server, tmp_path, target):
+    server.redirect = target
+    with pytest.raises(DataError, match="which is not https"):
+        download(Remote(server.url(), "file.bin"), tmp_path)
+
+
+def test_a_redirect_from_https_to_http_is_refused(server, tmp_path, monkeypatch):
+    import requests
+
+    # The connection is made by http: only the address that the answer states is https, as after a TLS handshake.
+    send = requests.adapters.HTTPAdapter.send
+
+    def send_as_https(adapter, request, **options):
+        address = request.url
+        request.url = address.replace("https://", "http://")
+        response = send(adapter, request, **options)
+        response.url = request.url = address
+        return response
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send_as_https)
+    server.redirect = "http://example.org/x"
+    with pytest.raises(DataError, match="redirects to http://example.org/x, which is not https"):
+        download(Remote(server.url().replace("http://", "https://"), "file.bin"), tmp_path)
+
+
+def test_a_redirect_within_one_server_is_followed(server, tmp_path):
+    server.redirect = "/elsewhere"
+    assert download(Remote(server.url(), "file.bin", SUM), tmp_path).read_bytes() == BODY
+    assert len(server.requested) == 2
+
+
+def test_no_dataset_is_downloaded_by_plain_http():
+    from carrara.data import REGISTRY
+
+    remotes = [remote for name in REGISTRY.names() for remote in REGISTRY.get(name).remotes]
+    assert remotes and all(remote.url.startswith("https://") for remote in remotes)
 
 
 def zipped(name):

@@ -1,9 +1,11 @@
 """Official folders, written by transformers itself with random weights: every layer equal, nothing run."""
 
+import argparse
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertForCTC, HubertModel
 
 from carrara.core.errors import UsageError, WeightsError
@@ -257,3 +259,55 @@ def test_only_the_whole_repository_on_the_hub_has_its_card(tmp_path, name, monke
     assert load(folder).card.license == "" and not load(folder).settings.standardise
     if "/" in name:
         assert load(name).card.license == "CC-BY-NC-4.0" and load(name).settings.standardise
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spelling", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "Lightning"])
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+def test_names_that_wrappers_have_changed_are_read(tmp_path, spelling, kind):
+    model = drawn(HubertModel(hubert()))
+    model.save_pretrained(tmp_path)
+    expected = load(tmp_path)(sound())
+    tensors = load_file(tmp_path / "model.safetensors")
+    if spelling == "Lightning" and kind == "safetensors":
+        pytest.skip("Lightning writes pickles")
+    (tmp_path / "model.safetensors").unlink()
+    prefix = "model." if spelling == "Lightning" else spelling
+    tensors = {prefix + name: tensor for name, tensor in tensors.items()}
+    if kind == "safetensors":
+        save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    elif spelling == "Lightning":
+        states = [{"state": {}, "param_groups": []}]
+        content = {"epoch": 3, "pytorch-lightning_version": "2.2.0", "state_dict": tensors, "optimizer_states": states}
+        torch.save({**content, "hyper_parameters": {"lr": 1e-3}}, tmp_path / "pytorch_model.bin")
+    else:
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+    assert torch.equal(load(tmp_path)(sound()), expected)
+
+
+@torch.no_grad()
+def test_pickled_shards_are_read_and_a_missing_one_is_named(tmp_path):
+    drawn(HubertModel(hubert())).save_pretrained(tmp_path)
+    expected = load(tmp_path)(sound())
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names, table = sorted(tensors), {}
+    for number, part in enumerate((names[:20], names[20:]), start=1):
+        file = f"pytorch_model-{number:05}-of-00002.bin"
+        torch.save({name: tensors[name] for name in part}, tmp_path / file)
+        table |= dict.fromkeys(part, file)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": table}))
+    assert torch.equal(load(tmp_path)(sound()), expected)
+    (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(WeightsError, match="pytorch_model-00002-of-00002.bin"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_whose_objects_are_not_read_says_what_to_save(tmp_path):
+    model = drawn(HubertModel(hubert()))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    content = {"state_dict": model.state_dict(), "args": argparse.Namespace(x=1)}
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin: this pickle .*save its tensors alone .*state_dict"):
+        load(tmp_path)

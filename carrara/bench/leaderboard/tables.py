@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from carrara.bench.leaderboard.notes import leaderboard_notes
 from carrara.bench.leaderboard.ranking import EXCEEDED, Interval, Leaderboard, to_interval
+from carrara.core.printable import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,8 +156,8 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) 
 
 def frame_to_text(title: str, frame: pd.DataFrame, notes: Iterable[str]) -> str:
     """Return a table of strings with its title and notes as plain text, each row on one line."""
-    lines = frame.to_string().splitlines()
-    return "\n".join([title, "", *(line.rstrip() for line in lines), "", *notes, ""])
+    lines = frame.rename(index=one_line, columns=one_line).map(one_line).to_string().split("\n")
+    return "\n".join([one_line(title), "", *(line.rstrip() for line in lines), "", *map(one_line, notes), ""])
 
 
 def print_frame(
@@ -177,16 +178,17 @@ def print_frame(
     if not (console.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
         console.file.write(frame_to_text(title, frame, notes))
         return
-    console.print(Text(title, style="bold"))
+    frame = frame.rename(index=one_line, columns=one_line).map(one_line)
+    console.print(Text(one_line(title), style="bold"))
     for block in split_columns(frame, console.width):
-        header, *lines = block.to_string().splitlines()
+        header, *lines = block.to_string().split("\n")
         console.print()
         console.print(Text(header.rstrip(), style="dim"), soft_wrap=True)
         for name, line in zip(block.index, lines):
             console.print(Text(line.rstrip(), style="bold" if name in bold_rows else ""), soft_wrap=True)
     console.print()
     for note in notes:
-        text = textwrap.fill(note, console.width, break_long_words=False, break_on_hyphens=False)
+        text = textwrap.fill(one_line(note), console.width, break_long_words=False, break_on_hyphens=False)
         console.print(Text(text, style="dim"), soft_wrap=True)
 
 
@@ -221,10 +223,11 @@ def frame_to_markdown(frame: pd.DataFrame) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
+    text = one_line(text)
     # Brackets stay: without a parenthesis after it a bracket is no link, and every interval has two.
     for mark in "\\`*_(<>|":
         text = text.replace(mark, f"\\{mark}")
-    return text.replace("\n", " ")
+    return text
 
 
 def to_latex(leaderboard: Leaderboard) -> str:
@@ -270,7 +273,7 @@ def to_html(leaderboard: Leaderboard, colours: Mapping[str, str]) -> str:
         return text
 
     def label(name: str) -> str:
-        text = html.escape(name)
+        text = html.escape(one_line(name))
         if name.startswith(("rank", "average", "category")):
             return f"<b>{text}</b>"
         return f'<span class="dot" style="background:{colours[name]}"></span>{text}' if name in colours else text

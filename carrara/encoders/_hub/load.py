@@ -33,7 +33,7 @@ from carrara.encoders._hubert.huggingface import load_hubert_folder
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
-HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model.bin", "README.md"]
+HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model*.bin", "README.md"]
 
 
 class _FolderConfig(Settings):

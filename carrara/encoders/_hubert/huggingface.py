@@ -41,7 +41,8 @@ NOT_NETWORK = re.compile(
     r"^(lm_head|classifier|projector|layer_weights|final_proj|label_embs_concat|quantizer|project_hid|project_q"
     r"|encoder_cqt_model|encoder_mel_model)\b"
 )
-PICKLE, SAFETENSORS, SHARDS = "pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"
+PICKLE, SAFETENSORS = "pytorch_model.bin", "model.safetensors"
+SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 MERT_RATE = 24_000
 FIELDS = {
@@ -207,11 +208,12 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     if (folder / SAFETENSORS).is_file():
         return read_tensors(folder / SAFETENSORS)
-    if (folder / SHARDS).is_file():
-        table = _read_json_file(folder / SHARDS).get("weight_map")
+    index = next((folder / name for name in SHARDS if (folder / name).is_file()), None)
+    if index is not None:
+        table = _read_json_file(index).get("weight_map")
         shards = table.values() if isinstance(table, dict) else ()
         if not shards or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
-            raise WeightsError(f"{folder / SHARDS}: names no shards beside it; fetch the folder again")
+            raise WeightsError(f"{index}: names no shards beside it; fetch the folder again")
         tensors: dict[str, Tensor] = {}
         for shard in sorted(set(shards)):
             for name, tensor in read_tensors(folder / shard).items():
