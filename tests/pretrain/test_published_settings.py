@@ -177,10 +177,10 @@ def test_batches_at_the_published_size_divide_over_ranks(ranks):
 
 def test_every_setting_of_masked_prediction_has_a_recipe_that_uses_it():
     """A setting that is the same in all recipes at all scales is an option without use, or a constant as published."""
-    infrastructure = ("seed", "fsdp", "timeout_seconds", "accumulation_steps", "loss_scale.", "recovery.")
+    infrastructure = ("seed", "fsdp", "compile", "timeout_seconds", "accumulation_steps", "loss_scale.", "recovery.")
     constants = {
-        "mixup.excerpts", "mixup.volume", "objective.temperature", "optimiser.betas", "optimiser.epsilon",
-        "optimiser.weight_decay",
+        "masking.noise_std", "mixup.excerpts", "mixup.volume", "objective.temperature", "optimiser.betas",
+        "optimiser.epsilon", "optimiser.weight_decay",
     }  # fmt: skip
     values = {}
     for name, scale in SCALED:
