@@ -192,6 +192,15 @@ def measure_adam(fairseq: Path) -> None:
                 print(f"Adam, gradients of {size:g}, after {step} steps: {error:.1e}")
 
 
+def measure_decay(fairseq: Path) -> None:
+    """Print the largest difference of the decays of data2vec's teacher, whose first update has number 1 in fairseq."""
+    published = load_definition(fairseq / "examples/data2vec/models/data2vec_audio.py", "get_annealed_rate")
+    teacher = TARGETS.get("teacher")
+    ours = teacher(teacher.settings_type(), FrameGrid(16_000, HOP, 200))
+    pairs = [(ours.decay_at(step), published(0.999, 0.9999, step + 1, 30_000)) for step in range(29_999)]
+    print(f"teacher's decay: largest difference {max(abs(a - b) for a, b in pairs):.1e}")
+
+
 def measure_mixup(mert: Path) -> None:
     """Print how often the released code mixes a crop at some values of its probability."""
     text = (mert / "mert_fairseq/models/mert/mert_model.py").read_text(encoding="utf-8")
@@ -216,6 +225,7 @@ def main() -> None:
     measure_cqt(given.mert)
     measure_schedules(given.fairseq)
     measure_adam(given.fairseq)
+    measure_decay(given.fairseq)
     measure_mixup(given.mert)
 
 
