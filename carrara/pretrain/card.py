@@ -15,6 +15,17 @@ from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_pr
 from carrara.pretrain.objectives._base import Objective
 
 
+def trained_card(objective: Objective, card: Card) -> Card:
+    """Return a card with what the run trains the encoder on; its hours are unknown if it starts from other weights."""
+    recipe, hours = objective.recipe, objective.corpus.seconds / 3600
+    facts = {
+        "training_hours": None if objective.initialization.record else (hours, hours),
+        "pretraining_task": recipe.pretraining_task,
+        "context_seconds": recipe.crop_seconds,
+    }
+    return card.model_copy(update=facts)
+
+
 def pretraining_card(objective: Objective, recipe: Any, folder: Path, step: int, seconds: float) -> str:
     """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads.
 

@@ -22,7 +22,7 @@ import torch
 from carrara.core.errors import UsageError
 from carrara.core.settings import replace
 from carrara.nn.device import pick_device
-from carrara.pretrain.card import identify_corpus
+from carrara.pretrain.card import identify_corpus, trained_card
 from carrara.pretrain.checkpoint import TRAINING, SavedState, holds_weights, load_checkpoint, restore_checkpoint
 from carrara.pretrain.distributed import Dist, apply_fsdp, init_dist, wrap_ddp
 from carrara.pretrain.division import available_memory, choose_accumulation_steps
@@ -144,6 +144,8 @@ def build_run(
         kind = next(objective for settings, objective in OBJECTIVES.items() if isinstance(recipe, settings))
         objective: Objective = kind(recipe, corpus, folder, start, dist)
         encoder = objective.encoder
+        if encoder:
+            encoder.card = trained_card(objective, encoder.card)
         if encoder and not getattr(objective.corpus, "dataset", ""):  # taggers name their dataset themselves
             trained_on = tuple(dict.fromkeys([*encoder.card.trained_on, *identify_corpus(corpus)]))
             encoder.card = encoder.card.model_copy(update={"trained_on": trained_on})

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -56,6 +57,15 @@ def test_a_run_ends_as_an_encoder_with_its_card(finished, micro):
     text = (finished / "README.md").read_text()
     assert "12 of 12 steps" in text
     assert json.loads((finished / "run.json").read_text())["corpus"]["identity"] in text
+
+
+def test_the_card_says_what_the_encoder_was_trained_on_and_to_do(finished, corpus, micro):
+    card = load(finished).card
+    readable = [soundfile.info(path).duration for path in sorted(corpus.rglob("*.flac"))]
+    assert card.training_hours == pytest.approx([sum(readable) / 3600] * 2, rel=1e-6)
+    assert card.pretraining_task == "masked prediction of log-mel, chroma, cqt"
+    assert card.context_seconds == micro.crop_seconds
+    assert card.input == "waveform" and card.network == "7 convolutions, 2 Transformer layers"
 
 
 def test_the_weights_are_the_trained_ones(finished):

@@ -230,6 +230,11 @@ class TrainingSettings(Settings):
     checkpoint_every: int = Field(default=100, ge=1)
     log_every: int = Field(default=10, ge=1)
 
+    @property
+    def pretraining_task(self) -> str:
+        """What the encoder is trained to do, for its card."""
+        return ""
+
     def num_micro_batches(self, world_size: int) -> int:
         """Return the micro-batches of a batch over so many ranks; with `auto`, before it is chosen, one a rank."""
         return max(1 if self.accumulation_steps == "auto" else self.accumulation_steps, world_size)
@@ -263,6 +268,11 @@ class Recipe(TrainingSettings):
     @classmethod
     def _fill_network(cls, values: Any) -> Any:
         return fill_network(values)
+
+    @property
+    def pretraining_task(self) -> str:
+        """Masked prediction of its targets; see the base class."""
+        return f"masked prediction of {', '.join(self.targets)}"
 
 
 @dataclass(frozen=True)

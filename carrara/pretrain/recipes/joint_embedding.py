@@ -125,6 +125,11 @@ class JointEmbeddingRecipe(TrainingSettings):
     def _fill_network(cls, values: Any) -> Any:
         return fill_network(values)
 
+    @property
+    def pretraining_task(self) -> str:
+        """See the base class."""
+        return "masked prediction of the features of its own moving average"
+
 
 def _recipe(ratio: float = 0.7, **changes: Any) -> JointEmbeddingRecipe:
     return JointEmbeddingRecipe.model_validate(

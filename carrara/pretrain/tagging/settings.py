@@ -148,6 +148,11 @@ class TaggingRecipe(TrainingSettings):
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=100, ge=1)
 
+    @property
+    def pretraining_task(self) -> str:
+        """See the base class."""
+        return "tagging of music"
+
     @model_validator(mode="before")
     @classmethod
     def _fill_network(cls, values: Any) -> Any:
