@@ -25,7 +25,7 @@ import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
 from carrara.audio._header import DecodingStopped, Header, UnreadableFile
-from carrara.audio._scan import has_unfinished_size, is_chained_ogg, scan_mpeg
+from carrara.audio._scan import has_unfinished_size, is_chained_ogg, is_joined_flac, scan_mpeg
 
 VERSION = ".".join(str(part) for part in av.library_versions["libavcodec"])
 TIMED = {"mov", "matroska", "asf"}  # containers whose header declares their length
@@ -61,6 +61,8 @@ def ffmpeg_header(path: Path) -> Header:
             seconds = container.duration / av.time_base
         if _is_format(container, {"ogg"}) and is_chained_ogg(path):
             seconds = None  # FFmpeg gives the length of one of the streams
+        if _is_format(container, {"flac"}) and is_joined_flac(path):
+            seconds = None
         frames = None if seconds is None else round(seconds * rate)
         return Header("av", rate, channels, frames, _is_format(container, TIMED))
 

@@ -1,8 +1,8 @@
-"""Read what a file's bytes hold where its header may be silent or wrong: MPEG frames, Ogg streams, the size of a WAV.
+"""Read what a file's bytes hold where its header is silent or wrong: MPEG and FLAC frames, Ogg streams, a WAV's size.
 
 libsndfile estimates the length of an MP3 whose header does not count its frames, and stops at the counted length where
-another MP3 was appended; it reads the first of several chained Ogg streams only; and it takes a WAV that was never
-finished (data size 0) to be empty. These functions find such files without decoding.
+another MP3 was appended; it reads the first of several chained Ogg streams or joined FLACs only; and it takes a WAV
+that was never finished (data size 0) to be empty. These functions find such files without decoding.
 """
 
 from __future__ import annotations
@@ -109,6 +109,57 @@ def is_chained_ogg(path: Path) -> bool:
             segments = data[offset + 26]
             offset += 27 + segments + sum(data[offset + 27 : offset + 27 + segments])
     return False
+
+
+def is_joined_flac(path: Path) -> bool:
+    """Return whether a FLAC file holds several FLACs one after the other."""
+    with _map(path) as data:
+        begin = _skip_id3(data, 0)
+        if data[begin : begin + 4] != b"fLaC":
+            return False
+        # Marker and header of the first block, which is the last one or not: eight bytes that sound hardly ever has.
+        return any(data.find(b"fLaC" + block, begin + 8) >= 0 for block in (b"\0\0\0\x22", b"\x80\0\0\x22"))
+
+
+def last_flac_sample(path: Path) -> int | None:
+    """Return the sample at which the last frame of a FLAC file ends, by the frame's header; None if there is none.
+
+    Where decoding stops before it, the file is damaged and not cut short.
+    """
+    with _map(path) as data:
+        begin = _skip_id3(data, 0)
+        if data[begin : begin + 4] != b"fLaC" or begin + 42 > len(data):
+            return None
+        block = int.from_bytes(data[begin + 8 : begin + 10], "big")
+        largest = int.from_bytes(data[begin + 15 : begin + 18], "big") or 2**20
+        offset = len(data)
+        while (offset := data.rfind(b"\xff", max(begin + 42, len(data) - 4 * largest), offset)) >= 0:
+            number = _flac_frame_number(data[offset : offset + 16])
+            if number is not None:
+                return number + block if data[offset + 1] & 1 else (number + 1) * block
+        return None
+
+
+def _flac_frame_number(head: bytes) -> int | None:
+    """Return the number of the frame, or of its first sample, in the header of a FLAC frame; None if it is none."""
+    if len(head) < 16 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
+        return None
+    ones = next((bit for bit in range(8) if not head[4] >> (7 - bit) & 1), 8)
+    if ones in {1, 8}:
+        return None
+    count = max(ones, 1)  # bytes of the number, coded as in UTF-8
+    number = head[4] & (0xFF >> (ones + 1))
+    for byte in head[5 : 4 + count]:
+        if byte & 0xC0 != 0x80:
+            return None
+        number = number << 6 | byte & 0x3F
+    end = 4 + count + {6: 1, 7: 2}.get(head[2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    checksum = 0
+    for byte in head[:end]:
+        checksum ^= byte
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x07 if checksum & 0x80 else 0)) & 0xFF
+    return number if checksum == head[end] else None
 
 
 def has_unfinished_size(path: Path) -> bool:

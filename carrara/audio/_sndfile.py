@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 
 from carrara.audio._header import SLACK_SECONDS, DecodingStopped, Header, UnreadableFile
-from carrara.audio._scan import has_unfinished_size, is_chained_ogg, scan_mpeg
+from carrara.audio._scan import has_unfinished_size, is_chained_ogg, is_joined_flac, scan_mpeg
 
 VERSION = soundfile.__libsndfile_version__
 BLOCK = 65_536
@@ -57,6 +57,8 @@ def sndfile_header(path: Path) -> Header:
             raise UnreadableFile("its header states no size")
         if file.format == "OGG" and is_chained_ogg(path):
             raise UnreadableFile("libsndfile reads the first of its streams only")
+        if file.format == "FLAC" and is_joined_flac(path):
+            raise UnreadableFile("libsndfile reads the first of several joined files only")
         if (corrected := _CORRECTED.search(file.extra_info)) and frames:
             declared, present = (int(group) for group in corrected.groups())
             if present < declared < UNSET_SIZE:

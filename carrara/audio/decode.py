@@ -34,12 +34,14 @@ from carrara.audio._header import (
     refuse_pipe,
     to_mono,
 )
+from carrara.audio._scan import last_flac_sample
 from carrara.audio.resample import RESAMPLER, resample, resample_blocks
 from carrara.core.errors import AudioError
 
 DECODERS = {"soundfile": f"libsndfile-{_sndfile.VERSION}", "av": f"libavcodec-{_ffmpeg.VERSION}"}
 BLOCK_READERS = {"soundfile": _sndfile.sndfile_blocks, "av": _ffmpeg.ffmpeg_blocks}
-VERSIONS = {**DECODERS, "resampler": RESAMPLER}
+DECODING = 2  # raised whenever this package decodes a file to other samples, so that features are extracted again
+VERSIONS = {**DECODERS, "resampler": RESAMPLER, "decoding": DECODING}
 MARGIN_SECONDS = 0.05  # longer than half of the resampler's filter at 8 kHz
 MAX_LOADED_SAMPLES = 2**32  # 24 hours at 48 kHz, 16 GiB
 CANCELLED = 1e-4  # power of the mean of the channels over their own, below which they cancel (-40 dB)
@@ -202,6 +204,9 @@ def _read_samples(
         slack = int(SLACK_SECONDS * rate)
         if declared is not None and first + got < declared - slack and (needed is None or got < needed - slack):
             reason = f" ({damage})" if damage else ""
+            if (last_flac_sample(path) or 0) >= declared - slack:
+                lengths = f"{(first + got) / rate:.2f} of {declared / rate:.2f} s decode"
+                raise AudioError(f"{path}: damaged: {lengths}{reason}, although its end is there")
             raise AudioError(f"{path}: cut short: {(first + got) / rate:.2f} of {declared / rate:.2f} s decode{reason}")
         if damage and declared is None:
             raise AudioError(f"{path}: damaged after {(first + got) / rate:.2f} s ({damage})")

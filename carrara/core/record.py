@@ -282,4 +282,6 @@ def read_records(results: Path) -> Iterator[Record]:
 
 
 def _plain(name: str) -> str:
-    return "".join(char if char.isalnum() or char in "-_.:" else "_" for char in name.replace("/", "__"))
+    """Return a name that every system takes for a folder: without the colon, which Windows forbids, or dots around."""
+    plain = "".join(char if char.isalnum() or char in "-_." else "_" for char in name.replace("/", "__"))
+    return plain.strip(".") or "_"

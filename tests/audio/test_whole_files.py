@@ -238,3 +238,34 @@ def test_codecs_in_which_libsndfile_cannot_seek(files, tmp_path, suffix, subtype
     assert np.abs(decoded_T[: rate // 2] - samples_TC[: rate // 2, 0]).mean() < tolerance / 3
     np.testing.assert_array_equal(load_audio(path, rate, 1.5, 0.7), decoded_T[int(1.5 * rate) :][: round(0.7 * rate)])
     np.testing.assert_array_equal(np.concatenate(list(iter_audio(path, rate, 0.5))), decoded_T)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("between", [b"", id3(b"\0a title", b"TIT2")])
+def test_joined_flacs_are_decoded_to_the_last(files, tmp_path, channels, between):
+    parts = [files.chirp(seconds, RATE, channels) for seconds in (2.0, 0.3, 1.5)]
+    for number, part_TC in enumerate(parts):
+        files.write_sndfile(tmp_path / f"{number}.flac", part_TC, RATE)
+    path = tmp_path / "all.flac"
+    path.write_bytes(between.join((tmp_path / f"{number}.flac").read_bytes() for number in range(3)))
+    truth_T = np.concatenate([soundfile.read(tmp_path / f"{number}.flac", always_2d=True)[0] for number in range(3)])
+    np.testing.assert_allclose(load_audio(path, RATE), truth_T.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        load_audio(path, RATE, 2.1, 1.0), truth_T.mean(axis=1)[round(2.1 * RATE) :][:RATE], atol=1e-6
+    )
+    probe_audio(path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("tag", [b"", id3(b"\0a title", b"TIT2")])
+def test_a_damaged_flac_and_one_that_is_cut_short_are_told_apart(files, tmp_path, seed, tag):
+    rng = np.random.default_rng(seed)
+    noise_TC = rng.uniform(-0.3, 0.3, (8 * RATE, 2))
+    whole = files.write_sndfile(tmp_path / "a.flac", noise_TC, RATE).read_bytes()
+    damaged, cut, middle = tmp_path / "damaged.flac", tmp_path / "cut.flac", round(rng.uniform(0.2, 0.8) * len(whole))
+    damaged.write_bytes(tag + whole[:middle] + rng.bytes(300) + whole[middle + 300 :])
+    cut.write_bytes(tag + whole[:middle])
+    with pytest.raises(AudioError, match=r"damaged: \d\.\d\d of 8\.00 s decode .*although its end is there"):
+        load_audio(damaged, RATE)
+    with pytest.raises(AudioError, match=r"cut short: \d\.\d\d of 8\.00 s decode"):
+        load_audio(cut, RATE)

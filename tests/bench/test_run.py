@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +16,8 @@ from carrara.bench.predictions import predictions_path
 from carrara.bench.task_types.multilabel import TASK_TYPE as MULTILABEL
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
-from carrara.core.record import read_record
+from carrara.core.io import sweep_drafts
+from carrara.core.record import read_record, read_records
 
 SPLIT_SIZES = {"train": 24, "valid": 12, "test": 18}
 
@@ -151,3 +155,36 @@ def test_a_tag_that_no_test_clip_varies_in_is_named(measure, tags):
     with pytest.warns(UserWarning, match="1 of 5 tags .* 18 scored clips .*: never"):
         measure(rare)
     assert MULTILABEL.unscored_tags(rare, [np.zeros(5)] * 2) == list(rare.labels)
+
+
+def test_killed_at_any_rename_of_a_record_nothing_half_is_read_and_it_is_measured_again(
+    measure, task, tmp_path, monkeypatch
+):
+    results, kills, replace = tmp_path / "results", tmp_path / "kills", os.replace
+
+    def copied(source, target):
+        # What SIGKILL leaves is what is on the disk.
+        shutil.copytree(results, kills / f"{len(list(kills.iterdir()))}")
+        replace(source, target)
+
+    for folder in (results, kills):
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", copied)
+        truth = measure(task())[0]
+    assert any(path.suffix == ".parquet" for path in kills.rglob("*")), "killed between predictions and record"
+    for kill in sorted(kills.iterdir()):
+        shutil.rmtree(results)
+        shutil.copytree(kill, results)
+        assert list(read_records(results)) == []
+        assert measure(task())[0].scores == truth.scores
+        sweep_drafts(results, recursive=True)
+        files = {path for path in results.rglob("*") if path.is_file()}
+        assert files == {truth.path(results), predictions_path(truth, results)}
+
+
+def test_two_at_once_on_one_folder_write_one_record(measure, task):
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: measure(task())[0], range(2))
+    assert first.scores == second.scores
+    assert measure(task())[0].run.date in (first.run.date, second.run.date)

@@ -1,7 +1,9 @@
 """`carrara import`, `carrara export`, and what `ls` and `show` print of encoders that are not on this machine."""
 
 import json
+import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from carrara.cli._main import app
 from carrara.core.errors import DataError
+from carrara.core.io import DRAFT_PREFIX
 from carrara.encoders import maest, mert
 from carrara.encoders._hub.load import build_encoder, load
 from carrara.formats.weights import save_tensors
@@ -140,3 +143,26 @@ def test_an_output_that_is_a_file_is_refused(file, tmp_path, output):
     done = carrara("import", "mert-tiny", "--file", file, "-o", tmp_path / output)
     assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "afile" in done.stderr
     assert isinstance(done.exception, SystemExit) and (tmp_path / "afile").read_text() == "mine"
+
+
+def test_killed_at_any_rename_of_an_import_it_is_not_ready_and_imports_again(file, tmp_path, monkeypatch):
+    home, kills, replace = tmp_path / "home", tmp_path / "kills", os.replace
+
+    def copied(source, target):
+        # What SIGKILL leaves is what is on the disk.
+        shutil.copytree(home, kills / str(len(list(kills.iterdir()))))
+        replace(source, target)
+
+    kills.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", copied)
+        assert carrara("import", "mert-tiny", "--file", file).exit_code == 0
+    truth = load("mert-tiny").state_dict()
+    assert len(list(kills.iterdir())) > 2
+    for kill in kills.iterdir():
+        monkeypatch.setenv("CARRARA_HOME", str(kill))
+        assert row("mert-tiny")["status"] != "ready"
+        assert carrara("import", "mert-tiny", "--file", file).exit_code == 0
+        again = load("mert-tiny").state_dict()
+        assert all(torch.equal(again[name], truth[name]) for name in truth)
+        assert not list(kill.rglob(f"{DRAFT_PREFIX}*"))

@@ -1,6 +1,7 @@
 """Records are identified by their path and refused when they are damaged or of another schema."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     )
     assert (
         path.relative_to(tmp_path).as_posix()
-        == "org__some_encoder:random/0123456789ab/constrained/pebble__emotion@2.json"
+        == "org__some_encoder_random/0123456789ab/constrained/pebble__emotion@2.json"
     )
     assert read_record(path) == record
     assert list(read_records(tmp_path)) == [record]
@@ -65,3 +66,11 @@ def test_another_schema_is_refused(tmp_path, schema, cure):
 def test_a_missing_folder_is_refused_with_the_command_that_creates_one(tmp_path):
     with pytest.raises(StoreError, match="carrara bench"):
         list(read_records(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("name", ["mert:random", "a/b:random-5", "..", "a.", 'q"<>|?*\\', "é🎵"])
+def test_folders_of_records_have_names_that_windows_takes(name):
+    path = record_path(Path("results"), name, "0" * 64, "constrained", name, 1)
+    assert len(path.parts) == 5
+    for part in path.parts:
+        assert not set(part) & set('<>:"|?*\\/') and not part.endswith((".", " "))
