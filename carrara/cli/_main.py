@@ -15,6 +15,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ import typer
 from carrara import cli
 from carrara.cli._echo import echo
 from carrara.cli._stdout import OutputError, exit_without_stdout, watch_stdout
+from carrara.cli._streams import command_streams, set_verbosity
 from carrara.core import __version__
 from carrara.core.errors import CarraraError
 from carrara.core.interrupts import InterruptibleCommand, stop_signal, watch_signals
@@ -48,7 +50,6 @@ ORDER = (
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -62,12 +63,21 @@ def carrara_command(
     progress: Annotated[
         bool | None, typer.Option("--progress/--no-progress", help="Progress bars; by default on a terminal only.")
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and the final error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show what libraries log.")] = False,
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", help="Also append what is said on standard error to this file.")
+    ] = None,
 ) -> None:
     """Pre-train, extract, benchmark and show music-audio representations.
 
     - `carrara demo`: from nothing to a leaderboard in minutes, without downloads
     - `carrara embed ~/Music -e chroma-mfcc -o music.parquet`: features of your own audio
     - `carrara bench chroma-mfcc --suite pebble`: benchmark a representation
+
+    Environment: CARRARA_DATA (datasets, ~/mir_datasets), CARRARA_HOME (features and imported encoders,
+    ~/.cache/carrara), CARRARA_PROGRESS (0 or 1), CARRARA_DEBUG=1 (tracebacks), HF_HOME and HF_HUB_OFFLINE (the hub),
+    NO_COLOR, COLUMNS. `carrara --install-completion` completes commands and options in your shell.
     """
     if version:
         echo(f"carrara {__version__}")
@@ -76,6 +86,7 @@ def carrara_command(
         os.environ["CARRARA_DEBUG"] = "1"
     if progress is not None:
         os.environ["CARRARA_PROGRESS"] = "1" if progress else "0"
+    set_verbosity(quiet, verbose, log_file)
 
 
 def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -85,7 +96,7 @@ def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         try:
-            with InterruptibleCommand():
+            with command_streams(), InterruptibleCommand():
                 command(*arguments, **options)
         except CarraraError as problem:
             if os.environ.get("CARRARA_DEBUG"):

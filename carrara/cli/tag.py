@@ -56,9 +56,9 @@ def tag(
     - `carrara tag song.mp3 -e musicnn-msd --window 10`
     - `carrara tag song.mp3 -e my-maest --labels labels.json --json`
 
-    Prints a line for each recording and tag: path, tag, mean probability, time of its highest probability. The output
-    folder holds tags.csv, tags.json, a picture of each recording, and probabilities.parquet: every tag in every window,
-    in the order of `labels` in tags.json. The same command run again continues and embeds only new recordings.
+    Prints a header and tab-separated lines, one for each recording and tag; its highest probability is at the time
+    given in seconds. The output folder holds tags.csv, tags.json, a picture of each recording, and probabilities.parquet:
+    every tag in every window. The same command run again continues and embeds only new recordings.
     """
     from carrara.audio.files import check_paths, list_audio_files
     from carrara.core.io import draft_folder
@@ -97,6 +97,8 @@ def tag(
         summary["recordings"] = [summaries[track.path] for track in own]
         echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     else:
+        if own:
+            echo("path\ttag\tprobability\tstrongest_at_seconds")
         for track in own:
             _print_track(track, summaries[track.path]["tags"], over_time)
     if failed:
@@ -130,9 +132,8 @@ def _print_problems(failed: dict[str, str], kept: list[str], output: Path | None
 
 def _print_track(track: TrackTags, tags: list[dict[str, Any]], over_time: bool) -> None:
     for entry in tags:
-        where = f"{entry['strongest_at']:.1f} s"
-        echo(f"{track.path}\t{entry['tag']}\t{entry['probability']:.3f}\t{where}")
+        echo(f"{track.path}\t{entry['tag']}\t{entry['probability']:.3f}\t{entry['strongest_at']:.1f}")
     if over_time:
-        echo("\t".join([track.path, "start", *(entry["tag"] for entry in tags)]))
+        echo("\t".join([track.path, "start_seconds", *(entry["tag"] for entry in tags)]))
         for start, probability_K in zip(track.start_W, track.probability_WK[:, track.top(len(tags))]):
-            echo("\t".join([track.path, f"{start:.1f} s", *(f"{value:.3f}" for value in probability_K)]))
+            echo("\t".join([track.path, f"{start:.1f}", *(f"{value:.3f}" for value in probability_K)]))

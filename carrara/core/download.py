@@ -30,7 +30,7 @@ from carrara.core.archives import unpack
 from carrara.core.errors import DataError, StoreError, UsageError
 from carrara.core.hashing import sha256_of_file
 from carrara.core.io import atomic_write, file_lock, write_text
-from carrara.core.progress import is_progress_shown, progress, track
+from carrara.core.progress import has_bars, progress, track
 
 if TYPE_CHECKING:
     from requests import Response
@@ -236,10 +236,10 @@ def _append_range(remote: Remote, part: Path) -> None:
             # Written only now, when no byte of another version is left.
             _version_path(part).write_text(version, encoding="latin-1")
 
-        if is_progress_shown():
+        if has_bars():
             print(f"downloading {part.name[1:-5]}", file=sys.stderr)
         transfer = pooch.HTTPDownloader(
-            progressbar=is_progress_shown(),
+            progressbar=has_bars(),
             chunk_size=CHUNK_BYTES,
             headers=headers,
             timeout=TIMEOUT_SECONDS,

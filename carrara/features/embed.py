@@ -167,13 +167,14 @@ def embed_files(
     config: EmbedConfig,
     device: str = "cpu",
     batch_size: int | None = None,
-    advance: Callable[[float], None] = lambda seconds: None,
+    advance: Callable[..., None] = lambda seconds, note="": None,
 ) -> Generator[EmbedChunk, None, None]:
     """Yield the table in chunks, file after file in order; each file ends with a chunk without a table.
 
     Args:
         encoder, files, config, device, batch_size: As of `carrara.features.parquet.write_embeddings`.
-        advance: Called with the seconds of audio of each encoded window.
+        advance: Called with the seconds of audio of each encoded window, and at the end of a file with how many are
+            done.
 
     Raises:
         UsageError: The encoder has no such layer or no frames, or the windows do not suit it.
@@ -199,6 +200,7 @@ def embed_files(
                     else:
                         values = [rows[layer] for layer in layers]
                     yield EmbedChunk(path, _to_table(str(path), start_R, duration_R, layers, values, schema))
+                advance(0, f"{index + 1:,} of {len(files):,} files")
                 yield EmbedChunk(path, None)
             except AudioError as problem:
                 yield EmbedChunk(path, None, str(problem))

@@ -126,7 +126,7 @@ def write_embeddings(
                     hashes[str(path)] = digest
             new = [Path(path) for path, digest in hashes.items() if (path, digest) not in stored]
             with (
-                progress("embedding (seconds of audio)", _total_seconds(new)) as advance,
+                progress("embedding", _total_seconds(new), of_audio=True) as advance,
                 closing(embed_files(encoder, new, config, device, batch_size, advance)) as chunks,
             ):
                 problems = _write_parts(folder, schema, chunks, hashes, part_rows)

@@ -64,12 +64,13 @@ def test_output_is_what_the_encoder_predicts(tmp_path, folder, music):
     best = np.argsort(-mean)[:2]
     result = run("tag", music, "-e", folder, "--top", 2, "-o", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
-    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    header, *lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert header == ["path", "tag", "probability", "strongest_at_seconds"]
     assert len(lines) == 4
     for line, tag in zip(lines, best):
         assert line[:2] == [str(music / "a.wav"), LABELS[tag]]
         assert float(line[2]) == pytest.approx(mean[tag], abs=6e-4)
-        assert float(line[3].removesuffix(" s")) == starts[windows[:, tag].argmax()]
+        assert float(line[3]) == starts[windows[:, tag].argmax()]
     table = pq.read_table(tmp_path / "out" / "probabilities.parquet")
     np.testing.assert_allclose(np.stack(table["embedding"].to_numpy())[:3], windows, atol=1e-5)
     summary = json.loads((tmp_path / "out" / "tags.json").read_text())
@@ -220,13 +221,13 @@ def test_over_time_prints_a_line_for_each_window(tmp_path, folder, music):
             [encoder.predict_tags(samples[:, start : start + 5 * RATE]) for start in (0, 5 * RATE, 10 * RATE)]
         )
     best = np.argsort(-np.average(windows.numpy(), axis=0, weights=[5, 5, 2]))[:3]
-    plain = run("tag", music, "-e", folder, "--top", 3).stdout.splitlines()
-    lines = run("tag", music, "-e", folder, "--top", 3, "--over-time").stdout.splitlines()
+    plain = run("tag", music, "-e", folder, "--top", 3).stdout.splitlines()[1:]
+    lines = run("tag", music, "-e", folder, "--top", 3, "--over-time").stdout.splitlines()[1:]
     assert lines[:3] == plain[:3]
     assert lines[7:10] == plain[3:]
-    assert lines[3].split("\t") == [str(path), "start", *(LABELS[tag] for tag in best)]
+    assert lines[3].split("\t") == [str(path), "start_seconds", *(LABELS[tag] for tag in best)]
     for line, start, probability_K in zip(lines[4:7], (0, 5, 10), windows):
-        assert line.split("\t")[:2] == [str(path), f"{start}.0 s"]
+        assert line.split("\t")[:2] == [str(path), f"{start}.0"]
         printed = [float(value) for value in line.split("\t")[2:]]
         np.testing.assert_allclose(printed, probability_K[best], atol=6e-4)
     assert len(lines) == 3 + 4 + 3 + 2
