@@ -57,8 +57,8 @@ def tag(
     - `carrara tag song.mp3 -e my-maest --labels labels.json --json`
 
     Prints a header and tab-separated lines, one for each recording and tag; its highest probability is at the time
-    given in seconds. The output folder holds tags.csv, tags.json, a picture of each recording, and probabilities.parquet:
-    every tag in every window. The same command run again continues and embeds only new recordings.
+    given in seconds. The output folder holds tags.csv, tags.json, a picture of each recording, and
+    probabilities.parquet: every tag in every window. The same command run again embeds only new recordings.
     """
     from carrara.audio.files import check_paths, list_audio_files
     from carrara.core.io import draft_folder
