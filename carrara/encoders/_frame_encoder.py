@@ -11,6 +11,7 @@ Letters: B batch, T samples, F frames, L layers counted with layer 0, D dim, C c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,10 @@ class FrameEncoder(Encoder, ABC):
     def project(self, features_BFC: Tensor) -> Tensor:
         """Return the input of the stack, `[batch, frames, dim]`, from the front end's output; by default it is that."""
         return features_BFC
+
+    def input_statistics(self, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Return buffers by name that a new network takes from its corpus, from crops `[B, T]`; by default none."""
+        return {}
 
     def run_stack(self, x_BFD: Tensor, valid_BF: Tensor | None) -> list[Tensor]:
         """Return every layer's output; frames where `valid_BF` is false are not a clip's own."""

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,6 +11,8 @@ import carrara
 from carrara.core.errors import UsageError
 from carrara.core.settings import parse_settings, replace
 from carrara.encoders._hub.load import build_encoder
+from carrara.pretrain.corpus.build import build_corpus
+from carrara.pretrain.corpus.stream import CropStream
 from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.recipes._base import Recipe, resolve
 from carrara.pretrain.run import pretrain
@@ -56,6 +59,24 @@ def test_a_conformer_trains_and_its_folder_loads(run):
     assert {name.split(".")[0] for name in moved} >= {"conformer", "masked_spec_embed"}
     line = read_metrics(folder / "metrics.jsonl")[-1]
     assert line["attention_logit"] > 0 and line["rank/cnn"] > 1 and line["accuracy/codes"] >= 0
+
+
+@pytest.mark.slow
+def test_the_input_is_standardised_over_the_first_crops(run, corpus):
+    settings, folder = run
+    encoder = carrara.load(folder)
+    stream = CropStream(build_corpus([corpus], 24_000, 24_000), 24_000, 960, 2, settings.seed)
+    crops = torch.cat([batch.samples_BT for batch in stream.iter_batches(0, 128)])
+    assert len(crops) == 256
+    decibels = encoder.mel(crops).double().numpy()
+    if settings.encoder == "musicfm-tiny":
+        np.testing.assert_allclose(encoder.mel_mean, decibels.mean(), rtol=1e-5)
+        np.testing.assert_allclose(encoder.mel_deviation, decibels.std(), rtol=1e-5)
+    else:
+        np.testing.assert_allclose(encoder.mel_mean, decibels.mean((0, 1)), rtol=1e-4)
+        np.testing.assert_allclose(encoder.mel_std, np.maximum(decibels.std((0, 1)), 1), rtol=1e-4)
+    values = encoder.spectrogram(crops)
+    assert abs(float(values.mean())) < 0.01 and float(values.std()) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.slow

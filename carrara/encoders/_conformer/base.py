@@ -23,6 +23,8 @@ from carrara.nn.transformer.conformer import Conformer, ConformerShape
 
 # Decibels of the Million Song Dataset's mel bands, as the authors of MusicFM and MuQ have them.
 MSD_MEAN, MSD_STD = 6.768444971712967, 18.417922652295623
+# In decibels, the smallest measured deviation: a band that is silent in the corpus would be amplified without end.
+MIN_MEASURED_STD = 1.0
 
 
 class StackSettings(Settings):

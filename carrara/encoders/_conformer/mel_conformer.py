@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from carrara.core.errors import UsageError
 from carrara.core.settings import parse_settings
 from carrara.encoders._base import WEIGHT_FACTS, Card
-from carrara.encoders._conformer.base import MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
+from carrara.encoders._conformer.base import MIN_MEASURED_STD, MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
 from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.conv.convnext import ConvNextShape, ConvNextSubsampling
+from carrara.nn.spectral.cqt_target import compute_bin_statistics
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 from carrara.nn.transformer.conformer import ROTARY_BASE, ConformerShape
@@ -177,6 +178,11 @@ class MelConformerEncoder(MelFrameEncoder):
     def num_frames(self, samples: int) -> int:
         """Return the number of frames: one for each whole 960 samples as published (at least 1)."""
         return max(self.settings.convnext_shape.num_frames(self.framing.num_frames(samples)), 1)
+
+    def input_statistics(self, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Return mean and standard deviation of each band's decibels, from crops `[B, T]`."""
+        statistics = compute_bin_statistics(self.mel(samples_BT) for samples_BT in batches)
+        return {"mel_mean": statistics.mean_M, "mel_std": statistics.std_M.clamp(min=MIN_MEASURED_STD)}
 
     def spectrogram(self, samples_BT: Tensor) -> Tensor:
         """Return the normalized spectrogram, `[batch, frames, bands]`, of at least what gives one output frame."""

@@ -17,7 +17,7 @@ dimension.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,9 +26,10 @@ from torch import Tensor
 
 from carrara.core.errors import WeightsError
 from carrara.encoders._base import Card
-from carrara.encoders._conformer.base import MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
+from carrara.encoders._conformer.base import MIN_MEASURED_STD, MSD_MEAN, MSD_STD, MelFrameEncoder, StackSettings
 from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.conv.subsampling import STRIDE, ConvSubsampling, num_subsampled_frames
+from carrara.nn.spectral.cqt_target import compute_bin_statistics
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 from carrara.nn.transformer.conformer import rotary_frequencies
@@ -99,6 +100,11 @@ class ConformerEncoder(MelFrameEncoder):
     def num_frames(self, samples: int) -> int:
         """Return the number of frames: one for each started 960 samples, of whole hops (at least 1)."""
         return num_subsampled_frames(FRAMING.num_frames(samples))
+
+    def input_statistics(self, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Return one mean and one standard deviation of all decibels, from crops `[B, T]`."""
+        statistics = compute_bin_statistics(self.mel(samples_BT).unsqueeze(-1) for samples_BT in batches)
+        return {"mel_mean": statistics.mean_M[0], "mel_deviation": statistics.std_M[0].clamp(min=MIN_MEASURED_STD)}
 
     def spectrogram(self, samples_BT: Tensor) -> Tensor:
         """Return the normalized spectrogram, the convolutions' input, `[batch, frames, bands]`."""

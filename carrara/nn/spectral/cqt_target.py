@@ -45,7 +45,7 @@ def compute_bin_statistics(magnitudes: Iterable[Tensor]) -> CqtStatistics:
         total = total + frames_NM.sum(dim=0)
         squares = squares + frames_NM.square().sum(dim=0)
     if not count:
-        raise DataError("the CQT's statistics need at least one frame; give a corpus that is not silent")
+        raise DataError("statistics of a spectrum need at least one frame; give a corpus with readable audio in it")
     mean_M = total / count
     return CqtStatistics(mean_M.float(), (squares / count - mean_M.square()).clamp(min=0).sqrt().float())
 

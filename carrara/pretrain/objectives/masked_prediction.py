@@ -8,6 +8,7 @@ Letters: B batch, T samples, F frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +23,7 @@ from carrara.encoders._base import untrained_card
 from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.encoders._hub.load import build_encoder, save_pretrained
 from carrara.pretrain.card import pretraining_card
+from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.label_store import LabelStore, open_label_stores, read_batch_labels
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
@@ -41,7 +43,7 @@ from carrara.pretrain.recipes._base import Recipe
 from carrara.pretrain.targets._base import Target
 
 LABELS = "labels"
-CHECKED_CROPS = 8
+CHECKED_CROPS, STATISTICS_CROPS = 8, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ class MaskedPredictionObjective(Objective):
         self.stream = CropStream(self.corpus, crop_samples, self.grid.hop, recipe.batch, recipe.seed, recipe.target_rms)
 
     def prepare(self, folder: Path) -> None:
-        """Fit the targets and check their labels, add the heads, and label whole files.
+        """Fit targets and the student's input, check the labels, add the heads, and label whole files.
 
         Raises:
             CarraraError: the corpus does not suffice for the targets, or their labels cannot be right.
@@ -105,9 +107,12 @@ class MaskedPredictionObjective(Objective):
         recipe, dist, encoder, stream = self.recipe, self.dist, self.encoder, self.stream
         dist.on_rank_zero(lambda: copy_targets(self.initialization, folder))
         dist.on_rank_zero(lambda: fit_missing(folder, recipe, self.grid, stream, dist.device))
+        encoder.to(dist.device)
+        if not self.initialization.record and not has_checkpoint(folder / TRAINING):
+            for name, value in dist.on_rank_zero(self._input_statistics).items():
+                encoder.get_buffer(name).copy_(value)
         with dist.report_once():
             self.targets = load_targets(folder, recipe, self.grid, dist.device)
-            encoder.to(dist.device)
             encoder.stack.activation_checkpointing = recipe.activation_checkpointing
             num_frames = encoder.num_frames(stream.crop_samples)
             for target in self.targets.values():
@@ -125,6 +130,12 @@ class MaskedPredictionObjective(Objective):
         uses_all = all(target.use == "all" for target in self.targets.values())
         unused_vector = recipe.masking.replacement == "noise" and encoder.masked_spec_embed is not None
         self.has_unused_parameters = bool(encoder.layerdrop) or not uses_all or unused_vector
+
+    def _input_statistics(self) -> dict[str, Tensor]:
+        """Return the student's buffers that the first crops of the run determine."""
+        steps = math.ceil(STATISTICS_CROPS / self.recipe.batch)
+        batches = (batch.samples_BT for batch in self.stream.iter_batches(0, steps) if batch.item_indices)
+        return self.encoder.input_statistics(samples_BT.to(self.dist.device) for samples_BT in batches)
 
     def micro_batches(self, batch: CropBatch) -> list[MicroBatch]:
         """Return this rank's micro-batches, mixed and with their masks; see the base class."""
