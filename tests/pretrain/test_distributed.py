@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from carrara.core.errors import UsageError
 from carrara.core.settings import parse_settings, replace
 from carrara.pretrain.metrics_log import read_metrics
 from carrara.pretrain.run import pretrain
@@ -43,6 +44,12 @@ def test_torchrun_with_two_processes_gives_the_losses_and_weights_of_one(
     codes, messages = wait_for(start_ranks(recipe, corpus, tmp_path / "two", launcher=True))
     assert codes == [0], messages
     assert_same(tmp_path / "two", alone, 1e-6)
+    # Each rank decodes its part of the sample; the clusters are bit for bit those of one process.
+    for name in ("log-mel", "chroma"):
+        ours, theirs = (load_file(each / "targets" / f"{name}.safetensors") for each in (tmp_path / "two", alone))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        reports = [(each / "targets" / f"{name}.json").read_text() for each in (tmp_path / "two", alone)]
+        assert reports[0] == reports[1]
 
 
 def test_sharded_weights_give_the_losses_and_weights_of_one(start_ranks, wait_for, recipe, corpus, alone, tmp_path):
@@ -74,6 +81,32 @@ def test_a_killed_rank_does_not_hang_the_other_and_one_process_goes_on(
     assert json.loads((folder / "run.json").read_text())["recipe"]["accumulation_steps"] == 2
     pretrain(recipe, corpus, folder, resume=True, device="cpu")
     assert_same(folder, alone, 1e-6)
+
+
+def test_a_target_that_cannot_be_fitted_is_reported_once_and_no_rank_waits(
+    start_ranks, wait_for, recipe, corpus, tmp_path
+):
+    other = replace(recipe, {"targets.chroma.k": 5000})
+    codes, messages = wait_for(start_ranks(other, corpus, tmp_path / "two"), 60)
+    assert codes == [1, UsageError.exit_code]
+    assert "5000 clusters need at least" in messages[0] and "5000 clusters" not in messages[1]
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_batch_that_does_not_give_each_rank_a_crop_is_refused_once(start_ranks, wait_for, recipe, corpus, tmp_path):
+    codes, messages = wait_for(start_ranks(replace(recipe, {"batch": 1}), corpus, tmp_path / "two"), 60)
+    assert codes == [1, UsageError.exit_code]
+    assert (
+        "batch 1 is less than one crop for each of 2 ranks; raise batch" in messages[0] and "batch 1" not in messages[1]
+    )
+
+
+def test_a_batch_that_does_not_divide_is_shared_unevenly(start_ranks, wait_for, recipe, corpus, tmp_path):
+    odd = replace(recipe, {"batch": 5, "network.dropout": 0.0})
+    pretrain(odd, corpus, tmp_path / "alone", device="cpu")
+    codes, messages = wait_for(start_ranks(odd, corpus, tmp_path / "two"))
+    assert codes == [0, 0], messages
+    assert_same(tmp_path / "two", tmp_path / "alone", 1e-5)
 
 
 def test_an_error_of_rank_0_is_reported_once(start_ranks, wait_for, recipe, corpus, alone):

@@ -106,7 +106,7 @@ class MaskedPredictionObjective(Objective):
         """
         recipe, dist, encoder, stream = self.recipe, self.dist, self.encoder, self.stream
         dist.on_rank_zero(lambda: copy_targets(self.initialization, folder))
-        dist.on_rank_zero(lambda: fit_missing(folder, recipe, self.grid, stream, dist.device))
+        fit_missing(folder, recipe, self.grid, stream, dist)
         encoder.to(dist.device)
         if not self.initialization.record and not has_checkpoint(folder / TRAINING):
             for name, value in dist.on_rank_zero(self._input_statistics).items():
