@@ -18,8 +18,10 @@ import importlib.util
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from carrara.audio.stems import is_stem
+from carrara.bench.suggest_task import suggest_task, task_file_text
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.settings import parse_settings
@@ -47,10 +49,27 @@ def read_task(path: Path) -> tuple[Task, Dataset | None]:
         DataError: the folder that it names does not exist, or its labels cannot be read.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such task file")
     task, dataset = _read_python(path) if path.suffix == ".py" else _read_toml(path)
     return task.model_copy(update={"name": path.stem}), dataset
+
+
+def _read_folder(folder: Path) -> tuple[Task, Dataset | None]:
+    """Return the task of a folder that has one column of labels."""
+    suggestion = suggest_task(folder)
+    if len(suggestion.columns) > 1:
+        raise UsageError(
+            f"{folder}: has several labels, {', '.join(suggestion.columns)}; `carrara new task {folder} --label "
+            f"{suggestion.label}` writes a task file for one of them"
+        )
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / "task.toml"
+        path.write_text(task_file_text(suggestion, folder, path), encoding="utf-8")
+        task, _ = _read_toml(path)
+    return task.model_copy(update={"name": folder.resolve().name}), FolderDataset(folder)
 
 
 def _read_python(path: Path) -> tuple[Task, Dataset | None]:

@@ -33,6 +33,7 @@ ORDER = (
     "demo",
     "ls",
     "show",
+    "new",
     "download",
     "check",
     "import",

@@ -14,6 +14,16 @@ The CSV file is in UTF-8; commas, semicolons or tabs separate the columns. Colum
 - any other column is a label. In a CSV file, a column `tags[]` becomes the label `tags`, a list separated by
   semicolons; JSON lines hold lists, numbers and objects. Numbers have a decimal point.
 
+Other layouts, without such a file or with one of another name:
+
+- `metadata.csv` or `metadata.jsonl` with a column `file_name` instead of `path`, as in Hugging Face's audiofolder;
+- one folder for each class, `CLASS/a.wav`, or `train/CLASS/a.wav` with test and valid (val, validation, dev) beside it:
+  the label is called `label`;
+- text files of beats beside the audio, `a.beats` for `a.wav`, each line beginning with a time in seconds: the label is
+  called `beats`, in any of the layouts.
+
+`carrara new task FOLDER` writes a task file from what it finds.
+
 Split scheme: `given` if any clip has a split. Otherwise `hashed`: the SHA-1 of the group (or of the id, by default the
 path) modulo 10 is 0 to 6 for train, 7 for valid, and 8 or 9 for test, so splits never change as a folder grows.
 """
@@ -24,7 +34,7 @@ import csv
 import hashlib
 import io
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +45,19 @@ from carrara.core.strict_json import parse_json_object
 from carrara.data._base import Dataset
 from carrara.data._tables import read_text, split_lines
 
-FILES = ("labels.csv", "labels.jsonl")
+FILES = ("labels.csv", "labels.jsonl", "metadata.csv", "metadata.jsonl")
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+}
+BEATS_SUFFIX = ".beats"
+PATH_COLUMNS = ("path", "file_name")
 CLIP_COLUMNS = ("path", "id", "split", "group", "start", "duration")
 LIST_SUFFIX = "[]"
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -89,11 +111,14 @@ class FolderDataset(Dataset):
         """Return one clip per line, in the order of the lines; see the base class."""
         path = next((Path(root) / name for name in FILES if (Path(root) / name).is_file()), None)
         if path is None:
-            raise DataError(f"{root}: neither {' nor '.join(FILES)} in it; `carrara show folder` explains the columns")
-        rows = _read_json_lines(path) if path.suffix == ".jsonl" else _read_csv(path)
+            rows: Iterable[tuple[str, dict[str, Any]]] = _list_classes(Path(root))
+        else:
+            rows = _read_json_lines(path) if path.suffix == ".jsonl" else _read_csv(path)
         clips: dict[str, Clip] = {}
         for location, row in rows:
             clip = _parse_clip(root, row, location)
+            if "beats" not in clip.labels and clip.path.with_suffix(BEATS_SUFFIX).is_file():
+                clip.labels["beats"] = _read_beats(clip.path.with_suffix(BEATS_SUFFIX))
             if clip.id in clips:
                 raise DataError(f"{location}: a second clip with the id {clip.id!r}; give each line its own id")
             clips[clip.id] = clip
@@ -105,6 +130,44 @@ class FolderDataset(Dataset):
         if any(clip.split for clip in clips):
             return {"given": {clip.id: clip.split for clip in clips if clip.split}}
         return {"hashed": {clip.id: _hash_split(clip.group or clip.id) for clip in clips}}
+
+
+def _list_classes(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a row for each audio file in `CLASS/` or `SPLIT/CLASS/`, or beside its file of beats."""
+    from carrara.audio.decode import SUFFIXES
+
+    count = 0
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in parts) or not path.is_file():
+            continue
+        row: dict[str, Any] = {"path": path.relative_to(root).as_posix()}
+        split = SPLIT_FOLDERS.get(parts[0].lower()) if len(parts) > 2 else None
+        if split:
+            row["split"] = split
+        if len(parts) > 1:
+            row["label"] = parts[1] if split else parts[0]
+        elif not path.with_suffix(BEATS_SUFFIX).is_file():
+            continue
+        count += 1
+        yield str(path), row
+    if not count:
+        raise DataError(
+            f"{root}: neither {' nor '.join(FILES)} in it, nor folders of classes with audio; `carrara show folder` "
+            "explains the layouts"
+        )
+
+
+def _read_beats(path: Path) -> list[float]:
+    """Return the times in seconds of a file of beats, the first column of each line."""
+    beats = []
+    for number, line in enumerate(split_lines(read_text(path, CURE)), start=1):
+        if line.strip() and not line.startswith("#"):
+            try:
+                beats.append(float(line.replace(",", " ").split()[0]))
+            except (ValueError, IndexError):
+                raise DataError(f"{path}, line {number}: does not begin with a time in seconds") from None
+    return beats
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -127,7 +190,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the location and the values of each line; empty values are left out."""
     text = read_text(path, CURE)
     first = split_lines(text)[0]
-    delimiter = next((mark for mark in DELIMITERS if "path" in _column_names(first, mark)), ",")
+    delimiter = next((mark for mark in DELIMITERS if set(PATH_COLUMNS) & set(_column_names(first, mark))), ",")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     start = 1
@@ -136,7 +199,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             location, start = f"{path}, line {start}", rows.line_num + 1
             if not header:
                 header = [name.strip() for name in values]
-                if "path" not in header or len(set(header)) < len(header):
+                if not set(PATH_COLUMNS) & set(header) or len(set(header)) < len(header):
                     raise DataError(
                         f"{location}: the first line must name the columns, each once, and one of them path, separated "
                         f"by commas, semicolons or tabs; it is {first[:MAX_SHOWN]!r}"
@@ -168,6 +231,8 @@ def _parse_row(header: list[str], values: list[str]) -> dict[str, Any]:
 
 
 def _parse_clip(root: Path, row: Mapping[str, Any], location: str) -> Clip:
+    if "file_name" in row and "path" not in row:
+        row = {"path" if name == "file_name" else name: value for name, value in row.items()}
     if not isinstance(row.get("path"), str) or not row["path"]:
         raise DataError(f"{location}: no path of an audio file")
     if "\0" in row["path"] or any(len(part.encode()) > MAX_NAME_BYTES for part in Path(row["path"]).parts):
