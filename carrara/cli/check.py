@@ -16,7 +16,10 @@ MAX_LINES = 20
 
 
 def check(
-    dataset: Annotated[str, typer.Argument(help="A name from `carrara ls data`.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(help="A name from `carrara ls data`, a folder of yours with labels, or a task file of yours."),
+    ],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -25,13 +28,13 @@ def check(
     - `carrara check pebble`
     - `carrara check pebble --json`
     - `carrara check pebble --data-dir /data/music`
+    - `carrara check my-music` or `carrara check mood.toml`, a folder or a task of yours
 
     Lists files that are missing, extra, unreadable, of a wrong length or duplicated, groups that occur in two splits,
-    and what scores on this copy are comparable with.
+    and what scores on this copy are comparable with. Of your own folder also recordings that share audio,
+    whatever their codec, level and start; of a task file also its labels.
     """
-    from carrara.data import REGISTRY
-
-    definition: Dataset = REGISTRY.get(dataset)
+    definition = _resolve(dataset, data_dir)
     report = definition.check(definition.root(data_dir))
     if as_json:
         echo(report.model_dump_json(indent=1))
@@ -45,6 +48,7 @@ def check(
             "unreadable": list(report.unreadable.values()),
             "wrong length": [f"{clip}: {lengths}" for clip, lengths in report.wrong_length.items()],
             "duplicates": [" = ".join(ids) for ids in report.duplicates],
+            "copies": list(report.copies),
             "count differs": list(report.differing),
             "leak": [f"{leak.group} is in {' and '.join(leak.splits)} of {leak.split_scheme}" for leak in report.leaks],
         }
@@ -58,3 +62,35 @@ def check(
         echo(f"  {'complete and correct' if report.ok else 'not as expected'}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _resolve(name: str, data_dir: Path | None) -> Dataset:
+    """Return the dataset of a name, a folder or a task file, whose labels are checked too.
+
+    Raises:
+        UsageError: there is none.
+        DataError: the labels of the task cannot be used.
+    """
+    from carrara.core.errors import UsageError
+    from carrara.data import REGISTRY
+    from carrara.data.folder import FolderDataset
+
+    path = Path(name).expanduser()
+    if name.replace("_", "-") in REGISTRY.names():
+        return REGISTRY.get(name)
+    if path.is_dir():
+        return FolderDataset(path)
+    if path.suffix in (".toml", ".py"):
+        from carrara.bench import task_types
+        from carrara.bench.task_file import read_task
+
+        task, own = read_task(path)
+        dataset = own or REGISTRY.get(task.dataset)
+        task_type = task_types.REGISTRY.get(task.task_type)
+        task_type.check(task)
+        clips = dataset.clips(dataset.root(data_dir), task.split_scheme)
+        task_type.truths(task, [clip for clip in clips if clip.split])
+        return dataset
+    if "/" in name or path.exists():
+        raise UsageError(f"{name}: no such folder or task file; give one, or a name from `carrara ls data`")
+    return REGISTRY.get(name)

@@ -6,9 +6,11 @@ import hashlib
 import shlex
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.download import Remote, download
@@ -39,6 +41,7 @@ class Dataset(ABC):
             for split schemes that are not listed.
         group_names: What a clip's group is, by split scheme: song, singer, instrument, artist.
         seconds: Shortest and longest duration of an audio file; None where durations vary freely.
+        finds_copies: Whether its check decodes every clip to find copies of other bytes, and any leak is a fault.
     """
 
     name: ClassVar[str]
@@ -54,6 +57,7 @@ class Dataset(ABC):
     known_leaks: ClassVar[Mapping[str, int | None]] = {}
     group_names: ClassVar[Mapping[str, str]] = {}
     seconds: ClassVar[tuple[float, float] | None] = None
+    finds_copies: ClassVar[bool] = False
 
     @abstractmethod
     def index(self, root: Path) -> list[Clip]:
@@ -154,6 +158,7 @@ class Dataset(ABC):
 
 
 SAMPLED_BYTES = 2**14
+MAX_COMPARED_SECONDS = 600.0
 
 
 class Leak(Settings):
@@ -178,7 +183,8 @@ class DatasetCheck(Settings):
         duplicates: Groups of ids whose files are equal byte for byte.
         counts: Clips of each split, by split scheme.
         differing: Counts that differ from the expected ones, one line each.
-        leaks: Groups and duplicates in two or more splits.
+        copies: Pairs of clips that share audio, though their files differ: of another codec, level or start.
+        leaks: Groups, duplicates, copies and files in two or more splits.
         comparability: By split scheme, what scores on this copy are comparable with.
     """
 
@@ -189,6 +195,7 @@ class DatasetCheck(Settings):
     unreadable: dict[str, str]
     wrong_length: dict[str, str]
     duplicates: tuple[tuple[str, ...], ...]
+    copies: tuple[str, ...]
     counts: dict[str, dict[str, int]]
     differing: tuple[str, ...]
     leaks: tuple[Leak, ...]
@@ -210,6 +217,10 @@ def check_dataset(dataset: Dataset, root: Path) -> DatasetCheck:
     audio_files = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
     unreadable, wrong_length = _open_files(dataset, present)
     duplicates = _find_duplicates(present)
+    copies = _find_copies(present, duplicates) if dataset.finds_copies else {}
+    ids_of_file: dict[Path, list[str]] = defaultdict(list)
+    for clip in clips:
+        ids_of_file[clip.path.resolve()].append(clip.id)
     unusable = missing | {clip.id for clip in present if any(str(path) in unreadable for path in dataset.paths(clip))}
 
     schemes = dataset.splits(root)
@@ -229,7 +240,12 @@ def check_dataset(dataset: Dataset, root: Path) -> DatasetCheck:
         group_leaks = _find_leaks(scheme, by_group)
         has_known_leaks &= dataset.known_leaks.get(scheme, 0) in (None, len(group_leaks))
         leaks += group_leaks
-        by_content = {" = ".join(ids): {split_of[id] for id in ids if id in split_of} for ids in duplicates}
+        same: dict[str, tuple[str, ...]] = {" = ".join(ids): ids for ids in duplicates}
+        for ids in ids_of_file.values():
+            if len(ids) > 1:
+                same[f"{' and '.join(ids[:3])} (of one file)"] = tuple(ids)
+        same |= copies
+        by_content = {name: {split_of[id] for id in ids if id in split_of} for name, ids in same.items()}
         duplicate_leaks += _find_leaks(scheme, by_content)
         comparability[scheme] = dataset.comparability(
             scheme,
@@ -242,14 +258,16 @@ def check_dataset(dataset: Dataset, root: Path) -> DatasetCheck:
         for split, expected in by_split.items()
         if counts.get(scheme, {}).get(split, 0) != expected
     )
+    is_leaking = dataset.finds_copies and bool(duplicate_leaks)
     return DatasetCheck(
-        ok=not (unusable or wrong_length or differing) and has_known_leaks,
+        ok=not (unusable or wrong_length or differing or is_leaking) and has_known_leaks,
         found=len(present),
         missing=tuple(clip.id for clip in clips if clip.id in missing),
         extra=tuple(str(path) for path in audio_files if path not in known_paths),
         unreadable=unreadable,
         wrong_length=wrong_length,
         duplicates=duplicates,
+        copies=tuple(copies),
         counts=counts,
         differing=differing,
         leaks=(*leaks, *duplicate_leaks),
@@ -288,6 +306,29 @@ def _find_duplicates(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
                 by_key[number, key(path)].append(path)
         groups = [paths for paths in by_key.values() if len(paths) > 1]
     return tuple(tuple(id_of[path] for path in paths) for paths in groups)
+
+
+def _find_copies(clips: Sequence[Clip], duplicates: Iterable[tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return pairs of clips that share audio by a description, without files that are duplicates, and clips of one."""
+    from carrara.audio.decode import load_audio
+    from carrara.audio.fingerprint import RATE, audio_fingerprint, find_copies
+
+    prints = []
+    for clip in track(clips, "comparing recordings"):
+        seconds = min(clip.duration or MAX_COMPARED_SECONDS, MAX_COMPARED_SECONDS)
+        try:
+            prints.append(audio_fingerprint(load_audio(clip.path, RATE, clip.start, seconds)))
+        except AudioError:
+            prints.append(audio_fingerprint(np.zeros(0, np.float32)))  # reported where it is opened or extracted
+    group_of = {id: number for number, ids in enumerate(duplicates) for id in ids}
+    copies: dict[str, tuple[str, ...]] = {}
+    for copy in find_copies(prints):
+        first, second = clips[copy.first], clips[copy.second]
+        are_duplicates = group_of.get(first.id, -1) == group_of.get(second.id, -2)
+        if not are_duplicates and first.path.resolve() != second.path.resolve():
+            name = f"{first.id} ~ {second.id} ({copy.seconds:.1f} s in common, {100 * copy.error:.0f}% of bits differ)"
+            copies[name] = (first.id, second.id)
+    return copies
 
 
 def _file_size(path: Path) -> int:

@@ -74,11 +74,12 @@ class FolderDataset(Dataset):
     license = "as its owner says"
     commercial_use = None
     citation = "none: private data"
+    finds_copies = True
     source = "your own folder with labels.csv or labels.jsonl in it; `carrara show folder` explains the columns"
     manual_steps = (
         "1. Put the recordings into one folder.\n"
         "2. Write labels.csv beside them: path,split,<label>,… with one line per recording.\n"
-        "3. carrara check folder --data-dir FOLDER"
+        "3. carrara check FOLDER"
     )
 
     def __init__(self, folder: Path | None = None) -> None:
