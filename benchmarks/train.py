@@ -3,6 +3,7 @@
     python benchmarks/train.py -o train.json
     python benchmarks/train.py --channels 512 --dim 768 --layers 12 --heads 12 --rounds 3
     python benchmarks/train.py --only tagging
+    python benchmarks/train.py --only compile                   ours with torch.compile beside ours without, in turn
 
 Masked prediction of one codebook of 100 classes from 5-s crops at 16 kHz, beside HubertModel; tagging of 10-s
 spectrograms without patchout, beside ASTForAudioClassification. Forward, backward, clipping and fused AdamW in float32
@@ -22,6 +23,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,23 @@ def measure_objective(arguments: argparse.Namespace, name: str) -> dict[str, Any
     return row
 
 
+def measure_compiled(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return seconds a step of masked prediction, eager and compiled, in turn, and of the first compiled step."""
+    calls = {}
+    for name in ("eager", "compiled"):
+        objective, batch = build_objective(arguments, "masked-prediction", "ours")
+        if name == "compiled":
+            objective.compile()
+        step = make_step(objective)
+        calls[name] = lambda step=step, batch=batch: step(batch)
+    started = time.perf_counter()
+    calls["compiled"]()
+    first = time.perf_counter() - started
+    seconds = time_in_turn(calls, arguments.rounds, CPU)
+    return {**{f"{name}_seconds": median for name, median in seconds.items()}, "first_step_seconds": first,
+            "ratio": seconds["eager"] / seconds["compiled"]}  # fmt: skip
+
+
 def _peak_memory(name: str, implementation: str) -> float:
     """Return the peak memory in MB of a new process that takes two steps."""
     command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name, implementation]
@@ -132,7 +151,7 @@ def _run_rank(rank: int, folder: str, arguments: argparse.Namespace) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=[*OBJECTIVES, "processes"], help="measure this alone")
+    parser.add_argument("--only", choices=[*OBJECTIVES, "processes", "compile"], help="measure this alone")
     parser.add_argument("--channels", type=int, default=128, help="of the convolutions (default 128)")
     parser.add_argument("--dim", type=int, default=256, help="of the Transformer (default 256)")
     parser.add_argument("--layers", type=int, default=4, help="of the Transformer (default 4)")
@@ -160,7 +179,7 @@ def main() -> None:
         return
     results: dict[str, Any] = describe_run(CPU)
     print(f"{results['device']}, {results['threads']} threads, load {results['load']}, torch {torch.__version__}")
-    if arguments.only != "processes":
+    if arguments.only not in ("processes", "compile"):
         print(f"{'a step':<20} {'ours':>9} {'transformers':>13} {'ratio':>6}   peak memory of both")
     for name in OBJECTIVES:
         if arguments.only in (None, name):
@@ -175,6 +194,12 @@ def main() -> None:
         print(
             f"one process {row['one_process_seconds']:.3f} s a step, two {row['two_processes_seconds']:.3f} s: "
             f"efficiency {row['efficiency']:.2f}"
+        )
+    if arguments.only == "compile":
+        row = results["compile"] = measure_compiled(arguments)
+        print(
+            f"eager {row['eager_seconds']:.3f} s a step, compiled {row['compiled_seconds']:.3f} s (ratio "
+            f"{row['ratio']:.2f}), the first compiled step {row['first_step_seconds']:.0f} s"
         )
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
