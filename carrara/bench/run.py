@@ -135,7 +135,7 @@ def _measure_missing(
 ) -> list[Record]:
     """Return an encoder's record of each task, the existing one or a new one; see `bench`."""
     records = []
-    card = provider.encoder.card
+    card = provider.card
     for task in tasks:
         if task_types.REGISTRY.get(task.task_type).frame_level and card.frame_rate is None:
             line = f"{task.name}: {card.name} has no frames, which this task needs; no record"
@@ -161,7 +161,7 @@ def _resolve_task(task: str | Task) -> Task:
 
 def _existing_record(provider: FeatureProvider, config: BenchConfig, task: Task, results: Path) -> Record | None:
     """Return the record that makes a new measurement needless, or None."""
-    card, protocol = provider.encoder.card, protocols.REGISTRY.get(config.protocol)
+    card, protocol = provider.card, protocols.REGISTRY.get(config.protocol)
     path = record_path(results, card.name, card.weights_sha256, config.name, task.name, task.version)
     if config.overwrite == "always" or not path.is_file():
         return None
@@ -180,6 +180,8 @@ def _existing_record(provider: FeatureProvider, config: BenchConfig, task: Task,
     still_missing = index.absent | {clip.id for clip in index.clips if clip.id in missing and _is_undecodable(clip)}
     same = (
         record.task.fingerprint == fingerprint(task, index.identity)
+        and record.encoder.output_version == card.output_version
+        and record.encoder.settings in ({}, provider.encoder.settings.model_dump(mode="json"))
         and record.protocol.version == protocol.version
         and set(config.seeds) <= {record.run.seed, *record.run.seeds}
         and set(config.corruptions) <= set(record.robustness)
@@ -254,7 +256,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
             n={name: len(split.clips) for name, split in data.splits.items()},
             missing=data.missing,
         ),
-        encoder=EncoderInfo.model_validate(encoder.card.model_dump(include=set(EncoderInfo.model_fields))),
+        encoder=_encoder_info(provider),
         protocol=ProtocolInfo(
             name=config.name,
             version=protocol.version,
@@ -275,6 +277,11 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     for folder in result.checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
     return record
+
+
+def _encoder_info(provider: FeatureProvider) -> EncoderInfo:
+    facts = provider.card.model_dump(include=set(EncoderInfo.model_fields))
+    return EncoderInfo.model_validate(facts | {"settings": provider.encoder.settings.model_dump(mode="json")})
 
 
 def _score(

@@ -32,7 +32,7 @@ from carrara.core.progress import track
 from carrara.core.task import Task
 from carrara.data import REGISTRY as DATASETS
 from carrara.data._base import Dataset
-from carrara.encoders._base import Encoder
+from carrara.encoders._base import Card, Encoder
 from carrara.features.extract import Features, extract
 from carrara.features.windows import WindowSpec
 
@@ -114,6 +114,11 @@ class FeatureProvider:
     def with_encoder(self, encoder: Encoder, home: Path | None) -> FeatureProvider:
         """Return a provider of the same clips for another encoder, with another home."""
         return replace(self, encoder=encoder, home=home, _features={})
+
+    @cached_property
+    def card(self) -> Card:
+        """Return the encoder's card with the hash of its weights as they are now."""
+        return self.encoder.card.model_copy(update={"weights_sha256": self.encoder.hash_weights()})
 
     def dataset(self, task: Task) -> Dataset:
         """Return the dataset of a task."""
@@ -242,7 +247,9 @@ class FeatureProvider:
     def _extract(self, task: Task, window_spec: WindowSpec, clips: Sequence[Clip]) -> Features:
         key = (task.dataset, window_spec, tuple(clip.id for clip in clips))
         if key not in self._features:
-            self._features[key] = extract(self.encoder, clips, window_spec, self.home, self.device)
+            self._features[key] = extract(
+                self.encoder, clips, window_spec, self.home, self.device, weights_sha256=self.card.weights_sha256
+            )
         return self._features[key]
 
     def _incomplete(self, task: Task, problem: str) -> DataError:

@@ -98,7 +98,10 @@ class DataInfo(Settings):
 
 
 class EncoderInfo(Settings):
-    """The representation: name, hash of its weights, output version, size, training data, licence."""
+    """The representation: name, hash of its weights, output version, settings, size, training data, licence.
+
+    `settings` is empty in records older than this field.
+    """
 
     name: str
     weights_sha256: str
@@ -106,6 +109,7 @@ class EncoderInfo(Settings):
     parameters: int
     trained_on: tuple[str, ...] = ()
     license: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class ProtocolInfo(Settings):

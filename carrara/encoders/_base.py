@@ -219,6 +219,20 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError(f"{self.card.name} has no convolutional front end")
 
+    def hash_weights(self) -> str:
+        """Return the hash of the weights as they are now, which may have changed since the card was written.
+
+        It is that of the tensors; without tensors the card's, and where the card has none, that of what the encoder
+        returns for fixed noise.
+        """
+        if tensors := self.state_dict():
+            return hash_tensors(tensors)
+        if self.card.weights_sha256:
+            return self.card.weights_sha256
+        noise_BT = 0.1 * torch.randn(1, self.card.sample_rate, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return hash_tensors({"layers": self(noise_BT)})
+
     @property
     def tag_names(self) -> tuple[str, ...]:
         """Names of the tags that `predict_tags` scores; empty if the encoder predicts none."""

@@ -35,6 +35,13 @@ class WrappedSettings(Settings):
 class WrappedEncoder(Encoder):
     """A network or function as an encoder; its weights' hash is a hash of what it returns for fixed noise."""
 
+    def hash_weights(self) -> str:
+        """Return the hash of what the function returns for fixed noise, as it is now."""
+        digest = hashlib.sha256()
+        for layers_BLFD in _probe(self.function, self.card.sample_rate, self.card.name):
+            digest.update(layers_BLFD.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def __init__(self, function: Callable[..., Any], card: Card) -> None:
         super().__init__()
         self.card, self.settings = card, WrappedSettings()
@@ -88,16 +95,7 @@ def wrap_encoder(
         raise UsageError(f"{name}: give the sample rate that it takes, such as sample_rate=16000")
     if isinstance(function, nn.Module):
         function.eval()
-    device = (
-        next((tensor.device for tensor in function.parameters()), "cpu") if isinstance(function, nn.Module) else "cpu"
-    )
-    outputs, digest = [], hashlib.sha256()
-    with torch.no_grad():
-        for seconds in PROBE_SECONDS:
-            noise_BT = 0.1 * torch.randn(1, seconds * rate, generator=torch.Generator().manual_seed(seconds))
-            layers_BLFD = _call(function, noise_BT.to(device), name)
-            outputs.append(layers_BLFD)
-            digest.update(layers_BLFD.float().cpu().contiguous().numpy().tobytes())
+    outputs = _probe(function, rate, name)
     frames = [layers_BLFD.shape[2] for layers_BLFD in outputs]
     _, num_layers, _, dim = outputs[0].shape
     card = Card(
@@ -111,9 +109,26 @@ def wrap_encoder(
         dim=dim,
         window_seconds=window_seconds,
         parameters=sum(map(Tensor.numel, function.parameters())) if isinstance(function, nn.Module) else 0,
-        weights_sha256=digest.hexdigest(),
     )
-    return WrappedEncoder(function, card).eval()
+    encoder = WrappedEncoder(function, card).eval()
+    encoder.card = card.model_copy(update={"weights_sha256": encoder.hash_weights()})
+    return encoder
+
+
+def _probe(function: Callable[..., Any], rate: int, name: str) -> list[Tensor]:
+    """Return what a function gives for a second, two and three of fixed noise.
+
+    Raises:
+        UsageError: It does not return what it should.
+    """
+    tensors = function.parameters() if isinstance(function, nn.Module) else iter(())
+    device = next((tensor.device for tensor in tensors), "cpu")
+    outputs = []
+    with torch.no_grad():
+        for seconds in PROBE_SECONDS:
+            noise_BT = 0.1 * torch.randn(1, seconds * rate, generator=torch.Generator().manual_seed(seconds))
+            outputs.append(_call(function, noise_BT.to(device), name))
+    return outputs
 
 
 def _call(function: Callable[..., Any], samples_BT: Tensor, name: str = "the encoder") -> Tensor:

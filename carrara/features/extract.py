@@ -9,7 +9,6 @@ Letters: T samples, R rows, D dim.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -69,6 +68,7 @@ def extract(
     home: Path | None = None,
     device: str = "cpu",
     threads: int = 2,
+    weights_sha256: str | None = None,
 ) -> Features:
     """Return the features of clips, encoding those that the store does not hold yet.
 
@@ -79,6 +79,7 @@ def extract(
         home: Carrara's home. None means `$CARRARA_HOME`.
         device: Where the encoder runs.
         threads: How many threads decode ahead of it.
+        weights_sha256: Of the encoder's weights as they are now, if `Encoder.hash_weights` has hashed them already.
 
     Raises:
         DataError: The encoder's features are not finite; what was written before stays.
@@ -86,7 +87,8 @@ def extract(
     """
     if not encoder.card.cnn_dim:
         spec = spec.model_copy(update={"cnn": False})
-    store = _open_store(encoder, spec, Path(home) / "features" if home else features_home(), device)
+    folder = Path(home) / "features" if home else features_home()
+    store = _open_store(encoder, spec, folder, device, weights_sha256 or encoder.hash_weights())
     hashes = hash_files((Path(clip.path) for clip in clips), home, threads)
     missing: dict[str, str] = {}
     keys: list[str] = []
@@ -109,18 +111,7 @@ def extract(
     return Features(store, rows, missing, encoder.card.frame_rate)
 
 
-def weights_identity(encoder: Encoder) -> str:
-    """Return the identity of an encoder's weights: the card's, else the SHA-256 of its tensors."""
-    if encoder.card.weights_sha256:
-        return encoder.card.weights_sha256
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _open_store(encoder: Encoder, spec: WindowSpec, folder: Path, device: str) -> FeatureStore:
+def _open_store(encoder: Encoder, spec: WindowSpec, folder: Path, device: str, weights_sha256: str) -> FeatureStore:
     card, grid = encoder.card, window_grid(encoder, spec)
     dims = {str(layer): card.dim for layer in range(card.num_layers + 1)}
     if spec.cnn and card.cnn_dim:
@@ -128,7 +119,7 @@ def _open_store(encoder: Encoder, spec: WindowSpec, folder: Path, device: str) -
     meta = {
         "format": FORMAT,
         "encoder": card.name,
-        "weights_sha256": weights_identity(encoder),
+        "weights_sha256": weights_sha256,
         "output_version": card.output_version,
         "settings": encoder.settings.model_dump(mode="json"),
         "sample_rate": card.sample_rate,

@@ -28,7 +28,6 @@ from carrara.core.strict_json import parse_json, parse_json_object
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedChunk, EmbedConfig, embed_files, embedding_schema
 from carrara.features.encode import compute_dtype
-from carrara.features.extract import weights_identity
 from carrara.features.hash_cache import hash_files
 from carrara.features.store import write_errors
 
@@ -191,7 +190,7 @@ def _embed_settings(encoder: Encoder, config: EmbedConfig, device: str) -> dict[
     """Return everything that the numbers depend on."""
     return {
         "encoder": encoder.card.name,
-        "weights_sha256": weights_identity(encoder),
+        "weights_sha256": encoder.hash_weights(),
         "output_version": encoder.card.output_version,
         "encoder_settings": encoder.settings.model_dump(mode="json"),
         **config.model_dump(mode="json"),

@@ -96,18 +96,11 @@ SPLIT_SIZES = {"train": 24, "valid": 12, "test": 18}
 class Bands(Encoder):
     """Row 0: levels of eight bands, row 1: the same squashed; ten frames a second."""
 
-    def __init__(self, frame_rate: float | None = 10.0) -> None:
+    def __init__(self, **changes) -> None:
         super().__init__()
         self.settings = Settings()
-        self.card = Card(
-            name="bands",
-            sample_rate=RATE,
-            frame_rate=frame_rate,
-            num_layers=1,
-            dim=8,
-            weights_sha256="b" * 64,
-            parameters=0,
-        )
+        facts = {"sample_rate": RATE, "frame_rate": 10.0, "num_layers": 1, "dim": 8, "weights_sha256": "b" * 64}
+        self.card = Card(name="bands", **facts | changes)
 
     def num_frames(self, samples: int) -> int:
         return max(1, samples // 200)

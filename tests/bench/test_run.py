@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -58,6 +59,57 @@ def test_a_task_that_has_a_record_is_not_measured_again(measure, task):
     changed = task(max_epochs=39)
     assert measure(changed, overwrite="never")[0] == measure(task(), overwrite="never")[0] == again
     assert measure(changed)[0].task.fingerprint != first.task.fingerprint
+
+
+def test_an_encoder_whose_weights_changed_in_memory_is_measured_afresh(measure, task, bands):
+    class Tuned(bands):
+        def __init__(self, **changes):
+            super().__init__(**changes)
+            self.gain = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, samples_BT, lengths_B=None):
+            return super().forward(samples_BT, lengths_B) * self.gain
+
+    encoder = Tuned()
+    first = measure(task(), encoder=encoder)[0]
+    assert measure(task(), encoder=encoder)[0] == first
+    encoder.gain.data.zero_()
+    spoilt = measure(task(), encoder=encoder)[0]
+    assert spoilt.scores["accuracy"].value < 0.6 < first.scores["accuracy"].value
+    assert spoilt.encoder.weights_sha256 != first.encoder.weights_sha256
+    assert measure(task(), encoder=Tuned())[0] == first
+
+
+def test_encoders_without_a_stated_hash_do_not_share_records(measure, task, bands):
+    class Silent(bands):
+        def forward(self, samples_BT, lengths_B=None):
+            return super().forward(samples_BT, lengths_B) * 0
+
+    first, second = (
+        measure(task(), encoder=bands(weights_sha256=""))[0],
+        measure(task(), encoder=Silent(weights_sha256=""))[0],
+    )
+    assert first.scores["accuracy"].value > 0.9 > second.scores["accuracy"].value
+    changed = measure(task(), encoder=bands(weights_sha256="", output_version=2))[0]
+    assert changed.encoder.output_version == 2, "a new version of the output is measured anew"
+
+
+def test_clips_of_one_group_are_drawn_together(measure, tones, monkeypatch, tmp_path, task):
+    alone = measure(task())[0].scores["accuracy"]
+    assert (alone.method, alone.resampled, alone.groups) == ("wilson", "clip", 18)
+    clips = type(tones).clips
+
+    def with_singers(self, root, split_scheme):
+        return [replace(clip, group=f"singer {int(clip.id[-2:]) // 3}") for clip in clips(self, root, split_scheme)]
+
+    monkeypatch.setattr(type(tones), "clips", with_singers)
+    monkeypatch.setattr(type(tones), "group_names", {"all": "singer"}, raising=False)
+    record = measure(task(), overwrite="always")[0]
+    score = record.scores["accuracy"]
+    assert (score.resampled, score.groups, score.n, score.value) == ("singer", 6, 18, alone.value)
+    assert score.high - score.low > alone.high - alone.low
+    table = pq.read_table(predictions_path(record, tmp_path / "results"))
+    assert table.column("group").to_pylist()[:4] == ["singer 12"] * 3 + ["singer 13"]
 
 
 def test_a_run_over_few_clips_is_partial_and_spares_a_complete_record(measure, task):

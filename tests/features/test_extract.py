@@ -11,7 +11,7 @@ from carrara.audio.windows import window_spans
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError
 from carrara.encoders._hub.load import build_encoder
-from carrara.features.extract import extract, weights_identity
+from carrara.features.extract import extract
 from carrara.features.windows import WindowSpec, window_grid
 
 RATE = 8000
@@ -97,12 +97,22 @@ def test_two_encoders_never_share_a_store(tmp_path, plain, clips, other):
     assert len(one.layer("0")) == len(two.layer("0")) == 1
 
 
-def test_weights_without_a_hash_on_the_card_are_identified_by_their_values(plain):
-    one, two = plain(weights_sha256=""), plain(weights_sha256="")
+def test_weights_are_identified_by_their_values_and_not_by_the_card(tmp_path, plain, clips):
+    one, two = plain(weights_sha256="stated"), plain(weights_sha256="stated")
+    assert one.hash_weights() == two.hash_weights() == "stated"
     one.gain, two.gain = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
-    assert weights_identity(one) == weights_identity(two)
+    assert one.hash_weights() == two.hash_weights() != "stated"
+    sounds = clips(1.0)
+    before = extract(two, sounds, WindowSpec(), home=tmp_path).store.folder
     two.gain.data[1] = 2
-    assert weights_identity(one) != weights_identity(two)
+    assert one.hash_weights() != two.hash_weights()
+    assert extract(two, sounds, WindowSpec(), home=tmp_path).store.folder != before
+    assert extract(one, sounds, WindowSpec(), home=tmp_path).store.folder == before
+
+
+def test_an_encoder_without_tensors_and_hash_is_identified_by_what_it_returns(plain):
+    one, same, other = (plain(weights_sha256="", scale=scale) for scale in (2.0, 2.0, 3.0))
+    assert one.hash_weights() == same.hash_weights() != other.hash_weights()
 
 
 def test_broken_files_are_reported_and_the_rest_go_on(tmp_path, plain, clips):

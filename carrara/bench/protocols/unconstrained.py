@@ -40,7 +40,6 @@ from carrara.core.paths import home
 from carrara.core.task import Task
 from carrara.encoders._base import Card
 from carrara.features.encode import compute_dtype
-from carrara.features.extract import weights_identity
 
 
 class _FineTuned(ProbePredictor):
@@ -122,7 +121,7 @@ def _checkpoint_folder(inputs: ProtocolInputs, seed: int) -> Path:
     """Return the folder from which a training of this encoder on this task resumes."""
     clips = [*inputs.train.clips, *inputs.valid.clips]
     identity = [
-        weights_identity(inputs.encoder),
+        inputs.encoder.hash_weights(),
         inputs.encoder.card.output_version,
         inputs.encoder.settings.model_dump(mode="json"),
         inputs.task.model_dump(mode="json"),
