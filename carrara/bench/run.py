@@ -302,8 +302,8 @@ def _score(
         value, interval = sum(values) / len(values), intervals[name]
         if not all(map(math.isfinite, (value, interval.low, interval.high))):
             raise DataError(
-                f"task {task.name!r}: {name} has no value on these {len(truths)} test clips, "
-                "whose truths do not vary; more clips are needed"
+                f"task {task.name!r}: {name} has no value on these {len(truths)} test clips: too few of them differ "
+                "in their truths"
             )
         scores[name] = Score(
             value=value,

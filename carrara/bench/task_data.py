@@ -32,6 +32,7 @@ from carrara.core.progress import track
 from carrara.core.task import Task
 from carrara.data import REGISTRY as DATASETS
 from carrara.data._base import Dataset
+from carrara.data.folder import FolderDataset
 from carrara.encoders._base import Card, Encoder
 from carrara.features.extract import Features, extract
 from carrara.features.windows import WindowSpec
@@ -187,13 +188,16 @@ class FeatureProvider:
 
         Raises:
             UsageError: the task requests a metric that its kind has not.
-            DataError: clips are missing and `partial` is off, a clip lacks its label, or a split has too few clips.
+            DataError: clips are missing and `partial` is off, a clip lacks its label, or a split has too few clips or
+                labels that do not vary.
         """
         task_type.check(task)
         task_index = self.index(task)
         clips = [clip for clip in self.present_clips(task) if clip.split in splits]
         # Before the features, which may take hours: a wrong label stops at once.
         truth_of = dict(zip((clip.id for clip in clips), task_type.truths(task, clips)))
+        strict = isinstance(self.dataset(task), FolderDataset) and not self.partial and self.limit is None
+        task_type.check_truths(task, clips, list(truth_of.values()), strict)
         features = None
         if window_spec is None:
             undecodable = _undecodable(task, task_type, clips, self.encoder.card.sample_rate)

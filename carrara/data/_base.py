@@ -249,7 +249,7 @@ def check_dataset(dataset: Dataset, root: Path) -> DatasetCheck:
         duplicate_leaks += _find_leaks(scheme, by_content)
         comparability[scheme] = dataset.comparability(
             scheme,
-            sum(id not in unusable for id in split_of),
+            sum(id not in unusable and id not in wrong_length for id in split_of),
             max(len(split_of), sum(expected_counts.get(scheme, {}).values())),
         )
     differing = tuple(

@@ -52,6 +52,8 @@ class Card(Settings):
         paper: Citation or address.
         benchmark_setup: How a published benchmark ran it, as "benchmark: windows and stride; pooling; normalisation".
         files: Official files, as `org/repository/file` on the hub or a URL, each with its SHA-256 ("" if unknown).
+        is_standardised: Whether each clip's samples are scaled to mean 0 and variance 1 first; None where that is no
+            choice.
         output_version: Incremented whenever the output for the same weights changes.
         weights_sha256: Hash of the weights.
     """
@@ -77,6 +79,7 @@ class Card(Settings):
     paper: str = ""
     benchmark_setup: str = ""
     files: dict[str, str] = Field(default_factory=dict)
+    is_standardised: bool | None = None
     output_version: int = 1
     weights_sha256: str = ""
 

@@ -35,7 +35,8 @@ class MusicHubertSettings(HubertSettings):
     """Settings of a HuBERT; the defaults are the base size's."""
 
 
-_BASE = MusicHubertSettings()
+# As MARBLE's models/hubert: samples of the whole file there, of each window here.
+_BASE = MusicHubertSettings(standardise=True)
 _TINY = MusicHubertSettings(conv_channels=64, dim=128, num_layers=4, num_heads=4, ffn_dim=512)
 
 
@@ -65,7 +66,7 @@ ENCODER = EncoderFamily(
             paper=_HUBERT,
             files=FILES["hubert-base"],
             benchmark_setup="Yuan's thesis, table 4.1: windows of 30 s for emotion, others not stated; mean over "
-            "frames of layers 0 to 12; normalisation not stated, here samples as they are",
+            "frames of layers 0 to 12; MARBLE standardises the samples of the whole file (here of each window)",
         ),
         "musichubert-tiny": _variant("musichubert-tiny", _TINY, 999_552, paper=_HUBERT),
     },

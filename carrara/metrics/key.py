@@ -1,14 +1,17 @@
 """MIREX's weighted key score: 1 for the right key, part of a point for a related one (`mir_eval.key.weighted_score`).
 
 `key_weighted`, which MARBLE reports: 0.5 for a fifth above in the same mode, 0.3 for the relative key, 0.2 for the
-parallel key, else 0. `key_weighted_2017`: 0.5 for a fifth below too, as MIREX has scored since 2017. mir_eval 0.8.2 has
-no such option (its `evaluate` takes and ignores one), so a fifth below is scored with the two keys exchanged.
+parallel key, else 0. `key_weighted_2017`: 0.5 for a fifth below too, as MIREX has scored since 2017. mir_eval 0.8.2
+knows the first only (its `evaluate` takes an option for the second and ignores it); later versions have the option
+`allow_descending_fifths` and announce another default, so it is always given, and a fifth below is scored with the two
+keys exchanged, which is the same in all versions.
 
 Letters: U scored units, K keys.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from functools import lru_cache
 
@@ -24,6 +27,7 @@ NO_KEY = ("X", "x", "N")
 KEY = re.compile(r"([A-Ga-g])([#♯b♭]?)(?:\s*:\s*|\s+|)([A-Za-z]*)")
 
 FIFTH = 0.5
+ONLY_ABOVE = "allow_descending_fifths"
 
 
 def parse_key(name: str) -> str:
@@ -58,5 +62,6 @@ def key_weighted_2017(truth_U: np.ndarray, prediction_U: np.ndarray, keys: tuple
 def _score_table(keys: tuple[str, ...]) -> np.ndarray:
     from mir_eval.key import weighted_score
 
+    options = {ONLY_ABOVE: False} if ONLY_ABOVE in inspect.signature(weighted_score).parameters else {}
     names = [parse_key(key) for key in keys]
-    return np.array([[weighted_score(truth, prediction) for prediction in names] for truth in names])
+    return np.array([[weighted_score(truth, prediction, **options) for prediction in names] for truth in names])

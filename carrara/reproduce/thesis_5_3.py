@@ -7,6 +7,8 @@ training of its own.
 
 from carrara.reproduce._base import AblationRow, Hypothesis, Reproduction
 
+# HuBERT's recipe masks spans of 10 frames; every row here has MERT's.
+MASKS = {"masking.mask_length": 5}
 KMEANS, CODES = "MERT-95M[acoustic=Kmeans", "MERT-95M[acoustic=RVQVAE-1024"
 
 REPRODUCTION = Reproduction(
@@ -17,7 +19,7 @@ REPRODUCTION = Reproduction(
     rows=(
         AblationRow("logmel-chroma-cqt", "mert-v0", f"{KMEANS}LogmelChroma-300+200;musical=CQT]"),
         AblationRow("logmel-chroma", "mert-v0-no-cqt", f"{KMEANS}LogmelChroma-300+200-iter1;musical=none]"),
-        AblationRow("mfcc", "musichubert-k100", f"{KMEANS}MFCC-100;musical=none]", {"targets.mfcc.k": 100}),
+        AblationRow("mfcc", "musichubert-k100", f"{KMEANS}MFCC-100;musical=none]", {"targets.mfcc.k": 100, **MASKS}),
         AblationRow("codes-cqt", "mert-v1-95m-no-mixup", f"{CODES}x8-all;musical=CQT]"),
         AblationRow("codebook-0-cqt", "mert-v1-95m-codebook-0", f"{CODES}-codebook0;musical=CQT]"),
         AblationRow("codebook-7-cqt", "mert-v1-95m-codebook-7", f"{CODES}-codebook7;musical=CQT]"),

@@ -240,3 +240,67 @@ def test_two_at_once_on_one_folder_write_one_record(measure, task):
         first, second = threads.map(lambda _: measure(task())[0], range(2))
     assert first.scores == second.scores
     assert measure(task())[0].run.date in (first.run.date, second.run.date)
+
+
+BEATS = {"labels": ("beat",), "label": "beats", "metrics": ("beat_f_70ms",), "monitor": "beat_f_70ms"}
+HEIGHT = {"labels": ("height",), "label": "height", "metrics": ("r2_height",), "monitor": "r2"}
+FAULTS = [
+    ("multiclass", {}, "train", {"pitch": "low"}, r"every training clip is 'low', so a probe can learn nothing"),
+    ("multilabel", {"label": "tags", "metrics": ("roc_auc",), "monitor": "roc_auc"}, "valid", {"tags": ["low"]},
+     r"on all or on none of the 12 valid clips"),
+    ("regression", HEIGHT, "train", {"height": 1.0}, r"height is the same for every train clip, .*nothing to learn"),
+    ("regression", HEIGHT, "test", {"height": 1.0}, r"height is the same for every test clip, .*no R²"),
+    ("regression", HEIGHT, "test", {"height": float("nan")}, r"clip 'tone-36': its height is 'nan', not a finite number"),
+    ("regression", HEIGHT, "valid", {"height": "high"}, r"clip 'tone-24': its height is 'high', not a finite number"),
+    ("beat_tracking", BEATS, "train", {"beats": []}, r"no train clip has a beat"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("task_type", "fields", "split", "labels", "message"), FAULTS)
+def test_labels_that_cannot_be_learnt_or_scored_are_refused_before_extraction(
+    measure, tones, monkeypatch, task, bands, task_type, fields, split, labels, message
+):
+    clips = type(tones).clips
+
+    def faulty(self, root, split_scheme):
+        return [
+            replace(clip, labels=clip.labels | labels) if clip.split == split else clip
+            for clip in clips(self, root, split_scheme)
+        ]
+
+    class Unused(bands):
+        def forward(self, samples_BT, lengths_B=None):
+            raise AssertionError("nothing should be extracted")
+
+    monkeypatch.setattr(type(tones), "clips", faulty)
+    with pytest.raises(DataError, match=message) as caught:
+        measure(task(task_type, **fields), encoder=Unused())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_only_other_splits_have_is_named(measure, tones, monkeypatch, tmp_path, task):
+    clips = type(tones).clips
+
+    def with_high_tests_only(self, root, split_scheme):
+        return [
+            replace(clip, labels={"pitch": "low"}) if clip.split != "test" and clip.labels["pitch"] == "high" else clip
+            for clip in clips(self, root, split_scheme)
+        ]
+
+    monkeypatch.setattr(type(tones), "clips", with_high_tests_only)
+    with pytest.warns(
+        UserWarning, match=r"the pitch of the test clip 'tone-38' is 'high', which no train clip has \(and 5 more"
+    ):
+        measure(task())
+    folder = tmp_path / "own"
+    folder.mkdir()
+    rows = ["path,split,mood"]
+    for number in range(30):
+        split = "train" if number < 18 else "valid" if number < 24 else "test"
+        (folder / f"{number:02}.wav").write_bytes((tones.folder / f"{number}.wav").read_bytes())
+        rows.append(f"{number:02}.wav,{split},{'new' if number == 29 else 'ab'[number % 2]}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    for labels in ("", 'labels = ["a", "b", "new"]\n'):
+        (folder / "my.toml").write_text(f'data = "."\ntask_type = "multiclass"\nlabel = "mood"\n{labels}')
+        with pytest.raises(DataError, match=r"29\.wav.* 'new', .*train"):
+            measure(folder / "my.toml")

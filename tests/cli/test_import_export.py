@@ -118,7 +118,9 @@ def test_a_failed_variant_does_not_stop_the_other_imports(file, tmp_path, monkey
     home = tmp_path / "home" / "encoders"
     assert done.exit_code == 1
     assert done.stdout == f"mert-v0-public\t{home / 'mert-v0-public'}\nmert-v1-95m\t{home / 'mert-v1-95m'}\n"
-    assert done.stderr == "carrara import: mert-v0: 404\ncarrara import: mert-v1-330m: 404\n"
+    *remarks, first, last = done.stderr.splitlines()
+    assert (first, last) == ("carrara import: mert-v0: 404", "carrara import: mert-v1-330m: 404")
+    assert [remark.partition(":")[0] for remark in remarks] == ["mert-v0-public", "mert-v1-95m"]
     assert load(home / "mert-v1-95m").card.weights_sha256 == load("mert-tiny:random-7").card.weights_sha256
     source.clear()
     assert carrara("import", "mert").stderr.count("\n") == 4
@@ -126,11 +128,16 @@ def test_a_failed_variant_does_not_stop_the_other_imports(file, tmp_path, monkey
 
 def test_a_remark_is_one_line(file, tmp_path):
     done = carrara("import", "mert-tiny", "--file", file)
-    first, last = done.stderr.splitlines()
-    assert "its shapes alone were checked" in first and "checked and converted" in last
+    normalisation, shapes, last = done.stderr.splitlines()
+    assert normalisation.startswith("mert-tiny: samples go into the network as they are, the default of mert-tiny")
+    assert "its shapes alone were checked" in shapes and "checked and converted" in last
     carrara("export", tmp_path / "home" / "encoders" / "mert-tiny", "-f", "transformers", "-o", tmp_path / "hf")
     processor = tmp_path / "hf" / "preprocessor_config.json"
-    assert carrara("import", "mert-tiny", "--file", tmp_path / "hf").stderr.count("\n") == 1
+    assert (
+        carrara("import", "mert-tiny", "--file", tmp_path / "hf")
+        .stderr.splitlines()[0]
+        .endswith("as its preprocessor_config.json says")
+    )
     processor.write_text(processor.read_text().replace('"do_normalize": false', '"do_normalize": true'))
     done = carrara("import", "mert-tiny", "--file", tmp_path / "hf")
     assert "says do_normalize true, where mert-tiny alone has false" in done.stderr.splitlines()[0]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import warnings
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, HubertConfig, HubertForCTC, HubertModel
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders._hub.load import load
+from carrara.encoders._hub.load import load, model_card
 from carrara.formats.weights import save_tensors
 
 SMALL = {
@@ -35,6 +36,11 @@ def sound(rate=16_000):
     return 0.1 * torch.randn(2, rate, generator=torch.Generator().manual_seed(0))
 
 
+def write_raw(folder):
+    """Say in a folder that samples go into its network as they are, as transformers' models take them."""
+    (folder / "preprocessor_config.json").write_text('{"do_normalize": false}')
+
+
 def hubert(**changes):
     return HubertConfig(**{**SMALL, "num_conv_pos_embeddings": 16, **changes})
 
@@ -54,6 +60,7 @@ def test_a_hubert_folder_is_equal_layer_by_layer(tmp_path, kind, spelling):
                 tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
         torch.save(tensors, tmp_path / "pytorch_model.bin")
         (tmp_path / "model.safetensors").unlink()
+    write_raw(tmp_path)
     encoder = load(tmp_path)
     theirs = model(sound(), output_hidden_states=True)
     ours = encoder(sound())
@@ -106,6 +113,7 @@ def test_a_mert_folder_is_recognised_by_rate_and_prefix_and_its_heads_are_droppe
 def test_a_fine_tuned_model_gives_its_encoder(tmp_path):
     model = drawn(HubertForCTC(hubert()))
     model.save_pretrained(tmp_path)
+    write_raw(tmp_path)
     theirs = model.hubert(sound(), output_hidden_states=True).hidden_states
     torch.testing.assert_close(load(tmp_path)(sound()), torch.stack(theirs, 1), atol=1e-5, rtol=1e-4)
 
@@ -254,11 +262,34 @@ def test_two_names_that_become_one_are_refused(tmp_path, name, twin, spelling):
 def test_only_the_whole_repository_on_the_hub_has_its_card(tmp_path, name, monkeypatch):
     folder = tmp_path / name
     drawn(HubertModel(hubert())).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text('{"sampling_rate": 24000}')
+    (folder / "preprocessor_config.json").write_text('{"sampling_rate": 24000, "do_normalize": false}')
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, allow_patterns: str(folder))
     assert load(folder).card.license == "" and not load(folder).settings.standardise
     if "/" in name:
-        assert load(name).card.license == "CC-BY-NC-4.0" and load(name).settings.standardise
+        assert load(name).card.license == "CC-BY-NC-4.0" and not load(name).settings.standardise
+        (folder / "preprocessor_config.json").unlink()
+        assert load(name).settings.standardise
+
+
+@pytest.mark.parametrize("kind", ["hubert", "data2vec", "mert-330m"])
+def test_a_folder_that_does_not_say_is_standardised_as_marble_does_and_says_so(tmp_path, kind):
+    model = (
+        Data2VecAudioModel(Data2VecAudioConfig(**SMALL))
+        if kind == "data2vec"
+        else HubertModel(hubert(do_stable_layer_norm=kind == "mert-330m"))
+    )
+    folder = tmp_path / kind
+    model.save_pretrained(folder)
+    expected = kind != "mert-330m"
+    words = "scaled to mean 0 and variance 1" if expected else "as they are"
+    with pytest.warns(UserWarning, match=f"{words}, as in MARBLE; no preprocessor_config.json"):
+        encoder = load(folder)
+    assert encoder.settings.standardise is encoder.card.is_standardised is expected
+    assert words in model_card(encoder.card)
+    write_raw(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(folder).card.is_standardised is False
 
 
 @torch.no_grad()

@@ -80,3 +80,38 @@ def test_key_scores_by_the_rules_and_by_mir_eval():
     truth, answer = draw.integers(0, 24, (2, 200))
     expected = np.mean([mir_eval.key.weighted_score(KEYS[a], KEYS[b]) for a, b in zip(truth, answer)])
     assert key_weighted(truth, answer, KEYS) == pytest.approx(expected)
+
+
+SEMITONES = dict(zip(("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"), range(12)))
+
+
+def mirex_score(truth, prediction, with_fifth_below):
+    """MIREX's rules, from the keys' names: by interval upwards and modes alone."""
+    (tonic, mode), (other, other_mode) = truth.split(), prediction.split()
+    up = (SEMITONES[other] - SEMITONES[tonic]) % 12
+    if mode == other_mode:
+        return {0: 1.0, 7: 0.5, 5: 0.5 * with_fifth_below}.get(up, 0.0)
+    relative = 9 if mode == "major" else 3
+    return {relative: 0.3, 0: 0.2}.get(up, 0.0)
+
+
+@pytest.mark.parametrize("installed", ["as installed", "with the announced default"])
+def test_all_576_pairs_of_keys(monkeypatch, installed):
+    if installed != "as installed":
+        original = mir_eval.key.weighted_score
+
+        def announced(reference_key, estimated_key, allow_descending_fifths=True):
+            fifth_below = original(estimated_key, reference_key) == 0.5 and allow_descending_fifths
+            return 0.5 if fifth_below else original(reference_key, estimated_key)
+
+        monkeypatch.setattr(mir_eval.key, "weighted_score", announced)
+        assert announced("C major", "F major") == 0.5
+    keys = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in SEMITONES)
+    # Another order than before, so that no table is remembered.
+    keys = keys if installed == "as installed" else keys[::-1]
+    truth, answer = (each.ravel() for each in np.indices((24, 24)))
+    for metric, below in ((key_weighted, False), (key_weighted_2017, True)):
+        expected = [mirex_score(keys[a], keys[b], below) for a, b in zip(truth, answer)]
+        own = [metric([a], [b], keys) for a, b in zip(truth, answer)]
+        assert own == expected and len(own) == 576
+    assert sum(mirex_score(a, b, False) for a in keys for b in keys) == pytest.approx(24 * (1 + 0.5 + 0.3 + 0.2))

@@ -47,6 +47,19 @@ def test_a_hypothesis_is_held_not_held_or_open():
 
 
 @pytest.mark.parametrize("name", REGISTRY.names())
+def test_rows_that_a_hypothesis_compares_have_equal_masks_unless_it_is_about_them(name):
+    reproduction = REGISTRY.get(name)
+    masks = {}
+    for row in reproduction.rows:
+        if row.recipe:
+            recipe = resolve(row.recipe, "tiny", row.changes | row.small_changes)
+            masks[row.label] = getattr(recipe, "masking", None)
+    for hypothesis in reproduction.hypotheses:
+        pair = [masks[label] for label in (hypothesis.better, hypothesis.worse) if label in masks]
+        assert len(pair) < 2 or pair[0] == pair[1] or "mask" in hypothesis.text, hypothesis.text
+
+
+@pytest.mark.parametrize("name", REGISTRY.names())
 def test_every_row_names_a_recipe_and_a_printed_average(name):
     reproduction = REGISTRY.get(name)
     labels = [row.label for row in reproduction.rows]

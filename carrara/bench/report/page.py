@@ -124,7 +124,7 @@ def _provenance(leaderboard: Leaderboard) -> dict[str, Any]:
         "dates": dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
         "commands": sorted({record.run.command for record in records}),
         "commits": sorted({record.run.git for record in records if record.run.git}),
-        "seeds": sorted({record.run.seed for record in records}),
+        "seeds": sorted({seed for record in records for seed in (record.run.seed, *record.run.seeds)}),
     }
 
 

@@ -50,6 +50,18 @@ class TaskType(ABC):
             DataError: a clip lacks the label, or has one that the task does not know.
         """
 
+    def check_truths(self, task: Task, clips: Sequence[Clip], truths: Sequence[Truth], strict: bool) -> None:
+        """Check, before any feature is extracted, that there is something to learn and to score.
+
+        Args:
+            task, clips, truths: the clips of some splits, and the truth of each.
+            strict: whether a class that no training clip has is an error, not a warning.
+
+        Raises:
+            DataError: a split's truths do not vary where they must.
+        """
+        return
+
     @abstractmethod
     def metric_names(self, task: Task) -> tuple[str, ...]:
         """Return the metrics that a task of this kind can request."""

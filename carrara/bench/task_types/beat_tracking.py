@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from carrara.bench.beat_decoder import beat_times
 from carrara.bench.task_types._base import Frames, ProbeTaskType, label_of, requested_metrics
-from carrara.core.clip import Clip
+from carrara.core.clip import SPLITS, Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
 from carrara.metrics.beats import beat_f_mean, beat_f_pooled, beat_f_trimmed, count_matches
@@ -65,6 +65,12 @@ class _BeatTracking(ProbeTaskType):
                 raise DataError(f"clip {clip.id!r}: one of its {task.label} is not a time in seconds from 0 on")
             truths.append(times)
         return truths
+
+    def check_truths(self, task: Task, clips: Sequence[Clip], truths: Sequence[np.ndarray], strict: bool) -> None:
+        for split in SPLITS:
+            own = [times for clip, times in zip(clips, truths) if clip.split == split]
+            if own and not any(map(len, own)):
+                raise DataError(f"task {task.name!r}: no {split} clip has a beat; give clips whose beats are annotated")
 
     def targets(self, task: Task, state: None, truths: Sequence[np.ndarray], frames: Frames | None) -> list[np.ndarray]:
         """Return for each clip 1 at the frames of its beats and their neighbours, else 0, `[F, 1]`."""

@@ -11,6 +11,7 @@ Letters: P probes, B examples of a batch, K classes, U scored units, R windows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,11 +56,30 @@ class _Multiclass(ProbeTaskType):
             label = str(value)
             if label not in index:
                 raise DataError(
-                    f"clip {clip.id!r}: its {task.label} is {label!r}, which task {task.name!r} does not know; its "
-                    "labels are those of the training clips unless it lists them"
+                    f"clip {clip.id!r}: its {task.label} is {label!r}, which is none of the {len(index)} labels of "
+                    f"task {task.name!r}; by default they are those of the train split"
                 )
             truths.append(index[label])
         return truths
+
+    def check_truths(self, task: Task, clips: Sequence[Clip], truths: Sequence[int], strict: bool) -> None:
+        trained = {truth for clip, truth in zip(clips, truths) if clip.split == "train"}
+        if len(trained) == 1:
+            raise DataError(
+                f"task {task.name!r}: the {task.label} of every training clip is {task.labels[trained.pop()]!r}, so a "
+                "probe can learn nothing; give training clips of two classes or more"
+            )
+        unknown = [(clip, truth) for clip, truth in zip(clips, truths) if trained and truth not in trained]
+        if unknown:
+            clip, truth = unknown[0]
+            more = f" (and {len(unknown) - 1} more such clips)" if len(unknown) > 1 else ""
+            problem = (
+                f"task {task.name!r}: the {task.label} of the {clip.split} clip {clip.id!r} is {task.labels[truth]!r}, "
+                f"which no train clip has{more}"
+            )
+            if strict:
+                raise DataError(f"{problem}; add train clips of this class, or leave it out")
+            warnings.warn(f"{problem}; it counts as wrong", stacklevel=2)
 
     def targets(self, task: Task, state: None, truths: Sequence[int], frames: Frames | None) -> np.ndarray:
         return np.asarray(truths, dtype=np.int64)

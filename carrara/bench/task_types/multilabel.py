@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from carrara.bench.task_types._base import Frames, ProbeTaskType, label_of, requested_metrics
-from carrara.core.clip import Clip
+from carrara.core.clip import SPLITS, Clip
 from carrara.core.errors import DataError
 from carrara.core.task import Task
 from carrara.metrics.ranking import average_precision, macro_mean, roc_auc
@@ -45,6 +45,15 @@ class _Multilabel(ProbeTaskType):
         has_lists = any(isinstance(label, list | tuple) for label in labels)
         tags_by_clip = [_tags(task, clip, label, has_lists) for clip, label in zip(clips, labels)]
         return [np.array([tag in tags for tag in task.labels], dtype=np.float32) for tags in tags_by_clip]
+
+    def check_truths(self, task: Task, clips: Sequence[Clip], truths: Sequence[np.ndarray], strict: bool) -> None:
+        for split in SPLITS:
+            own = [truth for clip, truth in zip(clips, truths) if clip.split == split]
+            if own and len(self.unscored_tags(task, own)) == len(task.labels):
+                raise DataError(
+                    f"task {task.name!r}: each tag is on all or on none of the {len(own)} {split} clips, so there is "
+                    "nothing to learn or to score; give clips that differ in their tags"
+                )
 
     def targets(self, task: Task, state: None, truths: Sequence[np.ndarray], frames: Frames | None) -> np.ndarray:
         return np.asarray(truths, dtype=np.float32)

@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from carrara.bench.task_types._base import Frames, ProbeTaskType, requested_metrics
-from carrara.core.clip import Clip
+from carrara.core.clip import SPLITS, Clip
 from carrara.core.errors import DataError
 from carrara.core.task import Task
 from carrara.metrics.r2 import r2
@@ -52,20 +52,23 @@ class _Regression(ProbeTaskType):
             truths.append(np.array([_number(clip, name, values[name]) for name in task.labels], dtype=np.float64))
         return truths
 
-    def fit(self, task: Task, truths: Sequence[np.ndarray]) -> _Moments:
-        """Return mean and std of the training truths.
+    def check_truths(self, task: Task, clips: Sequence[Clip], truths: Sequence[np.ndarray], strict: bool) -> None:
+        for split in SPLITS:
+            own = [truth for clip, truth in zip(clips, truths) if clip.split == split]
+            if not own:
+                continue
+            for name, same in zip(task.labels, (np.asarray(own) == own[0]).all(0)):
+                if same:
+                    purpose = "nothing to learn" if split == "train" else "no R² to compute"
+                    raise DataError(
+                        f"task {task.name!r}: {name} is the same for every {split} clip, so there is {purpose}; give "
+                        "clips that differ in it"
+                    )
 
-        Raises:
-            DataError: a dimension is the same for all of them.
-        """
+    def fit(self, task: Task, truths: Sequence[np.ndarray]) -> _Moments:
+        """Return mean and std of the training truths; `check` refuses truths that do not vary."""
         truth_UE = np.asarray(truths)
-        std_E = truth_UE.std(0)
-        for name, std in zip(task.labels, std_E):
-            if not std > 0:
-                raise DataError(
-                    f"task {task.name!r}: {name} is the same for every training clip; give clips that differ in it"
-                )
-        return _Moments(truth_UE.mean(0), std_E)
+        return _Moments(truth_UE.mean(0), truth_UE.std(0))
 
     def targets(self, task: Task, state: _Moments, truths: Sequence[np.ndarray], frames: Frames | None) -> np.ndarray:
         return ((np.asarray(truths) - state.mean_E) / state.std_E).astype(np.float32)

@@ -148,7 +148,7 @@ def _import_variant(name: str, file: Path | None, folder: Path, interpolate: boo
         remarks, heads = [], {}
         if isinstance(own_settings, HubertSettings) and isinstance(encoder.settings, HubertSettings):
             heads = read_heads(path)
-            remarks = standardise_note(name, own_settings, encoder.settings)
+            remarks = [standardise_note(name, path, own_settings, encoder.settings)]
             if file is not None and not has_evidence(path, card):
                 remarks.append(f"{name}: nothing in {path} says which model it is, so its shapes alone were checked")
         sha256 = f" (SHA-256 {sha256_of_file(path)})" if path.is_file() else ""

@@ -29,7 +29,7 @@ from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
 from carrara.encoders._hub.spec import parse_encoder_spec
-from carrara.encoders._hubert.huggingface import load_hubert_folder
+from carrara.encoders._hubert.huggingface import STANDARDISED, load_hubert_folder
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
@@ -158,6 +158,7 @@ def model_card(card: Card) -> str:
         f"{card.sample_rate} Hz in, {rate} out.",
         f"Trained on: {', '.join(card.trained_on) or 'not stated'}. Licence of the weights: "
         f"{card.license or 'not stated'}. Paper: {card.paper or 'none'}.",
+        *([f"Normalisation: {STANDARDISED[card.is_standardised]}."] if card.is_standardised is not None else []),
         *([f"In the benchmarks – {card.benchmark_setup}."] if card.benchmark_setup else []),
         f"```python\nimport carrara\n\nencoder = carrara.load({card.name!r})\nlayers = encoder(samples)  "
         f"# [batch, {card.num_layers + 1}, frames, {card.dim}]\n```",

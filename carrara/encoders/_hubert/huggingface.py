@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ FIXED_FIELDS = {
     "conv_pos_batch_norm": False,
     "add_adapter": False,
 }
+STANDARDISED = {
+    True: "each clip's samples are scaled to mean 0 and variance 1",
+    False: "samples go into the network as they are",
+}
 MODEL_TYPES = ("hubert", "music_hubert", "mert", "mert_model", "data2vec-audio")
 
 
@@ -81,6 +86,9 @@ def load_hubert_folder(folder: Path, config: Mapping[str, Any], name: str) -> En
     """
     family, settings = _parse_network(folder, config, name)
     published = _find_published(family, name)
+    if not published and "do_normalize" not in _read_json_file(folder / PROCESSOR):
+        how = f"{STANDARDISED[settings.standardise]}, as in MARBLE"
+        warnings.warn(f"{folder}: {how}; no {PROCESSOR} in it says do_normalize", stacklevel=2)
     facts = published[0].model_dump(include={"files", *WEIGHT_FACTS}) if published else {}
     card = hubert_card(name, settings, window_seconds=30.0, **facts)
     tensors = _read_files(folder).network
@@ -144,12 +152,15 @@ def config_folder(path: Path) -> Path | None:
     return folder if config.is_file() and b'"model_type"' in config.read_bytes() else None
 
 
-def standardise_note(name: str, own: HubertSettings, imported: HubertSettings) -> list[str]:
-    """Return a line if a folder standardises waveforms and the variant does not, or the reverse; else nothing."""
-    if imported.standardise == own.standardise:
-        return []
-    value, default = json.dumps(imported.standardise), json.dumps(own.standardise)
-    return [f"{name}: {PROCESSOR} says do_normalize {value}, where {name} alone has {default}; {value} is used"]
+def standardise_note(name: str, path: Path, own: HubertSettings, imported: HubertSettings) -> str:
+    """Return a line that says whether the imported encoder standardises waveforms, and why."""
+    if imported.standardise != own.standardise:
+        value, default = json.dumps(imported.standardise), json.dumps(own.standardise)
+        return f"{name}: {PROCESSOR} says do_normalize {value}, where {name} alone has {default}; {value} is used"
+    folder = config_folder(path)
+    if folder and "do_normalize" in _read_json_file(folder / PROCESSOR):
+        return f"{name}: {STANDARDISED[imported.standardise]}, as its {PROCESSOR} says"
+    return f"{name}: {STANDARDISED[imported.standardise]}, the default of {name}; its files do not say"
 
 
 def has_evidence(path: Path, card: Card) -> bool:
@@ -265,8 +276,12 @@ def _parse_network(folder: Path, config: Mapping[str, Any], name: str) -> tuple[
         # transformers' data2vec has layer norms and post-LN whatever its config says.
         "conv_norm": "layer" if is_data2vec else config.get("feat_extract_norm", "group"),
         "norm_placement": "pre" if config.get("do_stable_layer_norm") and not is_data2vec else "post",
-        "standardise": _read_standardise(folder, processor, published[1].standardise if published else is_data2vec),
     }
+    # MARBLE standardises for all of them but MERT-330M, as transformers' feature extractor does by default.
+    is_marble_exception = variant == "mert-v0" and values["norm_placement"] == "pre"
+    values["standardise"] = _read_standardise(
+        folder, processor, published[1].standardise if published else not is_marble_exception
+    )
     return family, parse_settings(family.settings, values, str(source))
 
 

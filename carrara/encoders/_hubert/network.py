@@ -121,6 +121,7 @@ def hubert_card(name: str, settings: HubertSettings, **fields: Any) -> Card:
         cnn_dim=settings.conv_channels,
         input="waveform",
         network=f"{len(settings.conv_kernels)} convolutions, {settings.num_layers} Transformer layers",
+        is_standardised=settings.standardise,
         **fields,
     )
 

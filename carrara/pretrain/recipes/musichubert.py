@@ -36,6 +36,7 @@ def _recipe(name: str, crop: float = 30.0, steps: int = 400_000, **target: Any) 
     return Recipe.model_validate(
         {
             "encoder": "musichubert-base",
+            "network": {"standardise": False},  # training took raw waveforms, MARBLE's probes did not
             "targets": {name: {"target": "clusters", **target}},
             "masking": {"mask_prob": 0.8, "mask_length": 10},
             "objective": {"final_dim": 256},

@@ -203,3 +203,10 @@ def test_robustness_is_over_the_tasks_that_were_measured_on_corrupted_audio():
     page = render_report(records)
     assert "Robustness" in page and "noise:10db" in page
     assert "corrupted test audio" not in render_report(RECORDS)
+
+
+def test_all_seeds_are_named():
+    first = record("mert-tiny", "pebble/key", 0.617)
+    several = first.model_copy(update={"run": first.run.model_copy(update={"seeds": (7, 8, 9)})})
+    assert "seeds 7, 8, 9</dd>" in render_report([several])
+    assert "seed 7</dd>" in render_report([first])
