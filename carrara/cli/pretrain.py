@@ -11,6 +11,7 @@ import typer
 
 from carrara.cli._echo import echo
 
+RUN_FILE = "run.json"
 TRAINING, PROBES, PLAN = "Training", "Probes during training", "Plan"
 
 Name = Annotated[str, typer.Argument(help="A recipe's name (`carrara ls recipes`).")]
@@ -143,8 +144,7 @@ def pretrain(
         return
     if not corpus:
         raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
-    if output is None:
-        raise UsageError("there is no output folder; give the folder of the encoder with -o my-encoder")
+    output = _check_output(output, resume)
     options: dict[str, Any] = {"trackers": ",".join(tracker).split(",") if tracker else None}
     if probe:
         from carrara.cli._probes import build_probe
@@ -173,6 +173,21 @@ def pretrain(
         return
     echo(f"{folder}\tstep {last['step']}\tloss {last.get('loss', float('nan')):.4f}")
     echo(f"{_next_command(folder)}; the log is {folder / LOG_FILE}, its plot {folder / PLOT_FILE}", err=True)
+
+
+def _check_output(output: Path | None, resume: bool) -> Path:
+    """Return the output folder, after a line if there is nothing to resume in it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from carrara.core.errors import UsageError
+
+    if output is None:
+        raise UsageError("there is no output folder; give the folder of the encoder with -o my-encoder")
+    if resume and not (output / RUN_FILE).is_file():
+        echo(f"carrara pretrain: {output} holds no run to resume; a new one starts", err=True)
+    return output
 
 
 def _next_command(folder: Path) -> str:

@@ -115,3 +115,8 @@ def test_a_missing_folder_is_no_hub_id(tmp_path):
 
 def test_gpu_is_answered_with_cuda():
     assert "write cuda" in carrara("bench", "noise", "-t", "pebble/key", "--device", "gpu", code=2).stderr
+
+
+def test_nothing_to_resume_is_said(music):
+    command = ("pretrain", "mert-v0", "-c", music, "-o", "mine", "--from", "mert-v9", "--resume")
+    assert "mine holds no run to resume" in carrara(*command, code=2).stderr
