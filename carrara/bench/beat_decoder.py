@@ -6,6 +6,7 @@ rounded) and a position in it, which advances by one each frame. Only where a be
 a to b with probability ∝ exp(-100 |b/a - 1|), none where that is below the resolution of a double. In the first
 sixteenth of the positions the observation is the activation p, in all others (1 - p) / 15. All states are equally
 likely at first, and a clip may end in any. Each decoded beat moves to the highest activation in its sixteenth.
+Downbeats are decoded alike, with intervals of bars and a 64th of them in place of the sixteenth.
 
 Because positions only advance, a path is a chain of whole beats, and the states (3,193 at 75 Hz) need not be visited:
 entering an interval at a frame fixes the frame of the next entry and, from prefix sums, all observations between.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,11 +30,24 @@ from torch import Tensor
 
 from carrara.core.errors import UsageError
 
-SLOWEST, FASTEST = 55.0, 215.0  # beats a minute
-TRANSITION, OBSERVATION = 100.0, 16
+TRANSITION = 100.0
 # One frame, however certain, weighs no more than odds of a million to one.
 LIMIT = math.log(1e6)
 CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What is tracked: its slowest and fastest tempo per minute; 1 / `observation` of an interval is its own."""
+
+    slowest: float
+    fastest: float
+    observation: int
+
+
+BEAT = Pulse(55.0, 215.0, 16)
+# Bars of four beats at the slowest tempo to bars of three at the fastest; its own part is as long as a beat's is.
+DOWNBEAT = Pulse(55.0 / 4, 215.0 / 3, 64)
 
 
 @dataclass(frozen=True)
@@ -43,30 +57,35 @@ class TempoSpace:
     Attributes:
         interval_T: frames from beat to beat, ascending without gaps.
         beat_T: the number of frames at the start of each interval that are the beat's own.
+        observation: of the pulse.
         log_change_TT: log probability of a change from one interval (row) to another, -inf for never.
         reach_T: for each interval the slice of those it may change to.
     """
 
     interval_T: Tensor
     beat_T: Tensor
+    observation: int
     log_change_TT: Tensor
     reach_T: tuple[slice, ...]
 
     def to(self, device: torch.device) -> TempoSpace:
         """Return the same on another device."""
-        return TempoSpace(
-            self.interval_T.to(device), self.beat_T.to(device), self.log_change_TT.to(device), self.reach_T
+        return replace(
+            self,
+            interval_T=self.interval_T.to(device),
+            beat_T=self.beat_T.to(device),
+            log_change_TT=self.log_change_TT.to(device),
         )
 
 
 @lru_cache
-def tempo_space(rate: float) -> TempoSpace:
-    """Return the intervals that 55 to 215 beats a minute have at `rate` frames a second.
+def tempo_space(rate: float, pulse: Pulse = BEAT) -> TempoSpace:
+    """Return the intervals that a pulse (beats: 55 to 215 a minute) has at `rate` frames a second.
 
     Raises:
         UsageError: the frames are too far apart to separate a beat from the time between beats.
     """
-    shortest, longest = max(2, round(60 * rate / FASTEST)), round(60 * rate / SLOWEST)
+    shortest, longest = max(2, round(60 * rate / pulse.fastest)), round(60 * rate / pulse.slowest)
     if longest < shortest:
         raise UsageError(f"{rate:g} frames a second are too few to track beats; use an encoder with more")
     interval_T = torch.arange(shortest, longest + 1)
@@ -78,17 +97,18 @@ def tempo_space(rate: float) -> TempoSpace:
     for change_T in change_TT:
         reached = change_T.nonzero()[:, 0].tolist()
         reach_T.append(slice(reached[0], reached[-1] + 1))
-    return TempoSpace(interval_T, -(-interval_T // OBSERVATION), log_change_TT, tuple(reach_T))
+    return TempoSpace(interval_T, -(-interval_T // pulse.observation), pulse.observation, log_change_TT, tuple(reach_T))
 
 
-def beat_times(logits: Sequence[Tensor], rate: float) -> list[np.ndarray]:
-    """Return the times of the beats of each clip, in seconds, ascending.
+def beat_times(logits: Sequence[Tensor], rate: float, pulse: Pulse = BEAT) -> list[np.ndarray]:
+    """Return the times of the beats (or of another pulse) of each clip, in seconds, ascending.
 
     Args:
         logits: for each clip the log odds of a beat at every frame, `[F]` (the activation before the sigmoid); NaN
             counts as a frame without a beat. A clip without frames, or without a logit above -13.8 (an activation of
             a millionth), has no beats.
         rate: frames a second.
+        pulse: beats or downbeats.
 
     Raises:
         UsageError: the frame rate is too low.
@@ -96,12 +116,12 @@ def beat_times(logits: Sequence[Tensor], rate: float) -> list[np.ndarray]:
     finite = [torch.nan_to_num(logit_F.detach().double(), nan=-LIMIT).clamp(-LIMIT, LIMIT) for logit_F in logits]
     active = [clip for clip, logit_F in enumerate(finite) if len(logit_F) and bool((logit_F > -LIMIT).any())]
     times = [np.empty(0)] * len(finite)
-    for clip, (start_S, width_S) in zip(active, decode_paths([finite[clip] for clip in active], rate)):
-        times[clip] = _peaks(finite[clip].cpu().numpy(), start_S, width_S) / rate
+    for clip, (start_S, width_S) in zip(active, decode_paths([finite[clip] for clip in active], rate, pulse)):
+        times[clip] = _peaks(finite[clip].cpu().numpy(), start_S, width_S, pulse.observation) / rate
     return times
 
 
-def decode_paths(logits: Sequence[Tensor], rate: float) -> list[tuple[np.ndarray, np.ndarray]]:
+def decode_paths(logits: Sequence[Tensor], rate: float, pulse: Pulse = BEAT) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the best path of each clip: the frame at which each beat starts and its interval in frames, `[S]` each.
 
     The first beat may have started before the clip: its frame is then negative, down to one less than its interval.
@@ -110,7 +130,7 @@ def decode_paths(logits: Sequence[Tensor], rate: float) -> list[tuple[np.ndarray
     if not logits:
         return []
     paths: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0))] * len(logits)
-    space = tempo_space(rate).to(logits[0].device)
+    space = tempo_space(rate, pulse).to(logits[0].device)
     for clips in _chunks([len(logit_F) for logit_F in logits], space):
         chunk = [logits[clip] for clip in clips]
         length_N = torch.tensor([len(logit_F) for logit_F in chunk], device=logits[0].device)
@@ -144,7 +164,7 @@ def _beat_sums(chunk: list[Tensor], space: TempoSpace) -> Tensor:
         frames + int(space.interval_T[-1]) + 1, len(chunk), dtype=torch.double, device=chunk[0].device
     )
     for column, logit_F in enumerate(chunk):
-        gain_FN[1 : len(logit_F) + 1, column] = logit_F + math.log(OBSERVATION - 1)
+        gain_FN[1 : len(logit_F) + 1, column] = logit_F + math.log(space.observation - 1)
     return gain_FN.cumsum(0)
 
 
@@ -231,9 +251,9 @@ def _backward(arrival_TLN: Tensor, length_N: Tensor, space: TempoSpace) -> list[
     return [(start_S[own_S], width_S[own_S]) for start_S, width_S, own_S in zip(start_NS, width_NS, own_NS)]
 
 
-def _peaks(logit_F: np.ndarray, start_S: np.ndarray, width_S: np.ndarray) -> np.ndarray:
+def _peaks(logit_F: np.ndarray, start_S: np.ndarray, width_S: np.ndarray, observation: int) -> np.ndarray:
     """Return the frame of the highest logit among each beat's own frames; drop a beat without one inside the clip."""
-    own_S = -(-width_S // OBSERVATION)
+    own_S = -(-width_S // observation)
     frame_SW = start_S[:, None] + np.arange(own_S.max())
     inside_SW = (frame_SW >= 0) & (frame_SW < len(logit_F)) & (frame_SW < (start_S + own_S)[:, None])
     logit_SW = np.where(inside_SW, logit_F[frame_SW.clip(0, len(logit_F) - 1)], -np.inf)

@@ -25,7 +25,7 @@ from carrara.audio.stems import load_stem
 from carrara.bench.provenance import index_identity
 from carrara.bench.separation.songs import clip_stems
 from carrara.bench.split_data import LabelledSplit, SplitData, average_windows
-from carrara.bench.task_types._base import ProbeTaskType, TaskType
+from carrara.bench.task_types._base import TaskType
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.errors import AbsentError, AudioError, DataError
 from carrara.core.progress import track
@@ -83,7 +83,7 @@ class TaskData:
         """Return the test split without truths and labels; the reference stems of source separation, audio, stay."""
         test = self.splits["test"]
         clips: Iterable[Clip] = test.clips
-        if isinstance(self.task_type, ProbeTaskType):
+        if self.task_type.reads_features:
             clips = [replace(clip, labels={}) for clip in clips]
         return SplitData(list(clips), test.layers, test.rows_U, test.frame_rate)
 
@@ -305,7 +305,7 @@ def _undecodable(task: Task, task_type: TaskType, clips: Sequence[Clip], sample_
 
     def decode(clip: Clip) -> str:
         try:
-            if isinstance(task_type, ProbeTaskType):
+            if task_type.reads_features:
                 load_audio(clip.path, sample_rate, clip.start, clip.duration)
             else:
                 for stem in clip_stems(task, clip):

@@ -2,7 +2,8 @@
 
     # mood.toml
     data = "my-music"           # a folder with labels.csv (`carrara show folder`), relative to this file
-    task_type = "multiclass"    # multiclass, multilabel, regression, beat_tracking or source_separation
+    task_type = "multiclass"    # or multilabel, regression, beat_tracking, tempo, retrieval,
+                                # source_separation
     label = "mood"              # the column that holds the truth; source_separation needs none
 
 Any field of a task (`carrara show pebble/key` has them all) may be added. By default `labels` are those of the training
@@ -37,6 +38,8 @@ USUAL_METRICS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "multilabel": (("roc_auc", "average_precision"), "roc_auc"),
     "regression": ((), "r2"),
     "beat_tracking": (("beat_f_70ms",), "beat_f_70ms"),
+    "tempo": (("tempo_accuracy1", "tempo_accuracy2"), "tempo_accuracy1"),
+    "retrieval": (("map",), "map"),
     "source_separation": ((), "sdr"),
 }
 
@@ -135,6 +138,8 @@ def _read_toml(path: Path) -> tuple[Task, Dataset | None]:
 def _labels(clips: Sequence[Clip], root: Path, task_type: str, label: str) -> tuple[str, ...]:
     if task_type == "beat_tracking":
         return ("beat",)
+    if task_type in ("tempo", "retrieval"):
+        return ("tempo",) if task_type == "tempo" else ("similarity",)
     if task_type == "regression":
         return (label,)
     training = [clip for clip in clips if clip.split == "train"]

@@ -56,8 +56,10 @@ def build_probe(texts: list[str], data_dir: Path | None, device: str) -> Callabl
     # The clips are the same for every encoder, so missing ones are an error before the training begins.
     provider = FeatureProvider(build_encoder("noise"), data_dir, device, MAX_CLIPS, False, datasets)
     for task in resolved:
-        if not isinstance(task_types.REGISTRY.get(task.task_type), ProbeTaskType):
-            raise UsageError(f"--probe {task.name}: {task.task_type} needs a network of its own; choose another task")
+        task_type = task_types.REGISTRY.get(task.task_type)
+        if not isinstance(task_type, ProbeTaskType):
+            reason = "trains no probe" if task_type.reads_features else "needs a network of its own"
+            raise UsageError(f"--probe {task.name}: {task.task_type} {reason}; choose another task")
         provider.present_clips(task)
 
     def probe(encoder: Encoder) -> Scores:

@@ -45,6 +45,8 @@ def test_fields_that_are_left_out_have_usual_values(folder):
     assert tags.labels == ("high", "low", "tone") and tags.metrics == ("roc_auc", "average_precision")
     dashes = write(folder, 'data = "music"\ntask_type = "beat-tracking"\nlabel = "tags"', "beats.toml")
     assert read_task(dashes)[0].labels == ("beat",)
+    covers, _ = read_task(write(folder, 'data = "music"\ntask_type = "retrieval"\nlabel = "pitch"', "covers.toml"))
+    assert covers.labels == ("similarity",) and covers.metrics == ("map",) and covers.monitor == "map"
     height, _ = read_task(write(folder, 'data = "music"\ntask_type = "regression"\nlabel = "height"', "height.toml"))
     assert height.labels == ("height",) and height.metrics == ("r2_height",) and height.monitor == "r2"
 

@@ -146,7 +146,8 @@ def refuse_without_probe(task: Task, task_type: TaskType) -> None:
         UsageError: it is one.
     """
     if not isinstance(task_type, ProbeTaskType):
-        raise UsageError(f"task {task.name!r}: {task.task_type} needs a network of its own; use --protocol constrained")
+        reason = "trains no probe" if task_type.reads_features else "needs a network of its own"
+        raise UsageError(f"task {task.name!r}: {task.task_type} {reason}; use --protocol constrained")
 
 
 def refuse_without_cnn(card: Card, setting: str) -> None:

@@ -7,7 +7,8 @@ learning rates; the best epoch of the best probe by that metric. Then the test s
 The weighted sum adds layers 0 to L, as in [yuan2023thesis] (v1's code leaves layer 0 out). An encoder of a single layer
 has no sum. With `layers=transformer+cnn` the convolutional features "cnn", where the encoder has them, are one more
 layer of the search, but no part of the sum. A probe that never reached a finite score counts as tried but is no point
-of the grid. Source separation trains its own head (`carrara/bench/separation`) in the same search.
+of the grid. Source separation trains its own head (`carrara/bench/separation`) in the same search; retrieval trains
+nothing and chooses the layer only (`carrara/bench/retrieval.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from carrara.bench.protocols._base import (
     refuse_without_cnn,
     window_choice,
 )
+from carrara.bench.retrieval import run_retrieval
 from carrara.bench.split_data import SplitData, monitored_score, training_examples
 from carrara.bench.task_types._base import ProbeTaskType, TaskType
 from carrara.core.errors import DataError, UsageError
@@ -63,7 +65,7 @@ def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: Laye
     cnn = settings.layers == "transformer+cnn"
     if cnn:
         refuse_without_cnn(card, "layers=transformer+cnn")
-    if not isinstance(task_type, ProbeTaskType):
+    if not task_type.reads_features:
         if task.window_seconds is None:
             raise UsageError(f"task {task.name!r}: source separation trains on windows; set window_seconds")
         if cnn:
@@ -160,11 +162,13 @@ class _FittedProbes(ProbePredictor):
 
 
 def _run(inputs: ProtocolInputs) -> ProtocolResult:
-    if not isinstance(inputs.task_type, ProbeTaskType):
+    if not inputs.task_type.reads_features:
         from carrara.bench.separation.run import run_separation
 
         layers = tuple(str(layer) for layer in range(inputs.encoder.card.num_layers + 1))
         return run_separation(inputs, grid_points(layers, inputs.seeds))
+    if not isinstance(inputs.task_type, ProbeTaskType):
+        return run_retrieval(inputs)
     return run_search(inputs, HIDDEN, DROPOUT)
 
 

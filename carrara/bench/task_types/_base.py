@@ -36,11 +36,13 @@ class TaskType(ABC):
         frame_level: whether it needs an encoder that has frames.
         unit: what a record calls one scored unit: clip, track, note.
         scale: of the metrics: ratios (shown in percent) or levels in dB.
+        reads_features: whether the constrained protocol gives it features; source separation reads audio.
     """
 
     frame_level: bool = False
     unit: str = "clip"
     scale: Literal["ratio", "dB"] = "ratio"
+    reads_features: bool = True
 
     @abstractmethod
     def truths(self, task: Task, clips: Sequence[Clip]) -> list[Truth]:

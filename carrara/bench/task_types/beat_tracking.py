@@ -1,9 +1,10 @@
-"""Beat tracking: the times of a recording's beats, predicted frame by frame.
+"""Beat tracking: the times of a recording's beats, or of its downbeats, predicted frame by frame.
 
 The probe gives each frame of the encoder the log odds of a beat; the loss is binary cross-entropy; the bar-pointer
 model (`carrara/bench/beat_decoder.py`) turns the log odds of a clip into times. A truth is the annotators' own times,
 never rounded to frames. In training a beat is frame round(rate · t) and one neighbour on either side, as in MARBLE's
-first code [notes/benchmark §1.5]; a beat beyond the last frame has none.
+first code [notes/benchmark §1.5]; a beat beyond the last frame has none. A task has labels = ["beat"], or ["downbeat"],
+which the decoder takes as bars of three or four beats, 13.75 to 71.7 a minute.
 
 Metrics: `beat_f_70ms` and `beat_f_20ms` (mean of the tracks' F-measures), `beat_f_70ms_pooled`, `beat_f_20ms_pooled`
 and `beat_f_70ms_trimmed`; see `carrara/metrics/beats.py`.
@@ -19,13 +20,14 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from carrara.bench.beat_decoder import beat_times
+from carrara.bench.beat_decoder import BEAT, DOWNBEAT, Pulse, beat_times
 from carrara.bench.task_types._base import Frames, ProbeTaskType, label_of, requested_metrics
 from carrara.core.clip import SPLITS, Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
 from carrara.metrics.beats import beat_f_mean, beat_f_pooled, beat_f_trimmed, count_matches
 
+PULSES: dict[tuple[str, ...], Pulse] = {("beat",): BEAT, ("downbeat",): DOWNBEAT}
 _METRICS: dict[str, tuple[Callable[[Sequence[np.ndarray], Sequence[np.ndarray], float], float], float]] = {
     "beat_f_70ms": (beat_f_mean, 0.07),
     "beat_f_20ms": (beat_f_mean, 0.02),
@@ -46,11 +48,13 @@ class _BeatTracking(ProbeTaskType):
         """Return the times of each clip's beats in seconds, ascending; a clip may have none.
 
         Raises:
-            UsageError: the task's labels are not ("beat",).
+            UsageError: the task's labels are not ("beat",) or ("downbeat",).
             DataError: a clip has no list of times.
         """
-        if task.labels != ("beat",):
-            raise UsageError(f'task {task.name!r}: beat tracking has labels = ["beat"], not {list(task.labels)}')
+        if task.labels not in PULSES:
+            raise UsageError(
+                f'task {task.name!r}: beat tracking has labels = ["beat"] or ["downbeat"], not {list(task.labels)}'
+            )
         truths = []
         for clip in clips:
             label = label_of(task, clip)
@@ -101,7 +105,8 @@ class _BeatTracking(ProbeTaskType):
             return []
         probes, units = len(logits[0]), len(logits)
         # The clips of all probes in one call: the decoder is fastest with many.
-        times = beat_times([logits_PFK[probe, :, 0] for probe in range(probes) for logits_PFK in logits], frames.rate)
+        tracks = [logits_PFK[probe, :, 0] for probe in range(probes) for logits_PFK in logits]
+        times = beat_times(tracks, frames.rate, PULSES[task.labels])
         return [times[probe * units : (probe + 1) * units] for probe in range(probes)]
 
     def metrics(self, task: Task, truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> dict[str, float]:

@@ -20,6 +20,7 @@ class _SourceSeparation(TaskType):
     frame_level = True
     unit = "track"
     scale = "dB"
+    reads_features = False
 
     def metric_names(self, task: Task) -> tuple[str, ...]:
         return ("sdr", *(f"sdr_{stem}" for stem in task.labels))

@@ -46,7 +46,7 @@ def test_truths_are_the_annotators_times():
         TASK_TYPE.truths(TASK, [clip("soon")])
     with pytest.raises(DataError, match="is not a time"):
         TASK_TYPE.truths(TASK, [clip([1.0, math.nan])])
-    with pytest.raises(UsageError, match=r"beat tracking has labels = \[.beat.\], not"):
+    with pytest.raises(UsageError, match=r"beat tracking has labels = \[.beat.\] or \[.downbeat.\], not"):
         TASK_TYPE.truths(TASK.model_copy(update={"labels": ("beat", "downbeat")}), [clip([])])
 
 

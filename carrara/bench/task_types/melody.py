@@ -1,0 +1,112 @@
+"""Melody: the pitch of the main melody at each time, predicted frame by frame in semitones.
+
+A clip's label is a list of [start, end, frequency] in seconds and Hz, one segment for each note or each moment of a
+pitch curve. The task's labels are "rest" and MIDI pitches; in training a frame has the nearest of them (pitches outside
+of the range do not count), and the loss is cross-entropy. A frame's prediction is its most probable pitch, negative
+where a rest is more probable; equal neighbours are joined.
+
+Metrics: `melody_raw_pitch`, `melody_raw_chroma` and `melody_overall`: means of the tracks' own accuracies by
+`mir_eval.melody` (`carrara/metrics/melody.py`), over the tracks that have a melody; intervals resample tracks.
+
+Letters: P probes, B frames of a batch, F frames of a clip, K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from carrara.bench.task_types._base import Frames, ProbeTaskType, requested_metrics
+from carrara.bench.task_types._segments import frame_values, read_segments, runs
+from carrara.bench.task_types.chord_recognition import frame_cross_entropy
+from carrara.core.clip import Clip
+from carrara.core.errors import DataError, UsageError
+from carrara.core.task import Task
+from carrara.metrics.melody import melody_accuracies
+
+REST = "rest"
+A4_HZ, A4_PITCH = 440.0, 69
+
+
+class _Melody(ProbeTaskType):
+    frame_level = True
+    unit = "track"
+
+    def metric_names(self, task: Task) -> tuple[str, ...]:
+        return "melody_raw_pitch", "melody_raw_chroma", "melody_overall"
+
+    def check(self, task: Task) -> None:
+        """Check the metrics, and that the labels are "rest" and MIDI pitches; see the base class."""
+        super().check(task)
+        if task.labels[0] != REST or len(task.labels) < 2 or not all(label.isdigit() for label in task.labels[1:]):
+            raise UsageError(f'task {task.name!r}: melody has labels = ["rest", "60", "61", …], MIDI pitches')
+
+    def truths(self, task: Task, clips: Sequence[Clip]) -> list[list[list[Any]]]:
+        truths = []
+        for clip in clips:
+            segments = read_segments(task, clip)
+            for start, _, hz in segments:
+                if not isinstance(hz, int | float) or not 0 < hz < np.inf:
+                    raise DataError(
+                        f"clip {clip.id!r}: its {task.label} at {start:g} s is {hz!r}, not a frequency in Hz"
+                    )
+            truths.append(segments)
+        return truths
+
+    def targets(self, task: Task, state: None, truths: Sequence[Any], frames: Frames | None) -> list[np.ndarray]:
+        """Return for each clip the index of each frame's label, NaN where its pitch is out of range, `[F, 1]`."""
+        assert frames is not None, "frame-level tasks come with frames"
+        pitches = {int(label): index for index, label in enumerate(task.labels) if index}
+        targets = []
+        for segments, count in zip(truths, frames.counts_U):
+            indexed = [
+                [start, end, pitches.get(round(A4_PITCH + 12 * float(np.log2(hz / A4_HZ))), np.nan)]
+                for start, end, hz in segments
+            ]
+            values = frame_values(indexed, (np.arange(count) + 0.5) / frames.rate)
+            target_F = np.array([0 if value is None else value for value in values], dtype=np.float32)
+            targets.append(target_F[:, None])
+        return targets
+
+    def loss(self, logits_PBK: Tensor, targets_B1: Tensor) -> Tensor:
+        return frame_cross_entropy(logits_PBK, targets_B1[:, 0])
+
+    def decode(self, task: Task, state: None, logits: Sequence[Tensor], frames: Frames | None) -> list[list[Any]]:
+        assert frames is not None, "frame-level tasks come with frames"
+        hz = [A4_HZ * 2 ** ((int(label) - A4_PITCH) / 12) for label in task.labels[1:]]
+        signed = []
+        for logits_PFK in logits:
+            pitch_PF = logits_PFK[..., 1:].argmax(-1) + 1
+            is_voiced_PF = logits_PFK.argmax(-1) > 0
+            signed.append(pitch_PF.where(is_voiced_PF, -pitch_PF).cpu().numpy())
+        return [
+            [
+                [
+                    [start, end, float(np.copysign(hz[abs(index) - 1], index))]
+                    for start, end, index in runs(signed_PF[probe], frames.rate)
+                ]
+                for signed_PF in signed
+            ]
+            for probe in range(len(signed[0]) if signed else 0)
+        ]
+
+    def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+        sums = self.unit_sums(task, truths, predictions)
+        return {name: sum(part) / sum(whole) if sum(whole) else np.nan for name, (part, whole) in sums.items()}
+
+    def unit_sums(
+        self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]
+    ) -> dict[str, tuple[list[float], list[float]]]:
+        tracks = [melody_accuracies(truth, predicted) for truth, predicted in zip(truths, predictions)]
+        sums = {}
+        for name in requested_metrics(task):
+            values = [track[name] for track in tracks]
+            counted = [0.0 if np.isnan(value) else 1.0 for value in values]
+            sums[name] = [value if count else 0.0 for value, count in zip(values, counted)], counted
+        return sums
+
+
+TASK_TYPE = _Melody()
