@@ -124,17 +124,20 @@ def _read_table(address: str) -> pyarrow.Table:
     from pyarrow import csv, parquet
 
     files, path = open_filesystem(address)
+    known = {"path": pyarrow.large_string(), "id": pyarrow.large_string()}
+    known |= dict.fromkeys(NUMBERS, pyarrow.float64())
     try:
         with files.open(path, "rb") as file:
             if suffix(address) == ".parquet":
                 table = parquet.ParquetFile(file)
                 names = table.schema_arrow.names
-                return table.read([name for name in names if name in ("path", "id", *NUMBERS)] or names[:1])
-            types = {"path": pyarrow.large_string(), "id": pyarrow.large_string()}
-            types |= dict.fromkeys(NUMBERS, pyarrow.float64())
-            table = csv.read_csv(file, convert_options=csv.ConvertOptions(column_types=types))
+                # A table without a path is refused, which needs only its columns' names.
+                columns = [name for name in names if name in known]
+                return table.read(columns) if "path" in names else table.schema_arrow.empty_table()
+            table = csv.read_csv(file, convert_options=csv.ConvertOptions(column_types=known))
             table.validate(full=True)
-            return table.select([name for name in table.column_names if name in types] or table.column_names[:1])
+            names = table.column_names
+            return table.select([name for name in names if name in known]) if "path" in names else table
     except FileNotFoundError:
         raise DataError(f"{address}: there is no such manifest; --corpus takes a Parquet or CSV file") from None
     except (OSError, ValueError, pyarrow.ArrowException) as problem:

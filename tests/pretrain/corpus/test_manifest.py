@@ -110,5 +110,7 @@ def test_a_parquet_manifest_that_is_none_is_refused_in_one_line(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="cannot be read as a manifest"):
         build_corpus([tmp_path / "x.parquet"], RATE, CROP)
+    with pytest.raises(DataError, match="no column path, only file, samples, genre"):
+        build_corpus([table_of(tmp_path, file=["a.wav"], samples=[5], genre=["rock"])], RATE, CROP)
     with pytest.raises(DataError, match="column start is string, not double"):
         build_corpus([table_of(tmp_path, path=["a.wav"], start=["soon"])], RATE, CROP)
