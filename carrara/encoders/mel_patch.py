@@ -26,12 +26,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.checkpoint import checkpoint
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, EncoderFamily
 from carrara.nn.init import build_constants, init_weights
+from carrara.nn.recompute import forward_and_recompute
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 from carrara.nn.transformer.vit import EPS, VitBlock, VitShape
@@ -269,7 +269,7 @@ class MelPatchEncoder(Encoder):
         outputs = [x_BKD]
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x_BKD = checkpoint(block, x_BKD, valid_BN, use_reentrant=False) if recompute else block(x_BKD, valid_BN)
+            x_BKD = forward_and_recompute(block, x_BKD, valid_BN) if recompute else block(x_BKD, valid_BN)
             outputs.append(x_BKD)
         outputs[-1] = self.norm(x_BKD)
         return outputs

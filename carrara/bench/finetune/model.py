@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from carrara.bench.finetune.lora import add_adapters
 from carrara.bench.finetune.settings import FineTuneSettings
@@ -27,6 +26,7 @@ from carrara.bench.probes.probe import ProbeShape, ProbeSpec, initial_probe
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
 from carrara.nn.conv.waveform_frontend import WaveformFrontend
+from carrara.nn.recompute import forward_and_recompute
 
 LAYER = "fine-tuned"
 
@@ -61,7 +61,7 @@ class FineTuneModel(nn.Module):
             if layers is None:
                 raise UsageError(f"{card.name}: has no stack of layers; use --set activation_checkpointing=false")
             for layer in layers:
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+                layer.forward = partial(forward_and_recompute, layer, forward=layer.forward)
         if settings.mode == "lora":
             add_adapters(self.encoder, settings.lora_rank, settings.lora_alpha, seed)
         elif settings.freeze_front:

@@ -24,11 +24,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from carrara.core.settings import Settings
 from carrara.nn.quantize.kmeans import fit_lloyd, kmeans_plusplus, nearest_centroids
 from carrara.nn.quantize.residual_quantizer import decode_rvq, encode_rvq, sum_by_code
+from carrara.nn.recompute import forward_and_recompute
 from carrara.nn.spectral.framing import no_autocast
 
 DECAY, SMOOTHING, MIN_COUNT = 0.99, 1e-5, 2.0
@@ -271,7 +271,7 @@ class RVQVAE(nn.Module):
 
     def _half(self, half: nn.Sequential, x_BCT: Tensor) -> Tensor:
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        return checkpoint(half, x_BCT, use_reentrant=False) if recompute else half(x_BCT)
+        return forward_and_recompute(half, x_BCT) if recompute else half(x_BCT)
 
     @torch.no_grad()
     def encode(self, samples_BT: Tensor, num_codebooks: int | None = None, block_frames: int = BLOCK_FRAMES) -> Tensor:

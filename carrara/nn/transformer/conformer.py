@@ -30,7 +30,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+
+from carrara.nn.recompute import forward_and_recompute
 
 EPS = 1e-5
 INITIAL_STD = 0.02
@@ -215,7 +216,7 @@ class Conformer(nn.Module):
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.layers:
             arguments = (outputs[-1], cos_sin, valid_BF)
-            outputs.append(checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments))
+            outputs.append(forward_and_recompute(layer, *arguments) if recompute else layer(*arguments))
         if self.layer_norm is not None:
             outputs[-1] = self.layer_norm(outputs[-1])
         return outputs

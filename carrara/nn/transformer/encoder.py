@@ -23,8 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from carrara.nn.recompute import forward_and_recompute
 from carrara.nn.transformer.attention import AttentionMode, MultiHeadAttention
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
 
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.layers:
             if not (self.training and shape.layerdrop and torch.rand(()).item() < shape.layerdrop):
-                x_BFD = checkpoint(layer, x_BFD, valid_BF, use_reentrant=False) if recompute else layer(x_BFD, valid_BF)
+                x_BFD = forward_and_recompute(layer, x_BFD, valid_BF) if recompute else layer(x_BFD, valid_BF)
             outputs.append(x_BFD)
         if shape.norm_placement == "pre" and shape.final_norm:
             outputs[-1] = self.layer_norm(x_BFD)

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from carrara.core.errors import UsageError
+from carrara.nn.recompute import forward_and_recompute
 
 EPS = 1e-6
 INITIAL_STD = 0.02
@@ -171,7 +171,7 @@ class PatchTransformer(nn.Module):
         outputs = [x_BND]
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x_BND = checkpoint(block, x_BND, valid_BN, use_reentrant=False) if recompute else block(x_BND, valid_BN)
+            x_BND = forward_and_recompute(block, x_BND, valid_BN) if recompute else block(x_BND, valid_BN)
             outputs.append(x_BND)
         return outputs
 

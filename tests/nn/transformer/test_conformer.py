@@ -173,3 +173,20 @@ def test_long_clips_in_blocks_equal_one_pass(front, counts, monkeypatch):
     assert len(widest) == 6 and max(widest) == 16 + 24
     own = slice(None) if counts is None else (torch.arange(21) < (counts_B[:, None] + 3) // 4)
     torch.testing.assert_close(in_blocks[own], at_once[own], atol=1e-6, rtol=1e-6)
+
+
+def test_activation_checkpointing_counts_a_batch_once_in_the_running_statistics():
+    states, gradients = [], []
+    for recompute in (False, True):
+        conformer = Conformer(SHAPE)
+        conformer.init_weights(torch.Generator().manual_seed(0))
+        conformer.train().activation_checkpointing = recompute
+        for seed in (1, 2):
+            conformer(frames(20, seed=seed))[-1].square().mean().backward()
+        assert all(layer.conv_module.batch_norm.momentum == 0.1 for layer in conformer.layers)
+        states.append(dict(conformer.named_buffers()))
+        gradients.append({name: parameter.grad for name, parameter in conformer.named_parameters()})
+    assert states[0]["layers.0.conv_module.batch_norm.num_batches_tracked"] == 2
+    assert all(torch.equal(states[1][name], buffer) for name, buffer in states[0].items())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
