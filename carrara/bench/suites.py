@@ -49,6 +49,27 @@ PEBBLE = Suite(
     ),
     "Pebble",
 )
+PEBBLE_2 = Suite(
+    "pebble-2",
+    1,
+    "Pebble's 26 tasks: the 14 of pebble, and chords, rhythm, structure, melody, music theory and retrieval.",
+    (
+        *PEBBLE.tasks,
+        "pebble/downbeats",
+        "pebble/tempo",
+        "pebble/meter",
+        "pebble/chords",
+        "pebble/melody",
+        "pebble/structure",
+        "pebble/interval",
+        "pebble/scale",
+        "pebble/chord-quality",
+        "pebble/progression",
+        "pebble/covers",
+        "pebble/composer",
+    ),
+    "Pebble-2",
+)
 MARBLE_14 = Suite(
     "marble-14",
     1,
@@ -71,4 +92,4 @@ MARBLE_14 = Suite(
     ),
     "MARBLE-14",
 )
-SUITES = {suite.name: suite for suite in (PEBBLE, MARBLE_14)}
+SUITES = {suite.name: suite for suite in (PEBBLE, PEBBLE_2, MARBLE_14)}

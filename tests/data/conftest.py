@@ -11,7 +11,8 @@ def pebble_root(tmp_path_factory):
     from carrara.data._pebble.suite import write
 
     root = tmp_path_factory.mktemp("pebble")
-    write(root, "demo", {"songs": 60, "notes": 33, "voices": 40, "stems": 2, "unlabelled": 1}, processes=1)
+    few = {"songs": 60, "notes": 33, "voices": 40, "stems": 2, "unlabelled": 1}
+    write(root, "demo", few | {"theory": 60, "pieces": 18, "covers": 24, "forms": 8}, processes=1)
     return root
 
 

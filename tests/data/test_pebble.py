@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from itertools import pairwise
 
+import mir_eval
 import numpy as np
 import pytest
 import soundfile
 
 from carrara.core.errors import DataError, UsageError
 from carrara.data import REGISTRY
-from carrara.data._pebble import labels
+from carrara.data._pebble import labels, theory
 from carrara.data._pebble.clips import COLLECTIONS, NOTE_PRESETS, create_clip, note_presets
 from carrara.data._pebble.sizes import SIZES, split_counts
 from carrara.data._pebble.suite import write
@@ -50,16 +52,33 @@ def test_the_demo_has_the_expected_counts(demo):
     assert counts == expected
     assert DATASET.expected_counts["songs"] == {"train": 300, "valid": 100, "test": 200}
     assert DATASET.expected_counts["beats"] == {"train": 60, "valid": 20, "test": 40}
+    assert DATASET.expected_counts["scales"] == {"train": 36, "valid": 12, "test": 24}
+    assert DATASET.expected_counts["covers"] == {"train": 12, "valid": 24, "test": 36}
     assert split_counts("small")["singer"] == {"train": 1200, "valid": 400, "test": 800}
     assert DATASET.expected_counts_at(DATASET.root(size="full")) == split_counts("full")
 
 
 def test_the_check_finds_everything_and_no_leak(pebble_root):
     report = DATASET.check(pebble_root)
-    assert report.found == 136 and not report.missing and not report.unreadable and not report.leaks
+    assert report.found == 246 and not report.missing and not report.unreadable and not report.leaks
 
 
-@pytest.mark.parametrize("split", ["songs", "notes", "technique", "singer", "stems", "unlabelled"])
+@pytest.mark.parametrize(
+    "split",
+    [
+        "songs",
+        "notes",
+        "technique",
+        "singer",
+        "stems",
+        "unlabelled",
+        "meters",
+        "pieces",
+        "composers",
+        "covers",
+        "forms",
+    ],
+)
 def test_no_group_is_in_two_splits(pebble_root, split):
     splits = defaultdict(set)
     for clip in DATASET.clips(pebble_root, split):
@@ -121,6 +140,47 @@ def test_the_mixture_is_the_sum_of_its_stems(pebble_root):
         stems = [soundfile.read(clip.path.parent / clip.labels[stem], dtype="int16")[0] for stem in labels.STEMS]
         assert np.array_equal(mixture, np.sum(stems, axis=0))
         assert all(np.abs(stem.astype(int)).max() > 300 for stem in stems)
+
+
+def test_labels_of_scores_are_well_formed(pebble_root):
+    for clip in DATASET.clips(pebble_root, "pieces"):
+        piece = clip.labels
+        chords, melody = piece["chords"], piece["melody"]
+        assert chords[0][0] == 0 and chords[-1][1] == clip.duration
+        assert all(first[1] == second[0] and first[2] != second[2] for first, second in pairwise(chords))
+        for _, _, chord in chords:
+            mir_eval.chord.validate_chord_label(chord)
+        assert len(melody) > 3 and all(first[1] <= second[0] for first, second in pairwise(melody))
+        assert all(0 <= start < end <= clip.duration and 60 < hz < 4000 for start, end, hz in melody)
+        gaps = np.diff([piece["beats"].index(beat) for beat in piece["downbeats"]])
+        assert set(gaps.tolist()) <= {int(piece["meter"])}
+        words = (piece["genre"], piece["key"], piece["moods"][0])
+        assert all(word in piece["caption"] for word in words) and piece["caption"].endswith(".")
+    for clip in DATASET.clips(pebble_root, "forms"):
+        structure = clip.labels["structure"]
+        assert structure[0][0] == 0 and structure[-1][1] == clip.duration and len(structure) >= 3
+        assert all(first[1] == second[0] for first, second in pairwise(structure))
+        assert {name for _, _, name in structure} <= set(labels.SECTIONS)
+    for kind, label in theory.LABELS.items():
+        examples = [clip.labels for clip in DATASET.clips(pebble_root, kind)]
+        assert len(examples) == 12 and all(example[label] in theory.CLASSES[kind] for example in examples)
+    versions = defaultdict(list)
+    for clip in DATASET.clips(pebble_root, "covers"):
+        versions[clip.labels["song"]].append(clip.labels["key"].split()[0])
+    assert len(versions) == 6 and all(len(set(keys)) == 4 for keys in versions.values())
+
+
+def test_a_folder_of_before_the_later_collections_serves_the_others_and_names_the_cure(pebble_root, tmp_path):
+    root = tmp_path / "pebble" / "tiny"
+    write(root, "tiny", {"songs": 6, "notes": 3}, processes=1)
+    before = digests(root)
+    assert len(DATASET.clips(root, "songs")) == 6
+    with pytest.raises(DataError, match="before Pebble had covers: `carrara download pebble --size tiny` adds them"):
+        DATASET.clips(root, "covers")
+    write(root, "tiny", {"songs": 6, "notes": 3, "covers": 4}, processes=1)
+    assert len(DATASET.clips(root, "covers")) == 4
+    first = digests(pebble_root)
+    assert digests(root) == before | {name: first[name] for name in digests(root) if "covers" in name}
 
 
 def digests(root):

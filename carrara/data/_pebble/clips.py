@@ -1,7 +1,7 @@
-"""The five collections, clip by clip: the split, labels and audio of clip `number`.
+"""The collections, clip by clip: the split, labels and audio of clip `number`.
 
 A clip depends on the version, the collection and its number alone: `demo`, `small` and `full` share their first clips,
-and any clip can be made again by itself. Splits follow the number: train, valid and test are 3:1:2.
+and any clip can be made again by itself. Splits follow the number: train, valid and test are 3:1:2, of retrieval 1:2:3.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from carrara.core.errors import UsageError
 from carrara.data._pebble import voice
 from carrara.data._pebble.compose import Composition, Track, compose
 from carrara.data._pebble.labels import FAMILIES, PITCHES, SINGERS, STEMS, TECHNIQUES
+from carrara.data._pebble.pieces import (
+    PIECES_PER_COMPOSER,
+    VERSIONS_PER_SONG,
+    compose_cover,
+    compose_form,
+    compose_piece,
+)
 from carrara.data._pebble.render import (
     NOTE_SECONDS,
     ROOMS,
@@ -29,10 +36,13 @@ from carrara.data._pebble.render import (
     set_level,
     soft_limit,
 )
+from carrara.data._pebble.sizes import THEORY
 from carrara.data._pebble.soundfont import RATE
+from carrara.data._pebble.theory import compose_theory
 
 VERSION = 1
-COLLECTIONS = ("songs", "notes", "voices", "stems", "unlabelled")
+# A collection's index is part of its seeds, so new ones come last.
+COLLECTIONS = ("songs", "notes", "voices", "stems", "unlabelled", "theory", "pieces", "covers", "forms")
 SONG_SECONDS, VOICE_SECONDS, STEM_SECONDS, UNLABELLED_SECONDS = 9.5, 2.5, 8.0, 30.0
 # General-MIDI programs of NSynth's families. As there, an instrument (here a preset) is in one split only: the last two
 # of each family are for test, the one before them for valid. Presets without a clear pitch, or out of tune in the
@@ -51,6 +61,7 @@ NOTE_PRESETS: dict[str, tuple[int, ...]] = {
     "vocal": (52, 54, 53, 91, 85),
 }
 _SPLIT_CYCLE: tuple[Split, ...] = ("train", "test", "train", "valid", "train", "test")
+_RETRIEVAL_CYCLE: tuple[Split, ...] = ("test", "valid", "train", "test", "valid", "test")
 _SINGERS_BY_SPLIT: dict[Split, tuple[str, ...]] = {
     "train": ("f1", "f3", "f5", "m1", "m3", "m5"),
     "valid": ("f6", "m6"),
@@ -103,6 +114,11 @@ def create_clip(collection: str, number: int) -> PebbleClip:
         render = lambda: [_to_pcm(render_song(song, new_rng()))]  # noqa: E731
         return PebbleClip(id, SONG_SECONDS, {"songs": split}, {"songs": id}, song.labels, files, render)
 
+    if collection in ("theory", "pieces", "covers", "forms"):
+        song, splits, groups = _compose_score(collection, number, rng)
+        render = lambda: [_to_pcm(render_song(song, new_rng()))]  # noqa: E731
+        return PebbleClip(id, song.duration, splits, groups, song.labels, files, render)
+
     if collection == "unlabelled":
         song = compose(number, "train", UNLABELLED_SECONDS, rng)
         render = lambda: [_to_pcm(render_song(song, new_rng()))]  # noqa: E731
@@ -122,7 +138,7 @@ def create_clip(collection: str, number: int) -> PebbleClip:
         # Each take is one recording of every singer and technique.
         take, index = divmod(number, len(SINGERS) * len(TECHNIQUES))
         singer, technique = SINGERS[index // len(TECHNIQUES)], TECHNIQUES[index % len(TECHNIQUES)]
-        splits: dict[str, Split] = {
+        splits = {
             "technique": next(split for split, singers in _SINGERS_BY_SPLIT.items() if singer in singers),
             "singer": _SPLIT_CYCLE[(take + index) % 6],
         }
@@ -137,6 +153,27 @@ def create_clip(collection: str, number: int) -> PebbleClip:
     labels = {stem: f"{stem}.flac" for stem in STEMS}
     render = lambda: _render_stems(song, singer, new_rng())  # noqa: E731
     return PebbleClip(id, STEM_SECONDS, {"stems": split}, {"stems": id}, labels, files, render)
+
+
+def _compose_score(
+    collection: str, number: int, rng: np.random.Generator
+) -> tuple[Composition, dict[str, Split], dict[str, str]]:
+    """Return a clip of the collections that come with more of their score, its split and group by split scheme."""
+    id, split = f"{collection}-{number:05d}", _SPLIT_CYCLE[number % 6]
+    if collection == "theory":
+        kind, index = THEORY[number % len(THEORY)], number // len(THEORY)
+        split = _SPLIT_CYCLE[index % 6]
+        return compose_theory(kind, index, split, rng), {kind: split}, {kind: id}
+    if collection == "pieces":
+        piece = compose_piece(number, split, rng)
+        composer = number // PIECES_PER_COMPOSER
+        splits = {"pieces": split, "composers": _RETRIEVAL_CYCLE[composer % 6]}
+        return piece, splits, {"pieces": id, "composers": piece.labels["composer"]}
+    if collection == "covers":
+        split = _RETRIEVAL_CYCLE[number // VERSIONS_PER_SONG % 6]
+        cover = compose_cover(number, split, rng)
+        return cover, {collection: split}, {collection: cover.labels["song"]}
+    return compose_form(number, split, rng), {collection: split}, {collection: id}
 
 
 def note_presets(family: str, split: Split) -> tuple[int, ...]:

@@ -45,6 +45,7 @@ class Composition:
         loudness: Level in dB below full scale.
         tilt: Gain in dB from low to high frequencies.
         labels: Labels as in labels.py.
+        beats: Every beat in seconds from the start of the section; the first ones may lie before it.
     """
 
     duration: float
@@ -53,11 +54,12 @@ class Composition:
     loudness: float
     tilt: float
     labels: dict[str, Any]
+    beats: np.ndarray
 
 
 @dataclass(frozen=True)
-class _Character:
-    """What is drawn for a song before a note is written."""
+class Character:
+    """What is drawn for a song before a note is written: style, key, tempo in beats per minute, emotion and metre."""
 
     genre: str
     second_genre: str | None
@@ -86,14 +88,26 @@ def compose(
         rng: Source of randomness.
         has_vocals: Whether a singer has the melody; leaves out the genres without drums.
     """
-    character = _draw_character(number, rng, has_vocals)
+    character = draw_character(number, rng, has_vocals)
     bars = int(np.ceil(duration * character.tempo / 60 / character.meter)) + 2
-    plan = _plan_chords(character, bars, rng)
-    tracks = _play(character, plan, split, has_vocals, rng)
-    beats = _beat_times(character, (bars + 1) * character.meter, rng)
-    offset = float(rng.uniform(0, beats[character.meter])) if rng.random() < 0.8 else 0.0
+    plan = plan_chords(character, bars, rng)
+    return perform(character, plan, arrange(character, plan, split, rng, has_vocals), duration, rng)
+
+
+def perform(
+    character: Character,
+    plan: SongPlan,
+    tracks: list[Track],
+    duration: float,
+    rng: np.random.Generator,
+    from_start: bool = False,
+) -> Composition:
+    """Return `duration` seconds of a song whose notes are in beats, played in time, from its start or its first bar."""
+    bars = plan.bars
+    beats = draw_beat_times(character, (bars + 1) * character.meter, rng)
+    offset = float(rng.uniform(0, beats[character.meter])) if not from_start and rng.random() < 0.8 else 0.0
     beats = beats - offset
-    timed = tuple(replace(track, notes=_time_notes(track, character, beats, rng)) for track in tracks)
+    timed = tuple(replace(track, notes=time_notes(track, character, beats, rng)) for track in tracks)
     is_inside = (beats >= 0) & (beats < duration)
     is_downbeat = np.arange(len(beats)) % character.meter == 0
     loudness = -21 + 3.0 * character.arousal + float(rng.normal(0, 1.2))
@@ -105,7 +119,7 @@ def compose(
         "downbeats": [round(float(t), 4) for t in beats[is_inside & is_downbeat]],
     }
     reverb = float(np.clip(character.template.reverb * rng.uniform(0.5, 1.6), 0.02, 0.8))
-    return Composition(duration, timed, reverb, loudness, tilt, labels)
+    return Composition(duration, timed, reverb, loudness, tilt, labels, beats)
 
 
 def choose_preset(instrument: str, split: str, rng: np.random.Generator) -> int:
@@ -121,7 +135,8 @@ def choose_preset(instrument: str, split: str, rng: np.random.Generator) -> int:
     return int(programs[0] if is_first else programs[-1])
 
 
-def _draw_character(number: int, rng: np.random.Generator, has_vocals: bool) -> _Character:
+def draw_character(number: int, rng: np.random.Generator, has_vocals: bool = False) -> Character:
+    """Return the character of song `number`; see `compose`."""
     names = [genre for genre in GENRES if not has_vocals or genre not in ("ambient", "classical")]
     block, index = divmod(number, len(names))
     genre = names[int(np.random.default_rng([71, block, len(names)]).permutation(len(names))[index])]
@@ -141,7 +156,7 @@ def _draw_character(number: int, rng: np.random.Generator, has_vocals: bool) -> 
         groove = "none"
     meter = 3 if groove == "waltz" or (genre == "classical" and rng.random() < 0.25) else 4
     swing = float(rng.uniform(*template.swing))
-    return _Character(genre, second, template, tonic, minor, tempo, valence, arousal, meter, groove, swing)
+    return Character(genre, second, template, tonic, minor, tempo, valence, arousal, meter, groove, swing)
 
 
 def _blend_templates(first: Genre, second: Genre, rng: np.random.Generator) -> Genre:
@@ -156,7 +171,8 @@ def _blend_templates(first: Genre, second: Genre, rng: np.random.Generator) -> G
     return replace(first, drums=tuple(d for d in second.drums if d != "waltz"), kits=second.kits, bass=second.bass)
 
 
-def _plan_chords(character: _Character, bars: int, rng: np.random.Generator) -> SongPlan:
+def plan_chords(character: Character, bars: int, rng: np.random.Generator) -> SongPlan:
+    """Return the chords of a song, two loops of the template in turn, and how strongly its bars are played."""
     loops = character.template.minor_loops if character.minor else character.template.major_loops
     first, other = (str(rng.choice(loops)) for _ in range(2))
     chords: list[Any] = []
@@ -172,8 +188,15 @@ def _plan_chords(character: _Character, bars: int, rng: np.random.Generator) -> 
     return SongPlan(bars, character.meter, tuple(chords), character.tonic, scale, forces)
 
 
-def _play(character: _Character, plan: SongPlan, split: str, has_vocals: bool, rng: np.random.Generator) -> list[Track]:
-    """Return each role's instrument, preset and notes in beats."""
+def arrange(
+    character: Character,
+    plan: SongPlan,
+    split: str,
+    rng: np.random.Generator,
+    has_vocals: bool = False,
+    tune: list[Note] | None = None,
+) -> list[Track]:
+    """Return each role's instrument, preset and notes in beats; a given tune is played instead of a new one."""
     template = character.template
     tracks: list[Track] = []
     centre = 61 + 6 * character.valence + float(rng.uniform(-2, 2))
@@ -197,14 +220,16 @@ def _play(character: _Character, plan: SongPlan, split: str, has_vocals: bool, r
     if style != "none":
         low = 33 + int(rng.integers(0, 5)) if character.genre != "classical" else 38
         add_track("bass", template.low, play_bass(plan, style, low, rng))
-    if has_vocals or rng.random() < 0.85:
+    if tune is not None:
+        add_track("melody", template.lead, tune)
+    elif has_vocals or rng.random() < 0.85:
         density = float(np.clip(0.48 + 0.22 * character.arousal + rng.normal(0, 0.06), 0.18, 0.85))
         legato = float(np.clip(0.85 - 0.25 * character.arousal + rng.normal(0, 0.08), 0.35, 1.0))
-        tune = play_melody(plan, centre + (0 if has_vocals else 12), density, legato, rng)
+        own = play_melody(plan, centre + (0 if has_vocals else 12), density, legato, rng)
         if has_vocals:
-            tracks.append(Track("voice", "vocals", -1, tuple(tune)))
+            tracks.append(Track("voice", "vocals", -1, tuple(own)))
         else:
-            add_track("melody", template.lead, tune)
+            add_track("melody", template.lead, own)
     if rng.random() < 0.3:
         add_track("pad", template.chords + template.lead, play_chords(plan, "pad", centre + 7, rng))
     if DRUM_PATTERNS[character.groove]:
@@ -213,7 +238,7 @@ def _play(character: _Character, plan: SongPlan, split: str, has_vocals: bool, r
     return tracks
 
 
-def _beat_times(character: _Character, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw_beat_times(character: Character, count: int, rng: np.random.Generator) -> np.ndarray:
     """Return the time of each beat in seconds; played tempo varies by one or two per cent, machines' does not."""
     variation = {"electronic": 0.0, "hip hop": 0.001, "pop": 0.002}.get(character.genre, 0.008)
     variation = 0.016 if character.groove == "none" and variation else variation
@@ -224,7 +249,7 @@ def _beat_times(character: _Character, count: int, rng: np.random.Generator) -> 
     return np.concatenate([[0.0], np.cumsum(periods)])
 
 
-def _time_notes(track: Track, character: _Character, beats: np.ndarray, rng: np.random.Generator) -> tuple[Note, ...]:
+def time_notes(track: Track, character: Character, beats: np.ndarray, rng: np.random.Generator) -> tuple[Note, ...]:
     """Return the notes in seconds, with swing and small deviations of time and force."""
     std = 0.002 if character.genre == "electronic" else 0.006 if track.role == "drums" else 0.009
     delay = float(rng.normal(0.0, 0.004)) + (0.008 if character.genre in ("jazz", "hip hop", "blues") else 0.0)
@@ -251,7 +276,7 @@ def _swing_beat(beat: float, swing: float, unit: float) -> float:
 
 
 def _label(
-    character: _Character, tracks: tuple[Track, ...], loudness: float, tilt: float, rng: np.random.Generator
+    character: Character, tracks: tuple[Track, ...], loudness: float, tilt: float, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Return the labels of a song except those of time.
 
@@ -293,7 +318,7 @@ def _label(
     }
 
 
-def _choose_moods(valence: float, arousal: float, character: _Character, rng: np.random.Generator) -> list[str]:
+def _choose_moods(valence: float, arousal: float, character: Character, rng: np.random.Generator) -> list[str]:
     """Return one to three mood words in alphabetical order, more of them where the emotion is strong."""
     v, a = (valence - 5) / 4, (arousal - 5) / 4
     is_dance = character.genre in ("funk", "latin", "reggae", "electronic", "hip hop")

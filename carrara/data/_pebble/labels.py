@@ -27,3 +27,18 @@ TECHNIQUES = (
 )  # fmt: skip
 SINGERS = ("f1", "f2", "f3", "f4", "f5", "f6", "m1", "m2", "m3", "m4", "m5", "m6")
 STEMS = ("vocals", "drums", "bass", "other")
+# Names of 1 to 12 semitones.
+INTERVALS = (
+    "minor second", "major second", "minor third", "major third", "perfect fourth", "tritone", "perfect fifth",
+    "minor sixth", "major sixth", "minor seventh", "major seventh", "octave",
+)  # fmt: skip
+MODES = ("major", "dorian", "phrygian", "lydian", "mixolydian", "minor", "locrian", "harmonic minor")
+# Chords' qualities as in Harte's syntax [harte2005].
+QUALITIES = ("maj", "min", "dim", "aug", "maj7", "min7", "7", "hdim7")
+PROGRESSIONS = (
+    "I V vi IV", "I vi IV V", "I IV V I", "ii V I I", "vi IV I V", "i bVI bIII bVII", "i iv V i", "i bVII bVI V",
+)  # fmt: skip
+METERS = ("3", "4", "5", "7")
+SECTIONS = ("intro", "verse", "chorus", "bridge")
+CHORDS = ("N", *(f"{tonic}:{mode}" for mode in ("maj", "min") for tonic in TONICS))
+MELODY = ("rest", *(str(pitch) for pitch in range(48, 97)))

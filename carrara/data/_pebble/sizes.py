@@ -5,15 +5,31 @@ from __future__ import annotations
 from carrara.core.errors import UsageError, did_you_mean
 
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"songs": 72, "notes": 132, "voices": 72, "stems": 12, "unlabelled": 6},
-    "demo": {"songs": 600, "notes": 660, "voices": 600, "stems": 36, "unlabelled": 80},
-    "small": {"songs": 2400, "notes": 2640, "voices": 2400, "stems": 144, "unlabelled": 600},
-    "full": {"songs": 12000, "notes": 13200, "voices": 12000, "stems": 720, "unlabelled": 4000},
-}
+    "tiny": {
+        "songs": 72, "notes": 132, "voices": 72, "stems": 12, "unlabelled": 6,
+        "theory": 180, "pieces": 30, "covers": 24, "forms": 12,
+    },
+    "demo": {
+        "songs": 600, "notes": 660, "voices": 600, "stems": 36, "unlabelled": 80,
+        "theory": 360, "pieces": 60, "covers": 72, "forms": 18,
+    },
+    "small": {
+        "songs": 2400, "notes": 2640, "voices": 2400, "stems": 144, "unlabelled": 600,
+        "theory": 2400, "pieces": 480, "covers": 480, "forms": 120,
+    },
+    "full": {
+        "songs": 12000, "notes": 13200, "voices": 12000, "stems": 720, "unlabelled": 4000,
+        "theory": 12000, "pieces": 2400, "covers": 2400, "forms": 600,
+    },
+}  # fmt: skip
+THEORY = ("intervals", "scales", "qualities", "progressions", "meters")
 SPLIT_SCHEMES = {
     "songs": ("songs",), "notes": ("notes",), "voices": ("technique", "singer"), "stems": ("stems",),
-    "unlabelled": ("unlabelled",),
+    "unlabelled": ("unlabelled",), "theory": THEORY, "pieces": ("pieces", "composers"), "covers": ("covers",),
+    "forms": ("forms",),
 }  # fmt: skip
+# Nothing is trained for retrieval, so most clips are for test.
+RETRIEVAL_SCHEMES = ("composers", "covers")
 # Training on frames costs a hundred times as much as training on clips.
 BEATS_EVERY = 5
 
@@ -30,7 +46,9 @@ def clip_counts(size: str) -> dict[str, int]:
 
 
 def split_counts(size: str) -> dict[str, dict[str, int]]:
-    """Return the number of clips of each split of a size, by split scheme: train, valid and test are 3:1:2.
+    """Return the number of clips of each split of a size, by split scheme.
+
+    Train, valid and test are 3:1:2, of retrieval 1:2:3.
 
     Raises:
         UsageError: there is no such size.
@@ -38,7 +56,8 @@ def split_counts(size: str) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for collection, number in clip_counts(size).items():
         for scheme in SPLIT_SCHEMES[collection]:
-            sixth = number // 6
-            counts[scheme] = {"train": 3 * sixth, "valid": sixth, "test": 2 * sixth}
+            sixth = number // 6 // (len(THEORY) if collection == "theory" else 1)
+            sixths = (1, 2, 3) if scheme in RETRIEVAL_SCHEMES else (3, 1, 2)
+            counts[scheme] = dict(zip(("train", "valid", "test"), (sixth * share for share in sixths)))
     beats = {split: number // BEATS_EVERY for split, number in counts["songs"].items()}
     return counts | {"beats": beats, "unlabelled": {"train": SIZES[size]["unlabelled"], "valid": 0, "test": 0}}

@@ -91,6 +91,16 @@ def read_index(root: Path) -> list[Entry]:
     return _read_entries(root)
 
 
+def read_counts(root: Path) -> dict[str, int]:
+    """Return the number of clips of each collection that a rendered size has.
+
+    Raises:
+        DataError: its meta.json cannot be read.
+    """
+    counts = _read_meta(root).get("counts")
+    return dict(counts) if isinstance(counts, dict) else {}
+
+
 def _read_meta(root: Path) -> Entry:
     path = root / "meta.json"
     try:
