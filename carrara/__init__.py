@@ -3,6 +3,7 @@
     encoder = carrara.load("path/or/name")       a registered name, a folder or a hub id, in evaluation mode
     layers = encoder(samples)                    [batch, samples] → [batch, layers + 1, frames, dim]
     table = carrara.embed(paths, encoder)        a pyarrow.Table with one row per recording
+    table = carrara.find("song.mp3", "music.parquet")    the nearest recordings of a table of embeddings
     records = carrara.bench(encoder, tasks=["pebble/key"], results="results")
     folder = carrara.pretrain("mert-v0", corpus=["music"], output="my-mert")
     board = carrara.leaderboard("results")       shown as a table; board.to_frame() is a pandas.DataFrame
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from carrara.encoders._base import Card, Encoder
     from carrara.encoders._hub.load import load
     from carrara.features.embed import embed
+    from carrara.features.search import find
     from carrara.pretrain.run import pretrain
 
     tasks: Catalogue[Task]
@@ -49,6 +51,7 @@ __all__ = [
     "datasets",
     "embed",
     "encoders",
+    "find",
     "leaderboard",
     "load",
     "plots",
@@ -64,6 +67,7 @@ _MODULES = {
     "Task": "carrara.core.task",
     "compare": "carrara.bench.leaderboard.from_results",
     "embed": "carrara.features.embed",
+    "find": "carrara.features.search",
     "leaderboard": "carrara.bench.leaderboard.from_results",
     "load": "carrara.encoders._hub.load",
 }

@@ -27,6 +27,7 @@ from carrara.core.progress import is_progress_shown, progress
 from carrara.core.strict_json import parse_json, parse_json_object
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedChunk, EmbedConfig, embed_files, embedding_schema
+from carrara.features.embedding_table import flatten_settings
 from carrara.features.encode import compute_dtype
 from carrara.features.hash_cache import hash_files
 from carrara.features.store import write_errors
@@ -389,7 +390,7 @@ def _find_difference(file: Path, settings: Mapping[str, Any]) -> str:
         StoreError: It is another kind of file.
     """
     stored, _ = _read_metadata(file)
-    for key, value in _flatten(json.loads(json.dumps(settings))).items():
+    for key, value in flatten_settings(json.loads(json.dumps(settings))).items():
         if stored.get(key) != value:
             return f"another {key} ({reprlib.repr(stored.get(key))}, now {reprlib.repr(value)})"
     return ""
@@ -407,15 +408,9 @@ def _read_metadata(file: Path) -> tuple[dict[str, Any], list[list[str]]]:
     try:
         metadata = parquet.read_metadata(file).metadata
         recordings = [[str(path), str(sha256)] for path, sha256 in parse_json(metadata[b"files"])]
-        return _flatten(parse_json_object(metadata[b"settings"])), recordings
+        return flatten_settings(parse_json_object(metadata[b"settings"])), recordings
     except (OSError, pyarrow.ArrowException, AttributeError, KeyError, TypeError, ValueError):
         raise StoreError(f"{file}: exists already, and was not made by this command; choose another -o") from None
-
-
-def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with those of the encoder one by one, so that a message can name the one that differs."""
-    own = {key: value for key, value in settings.items() if key != "encoder_settings"}
-    return own | {f"setting {key}": value for key, value in settings["encoder_settings"].items()}
 
 
 def _total_seconds(files: Iterable[Path]) -> float | None:

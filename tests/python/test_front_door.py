@@ -16,7 +16,7 @@ import carrara
 from carrara.core.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
-FUNCTIONS = ("load", "embed", "bench", "pretrain", "leaderboard", "compare")
+FUNCTIONS = ("load", "embed", "find", "bench", "pretrain", "leaderboard", "compare")
 RATE = 2000
 
 
