@@ -274,7 +274,6 @@ def _load_encoder(library: EmbeddedRows, spec: str | Path | None) -> Any:
         UsageError: It cannot be loaded, or has other weights or another version.
     """
     from carrara.encoders._hub.load import load, with_settings
-    from carrara.features.extract import weights_identity
 
     stored = library.settings
     name = str(spec or stored["encoder"])
@@ -286,7 +285,7 @@ def _load_encoder(library: EmbeddedRows, spec: str | Path | None) -> Any:
     except UsageError as problem:
         cure = "" if spec else "; name its folder with --encoder"
         raise UsageError(f"{library.path}: made with the encoder {name}: {problem}{cure}") from None
-    differing = weights_identity(encoder) != stored["weights_sha256"]
+    differing = encoder.hash_weights() != stored["weights_sha256"]
     if differing or encoder.card.output_version != stored["output_version"]:
         what = "other weights" if differing else "another version"
         raise UsageError(
