@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast lint format docs package clean
+.PHONY: demo test test-fast test-pages lint format docs package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/carrara demo
@@ -15,6 +15,11 @@ test: $(VENV)/.test
 
 test-fast: $(VENV)/.test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+
+# In a browser: Chromium or Chrome must be on the PATH.
+test-pages: $(VENV)/.test
+	$(PIP) --editable '.[test,web]'
+	$(BIN)/python -m pytest -m web
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +15,7 @@ from carrara.core.printable import printable
 
 if TYPE_CHECKING:
     from carrara.bench.leaderboard.ranking import Leaderboard
+    from carrara.core.record import Record
 
 FORMATS = {
     ".md": "markdown",
@@ -48,6 +51,10 @@ def leaderboard(
             "--output", "-o", help="Write to this file (.md, .csv, .json, .html, .tex, .png, .txt); - prints."
         ),
     ] = None,
+    site: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write pages with search, filters, systems, tasks and comparisons here."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Rank the systems whose records a folder holds, each score with its 95 % interval.
@@ -55,6 +62,7 @@ def leaderboard(
     - `carrara leaderboard`
     - `carrara leaderboard carrara-demo/results --suite pebble --json`
     - `carrara leaderboard results --published -o leaderboard.html`
+    - `carrara leaderboard results --site site`, then open site/index.html
 
     Ranks compare the tasks that all systems have. `carrara compare A B` tests two systems task by task.
     """
@@ -66,17 +74,11 @@ def leaderboard(
     from carrara.bench.leaderboard.published import DEFAULT_SOURCES
     from carrara.bench.leaderboard.ranking import add_published, build_leaderboards
     from carrara.core.errors import UsageError
-    from carrara.core.io import write_text
     from carrara.core.record import read_records
 
     if str(output) == "-":
         output = None
-    ending = FORMATS.get(output.suffix.lower()) if output else None
-    if form and ending and form != ending:
-        raise UsageError(f"--format {form} and -o {output} contradict each other; give one of them")
-    if as_json and form not in (None, "json"):
-        raise UsageError(f"--json and --format {form} contradict each other; give one of them")
-    chosen = "json" if as_json else form or ending or "table"
+    chosen = _choose_format("json" if as_json and form is None else form, output, as_json, site)
     sources = source or (DEFAULT_SOURCES if published else ())
     records = list(read_records(results))
     if not records:
@@ -84,6 +86,9 @@ def leaderboard(
     leaderboards = build_leaderboards(records, suite)
     if not leaderboards:
         raise UsageError(f"--suite {suite}: none of the records in {results} is of its tasks")
+    if site is not None:
+        _write_site(site, records, results, suite, source or DEFAULT_SOURCES, chosen == "json")
+        return
     if sources:
         leaderboards = add_published(leaderboards, sources)
 
@@ -100,11 +105,45 @@ def leaderboard(
         text = render_report(records, suite=suite, sources=sources)
     else:
         text = _to_text(chosen, leaderboards)
+    _write_text(text, output)
+
+
+def _write_text(text: str, output: Path | None) -> None:
+    from carrara.core.io import write_text
+
     if output is None:
         echo(text, nl=False)
     else:
         write_text(output, printable(text))
         echo(f"wrote {output}", err=True)
+
+
+def _choose_format(form: str | None, output: Path | None, as_json: bool, site: Path | None) -> str:
+    from carrara.core.errors import UsageError
+
+    ending = FORMATS.get(output.suffix.lower()) if output else None
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} contradict each other; give one of them")
+    if form and ending and form != ending:
+        raise UsageError(f"--format {form} and -o {output} contradict each other; give one of them")
+    if site is not None and (output is not None or form not in (None, "json")):
+        raise UsageError("--site writes a folder of pages; leave out -o and --format, or give them in a second command")
+    return form or ending or "table"
+
+
+def _write_site(
+    site: Path, records: list[Record], results: Path, suite: str | None, sources: Sequence[str], as_json: bool
+) -> None:
+    from carrara.bench.site.write import write_site
+
+    summary = write_site(site, records, results, suite, sources)
+    if as_json:
+        echo(json.dumps(asdict(summary), default=str))
+        return
+    echo(
+        f"{summary.page}\t{summary.systems} systems, {summary.tasks} tasks, {summary.records} records, "
+        f"{summary.pairs} pairs compared"
+    )
 
 
 def _to_text(form: str, leaderboards: list[Leaderboard]) -> str:

@@ -40,6 +40,14 @@ VERDICTS = ("better", "worse", "undecided")
 
 
 @dataclass(frozen=True)
+class ScoreDraws:
+    """A system's score on a task: with each training seed `[S]`, and their mean in each draw of units `[G]`."""
+
+    by_seed: Sequence[float]
+    draw_G: np.ndarray
+
+
+@dataclass(frozen=True)
 class PairedDifference:
     """Two systems' scores on one task, the difference (first minus second) with its 95 % interval, and its p."""
 
@@ -165,7 +173,7 @@ def compare_systems(
     )
     if not shared:
         raise UsageError(f"{first} and {second} have no task in common in {results}; `carrara bench` measures more")
-    compared = [_compare_records(by_system[first][key], by_system[second][key], Path(results)) for key in shared]
+    compared = [compare_records(by_system[first][key], by_system[second][key], Path(results)) for key in shared]
     return Comparison(
         first,
         second,
@@ -197,21 +205,39 @@ def paired_difference(
     """
     groups = list(map(str, range(len(truths)))) if groups is None else groups
     counts_GU = resample_counts(groups, task.dataset, seed, draws)
-    count = len(set(groups))
-    seed_values, values, drawn = [], [], []
-    for predictions_S in (first_S, second_S):
-        by_seed = [task_score(task, task_type.metrics(task, truths, predictions)) for predictions in predictions_S]
-        draws_S = [
-            task_score(task, resample_metrics(task, task_type, truths, each, counts_GU)) for each in predictions_S
-        ]
-        seed_values.append(by_seed)
-        values.append(float(np.mean(by_seed)))
-        drawn.append(np.mean(draws_S, axis=0))
+    first, second = (draw_scores(task, task_type, truths, each_S, counts_GU) for each_S in (first_S, second_S))
+    return subtract_draws(first, second, len(set(groups)))
+
+
+def draw_scores(
+    task: Task,
+    task_type: TaskType,
+    truths: Sequence[Any],
+    predictions_S: Sequence[Sequence[Any]],
+    counts_GU: np.ndarray,
+) -> ScoreDraws:
+    """Return a system's scores on the test units and on draws of them.
+
+    Args:
+        task, task_type, truths: as of `paired_difference`.
+        predictions_S: for each training seed, one per scored unit.
+        counts_GU: how often each draw takes each unit, `[G, U]`.
+    """
+    by_seed = [task_score(task, task_type.metrics(task, truths, predictions)) for predictions in predictions_S]
+    draws_S = [task_score(task, resample_metrics(task, task_type, truths, each, counts_GU)) for each in predictions_S]
+    return ScoreDraws(by_seed, np.mean(draws_S, axis=0))
+
+
+def subtract_draws(first: ScoreDraws, second: ScoreDraws, groups: int) -> PairedDifference:
+    """Return the difference of two systems' scores on the same draws over a number of groups."""
+    values = [float(np.mean(each.by_seed)) for each in (first, second)]
     difference = values[0] - values[1]
-    error = standard_error(centre_draws(drawn[0] - drawn[1], difference, count), count, seed_values)
+    error = standard_error(
+        centre_draws(first.draw_G - second.draw_G, difference, groups), groups, [first.by_seed, second.by_seed]
+    )
     margin = error.margin()
     interval = Interval(difference, difference - margin, difference + margin)
-    return PairedDifference(values[0], values[1], interval, two_sided_p(difference, error, count))
+    return PairedDifference(values[0], values[1], interval, two_sided_p(difference, error, groups))
 
 
 def two_sided_p(difference: float, error: StandardError, groups: int) -> float:
@@ -293,7 +319,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def _compare_records(first: Record, second: Record, results: Path) -> TaskComparison | NotComparable:
+def compare_records(first: Record, second: Record, results: Path) -> TaskComparison | NotComparable:
+    """Return the comparison of two records of one task and protocol, or why they cannot be compared."""
     name, protocol = first.task.name, first.protocol.name
     if first.task.version != second.task.version:
         return NotComparable(name, protocol, f"versions {first.task.version} and {second.task.version} of the task")
@@ -324,16 +351,23 @@ def _compare_records(first: Record, second: Record, results: Path) -> TaskCompar
     except (CarraraError, ArithmeticError, LookupError, TypeError, ValueError) as problem:
         reason = " ".join(str(problem).split())[:200]
         return NotComparable(name, protocol, f"its predictions cannot be scored ({reason}); run this task again")
-    score = first.scores[task.metrics[0]]
+    return to_task_comparison(first, second, raw, ids, groups)
+
+
+def to_task_comparison(
+    first: Record, second: Record, raw: PairedDifference, units: Sequence[str], groups: Sequence[str]
+) -> TaskComparison:
+    """Return a paired difference of two records in percent or dB, with what was scored and not yet a verdict."""
+    score = first.scores[first.task.task["metrics"][0]]
     unit = PERCENT if score.scale == "ratio" else 1.0
     return TaskComparison(
-        name,
-        protocol,
+        first.task.name,
+        first.protocol.name,
         unit * raw.first,
         unit * raw.second,
         Interval(unit * raw.difference.value, unit * raw.difference.low, unit * raw.difference.high),
         raw.p,
-        n=len(ids),
+        n=len(units),
         groups=len(set(groups)),
         resampled=score.resampled or score.unit,
         scale=score.scale,
