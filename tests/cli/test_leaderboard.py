@@ -108,7 +108,7 @@ def test_files_are_written_by_their_ending(results, tmp_path):
     [
         (["leaderboard", "no/such/folder"], 1, "no such folder of results; `carrara bench"),
         (["leaderboard", "EMPTY"], 2, "no records in it"),
-        (["leaderboard", "RESULTS", "--suite", "peble"], 2, "Did you mean 'pebble'?"),
+        (["leaderboard", "RESULTS", "--suite", "peble"], 2, "Did you mean 'pebble' or 'pebble-2'?"),
         (["leaderboard", "RESULTS", "--json", "--format", "html"], 2, "give one of them"),
         (["leaderboard", "RESULTS", "--published"], 2, "marble-14 only, but the records are of Other scores"),
         (["leaderboard", "RESULTS", "--source", "thesis-6.2"], 2, "marble-14 only"),
@@ -117,7 +117,7 @@ def test_files_are_written_by_their_ending(results, tmp_path):
         (["leaderboard", "RESULTS", "-o", "x.png"], 2, "give --suite"),
         (["compare", "a", "c", "--results", "RESULTS"], 2, "The systems: a, b."),
         (["compare", "a", "b", "--results", "EMPTY"], 2, "no records in it"),
-        (["compare", "a", "b", "--results", "RESULTS", "--suite", "peble"], 2, "Did you mean 'pebble'?"),
+        (["compare", "a", "b", "--results", "RESULTS", "--suite", "peble"], 2, "Did you mean 'pebble' or 'pebble-2'?"),
     ],
 )
 def test_misuse_is_one_line(results, marble, tmp_path, arguments, code, words):
