@@ -42,7 +42,22 @@ def test_it_ends_with_a_leaderboard_a_report_and_commands_to_try(twice):
     assert "<svg" in page and "http" not in page.partition("</style>")[2].replace("https://github.com", "")
 
 
-def test_a_second_run_only_prints_the_leaderboard(twice):
+def test_the_result_is_explained_and_the_report_plays_and_shows_it(twice):
+    root, first, _, _ = twice
+    said = first.stdout.partition("What it means:")[2]
+    for system in ("mert (rank", "mert:random (rank", "chroma-mfcc (rank", "noise has"):
+        assert system in said
+    page = (root / "out/report.html").read_text()
+    assert page.count("<audio controls") == 3 and page.count('src="data:audio/mpeg;base64,') == 3
+    assert page.count('class="matrix"') == 3, "key by three systems"
+    assert "Maps of the features" not in page, "the map needs the task genre"
+    for seed in ("seed of pre-training", "seed of mert:random", "seed of Pebble", "probes' seed 1234"):
+        assert seed in page
+
+
+def test_a_second_run_says_what_was_done_and_only_prints_the_leaderboard(twice):
     _, first, second, stamps = twice
+    assert second.stderr.count("done before") == 3 and "3 of 3 records were there" in second.stderr
+    assert "done before" not in first.stderr and "records were there" not in first.stderr
     assert second.exit_code == 0 and second.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

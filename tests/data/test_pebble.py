@@ -17,7 +17,7 @@ from carrara.core.errors import DataError, UsageError
 from carrara.data import REGISTRY
 from carrara.data._pebble import labels, theory
 from carrara.data._pebble.clips import COLLECTIONS, NOTE_PRESETS, create_clip, note_presets
-from carrara.data._pebble.sizes import SIZES, split_counts
+from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, split_counts
 from carrara.data._pebble.suite import write
 from carrara.data.pebble import DATASET
 
@@ -43,13 +43,20 @@ def demo():
     return [create_clip(collection, n) for collection, count in SIZES["demo"].items() for n in range(count)]
 
 
-def test_the_demo_has_the_expected_counts(demo):
+def count_splits(clips):
     counts = defaultdict(Counter)
-    for clip in demo:
+    for clip in clips:
         for scheme, split in clip.splits.items():
             counts[scheme][split] += 1
-    expected = {scheme: +Counter(by_split) for scheme, by_split in DATASET.expected_counts.items() if scheme != "beats"}
-    assert counts == expected
+    songs = [clip.splits["songs"] for clip in clips if "songs" in clip.splits]
+    counts["beats"] = Counter(songs[::BEATS_EVERY])
+    return counts
+
+
+def test_the_demo_and_the_tiny_size_have_the_expected_counts(demo):
+    tiny = [create_clip(collection, n) for collection, count in SIZES["tiny"].items() for n in range(count)]
+    for size, clips in (("demo", demo), ("tiny", tiny)):
+        assert count_splits(clips) == {scheme: +Counter(counts) for scheme, counts in split_counts(size).items()}
     assert DATASET.expected_counts["songs"] == {"train": 300, "valid": 100, "test": 200}
     assert DATASET.expected_counts["beats"] == {"train": 60, "valid": 20, "test": 40}
     assert DATASET.expected_counts["scales"] == {"train": 36, "valid": 12, "test": 24}

@@ -17,20 +17,21 @@ LOWEST, PITCH_ROWS, RANGE_DB = 55.0, 200, 70.0
 PITCHES = {"A1": 55, "A2": 110, "A3": 220, "A4": 440, "A5": 880, "A6": 1760, "A7": 3520, "A8": 7040}
 
 
-def example_plot(samples: np.ndarray, sample_rate: int, labels: Mapping[str, Any]) -> str:
+def example_plot(samples: np.ndarray, sample_rate: int, labels: Mapping[str, Any], name: str = "example") -> str:
     """Return the spectrogram of a clip as an SVG element.
 
     Args:
         samples: float, mono, at least one.
         sample_rate: in Hz.
         labels: the clip's labels by name; `beats` and `downbeats`, in seconds, are drawn.
+        name: of the plot in its page, unlike every other's.
     """
     from matplotlib.figure import Figure
 
     seconds = len(samples) / sample_rate
     highest = min(8000.0, sample_rate / 2)
     level_PF = _pitch_spectrogram(np.asarray(samples, dtype=np.float32).reshape(-1), sample_rate, highest)
-    with svg_style("example"):
+    with svg_style(name):
         figure = Figure(figsize=(9, 3.1))
         axes = figure.add_subplot()
         extent = (0, seconds, np.log2(LOWEST), np.log2(highest))

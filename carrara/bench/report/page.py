@@ -1,21 +1,31 @@
-"""The report: one HTML file with the leaderboard, plots, costs and provenance, which loads nothing from the network.
+"""The report: one HTML file with the leaderboard and what it means, plots, clips, costs and provenance.
 
-The page is `report.html` beside this file, a Jinja template that escapes every value; plots are inline SVG.
+It loads nothing from the network.
+
+The page is `report.html` beside this file, a Jinja template that escapes every value; plots are inline SVG,
+and example clips are embedded as MP3.
 """
 
 from __future__ import annotations
 
+import base64
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from carrara.bench.leaderboard.notes import leaderboard_notes
 from carrara.bench.leaderboard.ranking import Leaderboard, add_published, build_leaderboards
 from carrara.bench.leaderboard.tables import to_html
 from carrara.bench.report import plots
+from carrara.bench.report.classes import class_results, label_and_prediction
 from carrara.bench.report.example import example_plot
+from carrara.bench.report.feature_map import feature_map
+from carrara.bench.report.meaning import explain_systems
 from carrara.core.io import write_text
 from carrara.core.record import Record
 
@@ -35,23 +45,30 @@ def write_report(path: Path | str, records: Iterable[Record], **options: Any) ->
 def render_report(
     records: Iterable[Record],
     metrics: Sequence[Mapping[str, Any]] = (),
-    example: Mapping[str, Any] | None = None,
+    examples: Sequence[Mapping[str, Any]] = (),
     title: str = "Carrara report",
     suite: str | None = None,
     sources: Sequence[str] = (),
+    results: Path | None = None,
+    maps: Sequence[Mapping[str, Any]] = (),
+    seeds: Mapping[str, str] | None = None,
 ) -> str:
     """Return the report as HTML.
 
     Args:
         records: each suite and protocol gets a leaderboard of its own.
         metrics: of a pre-training run, as its metrics log has them: one mapping for each logged step.
-        example: a clip to show: `samples` (mono), `sample_rate` (Hz), `labels` by name, and `name`.
+        examples: clips to show and play: `samples` (mono), `sample_rate` (Hz), `labels` by name, and `name`, the id.
         title: of the page.
         suite: show only this suite's tasks, and all of them.
         sources: published tables whose systems are shown beside those on MARBLE's tasks.
+        results: folder of the records; the predictions in it are shown by class and for the example clips.
+        maps: features to show as maps: `features` `[clips, dim]`, a label of each clip in `labels`, and `title`.
+        seeds: what else was drawn from which seed, beside the probes, such as the pre-training.
 
     Raises:
         UsageError: there is no such suite or table, or no leaderboard for the published systems.
+        StoreError: stored predictions are damaged.
     """
     import jinja2
 
@@ -67,15 +84,17 @@ def render_report(
     ).get_template("report.html")
     return template.render(
         title=title,
-        sections=[_section(leaderboard) for leaderboard in leaderboards],
+        sections=[_section(leaderboard, results) for leaderboard in leaderboards],
+        maps=[feature_map(each["features"], each["labels"], each["title"]) for each in maps],
         training=_training(metrics) if metrics else None,
-        example=_example(example) if example else None,
+        examples=[_example(example, number, leaderboards, results) for number, example in enumerate(examples)],
+        seeds=dict(seeds or {}),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     )
 
 
-def _section(leaderboard: Leaderboard) -> dict[str, Any]:
+def _section(leaderboard: Leaderboard, results: Path | None) -> dict[str, Any]:
     styles = plots.system_styles(leaderboard.systems)
     colours = {name: plots.VARIABLES.get(style["color"], style["color"]) for name, style in styles.items()}
     costs: list[dict[str, Any]] = [
@@ -94,6 +113,8 @@ def _section(leaderboard: Leaderboard) -> dict[str, Any]:
     ]
     return {
         "title": leaderboard.title,
+        "meaning": explain_systems(leaderboard),
+        "classes": class_results(leaderboard, results) if results else [],
         "table": to_html(leaderboard, colours),
         "notes": leaderboard_notes(leaderboard),
         "scores": plots.score_plot(leaderboard),
@@ -144,13 +165,53 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"plot": plots.training_plot(metrics), "facts": facts}
 
 
-def _example(example: Mapping[str, Any]) -> dict[str, Any]:
-    labels = dict(example.get("labels", {}))
+def _example(
+    example: Mapping[str, Any], number: int, leaderboards: Sequence[Leaderboard], results: Path | None
+) -> dict[str, Any]:
+    labels, name = dict(example.get("labels", {})), example.get("name", "")
+    samples, rate = np.asarray(example["samples"], dtype=np.float32).reshape(-1), int(example["sample_rate"])
+    answers = []
+    if results is not None:
+        for leaderboard in leaderboards:
+            answers += _answers(leaderboard, results, name)
     return {
-        "name": example.get("name", ""),
-        "plot": example_plot(example["samples"], int(example["sample_rate"]), labels),
-        "labels": {name: format_label(value) for name, value in labels.items()},
+        "name": name,
+        "plot": example_plot(samples, rate, labels, f"example-{number}"),
+        "audio": mp3_address(samples, rate),
+        "labels": {label: format_label(value) for label, value in labels.items()},
+        "systems": list(dict.fromkeys(system for _, _, texts in answers for system in texts)),
+        "answers": answers,
     }
+
+
+def _answers(leaderboard: Leaderboard, results: Path, clip_id: str) -> list[tuple[str, str, dict[str, str]]]:
+    """Return for each task with stored predictions of a clip its label and what each system predicted."""
+    answers = []
+    for task in leaderboard.tasks:
+        pairs = {
+            system.name: label_and_prediction(system.results[task].record, results, clip_id)
+            for system in leaderboard.systems
+            if task in system.results
+        }
+        known = {system: pair for system, pair in pairs.items() if pair}
+        if known:
+            truth = next(iter(known.values()))[0]
+            answers.append((task, truth, {system: prediction for system, (_, prediction) in known.items()}))
+    return answers
+
+
+def mp3_address(samples: np.ndarray, sample_rate: int) -> str:
+    """Return a clip as a `data:` address of an MP3, which every browser plays.
+
+    Args:
+        samples: float, mono; values beyond 1 are clipped.
+        sample_rate: in Hz, one of MPEG's: 8, 11.025, 12, 16, 22.05, 24, 32, 44.1 or 48 kHz.
+    """
+    import soundfile
+
+    file = BytesIO()
+    soundfile.write(file, np.nan_to_num(samples).clip(-1, 1), sample_rate, format="MP3")
+    return f"data:audio/mpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def format_label(value: Any) -> str:

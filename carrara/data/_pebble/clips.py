@@ -36,7 +36,7 @@ from carrara.data._pebble.render import (
     set_level,
     soft_limit,
 )
-from carrara.data._pebble.sizes import THEORY
+from carrara.data._pebble.sizes import SPLIT_CYCLE, THEORY
 from carrara.data._pebble.soundfont import RATE
 from carrara.data._pebble.theory import compose_theory
 
@@ -60,7 +60,6 @@ NOTE_PRESETS: dict[str, tuple[int, ...]] = {
     "synth_lead": (80, 82, 83, 84, 90, 81, 87),
     "vocal": (52, 54, 53, 91, 85),
 }
-_SPLIT_CYCLE: tuple[Split, ...] = ("train", "test", "train", "valid", "train", "test")
 _RETRIEVAL_CYCLE: tuple[Split, ...] = ("test", "valid", "train", "test", "valid", "test")
 _SINGERS_BY_SPLIT: dict[Split, tuple[str, ...]] = {
     "train": ("f1", "f3", "f5", "m1", "m3", "m5"),
@@ -107,7 +106,7 @@ def create_clip(collection: str, number: int) -> PebbleClip:
     new_rng = partial(np.random.default_rng, [*seeds, 1])
     id = f"{collection}-{number:05d}"
     files: tuple[str, ...] = (f"audio/{collection}/{id}.flac",)
-    split = _SPLIT_CYCLE[number % 6]
+    split = SPLIT_CYCLE[number % 6]
 
     if collection == "songs":
         song = compose(number, split, SONG_SECONDS, rng)
@@ -125,7 +124,7 @@ def create_clip(collection: str, number: int) -> PebbleClip:
         return PebbleClip(id, UNLABELLED_SECONDS, {collection: "train"}, {collection: id}, {}, files, render)
 
     if collection == "notes":
-        split = _SPLIT_CYCLE[number // len(FAMILIES) % 6]
+        split = SPLIT_CYCLE[number // len(FAMILIES) % 6]
         family = FAMILIES[number % len(FAMILIES)]
         presets = note_presets(family, split)
         preset, pitch = presets[int(rng.integers(len(presets)))], int(rng.choice(PITCHES))
@@ -140,7 +139,7 @@ def create_clip(collection: str, number: int) -> PebbleClip:
         singer, technique = SINGERS[index // len(TECHNIQUES)], TECHNIQUES[index % len(TECHNIQUES)]
         splits = {
             "technique": next(split for split, singers in _SINGERS_BY_SPLIT.items() if singer in singers),
-            "singer": _SPLIT_CYCLE[(take + index) % 6],
+            "singer": SPLIT_CYCLE[(take + index) % 6],
         }
         groups = {"technique": singer, "singer": id}
         labels = {"singer": singer, "technique": technique}
@@ -159,10 +158,10 @@ def _compose_score(
     collection: str, number: int, rng: np.random.Generator
 ) -> tuple[Composition, dict[str, Split], dict[str, str]]:
     """Return a clip of the collections that come with more of their score, its split and group by split scheme."""
-    id, split = f"{collection}-{number:05d}", _SPLIT_CYCLE[number % 6]
+    id, split = f"{collection}-{number:05d}", SPLIT_CYCLE[number % 6]
     if collection == "theory":
         kind, index = THEORY[number % len(THEORY)], number // len(THEORY)
-        split = _SPLIT_CYCLE[index % 6]
+        split = SPLIT_CYCLE[index % 6]
         return compose_theory(kind, index, split, rng), {kind: split}, {kind: id}
     if collection == "pieces":
         piece = compose_piece(number, split, rng)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from carrara.core.clip import SPLITS, Split
 from carrara.core.errors import UsageError, did_you_mean
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {
-        "songs": 72, "notes": 132, "voices": 72, "stems": 12, "unlabelled": 6,
+        "songs": 72, "notes": 132, "voices": 120, "stems": 12, "unlabelled": 6,
         "theory": 180, "pieces": 30, "covers": 24, "forms": 12,
     },
     "demo": {
@@ -30,6 +33,7 @@ SPLIT_SCHEMES = {
 }  # fmt: skip
 # Nothing is trained for retrieval, so most clips are for test.
 RETRIEVAL_SCHEMES = ("composers", "covers")
+SPLIT_CYCLE: tuple[Split, ...] = ("train", "test", "train", "valid", "train", "test")
 # Training on frames costs a hundred times as much as training on clips.
 BEATS_EVERY = 5
 
@@ -59,5 +63,6 @@ def split_counts(size: str) -> dict[str, dict[str, int]]:
             sixth = number // 6 // (len(THEORY) if collection == "theory" else 1)
             sixths = (1, 2, 3) if scheme in RETRIEVAL_SCHEMES else (3, 1, 2)
             counts[scheme] = dict(zip(("train", "valid", "test"), (sixth * share for share in sixths)))
-    beats = {split: number // BEATS_EVERY for split, number in counts["songs"].items()}
+    tracked = Counter(SPLIT_CYCLE[number % 6] for number in range(0, SIZES[size]["songs"], BEATS_EVERY))
+    beats = {str(split): tracked[split] for split in SPLITS}
     return counts | {"beats": beats, "unlabelled": {"train": SIZES[size]["unlabelled"], "valid": 0, "test": 0}}

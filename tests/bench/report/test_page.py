@@ -101,7 +101,7 @@ def full(tmp_path_factory):
     labels = {"key": "A minor", "tempo": 97.53125, "beats": [0.1 * beat for beat in range(20)], "downbeats": [0.0, 1.0]}
     samples = np.sin(np.arange(48_000) / 9).astype(np.float32)
     example = {"samples": samples, "sample_rate": 24_000, "labels": labels, "name": "song-12"}
-    path = write_report(folder / "out" / "report.html", RECORDS, metrics=metrics, example=example, title="A report")
+    path = write_report(folder / "out" / "report.html", RECORDS, metrics=metrics, examples=[example], title="A report")
     return path.read_text(encoding="utf-8")
 
 
@@ -127,7 +127,7 @@ def test_the_page_loads_and_runs_nothing_external(full):
     assert "link" not in page.tags
     addresses = [value for _, name, value in page.attributes if name in {"src", "href"}]
     assert addresses
-    assert all(value.startswith(("#", "data:image/")) for value in addresses)
+    assert all(value.startswith(("#", "data:image/", "data:audio/mpeg;")) for value in addresses)
     for target in re.findall(r"url\((.*?)\)", full):
         assert target.startswith("#")
 
@@ -141,7 +141,8 @@ def test_each_reference_in_a_plot_has_one_element(full):
 
 def test_hostile_names_are_text():
     text = render_report([record(HOSTILE, "pebble/key", 0.5, command=HOSTILE)], title=HOSTILE,
-                   example={"samples": np.zeros(10), "sample_rate": 8000, "labels": {HOSTILE: HOSTILE}})  # fmt: skip
+                   examples=[{"samples": np.zeros(10), "sample_rate": 8000, "labels": {HOSTILE: HOSTILE}}],
+                   maps=[{"features": np.eye(4), "labels": [HOSTILE, *"abc"], "title": HOSTILE}])  # fmt: skip
     page = Page(text)
     assert "script" not in page.tags
     assert "<script" not in text
