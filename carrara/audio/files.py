@@ -6,11 +6,14 @@ import glob
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 from carrara.audio._header import refuse_pipe
 from carrara.audio.decode import SUFFIXES
 from carrara.core.errors import AudioError, DataError, did_you_mean
+
+MANIFEST_SUFFIXES = (".csv", ".parquet")
 
 
 def check_file(path: str | Path) -> None:
@@ -30,13 +33,15 @@ def check_file(path: str | Path) -> None:
 
 
 def list_audio_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the named files and the audio files inside the named folders, each once.
+    """Return the named files, those in the manifests, and the audio files inside the named folders, each once.
+
+    A manifest is a Parquet or CSV file with a column `path`; its files are not looked at here.
 
     A path that does not exist and holds `*`, `?` or `[` is a pattern; `**` matches any number of folders. Another that
     does not exist is kept, so that it can be reported while the rest go on.
 
     Raises:
-        DataError: a folder without audio files, a pattern without matches, or no path at all.
+        DataError: a folder without audio files, a pattern without matches, a manifest without paths, or no path at all.
     """
     files: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -46,6 +51,9 @@ def list_audio_files(paths: Iterable[str | Path]) -> list[Path]:
             if not matches:
                 raise DataError(f"{path}: no audio file matches")
             files.update(dict.fromkeys(matches))
+            continue
+        if path.suffix in MANIFEST_SUFFIXES and path.is_file():
+            files.update(dict.fromkeys(read_manifest_paths(path)))
             continue
         if not path.is_dir():
             files[path] = None
@@ -63,6 +71,45 @@ def list_audio_files(paths: Iterable[str | Path]) -> list[Path]:
     if not files:
         raise DataError("no audio files were named")
     return list(files)
+
+
+def read_manifest_paths(manifest: Path) -> list[Path]:
+    """Return the paths in the column `path` of a Parquet or CSV file, each once; relative ones to its folder.
+
+    Raises:
+        DataError: it cannot be read, has no column `path`, or a row has no path.
+    """
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    text = {"path": pyarrow.string()}
+    try:
+        if manifest.suffix == ".parquet":
+            table = parquet.ParquetFile(manifest)
+            names = table.schema_arrow.names
+        else:
+            table = csv.read_csv(manifest, convert_options=csv.ConvertOptions(column_types=text))
+            names = table.column_names
+        if "path" not in names:
+            raise DataError(f"{manifest}: has no column path, only {', '.join(names)}; each row of it names a file")
+        column = table.read(["path"])["path"] if manifest.suffix == ".parquet" else table["path"]
+        paths = column.cast(pyarrow.string()).to_pylist()
+    except (OSError, pyarrow.ArrowException) as problem:
+        reason = str(problem).partition("\n")[0][:200]
+        raise DataError(f"{manifest}: cannot be read as a Parquet or CSV table with a column path ({reason})") from None
+    if not all(paths):
+        row = next(index for index, path in enumerate(paths) if not path)
+        raise DataError(f"{manifest}: row {row + 1} has no path; fill it in or drop it")
+    return [manifest.parent / path for path in dict.fromkeys(paths)]
+
+
+def select_shard(files: Iterable[Path], num_shards: int, shard_index: int) -> list[Path]:
+    """Return the files of one shard; a file's shard follows from its path, so that new files move no other."""
+    return [
+        path
+        for path in files
+        if int.from_bytes(sha256(os.fsencode(path)).digest()[:8], "big") % num_shards == shard_index
+    ]
 
 
 def check_paths(paths: Iterable[str | Path]) -> None:

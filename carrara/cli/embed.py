@@ -28,7 +28,10 @@ Output = Annotated[
 ]
 Paths = Annotated[
     list[Path] | None,
-    typer.Argument(help="Audio files, folders of them and quoted patterns ('music/**/*.mp3'), of any length."),
+    typer.Argument(
+        help="Audio files, folders of them, quoted patterns ('music/**/*.mp3'), and manifests: .csv or .parquet with a "
+        "column path."
+    ),
 ]
 Layer = Annotated[
     str,
@@ -40,6 +43,32 @@ Hop = Annotated[
         min=0.01, help="Seconds from window to window; by default a window; with --per frame windows overlap."
     ),
 ]
+Sample = Annotated[
+    str | None,
+    typer.Option(metavar="NxSECONDS", help="Encode only N excerpts of each recording, such as 3x10, read by seeking."),
+]
+NumShards = Annotated[int, typer.Option(min=1, help="Divide the recordings among so many runs; see --shard-index.")]
+ShardIndex = Annotated[
+    int | None,
+    typer.Option(min=0, help="Which part this run embeds, from 0, into its own folder in -o. Give all the same paths."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Most threads of each pool; by default all cores.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Drop recordings that are not named, and an output made with other settings."),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Windows of a batch; by default a number that suits the device.")
+]
+FilesFrom = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Also the paths in this text file, one a line; - is stdin.")
+]
+WindowSeconds = Annotated[
+    float | None, typer.Option(min=0.01, help="Seconds of a window; by default the encoder's own, or 30.")
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as tokens=frames.")
+]
 
 
 def embed(
@@ -48,28 +77,21 @@ def embed(
     ],
     output: Output,
     paths: Paths = None,
-    files_from: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Also the paths in this text file, one a line; - is stdin.")
-    ] = None,
+    files_from: FilesFrom = None,
     per: Annotated[
         Literal["clip", "window", "frame"], typer.Option(help="One row per recording (clip), window or frame.")
     ] = "clip",
     layer: Layer = "mean",
-    window: Annotated[
-        float | None, typer.Option(min=0.01, help="Seconds of a window; by default the encoder's own, or 30.")
-    ] = None,
+    window: WindowSeconds = None,
     hop: Hop = None,
+    sample: Sample = None,
+    num_shards: NumShards = 1,
+    shard_index: ShardIndex = None,
+    threads: Threads = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows of a batch; by default a number that suits the device.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as tokens=frames.")
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Drop recordings that are not named, and an output made with other settings."),
-    ] = False,
+    batch_size: BatchSize = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Embed recordings and write a Parquet file, a folder of Parquet parts, CSV or a NumPy array.
@@ -78,6 +100,7 @@ def embed(
     - `carrara embed ~/Music -e chroma-mfcc -o music/`
     - `carrara embed song.mp3 -e mert-v1-95m:random -o song.parquet --per frame --layer 5`
     - `carrara embed a.wav b.flac ~/Music -e mfcc -o windows.parquet --per window --window 10 --json`
+    - `carrara embed songs.csv -e mfcc -o songs/ --sample 3x10 --num-shards 8 --shard-index 0`
     - `find ~/Music -newer last | carrara embed --files-from - -e mfcc -o new.csv`
 
     Columns: path, start, duration (s), layer, embedding. A file that cannot be decoded is reported with the reason, the
@@ -85,7 +108,7 @@ def embed(
     changed recordings. In Parquet, recordings that are not named or not readable any more keep their rows; CSV and
     NumPy files are written anew.
     """
-    from carrara.audio.files import check_paths, list_audio_files
+    from carrara.audio.files import check_paths, list_audio_files, select_shard
     from carrara.cli._outputs import check_ending
     from carrara.core.errors import UsageError
     from carrara.core.settings import parse_assignments, parse_settings
@@ -101,19 +124,27 @@ def embed(
         raise UsageError("-o - and --json would both write to standard output; leave one out")
     parse_encoder_spec(encoder)
     assignments = parse_assignments(changes or [])
+    if (shard_index is None) != (num_shards == 1) or (shard_index or 0) >= num_shards:
+        raise UsageError(f"--shard-index: give one from 0 to {num_shards - 1} with --num-shards {num_shards}")
+    if shard_index is not None and (output.suffix or str(output) == "-"):
+        raise UsageError(f"-o {output}: with --num-shards give a folder; each shard writes its own inside")
     files = list_audio_files(named)
+    if shard_index is not None:
+        files = select_shard(files, num_shards, shard_index)
+        output = output / f"shard-{shard_index:05d}-of-{num_shards:05d}"
 
     from carrara.encoders._hub.load import load, with_settings
     from carrara.features.embed import EmbedConfig
     from carrara.features.table_files import write_table
-    from carrara.nn.device import pick_device
+    from carrara.nn.device import limit_threads, pick_device
 
     start = time.perf_counter()
-    values = {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop}
+    values = {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop, "sample": sample}
     config = parse_settings(EmbedConfig, values, "embed")
     device = pick_device(device)
+    limit_threads(threads)
     network = with_settings(load(encoder), assignments)
-    report = write_table(network, files, output, config, device, batch_size, overwrite)
+    report = write_table(network, files, output, config, device, batch_size, overwrite, min(threads or 2, 2))
     _print_report(report, output, time.perf_counter() - start, as_json)
     if report.failed:
         raise typer.Exit(1)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from carrara.audio.decode import iter_audio
+from carrara.audio.decode import iter_audio, load_audio, read_info
 from carrara.audio.files import check_file, list_audio_files
 from carrara.audio.windows import split_windows
 from carrara.core.errors import AudioError, UsageError
@@ -45,12 +46,21 @@ class EmbedConfig(Settings):
         window_seconds: Length of a window. None means the encoder's own, or 30 s.
         hop_seconds: From one window to the next. None means a window; for frames a little less, so that windows
             overlap.
+        sample: "3x10" encodes three excerpts of ten seconds, spread evenly, of each recording that is longer than
+            these; they are read by seeking. None encodes whole recordings.
     """
 
     per: Literal["clip", "window", "frame"] = "clip"
     layer: str = "mean"
     window_seconds: float | None = None
     hop_seconds: float | None = None
+    sample: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*(\.\d+)?$")
+
+    @model_validator(mode="after")
+    def _frames_are_whole(self) -> EmbedConfig:
+        if self.sample and self.per == "frame":
+            raise ValueError("sample: frames need whole recordings; choose per=clip or per=window")
+        return self
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ def embed(
     window: float | None = None,
     hop: float | None = None,
     sample_rate: int | None = None,
+    sample: str | None = None,
 ) -> pyarrow.Table:
     """Return a table with the columns path, start, duration (s), layer and embedding (float32, of fixed size).
 
@@ -85,6 +96,7 @@ def embed(
         hop: Seconds from one window to the next. None means a window; for frames a little less, so that windows
             overlap.
         sample_rate: In Hz, that a network or function takes.
+        sample: "3x10" encodes only three excerpts of ten seconds, spread evenly over each recording.
 
     Raises:
         UsageError: No such encoder, layer or window, or frames of an encoder that has one vector per window.
@@ -94,7 +106,7 @@ def embed(
     import pyarrow
 
     encoder = resolve_encoder(encoder, sample_rate=sample_rate)
-    values = {"per": per, "layer": str(layer), "window_seconds": window, "hop_seconds": hop}
+    values = {"per": per, "layer": str(layer), "window_seconds": window, "hop_seconds": hop, "sample": sample}
     config = parse_settings(EmbedConfig, values, "embed")
     device = str(next((tensor.device for tensor in encoder.parameters()), "cpu"))
     files = list_audio_files([paths] if isinstance(paths, str | Path) else paths)
@@ -168,6 +180,8 @@ def embed_files(
     device: str = "cpu",
     batch_size: int | None = None,
     advance: Callable[..., None] = lambda seconds, note="": None,
+    before: Callable[[Path], object] = lambda path: None,
+    threads: int = 2,
 ) -> Generator[EmbedChunk, None, None]:
     """Yield the table in chunks, file after file in order; each file ends with a chunk without a table.
 
@@ -175,6 +189,8 @@ def embed_files(
         encoder, files, config, device, batch_size: As of `carrara.features.parquet.write_embeddings`.
         advance: Called with the seconds of audio of each encoded window, and at the end of a file with how many are
             done.
+        before: Called with each file before it is decoded, in a thread; an AudioError of it is the file's problem.
+        threads: How many files are decoded at once.
 
     Raises:
         UsageError: The encoder has no such layer or no frames, or the windows do not suit it.
@@ -187,9 +203,9 @@ def embed_files(
     )
     encoder = encoder.to(device).eval()
     grid = window_grid(encoder, spec)
-    sources = [partial(_file_windows, path, encoder.card.sample_rate, grid) for path in files]
+    sources = (partial(_file_windows, path, encoder.card.sample_rate, grid, config.sample, before) for path in files)
     plan = EncodePlan(device, spec.pool, layers == [CNN], batch_size)
-    with closing(encode_recordings(encoder, sources, plan)) as recordings:
+    with closing(encode_recordings(encoder, sources, plan, threads)) as recordings:
         for index, windows in recordings:
             path = files[index]
             try:
@@ -206,9 +222,26 @@ def embed_files(
                 yield EmbedChunk(path, None, str(problem))
 
 
-def _file_windows(path: Path, rate: int, grid: WindowGrid) -> Iterator[tuple[int, np.ndarray | None]]:
-    """Yield start and samples of a recording's windows, then its length without samples."""
+def _file_windows(
+    path: Path, rate: int, grid: WindowGrid, sample: str | None, before: Callable[[Path], object]
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """Yield start and samples of a recording's windows, or those of its sample, then its length without samples."""
     check_file(path)
+    before(path)
+    if sample is not None:
+        count, seconds = int(sample.partition("x")[0]), float(sample.partition("x")[2])
+        info = read_info(path)
+        length = info.duration_seconds
+        if length is None or not info.exact:  # the header does not say it, so the file is decoded once to count
+            length = sum(len(block_T) for block_T in iter_audio(path, rate, BLOCK_SECONDS)) / rate
+        if length > count * seconds:
+            for index in range(count):
+                start = (index + 0.5) / count * length - seconds / 2
+                excerpt_T = load_audio(path, rate, start, seconds)
+                for offset, window_T in split_windows([excerpt_T], grid.window, grid.hop, grid.min_tail):
+                    yield round(start * rate) + offset, window_T
+            yield round(length * rate), None
+            return
     samples = 0
 
     def counted() -> Iterator[np.ndarray]:

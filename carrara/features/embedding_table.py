@@ -99,7 +99,7 @@ class EmbeddingTable(EmbeddedRows):
         from pyarrow import parquet
 
         self.path = Path(path)
-        files = sorted(self.path.glob("part-*.parquet")) if self.path.is_dir() else [self.path]
+        files = sorted(self.path.rglob("part-*.parquet")) if self.path.is_dir() else [self.path]  # of all shards
         if not files or not self.path.exists():
             raise StoreError(f"{path}: no such table; make it with `carrara embed`")
         try:

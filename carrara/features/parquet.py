@@ -29,7 +29,7 @@ from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedChunk, EmbedConfig, embed_files, embedding_schema
 from carrara.features.embedding_table import flatten_settings
 from carrara.features.encode import compute_dtype
-from carrara.features.hash_cache import hash_files
+from carrara.features.hash_cache import FileHashCache, hash_files
 from carrara.features.store import write_errors
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PART_ROWS, PART_SECONDS = 100_000, 300.0  # a part is closed at the end of the recording that exceeds either
 ROW_GROUP_BYTES, ROW_GROUP_TABLES = 32 * 2**20, 4096
+MAX_HEADERS = 5000  # of more files the headers are not read before embedding begins
 LEFTOVER = re.compile(r"\.part-\d+\.parquet\.(tmp|copy)")  # of a killed process
 
 
@@ -79,6 +80,7 @@ def write_embeddings(
     batch_size: int | None = None,
     overwrite: bool = False,
     part_rows: int = PART_ROWS,
+    threads: int = 2,
 ) -> EmbedReport:
     """Write the embeddings of recordings to Parquet, embedding only those that the output does not hold yet.
 
@@ -95,6 +97,7 @@ def write_embeddings(
         batch_size: Largest number of windows in a batch. None means a number that suits the device.
         overwrite: Drop the rows of recordings that are not given, and an output that was made in another way.
         part_rows: A part is closed at the end of the recording with which it has so many rows.
+        threads: How many files are read or decoded at once.
 
     Raises:
         UsageError: The encoder has no such layer, the windows do not suit it, or the output was made in another way.
@@ -116,23 +119,22 @@ def write_embeddings(
             before = [*([output] if is_file and output.exists() else []), *_list_parts(folder)]
             obsolete = [file for file in before if overwrite and _find_difference(file, settings)]
             former = _read_recordings([file for file in before if file not in obsolete], settings)
-            stored = {(item.path, item.sha256) for item in former}
-            hashes: dict[str, str] = {}
             report = EmbedReport()
-            for path, digest in hash_files(files).items():
-                if isinstance(digest, AudioError):
-                    report.failed[str(path)] = str(digest)
-                else:
-                    hashes[str(path)] = digest
-            new = [Path(path) for path, digest in hashes.items() if (path, digest) not in stored]
+            new, hashes = _find_new(files, former, report.failed, threads)
+            report.reused = len(hashes)
+            cache = FileHashCache()
+
+            def hash_before(path: Path) -> None:
+                hashes[str(path)] = cache.sha256(path)
+
             with (
+                closing(cache),
                 progress("embedding", _total_seconds(new), of_audio=True) as advance,
-                closing(embed_files(encoder, new, config, device, batch_size, advance)) as chunks,
+                closing(embed_files(encoder, new, config, device, batch_size, advance, hash_before, threads)) as chunks,
             ):
                 problems = _write_parts(folder, schema, chunks, hashes, part_rows)
             report.failed |= problems
             report.embedded = len(new) - len(problems)
-            report.reused = len(hashes) - len(new)
             given = {path: digest for path, digest in hashes.items() if path not in problems}
             added = _read_recordings([file for file in _list_parts(folder) if file not in before], settings)
             chosen = _choose([*former, *added], given, report.failed, overwrite)
@@ -161,6 +163,36 @@ def _sweep(folder: Path, output: Path, is_file: bool) -> None:
     visible = {file for file in folder.iterdir() if not file.name.startswith((".", "_"))}
     if not is_file and (others := sorted(visible.difference(_list_parts(folder)))):
         raise StoreError(f"{folder}: holds other files, such as {others[0].name}; choose another -o")
+
+
+def _find_new(
+    files: Iterable[Path], former: Iterable[_Recording], failed: dict[str, str], threads: int
+) -> tuple[list[Path], dict[str, str]]:
+    """Return the files that are to be embedded, and the SHA-256 of the others by path.
+
+    Only files that are stored are hashed here, so that embedding a million new ones starts at once.
+
+    Args:
+        files: The recordings.
+        former: Those that the output holds.
+        failed: Is given the problems of stored files that cannot be read.
+        threads: How many files are read at once.
+    """
+    stored: dict[str, set[str]] = {}
+    for item in former:
+        stored.setdefault(item.path, set()).add(item.sha256)
+    digests = hash_files((path for path in files if str(path) in stored), threads=threads)
+    new: list[Path] = []
+    hashes: dict[str, str] = {}
+    for path in dict.fromkeys(files):
+        digest = digests.get(path)
+        if isinstance(digest, AudioError):
+            failed[str(path)] = str(digest)
+        elif digest is not None and digest in stored[str(path)]:
+            hashes[str(path)] = digest
+        else:
+            new.append(path)
+    return new, hashes
 
 
 def _choose(
@@ -413,9 +445,9 @@ def _read_metadata(file: Path) -> tuple[dict[str, Any], list[list[str]]]:
         raise StoreError(f"{file}: exists already, and was not made by this command; choose another -o") from None
 
 
-def _total_seconds(files: Iterable[Path]) -> float | None:
-    """Return the length of files as their headers state it. None where no progress bar shows it."""
-    if not is_progress_shown():
+def _total_seconds(files: Sequence[Path]) -> float | None:
+    """Return the length of files as their headers state it. None of many, or where no progress bar shows it."""
+    if len(files) > MAX_HEADERS or not is_progress_shown():
         return None
     total = 0.0
     for path in files:

@@ -308,8 +308,8 @@ def _embed_query(text: str, span: re.Match[str] | None, encoder: Any, library: E
     from carrara.core.io import draft_folder
     from carrara.features.embed import EmbedConfig, embed_files
 
-    keys = ("window_seconds", "hop_seconds")
-    config = EmbedConfig(per="clip", layer=library.layer, **{key: library.settings[key] for key in keys})
+    keys = ("window_seconds", "hop_seconds") if span else ("window_seconds", "hop_seconds", "sample")
+    config = EmbedConfig(per="clip", layer=library.layer, **{key: library.settings.get(key) for key in keys})
     with draft_folder() as folder:
         path, file = text, Path(text)
         if span is not None:

@@ -30,6 +30,7 @@ def write_table(
     device: str = "cpu",
     batch_size: int | None = None,
     overwrite: bool = False,
+    threads: int = 2,
 ) -> EmbedReport:
     """Write the embeddings of recordings in the format that the ending names; `-` is CSV on standard output.
 
@@ -38,7 +39,8 @@ def write_table(
     next one continues.
 
     Args:
-        encoder, files, config, device, batch_size, overwrite: As of `carrara.features.parquet.write_embeddings`.
+        encoder, files, config, device, batch_size, overwrite, threads: As of
+            `carrara.features.parquet.write_embeddings`.
         output: The file, a folder for Parquet parts, or `-`.
 
     Raises:
@@ -47,14 +49,14 @@ def write_table(
     """
     suffix = output.suffix.lower()
     if str(output) != "-" and (suffix not in (".csv", ".npy") or output.is_dir()):
-        return write_embeddings(encoder, files, output, config, device, batch_size, overwrite)
+        return write_embeddings(encoder, files, output, config, device, batch_size, overwrite, threads=threads)
     if str(output) == "-":
         with draft_folder() as folder:
-            report = write_embeddings(encoder, files, folder / "parts", config, device, batch_size)
+            report = write_embeddings(encoder, files, folder / "parts", config, device, batch_size, threads=threads)
             _write_csv(sys.stdout, folder / "parts")
             return report
     parts = Path(f"{output}.parts")
-    report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True)
+    report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True, threads=threads)
     if report.embedded + report.reused:
         if suffix == ".csv":
             with atomic_write(output) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:

@@ -25,3 +25,15 @@ def pick_device(name: str = "auto") -> str:
         reason = str(problem).splitlines()[0]
         raise UsageError(f"--device {name}: {reason}; auto picks a device that is available") from None
     return name
+
+
+def limit_threads(threads: int | None) -> None:
+    """Cap the threads of torch, OpenMP, BLAS and pyarrow, each; None leaves them as they are."""
+    if threads is not None:
+        import pyarrow
+        from threadpoolctl import threadpool_limits
+
+        torch.set_num_threads(threads)
+        threadpool_limits(threads)
+        pyarrow.set_cpu_count(threads)
+        pyarrow.set_io_thread_count(threads)
