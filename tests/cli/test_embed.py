@@ -322,7 +322,7 @@ from carrara.cli._main import main
 from carrara.features import parquet
 
 write = parquet.write_embeddings
-parquet.write_embeddings = lambda *arguments: write(*arguments, part_rows=1)
+parquet.write_embeddings = lambda *arguments, **options: write(*arguments, **options, part_rows=1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1))
 main()
@@ -354,7 +354,7 @@ def test_memory_stays_flat_however_long_the_recording(tmp_path):
         before = process.memory_info().rss
         peak = 0
 
-        def measure(seconds):
+        def measure(seconds, note=""):
             nonlocal peak
             peak = max(peak, process.memory_info().rss - before)
 
