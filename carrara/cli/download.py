@@ -26,15 +26,18 @@ def download(
     - `carrara download pebble --size small`
     - `carrara download gtzan --data-dir /data/music`
 
-    Where a host requires steps by hand, they are printed, and the exit code is 1.
+    Where a host requires steps by hand, they are printed at once, before the download, and the exit code is 1.
     """
     from carrara.data import REGISTRY
 
     definition: Dataset = REGISTRY.get(dataset)
     root = definition.root(data_dir) if size is None else definition.root_for_size(data_dir, size)
-    steps = definition.download(root, size)
+    # Before the download, which may fail or take hours.
+    if steps := definition.remaining_steps(root):
+        echo(f"{dataset}: these steps are left by hand; what can be downloaded follows:\n{steps}", err=True)
+    is_left = definition.download(root, size)
     echo(str(root))
-    if steps:
-        echo(f"{dataset}: {root} holds what could be downloaded. Steps left by hand:\n{steps}", err=True)
+    if is_left:
+        echo(f"{dataset}: {root} holds what could be downloaded; the steps above are left by hand", err=True)
         raise typer.Exit(1)
     echo(f"{dataset} is at {root}; `carrara check {dataset}` checks every file", err=True)

@@ -31,7 +31,8 @@ def ls(
         ),
     ] = None,
     commercial: Annotated[
-        bool, typer.Option("--commercial", help="Of encoders, only those whose licence allows commercial use.")
+        bool,
+        typer.Option("--commercial", help="Only encoders or datasets whose licence is known to allow commercial use."),
     ] = False,
     table: Annotated[
         bool,
@@ -50,6 +51,7 @@ def ls(
     - `carrara ls encoders`
     - `carrara ls encoders --commercial --table`
     - `carrara ls encoders --ready`
+    - `carrara ls data --commercial`
     - `carrara ls tasks --json`
     """
     from carrara.cli._layout import format_columns, output_width, wrap
@@ -57,9 +59,10 @@ def ls(
 
     if ready and kind not in ("encoders", "data"):
         raise UsageError("--ready is about encoders and data; write `carrara ls encoders --ready`")
-    if (commercial or table) and kind != "encoders":
-        flag = "--commercial" if commercial else "--table"
-        raise UsageError(f"{flag} is about encoders; write `carrara ls encoders {flag}`")
+    if commercial and kind not in ("encoders", "data"):
+        raise UsageError("--commercial is about encoders and data; write `carrara ls encoders --commercial`")
+    if table and kind != "encoders":
+        raise UsageError("--table is about encoders; write `carrara ls encoders --table`")
     if kind is None:
         counts = {kind: list(list_entries(kind)) for kind in KINDS}
         rows = [
@@ -69,8 +72,8 @@ def ls(
     else:
         rows = [{"name": entry.name, "summary": entry.summary} for entry in list_entries(kind).values()]
     if commercial:
-        cards = read_cards()
-        rows = [row for row in rows if cards[row["name"]].commercial_use]
+        allowed = _commercial_names(str(kind))
+        rows = [row for row in rows if row["name"] in allowed]
     if ready:
         is_ready = _ready_names(str(kind))
         rows = [row for row in rows if row["name"] in is_ready]
@@ -96,6 +99,15 @@ def ls(
     if kind in (None, "encoders"):
         note = (ENCODERS_NOTE + COMMERCIAL_NOTE * commercial) if kind else KINDS_NOTE
         echo(f"\n{wrap(note, width)}", err=True)
+
+
+def _commercial_names(kind: str) -> set[str]:
+    """Return the encoders or datasets whose licence allows commercial use."""
+    from carrara.cli._registries import REGISTRIES
+
+    if kind == "encoders":
+        return {name for name, card in read_cards().items() if card.commercial_use}
+    return {name for name in REGISTRIES[kind].names() if REGISTRIES[kind].get(name).commercial_use}
 
 
 def _ready_names(kind: str) -> set[str]:

@@ -11,7 +11,7 @@ import typer
 
 from carrara.cli._echo import echo
 
-RUN_FILE = "run.json"
+RUN_FILE, MAX_CPU_STEPS = "run.json", 1000
 TRAINING, PROBES, PLAN = "Training", "Probes during training", "Plan"
 
 Name = Annotated[str, typer.Argument(help="A recipe's name (`carrara ls recipes`).")]
@@ -78,6 +78,7 @@ Resume = Annotated[
         "and intervals may change.",
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Train at the published size on a CPU too.")]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -108,6 +109,7 @@ def pretrain(
     data_dir: DataDir = None,
     tracker: TrackerName = None,
     resume: Resume = False,
+    yes: Yes = False,
     dry_run: DryRun = False,
     gpu: Gpu = "h100",
     gpus: Gpus = 8,
@@ -145,23 +147,16 @@ def pretrain(
     if not corpus:
         raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
     output = _check_output(output, resume)
-    options: dict[str, Any] = {"trackers": ",".join(tracker).split(",") if tracker else None}
+    if scale == "base" and not yes and not (output / RUN_FILE).is_file():
+        _refuse_on_cpu(recipe, assignments, device)
+    trackers = ",".join(tracker).split(",") if tracker else None
+    options: dict[str, Any] = {"start": start, "device": device, "trackers": trackers}
     if probe:
         from carrara.cli._probes import build_probe
 
         options |= {"probe": build_probe(probe, data_dir, pick_device(device)), "probe_every": probe_every}
     try:
-        folder = train(
-            recipe,
-            corpus,
-            output,
-            scale=scale,
-            changes=assignments,
-            resume=resume,
-            device=device,
-            start=start,
-            **options,
-        )
+        folder = train(recipe, corpus, output, scale=scale, changes=assignments, resume=resume, **options)
     except KeyboardInterrupt:
         echo(f"carrara pretrain: stopped; continue {output} with the same command and --resume", err=True)
         raise typer.Exit(128 + stop_signal()) from None
@@ -188,6 +183,30 @@ def _check_output(output: Path | None, resume: bool) -> Path:
     if resume and not (output / RUN_FILE).is_file():
         echo(f"carrara pretrain: {output} holds no run to resume; a new one starts", err=True)
     return output
+
+
+def _refuse_on_cpu(recipe: str, changes: dict[str, Any], device: str) -> None:
+    """Refuse a run of the published size on a CPU, unless its steps are few.
+
+    Raises:
+        UsageError: it has more than `MAX_CPU_STEPS` steps; the message says what it is.
+    """
+    from carrara.core.errors import UsageError
+    from carrara.nn.device import pick_device
+    from carrara.pretrain.recipes._base import resolve
+
+    settings = resolve(recipe, "base", changes)
+    if not pick_device(device).startswith("cpu") or (settings.steps is not None and settings.steps <= MAX_CPU_STEPS):
+        return
+    if settings.steps is None:
+        size = f"{settings.epochs} epochs"
+    else:
+        hours = settings.steps * settings.batch * settings.crop_seconds / 3600
+        size = f"{settings.steps:,} steps over {hours:,.0f} hours of audio"
+    raise UsageError(
+        f"{recipe} at its published size is {size}, far too much for a CPU; train it with --scale tiny or small, on a "
+        f"GPU, or with --yes all the same (`carrara pretrain {recipe} --dry-run` measures what it takes)"
+    )
 
 
 def _next_command(folder: Path) -> str:

@@ -82,8 +82,14 @@ class Dataset(ABC):
         """
         for remote in self.remotes:
             download(remote, Path(root))
+        return self.remaining_steps(Path(root))
+
+    def remaining_steps(self, root: Path) -> str:
+        """Return the steps that are left to do by hand; empty where there are none or every file is below `root`."""
+        if not self.manual_steps:
+            return ""
         try:
-            clips = self.index(Path(root))
+            clips = self.index(root)
         except DataError:
             return self.manual_steps
         is_complete = clips and all(path.is_file() for clip in clips for path in self.paths(clip))

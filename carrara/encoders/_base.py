@@ -182,6 +182,25 @@ class Encoder(nn.Module):
 
         save_pretrained(self, Path(folder))
 
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub, and return the address of the commit.
+
+        Args:
+            repository: org/name or user/name, created where it is missing.
+            private: Whether a new repository is private.
+
+        Raises:
+            UsageError: The encoder cannot be written, the name is none, or the hub refuses; the message says why.
+        """
+        import tempfile
+
+        from carrara.encoders._hub.push import push_encoder
+
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "encoder"
+            self.save_pretrained(folder)
+            return push_encoder(folder, repository, private)
+
     @classmethod
     def from_pretrained(cls, spec: str | Path, device: str | torch.device = "cpu") -> Self:
         """Return the encoder that `carrara.load` returns.

@@ -62,6 +62,12 @@ def test_ls_encoders_table_is_the_thesis_table_of_all():
     assert all(row["commercial_use"] for row in rows)
 
 
+def test_ls_data_commercial_lists_what_the_licences_allow():
+    names = [row["name"] for row in json.loads(carrara("ls", "data", "--commercial", "--json").stdout)]
+    # CC0, CC BY 4.0 and CC BY 4.0; the licences of the others forbid it or are not stated.
+    assert sorted(names) == ["nsynth", "pebble", "vocalset"]
+
+
 @pytest.mark.parametrize("flag", ["--table", "--commercial"])
 def test_flags_about_encoders_name_the_command(flag):
     done = carrara("ls", "tasks", flag)

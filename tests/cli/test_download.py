@@ -89,6 +89,15 @@ def test_steps_by_hand_are_printed_with_exit_code_1(register, tmp_path):
     assert (root / "lists/list.txt").read_bytes() == LIST
 
 
+def test_steps_by_hand_are_printed_even_if_the_host_cannot_be_reached(register, host, tmp_path):
+    register(steps="1. Buy the record.")
+    (host[0] / "list.txt").unlink()
+    done = download(tmp_path, "pebble")
+    assert done.exit_code == 1 and done.stdout == ""
+    steps, error = done.stderr.split("carrara download: ")
+    assert "left by hand" in steps and "1. Buy the record." in steps and "list.txt" in error
+
+
 def test_a_failed_download_is_one_line(register, tmp_path):
     register(sha256="0" * 64)
     done = download(tmp_path, "pebble")

@@ -69,35 +69,55 @@ def test_it_writes_an_encoder_and_prints_one_line(music, tmp_path):
         (["mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no recipe 'mert-v9'. Did you mean 'mert-v0'"),
         (["mert-v0", "--scale", "tin", "-c", "MUSIC", "-o", "OUT"], 2, "has no scale 'tin'. Did you mean 'tiny'?"),
         (
-            ["mert-v0", "--set", "maskin.mask_length=3", "-c", "MUSIC", "-o", "OUT"],
+            ["mert-v0", "--scale", "tiny", "--set", "maskin.mask_length=3", "-c", "MUSIC", "-o", "OUT"],
             2,
             "Did you mean 'masking.mask_length'",
         ),
-        (["mert-v0", "--set", "targets.cqt.form=loud", "-c", "MUSIC", "-o", "OUT"], 2, "form: input should be"),
-        (["mert-v0", "--set", "network.dim=100", "-c", "MUSIC", "-o", "OUT"], 2, "must be divisible"),
-        (["mert-v0", "--set", "batch", "-c", "MUSIC", "-o", "OUT"], 2, "write it as path=value"),
-        (["mert-v0", "-o", "OUT"], 2, "nothing to train on; give files or folders with --corpus"),
-        (["mert-v0", "-c", "MUSIC"], 2, "no output folder; give the folder"),
-        (["mert-v0", "-c", "OUT/none", "-o", "OUT"], 1, "none: there is no such file or folder"),
-        (["mert-v0", "--device", "cuda:7", "-c", "MUSIC", "-o", "OUT"], 2, "cuda:7"),
-        (["mert-v0", "--probe", "pebble/kye", "-c", "MUSIC", "-o", "OUT"], 2, "Did you mean 'pebble/key'"),
         (
-            ["mert-v0", "--probe", "pebble/stems", "-c", "MUSIC", "-o", "OUT"],
+            ["mert-v0", "--scale", "tiny", "--set", "targets.cqt.form=loud", "-c", "MUSIC", "-o", "OUT"],
+            2,
+            "form: input should be",
+        ),
+        (
+            ["mert-v0", "--scale", "tiny", "--set", "network.dim=100", "-c", "MUSIC", "-o", "OUT"],
+            2,
+            "must be divisible",
+        ),
+        (["mert-v0", "--scale", "tiny", "--set", "batch", "-c", "MUSIC", "-o", "OUT"], 2, "write it as path=value"),
+        (["mert-v0", "--scale", "tiny", "-o", "OUT"], 2, "nothing to train on; give files or folders with --corpus"),
+        (["mert-v0", "--scale", "tiny", "-c", "MUSIC"], 2, "no output folder; give the folder"),
+        (["mert-v0", "--scale", "tiny", "-c", "OUT/none", "-o", "OUT"], 1, "none: there is no such file or folder"),
+        (["mert-v0", "--scale", "tiny", "--device", "cuda:7", "-c", "MUSIC", "-o", "OUT"], 2, "cuda:7"),
+        (
+            ["mert-v0", "--scale", "tiny", "--probe", "pebble/kye", "-c", "MUSIC", "-o", "OUT"],
+            2,
+            "Did you mean 'pebble/key'",
+        ),
+        (
+            ["mert-v0", "--scale", "tiny", "--probe", "pebble/stems", "-c", "MUSIC", "-o", "OUT"],
             2,
             "source_separation needs a network of its own",
         ),
         (
-            ["mert-v0", "--probe", "gtzan/genre", "-c", "MUSIC", "-o", "OUT", "--data-dir", "OUT"],
+            ["mert-v0", "--scale", "tiny", "--probe", "gtzan/genre", "-c", "MUSIC", "-o", "OUT", "--data-dir", "OUT"],
             1,
             "carrara download gtzan",
         ),
-        (["mert-v0", "--from", "mert-v9", "-c", "MUSIC", "-o", "OUT"], 2, "there is no registered encoder 'mert-v9'"),
+        (
+            ["mert-v0", "--scale", "tiny", "--from", "mert-v9", "-c", "MUSIC", "-o", "OUT"],
+            2,
+            "there is no registered encoder 'mert-v9'",
+        ),
         (
             ["mert-v0", "--scale", "tiny", "--from", "noise", "-c", "MUSIC", "-o", "OUT"],
             2,
             "--from noise: is no network",
         ),
-        (["rvq-vae", "--from", "none", "-c", "MUSIC", "-o", "OUT"], 1, "none/config.json: no RVQ-VAE"),
+        (
+            ["rvq-vae", "--scale", "tiny", "--from", "none", "-c", "MUSIC", "-o", "OUT"],
+            1,
+            "none/config.json: no RVQ-VAE",
+        ),
     ],
 )
 def test_an_error_is_one_line(music, tmp_path, arguments, code, message):
@@ -108,12 +128,29 @@ def test_an_error_is_one_line(music, tmp_path, arguments, code, message):
     assert len(done.output.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("recipe", "size"),
+    [("mert-v1-95m", "400,000 steps over 604,444 hours"), ("maest-30s", "130 epochs"), ("rvq-vae", "300,000 steps")],
+)
+def test_the_published_size_is_refused_on_a_cpu_without_yes(music, tmp_path, recipe, size):
+    done = run(recipe, "--device", "cpu", "-c", music, "-o", tmp_path / "out")
+    message = " ".join(done.output.split())
+    assert done.exit_code == 2 and size in message and not (tmp_path / "out").exists()
+    assert "--yes" in message and f"`carrara pretrain {recipe} --dry-run`" in message
+
+
+@pytest.mark.parametrize("words", [["--yes"], ["--steps", "1000"], ["--scale", "tiny"]])
+def test_yes_few_steps_or_a_smaller_scale_pass_that_refusal(music, tmp_path, words):
+    done = run("mert-v1-95m", "--device", "cpu", "-c", music, "-o", tmp_path / "out", "--from", "mert-v9", *words)
+    assert "there is no registered encoder 'mert-v9'" in done.output
+
+
 def test_an_interruption_says_how_to_continue(music, tmp_path, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("carrara.pretrain.run.pretrain", interrupt)
-    done = run("mert-v0", "-c", music, "-o", tmp_path / "out")
+    done = run("mert-v0", "--scale", "tiny", "-c", music, "-o", tmp_path / "out")
     assert done.exit_code == 130
     assert "with the same command and --resume" in done.output
 

@@ -181,6 +181,16 @@ def test_what_is_pushed_loads_again_by_its_name(hub, folder, tmp_path):
     assert torch.equal(ours.eval()(samples), theirs.eval()(samples))
 
 
+def test_an_encoder_in_memory_is_pushed_as_it_would_be_saved(hub):
+    encoder = build_encoder("mert-v0", 4, SMALL).eval()
+    assert encoder.push_to_hub("lab/tuned", private=True) == f"{hub.url}/lab/tuned/commit/{SHA}"
+    assert hub.private["lab/tuned"] and "model.safetensors" in hub.repositories["lab/tuned"]
+    samples = torch.randn(1, 16_000)
+    assert torch.equal(carrara.load("lab/tuned").eval()(samples), encoder(samples))
+    with pytest.raises(UsageError, match="write it as org/name"):
+        encoder.push_to_hub("tuned")
+
+
 def test_a_second_push_updates_the_repository(hub, folder):
     runner = CliRunner()
     first = runner.invoke(app, ["push", str(folder), "lab/mine", "--private", "--json"])

@@ -1,0 +1,115 @@
+"""How far the selected probe's validation score is above what to expect of it on test, by resampling the selection.
+
+    python benchmarks/selection_gap.py chroma-mfcc mert-tiny:random --data-dir PEBBLE/tiny
+
+Every try of the constrained protocol is scored on all validation clips after each of its epochs, and the best score of
+all is the selected probe's. Its optimism is estimated by the bootstrap [efron1983]: groups of validation clips are
+drawn with replacement, the best try and epoch on the draw are selected, and the score on the draw minus the score on
+all validation clips is averaged over the draws. Beside it the gap that was met: validation minus test of the probe that
+the protocol selected. Tasks with one class of several. Scores in hundredths. The table is in docs/intervals.md.
+
+Letters: C candidates (tries × epochs), N validation clips, G groups, K classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from carrara.bench import protocols, task_types, tasks
+from carrara.bench.interval import unit_groups
+from carrara.bench.probes.grid import GridSettings, ProbeProblem, probe_logits, train_grid
+from carrara.bench.protocols.constrained import BATCH, DROPOUT, HIDDEN, grid_points, select_best
+from carrara.bench.run import FIRST_SEED
+from carrara.bench.split_data import monitored_score, predict, training_examples
+from carrara.bench.task_data import FeatureProvider
+from carrara.bench.task_types._base import ProbeTaskType, monitor_only
+from carrara.core.task import Task
+from carrara.encoders._hub.any_encoder import resolve_encoder
+
+TASKS = "pebble/genre,pebble/key,pebble/pitch,pebble/instrument,pebble/singer,pebble/technique"
+
+
+def clip_scores(task: Task, task_type: ProbeTaskType, truths_N: np.ndarray, predicted_CN: np.ndarray) -> np.ndarray:
+    """Return the monitored metric of each candidate and clip alone, `[C, N]`; its mean over clips is the metric."""
+    monitored = monitor_only(task)
+    classes = range(len(task.labels))
+    pairs_KK = np.array([[task_type.metrics(monitored, [truth], [guess])[task.monitor] for guess in classes]
+                         for truth in classes])  # fmt: skip
+    return pairs_KK[truths_N, predicted_CN]
+
+
+def expected_gap(scores_CN: np.ndarray, groups: list[str], draws: int, seed: int = 0) -> float:
+    """Return the mean over draws of groups of: the best candidate's score on the draw minus its score on all clips."""
+    names, group_N = np.unique(groups, return_inverse=True)
+    generator = np.random.default_rng(seed)
+    everywhere_C, gaps = scores_CN.mean(axis=1), []
+    for _ in range(draws):
+        count_G = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
+        weight_N = count_G[group_N] / count_G[group_N].sum()
+        drawn_C = scores_CN @ weight_N
+        best = int(drawn_C.argmax())
+        gaps.append(drawn_C[best] - everywhere_C[best])
+    return float(np.mean(gaps))
+
+
+def measure(provider: FeatureProvider, task: Task, draws: int) -> tuple[list[str], float, float]:
+    """Return the cells of a task's line, and validation minus test of the selected probe as it was and as expected."""
+    protocol, task_type = protocols.REGISTRY.get("constrained"), task_types.REGISTRY.get(task.task_type)
+    data = provider.load(task, task_type, protocol.window_spec(task, task_type, provider.card, protocol.settings()))
+    train, valid, test = (data.splits[name] for name in ("train", "valid", "test"))
+    state = task_type.fit(task, train.truths)
+    predicted: list[list[int]] = []
+
+    def score(logits_PRK: torch.Tensor) -> list[float]:
+        predicted.extend(predict(task, task_type, state, valid, logits_PRK))
+        return [each for each, _ in monitored_score(task, task_type, state, valid, logits_PRK)]
+
+    trained = train_grid(
+        ProbeProblem(training_examples(task, task_type, state, train), valid.eval_examples(), task_type.loss, score),
+        grid_points(tuple(train.layers), (FIRST_SEED,)),
+        GridSettings(
+            task_type.outputs(task), HIDDEN, DROPOUT, BATCH, task.max_epochs, task.plateau_patience, task.stop_patience
+        ),
+    )
+    best = select_best(task, trained)
+    test_logits_PRK = probe_logits(best, test.eval_examples())[None]
+    [(test_score, _)] = monitored_score(task, task_type, state, test, test_logits_PRK)
+    scores_CN = clip_scores(task, task_type, np.array(valid.truths), np.array(predicted))
+    # The clips' scores are those that the protocol selected by.
+    assert abs(scores_CN.mean(axis=1).max() - best.history.best) < 1e-9
+    met, expected = best.history.best - test_score, expected_gap(scores_CN, unit_groups(valid.clips), draws)
+    counts = [f"{count:,}" for count in (len(valid.clips), len(trained), len(predicted))]
+    hundredths = [f"{100 * value:.1f}" for value in (best.history.best, test_score, met, expected)]
+    return [task.name, *counts, *hundredths], met, expected
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("encoders", nargs="+")
+    parser.add_argument("--tasks", default=TASKS)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--draws", type=int, default=1000)
+    options = parser.parse_args()
+    print("| encoder | task | validation clips | tries | scores on them | validation | test | met gap | expected gap |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name in options.encoders:
+        provider = FeatureProvider(
+            resolve_encoder(name, "cpu", None), options.data_dir, "cpu", options.limit, False, {}
+        )
+        gaps = []
+        for task in map(tasks.task, options.tasks.split(",")):
+            cells, *both = measure(provider, task, options.draws)
+            gaps.append(both)
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        met, expected = 100 * np.mean(gaps, axis=0)
+        print(f"| {name} | mean | | | | | | {met:.1f} | {expected:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
