@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from carrara.cli._main import app
 from carrara.data import REGISTRY
 
 ROOT = Path(__file__).parents[2]
@@ -48,9 +50,14 @@ def run(tmp_path_factory):
 @pytest.mark.slow
 def test_embedding_and_similar_songs(run):
     assert "8 recordings" in run("embed_library.py", "music", "music.parquet")
-    song = min((run.folder / "music").iterdir())
-    nearest = run("find_similar.py", "music.parquet", str(song)).splitlines()
-    assert len(nearest) == 8 and nearest[0].startswith("1.000") and nearest[0].endswith(song.name)
+    arguments = ["embed", str(run.folder / "music"), "-e", "chroma-mfcc", "-o", str(run.folder / "table.parquet")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    song, *_, other = sorted((run.folder / "music").iterdir())
+    *nearest, walk = run("similar_songs.py", "table.parquet", str(song), str(other)).splitlines()
+    assert len(nearest) == 7 and other.name in "".join(nearest), "all but the song itself"
+    similarities = [float(line.split()[0]) for line in nearest]
+    assert similarities == sorted(similarities, reverse=True)
+    assert walk.startswith(f"{song.stem} → ") and walk.endswith(f" → {other.stem}") and walk.count("→") == 5
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Every command and snippet of the quickstart and the tutorials runs, on a little music and the tiny Pebble."""
+"""Every command and snippet of README, quickstart and tutorials runs, on a little music and the tiny Pebble."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ import pytest
 from carrara.data import REGISTRY
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "docs/quickstart.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))]
 NUM_RECORDINGS = 16
 
 
@@ -26,11 +26,15 @@ def pebble(tmp_path_factory):
 
 @pytest.fixture
 def user(tmp_path, pebble):
-    """A user's working folder and environment: recordings in ~/Music, the command `carrara` on the path."""
+    """A user's working folder and environment: recordings in ~/Music, by class in ~/my-music; `carrara` on the path."""
     home, work = tmp_path / "home", tmp_path / "work"
     (home / "Music").mkdir(parents=True)
     for path in sorted((pebble / "pebble/tiny/audio/songs").rglob("*.flac"))[:NUM_RECORDINGS]:
         shutil.copy(path, home / "Music")
+    for number, path in enumerate(sorted((home / "Music").iterdir())):
+        folder = home / "my-music" / ("train", "train", "valid", "test")[number // 2 % 4] / ("calm", "wild")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
     shutil.copytree(pebble, work / "data")
     command = tmp_path / "bin/carrara"
     command.parent.mkdir()
