@@ -92,4 +92,22 @@ MARBLE_14 = Suite(
     ),
     "MARBLE-14",
 )
-SUITES = {suite.name: suite for suite in (PEBBLE, PEBBLE_2, MARBLE_14)}
+MARBLE_V2 = Suite(
+    "marble-v2",
+    1,
+    "The ten tasks of today's MARBLE tables (MERT-v2, 2026): nine of marble-14, and chords.",
+    (
+        "magnatagatune/tags",
+        "giantsteps/key",
+        "gtzan/genre",
+        "gtzan/beats",
+        "emomusic/emotion",
+        "mtg-jamendo/top50",
+        "mtg-jamendo/genre",
+        "mtg-jamendo/instrument",
+        "mtg-jamendo/mood-theme",
+        "chords1217/chords",
+    ),
+    "MARBLE-v2",
+)
+SUITES = {suite.name: suite for suite in (PEBBLE, PEBBLE_2, MARBLE_14, MARBLE_V2)}

@@ -36,7 +36,10 @@ def leaderboard(
     ] = None,
     published: Annotated[
         bool,
-        typer.Option("--published", help="Add the systems of the thesis's tables 6.2 and 6.3, unranked, to marble-14."),
+        typer.Option(
+            "--published",
+            help="Add the systems of the thesis's tables 6.2 and 6.3, unranked; needs no records.",
+        ),
     ] = False,
     source: Annotated[
         list[str] | None, typer.Option(help="Add the systems of this table, such as thesis-T4.1; may be repeated.")
@@ -63,6 +66,7 @@ def leaderboard(
     - `carrara leaderboard carrara-demo/results --suite pebble --json`
     - `carrara leaderboard results --published -o leaderboard.html`
     - `carrara leaderboard results --site site`, then open site/index.html
+    - `carrara leaderboard --source mert-v2-card --source pupujepa-T3-T5`
 
     Ranks compare the tasks that all systems have. `carrara compare A B` tests two systems task by task.
     """
@@ -80,17 +84,19 @@ def leaderboard(
         output = None
     chosen = _choose_format("json" if as_json and form is None else form, output, as_json, site)
     sources = source or (DEFAULT_SOURCES if published else ())
-    records = list(read_records(results))
-    if not records:
+    # Published systems alone need no folder of records.
+    has_folder = results.exists() or not sources
+    records = list(read_records(results)) if has_folder else []
+    if not records and (site is not None or not sources):
         raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` writes some")
     leaderboards = build_leaderboards(records, suite)
-    if not leaderboards:
+    if records and not leaderboards:
         raise UsageError(f"--suite {suite}: none of the records in {results} is of its tasks")
     if site is not None:
         _write_site(site, records, results, suite, source or DEFAULT_SOURCES, chosen == "json")
         return
     if sources:
-        leaderboards = add_published(leaderboards, sources)
+        leaderboards = add_published(leaderboards, sources, suite)
 
     if chosen == "picture":
         _draw(leaderboards, output)

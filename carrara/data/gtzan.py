@@ -20,8 +20,9 @@ Labels: `genre`, `beats` and `downbeats` in seconds; 26,540 / 12,019 / 17,059 be
 no `beats`, files without positions (three in train, three in valid) no `downbeats`. The last beat may be after the end
 of the audio.
 
-Split scheme: `fault-filtered`. The index has the 930 clips and those of the other 70 whose audio exists; they are in no
-split. Artists are unknown, so there are no groups, and only duplicated files show leaks.
+Split schemes: `fault-filtered`, and `fault-filtered-downbeats`, those of its clips that have downbeats (440 / 194 /
+290, where the beats are on disk). The index has the 930 clips and those of the other 70 whose audio exists; they are
+in no split. Artists are unknown, so there are no groups, and only duplicated files show leaks.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class GTZAN(Dataset):
         "3. carrara check gtzan"
     )
     expected_counts: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "fault-filtered": {"train": 443, "valid": 197, "test": 290}
+        "fault-filtered": {"train": 443, "valid": 197, "test": 290},
     }
     seconds = (29.0, 31.0)
 
@@ -107,7 +108,12 @@ class GTZAN(Dataset):
 
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
         """Return the split of each clip in the fault-filtered lists; see the base class."""
-        return {"fault-filtered": _read_lists(Path(root))}
+        lists = _read_lists(Path(root))
+        with_downbeats = {clip.id for clip in self.index(root) if "downbeats" in clip.labels}
+        return {
+            "fault-filtered": lists,
+            "fault-filtered-downbeats": {name: split for name, split in lists.items() if name in with_downbeats},
+        }
 
     def check(self, root: Path) -> DatasetCheck:
         """Check the copy, and that all clips of the lists have beats or none has; see the base class."""

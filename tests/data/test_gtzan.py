@@ -183,7 +183,7 @@ def test_a_complete_copy_passes_and_the_seventy_others_are_not_extra(tmp_path):
     write_audio(root / "genres/pop/pop.00000.wav", seed=9)
     report = Small().check(root)
     assert report.ok and report.found == 6 and not report.extra
-    assert report.comparability == {"fault-filtered": "GTZAN, fault-filtered split"}
+    assert report.comparability["fault-filtered"] == "GTZAN, fault-filtered split"
     assert "pop.00000" not in DATASET.splits(root)["fault-filtered"]
 
 

@@ -94,7 +94,8 @@ def _published_notes(leaderboard: Leaderboard) -> list[str]:
         return []
     notes = [f"‡ printed in {', '.join(leaderboard.sources)}: not measured here, no interval, no rank."]
     notes += [BEAT_NOTE] * any(
-        BEAT_TASK in leaderboard.tasks and BEAT_TASK in system.tasks for system in leaderboard.published
+        BEAT_TASK in leaderboard.tasks and "f1_beat" in system.tasks.get(BEAT_TASK, ())
+        for system in leaderboard.published
     )
     for system in leaderboard.published:
         for note, noted_tasks in system.notes:

@@ -4,7 +4,8 @@
 says where each comes from. Tables are named by source: thesis-T6.2 and thesis-T6.3 are two halves of one table of
 systems under the constrained protocol, thesis-T5.1 and thesis-T5.2 of one that also has copied numbers. A printed beat
 score has the metric f1_beat of unstated tolerance: the text says 20 ms, the code pools tracks at 70 ms
-[notes/benchmark §0].
+[notes/benchmark §0]. Of 2026 there are mert-v2-card, the MERT-v2 model card's own systems, and pupujepa-T3-T5, what it
+copies of others; their beats are at 70 ms. None of these numbers was rerun here.
 
 A printed average is the mean over tasks of the mean over a task's metrics, dB and percent alike [notes/benchmark §2.4].
 """
@@ -38,6 +39,7 @@ TASKS = {
     ("VocalSet", "singer"): "vocalset/singer",
     ("VocalSet", "technique"): "vocalset/technique",
     ("MUSDB18", "separation"): "musdb18/stems",
+    ("Chords1217", "chords"): "chords1217/chords",
 }
 METRICS = {"weighted_score": "key_weighted", "pr_auc": "average_precision"}
 # MARBLE scores each chunk of these recordings [notes/benchmark §1.8].

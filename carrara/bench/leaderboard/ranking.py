@@ -30,7 +30,7 @@ import numpy as np
 
 from carrara.bench.interval import decode_draws
 from carrara.bench.leaderboard.published import DEFAULT_SOURCES, PublishedSystem, published_systems
-from carrara.bench.suites import MARBLE_14, SUITES
+from carrara.bench.suites import MARBLE_14, MARBLE_V2, SUITES
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.core.record import Record, Score
 
@@ -42,6 +42,8 @@ ENDS = ("value", "low", "high")
 # Encoders whose output contains no information about the music, so they score at chance level.
 FLOORS = ("noise",)
 TRAINED, PARTIAL, EXCEEDED = "†", "*", "§"
+PUBLISHED_SUITES = (MARBLE_14.name, MARBLE_V2.name)
+PUBLISHED_ONLY = "published"  # where a protocol stands, of a leaderboard without records
 # The thesis's figure 6.2 [yuan2023thesis §6]: source separation and beat tracking are in no category, since only
 # encoders with frame-level features have these tasks.
 CATEGORIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -149,7 +151,8 @@ class Leaderboard:
     def title(self) -> str:
         """Return what the scores are, such as `Pebble scores, constrained protocol`."""
         name = SUITES[self.suite].title if self.suite in SUITES else f"{self.suite[:1].upper()}{self.suite[1:]}"
-        return f"{name} scores, {self.protocol} protocol"
+        protocol = self.protocol if self.protocol == PUBLISHED_ONLY else f"{self.protocol} protocol"
+        return f"{name} scores, {protocol}"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a DataFrame of numbers with a row for each system: rank, average and tasks.
@@ -234,20 +237,28 @@ def build_leaderboard(records: Iterable[Record], suite: str | None = None) -> Le
     return leaderboards[0]
 
 
-def add_published(leaderboards: Iterable[Leaderboard], sources: Sequence[str] = DEFAULT_SOURCES) -> list[Leaderboard]:
-    """Return the leaderboards, those of MARBLE's 14 tasks with published systems beside their own.
+def add_published(
+    leaderboards: Iterable[Leaderboard], sources: Sequence[str] = DEFAULT_SOURCES, suite: str | None = None
+) -> list[Leaderboard]:
+    """Return the leaderboards, those of MARBLE's tasks with published systems beside their own.
 
-    Published systems have no rank and change none.
+    Published systems have no rank and change none. Without any leaderboard, the published systems make one of the
+    suite (by default marble-14), of the tasks that they have.
 
     Raises:
         UsageError: none of the leaderboards is of these tasks, or there is no such table.
     """
     leaderboards = list(leaderboards)
-    if not any(leaderboard.suite == MARBLE_14.name for leaderboard in leaderboards):
-        titles = "; ".join(leaderboard.title for leaderboard in leaderboards) or "no records"
-        raise UsageError(f"published scores are of the suite {MARBLE_14.name} only, but the records are of {titles}")
+    if not leaderboards and (suite or MARBLE_14.name) in PUBLISHED_SUITES:
+        known = {task for system in published_systems(sources) for task in system.tasks}
+        tasks = tuple(task for task in SUITES[suite or MARBLE_14.name].tasks if task in known)
+        leaderboards = [Leaderboard(suite or MARBLE_14.name, PUBLISHED_ONLY, tasks, (), {}, {}, ())]
+    if not any(leaderboard.suite in PUBLISHED_SUITES for leaderboard in leaderboards):
+        titles = "; ".join(leaderboard.title for leaderboard in leaderboards) or f"the suite {suite}"
+        names = " and ".join(PUBLISHED_SUITES)
+        raise UsageError(f"published scores are of the suites {names} only, but the records are of {titles}")
     for index, leaderboard in enumerate(leaderboards):
-        if leaderboard.suite == MARBLE_14.name:
+        if leaderboard.suite in PUBLISHED_SUITES:
             systems = [each for each in published_systems(sources) if set(each.tasks) & set(leaderboard.tasks)]
             systems.sort(key=lambda each: -(each.average(leaderboard.averaged_tasks) or 0))
             decibel_tasks = [

@@ -6,7 +6,8 @@ standard deviation of one output; the loss is cross-entropy. The prediction is t
 its two neighbours, weighted by their probabilities.
 
 Metrics: `tempo_accuracy1` and `tempo_accuracy2` (`carrara/metrics/tempo.py`), means over clips, which intervals
-resample. A task has labels = ["tempo"].
+resample. A task has labels = ["tempo"]; a clip's label is its beats per minute, or a list of at least two beats, of
+which the median distance counts.
 
 Letters: P probes, B examples of a batch, K outputs, U scored units.
 """
@@ -49,11 +50,12 @@ class _Tempo(ProbeTaskType):
         for clip in clips:
             label = label_of(task, clip)
             try:
-                tempo = float(label)
-            except (TypeError, ValueError):
+                tempo = 60 / float(np.median(np.diff(np.sort(label)))) if isinstance(label, list) else float(label)
+            except (TypeError, ValueError, ZeroDivisionError):
                 tempo = np.nan
             if not 0 < tempo < np.inf:
-                raise DataError(f"clip {clip.id!r}: its {task.label} is {str(label)[:60]!r}, not beats per minute")
+                kind = "times of beats" if isinstance(label, list) else "beats per minute"
+                raise DataError(f"clip {clip.id!r}: its {task.label} is {str(label)[:60]!r}, not {kind}")
             truths.append(tempo)
         return truths
 

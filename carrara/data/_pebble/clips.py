@@ -162,7 +162,9 @@ def _compose_score(
     if collection == "theory":
         kind, index = THEORY[number % len(THEORY)], number // len(THEORY)
         split = SPLIT_CYCLE[index % 6]
-        return compose_theory(kind, index, split, rng), {kind: split}, {kind: id}
+        rounds, position = divmod(index, len(SPLIT_CYCLE))
+        of_split = rounds * SPLIT_CYCLE.count(split) + SPLIT_CYCLE[:position].count(split)
+        return compose_theory(kind, of_split, split, rng), {kind: split}, {kind: id}
     if collection == "pieces":
         piece = compose_piece(number, split, rng)
         composer = number // PIECES_PER_COMPOSER

@@ -1,13 +1,14 @@
 """Short examples of music theory: an interval, a scale, a chord, a progression, a metre, each on one instrument.
 
-Classes come in shuffled rounds, so they are balanced; root, instrument, direction and tempo are drawn, so that no
-single pitch or duration gives the class away. Instruments have other presets in test than in training.
+Classes come in shuffled rounds, so they are balanced in each split; root, instrument, direction and tempo are drawn,
+so that no single pitch or duration gives the class away. Instruments have other presets in test than in training.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from carrara.core.clip import SPLITS, Split
 from carrara.data._pebble.compose import Composition, Track, choose_preset
 from carrara.data._pebble.genres import DRUM_GAINS, DRUM_KEYS
 from carrara.data._pebble.labels import INTERVALS, METERS, MODES, PROGRESSIONS, QUALITIES
@@ -32,18 +33,18 @@ CLASSES = dict(zip(THEORY, (INTERVALS, MODES, QUALITIES, PROGRESSIONS, METERS)))
 LABELS = dict(zip(THEORY, ("interval", "scale", "quality", "progression", "meter")))
 
 
-def compose_theory(kind: str, number: int, split: str, rng: np.random.Generator) -> Composition:
+def compose_theory(kind: str, number: int, split: Split, rng: np.random.Generator) -> Composition:
     """Return example `number` of a kind: intervals, scales, qualities, progressions or meters.
 
     Args:
         kind: Which of them.
-        number: Number of the example; selects its class.
+        number: Number of the example within its split; selects its class.
         split: train, valid or test; selects presets.
         rng: Source of randomness.
     """
     classes = CLASSES[kind]
     block, index = divmod(number, len(classes))
-    order = np.random.default_rng([75, THEORY.index(kind), block]).permutation(len(classes))
+    order = np.random.default_rng([75, THEORY.index(kind), SPLITS.index(split), block]).permutation(len(classes))
     label = classes[int(order[index])]
     instrument = str(rng.choice(INSTRUMENTS_OF_THEORY))
     program, root = choose_preset(instrument, split, rng), int(rng.integers(48, 66))

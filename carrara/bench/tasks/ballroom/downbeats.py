@@ -1,0 +1,20 @@
+"""Ballroom downbeats: the times at which bars begin, by F-measure within 70 ms.
+
+As gtzan/downbeats: frame by frame on excerpts of 10 s, evaluated on whole recordings, decoded as bars of three or four.
+"""
+
+from carrara.core.task import Task
+
+TASK = Task(
+    version=1,
+    dataset="ballroom",
+    split_scheme="hash",
+    task_type="beat_tracking",
+    label="downbeats",
+    labels=("downbeat",),
+    window_seconds=10.0,
+    metrics=("beat_f_70ms",),
+    extra_metrics=("beat_f_20ms",),
+    monitor="beat_f_70ms",
+    category="score",
+)
