@@ -78,17 +78,12 @@ def leaderboard(
     from carrara.bench.leaderboard.published import DEFAULT_SOURCES
     from carrara.bench.leaderboard.ranking import add_published, build_leaderboards
     from carrara.core.errors import UsageError
-    from carrara.core.record import read_records
 
     if str(output) == "-":
         output = None
     chosen = _choose_format("json" if as_json and form is None else form, output, as_json, site)
     sources = source or (DEFAULT_SOURCES if published else ())
-    # Published systems alone need no folder of records.
-    has_folder = results.exists() or not sources
-    records = list(read_records(results)) if has_folder else []
-    if not records and (site is not None or not sources):
-        raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` writes some")
+    records = _read_records(results, needs_some=site is not None or not sources)
     leaderboards = build_leaderboards(records, suite)
     if records and not leaderboards:
         raise UsageError(f"--suite {suite}: none of the records in {results} is of its tasks")
@@ -150,6 +145,17 @@ def _write_site(
         f"{summary.page}\t{summary.systems} systems, {summary.tasks} tasks, {summary.records} records, "
         f"{summary.pairs} pairs compared"
     )
+
+
+def _read_records(results: Path, needs_some: bool) -> list[Record]:
+    """Return the records of a folder; published systems alone need neither records nor folder."""
+    from carrara.core.errors import UsageError
+    from carrara.core.record import read_records
+
+    records = list(read_records(results)) if needs_some or results.exists() else []
+    if needs_some and not records:
+        raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` writes some")
+    return records
 
 
 def _to_text(form: str, leaderboards: list[Leaderboard]) -> str:
