@@ -8,8 +8,8 @@ Seven tasks, multiclass, by accuracy (keys: weighted):
 
 - `instrument`, `note`: notes of the Fluid soundfont (recorded samples, not Pebble's), 11 families; presets split.
 - `key`, `style`: music21's corpus (chorales, fiddle tunes, madrigals, masses, ballate), the first 9.5 s of a score
-  played on random presets of the same soundfont, transposed at random; pieces split. A key is the score's, by Krumhansl's
-  profiles, where they are clear.
+  played on random presets of the same soundfont, transposed at random; pieces split. A key is the score's, by
+  Krumhansl's profiles, where they are clear.
 - `drum`: recorded drum kits of Hydrogen; kits split.
 - `soundtrack`: which free game a span of 9.5 s is from; tracks split.
 - `language`: spoken letters and syllables of KLettres, one speaker a language; sounds split.
