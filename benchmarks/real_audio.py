@@ -142,12 +142,14 @@ def _pieces(style: str, rng: random.Random) -> list[Path]:
 def _excerpts(path: Path, rng: random.Random, count: int) -> Iterator[tuple[list[Event], str | None]]:
     """Yield a score's beginning in some transpositions: notes in seconds, and the key where the profiles are clear."""
     from music21 import converter
+    from music21.exceptions21 import Music21Exception
 
     try:
         score = converter.parse(path)
         score = score[0] if "Opus" in score.classes else score
         elements = list(score.flatten().notes)
-    except Exception as problem:  # parsers of many formats raise anything; such a piece is left out
+    except (Music21Exception, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        # What the parsers raise for scores that they do not know; such a piece is left out.
         print(f"{path.name}: {problem}", file=sys.stderr)
         return
     quarter = 60 / rng.uniform(80, 130)
