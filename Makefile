@@ -18,7 +18,7 @@ test-fast: $(VENV)/.test
 
 # In a browser: Chromium or Chrome must be on the PATH.
 test-pages: $(VENV)/.test
-	$(PIP) --editable '.[test,web]'
+	$(PIP) --editable '.[test,pages]'
 	$(BIN)/python -m pytest -m web
 
 lint: $(VENV)/.lint

@@ -43,6 +43,7 @@ ORDER = (
     "find",
     "index",
     "dedupe",
+    "map",
     "tag",
     "bench",
     "leaderboard",
