@@ -109,7 +109,8 @@ def read_label_clips(labels: Path | None, data: str | None, data_dir: Path | Non
 
         dataset = REGISTRY.get(data)
         root = dataset.root(data_dir)
-        splits = next(iter(dataset.splits(root).values()), {})
+        schemes = list(dataset.splits(root).values())
+        splits = schemes[0] if schemes else {}
         return [clip.with_split(splits.get(clip.id)) for clip in dataset.index(root)]
     if labels is None:
         return []

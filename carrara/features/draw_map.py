@@ -57,7 +57,12 @@ def draw_map(
     columns = min(MAX_COLUMNS, len(placed))
     rows = -(-len(placed) // columns)
     legend = 1.7 if labels is not None else 0.0
-    style = {"font.size": 9, "svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "carrara"}
+    style: dict[Any, Any] = {
+        "font.size": 9,
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "svg.hashsalt": "carrara",
+    }
     with matplotlib.rc_context(style):
         figure = Figure(
             figsize=(max(PANEL_INCHES * columns, 4) + legend, (PANEL_INCHES + 0.35) * rows + 0.4), layout="constrained"
