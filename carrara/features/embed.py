@@ -9,25 +9,27 @@ Letters: R rows, D dim.
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from carrara.audio.decode import iter_audio, load_audio, read_info
+from carrara.audio.decode import VERSIONS, iter_audio, load_audio, read_info
 from carrara.audio.files import check_file, list_audio_files
 from carrara.audio.windows import split_windows
+from carrara.core import __version__
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, parse_settings
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
-from carrara.features.encode import CNN, EncodePlan, Rows, Window, encode_recordings, merge_windows
+from carrara.features.encode import CNN, EncodePlan, Rows, Window, compute_dtype, encode_recordings, merge_windows
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ def embed(
 ) -> pyarrow.Table:
     """Return a table with the columns path, start, duration (s), layer and embedding (float32, of fixed size).
 
+    Its schema's metadata says how it was made, so `carrara.find` works on it once it is written to Parquet.
+
     A file that cannot be decoded is left out with a warning that gives the reason.
 
     Args:
@@ -126,7 +130,27 @@ def embed(
             current = []
     if problem and not tables:
         raise AudioError(problem)
-    return pyarrow.concat_tables([embedding_schema(encoder, config).empty_table(), *tables])
+    table = pyarrow.concat_tables([embedding_schema(encoder, config).empty_table(), *tables])
+    return table.replace_schema_metadata(settings_metadata(embed_settings(encoder, config, device)))
+
+
+def embed_settings(encoder: Encoder, config: EmbedConfig, device: str) -> dict[str, Any]:
+    """Return everything that the numbers depend on."""
+    return {
+        "encoder": encoder.card.name,
+        "weights_sha256": encoder.hash_weights(),
+        "output_version": encoder.card.output_version,
+        "encoder_settings": encoder.settings.model_dump(mode="json"),
+        **config.model_dump(mode="json"),
+        "decoders": VERSIONS,
+        "compute_dtype": compute_dtype(device),
+    }
+
+
+def settings_metadata(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the schema of a table says of its settings."""
+    provenance = {key: str(settings[key]) for key in ("encoder", "weights_sha256")}
+    return provenance | {"carrara": __version__, "settings": json.dumps(settings)}
 
 
 def layer_names(encoder: Encoder, layer: str) -> list[str]:

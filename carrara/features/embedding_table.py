@@ -134,10 +134,11 @@ class EmbeddingTable(EmbeddedRows):
 
     @cached_property
     def hashes(self) -> Mapping[str, str]:
-        """SHA-256 of each recording, by path."""
-        return {
-            path: sha256 for reader in self._readers for path, sha256 in json.loads(reader.metadata.metadata[b"files"])
-        }
+        """SHA-256 of each recording, by path; empty in a table of `carrara.embed`, which does not state it."""
+        hashes = dict.fromkeys(self.path_R.unique().to_pylist(), "")
+        for reader in self._readers:
+            hashes.update(json.loads((reader.metadata.metadata or {}).get(b"files", b"[]")))
+        return hashes
 
     def sha256(self, row: int) -> str:
         """Return the SHA-256 that the recording of a row had when it was embedded."""

@@ -19,16 +19,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carrara.audio.decode import VERSIONS, read_info
-from carrara.core import __version__
+from carrara.audio.decode import read_info
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.io import file_lock
 from carrara.core.progress import is_progress_shown, progress
 from carrara.core.strict_json import parse_json, parse_json_object
 from carrara.encoders._base import Encoder
-from carrara.features.embed import EmbedChunk, EmbedConfig, embed_files, embedding_schema
+from carrara.features.embed import (
+    EmbedChunk,
+    EmbedConfig,
+    embed_files,
+    embed_settings,
+    embedding_schema,
+    settings_metadata,
+)
 from carrara.features.embedding_table import flatten_settings
-from carrara.features.encode import compute_dtype
 from carrara.features.hash_cache import FileHashCache, hash_files
 from carrara.features.store import write_errors
 
@@ -109,10 +114,8 @@ def write_embeddings(
     if is_file and output.exists() and not output.is_file():
         raise StoreError(f"{output}: a pipe or device; choose another -o")
     folder = Path(f"{output}.parts") if is_file else output
-    settings = _embed_settings(encoder, config, device)
-    provenance = {key: settings[key] for key in ("encoder", "weights_sha256")}
-    provenance |= {"carrara": __version__, "settings": json.dumps(settings)}
-    schema = embedding_schema(encoder, config).with_metadata(provenance)
+    settings = embed_settings(encoder, config, device)
+    schema = embedding_schema(encoder, config).with_metadata(settings_metadata(settings))
     try:
         with file_lock(folder / ".lock", wait=False):
             _sweep(folder, output, is_file)
@@ -217,19 +220,6 @@ def _choose(
         if is_chosen:
             chosen[item.path] = item
     return list(chosen.values())
-
-
-def _embed_settings(encoder: Encoder, config: EmbedConfig, device: str) -> dict[str, Any]:
-    """Return everything that the numbers depend on."""
-    return {
-        "encoder": encoder.card.name,
-        "weights_sha256": encoder.hash_weights(),
-        "output_version": encoder.card.output_version,
-        "encoder_settings": encoder.settings.model_dump(mode="json"),
-        **config.model_dump(mode="json"),
-        "decoders": VERSIONS,
-        "compute_dtype": compute_dtype(device),
-    }
 
 
 def _write_parts(

@@ -153,7 +153,7 @@ def resolve_queries(texts: Sequence[str], library: EmbeddedRows, encoder: str | 
             if len(rows_N) and os.path.exists(text):
                 from carrara.core.hashing import sha256_of_file
 
-                if sha256_of_file(Path(text)) != library.sha256(int(rows_N[0])):
+                if library.sha256(int(rows_N[0])) not in ("", sha256_of_file(Path(text))):
                     rows_N = rows_N[:0]  # another recording has that name now
         if len(rows_N):
             vectors_ND = library.vectors(rows_N)

@@ -203,6 +203,8 @@ def test_another_encoder_or_other_weights_are_refused(tmp_path):
     soundfile.write("b.wav", np.sin(np.arange(RATE) / 7), RATE)
     assert run("embed", "a.wav", "-e", "mert-tiny:random", "-o", "lib.parquet").exit_code == 0
     assert len(carrara.find("b.wav", "lib.parquet")) == 1
+    pq.write_table(carrara.embed("a.wav", "mert-tiny:random"), "own.parquet")
+    assert carrara.find("b.wav", "own.parquet") == carrara.find("b.wav", "lib.parquet")
     result = run("find", "b.wav", "--in", "lib.parquet", "-e", "mert-tiny:random-1")
     assert result.exit_code == 2 and "other weights of mert-tiny:random" in result.stderr
     assert run("index", "lib.parquet").exit_code == 0
