@@ -98,6 +98,8 @@ def test_beats_are_as_many_as_were_published(fixtures_dir):
         assert set(clip.labels.get("downbeats", [])) <= set(clip.labels["beats"])
     assert beats == {"train": 26540, "valid": 12019, "test": 17059}
     assert Counter(clip.split for clip in clips if not clip.labels.get("downbeats")) == {"train": 3, "valid": 3}
+    with_downbeats = Counter(DATASET.splits(fixtures_dir / "gtzan")["fault-filtered-downbeats"].values())
+    assert with_downbeats == {"train": 440, "valid": 194, "test": 290}
     first = [clip.labels["beats"][0] for clip in clips]
     assert min(first) == 0 and 2.0 < max(first) <= 2.05
 

@@ -50,7 +50,10 @@ class _Tempo(ProbeTaskType):
         for clip in clips:
             label = label_of(task, clip)
             try:
-                tempo = 60 / float(np.median(np.diff(np.sort(label)))) if isinstance(label, list) else float(label)
+                if isinstance(label, list):
+                    tempo = 60 / float(np.median(np.diff(np.sort(label)))) if len(label) > 1 else np.nan
+                else:
+                    tempo = float(label)
             except (TypeError, ValueError, ZeroDivisionError):
                 tempo = np.nan
             if not 0 < tempo < np.inf:

@@ -222,6 +222,11 @@ def test_a_tempo_survives_its_targets():
     logits = torch.randn(2, 3, 80, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([F.cross_entropy(own, targets) for own in logits])
     torch.testing.assert_close(tempo.loss(logits, targets), expected)
+    # Beats give the median tempo; their order and one that was left out do not matter.
+    assert tempo.truths(TEMPO_TASK, [clip_of([2.5, 0.5, 1.0, 1.5, 3.0, 4.0])]) == [pytest.approx(120)]
+    for wrong in ([], [1.0], [1.0, 1.0]):
+        with pytest.raises(DataError, match="not times of beats"):
+            tempo.truths(TEMPO_TASK, [clip_of(wrong)])
     for wrong in ("fast", 0, math.inf, math.nan):
         with pytest.raises(DataError, match="not beats per minute"):
             tempo.truths(TEMPO_TASK, [clip_of(wrong)])
