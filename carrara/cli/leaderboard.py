@@ -103,7 +103,7 @@ def leaderboard(
     if chosen == "html":
         from carrara.bench.report.page import render_report
 
-        text = render_report(records, suite=suite, sources=sources)
+        text = render_report(records, suite=suite, sources=sources, results=results)
     else:
         text = _to_text(chosen, leaderboards)
     _write_text(text, output)

@@ -61,3 +61,10 @@ def test_a_second_run_says_what_was_done_and_only_prints_the_leaderboard(twice):
     assert "done before" not in first.stderr and "records were there" not in first.stderr
     assert second.exit_code == 0 and second.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_the_report_of_its_records_has_the_matrices_too(twice):
+    root, *_ = twice
+    done = CliRunner().invoke(app, ["leaderboard", str(root / "out/results"), "-o", str(root / "leaderboard.html")])
+    assert done.exit_code == 0, done.output
+    assert (root / "leaderboard.html").read_text(encoding="utf-8").count('class="matrix"') == 3
