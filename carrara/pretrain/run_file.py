@@ -31,6 +31,7 @@ CHANGEABLE_SETTINGS = (
     "checkpoint_every",
     "log_every",
     "timeout_seconds",
+    "recovery.collapse_check_after",
 )
 
 

@@ -135,3 +135,6 @@ def test_collapse_stops_the_run(corpus, micro, tmp_path):
     strict = replace(micro, {"recovery.min_prediction_std": 1e6, "recovery.collapse_check_after": 4})
     with pytest.raises(DataError, match="step 4: collapse: std/prediction/cqt is .*, below 1e.06"):
         pretrain(strict, corpus, tmp_path / "x", device="cpu")
+    # The message's second cure, on the same folder.
+    later = replace(strict, {"recovery.collapse_check_after": 1000})
+    assert pretrain(later, corpus, tmp_path / "x", device="cpu", resume=True) == tmp_path / "x"
