@@ -101,7 +101,7 @@ def read_label_clips(labels: Path | None, data: str | None, data_dir: Path | Non
         DataError: the file or the dataset's annotations cannot be read.
         UsageError: the file has no column `path`, or there is no such dataset.
     """
-    from carrara.core.clip import Clip
+    from carrara.core.clip import Clip, Split
     from carrara.core.errors import DataError, UsageError
 
     if data is not None:
@@ -109,8 +109,10 @@ def read_label_clips(labels: Path | None, data: str | None, data_dir: Path | Non
 
         dataset = REGISTRY.get(data)
         root = dataset.root(data_dir)
-        schemes = list(dataset.splits(root).values())
-        splits = schemes[0] if schemes else {}
+        splits: dict[str, Split] = {}
+        # Schemes of different collections complete each other; where two disagree the first counts.
+        for scheme in reversed(list(dataset.splits(root).values())):
+            splits |= scheme
         return [clip.with_split(splits.get(clip.id)) for clip in dataset.index(root)]
     if labels is None:
         return []

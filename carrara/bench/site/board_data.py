@@ -18,6 +18,7 @@ from carrara.bench.leaderboard.ranking import (
     to_interval,
 )
 from carrara.bench.report.plots import best_by_layer
+from carrara.bench.tasks import REGISTRY as REGISTERED_TASKS
 from carrara.core.errors import UsageError
 from carrara.core.record import Record, Score
 from carrara.encoders import REGISTRY, get_card
@@ -96,7 +97,12 @@ def board_data(
         if not result.record.partial or task not in leaderboard.ranked_tasks
     }
     order = ("acoustic", "score", "performance", "high-level", "")
-    levels = {task: str(infos[task].task.get("category", "")) if task in infos else "" for task in leaderboard.tasks}
+    levels = dict.fromkeys(leaderboard.tasks, "")
+    for task in levels:
+        if task in infos:
+            levels[task] = str(infos[task].task.get("category", ""))
+        elif task in REGISTERED_TASKS.names():
+            levels[task] = REGISTERED_TASKS.get(task).category
     tasks = sorted(leaderboard.tasks, key=lambda task: order.index(levels[task]) if levels[task] in order else 9)
     slugs = slug_names(tasks)
     number = {task: index for index, task in enumerate(tasks)}

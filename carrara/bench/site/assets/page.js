@@ -41,7 +41,7 @@ function formatInterval(interval) {
 function formatCount(value) {
   if (value === null || value === undefined) return "–";
   if (value >= 1e9) return (value / 1e9).toFixed(1) + " B";
-  if (value >= 1e6) return (value / 1e6).toFixed(value < 1e7 ? 1 : 0) + " M";
+  if (value >= 999500) return (value / 1e6).toFixed(value < 1e7 ? 1 : 0) + " M";
   return value >= 1e4 ? Math.round(value / 1e3) + " k" : String(Math.round(value));
 }
 
