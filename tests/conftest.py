@@ -17,6 +17,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def any_width(monkeypatch):
+    """Output of commands is as wide as it likes, whatever terminal the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def fixtures_dir():
     """The folder of official annotations; for tests with the marker `needs_fixtures`."""

@@ -96,7 +96,7 @@ def test_a_bare_word_among_lists_is_one_tag(sounds, tmp_path):
         ("tags", lambda n: [["a"]] if n == 15 else ["a", "b"][n % 2 :], "multilabel", ["15.wav", "tags[]"]),
         ("mood", lambda n: None if n == 15 else "ab"[n % 2], "multiclass", ["15.wav", "no label 'mood'"]),
         ("mood", lambda n: ["a"] if n == 15 else "ab"[n % 2], "multiclass", ["15.wav", "list", "multilabel"]),
-        ("mood", lambda n: "c" if n == 15 else "ab"[n % 2], "multiclass", ["15.wav", "'c'", "training clips"]),
+        ("mood", lambda n: "c" if n == 15 else "ab"[n % 2], "multiclass", ["15.wav", "'c'", "train split"]),
         ("level", lambda n: "0,25" if n == 14 else n / 10, "regression", ["14.wav", "'0,25'", "point: 0.25"]),
         ("level", lambda n: "nan" if n == 14 else n / 10, "regression", ["14.wav", "'nan'", "finite"]),
         ("level", lambda n: {"a": 1} if n == 14 else n / 10, "regression", ["14.wav", "level"]),

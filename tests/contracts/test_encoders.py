@@ -226,7 +226,7 @@ def test_ten_minutes_are_encoded_within_a_bound_of_memory(tmp_path, name):
             file.write(noise(1, rate, second)[0].numpy())
     before = process.memory_info().rss
 
-    def measure(_):
+    def measure(*_):
         nonlocal peak
         peak = max(peak, process.memory_info().rss - before)
 

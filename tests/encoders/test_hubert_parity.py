@@ -163,7 +163,7 @@ def test_the_gradient_of_the_front_end_is_scaled(factor):
     gradients = []
     for multiplier in (factor, 1.0):
         ours = encoder(conv_gradient=multiplier, layerdrop=0.0)
-        ours(noise(1, 2000)).square().sum().backward()
+        ours(noise(1, 2000), gradients=True).square().sum().backward()
         gradients.append((ours.feature_extractor.conv_layers[3].conv.weight.grad, ours.masked_spec_embed.grad))
         assert ours.encoder.layers[0].attention.q_proj.weight.grad.abs().sum() > 0
     scaled, whole = gradients[0][0], gradients[1][0]

@@ -156,8 +156,9 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) 
 
 def frame_to_text(title: str, frame: pd.DataFrame, notes: Iterable[str]) -> str:
     """Return a table of strings with its title and notes as plain text, each row on one line."""
-    lines = frame.rename(index=one_line, columns=one_line).map(one_line).to_string().split("\n")
-    return "\n".join([one_line(title), "", *(line.rstrip() for line in lines), "", *map(one_line, notes), ""])
+    table = "" if frame.empty else frame.rename(index=one_line, columns=one_line).map(one_line).to_string() + "\n"
+    lines = (line.rstrip() for line in table.split("\n"))
+    return "\n".join([one_line(title), "", *lines, *map(one_line, notes), ""])
 
 
 def print_frame(

@@ -151,7 +151,7 @@ def test_scores_are_means_over_songs_and_stems(task):
     predictions = [{"sdr_tone": 2.0, "sdr_hiss": 4.0}, {"sdr_tone": 6.0, "sdr_hiss": -1.0}]
     assert TASK_TYPE.metrics(task, ["a", "b"], predictions) == {"sdr_tone": 4.0, "sdr_hiss": 1.5, "sdr": 2.75}
     with pytest.raises(UsageError, match="no metric 'accuracy'"):
-        TASK_TYPE.metrics(task.model_copy(update={"extra_metrics": ("accuracy",)}), ["a", "b"], predictions)
+        TASK_TYPE.check(task.model_copy(update={"extra_metrics": ("accuracy",)}))
 
 
 def test_a_task_without_windows_is_refused(task, toys, levels, tmp_path):
