@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 
@@ -21,6 +22,15 @@ def pytest_collection_modifyitems(items):
 def any_width(monkeypatch):
     """Output of commands is as wide as it likes, whatever terminal the tests run in."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """A test that changes the number of threads, as `embed --threads` does, changes it for itself only."""
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

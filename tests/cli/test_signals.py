@@ -27,7 +27,7 @@ def test_killed_at_random_moments_of_the_start_it_says_a_word(tmp_path, number, 
     environment = os.environ | {"PYTHONVERBOSE": "1", "CARRARA_HOME": str(tmp_path / "home")}
     rng = random.Random(int(number))
     for _ in range(6):
-        imports, moment = 0, rng.randrange(1, 1500)
+        imports, moment = 0, rng.randrange(1, 1000)
         with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as process:
             for line in process.stderr:
                 if imports or "carrara.core.interrupts" in line:

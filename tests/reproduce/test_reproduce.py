@@ -199,7 +199,7 @@ def test_rows_that_differ_in_layer_share_one_trained_model(tmp_path, data, monke
     assert [folder.name for folder in (tmp_path / "out/models").iterdir()] == ["all-1337"]
     records = {path.parents[2].name: json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*@1.json")}
     assert {name: record["protocol"]["tried"] for name, record in records.items()} == {
-        "all-1337": 24, "cls-12-1337": 6, "average-12-1337": 6, "all-1337:random-1337": 24,
+        "all-1337": 24, "cls-12-1337": 6, "average-12-1337": 6, "all-1337_random-1337": 24,
     }  # fmt: skip
 
 
