@@ -36,8 +36,8 @@ def test_killed_at_random_moments_of_the_start_it_says_a_word(tmp_path, number, 
                     process.send_signal(number)
                     break
             said = process.stderr.read()
-        lines = [line for line in said.splitlines() if line.startswith(("carrara", "Traceback", "Exception", "Fatal"))]
-        assert len(lines) == 1 and word in lines[0], lines
+        # The word may stand behind half a line of what Python says about its imports.
+        assert said.count(f"carrara: {word}\n") == 1 and "Traceback" not in said and "Fatal" not in said, said[-2000:]
         assert process.returncode == 128 + number
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import carrara
 from carrara.core.errors import StoreError, UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders._hub.availability import Availability, check_availability, needs_import
@@ -89,6 +90,15 @@ def test_random_weights_follow_the_seed():
     assert first.card.weights_sha256 == same.card.weights_sha256 == hash_tensors(first.state_dict())
     assert first.card.weights_sha256 != other.card.weights_sha256
     assert not first.training
+
+
+@pytest.mark.parametrize("name", ["mert-v0", "musicnn-msd"])
+def test_random_weights_were_trained_on_nothing(name):
+    published = carrara.encoders[name]
+    card = load(f"{name}:random").card
+    assert published.trained_on and not card.trained_on
+    assert card.training_hours is card.context_seconds is None and not card.pretraining_task
+    assert card.input == published.input and card.sample_rate == published.sample_rate
 
 
 def test_random_weights_of_a_folder_have_its_shape_and_other_weights(saved):

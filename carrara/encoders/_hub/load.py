@@ -181,7 +181,7 @@ def family_entry(settings: Settings) -> Entry:
 def _load_registered(name: str, seed: int | None, spec: str) -> Encoder:
     family: EncoderFamily = REGISTRY.get(name)
     if seed is not None:
-        return _with_name(build_encoder(name, seed), spec)
+        return _with_name(_untrained(build_encoder(name, seed)), spec)
     if not family.has_weights:
         return build_encoder(name)
     imported = encoders_home() / name
@@ -207,7 +207,7 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
         encoder = load_official_folder(folder, config, name)
         if seed is None:
             return encoder
-        return _with_name(_with_hash(type(encoder)(encoder.settings, encoder.card, seed)), random_name)
+        return _with_name(_untrained(_with_hash(type(encoder)(encoder.settings, encoder.card, seed))), random_name)
     source = str(folder / CONFIG)
     parsed = parse_settings(_FolderConfig, config, source)
     families = {_family_name(entry): entry.name for entry in REGISTRY.entries.values()}
@@ -218,7 +218,7 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     family: EncoderFamily = REGISTRY.get(families[parsed.encoder])
     settings, card = parse_settings(family.settings, parsed.settings, source), parsed.card
     if seed is not None:
-        return _with_hash(family.build(settings, card.model_copy(update={"name": random_name}), seed))
+        return _untrained(_with_hash(family.build(settings, card.model_copy(update={"name": random_name}), seed)))
     weights = folder / WEIGHTS
     named_card = card.model_copy(update={"name": name})
     encoder = build_with_weights(family.build, settings, named_card, read_tensors(weights), str(weights))
@@ -255,6 +255,13 @@ def _with_hash(encoder: Encoder) -> Encoder:
     settings = {"name": encoder.card.name, "settings": encoder.settings.model_dump(mode="json")}
     weights_sha256 = hash_tensors(tensors) if tensors else sha256_of_json(settings)
     encoder.card = encoder.card.model_copy(update={"weights_sha256": weights_sha256})
+    return encoder
+
+
+def _untrained(encoder: Encoder) -> Encoder:
+    """Take from the card of an encoder with random weights what says how other weights were trained."""
+    training = {"trained_on": (), "training_hours": None, "pretraining_task": "", "context_seconds": None}
+    encoder.card = encoder.card.model_copy(update=training)
     return encoder
 
 
