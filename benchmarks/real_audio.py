@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -261,12 +262,11 @@ def _render(packages: dict[str, Path], notes: list[Event], program: int, seconds
     return samples / max(float(np.abs(samples).max()), 1e-6) * 0.5
 
 
-def _synthesizer(path: str, cache: dict[str, Any] = {}) -> Any:  # noqa: B006 - kept between calls
+@cache
+def _synthesizer(path: str) -> Any:
     import symusic
 
-    if path not in cache:
-        cache[path] = symusic.Synthesizer(path, sample_rate=RATE, quality=4)
-    return cache[path]
+    return symusic.Synthesizer(path, sample_rate=RATE, quality=4)
 
 
 def _write(folder: Path, name: str, samples: np.ndarray) -> str:
