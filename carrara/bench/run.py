@@ -19,6 +19,7 @@ from typing import Any, Literal
 from carrara.audio.decode import probe_audio
 from carrara.bench import protocols, task_types, tasks
 from carrara.bench.config import BenchConfig
+from carrara.bench.constant import answer_constantly
 from carrara.bench.interval import confidence_intervals, encode_draws, unit_groups
 from carrara.bench.predictions import predictions_path, write_predictions
 from carrara.bench.protocols._base import Protocol, ProtocolInputs
@@ -141,6 +142,10 @@ def _measure_missing(
             line = f"{task.name}: {card.name} has no frames, which this task needs; no record"
             print(one_line(line), file=sys.stderr)
             continue
+        if card.is_constant and task.task_type == "retrieval":
+            line = f"{task.name}: {card.name} finds all clips equally similar, noise is the floor here; no record"
+            print(one_line(line), file=sys.stderr)
+            continue
         started = time.perf_counter()
         try:
             record = _existing_record(provider, config, task, results)
@@ -203,6 +208,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     encoder = provider.encoder
     task_type: TaskType = task_types.REGISTRY.get(task.task_type)
     protocol: Protocol = protocols.REGISTRY.get(config.protocol)
+    protocol = answer_constantly(protocol) if encoder.card.is_constant else protocol
     settings = config.protocol_settings()
 
     window_spec = protocol.window_spec(task, task_type, encoder.card, settings)
@@ -223,7 +229,6 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
             device=provider.device,
         )
     )
-
     chosen = time.perf_counter()
     test, truths = data.unlabelled_test(), data.splits["test"].truths
     predictions_S = result.predictor.predict(test)

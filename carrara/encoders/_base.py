@@ -54,6 +54,7 @@ class Card(Settings):
         files: Official files, as `org/repository/file` on the hub or a URL, each with its SHA-256 ("" if unknown).
         is_standardised: Whether each clip's samples are scaled to mean 0 and variance 1 first; None where that is no
             choice.
+        is_constant: Whether its features are the same for all audio; tasks then get their best constant answer.
         output_version: Incremented whenever the output for the same weights changes.
         weights_sha256: Hash of the weights.
     """
@@ -80,6 +81,7 @@ class Card(Settings):
     benchmark_setup: str = ""
     files: dict[str, str] = Field(default_factory=dict)
     is_standardised: bool | None = None
+    is_constant: bool = False
     output_version: int = 1
     weights_sha256: str = ""
 

@@ -6,8 +6,8 @@ and a note says so. A task counts once however many metrics it has: its score is
 the mean over tasks. A missing score is never replaced by zero.
 
 Systems are ranked by the average over the tasks that all of them have, so that each rank compares equal sets of tasks.
-A system without any task in common with the others has no rank. A floor (`noise`) carries no information about the
-music; it is shown last and has no rank either. A partial record is shown and marked, and counts in no average. Records
+A system without any task in common with the others has no rank. A floor (`noise`, `majority`) carries no information
+about the music; it is shown last and has no rank either. A partial record is shown and marked, and counts in no average. Records
 of one task with other clips or of an older version of the task are left out, and a note names them.
 
 Intervals: a record has one per metric, with the metric's draws. A task's interval combines its metrics', and an
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PERCENT = 100.0
 ENDS = ("value", "low", "high")
 # Encoders whose output contains no information about the music, so they score at chance level.
-FLOORS = ("noise",)
+FLOORS = ("noise", "majority")
 TRAINED, PARTIAL, EXCEEDED = "†", "*", "§"
 PUBLISHED_SUITES = (MARBLE_14.name, MARBLE_V2.name)
 PUBLISHED_ONLY = "published"  # where a protocol stands, of a leaderboard without records

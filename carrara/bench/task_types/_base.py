@@ -134,6 +134,30 @@ class ProbeTaskType(TaskType):
             frames: of the logits; None where their rows are no frames.
         """
 
+    def constant(
+        self, task: Task, truths: Sequence[Truth], counts_U: Sequence[int], rate: float | None
+    ) -> list[Prediction]:
+        """Return for each clip the same prediction, the best that the training truths alone suggest.
+
+        Args:
+            task: the task.
+            truths: of the training clips.
+            counts_U: rows of each clip to predict: windows, or frames.
+            rate: of the frames in Hz; None where rows are no frames.
+
+        Raises:
+            UsageError: this kind of task has none.
+        """
+        raise UsageError(f"task {task.name!r}: {task.task_type} has no constant answer; use the encoder noise")
+
+
+def longest_value(segments: Sequence[Sequence[Any]]) -> Any:
+    """Return the value that segments [start, end, value] have for the longest time; the first of equals."""
+    seconds: dict[Any, float] = {}
+    for start, end, value in segments:
+        seconds[value] = seconds.get(value, 0.0) + end - start
+    return max(seconds, key=seconds.__getitem__)
+
 
 def requested_metrics(task: Task) -> tuple[str, ...]:
     """Return the metrics that a task names, in order: those of its score, the extra ones, the monitored one."""

@@ -109,6 +109,15 @@ class _BeatTracking(ProbeTaskType):
         times = beat_times(tracks, frames.rate, PULSES[task.labels])
         return [times[probe * units : (probe + 1) * units] for probe in range(probes)]
 
+    def constant(
+        self, task: Task, truths: Sequence[np.ndarray], counts_U: Sequence[int], rate: float | None
+    ) -> list[np.ndarray]:
+        """Return a steady grid: the median distance of two beats, from the median time of a first beat on."""
+        period = float(np.median(np.concatenate([np.diff(times) for times in truths])))
+        start = float(np.median([times[0] for times in truths if len(times)])) % period
+        assert rate is not None, "frame-level tasks come with frames"
+        return [np.arange(start, count / rate, period) for count in counts_U]
+
     def metrics(self, task: Task, truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> dict[str, float]:
         requested = requested_metrics(task)
         return {name: f(truths, predictions, window) for name, (f, window) in _METRICS.items() if name in requested}

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, requested_metrics
+from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, requested_metrics
 from carrara.bench.task_types._segments import frame_values, read_segments, runs
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
@@ -86,6 +86,15 @@ class _ChordRecognition(ProbeTaskType):
             ]
             for probe in range(len(best[0]) if best else 0)
         ]
+
+    def constant(
+        self, task: Task, truths: Sequence[Any], counts_U: Sequence[int], rate: float | None
+    ) -> list[list[list[Any]]]:
+        """Return the chord, of the task's labels, that sounds for the longest time."""
+        assert rate is not None, "frame-level tasks come with frames"
+        indexed = [(start, end, label_index(task.labels, chord)) for track in truths for start, end, chord in track]
+        index = longest_value([segment for segment in indexed if segment[2] is not None])
+        return [[[0.0, count / rate, task.labels[index]]] for count in counts_U]
 
     def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         sums = self.unit_sums(task, truths, predictions)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, requested_metrics
+from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, requested_metrics
 from carrara.bench.task_types._segments import frame_values, read_segments, runs
 from carrara.bench.task_types.chord_recognition import frame_cross_entropy
 from carrara.core.clip import Clip
@@ -92,6 +92,17 @@ class _Melody(ProbeTaskType):
             ]
             for probe in range(len(signed[0]) if signed else 0)
         ]
+
+    def constant(
+        self, task: Task, truths: Sequence[Any], counts_U: Sequence[int], rate: float | None
+    ) -> list[list[list[Any]]]:
+        """Return the longest pitch of the melodies, negative where they rest for longer than they sound."""
+        assert rate is not None, "frame-level tasks come with frames"
+        segments = [segment for track in truths for segment in track]
+        voiced = sum(end - start for start, end, _ in segments)
+        whole = sum(track[-1][1] for track in truths if track)
+        hz = float(np.copysign(longest_value(segments), 2 * voiced - whole))
+        return [[[0.0, count / rate, hz]] for count in counts_U]
 
     def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         sums = self.unit_sums(task, truths, predictions)

@@ -94,6 +94,11 @@ class _Multiclass(ProbeTaskType):
         by_unit = [window_PWK.argmax(-1).tolist() for window_PWK in logits]
         return [list(units) for units in zip(*by_unit)]
 
+    def constant(self, task: Task, truths: Sequence[int], counts_U: Sequence[int], rate: float | None) -> list[Any]:
+        """Return the most frequent class; the first of equals."""
+        majority = int(np.bincount(truths).argmax())
+        return [[majority] * count if task.aggregate == "window" else majority for count in counts_U]
+
     def metrics(self, task: Task, truths: Sequence[int], predictions: Sequence[Any]) -> dict[str, float]:
         requested = requested_metrics(task)
         if task.aggregate == "window":

@@ -66,6 +66,12 @@ class _Multilabel(ProbeTaskType):
         # In float64 two distinct logits stay distinct probabilities, so confident predictions do not tie.
         return [list(probability_UK) for probability_UK in torch.sigmoid(logits.double()).numpy()]
 
+    def constant(
+        self, task: Task, truths: Sequence[np.ndarray], counts_U: Sequence[int], rate: float | None
+    ) -> list[np.ndarray]:
+        """Return how frequent each tag is."""
+        return [np.mean(np.asarray(truths, dtype=np.float64), axis=0)] * len(counts_U)
+
     def metrics(self, task: Task, truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> dict[str, float]:
         """Return the metrics; NaN where no tag has both a positive and a negative."""
         if unscored := self.unscored_tags(task, truths):

@@ -79,6 +79,12 @@ class _Regression(ProbeTaskType):
     def decode(self, task: Task, state: _Moments, logits: Tensor, frames: Frames | None) -> list[list[np.ndarray]]:
         return [list(value_UE * state.std_E + state.mean_E) for value_UE in logits.double().numpy()]
 
+    def constant(
+        self, task: Task, truths: Sequence[np.ndarray], counts_U: Sequence[int], rate: float | None
+    ) -> list[np.ndarray]:
+        """Return the mean of each number."""
+        return [np.mean(np.asarray(truths), axis=0)] * len(counts_U)
+
     def metrics(self, task: Task, truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> dict[str, float]:
         value_E = r2(np.asarray(truths), np.asarray(predictions))[0]
         values = {f"r2_{name}": float(value) for name, value in zip(task.labels, value_E)}

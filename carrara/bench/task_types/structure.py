@@ -26,7 +26,7 @@ from scipy.signal import find_peaks
 from torch import Tensor
 from torch.nn import functional as F
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, requested_metrics
+from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, requested_metrics
 from carrara.bench.task_types._segments import frame_values, read_segments
 from carrara.bench.task_types.chord_recognition import frame_cross_entropy
 from carrara.core.clip import Clip
@@ -110,6 +110,20 @@ class _Structure(ProbeTaskType):
                     ]
                 )
         return [list(units) for units in zip(*predictions)]
+
+    def constant(
+        self, task: Task, truths: Sequence[Any], counts_U: Sequence[int], rate: float | None
+    ) -> list[list[list[Any]]]:
+        """Return sections of the median length, all of the longest kind among the task's labels."""
+        assert rate is not None, "frame-level tasks come with frames"
+        segments = [segment for track in truths for segment in track]
+        length = float(np.median([end - start for start, end, _ in segments]))
+        label = longest_value([segment for segment in segments if segment[2] in task.labels])
+        predictions = []
+        for count in counts_U:
+            edges = [*np.arange(0, count / rate, length).tolist(), count / rate]
+            predictions.append([[start, end, label] for start, end in pairwise(edges) if end > start])
+        return predictions
 
     def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         sums = self.unit_sums(task, truths, predictions)

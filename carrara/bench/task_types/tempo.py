@@ -78,6 +78,12 @@ class _Tempo(ProbeTaskType):
         step_PU = (near_PUK.double().softmax(-1) * step_K).sum(-1)
         return (SLOWEST_BPM * 2 ** (step_PU / STEPS_PER_OCTAVE)).tolist()
 
+    def constant(self, task: Task, truths: Sequence[float], counts_U: Sequence[int], rate: float | None) -> list[float]:
+        """Return the tempo that is right for most clips by accuracy 1, the lowest of equals."""
+        tempi = np.sort(np.asarray(truths, dtype=np.float64))
+        right = [tempo_accuracy1(tempi, np.full(len(tempi), tempo)) for tempo in tempi]
+        return [float(tempi[int(np.argmax(right))])] * len(counts_U)
+
     def metrics(self, task: Task, truths: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
         return {name: _METRICS[name](np.asarray(truths), np.asarray(predictions)) for name in requested_metrics(task)}
 

@@ -8,6 +8,7 @@ import soundfile
 import soxr
 import torch
 
+from carrara.bench.run import bench
 from carrara.bench.separation import evaluate, spectrum
 from carrara.bench.separation.evaluate import (
     SDRAccumulator,
@@ -205,3 +206,21 @@ def test_pebbles_stems_are_read_and_add_up_to_its_mixture(tmp_path, encoder):
     for windows in iter_windows(songs, encoder.window_format):
         assert np.allclose(windows.stems_BJCT.sum(1), windows.mixture_BCT, atol=2e-4)
         assert windows.channels == 2 and windows.stems_BJCT.shape[1] == 4
+
+
+def test_the_constant_answer_is_the_mixture_times_the_least_squares_gain(task, toys, splits, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    record = bench("majority", task, results=tmp_path / "results", datasets={"toys": toys})[0]
+    for stem in task.labels:
+
+        def read(clip, name):
+            return soundfile.read(clip.path.with_name(f"{name}.wav"))[0]
+
+        mixtures = np.concatenate([read(clip, "mixture") for clip in splits["train"]]).ravel()
+        stems = np.concatenate([read(clip, stem) for clip in splits["train"]]).ravel()
+        gain = np.linalg.lstsq(mixtures[:, None], stems, rcond=None)[0][0]
+        sdr = []
+        for clip in splits["test"]:
+            truth, estimate = read(clip, stem), gain * read(clip, "mixture")
+            sdr.append(10 * np.log10((truth**2).sum() / ((truth - estimate) ** 2).sum()))
+        assert record.scores[f"sdr_{stem}"].value == pytest.approx(np.mean(sdr), abs=1e-3)
