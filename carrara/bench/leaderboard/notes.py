@@ -11,8 +11,8 @@ PARTIAL_NOTE = f"{PARTIAL} a partial record: fewer clips than the task has; it c
 EXCEEDED_NOTE = f"{EXCEEDED} took longer than the time limit: in MARBLE one week for a task on one RTX 3090."
 CATEGORY_NOTE = "Categories as in the thesis's figure 6.2, which leaves out beat tracking and source separation."
 FLOOR_NOTE = (
-    "floor: it says nothing about the music and has no rank. Probes on `noise` give what chance gives; `majority` always "
-    "gives the answer that the training labels alone suggest."
+    "floor: it says nothing about the music and has no rank. Probes on `noise` give what chance gives; `majority` "
+    "always gives the answer that the training labels alone suggest."
 )
 OLD_INTERVALS_NOTE = (
     "Some intervals were computed by an earlier version, which took every clip to be independent; "

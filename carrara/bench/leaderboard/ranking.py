@@ -7,8 +7,8 @@ the mean over tasks. A missing score is never replaced by zero.
 
 Systems are ranked by the average over the tasks that all of them have, so that each rank compares equal sets of tasks.
 A system without any task in common with the others has no rank. A floor (`noise`, `majority`) carries no information
-about the music; it is shown last and has no rank either. A partial record is shown and marked, and counts in no average. Records
-of one task with other clips or of an older version of the task are left out, and a note names them.
+about the music; it is shown last and has no rank either. A partial record is shown and marked, and counts in no
+average. Records of one task with other clips or of an older version of the task are left out, and a note names them.
 
 Intervals: a record has one per metric, with the metric's draws. A task's interval combines its metrics', and an
 average's its tasks', by the draws that they share: half widths add up weighted with the draws, so that metrics and
