@@ -16,11 +16,10 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from carrara.bench.task_types._base import TaskType
 from carrara.core.clip import Clip
 from carrara.core.task import Task
 from carrara.metrics.bootstrap import (
@@ -34,6 +33,9 @@ from carrara.metrics.bootstrap import (
 )
 from carrara.metrics.r2 import r2
 from carrara.metrics.ranking import average_precision, macro_mean, roc_auc
+
+if TYPE_CHECKING:
+    from carrara.bench.task_types._base import TaskType
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,22 @@
 
     # mood.toml
     data = "my-music"           # a folder with labels.csv (`carrara show folder`), relative to this file
-    task_type = "multiclass"    # or multilabel, regression, beat_tracking, tempo, retrieval,
-                                # source_separation
+    task_type = "multiclass"    # or multilabel, regression, beat_tracking, chord_recognition,
+                                # melody, structure, tempo, retrieval, source_separation
     label = "mood"              # the column that holds the truth; source_separation needs none
 
 Any field of a task (`carrara show pebble/key` has them all) may be added. By default `labels` are those of the training
-clips, sorted (for regression the label itself, for source separation the columns that name files beside the mixture
-or streams of it, such as vocals.wav or stream:1), and `metrics` and `monitor` are the usual ones of the task type. A
-Python file defines `TASK`, and `DATASET` where its dataset is not in the registry; it is run, so use only what you
-wrote.
+clips, sorted; for regression the label itself; for chords N and the 24 major and minor triads; for melodies the
+semitones from the lowest to the highest of the training clips; for source separation the columns that name files beside
+the mixture or streams of it, such as vocals.wav or stream:1. `metrics` and `monitor` are by default the usual ones of
+the task type. A Python file defines `TASK`, and `DATASET` where its dataset is not in the registry; it is run, so use
+only what you wrote.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.settings import parse_settings
 from carrara.core.task import Task
 from carrara.data._base import Dataset
+from carrara.data._pebble.labels import CHORDS
 from carrara.data.folder import FolderDataset
 
 EXAMPLE = 'data = "my-music", task_type = "multiclass", label = "mood"'
@@ -38,6 +41,9 @@ USUAL_METRICS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "multilabel": (("roc_auc", "average_precision"), "roc_auc"),
     "regression": ((), "r2"),
     "beat_tracking": (("beat_f_70ms",), "beat_f_70ms"),
+    "chord_recognition": (("chord_majmin",), "chord_majmin"),
+    "melody": (("melody_raw_pitch",), "melody_raw_pitch"),
+    "structure": (("boundary_f_500ms", "segment_label_accuracy"), "segment_label_accuracy"),
     "tempo": (("tempo_accuracy1", "tempo_accuracy2"), "tempo_accuracy1"),
     "retrieval": (("map",), "map"),
     "source_separation": ((), "sdr"),
@@ -63,7 +69,7 @@ def read_task(path: Path) -> tuple[Task, Dataset | None]:
 def _read_folder(folder: Path) -> tuple[Task, Dataset | None]:
     """Return the task of a folder that has one column of labels."""
     suggestion = suggest_task(folder)
-    if len(suggestion.columns) > 1:
+    if len(set(suggestion.columns) - {"downbeats"}) > 1:  # which files of beats may hold as well
         raise UsageError(
             f"{folder}: has several labels, {', '.join(suggestion.columns)}; `carrara new task {folder} --label "
             f"{suggestion.label}` writes a task file for one of them"
@@ -137,7 +143,9 @@ def _read_toml(path: Path) -> tuple[Task, Dataset | None]:
 
 def _labels(clips: Sequence[Clip], root: Path, task_type: str, label: str) -> tuple[str, ...]:
     if task_type == "beat_tracking":
-        return ("beat",)
+        return ("downbeat",) if label == "downbeats" else ("beat",)
+    if task_type == "chord_recognition":
+        return CHORDS
     if task_type in ("tempo", "retrieval"):
         return ("tempo",) if task_type == "tempo" else ("similarity",)
     if task_type == "regression":
@@ -148,10 +156,17 @@ def _labels(clips: Sequence[Clip], root: Path, task_type: str, label: str) -> tu
         if not stems:
             raise DataError(f"{root}: no column names stems: files beside the mixture, or streams of it as stream:1")
         return tuple(sorted(stems))
-    labels: set[str] = set()
-    for clip in training:
-        value = clip.labels.get(label)
-        labels.update(map(str, value) if isinstance(value, list) else () if value is None else [str(value)])
-    if not labels:
+    values = [clip.labels[label] for clip in training if clip.labels.get(label) is not None]
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    if not items:
         raise DataError(f"{root}: no training clip has a label {label!r}")
-    return tuple(sorted(labels))
+    if task_type in ("melody", "structure"):
+        try:
+            items = [value for _, _, value in items]
+            if task_type == "melody":
+                pitches = [round(69 + 12 * math.log2(float(hertz) / 440)) for hertz in items]
+                return ("rest", *map(str, range(min(pitches), max(pitches) + 1)))
+        except (TypeError, ValueError):
+            expected = "[start, end, hertz]" if task_type == "melody" else "[start, end, section]"
+            raise DataError(f"{root}: {label} is no list of {expected} in every training clip") from None
+    return tuple(sorted(set(map(str, items))))

@@ -132,10 +132,14 @@ def bench(
     A task without its dataset, and one of several encoders that does not load, is reported and skipped.
     """
     from carrara.bench.config import BenchConfig
-    from carrara.bench.run import bench as measure
     from carrara.bench.select_tasks import select_tasks
-    from carrara.core.errors import AbsentError
     from carrara.core.settings import parse_assignments
+
+    names = _select_names(encoders, protocol, is_restricted=bool(suite or tasks))  # before torch is imported
+    selected, datasets = select_tasks(suite, tasks)
+
+    from carrara.bench.run import bench as measure
+    from carrara.core.errors import AbsentError
     from carrara.nn.device import pick_device
 
     config = BenchConfig(
@@ -147,8 +151,6 @@ def bench(
         time_limit_hours=time_limit_hours,
     )
     config.check()
-    names = encoders or _ready_encoders(is_restricted=bool(suite or tasks))
-    selected, datasets = select_tasks(suite, tasks)
     device = pick_device(device)
     records: list[Record] = []
     failures: dict[str, CarraraError] = {}
@@ -163,8 +165,7 @@ def bench(
         _print_record(record, seconds, f"{len(records)} of at most {len(names) * len(selected)}", as_json)
 
     for name in names:
-        encoder = _load_or_report(name, device, is_single=len(names) == 1)
-        if encoder is None:
+        if (encoder := _load_or_report(name, device, is_single=len(names) == 1)) is None:
             not_loaded.append(name)
             continue
         measure(
@@ -185,16 +186,24 @@ def bench(
         raise typer.Exit(1)
 
 
-def _ready_encoders(is_restricted: bool) -> list[str]:
-    """Return the registered encoders that are ready on this machine, and print them.
+def _select_names(encoders: list[str] | None, protocol: str, is_restricted: bool) -> list[str]:
+    """Return the encoders to measure, by default those that are ready on this machine, which are printed.
 
     Raises:
-        UsageError: neither a suite nor tasks are given; `carrara bench` alone must not measure everything.
+        UsageError: there is no such protocol, the only encoder is none, or no encoder is given and neither suite nor
+            tasks are; `carrara bench` alone must not measure everything.
     """
+    from carrara.bench import protocols
     from carrara.core.errors import UsageError
     from carrara.encoders import REGISTRY
     from carrara.encoders._hub.availability import check_availability
+    from carrara.encoders._hub.spec import parse_encoder_spec
 
+    protocols.REGISTRY.get_entry(protocol)
+    if encoders:
+        if len(encoders) == 1:  # one of several is reported and skipped
+            parse_encoder_spec(encoders[0])
+        return encoders
     if not is_restricted:
         raise UsageError(
             "give encoders, or only --suite or --tasks to measure every encoder that is ready on this machine"

@@ -42,6 +42,14 @@ def import_(
     written. Of a family, every encoder that is available is imported, and the others are listed. Pre-training heads are
     kept where the file has them (fairseq checkpoints do), so that pre-training can continue.
     """
+    from carrara.core.errors import UsageError
+    from carrara.encoders._hub.spec import select_variants
+
+    # Whatever can be wrong in the command is looked at before torch is imported.
+    select_variants(name, file)
+    if file is not None and not file.expanduser().exists():
+        raise UsageError(f"--file {file}: does not exist")
+
     from carrara.encoders._hub.import_official import import_official
 
     result = import_official(name, file, output, interpolate)

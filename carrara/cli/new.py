@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +13,10 @@ from carrara.cli._echo import echo
 def new(
     kind: Annotated[Literal["task"], typer.Argument(help="What to write: task, a task file of a folder of yours.")],
     folder: Annotated[
-        Path, typer.Argument(help="Recordings with labels.csv, metadata.csv, or one folder for each class.")
+        Path,
+        typer.Argument(
+            help="Recordings with labels.csv or metadata.csv, a folder for each class, or text files beside."
+        ),
     ],
     label: Annotated[str | None, typer.Option(help="The column to predict; by default the first that can be.")] = None,
     output: Annotated[
@@ -29,7 +31,7 @@ def new(
 
     `carrara show folder` explains the layouts; `carrara bench ENCODER -t FILE.toml` measures an encoder on the task.
     """
-    from carrara.bench.suggest_task import suggest_task, task_file_text
+    from carrara.bench.suggest_task import bench_command, suggest_task, task_file_text
     from carrara.cli._outputs import check_ending
     from carrara.core.errors import DataError, UsageError
     from carrara.core.io import write_text
@@ -39,7 +41,8 @@ def new(
     is_printed = str(output) == "-"
     path = Path(f"{folder.resolve().name}.toml") if output is None or is_printed else output
     check_ending(path, (".toml",))
-    text = task_file_text(suggest_task(folder, label), folder, path)
+    suggestion = suggest_task(folder, label)
+    text = task_file_text(suggestion, folder, path)
     if is_printed:
         echo(text, nl=False)
         return
@@ -47,4 +50,4 @@ def new(
         raise UsageError(f"{path}: exists already; name another file with -o")
     write_text(path, text)
     echo(str(path))
-    echo(f"`carrara bench chroma-mfcc -t {shlex.quote(str(path))}` measures an encoder on it", err=True)
+    echo(f"`{bench_command(suggestion.task_type, path)}` measures an encoder on it", err=True)

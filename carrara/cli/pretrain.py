@@ -129,9 +129,16 @@ def pretrain(
     Ctrl-C writes a checkpoint before it stops; with --resume the run continues exactly. The folder also holds the log,
     metrics.jsonl, and its plot.
     """
-    from carrara.core.errors import UsageError
     from carrara.core.interrupts import stop_signal
     from carrara.core.settings import parse_assignments
+    from carrara.pretrain import recipes
+
+    # Whatever can be wrong in the command is looked at before torch is imported.
+    recipes.REGISTRY.get_entry(recipe)
+    if not dry_run:
+        output = _check_output(output, resume)
+        _check_corpus(corpus)
+
     from carrara.nn.device import pick_device
     from carrara.pretrain.log_plot import PLOT_FILE
     from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
@@ -144,9 +151,7 @@ def pretrain(
         plan = plan_run(recipe, corpus or (), scale=scale, changes=assignments, device=device, gpu=gpu, gpus=gpus)
         echo(json.dumps(plan) if as_json else describe_plan(plan))
         return
-    if not corpus:
-        raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
-    output = _check_output(output, resume)
+    assert output is not None and corpus is not None, "checked above"
     if scale == "base" and not yes and not (output / RUN_FILE).is_file():
         _refuse_on_cpu(recipe, assignments, device)
     trackers = ",".join(tracker).split(",") if tracker else None
@@ -183,6 +188,25 @@ def _check_output(output: Path | None, resume: bool) -> Path:
     if resume and not (output / RUN_FILE).is_file():
         echo(f"carrara pretrain: {output} holds no run to resume; a new one starts", err=True)
     return output
+
+
+def _check_corpus(corpus: list[Path] | None) -> None:
+    """Check that there is a corpus, and that files and folders of it exist on this machine.
+
+    Raises:
+        UsageError: there is none.
+        DataError: none of the local paths exists.
+    """
+    from carrara.audio.files import check_paths
+    from carrara.core.errors import UsageError
+    from carrara.data import REGISTRY
+
+    if not corpus:
+        raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
+    names = map(str, corpus)
+    local = [name for name in names if ":/" not in name and "{" not in name and name not in REGISTRY.entries]
+    if local:
+        check_paths([Path(name).expanduser() for name in local])
 
 
 def _refuse_on_cpu(recipe: str, changes: dict[str, Any], device: str) -> None:

@@ -26,6 +26,11 @@ def push(
     Log in once with `hf auth login`, or set HF_TOKEN. Then `carrara.load("my-name/my-mert")` loads it anywhere.
     Checkpoints, run.json and labels stay here. Read README.md first: it is what the hub shows.
     """
+    from carrara.core.errors import UsageError
+
+    if not folder.is_dir():  # looked at before torch is imported
+        raise UsageError(f"{folder}: there is no such folder; give that of a training run or of `carrara export`")
+
     from carrara.encoders._hub.push import push_encoder
 
     address = push_encoder(folder, repository, private)

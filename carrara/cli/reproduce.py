@@ -47,8 +47,11 @@ def reproduce(
     """
     from carrara.core.errors import UsageError, did_you_mean
     from carrara.data import REGISTRY as DATA
-    from carrara.nn.device import pick_device
     from carrara.reproduce import REGISTRY
+
+    REGISTRY.get_entry(name.replace(".", "-"))  # looked at before torch is imported
+
+    from carrara.nn.device import pick_device
     from carrara.reproduce._page import page_markdown, page_values, write_page
     from carrara.reproduce._run import ReproductionPlan, run_reproduction
     from carrara.reproduce._verdict import decide_hypotheses, summarise_rows

@@ -19,10 +19,19 @@ Other layouts, without such a file or with one of another name:
 - `metadata.csv` or `metadata.jsonl` with a column `file_name` instead of `path`, as in Hugging Face's audiofolder;
 - one folder for each class, `CLASS/a.wav`, or `train/CLASS/a.wav` with test and valid (val, validation, dev) beside it:
   the label is called `label`;
-- text files of beats beside the audio, `a.beats` for `a.wav`, each line beginning with a time in seconds: the label is
-  called `beats`, in any of the layouts.
+- text files beside the audio, in any of the layouts, or alone in a folder (or in train, valid and test). For `a.wav`:
 
-`carrara new task FOLDER` writes a task file from what it finds.
+        a.beats       time, or time and number in the bar       labels beats, downbeats
+        a.chords      start end chord, such as 0.5 2.1 A:min    label chords
+        a.structure   start end section                         label structure
+        a.melody      start end Hz, or time Hz                  label melody
+        a.lab, a.txt  any of these but melody: what is in the files decides
+
+  Times are in seconds; blanks, tabs or commas separate; lines with # do not count. Instead of `start end label` a line
+  may be `time label`, up to the next line's time; the last line is then the end. A text that does not begin with a time
+  is not read.
+
+`carrara new task FOLDER` writes a task file from what it reads.
 
 Split scheme: `given` if any clip has a split. Otherwise `hashed`: the SHA-1 of the group (or of the id, by default the
 path) modulo 10 is 0 to 6 for train, 7 for valid, and 8 or 9 for test, so splits never change as a folder grows.
@@ -42,6 +51,7 @@ from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.hashing import canonical_json
 from carrara.core.strict_json import parse_json_object
+from carrara.data._annotations import add_annotations, has_annotations
 from carrara.data._base import Dataset
 from carrara.data._tables import read_text, split_lines
 
@@ -56,7 +66,6 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "validation": "valid",
     "dev": "valid",
 }
-BEATS_SUFFIX = ".beats"
 PATH_COLUMNS = ("path", "file_name")
 CLIP_COLUMNS = ("path", "id", "split", "group", "start", "duration")
 LIST_SUFFIX = "[]"
@@ -118,11 +127,10 @@ class FolderDataset(Dataset):
         clips: dict[str, Clip] = {}
         for location, row in rows:
             clip = _parse_clip(root, row, location)
-            if "beats" not in clip.labels and clip.path.with_suffix(BEATS_SUFFIX).is_file():
-                clip.labels["beats"] = _read_beats(clip.path.with_suffix(BEATS_SUFFIX))
             if clip.id in clips:
                 raise DataError(f"{location}: a second clip with the id {clip.id!r}; give each line its own id")
             clips[clip.id] = clip
+        add_annotations(list(clips.values()))
         return list(clips.values())
 
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
@@ -134,7 +142,7 @@ class FolderDataset(Dataset):
 
 
 def _list_classes(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a row for each audio file in `CLASS/` or `SPLIT/CLASS/`, or beside its file of beats."""
+    """Yield a row for each audio file in `CLASS/` or `SPLIT/CLASS/`, or beside its annotations."""
     from carrara.audio.decode import SUFFIXES
 
     count = 0
@@ -143,32 +151,23 @@ def _list_classes(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in parts) or not path.is_file():
             continue
         row: dict[str, Any] = {"path": path.relative_to(root).as_posix()}
-        split = SPLIT_FOLDERS.get(parts[0].lower()) if len(parts) > 2 else None
+        is_annotated = has_annotations(path)
+        split = SPLIT_FOLDERS.get(parts[0].lower()) if len(parts) > 2 or (is_annotated and len(parts) == 2) else None
+        folders = parts[1 if split else 0 : -1]
         if split:
             row["split"] = split
-        if len(parts) > 1:
-            row["label"] = parts[1] if split else parts[0]
-        elif not path.with_suffix(BEATS_SUFFIX).is_file():
+        if folders:
+            row["label"] = folders[0]
+        elif not is_annotated:
             continue
         count += 1
         yield str(path), row
     if not count:
         raise DataError(
-            f"{root}: neither {' nor '.join(FILES)} in it, nor folders of classes with audio; `carrara show folder` "
+            f"{root}: neither {' nor '.join(FILES)} in it, nor folders of classes with audio, nor text files beside "
+            "audio that begin with a time; `carrara show folder` "
             "explains the layouts"
         )
-
-
-def _read_beats(path: Path) -> list[float]:
-    """Return the times in seconds of a file of beats, the first column of each line."""
-    beats = []
-    for number, line in enumerate(split_lines(read_text(path, CURE)), start=1):
-        if line.strip() and not line.startswith("#"):
-            try:
-                beats.append(float(line.replace(",", " ").split()[0]))
-            except (ValueError, IndexError):
-                raise DataError(f"{path}, line {number}: does not begin with a time in seconds") from None
-    return beats
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

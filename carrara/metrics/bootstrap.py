@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats would take another second
 
 from carrara.core.hashing import sha256_of_json
 
@@ -42,7 +42,7 @@ class StandardError:
 
     def margin(self) -> float:
         """Return the half width of the symmetric interval."""
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.value
+        return float(special.stdtrit(self.freedom, (1 + LEVEL) / 2)) * self.value
 
 
 def resample_counts(groups: Sequence[str], dataset: str = "", seed: int = SEED, draws: int = DRAWS) -> np.ndarray:
@@ -56,7 +56,7 @@ def resample_counts(groups: Sequence[str], dataset: str = "", seed: int = SEED, 
     """
     names, index_U = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     # The inverse of the distribution function, because a stream of uniform numbers is the same in every NumPy.
-    steps = stats.poisson(1).cdf(np.arange(MAX_COUNT))
+    steps = special.pdtr(np.arange(MAX_COUNT), 1)
     counts_NG = np.empty((len(names), draws), np.uint8)
     for row_G, name in zip(counts_NG, names.tolist()):
         rng = np.random.default_rng(int(sha256_of_json([seed, dataset, name])[:16], 16))
@@ -100,7 +100,7 @@ def wilson_interval(value: float, error: StandardError, groups: int) -> tuple[fl
     Where all groups agree, so that the error is 0, the trials are the groups.
     """
     trials = value * (1 - value) / error.value**2 if error.value > 0 and 0 < value < 1 else groups
-    z = error.margin() / error.value if error.value > 0 else float(stats.t.ppf((1 + LEVEL) / 2, groups - 1))
+    z = error.margin() / error.value if error.value > 0 else float(special.stdtrit(groups - 1, (1 + LEVEL) / 2))
     centre = (value + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(value * (1 - value) / trials + (z / (2 * trials)) ** 2)
     return min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half))

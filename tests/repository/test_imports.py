@@ -41,6 +41,43 @@ def test_help_and_lists_load_nothing_heavy(code):
     assert not loaded_by(code) & HEAVY
 
 
+TABLES = ["leaderboard --published", "leaderboard --published --format csv", "show pebble/key", "show gtzan"]
+MISTAKES = [
+    "bench nothing -t pebble/key",
+    "bench noise -t pebble/nothing",
+    "bench noise -p nothing",
+    "check nothing",
+    "compare a b --results nothing",
+    "dedupe nothing.parquet",
+    "embed /nothing -e mfcc -o x.parquet",
+    "embed . -e nothing -o x.parquet",
+    "embed . -e mfcc -o x.pdf",
+    "import nothing",
+    "import mert-v1-95m --file nothing",
+    "leaderboard nothing",
+    "leaderboard -o x.pdf",
+    "map nothing.parquet",
+    "pretrain nothing -c . -o x",
+    "pretrain mert-v0 -c /nothing -o x",
+    "push nothing a/b",
+    "reproduce nothing",
+    "tag /nothing -e mfcc",
+]
+
+
+def test_tables_and_mistakes_in_commands_import_no_torch():
+    """Of one process, since each start takes a second."""
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom carrara.cli._main import app\n"
+        f"for arguments in {TABLES + MISTAKES!r}:\n"
+        "    result = CliRunner().invoke(app, arguments.split())\n"
+        f"    assert (result.exit_code == 0) == (arguments in {TABLES!r}), result.output\n"
+        "    assert 'torch' not in sys.modules, arguments"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 def test_core_and_data_import_no_torch():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

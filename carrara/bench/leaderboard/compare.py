@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from carrara.bench import task_types
 from carrara.bench.interval import resample_metrics
 from carrara.bench.leaderboard.ranking import PERCENT, Interval, name_systems
 from carrara.bench.predictions import predictions_path, read_groups, read_predictions
 from carrara.bench.suites import SUITES
-from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import CarraraError, StoreError, UsageError, did_you_mean
 from carrara.core.record import Record
 from carrara.core.settings import parse_settings
@@ -34,6 +33,8 @@ from carrara.metrics.bootstrap import DRAWS, SEED, StandardError, centre_draws, 
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from carrara.bench.task_types._base import TaskType
 
 LEVEL = 0.05
 VERDICTS = ("better", "worse", "undecided")
@@ -246,7 +247,7 @@ def two_sided_p(difference: float, error: StandardError, groups: int) -> float:
     Where all groups differ by the same amount, so that there is no error, it is the sign test's.
     """
     if error.value > 0:
-        return float(2 * stats.t.sf(abs(difference) / error.value, error.freedom))
+        return float(2 * special.stdtr(error.freedom, -abs(difference) / error.value))  # Student's t, upper tail
     return 0.5 ** (groups - 1) if difference else 1.0
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.task import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Truth = Any  # the label of one clip in the form that the metrics take
 Prediction = Any  # the prediction for one clip in the same form

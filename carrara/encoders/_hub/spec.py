@@ -59,3 +59,33 @@ def parse_encoder_spec(spec: str | Path) -> EncoderSpec:
         f"there is no registered encoder {source!r} and no such folder.{did_you_mean(source, REGISTRY.names())} "
         "`carrara ls encoders` shows every encoder."
     )
+
+
+def select_variants(name: str, file: Path | None) -> list[str]:
+    """Return the variants that a variant's or family's name and an optional file select.
+
+    Raises:
+        UsageError: There is no such name, nothing is published, or the file could be any of several variants'.
+    """
+    key = name.strip().replace("_", "-")
+    if key in REGISTRY.entries:
+        return [key]
+    members = [entry.name for entry in REGISTRY.entries.values() if entry.family == key]
+    if not members:
+        known = {*REGISTRY.entries, *(entry.family for entry in REGISTRY.entries.values())}
+        raise UsageError(
+            f"there is no encoder {name!r} to import.{did_you_mean(key, known)} "
+            "`carrara ls encoders` shows every encoder."
+        )
+    files = {member: set(REGISTRY.get(member).variants[member][0].files) for member in members}
+    published = [member for member in members if files[member]]
+    if not published:
+        raise UsageError(f"{name}: no weights of it are published; `carrara pretrain` trains some")
+    if file is None or len(published) == 1:
+        return published
+    addresses = {
+        address for member in published for address in files[member] if address.rpartition("/")[2] == file.name
+    }
+    if len(addresses) != 1:
+        raise UsageError(f"--file {file}: could be of several; give one of {', '.join(published)} instead of {name}")
+    return [member for member in published if addresses <= files[member]]

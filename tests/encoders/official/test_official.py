@@ -10,9 +10,10 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.availability import UNPUBLISHED, check_availability, read_published_files
-from carrara.encoders._hub.import_official import import_official, select_variants
+from carrara.encoders._hub.import_official import import_official
 from carrara.encoders._hub.load import build_encoder, load, save_pretrained
 from carrara.encoders._hub.official import read_heads
+from carrara.encoders._hub.spec import select_variants
 from carrara.formats.weights import save_tensors
 
 TRAINED = [name for name in REGISTRY.names() if REGISTRY.get(name).has_weights]
