@@ -4,6 +4,10 @@ Letters: B batch, T samples, F frames, L layers (layer 0 included), D dim, C cha
 
 Layer 0 is the input to the first Transformer layer, layer i the output of the i-th. The convolutional features, which
 are best for key detection in Music2Vec [music2vec-poster], are a named extra, "cnn".
+
+Encoders with a text tower are `carrara.encoders._text.tower.TextEncoder`: they also have `encode_text(texts)` and
+`encode_audio_joint(samples, lengths)`, unit vectors `[N, D]` and `[B, D]` in one space. No other encoder has these
+attributes.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ class Card(Settings):
         num_layers: Number of layers; `forward` returns one more, layer 0.
         dim: Size of a feature vector.
         cnn_dim: Size of a vector of the extra "cnn"; None if there is no such extra.
+        joint_dim: Size of a vector in the space of its text tower; None if it has none.
         window_seconds: Longest input that it should encode at once; None means any length.
         parameters: Number of parameters.
         license: Licence of the weights, as the authors state it.
@@ -65,6 +70,7 @@ class Card(Settings):
     num_layers: int = Field(ge=0)
     dim: int = Field(ge=1)
     cnn_dim: int | None = None
+    joint_dim: int | None = None
     window_seconds: float | None = None
     parameters: int = 0
     license: str = ""
@@ -100,8 +106,8 @@ WEIGHT_FACTS = {
 
 def untrained_card(card: Card, name: str) -> Card:
     """Return the card of the same network with weights of its own, without what belongs to those of `card`."""
-    network = {"sample_rate", "frame_rate", "num_layers", "dim", "cnn_dim", "window_seconds", "parameters", "paper"}
-    return Card(name=name, **card.model_dump(include=network | {"input", "network"}))
+    network = {"sample_rate", "frame_rate", "num_layers", "dim", "cnn_dim", "joint_dim", "window_seconds", "parameters"}
+    return Card(name=name, **card.model_dump(include=network | {"paper", "input", "network"}))
 
 
 class Encoder(nn.Module):

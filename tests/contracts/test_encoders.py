@@ -26,6 +26,16 @@ SHRUNK = {
     "ConformerSettings": {**TRANSFORMER, "channels": 4, "dim": 128},
     "MelConformerSettings": {**TRANSFORMER, "conv_channels": (8, 16, 48), "conv_depths": (1, 1, 1), "dim": 48},
     "MusicnnSettings": {"dense_dim": 20},
+    "ClapSettings": {
+        "dim": 8,
+        "depths": (1, 2, 2, 1),
+        "heads": (1, 2, 2, 4),
+        "text_dim": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+        "text_ffn_dim": 32,
+        "vocabulary": 100,
+    },
     "JukeboxSettings": {
         "layer": 2,
         "dtype": "float32",

@@ -20,7 +20,7 @@ from torch import Tensor
 from carrara.core.download import download_from_hub
 from carrara.core.errors import UsageError, WeightsError, did_you_mean
 from carrara.core.hashing import sha256_of_json
-from carrara.core.io import write_text
+from carrara.core.io import atomic_write, write_text
 from carrara.core.paths import encoders_home
 from carrara.core.registry import Entry
 from carrara.core.settings import Settings, parse_settings, replace
@@ -30,6 +30,7 @@ from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weig
 from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
 from carrara.encoders._hub.spec import parse_encoder_spec
 from carrara.encoders._hubert.huggingface import STANDARDISED, load_hubert_folder
+from carrara.encoders._text.tower import TOKENIZER, TextEncoder, read_tokenizer
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
@@ -109,6 +110,8 @@ def with_settings(encoder: Encoder, changes: Mapping[str, Any], source: str = "-
     except WeightsError as problem:
         raise UsageError(f"{source}: {', '.join(changes)} would need other weights ({problem})") from None
     changed.card = changed.card.model_copy(update={"weights_sha256": encoder.card.weights_sha256})
+    if isinstance(changed, TextEncoder) and isinstance(encoder, TextEncoder):
+        changed.tokenizer_json = encoder.tokenizer_json
     return changed.eval()
 
 
@@ -142,6 +145,12 @@ def save_pretrained(
         save_tensors(heads, folder / HEADS)
     else:
         (folder / HEADS).unlink(missing_ok=True)
+    tokenizer_json = encoder.tokenizer_json if isinstance(encoder, TextEncoder) else None
+    if tokenizer_json is None:
+        (folder / TOKENIZER).unlink(missing_ok=True)
+    else:
+        with atomic_write(folder / TOKENIZER) as tmp:
+            tmp.write_bytes(tokenizer_json)
     write_text(folder / README, readme or model_card(card))
     write_text(folder / CONFIG, json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
 
@@ -194,7 +203,7 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     config = _read_config(folder / CONFIG)
     random_name = f"{name}:random" + (f"-{seed}" if seed else "")
     if "carrara" not in config and ("model_type" in config or "w2v2_config" in config):
-        from carrara.encoders import mel_conformer, muq
+        from carrara.encoders import laion_clap, mel_conformer, muq
         from carrara.encoders._maest import files
 
         load_official_folder = load_hubert_folder
@@ -204,6 +213,8 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
             load_official_folder = mel_conformer.load_mert2_folder
         elif config["model_type"] == files.AST:
             load_official_folder = files.load_ast_folder
+        elif config["model_type"] == "clap":
+            load_official_folder = laion_clap.load_clap_folder
         encoder = load_official_folder(folder, config, name)
         if seed is None:
             return encoder
@@ -226,6 +237,8 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
         raise WeightsError(
             f"{weights}: not the weights that {CONFIG} beside it describes; fetch or save the folder again"
         )
+    if isinstance(encoder, TextEncoder):
+        encoder.tokenizer_json = read_tokenizer(card, folder)
     return encoder
 
 

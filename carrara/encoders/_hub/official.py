@@ -22,6 +22,7 @@ from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._hub.availability import URL_PREFIX, is_downloadable, split_hub_address
 from carrara.encoders._hubert.huggingface import CONFIG, PROCESSOR, config_folder, read_hubert_heads
+from carrara.encoders._text.tower import TextEncoder, read_tokenizer
 from carrara.formats.weights import load_state_dict_strict, read_tensors
 
 HEADS = "heads.safetensors"
@@ -61,8 +62,12 @@ def fetch_official(name: str, allow_download: bool = True) -> Path:
         paths = [download(Remote(url, path.name, sha256 or None), path.parent) for path, (url, sha256) in remotes]
         return paths[0] if len(paths) == 1 else paths[0].parent
     repository = split_hub_address(next(iter(card.files)))[0]
-    files = [split_hub_address(address)[1] for address in card.files]
+    files = [file for source, file in map(split_hub_address, card.files) if source == repository]
+    # A text tower's vocabulary may be in the repository of the network that it began from.
+    others = [(source, file) for source, file in map(split_hub_address, card.files) if source != repository]
     try:
+        for source, file in others:
+            download_from_hub(source, [file])
         folder = download_from_hub(repository, [*files, CONFIG, PROCESSOR])
     except UsageError as problem:
         licence = (
@@ -79,7 +84,7 @@ def fetch_official(name: str, allow_download: bool = True) -> Path:
         if not (folder / file).is_file():
             raise UsageError(f"{name}: {repository} on the hub has no {file} any more; give a file with --file")
         verify_official_sha256(folder / file, card)
-    return folder / files[0] if len(files) == 1 else (folder / files[0]).parent
+    return folder / files[0] if len(card.files) == 1 else (folder / files[0]).parent
 
 
 def convert_official(name: str, path: Path, interpolate: bool = False) -> Encoder:
@@ -120,6 +125,8 @@ def convert_official(name: str, path: Path, interpolate: bool = False) -> Encode
             raise WeightsError(f"{path}: its {key} holds numbers that are not finite; fetch it again")
         if key in matrices and not tensor.any():
             raise WeightsError(f"{path}: its {key} holds zeros alone, so a part of the file is lost; fetch it again")
+    if isinstance(encoder, TextEncoder):
+        encoder.tokenizer_json = read_tokenizer(card, path if path.is_dir() else path.parent)
     return encoder
 
 

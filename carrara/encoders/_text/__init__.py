@@ -1,0 +1,1 @@
+"""What encoders with a text tower share."""

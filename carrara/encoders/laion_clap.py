@@ -1,0 +1,341 @@
+"""LAION-CLAP: audio and text in one space, by an HTSAT and a RoBERTa trained against each other.
+
+[wu2023clap]. 48 kHz; 64 mel bands (Slaney, 50 Hz to 14 kHz) of 1024-sample windows every 480 samples, in decibels;
+clips of 10 s. A clip's vector is HTSAT's output, 1024 numbers; its projection to 512 numbers of unit length is in the
+joint space (`encode_audio_joint`). A shorter clip is repeated as often as it fits and filled up with zeros, as
+transformers' "repeatpad" does. Of a longer one transformers takes a random 10 s; here windows of 10 s follow each
+other, the last one moved back so that it ends with the clip, and the clip's vector is the mean over them.
+
+The files are Hugging Face's conversions, laion/larger_clap_music and laion/larger_clap_general (Apache-2.0 on the hub),
+as ClapModel reads them. **The text tower of larger_clap_music is broken**: all texts get nearly the same vector
+[mteb-5069], so its texts are refused; its audio vectors can be used. larger_clap_general has a working one.
+
+Letters: B batch, T samples, F mel frames, M bands, W windows, N texts, D dimension.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from carrara.core.errors import UsageError, WeightsError
+from carrara.core.settings import Settings, parse_settings
+from carrara.core.strict_json import read_json_object
+from carrara.encoders._base import WEIGHT_FACTS, Card, Encoder, EncoderFamily, build_with_weights
+from carrara.encoders._text.tower import TextEncoder, read_tokenizer
+from carrara.encoders._windows import mean_over_windows, split_clips
+from carrara.formats.weights import read_tensors
+from carrara.nn.init import build_constants, init_weights
+from carrara.nn.spectral.framing import Framing
+from carrara.nn.spectral.mel import MelBands, MelSpectrogram
+from carrara.nn.transformer.bert import Bert, BertShape, init_normal
+from carrara.nn.transformer.swin import Htsat, SwinShape
+
+VARIANTS = {
+    "laion-clap-music": "LAION-CLAP music, 194M, 48 kHz: HTSAT and RoBERTa, 10 s; its text tower is refused",
+    "laion-clap-general": "LAION-CLAP general, 194M, 48 kHz: HTSAT and RoBERTa, 10 s, with a text tower",
+}
+FILES = {
+    "laion-clap-music": {
+        "laion/larger_clap_music/pytorch_model.bin": (
+            "5c289311f4a030d768af7ffbfdecd01b008aa64824211899a4e59f4f9d154fd1"
+        ),
+        "laion/larger_clap_music/config.json": "",
+        "laion/larger_clap_music/tokenizer.json": "",
+    },
+    "laion-clap-general": {
+        "laion/larger_clap_general/pytorch_model.bin": "",
+        "laion/larger_clap_general/config.json": "",
+        "laion/larger_clap_general/tokenizer.json": "",
+    },
+}
+SAMPLE_RATE, CLIP_SECONDS = 48_000, 10
+_FRAMING = Framing(1024, 480, 1024, padding="reflect")
+_BATCH_SIZE = 8  # windows
+_CONFIG, _WEIGHTS, _PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
+# Scales of the loss, and tables of constants that transformers stores.
+_UNUSED = re.compile(r"^logit_scale_[at]$|(position_ids|token_type_ids|relative_position_index)$")
+_TEXT_SIZES = {
+    "text_dim": "hidden_size",
+    "text_layers": "num_hidden_layers",
+    "text_heads": "num_attention_heads",
+    "text_ffn_dim": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+}
+_AUDIO_SIZES = {
+    "dim": "patch_embeds_hidden_size",
+    "depths": "depths",
+    "heads": "num_attention_heads",
+    "window": "window_size",
+    "side": "spec_size",
+    "bands": "num_mel_bins",
+}
+# transformers' defaults, which a config.json leaves out, where they are not ours.
+_AUDIO_DEFAULTS = {"dim": 96, "depths": (2, 2, 6, 2)}
+_FIXED = {
+    "text_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "pad_token_id": 1, "type_vocab_size": 1},
+    "audio_config": {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "patch_size": 4,
+        "patch_stride": [4, 4],
+        "enable_fusion": False,
+        "enable_patch_layer_norm": True,
+        "qkv_bias": True,
+        "mlp_ratio": 4.0,
+    },
+}
+
+
+class ClapSettings(Settings):
+    """Settings of a LAION-CLAP; the defaults are those of the `larger_clap_…` files.
+
+    Attributes:
+        joint_dim: size of the joint space.
+        dim, depths, heads, window, side, bands: of HTSAT, as in `carrara.nn.transformer.swin.SwinShape`.
+        text_dim, text_layers, text_heads, text_ffn_dim, vocabulary, positions: of RoBERTa, as in
+            `carrara.nn.transformer.bert.BertShape`.
+    """
+
+    joint_dim: int = Field(default=512, ge=1)
+    dim: int = Field(default=128, ge=1)
+    depths: tuple[int, ...] = (2, 2, 12, 2)
+    heads: tuple[int, ...] = (4, 8, 16, 32)
+    window: int = Field(default=8, ge=2)
+    side: int = Field(default=256, ge=4)
+    bands: int = Field(default=64, ge=1)
+    text_dim: int = Field(default=768, ge=1)
+    text_layers: int = Field(default=12, ge=1)
+    text_heads: int = Field(default=12, ge=1)
+    text_ffn_dim: int = Field(default=3072, ge=1)
+    vocabulary: int = Field(default=50_265, ge=3)
+    positions: int = Field(default=514, ge=4)
+
+    @model_validator(mode="after")
+    def _check(self) -> ClapSettings:
+        if len(self.depths) != len(self.heads):
+            raise ValueError("depths and heads must have a number for each stage")
+        if self.side % self.bands or self.side % (4 * 2 ** (len(self.depths) - 1)):
+            raise ValueError(f"side {self.side} must be a multiple of bands and of 4 · 2^(stages − 1)")
+        return self
+
+
+class ClapEncoder(TextEncoder):
+    """The encoder, with random weights of that seed (none under torch's meta device)."""
+
+    settings: ClapSettings
+    pad_token = 1
+
+    def __init__(self, settings: ClapSettings, card: Card, seed: int = 0) -> None:
+        super().__init__()
+        self.settings, self.max_tokens = settings, settings.positions - 2
+        width = settings.dim * 2 ** (len(settings.depths) - 1)
+        swin = SwinShape(
+            settings.bands,
+            settings.side,
+            window=settings.window,
+            dim=settings.dim,
+            depths=settings.depths,
+            heads=settings.heads,
+        )
+        roberta = BertShape(
+            settings.text_layers,
+            settings.text_dim,
+            settings.text_heads,
+            settings.text_ffn_dim,
+            settings.vocabulary,
+            settings.positions,
+            first_position=2,
+        )
+        with torch.device("meta"):
+            self.audio_model = nn.ModuleDict({"audio_encoder": Htsat(swin)})
+            self.audio_projection = _projection(width, settings.joint_dim)
+            self.text_model = Bert(roberta)
+            self.text_projection = _projection(settings.text_dim, settings.joint_dim)
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        self.card = card.model_copy(update={"parameters": parameters, "dim": width, "joint_dim": settings.joint_dim})
+        init_weights(self, self._initialize, seed)
+        self.mel = build_constants(
+            lambda: MelSpectrogram(SAMPLE_RATE, _FRAMING, MelBands(settings.bands, 50.0, 14_000.0), "db")
+        )
+
+    def _initialize(self, generator: torch.Generator) -> None:
+        init_normal(self, generator)
+        self.htsat.init_tables(generator)
+
+    @property
+    def htsat(self) -> Htsat:
+        """The audio tower, without its projection."""
+        network = self.audio_model["audio_encoder"]
+        assert isinstance(network, Htsat)
+        return network
+
+    def num_frames(self, samples: int) -> int:
+        """Return 1: a whole clip has one vector."""
+        return 1
+
+    def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return HTSAT's output, the mean over each clip's windows, `[batch, 1, 1, dim]`."""
+        windows = [split_into_windows(samples_T) for samples_T in split_clips(samples_BT, lengths_B)]
+        return mean_over_windows(self._encode_windows, windows, _BATCH_SIZE)[:, None, None]
+
+    @torch.no_grad()
+    def encode_audio_joint(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return each clip's unit vector in the space of `encode_text`: the mean of its windows' unit vectors."""
+        windows = [split_into_windows(samples_T) for samples_T in split_clips(samples_BT, lengths_B)]
+
+        def project(windows_WT: Tensor) -> Tensor:
+            return functional.normalize(_project(self.audio_projection, self._encode_windows(windows_WT)), dim=-1)
+
+        return functional.normalize(mean_over_windows(project, windows, _BATCH_SIZE).float(), dim=-1)
+
+    def _encode_windows(self, windows_WT: Tensor) -> Tensor:
+        return self.htsat(self.mel(windows_WT)).float()
+
+    def forward_text(self, tokens_NF: Tensor, valid_NF: Tensor) -> Tensor:
+        """Return the projection of RoBERTa's pooled output, `[texts, dim]`."""
+        return _project(self.text_projection, self.text_model.pool(self.text_model(tokens_NF, valid_NF)))
+
+
+def split_into_windows(samples_T: Tensor) -> Tensor:
+    """Return a clip's windows of 10 s, `[windows, samples]` (see the head of this file)."""
+    length, own = CLIP_SECONDS * SAMPLE_RATE, len(samples_T)
+    if own < length:
+        repeated_T = samples_T.repeat(length // max(own, 1))
+        return functional.pad(repeated_T, (0, length - len(repeated_T)))[None]
+    starts = [*range(0, own - length, length), own - length]
+    return torch.stack([samples_T[start : start + length] for start in starts])
+
+
+def _projection(dim: int, joint_dim: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"linear1": nn.Linear(dim, joint_dim), "linear2": nn.Linear(joint_dim, joint_dim)})
+
+
+def _project(layers: nn.ModuleDict, x_ND: Tensor) -> Tensor:
+    return layers["linear2"](functional.relu(layers["linear1"](x_ND)))
+
+
+def load_clap_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encoder:
+    """Return the encoder of a folder of transformers' ClapModel, of any size.
+
+    Args:
+        folder: holds the weights, and a tokenizer.json if it is to read texts.
+        config: content of its config.json.
+        name: name of the encoder.
+
+    Raises:
+        UsageError: a config of a network that is not supported.
+        WeightsError: weights that are missing, damaged or of another network.
+    """
+    settings = _parse_settings(config, str(folder / _CONFIG))
+    published = next((card for card, _ in ENCODER.variants.values() if f"{name}/" in " ".join(card.files)), None)
+    facts = published.model_dump(include={*WEIGHT_FACTS, "files"}) if published else {"paper": _PAPER}
+    encoder = build_with_weights(
+        ClapEncoder, settings, _card(name, **facts), _read_weights(folder), str(_weights_file(folder))
+    )
+    encoder.tokenizer_json = read_tokenizer(encoder.card, folder)
+    return encoder
+
+
+def _load_official(name: str, path: Path) -> dict[str, Tensor]:
+    """Return the weights of transformers' folder, or of the file in it, by the network's own names.
+
+    Raises:
+        UsageError: the folder's config is of a network that is not supported.
+        WeightsError: weights that are missing, damaged, or of another network than the variant's.
+    """
+    config_file = (path if path.is_dir() else path.parent) / _CONFIG
+    if config_file.is_file():
+        try:
+            config = read_json_object(config_file)
+        except (OSError, ValueError) as problem:
+            raise UsageError(f"{config_file}: cannot be read ({problem}); fetch it again") from None
+        if config.get("model_type") == "clap" and _parse_settings(config, str(config_file)) != ClapSettings():
+            raise WeightsError(
+                f"{config_file}: not {name}: it states other sizes; `carrara.load(FOLDER)` reads it as it is"
+            )
+    return _read_weights(path)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    file = _weights_file(path) if path.is_dir() else path
+    return {key: tensor.float() for key, tensor in read_tensors(file).items() if not _UNUSED.search(key)}
+
+
+def _weights_file(folder: Path) -> Path:
+    for file in (_WEIGHTS, _PICKLE):
+        if (folder / file).is_file():
+            return folder / file
+    raise WeightsError(f"{folder}: neither {_WEIGHTS} nor {_PICKLE} in it; fetch the folder again")
+
+
+def _parse_settings(config: Mapping[str, Any], source: str) -> ClapSettings:
+    if config.get("projection_hidden_act", "relu") != "relu":
+        raise UsageError(f"{source}: projection_hidden_act is {config['projection_hidden_act']!r}, and 'relu' here")
+    values: dict[str, Any] = dict(_AUDIO_DEFAULTS)
+    for table, sizes in (("text_config", _TEXT_SIZES), ("audio_config", _AUDIO_SIZES)):
+        part = config.get(table, {})
+        if not isinstance(part, Mapping):
+            raise UsageError(f"{source}: its {table} is no table; fetch it again")
+        for key, value in _FIXED[table].items():
+            if part.get(key, value) != value:
+                raise UsageError(f"{source}: {key} is {part[key]!r}, and {value!r} here; other CLAPs are not supported")
+        values |= {ours: part[theirs] for ours, theirs in sizes.items() if theirs in part}
+    if "projection_dim" in config:
+        values["joint_dim"] = config["projection_dim"]
+    return parse_settings(ClapSettings, values, source)
+
+
+_PAPER = (
+    "Wu et al. 2023, Large-Scale Contrastive Language-Audio Pretraining with Feature Fusion and Keyword-to-Caption "
+    "Augmentation, ICASSP, https://arxiv.org/abs/2211.06687"
+)
+
+
+def _card(name: str, **facts: Any) -> Card:
+    fixed = {
+        "sample_rate": SAMPLE_RATE,
+        "frame_rate": None,
+        "num_layers": 0,
+        "dim": 1024,
+        "joint_dim": 512,
+        "window_seconds": float(CLIP_SECONDS),
+        "stride_seconds": float(CLIP_SECONDS),
+        "input": "log-mel",
+        "network": "HTSAT (Swin), RoBERTa for texts",
+        "paper": _PAPER,
+    }
+    return Card.model_validate({"name": name, **fixed, **facts})
+
+
+_FACTS = {
+    "parameters": 193_913_880,
+    "license": "Apache-2.0",
+    "commercial_use": True,
+    "pretraining_task": "contrastive learning of audio and text",
+    "context_seconds": 10.0,
+    "benchmark_setup": "transformers: a random window of 10 s, shorter clips repeated; no mean over windows; decibels "
+    "through the network's batch norm",
+}
+_CORPORA = {
+    "laion-clap-music": ("music", "AudioSet", "LAION-Audio-630K"),
+    "laion-clap-general": ("music", "speech", "AudioSet", "LAION-Audio-630K"),
+}
+ENCODER = EncoderFamily(
+    settings=ClapSettings,
+    build=ClapEncoder,
+    variants={
+        name: (_card(name, **_FACTS, trained_on=corpora, files=FILES[name]), ClapSettings())
+        for name, corpora in _CORPORA.items()
+    },
+    update_card=lambda card, settings: card,
+    load_official=_load_official,
+)

@@ -1,0 +1,190 @@
+"""LAION-CLAP against transformers' ClapModel: folders that it saved, both towers, odd lengths, and refused texts."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
+
+import carrara
+from carrara.core.errors import UsageError, WeightsError
+from carrara.encoders import REGISTRY
+from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._text.tower import PROMPTS
+from carrara.encoders.laion_clap import ENCODER, split_into_windows
+
+RATE = 48_000
+TEXTS = ["jazz standard", "a much longer text about heavy metal and string quartets", ""]
+NAMES = sorted(ENCODER.variants)
+
+
+def clap_config():
+    text = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    return ClapConfig(
+        text_config={**text, "vocab_size": 400, "max_position_embeddings": 40},
+        audio_config={
+            "depths": [1, 2, 2, 1],
+            "hidden_size": 64,
+            "patch_embeds_hidden_size": 8,
+            "num_attention_heads": [1, 2, 2, 4],
+        },
+        projection_dim=16,
+    )
+
+
+def noise(seconds, seed=0):
+    return 0.1 * torch.randn(round(seconds * RATE), generator=torch.Generator().manual_seed(seed))
+
+
+def log_mel(samples):
+    extractor = ClapFeatureExtractor(frequency_min=50, truncation="rand_trunc")
+    return torch.from_numpy(np.array(extractor(samples.numpy(), sampling_rate=RATE)["input_features"])).float()
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = ClapModel(clap_config()).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_((0.4 if "text_model" in name else 0.1) * torch.randn(parameter.shape))
+        norm = model.audio_model.audio_encoder.batch_norm
+        norm.running_mean.normal_(-20, 5)
+        norm.running_var.uniform_(50, 200)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(model, roberta_json, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clap")
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_bytes(roberta_json)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(folder):
+    return carrara.load(folder)
+
+
+@torch.no_grad()
+def test_audio_is_that_of_transformers(encoder, model):
+    samples = noise(10)
+    torch.testing.assert_close(encoder.mel(samples[None]), log_mel(samples)[0], atol=1e-4, rtol=0)
+    expected = model.audio_model(log_mel(samples)).pooler_output
+    torch.testing.assert_close(encoder(samples)[:, 0, 0], expected, atol=1e-5, rtol=1e-5)
+    joint = encoder.encode_audio_joint(samples[None])
+    torch.testing.assert_close(joint, model.get_audio_features(log_mel(samples)).pooler_output, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seconds", [0.3, 3.7, 9.99])
+def test_short_clips_are_repeated_as_by_transformers(encoder, model, seconds):
+    expected = model.get_audio_features(log_mel(noise(seconds))).pooler_output
+    torch.testing.assert_close(encoder.encode_audio_joint(noise(seconds)[None]), expected, atol=1e-5, rtol=0)
+
+
+def test_windows_of_a_long_clip_follow_each_other_and_the_last_ends_with_it():
+    samples = torch.arange(25 * RATE)
+    windows = split_into_windows(samples)
+    assert windows[:, 0].tolist() == [0, 10 * RATE, 15 * RATE]
+    assert windows[:, -1].tolist() == [10 * RATE - 1, 20 * RATE - 1, 25 * RATE - 1]
+    assert torch.equal(split_into_windows(samples[: 10 * RATE]), samples[None, : 10 * RATE])
+
+
+def test_a_long_clip_is_the_mean_of_its_windows_in_a_batch_as_alone(encoder):
+    clips = [noise(20, 1), noise(3, 2)]
+    batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    together = encoder.encode_audio_joint(batch, torch.tensor([len(clip) for clip in clips]))
+    halves = encoder.encode_audio_joint(clips[0].view(2, -1))
+    mean = torch.nn.functional.normalize(halves.mean(0), dim=0)
+    torch.testing.assert_close(together[0], mean, atol=1e-6, rtol=0)
+    torch.testing.assert_close(together[1:], encoder.encode_audio_joint(clips[1][None]), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_texts_are_those_of_transformers_alone_and_in_a_batch(encoder, model, folder):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>")
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    expected = model.get_text_features(inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output
+    assert expected.shape == (3, 16)
+    actual = encoder.encode_text(TEXTS)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([encoder.encode_text([text]) for text in TEXTS]), actual, atol=1e-6, rtol=0)
+    assert encoder.encode_text([]).shape == (0, 16)
+
+
+def test_a_text_beyond_the_positions_is_cut_and_keeps_its_end(encoder, folder):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    expected = tokenizer("jazz " * 100, truncation=True, max_length=38)["input_ids"]
+    assert encoder.tokenize(["jazz " * 100]) == [expected]
+    assert torch.isfinite(encoder.encode_text(["jazz " * 100])).all()
+
+
+def test_a_saved_folder_reads_texts_too(encoder, tmp_path):
+    encoder.save_pretrained(tmp_path / "again")
+    again = carrara.load(tmp_path / "again")
+    assert torch.equal(again.encode_text(TEXTS), encoder.encode_text(TEXTS))
+    assert again.card.joint_dim == 16
+    (tmp_path / "again" / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r"again: has no tokenizer\.json.* put the one of its authors beside"):
+        carrara.load(tmp_path / "again").encode_text(["jazz"])
+
+
+def test_a_tower_that_tells_no_texts_apart_is_refused(model, roberta_json, tmp_path):
+    broken = ClapModel(clap_config()).eval()
+    broken.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        broken.text_projection.linear1.weight.mul_(1e-3)
+        broken.text_projection.linear2.bias.fill_(1.0)
+    broken.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(roberta_json)
+    encoder = carrara.load(tmp_path)
+    with pytest.raises(UsageError, match=r"mean cosine of 20 prompts (0\.9|1\.0).*, not below 0\.9"):
+        encoder.encode_text(["jazz", "metal"])
+    assert encoder.encode_audio_joint(noise(1)[None]).shape == (1, 16)
+
+
+def test_the_prompts_are_twenty_different_texts():
+    assert len(PROMPTS) == len(set(PROMPTS)) == 20
+
+
+@pytest.mark.parametrize("texts", ["jazz", [1], [b"jazz"]])
+def test_what_is_no_list_of_texts_is_refused(encoder, texts):
+    with pytest.raises(UsageError, match="give a list of texts"):
+        encoder.encode_text(texts)
+
+
+def test_a_damaged_tokenizer_is_named(folder, encoder):
+    damaged = carrara.load(folder)
+    damaged.tokenizer_json = b"{}"
+    with pytest.raises(WeightsError, match=r"its tokenizer\.json cannot be read"):
+        damaged.encode_text(["jazz"])
+
+
+@pytest.mark.parametrize("change", [{"enable_fusion": True}, {"hidden_act": "relu"}, {"patch_size": 8}])
+def test_other_kinds_of_clap_are_refused(change, tmp_path):
+    config = clap_config()
+    for key, value in change.items():
+        setattr(config.audio_config, key, value)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=f"{next(iter(change))} is .* other CLAPs are not supported"):
+        carrara.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_shapes_at_full_size_are_those_of_transformers(name):
+    audio = {"depths": [2, 2, 12, 2], "hidden_size": 1024, "patch_embeds_hidden_size": 128}
+    config = ClapConfig(audio_config=audio, projection_dim=512)
+    with torch.device("meta"):
+        expected = {key: value.shape for key, value in ClapModel(config).state_dict().items()}
+        actual = {key: value.shape for key, value in build_encoder(name).state_dict().items()}
+    constants = ("logit_scale_a", "logit_scale_t", "position_ids", "token_type_ids", "relative_position_index")
+    assert actual == {key: shape for key, shape in expected.items() if not key.endswith(constants)}
+
+
+def test_only_encoders_with_a_text_tower_have_its_attributes(encoder):
+    for name in REGISTRY.names():
+        with torch.device("meta"):
+            other = build_encoder(name)
+        has_tower = other.card.joint_dim is not None
+        assert hasattr(other, "encode_text") == hasattr(other, "encode_audio_joint") == has_tower
