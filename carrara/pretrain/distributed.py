@@ -221,7 +221,9 @@ def apply_fsdp(module: nn.Module, layers: Sequence[nn.Module], dist: Dist) -> No
         UsageError: there is only one rank.
     """
     if dist.world_size == 1:
-        raise UsageError("fsdp=true needs several ranks: torchrun --nproc-per-node 2 -m carrara pretrain …")
+        raise UsageError(
+            "fsdp=true needs several ranks: `torchrun --nproc-per-node 2 -m carrara pretrain …`, or --set fsdp=false"
+        )
     mesh = init_device_mesh(dist.device.type, (dist.world_size,))
     for layer in layers:
         fully_shard(layer, mesh=mesh)

@@ -67,8 +67,8 @@ def choose_accumulation_steps(objective: Objective, available: int) -> int:
     recipe, dist, module = objective.recipe, objective.dist, objective.module
     if recipe.fsdp:
         raise UsageError(
-            "accumulation_steps=auto cannot probe sharded weights; `carrara pretrain RECIPE --dry-run --gpus N` "
-            "proposes a number"
+            "accumulation_steps=auto cannot probe sharded weights; give a number with --set accumulation_steps=2 "
+            "(`carrara pretrain RECIPE --dry-run --gpus N` proposes one)"
         )
     before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     trained = sum(each.numel() * each.element_size() for each in module.parameters() if each.requires_grad)

@@ -69,6 +69,6 @@ class LossScale:
         if self.value < self.settings.smallest:
             raise DataError(
                 f"the loss scale fell below {self.settings.smallest:g}: gradients overflow float16 whatever the scale; "
-                "resuming does not help; start anew with precision=bfloat16, with network.relaxation=32 and "
-                "network.attention=eager, or with a smaller optimiser.max_grad_norm"
+                "continue with --resume --set precision=bfloat16, or start anew with --set network.relaxation=32 --set "
+                "network.attention=eager"
             )

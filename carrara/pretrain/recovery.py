@@ -68,8 +68,11 @@ class SpikeGuard:
         limit = self.settings.max_consecutive_skips
         return bool(limit) and self.consecutive_skips >= limit
 
-    def count_rollback(self) -> None:
+    def count_rollback(self, learning_rate: float) -> None:
         """Count a roll-back.
+
+        Args:
+            learning_rate: the recipe's highest, of which the message proposes half.
 
         Raises:
             DataError: there were too many.
@@ -80,12 +83,17 @@ class SpikeGuard:
         if self.rollbacks > settings.max_rollbacks:
             raise DataError(
                 f"the run rolled back {settings.max_rollbacks} times and fails again "
-                f"({settings.max_consecutive_skips} steps skipped one after another); the log has each event; lower "
-                "optimiser.learning_rate or optimiser.max_grad_norm, or inspect the corpus"
+                f"({settings.max_consecutive_skips} steps skipped one after another); the log has each event; "
+                f"continue with --resume --set optimiser.learning_rate={learning_rate / 2:g}, or inspect the corpus"
             )
 
-    def check_collapse(self, metrics: Mapping[str, float], step: int) -> None:
+    def check_collapse(self, metrics: Mapping[str, float], step: int, learning_rate: float) -> None:
         """Look for collapse in a line of the log.
+
+        Args:
+            metrics: the line.
+            step: steps taken.
+            learning_rate: the recipe's highest, of which the message proposes half.
 
         Raises:
             DataError: the values of a target, or the predictions of it, have become one value.
@@ -100,8 +108,9 @@ class SpikeGuard:
             for name, value in metrics.items():
                 if name.startswith(prefix) and value < bound:
                     raise DataError(
-                        f"step {step}: collapse: {name} is {value:.2g}, below {bound:g}; lower "
-                        "optimiser.learning_rate, or raise recovery.collapse_check_after if it is too early to say"
+                        f"step {step}: collapse: {name} is {value:.2g}, below {bound:g}; start anew with "
+                        f"--set optimiser.learning_rate={learning_rate / 2:g}, or if it is too early to say continue "
+                        f"with --resume --set recovery.collapse_check_after={2 * step}"
                     )
 
     def state_dict(self) -> dict[str, Any]:

@@ -181,6 +181,8 @@ def build_run(
             if checkpoint.warning and dist.is_main:
                 warnings.warn(checkpoint.warning, stacklevel=2)
             run.load_state_dict(checkpoint.state)
+            if changes:  # with other settings the run may roll back as often as a new one
+                run.guard.rollbacks = 0
             with dist.report_once():
                 restore_checkpoint(checkpoint, objective.module, run.optimiser, objective.ema_modules())
         dist.on_rank_zero(partial(_continue_folder, run, checkpoint, trackers))

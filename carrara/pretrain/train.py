@@ -213,7 +213,7 @@ def _report_out_of_memory(run: Run, batch: CropBatch) -> NoReturn:
     elif not recipe.activation_checkpointing:
         cure = "one crop is too much; start anew with --set activation_checkpointing=true"
     else:
-        cure = "one crop is too much; start anew with a smaller crop_seconds, or with several GPUs and fsdp=true"
+        cure = f"one crop is too much; start anew with --set crop_seconds={recipe.crop_seconds / 2:g}"
     raise CarraraError(
         f"step {run.step + 1}: {run.dist.device} has no memory left for {math.ceil(recipe.batch / steps)} crops at a "
         f"time; {cure}"
@@ -253,7 +253,7 @@ def _roll_back(run: Run) -> None:
     restore_checkpoint(checkpoint, run.objective.module, run.optimiser, run.objective.ema_modules())
     run.batch_offset, run.seconds, run.guard.rollbacks = next_batch - run.step, seconds, rollbacks
     with run.dist.report_once():
-        run.guard.count_rollback()
+        run.guard.count_rollback(run.recipe.optimiser.learning_rate)
     event = {"step": run.step, "event": ROLLED_BACK, "from": from_step, "skipped_batches": from_step - run.step}
 
     def rewind_log() -> None:
@@ -303,7 +303,7 @@ def _write_line(run: Run, batch: CropBatch, averager: MetricAverager, is_validat
     line["seconds"] = run.seconds
     run.dist.on_rank_zero(lambda: run.log.write(line))
     with run.dist.report_once():
-        run.guard.check_collapse(line, run.step)
+        run.guard.check_collapse(line, run.step, recipe.optimiser.learning_rate)
 
 
 def save(run: Run) -> None:

@@ -72,7 +72,7 @@ def test_trimming_only_unmasks_and_equalizes_the_crops_of_a_pool():
 def test_pools_of_masks_that_ranks_would_divide_are_refused():
     recipe = resolve("mert-v1-95m-as-released")
     check_batch_division(recipe, 64)
-    with pytest.raises(UsageError, match=r"masking.pool 12 does not fit .* set masking.pool to a divisor of 16"):
+    with pytest.raises(UsageError, match=r"12 does not fit .* give --set masking.pool=8, or --set batch=1536"):
         check_batch_division(replace(recipe, {"masking.pool": 12}), 64)
 
 

@@ -240,6 +240,6 @@ def test_it_starts_from_a_codec(uninterrupted, corpus, tmp_path):
 def test_it_cannot_be_probed_or_sharded(corpus, tmp_path):
     with pytest.raises(UsageError, match="--probe measures encoders, and a codec is none; leave it out"):
         pretrain(short(), corpus, tmp_path / "x", probe=lambda encoder: {}, device="cpu")
-    with pytest.raises(UsageError, match="this network is small, leave fsdp out"):
+    with pytest.raises(UsageError, match="this network is small, leave it out with --set fsdp=false"):
         pretrain(replace(short(), {"fsdp": True}), corpus, tmp_path / "x", device="cpu")
     assert not (tmp_path / "x").exists()

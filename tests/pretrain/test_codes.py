@@ -214,7 +214,7 @@ def test_our_own_codec_is_given_the_sound_from_where_the_frames_middles_meet(own
     [
         ({"use": 3}, "use is all, random, or a codebook from 0 to 2"),
         ({"use": "some"}, "use"),
-        ({"source": "rvq-vae"}, "needs weights, a folder made by `carrara pretrain rvq-vae`"),
+        ({"source": "rvq-vae"}, "weights=FOLDER, made by `carrara pretrain rvq-vae`"),
         ({"weights": "x"}, "takes no weights"),
         ({"codebook_size": 40_000}, "codebook_size"),
     ],
@@ -228,9 +228,9 @@ def test_weights_that_do_not_fit_are_refused(own, encodec, tmp_path):
     with pytest.raises(WeightsError, match="no RVQ-VAE"):
         build_target(MERT_V0, source="rvq-vae", weights=str(tmp_path))
     for source, folder in (("rvq-vae", own), ("encodec", encodec[0])):
-        with pytest.raises(UsageError, match="its codebooks have 8 codes; use codebook_size=8"):
+        with pytest.raises(UsageError, match="its codebooks have 8 codes; give --set targets.codes.codebook_size=8"):
             build_target(MERT_V1, source=source, weights=str(folder), codebook_size=16)
-    with pytest.raises(UsageError, match="has 4 codebooks, not 5; lower num_codebooks"):
+    with pytest.raises(UsageError, match="has 4 codebooks, not 5; give --set targets.codes.num_codebooks=4"):
         build_target(MERT_V0, source="rvq-vae", weights=str(own), num_codebooks=5)
     with pytest.raises(WeightsError, match="EnCodec cannot be read from there"):
         build_target(MERT_V1, source="encodec", weights=str(tmp_path))

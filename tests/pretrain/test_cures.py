@@ -103,5 +103,5 @@ def test_the_cure_of_a_missing_codec_trains_as_typed(corpus, tmp_path, monkeypat
         pretrain("mert-v1-95m", corpus, tmp_path / "x", changes=micro, device="cpu")
     (path, value) = SET.search(str(refused.value)).groups()
     assert pretrain("mert-v1-95m", corpus, tmp_path / "x", changes={**micro, path: value}, device="cpu")
-    with pytest.raises(UsageError, match="source rvq-vae needs weights, a folder made by"):
+    with pytest.raises(UsageError, match="source rvq-vae needs weights: --set targets.codes.weights=FOLDER"):
         resolve("mert-v1-95m", changes={path: "rvq-vae"})

@@ -97,7 +97,8 @@ def test_a_batch_that_does_not_give_each_rank_a_crop_is_refused_once(start_ranks
     codes, messages = wait_for(start_ranks(replace(recipe, {"batch": 1}), corpus, tmp_path / "two"), 60)
     assert codes == [1, UsageError.exit_code]
     assert (
-        "batch 1 is less than one crop for each of 2 ranks; raise batch" in messages[0] and "batch 1" not in messages[1]
+        "batch 1 is less than one crop for each of 2 ranks; give --set batch=2" in messages[0]
+        and "batch 1" not in messages[1]
     )
 
 

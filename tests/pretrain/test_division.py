@@ -150,5 +150,5 @@ def test_mixup_pools_that_ranks_would_divide_are_refused(micro):
 
 
 def test_fsdp_needs_several_ranks(micro, corpus, tmp_path):
-    with pytest.raises(UsageError, match="fsdp=true needs several ranks: torchrun"):
+    with pytest.raises(UsageError, match="fsdp=true needs several ranks: `torchrun"):
         build_run(replace(micro, {"fsdp": True}), [corpus], tmp_path / "x", False, Dist())

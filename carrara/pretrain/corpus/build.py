@@ -229,9 +229,11 @@ def build_corpus(paths: Sequence[str | Path], sample_rate: int, crop_samples: in
     short = int((~long_enough_N).sum())
     if not long_enough_N.any():
         first = f"; the first: {problems[0]}" if problems else ""
+        tenths = int(samples_N.max(initial=0)) * 10 // sample_rate
+        shorter = f", or shorter crops with --set crop_seconds={tenths / 10:g}" if tenths else ""
         raise DataError(
             f"{', '.join(addresses[:3])}: no file is as long as a crop of {crop_samples / sample_rate:g} s "
-            f"({short} shorter, {len(problems)} unreadable{first}); give longer audio, or lower crop_seconds"
+            f"({short} shorter, {len(problems)} unreadable{first}); give longer audio{shorter}"
         )
     if problems:
         more = f"; and {len(problems) - 1} more of the corpus, see its run.json" if len(problems) > 1 else ""

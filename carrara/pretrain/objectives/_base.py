@@ -148,7 +148,7 @@ class Objective(ABC):
         Raises:
             UsageError: the module cannot be sharded.
         """
-        raise UsageError("fsdp=true shards Transformers; this network is small, leave fsdp out")
+        raise UsageError("fsdp=true shards Transformers; this network is small, leave it out with --set fsdp=false")
 
     @abstractmethod
     def save(self, folder: Path, tensors: Mapping[str, Tensor], step: int, seconds: float) -> None:
@@ -198,4 +198,6 @@ class Objective(ABC):
 def check_batch(batch: int, world_size: int) -> None:
     """Raise a UsageError if a rank would have no crop."""
     if batch < world_size:
-        raise UsageError(f"batch {batch} is less than one crop for each of {world_size} ranks; raise batch")
+        raise UsageError(
+            f"batch {batch} is less than one crop for each of {world_size} ranks; give --set batch={world_size}"
+        )

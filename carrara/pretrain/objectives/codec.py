@@ -14,6 +14,7 @@ Letters: B batch, T samples, F frames, N vectors, C latent dimensions, Q codeboo
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ class CodecObjective(Objective):
                 raise UsageError(
                     f"a step of {recipe.batch} crops of {recipe.crop_seconds:g} s has "
                     f"{recipe.batch * self.crop_frames} frames, too few to start {network.codebook_size} codes from; "
-                    "raise batch or crop_seconds, or lower network.codebook_size"
+                    f"raise --set batch={math.ceil(network.codebook_size / self.crop_frames)}, or lower --set "
+                    f"network.codebook_size={recipe.batch * self.crop_frames}"
                 )
             self.module = RVQVAE(network, recipe.seed)
             self.initialization = self._load_start(start, folder)
@@ -222,6 +224,9 @@ class CodecObjective(Objective):
         differing = [name for name in ours if ours[name] != theirs[name]]
         if differing:
             listing = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} here" for name in differing)
-            raise UsageError(f"--from {start}: is another codec: {listing}; choose its scale, or set network to its")
+            cure = " ".join(
+                f"--set network.{name}={json.dumps(theirs[name], separators=(',', ':'))}" for name in differing
+            )
+            raise UsageError(f"--from {start}: is another codec: {listing}; choose its scale, or {cure}")
         self.module.load_state_dict(codec.state_dict())
         return Initialization(record | {"weights_sha256": hash_tensors(codec.state_dict())})

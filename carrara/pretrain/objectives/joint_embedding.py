@@ -269,8 +269,8 @@ def build_patch_encoder(recipe: JointEmbeddingRecipe) -> MelPatchEncoder:
     if columns != encoder.settings.columns:
         raise UsageError(
             f"crop_seconds {recipe.crop_seconds:g} gives {columns} columns of patches, network.columns is "
-            f"{encoder.settings.columns}; set network.columns={columns}, or "
-            f"crop_seconds={encoder.settings.crop_seconds:g}"
+            f"{encoder.settings.columns}; give --set network.columns={columns}, or "
+            f"--set crop_seconds={encoder.settings.crop_seconds:g}"
         )
     if columns * encoder.settings.rows < 2:
         raise UsageError("a crop of one patch has nothing to predict it from; give longer crops")

@@ -207,9 +207,12 @@ class MaskedPredictionObjective(Objective):
     def fsdp_layers(self) -> list[nn.Module]:
         """Return the layers of the stack; see the base class."""
         if self.encoder.layerdrop:
-            raise UsageError("fsdp=true needs network.layerdrop=0: every rank must compute every layer")
+            raise UsageError("fsdp=true needs every rank to compute every layer; add --set network.layerdrop=0")
         if self.ema_modules():
-            raise UsageError("fsdp=true does not go with a teacher that averages the student's weights; leave fsdp out")
+            raise UsageError(
+                "fsdp=true does not go with a teacher that averages the student's weights; leave it out "
+                "with --set fsdp=false"
+            )
         return list(self.encoder.stack.layers)
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor], step: int, seconds: float) -> None:
@@ -251,9 +254,12 @@ def check_batch_division(recipe: Recipe, world_size: int) -> None:
     pools |= {"masking": recipe.masking.pool} if recipe.masking.same_masks else {}
     for group, pool in pools.items():
         if any(edge % pool for edge in edges):
+            smaller = [size for size in range(2, pool) if not any(edge % size for edge in edges)]
+            cure = f"--set {group}.pool={smaller[-1]}, or " if smaller else ""
             raise UsageError(
                 f"{group}.pool {pool} does not fit the {recipe.batch} crops of a step on {world_size} ranks: a step "
-                f"would depend on their number; set {group}.pool to a divisor of {recipe.batch // world_size}"
+                f"would depend on their number; give {cure}--set "
+                f"batch={math.ceil(recipe.batch / (pool * world_size)) * pool * world_size}"
             )
     check_batch(recipe.batch, world_size)
 
@@ -267,8 +273,10 @@ def _check_crop(recipe: Recipe, encoder: FrameEncoder) -> int:
     frames, needed = encoder.num_frames(crop_samples), masks * masking.mask_length + MISSING_FRAMES
     if frames <= needed:
         tenths = next(each for each in count(1) if encoder.num_frames(each * sample_rate // 10) > needed)
+        longest = (frames - MISSING_FRAMES - 1) // masks
+        shorter = f", or --set masking.mask_length={longest}" if longest > 0 else ""
         raise UsageError(
             f"crop_seconds {recipe.crop_seconds:g} gives {frames} frames, too few for masks of {masking.mask_length}; "
-            f"use {tenths / 10:g} or more, or a smaller masking.mask_length"
+            f"give --set crop_seconds={tenths / 10:g} or more{shorter}"
         )
     return crop_samples

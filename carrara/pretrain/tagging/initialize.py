@@ -53,7 +53,7 @@ def load_initial_weights(encoder: Tagger, settings: InitialSettings) -> None:
         _load_folder(encoder, settings)
         return
     if not isinstance(encoder, MaestEncoder):
-        raise UsageError(f"initial weights of kind {settings.kind} are for MAEST; use initial.kind=random")
+        raise UsageError(f"initial weights of kind {settings.kind} are for MAEST; give --set initial.kind=random")
     path = Path(settings.weights).expanduser()
     convert = {"deit": _convert_deit, "passt": _convert_passt}[settings.kind]
     _load_except_heads(encoder, convert(_read_table(path), encoder.settings.shape, str(path)), str(path))

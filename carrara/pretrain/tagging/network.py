@@ -53,7 +53,7 @@ def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset:
     elif network.get("distilled") == "separated":
         raise UsageError(
             "the second head learns from a teacher: --set teacher.weights=FOLDER (a MAEST trained on the same tags), "
-            "or network.distilled=mean for one head"
+            "or --set network.distilled=mean for one head"
         )
     network |= {key: value for key, value in changes.items() if key in network}
     encoder = build_encoder(recipe.encoder, recipe.seed, network)
@@ -64,20 +64,23 @@ def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset:
     if isinstance(encoder, MaestEncoder):
         columns, positions = encoder.vit.shape.num_columns(frames), encoder.settings.shape.columns
         if columns < 1:
-            raise UsageError(f"{crop} is shorter than a patch; give at least {MIN_SECONDS:g}")
+            raise UsageError(f"{crop} is shorter than a patch; give --set crop_seconds={MIN_SECONDS:g} or more")
         if columns > positions:
             raise UsageError(
-                f"{crop} gives {columns} columns of patches, the network has positions for 1 to {positions}; set "
-                f"network.frames to {frames}, or crop_seconds to {encoder.card.window_seconds:g}"
+                f"{crop} gives {columns} columns of patches, the network has positions for 1 to {positions}; give "
+                f"--set network.frames={frames}, or --set crop_seconds={encoder.card.window_seconds:g}"
             )
         if recipe.patchout >= columns:
             raise UsageError(
-                f"patchout {recipe.patchout} would drop every one of the {columns} columns of patches of a crop; use "
-                f"{columns // 2}, or longer crops"
+                f"patchout {recipe.patchout} would drop every one of the {columns} columns of patches of a crop; give "
+                f"--set patchout={columns // 2}, or longer crops"
             )
         encoder.vit.activation_checkpointing = recipe.activation_checkpointing
     elif recipe.patchout or recipe.teacher.weights:
-        raise UsageError("a convolutional network has no patches to drop and no second head; patchout=0, no teacher")
+        raise UsageError(
+            "a convolutional network has no patches to drop and no second head; give --set patchout=0 --set "
+            "teacher.weights="
+        )
     elif frames < PATCH_FRAMES:
         raise UsageError(f"{crop} is {frames} frames, shorter than a patch of {PATCH_FRAMES}; give longer crops")
     card = {"name": name, "trained_on": (dataset,), "license": "", "commercial_use": None}

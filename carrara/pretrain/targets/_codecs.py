@@ -72,7 +72,8 @@ class TrainedCodec(nn.Module):
         settings = self.network.settings
         if num_codebooks > settings.num_codebooks:
             raise UsageError(
-                f"{folder}: has {settings.num_codebooks} codebooks, not {num_codebooks}; lower num_codebooks"
+                f"{folder}: has {settings.num_codebooks} codebooks, not {num_codebooks}; give --set "
+                f"targets.codes.num_codebooks={settings.num_codebooks}"
             )
         self.sample_rate, self.hop = settings.sample_rate, settings.hop
         self.codebook_size, self.num_codebooks = settings.codebook_size, num_codebooks
@@ -101,7 +102,10 @@ class EnCodec(nn.Module):
             raise UsageError(f"{weights}: is not a causal mono EnCodec; use facebook/encodec_24khz or a copy")
         available = len(model.quantizer.layers)
         if num_codebooks > available:
-            raise UsageError(f"{weights}: has {available} codebooks, not {num_codebooks}; lower num_codebooks")
+            raise UsageError(
+                f"{weights}: has {available} codebooks, not {num_codebooks}; give --set "
+                f"targets.codes.num_codebooks={available}"
+            )
         self.sample_rate, self.hop, self.codebook_size = config.sampling_rate, config.hop_length, config.codebook_size
         layers = list(model.encoder.layers)
         index = next((index for index, layer in enumerate(layers) if hasattr(layer, "lstm")), len(layers))
@@ -153,6 +157,6 @@ def _read_encodec(weights: str) -> Any:
     except (OSError, ValueError) as problem:
         reason = " ".join(str(problem).split())[:150]
         raise WeightsError(
-            f"{weights}: EnCodec cannot be read from there ({reason}); give weights=FOLDER with config.json and "
-            "model.safetensors, or its name on the hub"
+            f"{weights}: EnCodec cannot be read from there ({reason}); give --set "
+            "targets.codes.weights=FOLDER with config.json and model.safetensors, or its name on the hub"
         ) from None

@@ -139,7 +139,10 @@ class _EncoderLayer(nn.Module):
                 f"second, the student needs {grid.sample_rate} and {grid.sample_rate / grid.hop:g}; choose another"
             )
         if layer > card.num_layers:
-            raise UsageError(f"target clusters: {name} has {card.num_layers} layers, so layer {layer} does not exist")
+            raise UsageError(
+                f"target clusters: {name} has {card.num_layers} layers, so layer {layer} does not exist; give "
+                f"--set targets.layer.layer={card.num_layers}"
+            )
         self.layer = layer
         # In a list, so that the encoder is not part of this module's state_dict.
         self.encoders = [encoder]

@@ -72,9 +72,14 @@ class CodesSettings(TargetSettings):
         if isinstance(self.use, int) and not 0 <= self.use < self.num_codebooks:
             raise ValueError(f"use is all, random, or a codebook from 0 to {self.num_codebooks - 1}")
         if self.source == "rvq-vae" and self.weights is None:
-            raise ValueError("source rvq-vae needs weights, a folder made by `carrara pretrain rvq-vae`")
+            raise ValueError(
+                "source rvq-vae needs weights: --set targets.codes.weights=FOLDER, made by `carrara pretrain rvq-vae`"
+            )
         if self.source not in ("rvq-vae", "encodec") and self.weights is not None:
-            raise ValueError(f"source {self.source} is fitted on the corpus and takes no weights")
+            raise ValueError(
+                f"source {self.source} is fitted on the corpus and takes no weights; give --set "
+                "targets.codes.weights=null"
+            )
         return self
 
 
@@ -106,8 +111,8 @@ class _Codes(Target):
             codec = TrainedCodec(Path(weights).expanduser(), count) if own else EnCodec(weights, count)
             if codec.codebook_size != size:
                 raise UsageError(
-                    f"{weights}: its codebooks have {codec.codebook_size} codes; use "
-                    f"codebook_size={codec.codebook_size}"
+                    f"{weights}: its codebooks have {codec.codebook_size} codes; give --set "
+                    f"targets.codes.codebook_size={codec.codebook_size}"
                 )
             self.source = CodecOnGrid(codec.eval(), grid)
 

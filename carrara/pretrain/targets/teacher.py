@@ -71,7 +71,8 @@ class _Teacher(Target):
         layers = student.card.num_layers
         if self.settings.top_layers > layers:
             raise UsageError(
-                f"target teacher: top_layers={self.settings.top_layers}, but the network has {layers} layers"
+                f"target teacher: top_layers={self.settings.top_layers}, but the network has {layers} layers; give "
+                f"--set targets.teacher.top_layers={layers}"
             )
         self._students = [student]
         self.average = copy.deepcopy(student.stack).float().requires_grad_(False).eval()

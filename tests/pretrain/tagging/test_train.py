@@ -158,7 +158,7 @@ def test_impossible_recipes_are_refused_before_anything_is_written(labelled, mic
         assert not (tmp_path / "run").exists()
 
     refused("patchout 9 would drop every one of the 9 columns", patchout=9)
-    refused("crop_seconds 3 gives 18 columns .* positions for 1 to 9; set network.frames to 187", crop_seconds=3.0)
+    refused("crop_seconds 3 gives 18 columns .* positions for 1 to 9; give --set network.frames=187", crop_seconds=3.0)
     refused("kind passt come from a file", initial__kind="passt")
     refused("learns from a teacher: --set teacher.weights=FOLDER", network__distilled="separated")
     refused("crop_seconds 0.1 is shorter than a patch; give at least 0.3", crop_seconds=0.1)
