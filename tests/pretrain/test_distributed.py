@@ -96,10 +96,8 @@ def test_a_target_that_cannot_be_fitted_is_reported_once_and_no_rank_waits(
 def test_a_batch_that_does_not_give_each_rank_a_crop_is_refused_once(start_ranks, wait_for, recipe, corpus, tmp_path):
     codes, messages = wait_for(start_ranks(replace(recipe, {"batch": 1}), corpus, tmp_path / "two"), 60)
     assert codes == [1, UsageError.exit_code]
-    assert (
-        "batch 1 is less than one crop for each of 2 ranks; give --set batch=2" in messages[0]
-        and "batch 1" not in messages[1]
-    )
+    line = "batch 1 is less than one crop for each of 2 ranks; give --set batch=2"
+    assert line in messages[0] and "batch 1" not in messages[1]
 
 
 def test_a_batch_that_does_not_divide_is_shared_unevenly(start_ranks, wait_for, recipe, corpus, tmp_path):
