@@ -69,7 +69,10 @@ class Score(Settings):
 
 
 class GridPoint(Settings):
-    """One probe of the grid search: its setting and its best monitored validation score, reached at `epoch`."""
+    """One probe of the grid search: its setting and its best monitored validation score, reached at `epoch`.
+
+    `settings` has what else the protocol searches over, such as C; what has no learning rate has 0.
+    """
 
     layer: str
     learning_rate: float
@@ -77,6 +80,7 @@ class GridPoint(Settings):
     epoch: int
     epochs: int
     seed: int | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class TaskInfo(Settings):

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 from carrara.audio.windows import window_spans
@@ -39,6 +39,7 @@ from carrara.bench.protocols._base import (
     refuse_without_probe,
     window_choice,
 )
+from carrara.bench.protocols._fit_estimator import fit_estimators
 from carrara.bench.protocols.constrained import BATCH, SUM
 from carrara.bench.split_data import SplitData, monitored_score, training_examples
 from carrara.bench.task_types._base import TaskType
@@ -58,8 +59,10 @@ class SemiConstrainedSettings(Settings):
 
     Attributes:
         head: name in the registry of heads.
-        layer: `weighted-sum`, or the name of one layer: 0 to L, or cnn.
+        layer: `weighted-sum`, or the name of one layer: 0 to L, or cnn. A head of scikit-learn (logistic-regression,
+            svm) cannot learn a sum: by default it tries each layer.
         learning_rates: of which validation chooses.
+        C: of scikit-learn's heads, of which validation chooses.
         hidden: units of a hidden layer.
         dropout: fraction of them that is dropped in training.
         weight_decay: of AdamW; 0 is Adam.
@@ -70,6 +73,7 @@ class SemiConstrainedSettings(Settings):
     head: str = "mlp"
     layer: str = SUM
     learning_rates: tuple[float, ...] = Field(default=(1e-4, 5e-4, 1e-3, 5e-3), min_length=1)
+    C: tuple[PositiveFloat, ...] = Field(default=(0.001, 0.01, 0.1, 1.0, 10.0, 100.0), min_length=1)
     hidden: int = Field(default=512, ge=2)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -123,6 +127,11 @@ def _window_spec(task: Task, task_type: TaskType, card: Card, settings: SemiCons
             f"task {task.name!r}: the head {settings.head} gives no prediction for each frame; use --set head= one of "
             f"{', '.join(others)}"
         )
+    if head.task_types and task.task_type not in head.task_types:
+        raise UsageError(
+            f"task {task.name!r}: the head {settings.head} learns {' and '.join(head.task_types)}, not "
+            f"{task.task_type}; use --set head=mlp"
+        )
     if head.frames and card.frame_rate is None:
         raise UsageError(f"the head {settings.head} reads frames, and {card.name} has none; use --set head=mlp")
     if settings.layer == CNN:
@@ -134,6 +143,11 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     started = time.perf_counter()
     task, task_type, settings, encoder = inputs.task, inputs.probe_task_type, inputs.settings, inputs.encoder
     head: Head = HEADS.get(settings.head)
+    if head.estimator is not None:
+        layers = tuple(inputs.train.layers)
+        return fit_estimators(
+            inputs, settings.head, head, layers if settings.layer == SUM else _sources(layers, settings.layer)[1]
+        )
     by_window = _is_by_window(inputs)
     layer, sources = _sources(tuple(inputs.train.layers), settings.layer)
     state = task_type.fit(task, inputs.train.truths)

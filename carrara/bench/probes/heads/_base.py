@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,17 @@ class Head:
         each_row: whether it can give logits for each row.
         build: shape → network, whose forward takes features `[B, F, D]`, zero after each example's own rows, and which
             rows are valid, a boolean `[B, F]`, and returns logits `[B, F, K]`, or `[B, K]` for an example together.
+        estimator: (task type, C) → an estimator of scikit-learn, in place of a network.
+        task_types: that the estimator can learn; empty for all.
+        max_examples: most training examples that it takes; 0 for any number.
     """
 
     frames: bool
     each_row: bool
-    build: Callable[[HeadShape], nn.Module]
+    build: Callable[[HeadShape], nn.Module] | None = None
+    estimator: Callable[[str, float], Any] | None = None
+    task_types: tuple[str, ...] = ()
+    max_examples: int = 0
 
 
 class HeadNetwork(nn.Module):
@@ -59,6 +66,8 @@ class HeadNetwork(nn.Module):
         super().__init__()
         self.each_row = shape.each_row
         self.mix = nn.Parameter(torch.randn(layers)) if layers > 1 else None
+        if head.build is None:
+            raise ValueError("this head is no network")
         self.head = head.build(shape)
 
     def forward(self, x_LRD: Tensor, valid_BF: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from carrara.bench.probes.heads import REGISTRY
 from carrara.bench.probes.heads._base import Head, HeadNetwork, HeadShape, masked_mean
 
 DIM, OUTPUTS = 6, 3
-EVERY = [(name, each) for name in REGISTRY.names() for each in (True, False)]
+EVERY = [(name, each) for name in REGISTRY.names() if REGISTRY.get(name).build for each in (True, False)]
 POSSIBLE = [
     (name, each) for name, each in EVERY if (REGISTRY.get(name).each_row if each else REGISTRY.get(name).frames)
 ]
