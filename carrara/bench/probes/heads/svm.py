@@ -2,7 +2,8 @@
 
 [cortes1995]: SVC for classes (`break_ties=True`, the class of the highest decision value), one for each tag, SVR for
 each number; gamma is scikit-learn's "scale" [pedregosa2011]. C is searched over `--set C=[...]`, by default 0.001 to
-100 by factors of ten (`carrara/bench/protocols/_fit_estimator.py`). Time grows with the square of the number of training clips or windows; more than 20,000 are refused.
+100 by factors of ten (`carrara/bench/protocols/_fit_estimator.py`). Time grows with the square of the number of
+training clips or windows; more than 20,000 are refused.
 """
 
 from __future__ import annotations
