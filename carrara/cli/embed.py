@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 EMBED_ENDINGS = (".parquet", ".csv", ".npy", "")
 
 Output = Annotated[
-    Path,
+    str,  # a Path would lose the slash of a folder
     typer.Option(
         "--output",
         "-o",
-        help="OUT.parquet, or a folder for Parquet parts; OUT.csv, OUT.npy (with OUT.rows.csv), or - for CSV on "
+        metavar="OUT",
+        help="OUT.parquet, or a folder for Parquet parts (OUT/); OUT.csv, OUT.npy (with OUT.rows.csv), or - for CSV on "
         "standard output.",
     ),
 ]
@@ -75,7 +77,7 @@ def embed(
     encoder: Annotated[
         str, typer.Option("--encoder", "-e", help="Registry name, folder or hub id; NAME:random for random weights.")
     ],
-    output: Output,
+    output_name: Output,
     paths: Paths = None,
     files_from: FilesFrom = None,
     per: Annotated[
@@ -119,6 +121,7 @@ def embed(
     if not named:
         raise UsageError("there is nothing to embed; give files or folders, or a list with --files-from")
     check_paths(named)
+    output = Path(output_name)
     check_ending(output, EMBED_ENDINGS)
     if as_json and str(output) == "-":
         raise UsageError("-o - and --json would both write to standard output; leave one out")
@@ -126,6 +129,10 @@ def embed(
     assignments = parse_assignments(changes or [])
     if (shard_index is None) != (num_shards == 1) or (shard_index or 0) >= num_shards:
         raise UsageError(f"--shard-index: give one from 0 to {num_shards - 1} with --num-shards {num_shards}")
+    if shard_index is None and not output_name.endswith(os.sep) and output.is_dir() and not any(output.iterdir()):
+        raise UsageError(
+            f"-o {output}: an empty folder; give {output}{os.sep} for Parquet parts in it, or {output / 'NAME.parquet'}"
+        )
     if shard_index is not None and (output.suffix or str(output) == "-"):
         raise UsageError(f"-o {output}: with --num-shards give a folder; each shard writes its own inside")
     files = list_audio_files(named)

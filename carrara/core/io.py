@@ -26,7 +26,7 @@ _swept: set[Path] = set()
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a draft in the folder of `path`; rename it to `path` on success, remove it on failure.
+    """Yield a draft in a folder beside `path`; rename it to `path` on success, remove it on failure.
 
     Where `path` is a link, the file that it names is written. What is neither a file nor a folder (a device, a pipe,
     `/dev/stdout`) is never replaced: the draft is copied into it. Drafts that killed processes left in the folder are
@@ -39,15 +39,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         target = _resolve_target(path)
-        folder = Path(tempfile.gettempdir()) if target is None else target.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        if folder not in _swept:
-            sweep_drafts(folder)
-            _swept.add(folder)
-        tmp, handle = _create_draft(folder, path.suffix)
+        parent = Path(tempfile.gettempdir()) if target is None else target.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        if parent not in _swept:
+            sweep_drafts(parent)
+            _swept.add(parent)
+        # A folder is held, not the draft in it, because libraries may replace the file that they are to write.
+        folder = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=parent))
     except (OSError, RuntimeError) as problem:  # pathlib raises a RuntimeError where links form a loop
         raise StoreError(f"{path}: cannot write here ({getattr(problem, 'strerror', None) or problem})") from None
+    tmp = folder / f".draft{path.suffix if len(path.suffix) < 20 else ''}"  # readers skip names with a dot
+    handle = hold_folder(folder)
     try:
+        tmp.touch()
         yield tmp
         with open(tmp, "r+b") as file:  # Windows flushes only files that are open for writing
             os.fsync(file.fileno())
@@ -58,16 +62,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         tmp.chmod(0o666 & ~umask)
-        if fcntl is None:
-            os.close(handle)
-            handle = -1
         tmp.replace(target)
     except OSError as problem:
         raise StoreError(f"{path}: cannot write here ({problem.strerror or problem})") from None
     finally:
-        if handle >= 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
             os.close(handle)
-        tmp.unlink(missing_ok=True)
 
 
 def _resolve_target(path: Path) -> Path | None:
@@ -95,18 +96,6 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_write(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
-
-
-def _create_draft(folder: Path, suffix: str) -> tuple[Path, int]:
-    """Create a draft and return it with the handle of its lock; while that is open, no other process sweeps it."""
-    while True:
-        handle, name = tempfile.mkstemp(prefix=DRAFT_PREFIX, suffix=suffix if len(suffix) < 20 else "", dir=folder)
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: there nothing is swept either
-                fcntl.flock(handle, fcntl.LOCK_SH)
-        if os.path.exists(name):
-            return Path(name), handle
-        os.close(handle)  # another process swept it before it was locked
 
 
 @contextmanager

@@ -114,6 +114,7 @@ def write_embeddings(
     if is_file and output.exists() and not output.is_file():
         raise StoreError(f"{output}: a pipe or device; choose another -o")
     folder = Path(f"{output}.parts") if is_file else output
+    is_new = not folder.exists()
     settings = embed_settings(encoder, config, device)
     schema = embedding_schema(encoder, config).with_metadata(settings_metadata(settings))
     try:
@@ -149,7 +150,7 @@ def write_embeddings(
             report.kept = [item.path for item in chosen if item.path not in given]
             return report
     finally:
-        if is_file:
+        if is_file or is_new:
             with suppress(OSError):  # the folder of parts is removed when it is empty
                 folder.rmdir()
 

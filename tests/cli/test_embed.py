@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -264,6 +265,34 @@ def test_a_folder_of_parts_holds_the_same_rows_and_keeps_other_files(tmp_path, m
     expected = carrara.embed(files[:2], encoder, per="window", window=7).to_pylist()
     assert sorted(rows(out), key=itemgetter("path", "start")) == expected
     assert (out / "_notes.txt").read_text() == "precious"
+
+
+def test_an_empty_folder_is_taken_for_parts_only_with_a_slash(tmp_path, music):
+    """A forgotten file name is refused before anything is embedded; the cures that the message names work."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    done = run("embed", music, "-e", "noise", "-o", folder)
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1
+    cures = re.fullmatch(
+        r"carrara embed: -o .*: an empty folder; give (\S+) for Parquet .* in it, or (\S+)\n", done.stderr
+    )
+    assert not list(folder.iterdir())
+    assert run("embed", music, "-e", "noise", "-o", cures[2]).exit_code == 0
+    expected = rows(folder / "NAME.parquet")
+    (folder / "NAME.parquet").unlink()
+    assert run("embed", music, "-e", "noise", "-o", cures[1]).exit_code == 0
+    # Parts are completed without the slash, and a folder that is not there is made.
+    for out in (folder, tmp_path / "new", f"{tmp_path}/fresh/"):
+        done = run("embed", music, "-e", "noise", "-o", out)
+        assert done.exit_code == 0, done.output
+        assert rows(out) == expected
+    # A first run without a single row leaves no folder that the second would refuse.
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    for _ in range(2):
+        assert run("embed", tmp_path / "bad.wav", "-e", "noise", "-o", tmp_path / "none").exit_code == 1
+    (tmp_path / "shards").mkdir()
+    shard = ("--num-shards", 2, "--shard-index", 0)
+    assert run("embed", music, "-e", "noise", "-o", tmp_path / "shards", *shard).exit_code == 0
 
 
 def test_rows_of_a_recording_that_fails_late_are_removed(tmp_path):

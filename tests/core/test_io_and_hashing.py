@@ -146,6 +146,17 @@ with atomic_write(Path(sys.argv[1]) / "model.safetensors") as tmp, draft_folder(
 """
 
 
+def test_a_draft_that_a_library_replaces_is_held_too(tmp_path):
+    """safetensors writes another file and renames it, so that a lock on the draft itself would be lost."""
+    sweep = "import sys; from carrara.core.io import sweep_drafts; print(sweep_drafts(sys.argv[1], recursive=True))"
+    with atomic_write(tmp_path / "model.safetensors") as tmp:
+        (tmp.parent / "other").write_bytes(b"whole")
+        (tmp.parent / "other").replace(tmp)
+        assert subprocess.run([sys.executable, "-c", sweep, tmp_path], capture_output=True, text=True).stdout == "0\n"
+    assert (tmp_path / "model.safetensors").read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_drafts_are_swept_once_their_process_is_killed(tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / ".hidden").touch()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from carrara.core.errors import StoreError, UsageError, did_you_mean
-from carrara.core.io import write_text
+from carrara.core.io import file_lock, write_text
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.export_onnx import export_onnx
 from carrara.encoders._hub.load import CONFIG, README, load, model_card, save_pretrained
@@ -55,12 +55,14 @@ def export_encoder(encoder: Encoder, kind: str, folder: Path, source: str | Path
     if kind == "onnx":
         export_onnx(encoder, folder)
         return folder
-    if kind == "carrara":
-        save_pretrained(encoder, folder, heads=read_heads(source) if source is not None else None)
-    else:
-        _export_transformers(encoder, folder)
-        (folder / HEADS).unlink(missing_ok=True)  # of another encoder
-    _read_back(encoder, folder)
+    heads = read_heads(source) if kind == "carrara" and source is not None else None
+    with file_lock(folder / ".lock"):  # or files of two encoders could be mixed
+        if kind == "carrara":
+            save_pretrained(encoder, folder, heads=heads)
+        else:
+            _export_transformers(encoder, folder)
+            (folder / HEADS).unlink(missing_ok=True)  # of another encoder
+        _read_back(encoder, folder)
     return folder
 
 

@@ -127,7 +127,8 @@ def _import_variant(name: str, file: Path | None, folder: Path, interpolate: boo
         origin = f"Converted by `carrara import` from {path.name}{sha256}; official files: {official}."
         if heads:
             origin += f" {HEADS} holds its pre-training heads."
-        save_pretrained(encoder, folder, f"{model_card(encoder.card)}\n{origin}\n", heads)
+        with file_lock(folder / ".lock"):  # or files of two encoders could be mixed
+            save_pretrained(encoder, folder, f"{model_card(encoder.card)}\n{origin}\n", heads)
         return remarks
     except (WeightsError, DataError) as problem:
         # A download whose hash is known is the right file; the hub's cache and given files are not ours to remove.
