@@ -111,7 +111,6 @@ def embed(
     NumPy files are written anew.
     """
     from carrara.audio.files import check_paths, list_audio_files, select_shard
-    from carrara.cli._outputs import check_ending
     from carrara.core.errors import UsageError
     from carrara.core.settings import parse_assignments, parse_settings
     from carrara.encoders._hub.spec import parse_encoder_spec
@@ -121,20 +120,13 @@ def embed(
     if not named:
         raise UsageError("there is nothing to embed; give files or folders, or a list with --files-from")
     check_paths(named)
-    output = Path(output_name)
-    check_ending(output, EMBED_ENDINGS)
+    output = _parse_output(output_name, shard_index is not None)
     if as_json and str(output) == "-":
         raise UsageError("-o - and --json would both write to standard output; leave one out")
     parse_encoder_spec(encoder)
     assignments = parse_assignments(changes or [])
     if (shard_index is None) != (num_shards == 1) or (shard_index or 0) >= num_shards:
         raise UsageError(f"--shard-index: give one from 0 to {num_shards - 1} with --num-shards {num_shards}")
-    if shard_index is None and not output_name.endswith(os.sep) and output.is_dir() and not any(output.iterdir()):
-        raise UsageError(
-            f"-o {output}: an empty folder; give {output}{os.sep} for Parquet parts in it, or {output / 'NAME.parquet'}"
-        )
-    if shard_index is not None and (output.suffix or str(output) == "-"):
-        raise UsageError(f"-o {output}: with --num-shards give a folder; each shard writes its own inside")
     files = list_audio_files(named)
     if shard_index is not None:
         files = select_shard(files, num_shards, shard_index)
@@ -155,6 +147,26 @@ def embed(
     _print_report(report, output, time.perf_counter() - start, as_json)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _parse_output(name: str, is_sharded: bool) -> Path:
+    """Return -o as a path.
+
+    Raises:
+        UsageError: its ending is unknown, or it is no folder for shards, or an empty folder without a slash.
+    """
+    from carrara.cli._outputs import check_ending
+    from carrara.core.errors import UsageError
+
+    output = Path(name)
+    check_ending(output, EMBED_ENDINGS)
+    if is_sharded and (output.suffix or name == "-"):
+        raise UsageError(f"-o {output}: with --num-shards give a folder; each shard writes its own inside")
+    if not is_sharded and not name.endswith(os.sep) and output.is_dir() and not any(output.iterdir()):
+        raise UsageError(
+            f"-o {output}: an empty folder; give {output}{os.sep} for Parquet parts in it, or {output / 'NAME.parquet'}"
+        )
+    return output
 
 
 def read_list(source: str | None) -> list[Path]:
