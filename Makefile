@@ -37,7 +37,9 @@ docs: $(VENV)/.docs
 	for page in docs/quickstart.md docs/tutorials/*.md; do \
 		$(BIN)/python docs/_run.py $$page build/site/notebooks/$$(basename $$page .md).ipynb || exit 1; done
 
-# Build the wheel and the sdist, install the wheel into a clean environment, and run the demo's commands from there.
+# Build the wheel and the sdist, install the wheel into a clean environment, and run the demo with few steps from there;
+# PACKAGE_CHECK='download pebble --size tiny --data-dir data' runs something shorter.
+PACKAGE_CHECK ?= demo --steps 20 --output demo --data-dir data
 package: $(VENV)/.torch
 	rm -rf dist build/package
 	$(PIP) build
@@ -45,7 +47,7 @@ package: $(VENV)/.torch
 	$(PYTHON) -m venv build/package
 	build/package/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	build/package/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
-	cd build/package && bin/carrara --version && bin/carrara demo --steps 20 --output demo --data-dir data
+	cd build/package && bin/carrara --version && bin/carrara $(PACKAGE_CHECK)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

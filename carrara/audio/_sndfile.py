@@ -82,6 +82,9 @@ def sndfile_blocks(path: Path, start: int) -> Iterator[np.ndarray]:
                 with silent_mpg123():
                     if file.seekable() and (lead or position == start):
                         file.seek(position - lead)
+                        # A damaged MP3 seeks behind its end, from where soundfile would read a negative number.
+                        if file.tell() > file.frames:
+                            raise DecodingStopped("damaged data")
                     samples_TC = file.read(lead + block, dtype="float32", always_2d=True)[lead:]
                 if not len(samples_TC):
                     return

@@ -108,7 +108,7 @@ def embed(
     Columns: path, start, duration (s), layer, embedding. A file that cannot be decoded is reported with the reason, the
     rest go on, and the exit code is 1. The same command run again continues where it stopped and embeds only new and
     changed recordings. In Parquet, recordings that are not named or not readable any more keep their rows; CSV and
-    NumPy files are written anew.
+    NumPy files are written anew, and refused where that would drop a recording. --overwrite drops them in any format.
     """
     from carrara.audio.files import check_paths, list_audio_files, select_shard
     from carrara.core.errors import UsageError

@@ -65,29 +65,51 @@ def show(
 
 def _to_text(kind: str, entry: Entry) -> str:
     """Return an entry's documentation, its facts, and a table of its settings, fitted to the terminal."""
-    from carrara.cli._layout import format_columns, output_width, reflow, settings_rows
+    from carrara.cli._layout import format_columns, output_width, reflow, settings_rows, wrap
 
     width = output_width()
     details = {key: value for key, value in _describe(kind, entry.name).items() if key != "settings"}
+    steps = details.pop("manual_steps", "")
     lines = [f"{entry.name}  ({kind})", "", reflow(entry.text, width), ""]
     lines += format_columns(list(_flatten(details)), width)
+    if steps:
+        lines += ["", "By hand:", "", reflow(steps, width)]
     settings = _find_settings(kind, entry.name)
     rows = list(settings_rows(settings)) if settings else []
+    title = "Settings and their defaults (`--set NAME=VALUE` changes one):"
+    if kind == "heads":
+        command = f"carrara bench ENCODER -p semi-constrained --set head={entry.name} --set NAME=VALUE"
+        title = wrap(f"Settings and their defaults, those of the semi-constrained protocol (`{command}`):", width)
+        rows = [row for row in rows if row[0] != "head"]
+    if kind == "data":
+        title = "Options of `carrara download`, `check` and `bench` and their defaults:"
+        rows = list(_data_options(entry.name))
     if rows:
-        title = "Settings and their defaults (`--set NAME=VALUE` changes one):"
-        lines += [
-            *([""] if details else []),
-            title,
-            "",
-            *format_columns([("setting", "default", "meaning"), *rows], width),
-        ]
+        lines += ["" for _ in range(bool(details))]
+        lines += [title, "", *format_columns([("setting", "default", "meaning"), *rows], width)]
     return "\n".join(lines)
+
+
+def _data_options(name: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the options that a dataset takes, with their defaults and meanings."""
+    from carrara.data import REGISTRY
+    from carrara.data._base import Dataset
+
+    dataset: Dataset = REGISTRY.get(name)
+    if name == "folder":
+        yield "--data-dir", "none", "the folder of recordings itself"
+        return
+    yield "--data-dir", "$CARRARA_DATA, else ~/mir_datasets", f"holds the folder {name}, or is it"
+    if type(dataset).root_for_size is not Dataset.root_for_size:
+        yield "--size", dataset.root(Path(name)).name, "of `carrara download`; for others give its folder as --data-dir"
 
 
 def _find_settings(kind: str, name: str) -> Settings | None:
     """Return the default settings of an entry; None for a kind that has none."""
     from carrara.cli._registries import REGISTRIES
 
+    if kind == "heads":
+        return REGISTRIES["protocols"].get("semi-constrained").settings(head=name)
     if kind not in ("encoders", "protocols", "targets", "recipes"):
         return None
     definition = REGISTRIES[kind].get(name)
@@ -172,7 +194,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
     from carrara.cli._layout import format_value
 
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and not all(isinstance(each, int) for each in value.values()):
             yield from _flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for index, item in enumerate(value):

@@ -19,17 +19,19 @@ Other layouts, without such a file or with one of another name:
 - `metadata.csv` or `metadata.jsonl` with a column `file_name` instead of `path`, as in Hugging Face's audiofolder;
 - one folder for each class, `CLASS/a.wav`, or `train/CLASS/a.wav` with test and valid (val, validation, dev) beside it:
   the label is called `label`;
-- text files beside the audio, in any of the layouts, or alone in a folder (or in train, valid and test). For `a.wav`:
+- text files beside the audio, in any of the layouts, or alone in a folder or in train, valid and test.
 
-        a.beats       time, or time and number in the bar       labels beats, downbeats
-        a.chords      start end chord, such as 0.5 2.1 A:min    label chords
-        a.structure   start end section                         label structure
-        a.melody      start end Hz, or time Hz                  label melody
-        a.lab, a.txt  any of these but melody: what is in the files decides
+Beside `a.wav` there may be:
 
-  Times are in seconds; blanks, tabs or commas separate; lines with # do not count. Instead of `start end label` a line
-  may be `time label`, up to the next line's time; the last line is then the end. A text that does not begin with a time
-  is not read.
+    a.beats       time, or time and beat in the bar    labels beats, downbeats
+    a.chords      start end chord, as 0.5 2.1 A:min7   label chords
+    a.structure   start end section                    label structure
+    a.melody      start end Hz, or time Hz             label melody
+    a.lab, a.txt  any of these but melody; what is in the files decides
+
+Times are in seconds; blanks, tabs or commas separate; lines that begin with # do not count. Instead of `start end
+label` a line may be `time label`, up to the next line's time; the last line is then the end. A .txt that does not begin
+with a time is not read.
 
 `carrara new task FOLDER` writes a task file from what it reads.
 

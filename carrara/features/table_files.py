@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from carrara.core.errors import UsageError
 from carrara.core.io import atomic_write, draft_folder
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedConfig
@@ -36,7 +38,7 @@ def write_table(
 
     A CSV file has the columns path, start, duration, layer and e0 to eD-1. An array is float32 `[rows, D]`, and
     `OUT.rows.csv` beside it says what each row is. Both are made of Parquet parts, which a stopped call leaves and the
-    next one continues.
+    next one continues. They are written anew, so without `overwrite` no former row may be lost.
 
     Args:
         encoder, files, config, device, batch_size, overwrite, threads: As of
@@ -44,7 +46,8 @@ def write_table(
         output: The file, a folder for Parquet parts, or `-`.
 
     Raises:
-        UsageError: As of `write_embeddings`.
+        UsageError: As of `write_embeddings`; or a CSV file or array exists that holds other recordings, or is none of
+            these tables.
         StoreError: As of `write_embeddings`.
     """
     suffix = output.suffix.lower()
@@ -55,6 +58,8 @@ def write_table(
             report = write_embeddings(encoder, files, folder / "parts", config, device, batch_size, threads=threads)
             _write_csv(sys.stdout, folder / "parts")
             return report
+    if not overwrite:
+        _refuse_loss(output if suffix == ".csv" else output.with_suffix(".rows.csv"), files)
     parts = Path(f"{output}.parts")
     report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True, threads=threads)
     if report.embedded + report.reused:
@@ -68,6 +73,23 @@ def write_table(
     with suppress(OSError):  # it holds foreign files, or another process uses it
         parts.rmdir()
     return report
+
+
+def _refuse_loss(table: Path, files: Sequence[Path]) -> None:
+    """Refuse to replace a table of rows that has other recordings than `files`, or that is none."""
+    if not table.is_file() or not table.stat().st_size:
+        return
+    with table.open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.reader(file)
+        if tuple(next(rows, []))[: len(COLUMNS)] != COLUMNS:
+            raise UsageError(f"{table}: exists and is no table of embeddings; name another file, or give --overwrite")
+        former = {row[0] for row in rows if row}
+    named = {os.path.abspath(path) for path in files}
+    if lost := sorted(path for path in former if os.path.abspath(path) not in named):
+        raise UsageError(
+            f"{table}: holds {lost[0]}, which is not named, and is written anew; name all recordings, drop it with "
+            "--overwrite, or write .parquet, which keeps former rows"
+        )
 
 
 def _iter_tables(parts: Path) -> Iterator[pyarrow.Table]:

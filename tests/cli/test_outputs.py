@@ -60,7 +60,7 @@ def test_embeddings_are_the_same_in_every_format(music, tmp_path):
 
 def test_recordings_come_from_patterns_and_lists(music, tmp_path):
     def embedded(*arguments, **options):
-        done = carrara("embed", *arguments, "-e", "mfcc", "-o", tmp_path / "out.csv", **options)
+        done = carrara("embed", *arguments, "-e", "mfcc", "-o", tmp_path / "out.csv", "--overwrite", **options)
         assert "0 failed" in done.stderr
         return sorted(Path(path).name for path in pd.read_csv(tmp_path / "out.csv")["path"])
 
@@ -83,6 +83,22 @@ WRONG = [
     (["export", "mert-v9", "--format", "onnx", "-o", "x"], 2, "'mert-v0'"),
     (["leaderboard", "music", "-o", "a.pdf"], 2, "give .md, .csv, .json, .html, .tex, .png, .txt or -"),
 ]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.npy"])
+def test_a_table_that_is_written_anew_loses_no_recording(music, tmp_path, name):
+    whole, part = sorted(music.glob("*/*.wav")), sorted(music.glob("*/*.wav"))[:1]
+    output, rows = tmp_path / name, tmp_path / ("out.csv" if name == "out.csv" else "out.rows.csv")
+    carrara("embed", *whole, "-e", "noise", "-o", output)
+    before = output.read_bytes()
+    done = carrara("embed", *part, "-e", "noise", "-o", output, code=2)
+    assert f"holds {whole[1]}, which is not named" in done.stderr and output.read_bytes() == before
+    carrara("embed", *whole, "-e", "noise", "-o", output)
+    assert output.read_bytes() == before
+    carrara("embed", *part, "-e", "noise", "-o", output, "--overwrite")
+    assert list(pd.read_csv(rows)["path"]) == list(map(str, part))
+    rows.write_text("path,label\na.wav,calm\n")
+    assert "no table of embeddings" in carrara("embed", *part, "-e", "noise", "-o", output, code=2).stderr
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), WRONG)

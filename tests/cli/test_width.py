@@ -31,7 +31,9 @@ def test_lists_fit_and_name_every_entry(monkeypatch, width, kind):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["semi-constrained", "mert-v0", "data:gtzan", "pebble/key", "maest-30s", "folder"])
+@pytest.mark.parametrize(
+    "name", ["semi-constrained", "mert-v0", "data:gtzan", "pebble/key", "maest-30s", "folder", "lstm", "data:pebble"]
+)
 def test_entries_fit_but_for_words_that_are_longer(monkeypatch, width, name):
     text = output(monkeypatch, width, "show", name)
     long = [line for line in text.splitlines() if len(line) > width]
@@ -44,6 +46,17 @@ def test_show_has_a_table_of_settings_with_defaults_and_meanings(monkeypatch):
     lines = output(monkeypatch, 120, "show", "semi-constrained").splitlines()
     line = next(line for line in lines if line.startswith("dropout "))
     assert " ".join(line.split()) == "dropout 0.2 fraction of them that is dropped in training."
+
+
+def test_heads_and_datasets_have_a_table_of_settings_too(monkeypatch):
+    head = output(monkeypatch, 80, "show", "lstm")
+    assert "semi-constrained --set head=lstm" in head and re.search(
+        r"^hidden +512 +units of a hidden layer", head, re.M
+    )
+    pebble = output(monkeypatch, 80, "show", "data:pebble")
+    assert re.search(r"^--size +demo ", pebble, re.M) and re.search(r"^--data-dir +\$CARRARA_DATA", pebble, re.M)
+    gtzan = output(monkeypatch, 80, "show", "gtzan")
+    assert "--size" not in gtzan and re.search(r"^1\. genres\.tar\.gz.*\n^   https", gtzan, re.M)
 
 
 def test_a_name_in_two_registries_shows_both(monkeypatch):
