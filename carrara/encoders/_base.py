@@ -323,7 +323,8 @@ def build_with_weights(
     Raises:
         WeightsError: The weights are another network's.
     """
-    with torch.device("meta"):
+    # Without weights, as with chroma and MFCCs, all tensors are computed when the encoder is built.
+    with torch.device("meta" if tensors else "cpu"):
         encoder = build(settings, card, 0)
     load_state_dict_strict(encoder, tensors, source)
     encoder.card = encoder.card.model_copy(update={"weights_sha256": hash_tensors(encoder.state_dict())})

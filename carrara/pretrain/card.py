@@ -10,6 +10,7 @@ from typing import Any
 from carrara.data import REGISTRY as DATA
 from carrara.data.folder import FolderDataset
 from carrara.encoders._base import Card
+from carrara.encoders._hub.load import usage_snippet
 from carrara.pretrain.corpus.storage import absolute, normalize
 from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_probes
 from carrara.pretrain.objectives._base import Objective
@@ -57,11 +58,7 @@ Pre-trained by Carrara on {len(corpus.items)} files ({corpus.seconds / 3600:.2f}
 {card.parameters:,} parameters, {seconds:.0f} s on {objective.dist.device.type}. {describe_data(card)}
 
 ```python
-import carrara
-
-encoder = carrara.load({card.name!r})
-layers = encoder(samples)  # float32 [batch, samples] at {card.sample_rate} Hz \
--> [batch, {card.num_layers + 1}, frames, {card.dim}]
+{usage_snippet(card)}
 ```
 
 Network: `{recipe.encoder}` with the settings in `config.json`. Corpus: SHA-256 of names and lengths

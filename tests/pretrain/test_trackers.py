@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import struct
+import sys
 
 import pytest
 
@@ -97,3 +98,66 @@ def test_trackers_that_there_are_not_are_refused_before_anything_is_written(monk
         pretrain(micro, corpus, tmp_path / "x", trackers=["wandb"], device="cpu")
     assert not (tmp_path / "x").exists()
     assert check_trackers(None) == check_trackers(["none"]) == ()
+
+
+TRACKIO = """
+import json, os
+def _write(**record):
+    with open(os.environ["STAND_IN"], "a") as file:
+        file.write(json.dumps(record) + "\\n")
+class _Run:
+    def __init__(self, name): self.name = name
+    def log(self, metrics: dict, step: int | None = None): _write(call="log", metrics=metrics, step=step)
+    def finish(self): _write(call="run.finish")
+def init(project: str, name: str | None = None, group: str | None = None, space_id: str | None = None,
+         config: dict | None = None, resume: str = "never", embed: bool = True):
+    assert resume in ("must", "allow", "never")
+    print("* Trackio project initialized")
+    _write(call="init", project=project, name=name, config=config, resume=resume)
+    return _Run(name)
+def finish():
+    print("* Run finished. Uploading logs")
+    _write(call="finish")
+"""
+WANDB = """
+import json, os
+def _write(**record):
+    with open(os.environ["STAND_IN"], "a") as file:
+        file.write(json.dumps(record) + "\\n")
+class Settings:
+    def __init__(self, *, silent: bool = False): self.silent = silent
+class _Run:
+    def log(self, data: dict, step: int | None = None, commit: bool | None = None):
+        _write(call="log", metrics=data, step=step)
+    def finish(self, exit_code: int | None = None, quiet: bool | None = None): _write(call="finish")
+def init(entity=None, project: str | None = None, dir=None, id: str | None = None, name: str | None = None,
+         config: dict | None = None, resume=None, settings: Settings | None = None):
+    assert resume in (None, True, "allow", "never", "must", "auto") and settings.silent
+    _write(call="init", project=project, name=name, config=config, resume=resume, id=id)
+    return _Run()
+"""
+
+
+@pytest.mark.parametrize(("package", "source"), [("trackio", TRACKIO), ("wandb", WANDB)])
+def test_calls_have_the_signatures_that_the_packages_document(package, source, tmp_path, monkeypatch, capfd):
+    """Modules with the documented functions stand for the packages, which may not be installed."""
+    (tmp_path / "site" / package).mkdir(parents=True)
+    (tmp_path / "site" / package / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setenv("STAND_IN", str(tmp_path / "calls.jsonl"))
+    assert check_trackers([package]) == (package,)
+    try:
+        write_run(tmp_path / "run", package)
+    finally:
+        sys.modules.pop(package, None)
+    assert capfd.readouterr().out == ""  # the packages' own words stay off the command's output
+    calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert [call["call"] for call in calls] == ["init", "log", "log", "finish", "init", "log", "log", "finish"]
+    first, second = (call for call in calls if call["call"] == "init")
+    assert first == second and first["project"] == "carrara" and first["config"] == {"seed": 1337}
+    assert first["resume"] == "allow" and first["name"].startswith("run")
+    logged = [(call["step"], call["metrics"]) for call in calls if call["call"] == "log"]
+    # Step 4 is not sent again by the run that goes on from step 2.
+    assert [(step, numbers["loss"]) for step, numbers in logged if "loss" in numbers] == [(2, 3.0), (4, 2.0), (6, 1.0)]
+    assert logged[-1] == (6, {"probe/key": 0.75})

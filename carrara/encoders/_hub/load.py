@@ -169,10 +169,26 @@ def model_card(card: Card) -> str:
         f"{card.license or 'not stated'}. Paper: {card.paper or 'none'}.",
         *([f"Normalisation: {STANDARDISED[card.is_standardised]}."] if card.is_standardised is not None else []),
         *([f"In the benchmarks – {card.benchmark_setup}."] if card.benchmark_setup else []),
-        f"```python\nimport carrara\n\nencoder = carrara.load({card.name!r})\nlayers = encoder(samples)  "
-        f"# [batch, {card.num_layers + 1}, frames, {card.dim}]\n```",
+        f"```python\n{usage_snippet(card)}\n```",
     ]
     return "\n".join([*head, "---", ""]) + "\n\n".join(body) + "\n"
+
+
+def usage_snippet(card: Card, predicts_tags: bool = False) -> str:
+    """Return Python that encodes five seconds, for a model card; it runs as it is in the folder of the encoder."""
+    call = "probabilities = encoder.predict_tags(samples)  # [batch, tags]"
+    if not predicts_tags:
+        frames = "1" if card.frame_rate is None else "frames"
+        call = f"layers = encoder(samples)  # [batch, {card.num_layers + 1}, {frames}, {card.dim}]"
+    lines = (
+        "import carrara",
+        "import torch",
+        "",
+        'encoder = carrara.load(".")  # this folder, or its path, or its name on the hub',
+        f"samples = torch.randn(1, {5 * card.sample_rate})  # float32 [batch, samples], mono, {card.sample_rate} Hz",
+        call,
+    )
+    return "\n".join(lines)
 
 
 def family_entry(settings: Settings) -> Entry:

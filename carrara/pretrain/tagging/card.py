@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from carrara.encoders._base import Card
+from carrara.encoders._hub.load import usage_snippet
 from carrara.pretrain.card import card_metadata, describe_data, probe_section
 from carrara.pretrain.metrics_log import LOG_FILE, read_metrics, read_probes
 from carrara.pretrain.tagging.data import TaggedCorpus
@@ -35,10 +36,7 @@ Trained by Carrara on {len(corpus.tags)} tags of {len(corpus.items)} clips of {c
 {describe_data(card)}
 
 ```python
-import carrara
-
-encoder = carrara.load({card.name!r})
-probabilities = encoder.predict_tags(samples)  # float32 [batch, samples] at {card.sample_rate} Hz
+{usage_snippet(card, predicts_tags=True)}
 ```
 
 Tags: {tags}.
