@@ -41,7 +41,7 @@ FIRST_EPOCH = 0.5  # as which epoch 0 counts in the warm-up
 LAST_FACTOR = 1e-7
 
 
-class MaestSettings(Settings):
+class MaestProbeSettings(Settings):
     """Settings of MAEST's probe.
 
     Attributes:
@@ -81,7 +81,7 @@ class _Candidate:
     is_average: bool
 
 
-def rate_factor(epoch: int, settings: MaestSettings) -> float:
+def rate_factor(epoch: int, settings: MaestProbeSettings) -> float:
     """Return by what the learning rate is multiplied in an epoch, counted from 0."""
     warmup, last = settings.warmup_epochs, settings.epochs
     if epoch < warmup:
@@ -90,7 +90,7 @@ def rate_factor(epoch: int, settings: MaestSettings) -> float:
     return 1 - done * (1 - LAST_FACTOR)
 
 
-def build_network(dim: int, outputs: int, settings: MaestSettings) -> nn.Sequential:
+def build_network(dim: int, outputs: int, settings: MaestProbeSettings) -> nn.Sequential:
     """Return the probe with PyTorch's random weights."""
     return nn.Sequential(
         nn.Linear(dim, settings.hidden),
@@ -113,7 +113,7 @@ def _eval_logits(network: nn.Module, x_RD: Tensor) -> Tensor:
     return network.eval()(x_RD).cpu()
 
 
-def _window_spec(task: Task, task_type: TaskType, card: Card, settings: MaestSettings) -> WindowSpec:
+def _window_spec(task: Task, task_type: TaskType, card: Card, settings: MaestProbeSettings) -> WindowSpec:
     return row_windows(task, task_type, card, settings.layer, "maest")
 
 
@@ -199,4 +199,4 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     )
 
 
-PROTOCOL = Protocol("maest", 1, MaestSettings, _window_spec, _run)
+PROTOCOL = Protocol("maest", 1, MaestProbeSettings, _window_spec, _run)

@@ -170,7 +170,7 @@ def test_frames_and_missing_layers_are_refused(clouds, protocol):
 
 
 def test_the_learning_rate_rises_exponentially_and_falls_to_nothing():
-    settings = maest.MaestSettings()
+    settings = maest.MaestProbeSettings()
     factors = [maest.rate_factor(epoch, settings) for epoch in range(61)]
     assert factors[0] == pytest.approx(math.exp(-5 * (1 - 0.05) ** 2))
     assert factors[5] == pytest.approx(math.exp(-1.25)) and factors[10] == 1
@@ -180,7 +180,7 @@ def test_the_learning_rate_rises_exponentially_and_falls_to_nothing():
 
 def test_maests_probe_is_the_one_of_a_plain_loop(clouds):
     data = clouds(spread=1.0)
-    settings = maest.MaestSettings(
+    settings = maest.MaestProbeSettings(
         layer="1", dropout=0.0, hidden=16, batch_size=25, epochs=8, warmup_epochs=3, learning_rate=0.03, average_from=4
     )
     result = data.run(maest.PROTOCOL, seeds=(5,), settings=settings)
@@ -215,9 +215,9 @@ def test_maests_probe_is_the_one_of_a_plain_loop(clouds):
 
 
 def test_maests_settings_are_the_published_ones(clouds):
-    settings = maest.MaestSettings()
+    settings = maest.MaestProbeSettings()
     assert (settings.hidden, settings.dropout, settings.batch_size, settings.epochs) == (512, 0.5, 128, 60)
     assert (settings.learning_rate, settings.weight_decay, settings.warmup_epochs) == (1e-4, 1e-3, 10)
-    fast = maest.MaestSettings(layer="1", epochs=3, average_from=0)
+    fast = maest.MaestProbeSettings(layer="1", epochs=3, average_from=0)
     result = clouds().run(maest.PROTOCOL, settings=fast)
     assert [point.settings for point in result.grid] == [{"average": False}]
