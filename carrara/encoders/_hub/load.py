@@ -218,13 +218,15 @@ def _load_registered(name: str, seed: int | None, spec: str) -> Encoder:
 def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     config = _read_config(folder / CONFIG)
     random_name = f"{name}:random" + (f"-{seed}" if seed else "")
-    if "carrara" not in config and ("model_type" in config or "w2v2_config" in config):
-        from carrara.encoders import laion_clap, mel_conformer, muq
+    if "carrara" not in config and not {"model_type", "w2v2_config", "mulan"}.isdisjoint(config):
+        from carrara.encoders import laion_clap, mel_conformer, muq, muq_mulan
         from carrara.encoders._maest import files
 
         load_official_folder = load_hubert_folder
         if "w2v2_config" in config:
             load_official_folder = muq.load_muq_folder
+        elif "mulan" in config:
+            load_official_folder = muq_mulan.load_mulan_folder
         elif "subsampling_channels" in config:
             load_official_folder = mel_conformer.load_mert2_folder
         elif config["model_type"] == files.AST:

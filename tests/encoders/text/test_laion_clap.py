@@ -179,6 +179,7 @@ def test_names_and_shapes_at_full_size_are_those_of_transformers(name):
         expected = {key: value.shape for key, value in ClapModel(config).state_dict().items()}
         actual = {key: value.shape for key, value in build_encoder(name).state_dict().items()}
     constants = ("logit_scale_a", "logit_scale_t", "position_ids", "token_type_ids", "relative_position_index")
+    assert ENCODER.variants[name][0].parameters == 193_913_882 - 2  # without the loss's two scales
     assert actual == {key: shape for key, shape in expected.items() if not key.endswith(constants)}
 
 
