@@ -28,7 +28,7 @@ import soundfile
 import soxr
 
 from carrara.audio.decode import load_audio
-from carrara.pretrain.corpus.storage import local_copy
+from carrara.core.storage import local_copy
 
 SOURCE, RATE, SECONDS, TIMES = 44_100, 24_000, 5.0, 5
 FORMATS = {

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from carrara.features.parquet import EmbedReport
 
 EMBED_ENDINGS = (".parquet", ".csv", ".npy", "")
+REMOTE_READERS = 8
+MAX_LIKE_PROBLEMS = 20  # of more files with the same problem the first stands for all
 
 Output = Annotated[
     str,  # a Path would lose the slash of a folder
@@ -32,7 +34,7 @@ Paths = Annotated[
     list[Path] | None,
     typer.Argument(
         help="Audio files, folders of them, quoted patterns ('music/**/*.mp3'), and manifests: .csv or .parquet with a "
-        "column path."
+        "column path. Each may be remote: s3://, gs://, hf://, https://."
     ),
 ]
 Layer = Annotated[
@@ -103,6 +105,7 @@ def embed(
     - `carrara embed song.mp3 -e mert-v1-95m:random -o song.parquet --per frame --layer 5`
     - `carrara embed a.wav b.flac ~/Music -e mfcc -o windows.parquet --per window --window 10 --json`
     - `carrara embed songs.csv -e mfcc -o songs/ --sample 3x10 --num-shards 8 --shard-index 0`
+    - `carrara embed s3://bucket/music -e mfcc -o music/`
     - `find ~/Music -newer last | carrara embed --files-from - -e mfcc -o new.csv`
 
     Columns: path, start, duration (s), layer, embedding. A file that cannot be decoded is reported with the reason, the
@@ -113,6 +116,7 @@ def embed(
     from carrara.audio.files import check_paths, list_audio_files, select_shard
     from carrara.core.errors import UsageError
     from carrara.core.settings import parse_assignments, parse_settings
+    from carrara.core.storage import is_remote
     from carrara.encoders._hub.spec import parse_encoder_spec
 
     # Whatever can be wrong in the command is looked at before torch is imported.
@@ -120,9 +124,7 @@ def embed(
     if not named:
         raise UsageError("there is nothing to embed; give files or folders, or a list with --files-from")
     check_paths(named)
-    output = _parse_output(output_name, shard_index is not None)
-    if as_json and str(output) == "-":
-        raise UsageError("-o - and --json would both write to standard output; leave one out")
+    output = _parse_output(output_name, shard_index is not None, as_json)
     parse_encoder_spec(encoder)
     assignments = parse_assignments(changes or [])
     if (shard_index is None) != (num_shards == 1) or (shard_index or 0) >= num_shards:
@@ -143,23 +145,32 @@ def embed(
     device = pick_device(device)
     limit_threads(threads)
     network = with_settings(load(encoder), assignments)
-    report = write_table(network, files, output, config, device, batch_size, overwrite, min(threads or 2, 2))
+    # A store answers slowly and several requests at once; local files keep two decoders busy.
+    readers = REMOTE_READERS if any(is_remote(str(path)) for path in files) else 2
+    readers = min(threads or readers, readers)
+    report = write_table(network, files, output, config, device, batch_size, overwrite, readers)
     _print_report(report, output, time.perf_counter() - start, as_json)
     if report.failed:
         raise typer.Exit(1)
 
 
-def _parse_output(name: str, is_sharded: bool) -> Path:
+def _parse_output(name: str, is_sharded: bool, as_json: bool) -> Path:
     """Return -o as a path.
 
     Raises:
-        UsageError: its ending is unknown, or it is no folder for shards, or an empty folder without a slash.
+        UsageError: it is remote, its ending is unknown, it is no folder for shards, or an empty folder without a slash,
+            or it would share standard output with the summary.
     """
     from carrara.cli._outputs import check_ending
     from carrara.core.errors import UsageError
+    from carrara.core.storage import is_remote, normalize
 
+    if is_remote(normalize(name)):
+        raise UsageError(f"-o {name}: outputs are local; give a local path and copy it there")
     output = Path(name)
     check_ending(output, EMBED_ENDINGS)
+    if as_json and name == "-":
+        raise UsageError("-o - and --json would both write to standard output; leave one out")
     if is_sharded and (output.suffix or name == "-"):
         raise UsageError(f"-o {output}: with --num-shards give a folder; each shard writes its own inside")
     if not is_sharded and not name.endswith(os.sep) and output.is_dir() and not any(output.iterdir()):
@@ -187,9 +198,15 @@ def read_list(source: str | None) -> list[Path]:
 
 
 def _print_report(report: EmbedReport, output: Path, seconds: float, as_json: bool) -> None:
+    alike: dict[str, list[str]] = {}
     for path, reason in report.failed.items():
-        kept = "; its former rows are kept" if path in report.kept else ""
-        echo(f"carrara embed: {reason}{kept}", err=True)
+        alike.setdefault(reason.replace(path, ""), []).append(path)
+    kept_paths = set(report.kept)
+    for paths in alike.values():
+        for path in paths if len(paths) <= MAX_LIKE_PROBLEMS else paths[:1]:
+            kept = "; its former rows are kept" if path in kept_paths else ""
+            more = "" if len(paths) <= MAX_LIKE_PROBLEMS else f" (and so {len(paths) - 1:,} others; --json names them)"
+            echo(f"carrara embed: {report.failed[path]}{kept}{more}", err=True)
     others = [path for path in report.kept if path not in report.failed]
     if others:
         count = f"{len(others)} recordings that were not named" if len(others) > 1 else others[0]

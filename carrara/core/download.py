@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,13 @@ def download(remote: Remote, root: Path) -> Path:
                     for own in (part, _version_path(part)):
                         if own.is_symlink():
                             raise StoreError(f"{own}: is a symbolic link, which is not followed; remove it")
-                    _retry(remote, part)
+                    try:
+                        _retry(remote.url, part, remote.sha256)
+                    except _Refused as problem:
+                        raise DataError(
+                            f"{remote.url}: the host refuses it ({problem}); if it has moved, store it as {path} and "
+                            "report the new address"
+                        ) from None
                     _check_content(remote, part)
                     part.replace(path)
                     _version_path(part).unlink(missing_ok=True)
@@ -104,6 +111,47 @@ def download(remote: Remote, root: Path) -> Path:
     except OSError as problem:
         raise StoreError(f"{path}: cannot be written ({problem.strerror or problem})") from None
     return target
+
+
+def fetch_file(url: str, target: Path) -> None:
+    """Download a file of the user's own from a plain URL; nothing is kept of it where it fails.
+
+    Raises:
+        DataError: the download failed, or a web page or Git LFS pointer came in the place of the file.
+        OSError: the file cannot be written.
+    """
+    part = target.with_name(f".{target.name}.part")
+    try:
+        _retry(url, part, None, quiet=True)
+        _check_content(Remote(url, urlsplit(url).path), part)
+        part.replace(target)
+    except _Refused as problem:
+        raise DataError(f"{url}: the host refuses it ({problem})") from None
+    finally:
+        for leftover in (part, _version_path(part)):
+            leftover.unlink(missing_ok=True)
+
+
+def read_version(url: str) -> str:
+    """Return the strong ETag or Last-Modified of a file at a plain URL, empty if its host states neither.
+
+    Raises:
+        DataError: the host refuses it or cannot be reached.
+    """
+    import requests
+
+    def check(response: Response, **_: Any) -> None:
+        if response.is_redirect:
+            _check_redirect(response.url, urljoin(response.url, response.headers["Location"]))
+
+    headers = {"Accept-Encoding": "identity", "User-Agent": "carrara"}
+    try:
+        response = requests.head(
+            url, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=True, hooks={"response": check}
+        )
+    except (requests.RequestException, _Refused) as problem:
+        raise DataError(f"{url}: cannot be read: {str(problem).partition(chr(10))[0]}") from None
+    return _version_of(response.headers) if response.ok else ""
 
 
 def download_from_hub(repository: str, patterns: Sequence[str]) -> Path:
@@ -167,38 +215,36 @@ def _origin(remote: Remote) -> str:
     return f"{remote.url}\n{remote.sha256 or 'not pinned'}\n"
 
 
-def _retry(remote: Remote, part: Path) -> None:
+def _retry(url: str, part: Path, sha256: str | None, quiet: bool = False) -> None:
     """Append to the partial file until it is complete.
 
     Raises:
-        DataError: the host refuses, or one try and one after each pause brought nothing new.
+        _Refused: the host refuses to send the file.
+        DataError: one try and one after each pause brought nothing new.
         OSError: the file cannot be written.
     """
     failures, largest = 0, _size(part)
     while True:
         try:
-            return _append_range(remote, part)
-        except _Refused as problem:
+            return _append_range(url, part, sha256, quiet)
+        except _Refused:
             if not _size(part):
                 part.unlink(missing_ok=True)
-            raise DataError(
-                f"{remote.url}: the host refuses it ({problem}); if it has moved, store it as "
-                f"{part.with_name(part.name[1:-5])} and report the new address"
-            ) from None
+            raise
         except _ConnectionLost as problem:
             size = _size(part)
             failures, largest = (0 if size > largest else failures + 1), max(largest, size)
             if failures > len(PAUSES_SECONDS):
                 cure = "check the network connection and run the same command again"
-                if size and (remote.sha256 or _read_version(part)):
+                if size and (sha256 or _read_version(part)):
                     cure = f"run the same command again, it resumes at {size / MEGABYTE:.1f} MB"
-                raise DataError(f"{remote.url}: {problem}; {cure}") from None
+                raise DataError(f"{url}: {problem}; {cure}") from None
             pause = PAUSES_SECONDS[max(failures - 1, 0)]
-            with progress(f"{remote.url}: {problem}; next try in {pause:g} s", None):
+            with nullcontext() if quiet else progress(f"{url}: {problem}; next try in {pause:g} s", None):
                 time.sleep(pause)
 
 
-def _append_range(remote: Remote, part: Path) -> None:
+def _append_range(url: str, part: Path, sha256: str | None, quiet: bool) -> None:
     """Request the missing bytes once and append them.
 
     Raises:
@@ -211,7 +257,7 @@ def _append_range(remote: Remote, part: Path) -> None:
 
     size, known_version = _size(part), _read_version(part)
     headers = {"Accept-Encoding": "identity", "User-Agent": "carrara"}
-    if size and (known_version or remote.sha256):
+    if size and (known_version or sha256):
         headers["Range"] = f"bytes={size}-"
         if known_version:
             headers["If-Range"] = known_version
@@ -236,17 +282,18 @@ def _append_range(remote: Remote, part: Path) -> None:
             # Written only now, when no byte of another version is left.
             _version_path(part).write_text(version, encoding="latin-1")
 
-        if has_bars():
+        is_shown = has_bars() and not quiet
+        if is_shown:
             print(f"downloading {part.name[1:-5]}", file=sys.stderr)
         transfer = pooch.HTTPDownloader(
-            progressbar=has_bars(),
+            progressbar=is_shown,
             chunk_size=CHUNK_BYTES,
             headers=headers,
             timeout=TIMEOUT_SECONDS,
             hooks={"response": continue_or_restart},
         )
         try:
-            transfer(remote.url, file, None)
+            transfer(url, file, None)
         except requests.HTTPError as problem:
             response = problem.response
             assert response is not None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from carrara.audio.windows import split_windows
 from carrara.core import __version__
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, parse_settings
+from carrara.core.storage import local_copy
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
 from carrara.features.encode import CNN, EncodePlan, Rows, Window, compute_dtype, encode_recordings, merge_windows
@@ -69,7 +70,7 @@ class EmbedConfig(Settings):
 class EmbedChunk:
     """Some rows of a recording, or without a table its end, with the reason if it could not be embedded."""
 
-    path: Path
+    path: Path | str
     table: pyarrow.Table | None
     problem: str | None = None
 
@@ -91,7 +92,7 @@ def embed(
     A file that cannot be decoded is left out with a warning that gives the reason.
 
     Args:
-        paths: Audio files and folders of them.
+        paths: Audio files, folders of them and manifests, here or as fsspec addresses (`s3://bucket/music`).
         encoder: An encoder, the name, folder or hub id of one, or a network or function as for `carrara.bench`; it runs
             on the device of its weights.
         per: A row is a recording ("clip"), a "window" or a "frame".
@@ -199,12 +200,12 @@ def embedding_schema(encoder: Encoder, config: EmbedConfig) -> pyarrow.Schema:
 
 def embed_files(
     encoder: Encoder,
-    files: Sequence[Path],
+    files: Sequence[Path | str],
     config: EmbedConfig,
     device: str = "cpu",
     batch_size: int | None = None,
     advance: Callable[..., None] = lambda seconds, note="": None,
-    before: Callable[[Path], object] = lambda path: None,
+    opened: Callable[[Path | str], AbstractContextManager[Path]] = lambda path: local_copy(str(path)),
     threads: int = 2,
 ) -> Generator[EmbedChunk, None, None]:
     """Yield the table in chunks, file after file in order; each file ends with a chunk without a table.
@@ -213,7 +214,8 @@ def embed_files(
         encoder, files, config, device, batch_size: As of `carrara.features.parquet.write_embeddings`.
         advance: Called with the seconds of audio of each encoded window, and at the end of a file with how many are
             done.
-        before: Called with each file before it is decoded, in a thread; an AudioError of it is the file's problem.
+        opened: Yields each file as a local one while it is decoded, in a thread; an AudioError of it is the file's
+            problem.
         threads: How many files are decoded at once.
 
     Raises:
@@ -227,7 +229,7 @@ def embed_files(
     )
     encoder = encoder.to(device).eval()
     grid = window_grid(encoder, spec)
-    sources = (partial(_file_windows, path, encoder.card.sample_rate, grid, config.sample, before) for path in files)
+    sources = (partial(_file_windows, path, encoder.card.sample_rate, grid, config.sample, opened) for path in files)
     plan = EncodePlan(device, spec.pool, layers == [CNN], batch_size)
     with closing(encode_recordings(encoder, sources, plan, threads)) as recordings:
         for index, windows in recordings:
@@ -247,11 +249,19 @@ def embed_files(
 
 
 def _file_windows(
-    path: Path, rate: int, grid: WindowGrid, sample: str | None, before: Callable[[Path], object]
+    path: Path | str,
+    rate: int,
+    grid: WindowGrid,
+    sample: str | None,
+    opened: Callable[[Path | str], AbstractContextManager[Path]],
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Yield start and samples of a recording's windows, or those of its sample, then its length without samples."""
     check_file(path)
-    before(path)
+    with opened(path) as file:
+        yield from _windows_of(file, rate, grid, sample)
+
+
+def _windows_of(path: Path, rate: int, grid: WindowGrid, sample: str | None) -> Iterator[tuple[int, np.ndarray | None]]:
     if sample is not None:
         count, seconds = int(sample.partition("x")[0]), float(sample.partition("x")[2])
         info = read_info(path)
@@ -279,7 +289,7 @@ def _file_windows(
 
 
 def _finite_windows(
-    windows: Iterable[tuple[Window, Rows]], path: Path, encoder: Encoder, advance: Callable[[float], None]
+    windows: Iterable[tuple[Window, Rows]], path: Path | str, encoder: Encoder, advance: Callable[[float], None]
 ) -> Iterator[tuple[Window, Rows]]:
     """Yield a recording's windows.
 

@@ -1,8 +1,9 @@
 """SHA-256 of audio files, remembered so that a library is read once and not at every start.
 
 A file with the size, inode and times of its last reading is taken to be unchanged. A file written so lately that a
-second write could leave the same times is not remembered (git's rule for its index). The cache is an SQLite file in
-Carrara's home; where it cannot be used, files are simply read.
+second write could leave the same times is not remembered (git's rule for its index). A remote file is taken to be
+unchanged while its store states the same ETag, checksum or time; where it states none, it is downloaded again. The
+cache is an SQLite file in Carrara's home; where it cannot be used, files are simply read.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from carrara.audio.files import check_file
 from carrara.core.errors import AudioError
 from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import home as carrara_home
+from carrara.core.storage import is_remote, local_copy, remote_version
 
 RACY_SECONDS = 2.0
+AnyPath = TypeVar("AnyPath", Path, Path | str)
 
 
-def hash_files(paths: Iterable[Path], home: Path | None = None, threads: int = 2) -> dict[Path, str | AudioError]:
+def hash_files(paths: Iterable[AnyPath], home: Path | None = None, threads: int = 2) -> dict[AnyPath, str | AudioError]:
     """Return the SHA-256 of each file, or the error of one that cannot be read.
 
     Args:
@@ -33,7 +38,7 @@ def hash_files(paths: Iterable[Path], home: Path | None = None, threads: int = 2
     """
     cache = FileHashCache(home)
 
-    def digest(path: Path) -> str | AudioError:
+    def digest(path: Path | str) -> str | AudioError:
         try:
             return cache.sha256(path)
         except AudioError as problem:
@@ -66,12 +71,38 @@ class FileHashCache:
             self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         self._execute("create table if not exists contents (path text primary key, stamp text, digest text)")
 
-    def sha256(self, path: Path) -> str:
-        """Return the SHA-256 of a file's bytes.
+    @contextmanager
+    def open(self, path: Path | str) -> Iterator[tuple[Path, str]]:
+        """Yield a file, or a local copy of a remote one, and the SHA-256 of its bytes.
+
+        Raises:
+            AudioError: As of `sha256`.
+        """
+        if not is_remote(str(path)):
+            yield Path(path), self.sha256(path)
+            return
+        address = str(path)
+        version = remote_version(address)  # of before: what changes meanwhile is then another version
+        with local_copy(address) as copy:
+            digest = sha256_of_file(copy)
+            if version:
+                self._execute("insert or replace into contents values (?, ?, ?)", address, version, digest)
+            yield copy, digest
+
+    def sha256(self, path: Path | str) -> str:
+        """Return the SHA-256 of a file's bytes; a remote file is downloaded if its store states another version.
 
         Raises:
             AudioError: It cannot be read, is a pipe or device, or its name is not UTF-8.
         """
+        if is_remote(str(path)):
+            cached = self._execute(
+                "select digest from contents where path = ? and stamp = ?", str(path), remote_version(str(path))
+            )
+            if cached:
+                return cached[0][0]
+            with self.open(path) as (_, digest):
+                return digest
         path = Path(path).absolute()
         check_file(path)
         try:

@@ -14,7 +14,7 @@ import reprlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from carrara.audio.decode import read_info
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.io import file_lock
 from carrara.core.progress import is_progress_shown, progress
+from carrara.core.storage import is_remote
 from carrara.core.strict_json import parse_json, parse_json_object
 from carrara.encoders._base import Encoder
 from carrara.features.embed import (
@@ -78,7 +79,7 @@ class _Recording:
 
 def write_embeddings(
     encoder: Encoder,
-    files: Sequence[Path],
+    files: Sequence[Path | str],
     output: Path,
     config: EmbedConfig,
     device: str = "cpu",
@@ -95,7 +96,7 @@ def write_embeddings(
 
     Args:
         encoder: The encoder; it is moved to the device and runs in evaluation mode.
-        files: The recordings.
+        files: The recordings, local or as fsspec addresses.
         output: A Parquet file `OUT.parquet`, or a folder for parts; it is made or completed.
         config: What a row is.
         device: Where the encoder runs.
@@ -128,13 +129,15 @@ def write_embeddings(
             report.reused = len(hashes)
             cache = FileHashCache()
 
-            def hash_before(path: Path) -> None:
-                hashes[str(path)] = cache.sha256(path)
+            @contextmanager
+            def open_hashed(path: Path | str) -> Iterator[Path]:
+                with cache.open(path) as (file, hashes[str(path)]):
+                    yield file
 
             with (
                 closing(cache),
                 progress("embedding", _total_seconds(new), of_audio=True) as advance,
-                closing(embed_files(encoder, new, config, device, batch_size, advance, hash_before, threads)) as chunks,
+                closing(embed_files(encoder, new, config, device, batch_size, advance, open_hashed, threads)) as chunks,
             ):
                 problems = _write_parts(folder, schema, chunks, hashes, part_rows)
             report.failed |= problems
@@ -170,8 +173,8 @@ def _sweep(folder: Path, output: Path, is_file: bool) -> None:
 
 
 def _find_new(
-    files: Iterable[Path], former: Iterable[_Recording], failed: dict[str, str], threads: int
-) -> tuple[list[Path], dict[str, str]]:
+    files: Iterable[Path | str], former: Iterable[_Recording], failed: dict[str, str], threads: int
+) -> tuple[list[Path | str], dict[str, str]]:
     """Return the files that are to be embedded, and the SHA-256 of the others by path.
 
     Only files that are stored are hashed here, so that embedding a million new ones starts at once.
@@ -186,7 +189,7 @@ def _find_new(
     for item in former:
         stored.setdefault(item.path, set()).add(item.sha256)
     digests = hash_files((path for path in files if str(path) in stored), threads=threads)
-    new: list[Path] = []
+    new: list[Path | str] = []
     hashes: dict[str, str] = {}
     for path in dict.fromkeys(files):
         digest = digests.get(path)
@@ -436,9 +439,9 @@ def _read_metadata(file: Path) -> tuple[dict[str, Any], list[list[str]]]:
         raise StoreError(f"{file}: exists already, and was not made by this command; choose another -o") from None
 
 
-def _total_seconds(files: Sequence[Path]) -> float | None:
-    """Return the length of files as their headers state it. None of many, or where no progress bar shows it."""
-    if len(files) > MAX_HEADERS or not is_progress_shown():
+def _total_seconds(files: Sequence[Path | str]) -> float | None:
+    """Return the length of files as their headers state it. None of many or remote ones, or if no bar shows it."""
+    if len(files) > MAX_HEADERS or not is_progress_shown() or any(is_remote(str(path)) for path in files):
         return None
     total = 0.0
     for path in files:

@@ -26,7 +26,7 @@ COLUMNS = ("path", "start", "duration", "layer")
 
 def write_table(
     encoder: Encoder,
-    files: Sequence[Path],
+    files: Sequence[Path | str],
     output: Path,
     config: EmbedConfig,
     device: str = "cpu",

@@ -138,13 +138,13 @@ def read_tag_names(encoder: Encoder, labels: Path | None) -> tuple[str, ...]:
     return names
 
 
-def find_too_short(files: Iterable[Path], encoder: Encoder) -> dict[str, str]:
-    """Return by path why recordings are too short for an encoder: their headers state less than a patch of a MAEST."""
+def find_too_short(files: Iterable[Path | str], encoder: Encoder) -> dict[str, str]:
+    """Return by path why local recordings are too short for an encoder: by their headers less than a patch of MAEST."""
     if not isinstance(encoder, MaestEncoder):
         return {}
     min_seconds = encoder.settings.shape.patch * HOP / SAMPLE_RATE
     reasons = {}
-    for path in files:
+    for path in (file for file in files if isinstance(file, Path)):
         with suppress(AudioError):  # a file that cannot be read is reported when it is decoded
             seconds = read_info(path).duration_seconds
             if seconds is not None and seconds < min_seconds:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from carrara.core.storage import absolute, normalize
 from carrara.data import REGISTRY as DATA
 from carrara.data.folder import FolderDataset
 from carrara.encoders._base import Card
 from carrara.encoders._hub.load import usage_snippet
-from carrara.pretrain.corpus.storage import absolute, normalize
 from carrara.pretrain.metrics_log import LOG_FILE, PROBES, read_metrics, read_probes
 from carrara.pretrain.objectives._base import Objective
 

@@ -20,8 +20,9 @@ from carrara.audio.decode import iter_audio, load_audio, probe_audio
 from carrara.audio.files import check_file
 from carrara.audio.stems import StemSource, load_stem, stem_length
 from carrara.core.errors import AudioError
+from carrara.core.storage import expand_braces, normalize
 from carrara.features.hash_cache import hash_files
-from carrara.pretrain.corpus.storage import expand_braces, normalize, read_duration
+from carrara.pretrain.corpus.durations import read_duration
 
 RATE = 44_100
 LATIN = os.fsdecode(b"caf\xe9.wav")

@@ -22,24 +22,23 @@ import numpy as np
 from carrara.audio.decode import SUFFIXES, load_audio
 from carrara.core.errors import AudioError, DataError
 from carrara.core.hashing import canonical_json
-from carrara.pretrain.corpus import manifest
-from carrara.pretrain.corpus.parquet_shards import (
-    group_starts,
-    holds_audio,
-    open_parquet,
-    parquet_row_file,
-    read_parquet_lengths,
-)
-from carrara.pretrain.corpus.storage import (
+from carrara.core.storage import (
     absolute,
     expand_braces,
     is_remote,
     list_files,
     local_copy,
     normalize,
-    read_duration,
-    read_each,
     suffix,
+)
+from carrara.pretrain.corpus import manifest
+from carrara.pretrain.corpus.durations import read_duration, read_each
+from carrara.pretrain.corpus.parquet_shards import (
+    group_starts,
+    holds_audio,
+    open_parquet,
+    parquet_row_file,
+    read_parquet_lengths,
 )
 from carrara.pretrain.corpus.tar_shards import read_shard
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carrara.core.errors import DataError
-from carrara.pretrain.corpus.storage import absolute, open_filesystem, suffix
+from carrara.core.storage import absolute, open_filesystem, suffix
 
 if TYPE_CHECKING:
     import pyarrow

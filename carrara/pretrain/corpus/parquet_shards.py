@@ -23,7 +23,8 @@ from carrara.core.errors import AudioError, DataError
 from carrara.core.hashing import sha256_of_json
 from carrara.core.io import atomic_write
 from carrara.core.paths import home
-from carrara.pretrain.corpus.storage import open_filesystem, read_duration
+from carrara.core.storage import open_filesystem
+from carrara.pretrain.corpus.durations import read_duration
 
 if TYPE_CHECKING:
     import pyarrow

@@ -3,7 +3,7 @@
 A shard holds consecutive samples: `key.flac` (mp3, wav, ogg, opus, …) and optionally `key.json`; a key ends at the
 first dot of the file name. Each shard is scanned once and its audio headers are read, unless the JSON gives `seconds`,
 or `samples` with `sample_rate`. The index is kept in `$CARRARA_HOME/shards` until the shard changes. A remote shard is
-downloaded once for the scan. A crop of a member moves the whole member's bytes (carrara/pretrain/corpus/storage.py), so
+downloaded once for the scan. A crop of a member moves the whole member's bytes (carrara/core/storage.py), so
 shards suit songs; recordings of hours are better kept as files.
 
 A damaged or truncated shard loses only what the damage covers; members before and after it are used. Each loss is
@@ -25,8 +25,9 @@ from carrara.core.errors import AudioError, DataError
 from carrara.core.hashing import sha256_of_json
 from carrara.core.io import atomic_write
 from carrara.core.paths import home
+from carrara.core.storage import local_copy, open_filesystem, suffix
 from carrara.core.strict_json import parse_json, read_json_object
-from carrara.pretrain.corpus.storage import local_copy, open_filesystem, read_duration, suffix
+from carrara.pretrain.corpus.durations import read_duration
 
 FORMAT = 1
 MAX_JSON_BYTES = 2**20  # of one recording's own facts

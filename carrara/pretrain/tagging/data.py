@@ -27,14 +27,15 @@ import numpy as np
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, DataError, StoreError, UsageError, did_you_mean
 from carrara.core.hashing import canonical_json
+from carrara.core.storage import absolute, expand_braces, normalize, suffix
 from carrara.core.strict_json import read_json
 from carrara.data import REGISTRY as DATA
 from carrara.data._base import Dataset
 from carrara.data.folder import FILES, FolderDataset
 from carrara.pretrain.corpus.build import PARQUET, ROUNDING, TAR, Corpus, Items, build_corpus, build_table
+from carrara.pretrain.corpus.durations import read_duration, read_each
 from carrara.pretrain.corpus.manifest import read_manifest_tags
 from carrara.pretrain.corpus.parquet_shards import holds_audio, read_parquet_tags
-from carrara.pretrain.corpus.storage import absolute, expand_braces, normalize, read_duration, read_each, suffix
 from carrara.pretrain.corpus.stream import CropStream
 from carrara.pretrain.corpus.tar_shards import read_shard_tags
 from carrara.pretrain.tagging.settings import LabelSettings

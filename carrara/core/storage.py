@@ -1,34 +1,35 @@
-"""Files of a corpus by local path or fsspec address (s3://…, gs://…, https://…, memory://…).
+"""Files by local path or fsspec address (s3://…, gs://…, hf://…, https://…, memory://…).
 
 Decoders seek best in local files, and a remote store answers one request faster than a hundred seeks. So a remote file
 or a member of a tar shard is copied to a temporary file while it is decoded: a crop moves the compressed bytes of the
-whole file and decodes only its own. fsspec's caches chain as usual: `filecache::s3://bucket/shards`.
+whole file and decodes only its own. fsspec's caches chain as usual: `filecache::s3://bucket/shards`. Whole files of
+http:// and https:// are downloaded by `carrara.core.download`, by its rules for redirects.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import urlsplit
 
-from carrara.audio.decode import iter_audio, probe_audio
-from carrara.audio.files import check_file
-from carrara.core.errors import AudioError, DataError, StoreError, UsageError
-from carrara.core.progress import progress
+from carrara.core.download import fetch_file, read_version
+from carrara.core.errors import AudioError, CarraraError, DataError, StoreError, UsageError
 
-READERS, CHUNK = 8, 4096  # threads, items that are submitted to them at once
+# What file systems state of a file's content, by their names of it; a size alone does not tell versions apart.
+VERSION_KEYS = (
+    "ETag", "etag", "md5Hash", "crc32c", "checksum", "generation", "VersionId", "version_id", "blob_id", "lfs", "mtime",
+    "LastModified", "last_modified", "updated", "created",
+)  # fmt: skip
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FOLDED = re.compile(r"^((?:[\w+.-]+::)*(?!file:)[a-z][\w+.-]+):/(?!/)")
-
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
 
 
 def normalize(path: str | Path) -> str:
@@ -50,8 +51,8 @@ def absolute(address: str) -> str:
 
 
 def suffix(address: str) -> str:
-    """Return the suffix of an address in lower case, with its dot."""
-    return os.path.splitext(address)[1].lower()
+    """Return the suffix of an address in lower case, with its dot; a query of a URL is no part of it."""
+    return os.path.splitext(urlsplit(address).path if _is_url(address) else address)[1].lower()
 
 
 def expand_braces(address: str) -> list[str]:
@@ -101,13 +102,39 @@ def list_files(address: str) -> dict[str, str] | None:
             return None
         return {path.relative_to(root).as_posix(): str(path) for path in sorted(root.rglob("*")) if path.is_file()}
     files, folder = open_filesystem(address)
-    try:
+    with _store_errors(address, "cannot be listed", DataError):
         if not files.isdir(folder):
             return None
         names = [path[len(folder) :].lstrip("/") for path in sorted(files.find(folder))]
-    except OSError as problem:
-        raise DataError(f"{address}: cannot be listed: {_reason(problem)}") from None
     return {name: f"{address.rstrip('/')}/{name}" for name in names}
+
+
+def glob_files(pattern: str) -> list[str]:
+    """Return the addresses of the remote files that a pattern with `*`, `**`, `?` or `[` matches, sorted.
+
+    Raises:
+        DataError: the folder cannot be listed.
+        UsageError: fsspec cannot open it.
+    """
+    files, path = open_filesystem(pattern)
+    with _store_errors(pattern, "cannot be listed", DataError):
+        return [files.unstrip_protocol(match) for match in sorted(files.glob(path))]
+
+
+def remote_version(address: str) -> str:
+    """Return what a store states of a remote file's content (ETag, checksum, time), empty if it states nothing.
+
+    Raises:
+        AudioError: it cannot be asked, or has no such file.
+    """
+    if _is_url(address):
+        with _store_errors(address, "cannot be read", AudioError):
+            return read_version(address)
+    files, path = open_filesystem(address)
+    with _store_errors(address, "cannot be read", AudioError):
+        info = files.info(path)
+    version = {key: info[key] for key in VERSION_KEYS if info.get(key)}
+    return json.dumps(version | {"size": info.get("size")}, sort_keys=True, default=str) if version else ""
 
 
 @contextmanager
@@ -128,69 +155,59 @@ def local_copy(address: str, offset: int | None = None, size: int | None = None,
         return
     name = name or address
     with tempfile.NamedTemporaryFile(prefix="carrara-", suffix=suffix(name)) as copy:
-        try:
-            files, path = open_filesystem(address)
+        with _store_errors(name, "cannot be read", AudioError):
             if offset is None or size is None:
-                files.get_file(path, copy.name)
+                _copy_file(address, Path(copy.name))
             else:
+                files, path = open_filesystem(address)
                 content = files.cat_file(path, start=offset, end=offset + size)
                 if len(content) < size:
                     raise OSError(f"{address} ends inside of it, at byte {offset + len(content)}")
                 copy.write(content)
                 copy.flush()
-        except OSError as problem:
-            if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise StoreError(f"{copy.name}: no room for a copy of {name}; name a larger folder in TMPDIR") from None
-            raise AudioError(f"{name}: cannot be read: {_reason(problem)}") from None
         try:
             yield Path(copy.name)
         except AudioError as problem:
             raise AudioError(str(problem).replace(copy.name, name)) from None
 
 
-def read_duration(address: str, offset: int | None = None, size: int | None = None, name: str = "") -> float:
-    """Return the duration of an audio file in seconds; it is decoded only if its header does not give it.
+def _is_url(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
 
-    Args:
-        address, offset, size, name: as in `local_copy`.
+
+def _copy_file(address: str, target: Path) -> None:
+    if _is_url(address):
+        fetch_file(address, target)
+    else:
+        files, path = open_filesystem(address)
+        files.get_file(path, str(target))
+
+
+@contextmanager
+def _store_errors(name: str, problem: str, kind: type[CarraraError]) -> Iterator[None]:
+    """Turn the errors of a file system into one line; several stores raise kinds of their own.
 
     Raises:
-        AudioError: it cannot be read, is no audio file, or is truncated.
+        StoreError: there is no room for a copy.
+        CarraraError: of the given kind, everything else that the file system raises.
     """
-    if not is_remote(address):
-        check_file(address)
-    with local_copy(address, offset, size, name) as path:
-        header = probe_audio(path)
-        if header.duration_seconds is not None:
-            return header.duration_seconds
-        return sum(len(block_T) for block_T in iter_audio(path, header.sample_rate)) / header.sample_rate
+    try:
+        yield
+    except DataError as error:  # of a download, which names the address
+        raise kind(str(error)) from None
+    except CarraraError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            folder = tempfile.gettempdir()
+            raise StoreError(f"{folder}: no room for a copy of {name}; name a larger folder in TMPDIR") from None
+        raise kind(f"{name}: {problem}: {_reason(error)}") from None
 
 
-def read_each(function: Callable[[Argument], Result], items: Sequence[Argument], title: str) -> list[Result | str]:
-    """Return the function's result for each item, in order, or the message where it raises an AudioError.
-
-    The items are shared by threads.
-    """
-
-    def read(item: Argument) -> Result | str:
-        try:
-            return function(item)
-        except AudioError as problem:
-            return str(problem)
-
-    results: list[Result | str] = []
-    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool, progress(title, len(items)) as advance:
-        try:
-            for begin in range(0, len(items), CHUNK):
-                for result in pool.map(read, items[begin : begin + CHUNK]):
-                    results.append(result)
-                    advance()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    return results
-
-
-def _reason(problem: OSError) -> str:
-    if isinstance(problem, FileNotFoundError):
-        return "no such file"
-    return (problem.strerror or str(problem) or type(problem).__name__).splitlines()[0]
+def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if isinstance(error, FileNotFoundError):
+        return "no such bucket" if "bucket" in str(error).lower() else "no such file"
+    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+    return text.splitlines()[0]

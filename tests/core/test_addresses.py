@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from carrara.core.errors import UsageError
-from carrara.pretrain.corpus.storage import expand_braces, normalize
+from carrara.core.storage import expand_braces, normalize
 
 
 def test_braces_expand_to_their_numbers():
