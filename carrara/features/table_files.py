@@ -75,7 +75,7 @@ def write_table(
     return report
 
 
-def _refuse_loss(table: Path, files: Sequence[Path]) -> None:
+def _refuse_loss(table: Path, files: Sequence[Path | str]) -> None:
     """Refuse to replace a table of rows that has other recordings than `files`, or that is none."""
     if not table.is_file() or not table.stat().st_size:
         return
