@@ -72,6 +72,19 @@ def centre_draws(draw_G: np.ndarray, value: float, groups: int) -> np.ndarray:
     return value + (draw_G - draw_G[finite].mean()) * math.sqrt(groups / (groups - 1))
 
 
+def jackknife_error(deleted_N: np.ndarray) -> float:
+    """Return the standard error of a score from its values without each of N groups [efron1982]."""
+    finite = deleted_N[np.isfinite(deleted_N)]
+    return math.sqrt((len(finite) - 1) * float(np.var(finite))) if len(finite) > 1 else math.nan
+
+
+def scale_draws(draw_G: np.ndarray, value: float, error: float) -> np.ndarray:
+    """Return centred draws scaled to this standard error; as they are where either spread is 0 or unknown."""
+    finite = draw_G[np.isfinite(draw_G)]
+    spread = float(np.std(finite)) if len(finite) else 0.0
+    return value + (draw_G - value) * (error / spread) if error > 0 and spread > 0 else draw_G
+
+
 def standard_error(draw_G: np.ndarray, groups: int, seed_values: Sequence[Sequence[float]] = ()) -> StandardError:
     """Return the standard error of centred draws, with the spread of the training seeds.
 

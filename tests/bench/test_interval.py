@@ -122,6 +122,31 @@ def test_tag_metrics_skip_the_tags_that_a_draw_empties():
                 assert drawn[name][index] == pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
+def test_tag_metrics_of_few_groups_take_the_jackknife_with_one_group_left_out(metric):
+    draw = np.random.default_rng(5)
+    truth = (draw.random((60, 3)) < 0.4).astype(float)
+    seeds = [truth + draw.standard_normal((60, 3)).round(1) for _ in range(2)]
+    groups = [f"song {unit // 5}" for unit in range(60)]
+    own = confidence_intervals(TAGS, MULTILABEL, list(truth), [list(each) for each in seeds], groups)[metric]
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    score = {"roc_auc": roc_auc_score, "average_precision": average_precision_score}[metric]
+    left_out = [np.arange(60) // 5 != group for group in range(12)]
+    deleted = np.array(
+        [np.mean([score(truth[kept], each[kept], average="macro") for each in seeds]) for kept in left_out]
+    )
+    variance = 11 * np.var(deleted)
+    by_seed = [score(truth, each, average="macro") for each in seeds]
+    assert np.std(own.draw_G) == pytest.approx(math.sqrt(variance))
+    # Wilson's interval solves (p - value)² = z² · variance · p (1 - p) / (value (1 - value)).
+    value, spread = np.mean(by_seed), np.var(by_seed, ddof=1) / 2
+    freedom = (variance + spread) ** 2 / (variance**2 / 11 + spread**2)
+    slope = stats.t.ppf(0.975, freedom) ** 2 * (variance + spread) / (value * (1 - value))
+    roots = np.roots([1 + slope, -2 * value - slope, value**2])
+    assert sorted(roots) == pytest.approx([own.low, own.high])
+
+
 def test_ratios_of_sums_equal_samples_written_out():
     draw = np.random.default_rng(4)
     truths = [np.sort(draw.uniform(0, 20, 30)) for _ in range(12)]
