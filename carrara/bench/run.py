@@ -27,6 +27,7 @@ from carrara.bench.provenance import fingerprint, run_info
 from carrara.bench.select_tasks import select_tasks
 from carrara.bench.task_data import FeatureProvider
 from carrara.bench.task_types._base import Prediction, TaskType, Truth, requested_metrics
+from carrara.bench.text_retrieval import JointAudio, has_text_tower
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, CarraraError, DataError, StoreError, UsageError
 from carrara.core.printable import one_line
@@ -73,7 +74,8 @@ def bench(
 ) -> Records:
     """Measure encoders on tasks and return one record for each pair, also written below `results`.
 
-    A frame-level task has no record for an encoder without frames; a line on standard error says so.
+    A frame-level task has no record for an encoder without frames, and a search by text none for one without a text
+    tower; a line on standard error says so.
 
     Args:
         encoders: an encoder, the name, folder or hub id of one, an `nn.Module`, a model of transformers or a function
@@ -138,12 +140,17 @@ def _measure_missing(
     records = []
     card = provider.card
     for task in tasks:
-        if task_types.REGISTRY.get(task.task_type).frame_level and card.frame_rate is None:
+        task_type = task_types.REGISTRY.get(task.task_type)
+        if task_type.frame_level and card.frame_rate is None:
             line = f"{task.name}: {card.name} has no frames, which this task needs; no record"
             print(one_line(line), file=sys.stderr)
             continue
         if card.is_constant and task.task_type == "retrieval":
             line = f"{task.name}: {card.name} finds all clips equally similar, noise is the floor here; no record"
+            print(one_line(line), file=sys.stderr)
+            continue
+        if task_type.has_text_queries and not has_text_tower(provider.encoder):
+            line = f"{task.name}: {card.name} has no text tower, which this task needs; no record"
             print(one_line(line), file=sys.stderr)
             continue
         started = time.perf_counter()
@@ -214,7 +221,8 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     window_spec = protocol.window_spec(task, task_type, encoder.card, settings)
     if config.corruptions and window_spec is None:
         raise UsageError(f"--corrupt: {task.name} is not scored on corrupted audio; leave --corrupt or the task out")
-    data = provider.load(task, task_type, window_spec)
+    joint = provider.with_encoder(JointAudio(encoder), provider.home) if task_type.has_text_queries else provider
+    data = joint.load(task, task_type, window_spec, task_type.splits)
     loaded = time.perf_counter()
 
     result = protocol.run(
@@ -244,7 +252,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     }
     robustness = {}
     for corruption in config.corruptions:
-        corrupted_S = result.predictor.predict(provider.corrupted_test(data, corruption))
+        corrupted_S = result.predictor.predict(joint.corrupted_test(data, corruption))
         robustness[corruption] = _score(task, task_type, truths, corrupted_S, test.clips, dataset)
 
     index = provider.index(task)

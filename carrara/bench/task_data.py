@@ -80,10 +80,12 @@ class TaskData:
     missing: tuple[str, ...]
 
     def unlabelled_test(self) -> SplitData:
-        """Return the test split without truths and labels; the reference stems of source separation, audio, stay."""
+        """Return the test split without truths and labels; the stems of source separation and text queries stay."""
         test = self.splits["test"]
         clips: Iterable[Clip] = test.clips
-        if self.task_type.reads_features:
+        if self.task_type.has_text_queries:
+            clips = [replace(clip, labels={self.task.label: clip.labels.get(self.task.label)}) for clip in clips]
+        elif self.task_type.reads_features:
             clips = [replace(clip, labels={}) for clip in clips]
         return SplitData(list(clips), test.layers, test.rows_U, test.frame_rate)
 
@@ -158,8 +160,8 @@ class FeatureProvider:
         self._indexes[key] = TaskIndex(clips, absent, shortfall)
         return self._indexes[key]
 
-    def present_clips(self, task: Task) -> list[Clip]:
-        """Return the clips of a task whose audio is on disk.
+    def present_clips(self, task: Task, splits: Sequence[Split] = SPLITS) -> list[Clip]:
+        """Return the clips of a task whose audio is on disk; each of these splits must have enough.
 
         Raises:
             AbsentError: the dataset is not on disk.
@@ -174,7 +176,7 @@ class FeatureProvider:
         if index.shortfall and not self.partial and self.limit is None:
             raise self._incomplete(task, index.shortfall)
         clips = [clip for clip in index.clips if clip.id not in index.absent]
-        self._check_split_sizes(task, clips)
+        self._check_split_sizes(task, clips, splits)
         return clips
 
     def load(
@@ -193,7 +195,7 @@ class FeatureProvider:
         """
         task_type.check(task)
         task_index = self.index(task)
-        clips = [clip for clip in self.present_clips(task) if clip.split in splits]
+        clips = [clip for clip in self.present_clips(task, splits) if clip.split in splits]
         # Before the features, which may take hours: a wrong label stops at once.
         truth_of = dict(zip((clip.id for clip in clips), task_type.truths(task, clips)))
         strict = isinstance(self.dataset(task), FolderDataset) and not self.partial and self.limit is None
@@ -220,7 +222,7 @@ class FeatureProvider:
             slices = [rows for clip, rows in zip(clips, features.rows) if clip.id not in undecodable]
             layers, rows_U = _layers_and_rows(task, window_spec, features, slices)
             frame_rate = features.frame_rate if window_spec.pool == "frames" else None
-        by_split = {}
+        by_split = {split: LabelledSplit() for split in SPLITS}
         for split in splits:
             picks = [index for index, clip in enumerate(usable) if clip.split == split]
             own = [usable[index] for index in picks]

@@ -23,7 +23,7 @@ class Task(Settings):
         dataset: Name of the dataset (`carrara ls data`).
         split_scheme: Name of one of the dataset's divisions into train, valid and test.
         task_type: multiclass, multilabel, regression, tempo, beat_tracking, chord_recognition, melody, structure,
-            retrieval or source_separation.
+            retrieval, text_retrieval or source_separation.
         label: Key of `Clip.labels` that holds the target.
         labels: Classes, tags, dimensions, event types or stems, in the order of the probe's outputs.
         window_seconds: Length of the windows that the encoder encodes; None for whole clips. For tasks scored frame by

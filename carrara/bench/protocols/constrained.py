@@ -8,7 +8,7 @@ The weighted sum adds layers 0 to L, as in [yuan2023thesis] (v1's code leaves la
 has no sum. With `layers=transformer+cnn` the convolutional features "cnn", where the encoder has them, are one more
 layer of the search, but no part of the sum. A probe that never reached a finite score counts as tried but is no point
 of the grid. Source separation trains its own head (`carrara/bench/separation`) in the same search; retrieval trains
-nothing and chooses the layer only (`carrara/bench/retrieval.py`).
+nothing and chooses the layer only (`carrara/bench/retrieval.py`), by text not even that.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from carrara.bench.protocols._base import (
 from carrara.bench.retrieval import run_retrieval
 from carrara.bench.split_data import SplitData, monitored_score, training_examples
 from carrara.bench.task_types._base import ProbeTaskType, TaskType
+from carrara.bench.text_retrieval import run_text_retrieval
 from carrara.core.errors import DataError, UsageError
 from carrara.core.settings import Settings
 from carrara.core.task import Task
@@ -167,6 +168,8 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
 
         layers = tuple(str(layer) for layer in range(inputs.encoder.card.num_layers + 1))
         return run_separation(inputs, grid_points(layers, inputs.seeds))
+    if inputs.task_type.has_text_queries:
+        return run_text_retrieval(inputs)
     if not isinstance(inputs.task_type, ProbeTaskType):
         return run_retrieval(inputs)
     return run_search(inputs, HIDDEN, DROPOUT)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from carrara.core.clip import Clip
+from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.task import Task
 
@@ -38,12 +38,16 @@ class TaskType(ABC):
         unit: what a record calls one scored unit: clip, track, note.
         scale: of the metrics: ratios (shown in percent) or levels in dB.
         reads_features: whether the constrained protocol gives it features; source separation reads audio.
+        has_text_queries: whether it needs an encoder with a text tower, whose joint space is what features are of.
+        splits: those that it needs.
     """
 
     frame_level: bool = False
     unit: str = "clip"
     scale: Literal["ratio", "dB"] = "ratio"
     reads_features: bool = True
+    has_text_queries: bool = False
+    splits: tuple[Split, ...] = SPLITS
 
     @abstractmethod
     def truths(self, task: Task, clips: Sequence[Clip]) -> list[Truth]:

@@ -71,6 +71,20 @@ def ballroom(root):
         path.write_text("".join(f"{time:.3f} {1 + i % 4}\n" for i, time in enumerate(times)))
 
 
+def gtzan(root):
+    lists = {"train": [], "valid": [], "test": []}
+    for number in range(45):
+        name = f"{('blues', 'rock')[number % 2]}.{number:05}"
+        times = np.arange(0.2 + 0.01 * number, 3.9, (0.4, 0.6)[number % 2])
+        write(root / f"gtzan/genres/{name.split('.')[0]}/{name}.wav", add_clicks(sound_of((), 4.0, number), times))
+        path = root / f"gtzan/beats/gtzan_{name.replace('.', '_')}.beats"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{time:.3f}\t{1 + i % 4}\n" for i, time in enumerate(times)))
+        lists[("train", "train", "valid", "test", "test")[number // 9]].append(f"{name.split('.')[0]}/{name}.wav")
+    for split, names in lists.items():
+        (root / f"gtzan/{split}_filtered.txt").write_text("\n".join(names) + "\n")
+
+
 def harmonix(root):
     rows = ["File,Title,Artist,Release,Duration,BPM,Ratio Bars in 4,Time Signature,Genre,MusicBrainz Id,Acoustid Id"]
     for number in range(20):
@@ -94,7 +108,7 @@ def harmonix(root):
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
     root = tmp_path_factory.mktemp("v2")
-    for make in (chords1217, covers80, ballroom, harmonix):
+    for make in (chords1217, covers80, ballroom, gtzan, harmonix):
         make(root)
     return root
 
@@ -104,8 +118,13 @@ EXPECTED = {
     "chords1217/chords": ("chord_frame_accuracy", 0.7),
     "covers80/covers": ("map", 0.6),
     "ballroom/tempo": ("tempo_accuracy1", 0.6),
-    "harmonix/structure": ("segment_label_accuracy", 0.7),
+    "ballroom/beats": ("beat_f_70ms", 0.6),
     "ballroom/downbeats": ("beat_f_70ms", 0.3),
+    "gtzan/tempo": ("tempo_accuracy1", 0.6),
+    "gtzan/downbeats": ("beat_f_70ms", 0.3),
+    "harmonix/structure": ("segment_label_accuracy", 0.7),
+    "harmonix/beats": ("beat_f_70ms", 0.6),
+    "harmonix/downbeats": ("beat_f_70ms", 0.3),
 }
 
 
