@@ -1,4 +1,7 @@
-"""Song Describer text, all captions: as `song-describer/text`, with captions that were not validated: 1,106 of 706."""
+"""Song Describer text, all captions: as `song-describer/text`, with the captions that were not validated.
+
+The 1,106 captions are the queries, the 706 recordings are searched.
+"""
 
 from carrara.core.task import Task
 
