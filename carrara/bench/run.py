@@ -140,18 +140,15 @@ def _measure_missing(
     records = []
     card = provider.card
     for task in tasks:
-        task_type = task_types.REGISTRY.get(task.task_type)
+        task_type, reason = task_types.REGISTRY.get(task.task_type), ""
         if task_type.frame_level and card.frame_rate is None:
-            line = f"{task.name}: {card.name} has no frames, which this task needs; no record"
-            print(one_line(line), file=sys.stderr)
-            continue
-        if card.is_constant and task.task_type == "retrieval":
-            line = f"{task.name}: {card.name} finds all clips equally similar, noise is the floor here; no record"
-            print(one_line(line), file=sys.stderr)
-            continue
-        if task_type.has_text_queries and not has_text_tower(provider.encoder):
-            line = f"{task.name}: {card.name} has no text tower, which this task needs; no record"
-            print(one_line(line), file=sys.stderr)
+            reason = "has no frames, which this task needs"
+        elif card.is_constant and task.task_type == "retrieval":
+            reason = "finds all clips equally similar, noise is the floor here"
+        elif task_type.has_text_queries and not has_text_tower(provider.encoder):
+            reason = "has no text tower, which this task needs"
+        if reason:
+            print(one_line(f"{task.name}: {card.name} {reason}; no record"), file=sys.stderr)
             continue
         started = time.perf_counter()
         try:
@@ -244,12 +241,8 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     dataset = provider.dataset(task)
     scores = _score(task, task_type, truths, predictions_S, test.clips, dataset)
     scored = time.perf_counter()
-    seconds = {
-        "features": loaded - started,
-        **result.seconds,
-        "test": predicted - chosen,
-        "intervals": scored - predicted,
-    }
+    seconds = {"features": loaded - started, **result.seconds}
+    seconds |= {"test": predicted - chosen, "intervals": scored - predicted}
     robustness = {}
     for corruption in config.corruptions:
         corrupted_S = result.predictor.predict(joint.corrupted_test(data, corruption))
