@@ -207,18 +207,22 @@ def make_step(objective: nn.Module, dtype: torch.dtype = torch.float32) -> Step:
 
 
 def time_in_turn(
-    calls: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 1
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Return the median seconds of each call, all called in turn in every round."""
+    """Return the median seconds of each call, all called in turn in every round; `clock` may count CPU time instead."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warm_up + rounds):
         for name, call in calls.items():
             synchronize(device)
-            began = time.perf_counter()
+            began = clock()
             call()
             synchronize(device)
             if number >= warm_up:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

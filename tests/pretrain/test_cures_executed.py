@@ -1,8 +1,14 @@
 """What an error of pre-training proposes is taken from its message, typed after the same command, and trains."""
 
+import ast
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +18,7 @@ from typer.testing import CliRunner
 
 from carrara.cli._main import app
 from carrara.pretrain.corpus.stream import CropStream
+from carrara.pretrain.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +62,12 @@ RECIPES = {
     "rvq-vae": CODEC,
     "m2d": PATCHES,
     "maest-5s": TAGS,
+    "effnet-tagger": {
+        "network.width_multiplier": 0.1, "crop_seconds": 2.1, "epoch_clips": 4, "batch": 2, "epochs": 1,
+        "validate_every": 1,
+    },
 }  # fmt: skip
+TAGGERS = ("maest-5s", "effnet-tagger")
 
 
 def proposals(message):
@@ -130,7 +142,7 @@ def trained(music, tmp_path_factory):
         key = (recipe, str(changes))
         if key not in folders:
             folders[key] = tmp_path_factory.mktemp("trained") / recipe
-            corpus = music["tagged" if recipe == "maest-5s" else "files"]
+            corpus = music["tagged" if recipe in TAGGERS else "files"]
             done(run(recipe, "--scale", "tiny", *settings(recipe, changes), "-c", corpus, "-o", folders[key]))
         return folders[key]
 
@@ -182,6 +194,9 @@ CASES = [
     Case("maest-5s", "the second head learns from a teacher", 2, {"network.distilled": "separated"},
          fill=("FOLDER", "maest-5s")),
     Case("maest-5s", "come from a file", 1, {"initial.kind": "folder"}, fill=("PATH", "maest-5s")),
+    Case("maest-5s", "columns of patches, this network for", 1, {"initial.kind": "folder", "initial.weights":
+         "RUN maest-5s", "network.frames": 128}),
+    Case("effnet-tagger", "has no patches to drop and no second head", 1, {"patchout": 3}),
     Case("mert-v1-95m", "has 2 codebooks, not 3", 1, {"targets.codes.source": "rvq-vae", "targets.codes.weights":
          "RUN rvq-vae", "targets.codes.num_codebooks": 3}),
     Case("mert-v1-95m", "its codebooks have 8 codes", 1, {"targets.codes.source": "rvq-vae", "targets.codes.weights":
@@ -203,7 +218,7 @@ def test_every_proposed_cure_of_a_refused_start_trains(case, music, trained, tmp
 
     changes = {path: name_folder(value) for path, value in case.changes.items()}
     options = [name_folder(option) for option in case.options]
-    corpus = music["tagged" if case.recipe == "maest-5s" else "files"]
+    corpus = music["tagged" if case.recipe in TAGGERS else "files"]
     command = [
         case.recipe,
         "--scale",
@@ -382,6 +397,7 @@ def test_a_run_is_resumed_or_another_folder_taken_as_the_messages_say(music, tra
 def test_options_that_messages_of_the_command_propose(music, tmp_path):
     micro = settings("mert-v0", {"steps": 2000})
     refused = run("mert-v0", *micro, "-c", music["files"], "-o", tmp_path / "x", "--device", "cpu")
+    assert "far too much for a CPU" in refusal(refused)
     scale, yes = [cure for cure in proposals(refusal(refused)) if cure not in (["--dry-run"],)]
     assert (scale, yes) == (["--scale", "tiny"], ["--yes"])
     short = ["mert-v0", *micro, "--set", "steps=1001", "--set", "checkpoint_every=5000"]
@@ -396,3 +412,114 @@ def test_options_that_messages_of_the_command_propose(music, tmp_path):
     done(
         run("mert-v0", "--dry-run", "--gpu", re.search(r"There are: (\S+),", line).group(1), "--scale", "tiny", *micro)
     )
+
+
+def started(command, folder, *, ranks=1):
+    """Start the command as its user does, in a process of its own or under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    typed = [sys.executable, *launcher, "-m", "carrara", "pretrain", *map(str, command), "-o", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CARRARA_PROGRESS": "0"}
+    return subprocess.Popen(typed, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process):
+    """Return the exit code of a process and its one line of an error, if it has one."""
+    try:
+        _, stderr = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    lines = [line for line in stderr.splitlines() if line.startswith("carrara pretrain: ")]
+    assert len(lines) <= 1, stderr
+    return process.returncode, (lines or [""])[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "count"),
+    [
+        ({"batch": 1}, "batch 1 is less than one crop for each of 2 ranks", 1),
+        ({"batch": 4, "mixup.probability": 0.5, "mixup.pool": 4}, ".pool 4 does not fit the 4 crops", 2),
+        ({"batch": 6, "mixup.probability": 0.5, "mixup.pool": 2}, ".pool 2 does not fit the 6 crops", 1),
+    ],
+)
+def test_a_batch_that_ranks_cannot_divide_names_one_that_they_can(changes, words, count, music, tmp_path):
+    command = command_of("mert-v0", {"network.num_layers": 1, "steps": 1, **changes}, music["files"])
+    code, line = ended(started(command, tmp_path / "x", ranks=2))
+    assert code != 0 and words in line and not (tmp_path / "x").exists()
+    alternatives = proposals(line)
+    assert len(alternatives) == count, line
+    for number, cure in enumerate(alternatives):
+        code, line = ended(started([*command, *cure], tmp_path / str(number), ranks=2))
+        assert code == 0, line
+
+
+def test_of_two_processes_in_one_folder_the_second_is_refused_and_both_ways_out_work(music, tmp_path):
+    command, folder = command_of("mert-v0", {"steps": 400, "checkpoint_every": 1000}, music["files"]), tmp_path / "x"
+    first = started(command, folder)
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "run.json").exists():
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)  # it trains on once the others have been refused
+        for arguments in (command, [*command, "--resume"]):
+            code, line = ended(started(arguments, folder))
+            assert code == 1
+            assert (
+                f"{folder}: another process is training here; wait until it is done, or choose another folder" in line
+            )
+        assert first.poll() is None
+        # Another folder.
+        code, line = ended(started([*command, "--set", "steps=1"], tmp_path / "y"))
+        assert code == 0, line
+    finally:
+        first.send_signal(signal.SIGCONT)
+        code, line = ended(first)
+    assert code == 0, line
+    # The first is done; its folder was not touched.
+    code, line = ended(started([*command, "--resume"], folder))
+    assert code == 0, line
+    assert [entry["step"] for entry in read_metrics(folder / "metrics.jsonl")][-1] == 400
+
+
+# Proposals that this machine cannot provoke or take up.
+ELSEWHERE = {
+    "another rank is gone": "tests/pretrain/test_distributed.py kills a rank and resumes",
+    "start anew with --set crop_seconds": "covered by the case of memory, with its number",
+    "--device cpu": "needs a device that is not a CPU",
+    "--corpus ~/Music": "the corpus is the user's",
+    "source encodec needs transformers": "tests/pretrain/test_cures.py",
+    "EnCodec cannot be read": "the weights are the user's",
+    "labels.field=NAME": "the label is the user's, and the message lists those that there are",
+    "no such tracker": "lists those that there are",
+    "pip install 'carrara[": "installs a package",
+    "--tracker none": "tests/pretrain/test_trackers.py",
+    "--from {path}: no file": "the folder is the user's",
+    "is no network of the recipe's kind": "describes the encoder, which the recipe cannot take",
+}
+
+
+def raised_texts():
+    """Yield the texts of the errors that pre-training raises, values left out."""
+    for path in [*sorted((ROOT / "carrara" / "pretrain").rglob("*.py")), ROOT / "carrara" / "cli" / "pretrain.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                strings = [each.value for each in ast.walk(node.exc) if isinstance(each, ast.Constant)]
+                yield path.name, "".join(string for string in strings if isinstance(string, str))
+
+
+def test_every_message_with_a_flag_is_provoked_by_a_test():
+    tested = Path(__file__).read_text()
+    flagged = [
+        (name, text) for name, text in raised_texts() if re.search(r"--(set|resume|yes|scale|device|tracker)\b", text)
+    ]
+    assert len(flagged) > 25
+    fragments = re.findall(r'"([^"\n]{12,})"', tested[: tested.index("ELSEWHERE = {")])
+    for name, text in flagged:
+        known = any(fragment in text or piece_of(fragment, text) for fragment in fragments)
+        assert known or any(words in text for words in ELSEWHERE), (name, text)
+
+
+def piece_of(fragment, text):
+    """Return whether a fragment with numbers in it is from the text, whose numbers are values left out."""
+    parts = [part.strip() for part in re.split(r"\d[\d.e+]*", fragment) if len(part.strip()) > 8]
+    return bool(parts) and all(part in text for part in parts)
