@@ -1,6 +1,5 @@
 """What an error of pre-training proposes is taken from its message, typed after the same command, and trains."""
 
-import ast
 import os
 import re
 import shlex
@@ -479,47 +478,3 @@ def test_of_two_processes_in_one_folder_the_second_is_refused_and_both_ways_out_
     code, line = ended(started([*command, "--resume"], folder))
     assert code == 0, line
     assert [entry["step"] for entry in read_metrics(folder / "metrics.jsonl")][-1] == 400
-
-
-# Proposals that this machine cannot provoke or take up.
-ELSEWHERE = {
-    "another rank is gone": "tests/pretrain/test_distributed.py kills a rank and resumes",
-    "start anew with --set crop_seconds": "covered by the case of memory, with its number",
-    "--device cpu": "needs a device that is not a CPU",
-    "--corpus ~/Music": "the corpus is the user's",
-    "source encodec needs transformers": "tests/pretrain/test_cures.py",
-    "EnCodec cannot be read": "the weights are the user's",
-    "labels.field=NAME": "the label is the user's, and the message lists those that there are",
-    "no such tracker": "lists those that there are",
-    "pip install 'carrara[": "installs a package",
-    "--tracker none": "tests/pretrain/test_trackers.py",
-    "--from {path}: no file": "the folder is the user's",
-    "is no network of the recipe's kind": "describes the encoder, which the recipe cannot take",
-}
-
-
-def raised_texts():
-    """Yield the texts of the errors that pre-training raises, values left out."""
-    for path in [*sorted((ROOT / "carrara" / "pretrain").rglob("*.py")), ROOT / "carrara" / "cli" / "pretrain.py"]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Raise) and node.exc is not None:
-                strings = [each.value for each in ast.walk(node.exc) if isinstance(each, ast.Constant)]
-                yield path.name, "".join(string for string in strings if isinstance(string, str))
-
-
-def test_every_message_with_a_flag_is_provoked_by_a_test():
-    tested = Path(__file__).read_text()
-    flagged = [
-        (name, text) for name, text in raised_texts() if re.search(r"--(set|resume|yes|scale|device|tracker)\b", text)
-    ]
-    assert len(flagged) > 25
-    fragments = re.findall(r'"([^"\n]{12,})"', tested[: tested.index("ELSEWHERE = {")])
-    for name, text in flagged:
-        known = any(fragment in text or piece_of(fragment, text) for fragment in fragments)
-        assert known or any(words in text for words in ELSEWHERE), (name, text)
-
-
-def piece_of(fragment, text):
-    """Return whether a fragment with numbers in it is from the text, whose numbers are values left out."""
-    parts = [part.strip() for part in re.split(r"\d[\d.e+]*", fragment) if len(part.strip()) > 8]
-    return bool(parts) and all(part in text for part in parts)
