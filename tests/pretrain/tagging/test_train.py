@@ -161,7 +161,7 @@ def test_impossible_recipes_are_refused_before_anything_is_written(labelled, mic
     refused("crop_seconds 3 gives 18 columns .* positions for 1 to 9; give --set network.frames=187", crop_seconds=3.0)
     refused("kind passt come from a file", initial__kind="passt")
     refused("learns from a teacher: --set teacher.weights=FOLDER", network__distilled="separated")
-    refused("crop_seconds 0.1 is shorter than a patch; give at least 0.3", crop_seconds=0.1)
+    refused("crop_seconds 0.1 is shorter than a patch; give --set crop_seconds=0.3", crop_seconds=0.1)
     with pytest.raises(UsageError, match="encoder 'noise' cannot be trained on tags"):
         build_tagger(
             micro().model_copy(update={"encoder": "noise", "network": build_encoder("noise").settings}), TAGS, "x", "y"
