@@ -20,6 +20,7 @@ from carrara.audio.decode import probe_audio
 from carrara.bench import protocols, task_types, tasks
 from carrara.bench.config import BenchConfig
 from carrara.bench.constant import answer_constantly
+from carrara.bench.fusion import build_provider, fuse_late
 from carrara.bench.interval import confidence_intervals, encode_draws, unit_groups
 from carrara.bench.predictions import predictions_path, write_predictions
 from carrara.bench.protocols._base import Protocol, ProtocolInputs
@@ -45,6 +46,8 @@ from carrara.core.record import (
 )
 from carrara.core.task import Task
 from carrara.data._base import Dataset
+from carrara.encoders._base import Encoder
+from carrara.encoders._fused import FusedEncoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
 from carrara.nn.device import pick_device
 
@@ -119,8 +122,13 @@ def bench(
     given_encoders = [encoders] if isinstance(encoders, str | Path) or callable(encoders) else encoders
     for given in given_encoders:
         encoder = resolve_encoder(given, device, sample_rate)
-        provider = FeatureProvider(
-            encoder, Path(data_dir) if data_dir else None, device, limit, partial, {**own_datasets, **(datasets or {})}
+        provider = build_provider(
+            encoder,
+            Path(data_dir) if data_dir else None,
+            device,
+            limit=limit,
+            partial=partial,
+            datasets={**own_datasets, **(datasets or {})},
         )
         records += _measure_missing(
             provider, config, [_resolve_task(task) for task in selected], Path(results), on_record, on_problem
@@ -143,7 +151,7 @@ def _measure_missing(
         task_type, reason = task_types.REGISTRY.get(task.task_type), ""
         if task_type.frame_level and card.frame_rate is None:
             reason = "has no frames, which this task needs"
-        elif card.is_constant and task.task_type == "retrieval":
+        elif card.is_constant and "retrieval" in task.task_type:
             reason = "finds all clips equally similar, noise is the floor here"
         elif task_type.has_text_queries and not has_text_tower(provider.encoder):
             reason = "has no text tower, which this task needs"
@@ -211,8 +219,7 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     started = time.perf_counter()
     encoder = provider.encoder
     task_type: TaskType = task_types.REGISTRY.get(task.task_type)
-    protocol: Protocol = protocols.REGISTRY.get(config.protocol)
-    protocol = answer_constantly(protocol) if encoder.card.is_constant else protocol
+    protocol = _protocol_for(encoder, config)
     settings = config.protocol_settings()
 
     window_spec = protocol.window_spec(task, task_type, encoder.card, settings)
@@ -283,6 +290,14 @@ def _measure(provider: FeatureProvider, config: BenchConfig, task: Task, results
     for folder in result.checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
     return record
+
+
+def _protocol_for(encoder: Encoder, config: BenchConfig) -> Protocol:
+    """Return the protocol, without training for a constant encoder, on each part for a late fusion."""
+    protocol: Protocol = protocols.REGISTRY.get(config.protocol)
+    if encoder.card.is_constant:
+        return answer_constantly(protocol)
+    return fuse_late(protocol) if isinstance(encoder, FusedEncoder) and encoder.is_late else protocol
 
 
 def _encoder_info(provider: FeatureProvider) -> EncoderInfo:

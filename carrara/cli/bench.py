@@ -22,7 +22,7 @@ DATA, PROTOCOL = "Encoders and tasks", "Protocol"
 Encoders = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Registered names, folders or hub ids; NAME:random is the same network with random weights. By default, "
+        help="Registered names, folders or hub ids; NAME:random has random weights, A+B and A+B:late fuse. By default, "
         "with --suite or --tasks, every encoder that is ready on this machine (`carrara ls encoders`)."
     ),
 ]

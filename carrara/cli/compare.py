@@ -14,7 +14,10 @@ from carrara.cli._echo import echo
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A system, named as `carrara leaderboard` names it.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another system.")],
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="B", help="Another system. Without it a fusion A+C is compared with A and C."),
+    ] = None,
     results: Annotated[Path, typer.Option("--results", help="Folder of the records.")] = Path("results"),
     suite: Annotated[str | None, typer.Option(help="Only this suite's tasks (`carrara ls suites`).")] = None,
     output: Annotated[
@@ -27,11 +30,12 @@ def compare(
     - `carrara compare my-mert chroma-mfcc`
     - `carrara compare mert mert:random --results carrara-demo/results --json`
     - `carrara compare my-mert chroma-mfcc --suite pebble -o comparison.json`
+    - `carrara compare chroma+mfcc`: a fusion against each of its parts
 
     Differences are paired over the test clips, and p is corrected over the compared tasks.
     """
     from carrara.bench.leaderboard.compare import compare_systems, comparison_frame, comparison_notes
-    from carrara.bench.leaderboard.tables import frame_to_text, print_frame
+    from carrara.bench.leaderboard.tables import print_frame
     from carrara.cli._outputs import check_ending
     from carrara.core.errors import UsageError
     from carrara.core.io import write_text
@@ -45,19 +49,38 @@ def compare(
     records = list(read_records(results))
     if not records:
         raise UsageError(f"{results}: no records in it; `carrara bench ENCODER -o {results}` writes some")
-    comparison = compare_systems(records, first, second, results, suite)
-    title, notes = f"{first} against {second}", comparison_notes(comparison)
+    comparisons = [
+        compare_systems(records, first, each, results, suite) for each in ([second] if second else _parts(first))
+    ]
     if as_json or (output and output.suffix == ".json"):
-        text = json.dumps(asdict(comparison), ensure_ascii=False, indent=1) + "\n"
+        values = [asdict(each) for each in comparisons]
+        text = json.dumps(values[0] if second else values, ensure_ascii=False, indent=1) + "\n"
     elif output is None:
-        frame = comparison_frame(comparison)
-        decided = [name for name, task in zip(frame.index, comparison.tasks) if task.verdict != "undecided"]
-        print_frame(title, frame, notes, decided)
+        for each in comparisons:
+            frame = comparison_frame(each)
+            decided = [name for name, task in zip(frame.index, each.tasks) if task.verdict != "undecided"]
+            print_frame(f"{each.first} against {each.second}", frame, comparison_notes(each), decided)
         return
     else:
-        text = frame_to_text(title, comparison_frame(comparison), notes)
+        text = "\n".join(map(str, comparisons))
     if output is None:
         echo(text, nl=False)
     else:
         write_text(output, printable(text))
         echo(f"wrote {output}", err=True)
+
+
+def _parts(system: str) -> list[str]:
+    """Return the parts of a fusion.
+
+    Raises:
+        UsageError: the system is none.
+    """
+    from carrara.core.errors import UsageError
+
+    parts = system.removesuffix(":late").split("+")
+    if len(parts) < 2:
+        raise UsageError(
+            f"give two systems: `carrara compare {system} OTHER`; only a fusion A+B is compared with its parts"
+        )
+    return parts

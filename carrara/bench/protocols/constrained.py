@@ -6,16 +6,21 @@ learning rates; the best epoch of the best probe by that metric. Then the test s
 
 The weighted sum adds layers 0 to L, as in [yuan2023thesis] (v1's code leaves layer 0 out). An encoder of a single layer
 has no sum. With `layers=transformer+cnn` the convolutional features "cnn", where the encoder has them, are one more
-layer of the search, but no part of the sum. A probe that never reached a finite score counts as tried but is no point
-of the grid. Source separation trains its own head (`carrara/bench/separation`) in the same search; retrieval trains
-nothing and chooses the layer only (`carrara/bench/retrieval.py`), by text not even that.
+layer of the search, but no part of the sum; with `concat:last4` the last four layers side by side are. A probe that
+never reached a finite score counts as tried but is no point of the grid. Source separation trains its own head
+(`carrara/bench/separation`) in the same search; retrieval trains nothing and chooses the layer only
+(`carrara/bench/retrieval.py`), by text not even that.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+import numpy as np
+from pydantic import field_validator
 from torch import Tensor
 
 from carrara.bench.probes.grid import GridSettings, ProbeProblem, TrainedProbe, probe_logits, train_grid
@@ -44,16 +49,73 @@ from carrara.features.windows import WindowSpec
 LEARNING_RATES = (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 HIDDEN, DROPOUT, BATCH = 512, 0.2, 64
 SUM = "weighted-sum"
+TRANSFORMER_CNN = "transformer+cnn"
+CONCAT = re.compile(r"concat:last([1-9][0-9]?)")
+S = TypeVar("S", bound=SplitData)
 
 
 class LayerSettings(Settings):
     """Settings of a search over layers.
 
     Attributes:
-        layers: `transformer` tries layers 0 to L, as MARBLE; `transformer+cnn` the convolutional features too.
+        layers: what is tried, with commas: `transformer`, layers 0 to L and their weighted sum, as MARBLE;
+            `transformer+cnn`, the convolutional features too; `concat:last4`, the last four layers side by side.
     """
 
-    layers: Literal["transformer", "transformer+cnn"] = "transformer"
+    layers: str = "transformer"
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, text: str) -> str:
+        for part in text.split(","):
+            if part not in ("transformer", TRANSFORMER_CNN) and not CONCAT.fullmatch(part):
+                raise ValueError(
+                    f"{part!r} is none of transformer, {TRANSFORMER_CNN} and concat:last4 (or another number)"
+                )
+        return text
+
+    def parts(self) -> list[str]:
+        """Return what is tried."""
+        return self.layers.split(",")
+
+    def concatenated(self) -> list[int]:
+        """Return of how many last layers the concatenations are."""
+        return [int(match[1]) for match in map(CONCAT.fullmatch, self.parts()) if match]
+
+
+@dataclass(frozen=True)
+class LayerConcat:
+    """The matrices of several layers side by side, read when rows are taken."""
+
+    matrices: tuple[Any, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the number of rows and the sum of the layers' dimensions."""
+        return len(self.matrices[0]), sum(int(matrix.shape[1]) for matrix in self.matrices)
+
+    @property
+    def dtype(self) -> Any:
+        """Return the type of the numbers."""
+        return self.matrices[0].dtype
+
+    def __len__(self) -> int:
+        return len(self.matrices[0])
+
+    def __getitem__(self, rows_R: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(matrix[rows_R]) for matrix in self.matrices], axis=-1)
+
+
+def searched_layers(split: S, settings: LayerSettings) -> S:
+    """Return the split with the layers that a search tries, in order, those of concatenations made of the others."""
+    layers = dict(split.layers)
+    numbered = [name for name in layers if name != CNN]
+    if not any(part.startswith("transformer") for part in settings.parts()):
+        layers = {}
+    for count in settings.concatenated():
+        last = tuple(split.layers[name] for name in numbered[-count:])
+        layers[f"concat:last{count}"] = LayerConcat(last)
+    return replace(split, layers=layers)
 
 
 def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: LayerSettings) -> WindowSpec | None:
@@ -63,13 +125,17 @@ def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: Laye
         UsageError: `transformer+cnn` for an encoder without convolutional features or for source separation, or source
             separation without windows.
     """
-    cnn = settings.layers == "transformer+cnn"
+    cnn = TRANSFORMER_CNN in settings.parts()
     if cnn:
         refuse_without_cnn(card, "layers=transformer+cnn")
+    if max(settings.concatenated(), default=0) > card.num_layers + 1:
+        raise UsageError(
+            f"--set layers={settings.layers}: {card.name} has {card.num_layers + 1} layers; concatenate so many at most"
+        )
     if not task_type.reads_features:
         if task.window_seconds is None:
             raise UsageError(f"task {task.name!r}: source separation trains on windows; set window_seconds")
-        if cnn:
+        if settings.layers != "transformer":
             raise UsageError(f"task {task.name!r}: source separation reads layers 0 to L; leave --set layers out")
         return None
     return probe_windows(task, frames=task_type.frame_level, cnn=cnn)
@@ -77,7 +143,7 @@ def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: Laye
 
 def grid_points(layers: tuple[str, ...], seeds: tuple[int, ...]) -> list[ProbeSpec]:
     """Return every point of the search over these layers, for every seed."""
-    summed = tuple(name for name in layers if name != CNN)
+    summed = tuple(name for name in layers if name != CNN and not CONCAT.fullmatch(name))
     sources: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in layers]
     if len(summed) > 1:
         sources.append((SUM, summed))
@@ -96,10 +162,11 @@ def run_search(inputs: ProtocolInputs, hidden: int, dropout: float) -> ProtocolR
         DataError: no probe reached a finite validation score.
     """
     started = time.perf_counter()
-    task, task_type, valid = inputs.task, inputs.probe_task_type, inputs.valid
+    task, task_type, valid = inputs.task, inputs.probe_task_type, searched_layers(inputs.valid, inputs.settings)
+    train = searched_layers(inputs.train, inputs.settings)
     state = task_type.fit(task, inputs.train.truths)
     problem = ProbeProblem(
-        training_examples(task, task_type, state, inputs.train),
+        training_examples(task, task_type, state, train),
         valid.eval_examples(),
         task_type.loss,
         lambda logits_PRK: [score for score, _ in monitored_score(task, task_type, state, valid, logits_PRK)],
@@ -114,7 +181,7 @@ def run_search(inputs: ProtocolInputs, hidden: int, dropout: float) -> ProtocolR
         stop_patience=task.stop_patience,
         device=inputs.device,
     )
-    trained = train_grid(problem, grid_points(tuple(inputs.train.layers), inputs.seeds), settings)
+    trained = train_grid(problem, grid_points(tuple(train.layers), inputs.seeds), settings)
     chosen, rules = [], []
     for seed in inputs.seeds:
         best = select_best(task, [probe for probe in trained if probe.spec.seed == seed])
@@ -159,7 +226,7 @@ def select_best(task: Task, trained: list[TrainedProbe]) -> TrainedProbe:
 
 class _FittedProbes(ProbePredictor):
     def logits(self, probe: TrainedProbe, split: SplitData) -> tuple[SplitData, Tensor]:
-        return split, probe_logits(probe, split.eval_examples())
+        return split, probe_logits(probe, searched_layers(split, self.inputs.settings).eval_examples())
 
 
 def _run(inputs: ProtocolInputs) -> ProtocolResult:
@@ -171,6 +238,8 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     if inputs.task_type.has_text_queries:
         return run_text_retrieval(inputs)
     if not isinstance(inputs.task_type, ProbeTaskType):
+        if inputs.settings.concatenated():
+            raise UsageError(f"task {inputs.task.name!r}: retrieval compares layers; leave --set layers=concat out")
         return run_retrieval(inputs)
     return run_search(inputs, HIDDEN, DROPOUT)
 

@@ -34,7 +34,7 @@ from carrara.bench.protocols._base import (
     ProtocolResult,
     window_choice,
 )
-from carrara.bench.protocols.constrained import LayerSettings, grid_window_spec
+from carrara.bench.protocols.constrained import LayerSettings, grid_window_spec, searched_layers
 from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score
 from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import DataError, UsageError
@@ -145,7 +145,7 @@ def _nearness(x_BD: np.ndarray, centroid_KD: np.ndarray, metric: str) -> np.ndar
 
 class _FittedCentroids(ProbePredictor):
     def logits(self, probe: _Candidate, split: SplitData) -> tuple[SplitData, Tensor]:
-        return split, centroid_scores(probe.centroids, split, probe.layer)
+        return split, centroid_scores(probe.centroids, searched_layers(split, self.inputs.settings), probe.layer)
 
 
 def _window_spec(task: Task, task_type: TaskType, card: Card, settings: FewShotSettings) -> WindowSpec | None:
@@ -161,14 +161,15 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     started = time.perf_counter()
     task, task_type, settings = inputs.task, inputs.probe_task_type, inputs.settings
     state = task_type.fit(task, inputs.train.truths)
+    train, valid = (searched_layers(split, settings) for split in (inputs.train, inputs.valid))
     candidates, chosen = [], []
     for seed in inputs.seeds:
         draw = draw_shots(task, inputs.train.truths, settings.shots, seed)
         by_layer = []
-        for layer in inputs.train.layers:
-            centroids = compute_centroids(inputs.train, layer, draw, settings.metric)
-            scores_RK = centroid_scores(centroids, inputs.valid, layer)
-            score, rule = monitored_score(task, task_type, state, inputs.valid, scores_RK[None])[0]
+        for layer in train.layers:
+            centroids = compute_centroids(train, layer, draw, settings.metric)
+            scores_RK = centroid_scores(centroids, valid, layer)
+            score, rule = monitored_score(task, task_type, state, valid, scores_RK[None])[0]
             by_layer.append(_Candidate(seed, layer, centroids, score, rule))
         finite = [candidate for candidate in by_layer if math.isfinite(candidate.score)]
         if not finite:

@@ -27,6 +27,7 @@ from carrara.core.settings import Settings, parse_settings, replace
 from carrara.core.strict_json import read_json
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
+from carrara.encoders._fused import LATE, fuse, split_fusion
 from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
 from carrara.encoders._hub.spec import parse_encoder_spec
 from carrara.encoders._hubert.huggingface import STANDARDISED, load_hubert_folder
@@ -70,13 +71,16 @@ def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
 
     Args:
         spec: A registered name, a folder made by `save_pretrained`, or a hub id `org/name`. `SPEC:random` or
-            `SPEC:random-SEED` is the same network with random weights.
+            `SPEC:random-SEED` is the same network with random weights; `A+B` and `A+B:late` are a fusion of two or
+            more, for `carrara bench` only.
         device: Where to put it.
 
     Raises:
         UsageError: Nothing has that name, a config is invalid, or the weights are not on this machine.
         WeightsError: The weights are damaged or another network's.
     """
+    if parts := split_fusion(spec):
+        return fuse([load(part, device) for part in parts], str(spec).endswith(LATE), device)
     parsed = parse_encoder_spec(spec)
     if parsed.kind == "registered":
         encoder = _load_registered(parsed.source, parsed.seed, str(spec))
