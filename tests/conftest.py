@@ -1,4 +1,7 @@
-"""The marker `needs_fixtures`: tests of official annotations, which are not distributed with this repository."""
+"""The marker `needs_fixtures`: tests of official annotations, which are not distributed with this repository.
+
+Small tokenizers in the authors' formats: RoBERTa's byte pairs, and XLM-R's unigrams.
+"""
 
 from pathlib import Path
 
@@ -37,3 +40,46 @@ def same_threads():
 def fixtures_dir():
     """The folder of official annotations; for tests with the marker `needs_fixtures`."""
     return FIXTURES
+
+
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+@pytest.fixture(scope="session")
+def roberta_json():
+    """The content of a tokenizer.json as RoBERTa's, with some byte pairs."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    from carrara.encoders._text.tower import PROMPTS
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(PROMPTS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return tokenizer.to_str().encode()
+
+
+@pytest.fixture(scope="session")
+def xlmr_json():
+    """The content of a tokenizer.json as XLM-R's, with some unigrams."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    from carrara.encoders._text.tower import PROMPTS
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=SPECIAL_TOKENS, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(PROMPTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer.to_str().encode()

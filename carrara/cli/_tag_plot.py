@@ -52,12 +52,13 @@ def draw_heatmap(track: TrackTags, labels: Sequence[str], top: int) -> Figure:
     figure = Figure(figsize=(WIDTH_INCHES, MARGIN_INCHES + ROW_INCHES * len(tags)), layout="constrained")
     axes = figure.add_subplot()
     probability_KW = track.probability_WK[:, tags].T
-    image = axes.pcolormesh(edges, np.arange(len(tags) + 1) - 0.5, probability_KW, vmin=0, vmax=1, cmap="Blues")
+    low, high = (0, 1) if track.measure == "probability" else (None, None)
+    image = axes.pcolormesh(edges, np.arange(len(tags) + 1) - 0.5, probability_KW, vmin=low, vmax=high, cmap="Blues")
     axes.set_yticks(range(len(tags)), [labels[tag].replace("---", " / ") for tag in tags])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: format_time(seconds)))
     axes.set_title(Path(track.path).name, loc="left")
-    figure.colorbar(image, ax=axes, label="probability", pad=0.01)
+    figure.colorbar(image, ax=axes, label=track.measure, pad=0.01)
     return figure
 
 

@@ -39,7 +39,9 @@ Paths = Annotated[
 ]
 Layer = Annotated[
     str,
-    typer.Option(help="0 to L; last; mean (over 0 to L); cnn (convolutional features); all (one row per layer)."),
+    typer.Option(
+        help="0 to L; last; mean (over 0 to L); cnn (convolutional features); joint (for texts); all (a row per layer)."
+    ),
 ]
 Hop = Annotated[
     float | None,
@@ -104,6 +106,7 @@ def embed(
     - `carrara embed ~/Music -e chroma-mfcc -o music/`
     - `carrara embed song.mp3 -e mert-v1-95m:random -o song.parquet --per frame --layer 5`
     - `carrara embed a.wav b.flac ~/Music -e mfcc -o windows.parquet --per window --window 10 --json`
+    - `carrara embed ~/Music -e muq-mulan --layer joint -o music.parquet` (for `carrara find --text`)
     - `carrara embed songs.csv -e mfcc -o songs/ --sample 3x10 --num-shards 8 --shard-index 0`
     - `carrara embed s3://bucket/music -e mfcc -o music/`
     - `find ~/Music -newer last | carrara embed --files-from - -e mfcc -o new.csv`

@@ -54,6 +54,9 @@ def find(
     queries: Queries = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many recordings or passages.")] = 10,
     path: Walk = None,
+    text: Annotated[
+        str | None, typer.Option(help="What to look for in words; LIBRARY is of `embed --layer joint`.")
+    ] = None,
     passages: Annotated[
         bool, typer.Option("--passages", help="List rows (windows) instead of the best of each recording.")
     ] = False,
@@ -70,6 +73,7 @@ def find(
     - `carrara find song.mp3 --in music.parquet`
     - `carrara find song.mp3@1:00-1:30 --in windows.parquet --passages --json`
     - `carrara find a.mp3 b.mp3 --in music.index --exclude-same artist -o like-these.m3u8`
+    - `carrara find --text "slow piano" --in joint.parquet`
     - `carrara find --path a.mp3 b.mp3 --in music.parquet -n 12 -o walk.m3u8`
 
     Prints similarity, start (s) and path, the most similar first, without the recordings of the query. Recordings that
@@ -80,8 +84,8 @@ def find(
     from carrara.core.errors import UsageError
     from carrara.core.io import write_text
 
-    if bool(queries) == (path is not None):
-        raise UsageError("give what to look for, such as a recording, or --path A B, and not both")
+    if (bool(queries) or text is not None) == (path is not None):
+        raise UsageError("give what to look for, such as a recording or --text, or --path A B, and not both")
     if output is not None:
         check_ending(output, PLAYLIST_ENDINGS)
 
@@ -99,6 +103,7 @@ def find(
         standardise,
         encoder,
         metadata,
+        text,
     ).to_pylist()
     if output is not None:
         playlist = write_playlist([Neighbour(**item) for item in neighbours])

@@ -18,7 +18,11 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder of tables and pictures; earlier recordings are kept.")
 ]
 Labels = Annotated[
-    Path | None, typer.Option(help="A JSON file with the names of the tags, where the encoder has none.")
+    str | None,
+    typer.Option(
+        help='What an encoder with a text tower scores: "jazz,heavy metal", or a file, one a line. For other taggers a '
+        "JSON file with the names of the tags, where the encoder has none."
+    ),
 ]
 Hop = Annotated[float | None, typer.Option(min=0.01, help="Seconds from window to window; by default a window.")]
 
@@ -27,7 +31,9 @@ def tag(
     paths: Annotated[list[Path], typer.Argument(help="Audio files and folders of them, of any format and length.")],
     encoder: Annotated[
         str,
-        typer.Option("--encoder", "-e", help="A tagger (maest-…, musicnn-…, effnet-discogs): name, folder or hub id."),
+        typer.Option(
+            "--encoder", "-e", help="A tagger (maest-…, musicnn-…, effnet-discogs, muq-mulan): name, folder or hub id."
+        ),
     ] = "maest-30s",
     top: Annotated[int, typer.Option(min=1, help="Number of tags to show, the most probable first.")] = 5,
     output: Output = None,
@@ -55,10 +61,12 @@ def tag(
     - `carrara tag ~/Music -e maest-10s --hop 5 --top 10 -o tags`
     - `carrara tag song.mp3 -e musicnn-msd --window 10`
     - `carrara tag song.mp3 -e my-maest --labels labels.json --json`
+    - `carrara tag song.mp3 -e muq-mulan --labels "jazz,heavy metal"`
 
     Prints a header and tab-separated lines, one for each recording and tag; its highest probability is at the time
-    given in seconds. The output folder holds tags.csv, tags.json, a picture of each recording, and
-    probabilities.parquet: every tag in every window. The same command run again embeds only new recordings.
+    given in seconds. An encoder with a text tower scores any labels by their similarity (cosine), not by a probability.
+    The output folder holds tags.csv, tags.json, a picture of each recording, and probabilities.parquet: every tag in
+    every window. The same command run again embeds only new recordings.
     """
     from carrara.audio.files import check_paths, list_audio_files
     from carrara.core.io import draft_folder
@@ -68,14 +76,16 @@ def tag(
     check_paths(paths)
     parse_encoder_spec(encoder)
     from carrara.encoders._hub.load import load, with_settings
+    from carrara.encoders._text.tower import TextEncoder
     from carrara.features.embed import EmbedConfig
     from carrara.features.parquet import write_embeddings
-    from carrara.features.tags import TagEncoder, find_too_short, read_pictures, read_tag_names, read_tracks
+    from carrara.features.tags import find_too_short, make_tagger, read_pictures, read_tracks
     from carrara.nn.device import pick_device
 
     files, device = list_audio_files(paths), pick_device(device)
     network = with_settings(load(encoder), parse_assignments(changes or []))
-    tagger, names = TagEncoder(network), read_tag_names(network, labels)
+    tagger, names = make_tagger(network, labels)
+    measure = "similarity" if isinstance(network, TextEncoder) else "probability"
     seconds = window or tagger.card.window_seconds  # never None, so that `--window DEFAULT` continues the same table
     config = EmbedConfig(per="window", layer="0", window_seconds=seconds, hop_seconds=hop or seconds)
     pictures = read_pictures(output) if output else {}
@@ -85,7 +95,7 @@ def tag(
         usable = [path for path in files if str(path) not in failed]
         report = write_embeddings(tagger, usable, table, config, device, batch_size)
         failed |= report.failed
-        tracks = list(read_tracks(table)) if table.exists() else []
+        tracks = list(read_tracks(table, measure)) if table.exists() else []
     tagged = {str(path) for path in files} - set(failed)
     summaries = {track.path: track.summary(names, top) for track in tracks}
     summary = {"encoder": network.card.name, "labels": names, "recordings": list(summaries.values()), "failed": failed}
@@ -98,7 +108,7 @@ def tag(
         echo(json.dumps(summary, ensure_ascii=False).encode("utf-8", "backslashreplace").decode())
     else:
         if own:
-            echo("path\ttag\tprobability\tstrongest_at_seconds")
+            echo(f"path\ttag\t{measure}\tstrongest_at_seconds")
         for track in own:
             _print_track(track, summaries[track.path]["tags"], over_time)
     if failed:
@@ -132,7 +142,7 @@ def _print_problems(failed: dict[str, str], kept: list[str], output: Path | None
 
 def _print_track(track: TrackTags, tags: list[dict[str, Any]], over_time: bool) -> None:
     for entry in tags:
-        echo(f"{track.path}\t{entry['tag']}\t{entry['probability']:.3f}\t{entry['strongest_at']:.1f}")
+        echo(f"{track.path}\t{entry['tag']}\t{entry[track.measure]:.3f}\t{entry['strongest_at']:.1f}")
     if over_time:
         echo("\t".join([track.path, "start_seconds", *(entry["tag"] for entry in tags)]))
         for start, probability_K in zip(track.start_W, track.probability_WK[:, track.top(len(tags))]):

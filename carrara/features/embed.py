@@ -30,7 +30,17 @@ from carrara.core.settings import Settings, parse_settings
 from carrara.core.storage import local_copy
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
-from carrara.features.encode import CNN, EncodePlan, Rows, Window, compute_dtype, encode_recordings, merge_windows
+from carrara.encoders._text.tower import JointRows
+from carrara.features.encode import (
+    CNN,
+    JOINT,
+    EncodePlan,
+    Rows,
+    Window,
+    compute_dtype,
+    encode_recordings,
+    merge_windows,
+)
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
 
 if TYPE_CHECKING:
@@ -45,7 +55,8 @@ class EmbedConfig(Settings):
 
     Attributes:
         per: A row is a recording (`clip`), a window or a frame.
-        layer: "0" to "L"; "last"; "mean", the mean of 0 to L; "cnn"; or "all", a row for each of 0 to L.
+        layer: "0" to "L"; "last"; "mean", the mean of 0 to L; "cnn"; "joint", the space of a text tower; or
+            "all", a row for each of 0 to L.
         window_seconds: Length of a window. None means the encoder's own, or 30 s.
         hop_seconds: From one window to the next. None means a window; for frames a little less, so that windows
             overlap.
@@ -96,7 +107,8 @@ def embed(
         encoder: An encoder, the name, folder or hub id of one, or a network or function as for `carrara.bench`; it runs
             on the device of its weights.
         per: A row is a recording ("clip"), a "window" or a "frame".
-        layer: 0 to L, "last", "mean" (of 0 to L), "cnn", or "all" (a row for each).
+        layer: 0 to L, "last", "mean" (of 0 to L), "cnn", "joint" (the space of a text tower), or "all" (a row
+            for each).
         window: Length of a window in seconds. None means the encoder's own, or 30 s.
         hop: Seconds from one window to the next. None means a window; for frames a little less, so that windows
             overlap.
@@ -165,11 +177,11 @@ def layer_names(encoder: Encoder, layer: str) -> list[str]:
         return [str(row) for row in range(last + 1)]
     if layer == "last":
         return [str(last)]
-    if layer == "mean" or (layer == CNN and encoder.card.cnn_dim):
+    if layer == "mean" or (layer == CNN and encoder.card.cnn_dim) or (layer == JOINT and encoder.card.joint_dim):
         return [layer]
     if layer.isdecimal() and int(layer) <= last:
         return [str(int(layer))]
-    extra = ", cnn" if encoder.card.cnn_dim else ""
+    extra = (", cnn" if encoder.card.cnn_dim else "") + (", joint" if encoder.card.joint_dim else "")
     raise UsageError(f"--layer {layer}: {encoder.card.name} has the layers 0 to {last}, last, mean, all{extra}")
 
 
@@ -186,7 +198,10 @@ def embedding_schema(encoder: Encoder, config: EmbedConfig) -> pyarrow.Schema:
         raise UsageError(
             f"--per frame: {name} has one vector per window; use --per window, or for a MAEST --set tokens=frames"
         )
-    dim = encoder.card.cnn_dim if layer_names(encoder, config.layer) == [CNN] else encoder.card.dim
+    dims = {CNN: encoder.card.cnn_dim, JOINT: encoder.card.joint_dim}
+    dim = dims.get(layer_names(encoder, config.layer)[0], encoder.card.dim)
+    if config.per == "frame" and config.layer == JOINT:
+        raise UsageError("--per frame: the layer joint has one vector per window; use --per window")
     return pyarrow.schema(
         {
             "path": pyarrow.string(),
@@ -227,7 +242,7 @@ def embed_files(
     spec = parse_settings(
         WindowSpec, {"pool": pool, "window_seconds": seconds, "hop_seconds": config.hop_seconds}, "--window and --hop"
     )
-    encoder = encoder.to(device).eval()
+    encoder = (JointRows(encoder) if config.layer == JOINT else encoder).to(device).eval()
     grid = window_grid(encoder, spec)
     sources = (partial(_file_windows, path, encoder.card.sample_rate, grid, config.sample, opened) for path in files)
     plan = EncodePlan(device, spec.pool, layers == [CNN], batch_size)
@@ -240,7 +255,7 @@ def embed_files(
                     if config.layer == "mean":
                         values = [np.mean([rows_RD for name, rows_RD in rows.items() if name != CNN], axis=0)]
                     else:
-                        values = [rows[layer] for layer in layers]
+                        values = [rows["0" if layer == JOINT else layer] for layer in layers]
                     yield EmbedChunk(path, _to_table(str(path), start_R, duration_R, layers, values, schema))
                 advance(0, f"{index + 1:,} of {len(files):,} files")
                 yield EmbedChunk(path, None)

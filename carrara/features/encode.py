@@ -25,7 +25,7 @@ from carrara.encoders._base import Encoder
 from carrara.features.prefetch import Source, prefetch
 from carrara.features.windows import Pool
 
-CNN = "cnn"
+CNN, JOINT = "cnn", "joint"
 PREFETCH_DEPTH = 8
 RUN_BATCHES = 4
 RUN_BYTES = 256 * 2**20

@@ -2,7 +2,8 @@
 
 Similarity is the cosine between embeddings. A query is a recording, a span of one (`song.mp3@1:00-1:30`) or a row of
 the table (`row:17`); several queries are one, the mean of their unit vectors. What the table does not hold is embedded
-with the encoder that made it; another encoder, or other weights of it, are refused.
+with the encoder that made it; another encoder, or other weights of it, are refused. A text is a query, too, where the
+table has the layer "joint" of an encoder with a text tower: its vector is that of `encode_text`.
 
 Letters: Q queries, D dim.
 """
@@ -22,7 +23,9 @@ import numpy as np
 
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.printable import one_line
+from carrara.encoders import REGISTRY, get_card
 from carrara.features.embedding_table import EmbeddedRows, EmbeddingTable
+from carrara.features.encode import JOINT
 from carrara.features.song_fields import SongFields
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class Query:
 
     Attributes:
         unit_D: Its unit vector.
-        path: Of its recording, as the table names it.
+        path: Of its recording, as the table names it; empty for a text.
         row: Of the table, if it is one.
         duration: In seconds, if known.
     """
@@ -72,11 +75,12 @@ def find(
     standardise: bool = False,
     encoder: str | Path | None = None,
     metadata: str | Path | None = None,
+    text: str | None = None,
 ) -> pyarrow.Table:
     """Return the nearest recordings as a table: similarity, row, path, start, duration.
 
     Args:
-        queries: Recordings, spans of them (`song.mp3@1:00-1:30`) or rows (`row:17`).
+        queries: Recordings, spans of them (`song.mp3@1:00-1:30`) or rows (`row:17`); may be empty with a text.
         library: A table of `carrara embed`, or an index of `carrara index`.
         count: How many.
         exclude_same: Fields, such as "artist" or "folder", that a result may not share with a query.
@@ -86,9 +90,11 @@ def find(
         standardise: Scale each dimension to mean 0 and standard deviation 1 over the table first.
         encoder: Name or folder of the encoder that made the table, where its name in the table is not enough.
         metadata: CSV or Parquet file with a column `path` and the fields; by default the tags of the audio files.
+        text: What to look for in words, alone or beside the queries; for a library of the layer "joint".
 
     Raises:
-        UsageError: A query, field or layer does not exist, or the encoder is another one.
+        UsageError: A query, field or layer does not exist, the encoder is another one, or the library has no vectors
+            that a text can be compared with.
         AudioError: A query cannot be decoded.
         StoreError: The library is not a table or index.
     """
@@ -97,6 +103,10 @@ def find(
     rows = open_library(library, layer, standardise)
     texts = [str(item) for item in ([queries] if isinstance(queries, str | Path) else queries)]
     resolved = resolve_queries(texts, rows, encoder)
+    if text is not None:
+        if path:
+            raise UsageError("--text: a walk leads from one recording to another; leave out --path, or --text")
+        resolved.append(Query(encode_text_query(text, rows, encoder), ""))
     fields = SongFields([exclude_same] if isinstance(exclude_same, str) else exclude_same, metadata)
     walk = find_path if path else partial(find_nearest, passages=passages)
     neighbours = walk(resolved, rows, count, fields)
@@ -172,6 +182,30 @@ def resolve_queries(texts: Sequence[str], library: EmbeddedRows, encoder: str | 
     return queries
 
 
+def encode_text_query(text: str, library: EmbeddedRows, encoder: str | Path | None = None) -> np.ndarray:
+    """Return the unit vector of a text in a library's space, `[D]`.
+
+    Args:
+        text: What to look for.
+        library: A table or index of the layer "joint".
+        encoder: Name or folder of its encoder. None means the name that the library states.
+
+    Raises:
+        UsageError: The library has another layer or is standardised, or its text tower cannot be used.
+    """
+    name = library.settings["encoder"]
+    if library.layer != JOINT:
+        card = get_card(name) if name in REGISTRY.entries else None
+        capable = name if card is not None and card.joint_dim else "muq-mulan"
+        raise UsageError(
+            f"--text: {library.path} holds the layer {library.layer} of {name}, which texts cannot be compared with; "
+            f"embed the recordings with `-e {capable} --layer {JOINT}`"
+        )
+    if library.scaling is not None:
+        raise UsageError("--standardise: a text is compared with the embeddings as they are; leave it out")
+    return _load_encoder(library, encoder).encode_text([text])[0].float().cpu().numpy()
+
+
 def find_nearest(
     queries: Sequence[Query], library: EmbeddedRows, count: int, fields: SongFields, passages: bool = False
 ) -> list[Neighbour]:
@@ -186,8 +220,8 @@ def find_nearest(
     """
     unit_D = np.mean([query.unit_D for query in queries], axis=0)
     unit_D = (unit_D / max(float(np.linalg.norm(unit_D)), 1e-12)).astype(np.float32)
-    used = {os.path.abspath(query.path) for query in queries}
-    excluded = fields.values(query.path for query in queries)
+    used = {os.path.abspath(query.path) for query in queries if query.path}
+    excluded = fields.values(query.path for query in queries if query.path)
     results: list[Neighbour] = []
     for row, similarity in library.nearest(unit_D) if count > 0 else ():
         path = library.path_R[row].as_py()

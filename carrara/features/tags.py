@@ -1,7 +1,9 @@
 """Tags recordings: the tag head of a MAEST, MusiCNN or EfficientNet as an encoder whose one layer is the probabilities.
 
+An encoder with a text tower scores any labels: the score of one is the cosine between its text and a window's audio.
+
 So recordings are streamed, batched, stored and resumed as embeddings are (`carrara.features.parquet`). The probability
-of a tag in a whole recording is the mean over its windows, weighted by their length.
+of a tag in a whole recording is the mean over its windows, weighted by their length, and so is a similarity.
 
 Letters: W windows, K tags.
 """
@@ -22,11 +24,13 @@ from torch import Tensor
 
 from carrara.audio.decode import read_info
 from carrara.core.errors import AudioError, StoreError, UsageError
+from carrara.core.hashing import sha256_of_json
 from carrara.core.io import atomic_write, write_text
-from carrara.core.strict_json import read_json_object
+from carrara.core.strict_json import read_json, read_json_object
 from carrara.encoders._base import Encoder
 from carrara.encoders._maest.labels import read_label_names, require_same_labels
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
+from carrara.encoders._text.tower import TextEncoder
 
 WINDOW_SECONDS = 3.0  # for a tagger that takes any length
 SUMMARY = "tags.json"
@@ -60,14 +64,78 @@ class TagEncoder(Encoder):
         return self.encoder.predict_tags(samples_BT, lengths_B)[:, None, None]
 
 
+class LabelScorer(Encoder):
+    """The similarity of audio to labels in the space of a text tower: one layer, one frame, a cosine for each label."""
+
+    labels_KD: Tensor
+
+    def __init__(self, encoder: TextEncoder, labels: Sequence[str]) -> None:
+        super().__init__()
+        self.encoder, self.settings, self.labels = encoder, encoder.settings, tuple(labels)
+        self.register_buffer("labels_KD", encoder.encode_text(labels), persistent=False)
+        self.card = encoder.card.model_copy(
+            update={
+                "name": f"{encoder.card.name} labels",
+                "num_layers": 0,
+                "dim": len(labels),
+                "frame_rate": None,
+                "cnn_dim": None,
+                "joint_dim": None,
+                "window_seconds": encoder.card.window_seconds or WINDOW_SECONDS,
+            }
+        )
+
+    def hash_weights(self) -> str:
+        """Return a hash of the encoder's weights and the labels, so that a table of other labels is not continued."""
+        return sha256_of_json([self.encoder.hash_weights(), self.labels])
+
+    def num_frames(self, samples: int) -> int:
+        """Return 1: a window has one vector of similarities."""
+        return 1
+
+    def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the similarities, `[batch, 1, 1, labels]`."""
+        return (self.encoder.encode_audio_joint(samples_BT, lengths_B) @ self.labels_KD.T)[:, None, None]
+
+
+def read_labels(labels: str | None, name: str) -> tuple[str, ...]:
+    """Return the labels to score: those in a file (a JSON list, or one a line), or separated by commas.
+
+    Args:
+        labels: As the user gives them.
+        name: Of the encoder, for messages.
+
+    Raises:
+        UsageError: There are none, or the file cannot be read.
+    """
+    if labels is None:
+        raise UsageError(f'-e {name}: scores any labels; name them with --labels "jazz,heavy metal", or in a file')
+    items: Any = labels.split(",")
+    path = Path(labels)
+    if path.is_file():
+        try:
+            items = read_json(path) if path.suffix == ".json" else path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as problem:
+            raise UsageError(f"--labels {labels}: cannot be read ({problem})") from None
+    elif path.suffix in (".json", ".txt"):
+        raise UsageError(f"--labels {labels}: does not exist")
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise UsageError(f"--labels {labels}: holds no list of labels")
+    chosen = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+    if not chosen:
+        raise UsageError(f'--labels "{labels}": names no label; give some, such as "jazz,heavy metal"')
+    return chosen
+
+
 @dataclass(frozen=True)
 class TrackTags:
-    """A recording's windows, in seconds, and the probability of each tag in them."""
+    """A recording's windows, in seconds, and the probability of each tag in them, or another `measure` of it."""
 
     path: str
     start_W: np.ndarray
     duration_W: np.ndarray
     probability_WK: np.ndarray
+    measure: str = "probability"
 
     @property
     def seconds(self) -> float:
@@ -92,7 +160,7 @@ class TrackTags:
             "tags": [
                 {
                     "tag": labels[tag],
-                    "probability": round(float(mean_K[tag]), 4),
+                    self.measure: round(float(mean_K[tag]), 4),
                     "strongest_at": round(float(self.start_W[self.probability_WK[:, tag].argmax()]), 3),
                 }
                 for tag in self.top(count)
@@ -102,7 +170,7 @@ class TrackTags:
                     "start": round(float(start), 3),
                     "duration": round(float(duration), 3),
                     "tags": [
-                        {"tag": labels[tag], "probability": round(float(probability_K[tag]), 4)}
+                        {"tag": labels[tag], self.measure: round(float(probability_K[tag]), 4)}
                         for tag in np.argsort(-probability_K, kind="stable")[:count].tolist()
                     ],
                 }
@@ -111,8 +179,8 @@ class TrackTags:
         }
 
 
-def read_tracks(table: Path) -> Iterator[TrackTags]:
-    """Yield the recordings of a Parquet file that `write_embeddings` wrote with a `TagEncoder`, per window."""
+def read_tracks(table: Path, measure: str = "probability") -> Iterator[TrackTags]:
+    """Yield the recordings of a Parquet file that `write_embeddings` wrote per window with `make_tagger`'s encoder."""
     from pyarrow import parquet
 
     content = parquet.read_table(table, columns=["path", "start", "duration", "embedding"])
@@ -122,10 +190,26 @@ def read_tracks(table: Path) -> Iterator[TrackTags]:
     start_R, duration_R = content["start"].to_numpy(), content["duration"].to_numpy()
     for path, group in groupby(enumerate(content["path"].to_pylist()), key=lambda pair: pair[1]):
         rows = [row for row, _ in group]
-        yield TrackTags(path, start_R[rows], duration_R[rows], probability_RK[rows])
+        yield TrackTags(path, start_R[rows], duration_R[rows], probability_RK[rows], measure)
 
 
-def read_tag_names(encoder: Encoder, labels: Path | None) -> tuple[str, ...]:
+def make_tagger(encoder: Encoder, labels: str | None) -> tuple[Encoder, tuple[str, ...]]:
+    """Return an encoder whose one layer is the score of each tag, and the tags' names.
+
+    Args:
+        encoder: One with tags of its own or with a text tower.
+        labels: As the user gives them: texts to score, or a file with the names of the encoder's own tags.
+
+    Raises:
+        UsageError: The encoder has neither, or the labels do not suit it.
+    """
+    if isinstance(encoder, TextEncoder):
+        names = read_labels(labels, encoder.card.name)
+        return LabelScorer(encoder, names), names
+    return TagEncoder(encoder), read_tag_names(encoder, labels)
+
+
+def read_tag_names(encoder: Encoder, labels: str | None) -> tuple[str, ...]:
     """Return the names of an encoder's tags: its own, or those of a JSON file, which must agree with its own.
 
     Raises:
@@ -133,8 +217,13 @@ def read_tag_names(encoder: Encoder, labels: Path | None) -> tuple[str, ...]:
     """
     if labels is None:
         return encoder.tag_names
-    names = read_label_names(labels, len(encoder.tag_names))
-    require_same_labels(names, encoder, str(labels))
+    if not Path(labels).is_file():
+        raise UsageError(
+            f"--labels {labels}: no such file; {encoder.card.name} has tags of its own; encoders with a text tower, "
+            "such as muq-mulan, score any labels"
+        )
+    names = read_label_names(Path(labels), len(encoder.tag_names))
+    require_same_labels(names, encoder, labels)
     return names
 
 
@@ -178,12 +267,13 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """
     with atomic_write(folder / "tags.csv") as tmp, open(tmp, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["path", "start", "duration", "tag", "probability"])
+        measure = "similarity" if "similarity" in summary["recordings"][0]["tags"][0] else "probability"
+        rows.writerow(["path", "start", "duration", "tag", measure])
         for recording in summary["recordings"]:
             for window in recording["windows"]:
                 for tag in window["tags"]:
                     span = (recording["path"], window["start"], window["duration"])
-                    rows.writerow([*span, tag["tag"], tag["probability"]])
+                    rows.writerow([*span, tag["tag"], tag[measure]])
     # A name that is not UTF-8 keeps its bytes as JSON's own escapes.
     text = json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     write_text(folder / SUMMARY, text + "\n")
