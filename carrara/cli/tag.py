@@ -25,6 +25,13 @@ Labels = Annotated[
     ),
 ]
 Hop = Annotated[float | None, typer.Option(min=0.01, help="Seconds from window to window; by default a window.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as every_column=2.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Windows of a batch; by default a number that suits the device.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: the tags of the recordings and of their windows.")]
 
 
 def tag(
@@ -42,17 +49,11 @@ def tag(
         float | None, typer.Option(min=0.3, help="Seconds of a window; by default the encoder's, or 3.")
     ] = None,
     hop: Hop = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as every_column=2.")
-    ] = None,
+    changes: Changes = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows of a batch; by default a number that suits the device.")
-    ] = None,
+    batch_size: BatchSize = None,
     over_time: Annotated[bool, typer.Option("--over-time", help="Also print a table with a line per window.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: the tags of the recordings and of their windows.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tag recordings: styles and other tags with their probabilities, over time.
 

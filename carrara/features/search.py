@@ -23,9 +23,7 @@ import numpy as np
 
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.printable import one_line
-from carrara.encoders import REGISTRY, get_card
 from carrara.features.embedding_table import EmbeddedRows, EmbeddingTable
-from carrara.features.encode import JOINT
 from carrara.features.song_fields import SongFields
 
 if TYPE_CHECKING:
@@ -193,6 +191,9 @@ def encode_text_query(text: str, library: EmbeddedRows, encoder: str | Path | No
     Raises:
         UsageError: The library has another layer or is standardised, or its text tower cannot be used.
     """
+    from carrara.encoders import REGISTRY, get_card
+    from carrara.features.encode import JOINT
+
     name = library.settings["encoder"]
     if library.layer != JOINT:
         card = get_card(name) if name in REGISTRY.entries else None
