@@ -110,4 +110,22 @@ MARBLE_V2 = Suite(
     ),
     "MARBLE-v2",
 )
-SUITES = {suite.name: suite for suite in (PEBBLE, PEBBLE_2, MARBLE_14, MARBLE_V2)}
+MARBLE_V2_SETTINGS = Suite(
+    "marble-v2-settings",
+    1,
+    "The ten tasks of marble-v2 with the windows, averaging, pooling and epochs of MARBLE v2's configurations.",
+    (
+        "magnatagatune/tags-v2",
+        "giantsteps/key-v2",
+        "gtzan/genre",
+        "gtzan/beats-v2",
+        "emomusic/emotion-v2",
+        "mtg-jamendo/top50-v2",
+        "mtg-jamendo/genre-v2",
+        "mtg-jamendo/instrument-v2",
+        "mtg-jamendo/mood-theme-v2",
+        "chords1217/chords-v2",
+    ),
+    "MARBLE-v2 (settings)",
+)
+SUITES = {suite.name: suite for suite in (PEBBLE, PEBBLE_2, MARBLE_14, MARBLE_V2, MARBLE_V2_SETTINGS)}

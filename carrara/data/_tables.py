@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carrara.core.errors import DataError
 
@@ -99,3 +101,41 @@ def read_table(
         if len(values) != len(header):
             raise DataError(f"{path}, line {line}: {len(values)} values for {len(header)} columns; {cure}")
         yield Row(path, line, dict(zip(header, stripped)))
+
+
+def parse_seconds(value: Any, location: str) -> float:
+    """Return a time in seconds, not negative.
+
+    Args:
+        value: What stands for it in a file.
+        location: File and line, for the message.
+
+    Raises:
+        DataError: it is no such time.
+    """
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise DataError(f"{location}: {str(value)[:60]!r} is not a time in seconds, such as 1.5")
+    return seconds
+
+
+def read_beats(path: Path, cure: str) -> dict[str, list[float]]:
+    """Return the ascending `beats` of a file with a time and a position in the bar a line, and `downbeats`, the 1s.
+
+    Raises:
+        DataError: it is missing, or a line is not like that; further values in a line are left out.
+    """
+    beats, downbeats = [], []
+    for number, line in enumerate(split_lines(read_text(path, cure)), start=1):
+        values = line.split()
+        if not values:
+            continue
+        beats.append(parse_seconds(values[0], f"{path}, line {number}"))
+        if not values[1:] or not values[1].isdecimal():
+            raise DataError(f"{path}, line {number}: {line[:40]!r} should be a time and a beat in the bar")
+        if values[1] == "1":
+            downbeats.append(beats[-1])
+    return {"beats": sorted(beats), "downbeats": sorted(downbeats)}

@@ -23,7 +23,7 @@ from typing import Any
 from carrara.core.clip import Clip, Split
 from carrara.core.errors import DataError
 from carrara.data._base import Dataset
-from carrara.data._tables import read_text, split_lines
+from carrara.data._tables import read_beats
 
 ANNOTATION_FOLDERS = ("BallroomAnnotations", "BallroomAnnotations-master", ".")
 CURE = "`git clone https://github.com/CPJKU/BallroomAnnotations` has it"
@@ -57,7 +57,7 @@ class Ballroom(Dataset):
         for path in sorted((root / "BallroomData").glob("*/*.wav")):
             files = (root / folder / f"{path.stem}.beats" for folder in ANNOTATION_FOLDERS)
             beats = next((each for each in files if each.is_file()), None)
-            labels: dict[str, Any] = {"dance": path.parent.name, **(_read_beats(beats) if beats else {})}
+            labels: dict[str, Any] = {"dance": path.parent.name, **(read_beats(beats, CURE) if beats else {})}
             clips.append(Clip(id=path.stem, path=path, labels=labels))
         if not clips:
             raise DataError(f"{root}: no BallroomData/<Dance>/*.wav; `carrara download ballroom` says how to get them")
@@ -71,22 +71,6 @@ class Ballroom(Dataset):
 def _split_of(name: str) -> Split:
     number = int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10
     return "train" if number < 7 else "valid" if number == 7 else "test"
-
-
-def _read_beats(path: Path) -> dict[str, list[float]]:
-    beats, downbeats = [], []
-    for number, line in enumerate(split_lines(read_text(path, CURE)), start=1):
-        values = line.split()
-        if not values:
-            continue
-        try:
-            time, position = float(values[0]), int(values[1])
-        except (ValueError, IndexError):
-            raise DataError(f"{path}, line {number}: {line[:40]!r} should be a time and a beat in the bar") from None
-        beats.append(time)
-        if position == 1:
-            downbeats.append(time)
-    return {"beats": sorted(beats), "downbeats": sorted(downbeats)}
 
 
 DATASET = Ballroom()

@@ -27,7 +27,6 @@ in no split. Artists are unknown, so there are no groups, and only duplicated fi
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +37,7 @@ from carrara.core.download import Remote
 from carrara.core.errors import DataError
 from carrara.core.strict_json import parse_json
 from carrara.data._base import Dataset, DatasetCheck
-from carrara.data._tables import read_text, split_lines
+from carrara.data._tables import parse_seconds, read_text, split_lines
 
 GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 AUDIO_FOLDERS = ("genres", "genres_original", "Data/genres_original", "gtzan_genre/genres", ".")
@@ -200,7 +199,7 @@ def _parse_text(path: Path) -> dict[str, list[float]]:
             raise DataError(
                 f"{path}, line {number}: {line[:60]!r} should be a time and, optionally, a position in the bar"
             )
-        beats.append(_parse_time(values[0], f"{path}, line {number}"))
+        beats.append(parse_seconds(values[0], f"{path}, line {number}"))
         has_positions = has_positions or len(values) == 2
         if values[1:] == ["1"]:
             downbeats.append(beats[-1])
@@ -221,14 +220,14 @@ def _parse_jams(path: Path) -> dict[str, list[float]]:
                 continue
             kind = (annotation.get("sandbox") or {}).get("annotation_type")
             if kind in ("beat", "downbeat"):
-                times[f"{kind}s"] = [_parse_time(event["time"], str(path)) for event in annotation["data"]]
+                times[f"{kind}s"] = [parse_seconds(event["time"], str(path)) for event in annotation["data"]]
             elif kind is None:
                 unnamed.append(annotation["data"])
         if not times and len(unnamed) == 1:
-            times["beats"] = [_parse_time(event["time"], str(path)) for event in unnamed[0]]
+            times["beats"] = [parse_seconds(event["time"], str(path)) for event in unnamed[0]]
             if any(event.get("value") for event in unnamed[0]):
                 times["downbeats"] = [
-                    _parse_time(event["time"], str(path)) for event in unnamed[0] if event.get("value") == 1
+                    parse_seconds(event["time"], str(path)) for event in unnamed[0] if event.get("value") == 1
                 ]
     except ValueError as problem:
         raise DataError(f"{path}: {problem}; {CURE}, which has the beats as text") from None
@@ -240,16 +239,6 @@ def _parse_jams(path: Path) -> dict[str, list[float]]:
             "beats or downbeats; write 'beat' or 'downbeat' there"
         )
     return times
-
-
-def _parse_time(value: Any, location: str) -> float:
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise DataError(f"{location}: {str(value)[:60]!r} is not a time in seconds, such as 1.5")
-    return seconds
 
 
 DATASET = GTZAN()

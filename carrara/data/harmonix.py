@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from carrara.core.clip import Clip, Split
 from carrara.core.errors import DataError
 from carrara.data._base import Dataset
-from carrara.data._tables import read_table, read_text, split_lines
+from carrara.data._tables import parse_seconds, read_beats, read_table, read_text, split_lines
 
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac")
 SECTIONS = ("intro", "verse", "chorus", "bridge", "instrumental", "outro", "silence", "other")
@@ -65,7 +65,7 @@ class Harmonix(Dataset):
             named = [Path(root) / "audio" / f"{file}{suffix}" for suffix in AUDIO_SUFFIXES]
             labels: dict[str, Any] = {
                 "structure": _read_segments(base / "segments" / f"{file}.txt"),
-                **_read_beats(base / "beats_and_downbeats" / f"{file}.txt"),
+                **read_beats(base / "beats_and_downbeats" / f"{file}.txt", CURE),
             }
             try:
                 labels["tempo"] = float(row.values["BPM"])
@@ -94,7 +94,9 @@ def _read_segments(path: Path) -> list[list[Any]]:
     for number, line in enumerate(split_lines(read_text(path, CURE)), start=1):
         values = line.split(maxsplit=1)
         if values:
-            marks.append((_parse_time(values[0], path, number), values[1].strip().lower() if values[1:] else ""))
+            marks.append(
+                (parse_seconds(values[0], f"{path}, line {number}"), values[1].strip().lower() if values[1:] else "")
+            )
     if len(marks) < 2:
         raise DataError(f"{path}: fewer than two lines of time and section")
     return [[start, end, reduce_section(name)] for (start, name), (end, _) in pairwise(marks) if end > start]
@@ -103,28 +105,6 @@ def _read_segments(path: Path) -> list[list[Any]]:
 def reduce_section(name: str) -> str:
     """Return which of `SECTIONS` a written name is."""
     return next((section for word, section in WORDS.items() if word in name.lower()), "other")
-
-
-def _read_beats(path: Path) -> dict[str, list[float]]:
-    beats, downbeats = [], []
-    for number, line in enumerate(split_lines(read_text(path, CURE)), start=1):
-        values = line.split()
-        if not values:
-            continue
-        beats.append(_parse_time(values[0], path, number))
-        if values[1:2] == ["1"]:
-            downbeats.append(beats[-1])
-    return {"beats": sorted(beats), "downbeats": sorted(downbeats)}
-
-
-def _parse_time(value: str, path: Path, number: int) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise DataError(f"{path}, line {number}: {value[:40]!r} is not a time in seconds")
-    return seconds
 
 
 DATASET = Harmonix()

@@ -30,7 +30,7 @@ import numpy as np
 
 from carrara.bench.interval import decode_draws
 from carrara.bench.leaderboard.published import DEFAULT_SOURCES, PublishedSystem, published_systems
-from carrara.bench.suites import MARBLE_14, MARBLE_V2, SUITES
+from carrara.bench.suites import MARBLE_14, MARBLE_V2, PEBBLE_2, SUITES
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.core.record import Record, Score
 
@@ -45,7 +45,7 @@ TRAINED, PARTIAL, EXCEEDED = "†", "*", "§"
 PUBLISHED_SUITES = (MARBLE_14.name, MARBLE_V2.name)
 PUBLISHED_ONLY = "published"  # where a protocol stands, of a leaderboard without records
 # The thesis's figure 6.2 [yuan2023thesis §6]: source separation and beat tracking are in no category, since only
-# encoders with frame-level features have these tasks.
+# encoders with frame-level features have these tasks; nor are Pebble's other tasks frame by frame.
 CATEGORIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     MARBLE_14.name: {
         "acoustic": ("nsynth/instrument", "mtg-jamendo/instrument", "vocalset/singer"),
@@ -60,7 +60,31 @@ CATEGORIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "gtzan/genre",
             "emomusic/emotion",
         ),
-    }
+    },
+    PEBBLE_2.name: {
+        "acoustic": ("pebble/instruments", "pebble/instrument", "pebble/singer"),
+        "score": (
+            "pebble/pitch",
+            "pebble/tempo",
+            "pebble/meter",
+            "pebble/interval",
+            "pebble/scale",
+            "pebble/chord-quality",
+            "pebble/progression",
+        ),
+        "performance": ("pebble/technique",),
+        "high-level": (
+            "pebble/key",
+            "pebble/genre",
+            "pebble/tags",
+            "pebble/top-tags",
+            "pebble/genres",
+            "pebble/moods",
+            "pebble/emotion",
+            "pebble/covers",
+            "pebble/composer",
+        ),
+    },
 }
 
 

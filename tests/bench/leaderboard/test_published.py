@@ -23,7 +23,8 @@ from carrara.bench.leaderboard.published import (
 )
 from carrara.bench.leaderboard.ranking import CATEGORIES, add_published, build_leaderboard, complete_categories
 from carrara.bench.leaderboard.tables import to_frame, to_markdown, to_text, to_values
-from carrara.bench.suites import MARBLE_14
+from carrara.bench.suites import MARBLE_14, PEBBLE_2
+from carrara.bench.task_types import REGISTRY as TASK_TYPES
 from carrara.cli._main import app
 from carrara.core.errors import DataError, UsageError
 from carrara.core.record import Record
@@ -182,6 +183,14 @@ def test_a_tasks_own_category_is_the_figures(name):
     categories = {task: category for category, own in CATEGORIES["marble-14"].items() for task in own}
     if name in categories:
         assert tasks.task(name).category == categories[name]
+
+
+def test_pebbles_categories_are_its_tasks_own_without_those_that_need_frames():
+    of_task = {task: category for category, own in CATEGORIES["pebble-2"].items() for task in own}
+    for name in PEBBLE_2.tasks:
+        task = tasks.task(name)
+        needs_frames = task.task_type == "source_separation" or TASK_TYPES.get(task.task_type).frame_level
+        assert of_task.get(name) == (None if needs_frames else task.category), name
 
 
 def test_published_systems_are_shown_and_change_no_rank():

@@ -55,6 +55,14 @@ def test_frozen_features_beat_noise(run, words, names):
         assert record["protocol"]["name"].startswith(words[0])
 
 
+def test_the_settings_of_v2_run(run):
+    names = [name for name in SUITES["marble-v2-settings"].tasks if name.endswith("-v2") and "beats" not in name]
+    names.remove("chords1217/chords-v2")
+    records = run("chroma-mfcc", "noise", "-t", ",".join(names))
+    gains = [mean_score(records["chroma-mfcc", name]) - mean_score(records["noise", name]) for name in names]
+    assert sum(gains) / len(gains) > 0.2 and sum(gain > 0 for gain in gains) >= len(gains) - 2
+
+
 def test_a_head_on_frames_predicts_beats(run, tiny):
     records = run(str(tiny), "-t", "gtzan/beats", "--protocol", "semi-constrained", "--set", "head=conv",
                   "--set", "learning_rates=[0.01]")  # fmt: skip
