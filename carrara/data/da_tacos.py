@@ -58,7 +58,7 @@ class DaTacos(Dataset):
         """Return the performances of the benchmark subset, then the others; see the base class."""
         root = Path(root)
         audio = root / "audio"
-        files = {}
+        files: dict[str, Path] = {}
         for pattern in ("*", "*/*"):
             files |= {path.stem: path for path in audio.glob(pattern) if path.suffix.lower() in AUDIO_SUFFIXES}
         clips: dict[str, Clip] = {}
