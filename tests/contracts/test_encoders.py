@@ -36,6 +36,7 @@ SHRUNK = {
     },
     "ConformerSettings": {**TRANSFORMER, "channels": 4, "dim": 128},
     "MelConformerSettings": {**TRANSFORMER, "conv_channels": (8, 16, 48), "conv_depths": (1, 1, 1), "dim": 48},
+    "DashengSettings": {**TRANSFORMER, "dim": 24},
     "MusicnnSettings": {"dense_dim": 20},
     "ClapSettings": {
         "dim": 8,
