@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from carrara.audio.corruptions import parse_corruption
 from carrara.bench import protocols
 from carrara.core.errors import UsageError
-from carrara.core.settings import replace
+from carrara.core.settings import parse_assignments, replace
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,14 @@ class BenchConfig:
         """
         protocol = protocols.REGISTRY.get(self.protocol)
         return replace(protocol.settings(), self.settings)
+
+
+def parse_protocol_name(name: str) -> BenchConfig:
+    """Return the protocol and settings of a protocol's name in a record, the inverse of `BenchConfig.name`.
+
+    Raises:
+        UsageError: a change is not of the form setting=value.
+    """
+    protocol, _, changes = name.partition(":")
+    # Values may be lists, whose commas are followed by no setting.
+    return BenchConfig(protocol, parse_assignments(re.split(r",(?=[A-Za-z_][\w.]*=)", changes) if changes else ()))

@@ -1,7 +1,8 @@
 """The command line: registers every command, and turns errors into one line and an exit code.
 
 Each public file of this package is a command; its function has the file's name and its docstring is the help text. A
-Python keyword gets an underscore (`import_.py` is `carrara import`). Data goes to standard output, everything else to
+Python keyword gets an underscore (`import_.py` is `carrara import`), an underscore is a hyphen, two are a space
+(`leaderboard__serve.py` is `carrara leaderboard serve`). Data goes to standard output, everything else to
 standard error. Exit 0: done. 1: something failed. 2: misuse. 130: interrupted. 143: terminated.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from carrara import cli
 from carrara.cli._echo import echo
@@ -47,13 +49,29 @@ ORDER = (
     "tag",
     "bench",
     "leaderboard",
+    "leaderboard serve",
+    "leaderboard token",
     "compare",
+    "verify-record",
+    "submit",
+    "push-site",
     "pretrain",
     "reproduce",
     "cache",
 )
 
+
+class TwoWordGroup(TyperGroup):
+    """Commands of which some have two words: `leaderboard serve` beside `leaderboard`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return name, command and remaining arguments; two words go before one."""
+        command = self.commands.get(" ".join(args[:2]))
+        return super().resolve_command(ctx, args) if command is None else (command.name, command, args[2:])
+
+
 app = typer.Typer(
+    cls=TwoWordGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -96,7 +114,7 @@ def carrara_command(
 
 def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with errors as one line and the documented exit codes."""
-    name = command.__name__.rstrip("_")
+    name = _command_name(command.__name__)
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
@@ -118,9 +136,13 @@ def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _command_name(module: str) -> str:
+    return module.rstrip("_").replace("__", " ").replace("_", "-")
+
+
 def _register_commands() -> None:
     modules = {
-        module.name.rstrip("_"): module.name
+        _command_name(module.name): module.name
         for module in pkgutil.iter_modules(cli.__path__)
         if not module.name.startswith("_")
     }

@@ -10,7 +10,7 @@ import json
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -280,13 +280,35 @@ def read_records(results: Path) -> Iterator[Record]:
     """
     if not Path(results).is_dir():
         raise StoreError(f"{results}: no such folder of results; `carrara bench ENCODER -o {results}` creates one")
-    for path in sorted(Path(results).rglob("*@*.json")):
-        if path.name.startswith("."):
-            continue
+    for path in _record_files(results):
         try:
             yield read_record(path)
         except StoreError as problem:
             warnings.warn(f"left out: {problem}", stacklevel=2)
+
+
+def find_record_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the files of records that some paths name: files as they are, and those below folders, sorted.
+
+    Raises:
+        UsageError: there is no such file or folder, or a folder holds no records.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            below = _record_files(path)
+            if not below:
+                raise UsageError(f"{path}: no records in it; `carrara bench ENCODER -o {path}` writes some")
+            files += below
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UsageError(f"{path}: no such file or folder; give a record or a folder of results")
+    return list(dict.fromkeys(files))
+
+
+def _record_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(Path(folder).rglob("*@*.json")) if not path.name.startswith(".")]
 
 
 def _plain(name: str) -> str:

@@ -35,7 +35,7 @@ def test_help_opens_with_a_sentence_and_three_examples():
 
 def test_commands_in_the_package_exist():
     commands = {*typer.main.get_command(app).commands}
-    named = re.compile(r"`carrara ([a-z]+)\b")
+    named = re.compile(r"`carrara ([a-z]+(?:-[a-z]+)*)\b")
     unknown = {
         f"{path.name}: carrara {command}"
         for path in PACKAGE.rglob("*.py")

@@ -122,6 +122,8 @@ class Protocol:
             reads audio. Raises UsageError where the protocol cannot run this task on this encoder.
         run: inputs → result.
         supports_corruption: whether its predictor can predict corrupted audio.
+        check_search: (task, settings, points of a record's grid) → why a point lies outside of the search, one reason
+            each; for records that others made (`carrara/bench/verify_record.py`).
     """
 
     name: str
@@ -130,6 +132,7 @@ class Protocol:
     window_spec: Callable[[Task, TaskType, Card, Any], WindowSpec | None]
     run: Callable[[ProtocolInputs], ProtocolResult]
     supports_corruption: bool = True
+    check_search: Callable[[Task, Any, Sequence[GridPoint]], list[str]] = lambda task, settings, points: []
 
 
 def probe_windows(task: Task, frames: bool = False, cnn: bool = False) -> WindowSpec:
@@ -158,6 +161,12 @@ def refuse_without_cnn(card: Card, setting: str) -> None:
     """
     if not card.cnn_dim:
         raise UsageError(f"--set {setting}: {card.name} has no convolutional features; leave the setting out")
+
+
+def check_rates(points: Sequence[GridPoint], rates: Sequence[float]) -> list[str]:
+    """Return a reason for each learning rate of the points that is none of `rates`."""
+    others = sorted({point.learning_rate for point in points} - set(rates))
+    return [f"learning rate {rate:g} is none of the search's ({', '.join(f'{r:g}' for r in rates)})" for rate in others]
 
 
 def grid_point(layer: str, learning_rate: float, seed: int, history: ProbeHistory) -> GridPoint:

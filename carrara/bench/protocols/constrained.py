@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from carrara.bench.protocols._base import (
     Protocol,
     ProtocolInputs,
     ProtocolResult,
+    check_rates,
     grid_point,
     probe_windows,
     refuse_without_cnn,
@@ -40,6 +42,7 @@ from carrara.bench.split_data import SplitData, monitored_score, training_exampl
 from carrara.bench.task_types._base import ProbeTaskType, TaskType
 from carrara.bench.text_retrieval import run_text_retrieval
 from carrara.core.errors import DataError, UsageError
+from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Card
@@ -150,6 +153,30 @@ def grid_points(layers: tuple[str, ...], seeds: tuple[int, ...]) -> list[ProbeSp
     return [ProbeSpec(name, names, rate, seed) for seed in seeds for name, names in sources for rate in LEARNING_RATES]
 
 
+def check_layers(task: Task, settings: LayerSettings, points: Sequence[GridPoint]) -> list[str]:
+    """Return a reason for each layer of the points that no search of these settings tries."""
+    parts = settings.parts()
+    named = {f"concat:last{count}" for count in settings.concatenated()} | (
+        {CNN} if TRANSFORMER_CNN in parts else set()
+    )
+    if any(part.startswith("transformer") for part in parts):
+        named |= {SUM, *(point.layer for point in points if point.layer.isdecimal())}
+    others = sorted({point.layer for point in points} - named)
+    return [f"layer {layer!r} is not tried with layers={settings.layers}" for layer in others]
+
+
+def check_search(task: Task, settings: LayerSettings, points: Sequence[GridPoint]) -> list[str]:
+    """Return why points lie outside of the search: their layers, learning rates, epochs or number."""
+    if task.task_type == "retrieval":  # two scalings of each layer, nothing is trained
+        return [*check_layers(task, settings, points), *check_rates(points, (0.0,))]
+    problems = [*check_layers(task, settings, points), *check_rates(points, LEARNING_RATES)]
+    if longest := max((point.epochs for point in points if point.epochs > task.max_epochs), default=0):
+        problems.append(f"{longest} epochs are more than the task's {task.max_epochs}")
+    if len({(point.layer, point.learning_rate, point.seed) for point in points}) < len(points):
+        problems.append("a layer and learning rate were tried twice with one seed")
+    return problems
+
+
 def run_search(inputs: ProtocolInputs, hidden: int, dropout: float) -> ProtocolResult:
     """Train a probe at every point of the grid, all in one pass, and choose one for each seed on validation.
 
@@ -244,4 +271,4 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     return run_search(inputs, HIDDEN, DROPOUT)
 
 
-PROTOCOL = Protocol("constrained", 1, LayerSettings, grid_window_spec, _run)
+PROTOCOL = Protocol("constrained", 1, LayerSettings, grid_window_spec, _run, check_search=check_search)

@@ -32,9 +32,10 @@ from carrara.bench.protocols._base import (
     Protocol,
     ProtocolInputs,
     ProtocolResult,
+    check_rates,
     window_choice,
 )
-from carrara.bench.protocols.constrained import LayerSettings, grid_window_spec, searched_layers
+from carrara.bench.protocols.constrained import LayerSettings, check_layers, grid_window_spec, searched_layers
 from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score
 from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import DataError, UsageError
@@ -193,4 +194,8 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     )
 
 
-PROTOCOL = Protocol("few-shot", 1, FewShotSettings, _window_spec, _run)
+def _check_search(task: Task, settings: FewShotSettings, points: Sequence[GridPoint]) -> list[str]:
+    return [*check_layers(task, settings, points), *check_rates(points, (0.0,))]
+
+
+PROTOCOL = Protocol("few-shot", 1, FewShotSettings, _window_spec, _run, check_search=_check_search)

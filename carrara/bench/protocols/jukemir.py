@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -31,6 +31,7 @@ from carrara.bench.protocols._base import (
     Protocol,
     ProtocolInputs,
     ProtocolResult,
+    check_rates,
     window_choice,
 )
 from carrara.bench.protocols._rows import MIDDLE, find_layer, read_rows, row_windows
@@ -310,4 +311,8 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     )
 
 
-PROTOCOL = Protocol("jukemir", 1, JukemirSettings, _window_spec, _run)
+def _check_search(task: Task, settings: JukemirSettings, points: Sequence[GridPoint]) -> list[str]:
+    return check_rates(points, settings.learning_rates)
+
+
+PROTOCOL = Protocol("jukemir", 1, JukemirSettings, _window_spec, _run, check_search=_check_search)

@@ -9,7 +9,7 @@ standardised. A weighted sum under a linear map is a linear map of all layers th
 from __future__ import annotations
 
 from carrara.bench.protocols._base import Protocol, ProtocolInputs, ProtocolResult, refuse_without_probe
-from carrara.bench.protocols.constrained import LayerSettings, grid_window_spec, run_search
+from carrara.bench.protocols.constrained import LayerSettings, check_search, grid_window_spec, run_search
 from carrara.bench.task_types._base import TaskType
 from carrara.core.task import Task
 from carrara.encoders._base import Card
@@ -25,4 +25,4 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     return run_search(inputs, hidden=0, dropout=0.0)
 
 
-PROTOCOL = Protocol("linear", 1, LayerSettings, _window_spec, _run)
+PROTOCOL = Protocol("linear", 1, LayerSettings, _window_spec, _run, check_search=check_search)

@@ -33,6 +33,7 @@ from carrara.bench.protocols._base import (
     Protocol,
     ProtocolInputs,
     ProtocolResult,
+    check_rates,
     grid_point,
     probe_windows,
     refuse_without_cnn,
@@ -45,6 +46,7 @@ from carrara.bench.split_data import SplitData, monitored_score, training_exampl
 from carrara.bench.task_types._base import TaskType
 from carrara.core.errors import DataError, UsageError
 from carrara.core.progress import progress
+from carrara.core.record import GridPoint
 from carrara.core.settings import Settings
 from carrara.core.task import Task
 from carrara.encoders._base import Card, Encoder
@@ -224,4 +226,8 @@ def _select_best(task: Task, trained: list[TrainedHead]) -> TrainedHead:
     return max(finite, key=lambda trial: trial.history.best)
 
 
-PROTOCOL = Protocol("semi-constrained", 1, SemiConstrainedSettings, _window_spec, _run)
+def _check_search(task: Task, settings: SemiConstrainedSettings, points: Sequence[GridPoint]) -> list[str]:
+    return check_rates(points, (0.0, *settings.learning_rates))
+
+
+PROTOCOL = Protocol("semi-constrained", 1, SemiConstrainedSettings, _window_spec, _run, check_search=_check_search)
