@@ -204,8 +204,8 @@ def _check_protocol(record: Record, task: Task) -> Iterator[Finding]:
         )
     if record.protocol.monitor != f"valid {task.monitor}":
         yield Finding("protocol", f"chosen by {record.protocol.monitor[:80]!r}, the task's is 'valid {task.monitor}'")
-    for problem in protocol.check_search(task, settings, record.grid):
-        yield Finding("protocol", f"outside of the search space of {protocol.name}: {one_line(problem)}")
+    for reason in protocol.check_search(task, settings, record.grid):
+        yield Finding("protocol", f"outside of the search space of {protocol.name}: {one_line(reason)}")
 
 
 def _check_choice(record: Record) -> Iterator[Finding]:
