@@ -31,8 +31,8 @@ def pretraining_card(objective: Objective, recipe: Any, folder: Path, step: int,
     """Return the README of the encoder's folder, in Markdown, with the metadata block that the hub reads.
 
     Args:
-        objective: of masked prediction or joint embedding.
-        recipe: of either.
+        objective: of masked prediction, joint embedding or contrastive pairs.
+        recipe: of one of them.
         folder: of the run.
         step: steps taken.
         seconds: duration of the run.
@@ -42,7 +42,10 @@ def pretraining_card(objective: Objective, recipe: Any, folder: Path, step: int,
     metrics = (read_metrics(folder / LOG_FILE) or [{}])[-1]
     summary = objective.initialization.summary()
     initial = f"## Initial weights\n\nThe run {summary}.\n\n" if summary else ""
-    described = recipe.targets if hasattr(recipe, "targets") else {"representation of masked patches": recipe.target}
+    if hasattr(recipe, "pairs"):
+        described = {"the other view of the same recording": recipe.pairs}
+    else:
+        described = recipe.targets if hasattr(recipe, "targets") else {"representation of masked patches": recipe.target}
     targets = "\n".join(f"- `{name}`: `{settings.model_dump_json()}`" for name, settings in described.items())
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, int | float))
     hours = step * recipe.batch * recipe.crop_seconds / 3600

@@ -31,10 +31,12 @@ from carrara.pretrain.objectives._base import Objective
 from carrara.pretrain.objectives._masked_network import MaskedPrediction
 from carrara.pretrain.objectives._patch_predictor import JointEmbedding
 from carrara.pretrain.objectives.codec import CodecObjective
+from carrara.pretrain.objectives.contrastive import ContrastiveObjective, PairNetwork, build_spectra_encoder
 from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective, build_patch_encoder
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective, build_student
 from carrara.pretrain.objectives.tagging import TaggingObjective
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings
+from carrara.pretrain.recipes.contrastive import ContrastiveRecipe
 from carrara.pretrain.recipes.joint_embedding import JointEmbeddingRecipe
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.tagging.data import BalancedCrops, build_tagged_corpus
@@ -133,6 +135,15 @@ class _JointEmbeddingDryRun(JointEmbeddingObjective):
         self.stream = _empty_stream(samples, self.encoder.settings.hop, recipe)
 
 
+class _ContrastiveDryRun(ContrastiveObjective):
+    def __init__(self, recipe: ContrastiveRecipe, device: torch.device) -> None:
+        self.recipe, self.dist, self.steps = recipe, Dist(device=device), recipe.steps
+        self.encoder = build_spectra_encoder(recipe).to(device)
+        self.encoder.activation_checkpointing = recipe.activation_checkpointing
+        self.module = PairNetwork(self.encoder, recipe.pairs, recipe.seed).to(device)
+        self.stream = _empty_stream(round(recipe.crop_seconds * self.encoder.card.sample_rate), 1, recipe)
+
+
 def _empty_stream(crop_samples: int, hop: int, recipe: TrainingSettings) -> Any:
     nothing: Any = None
     return CropStream(nothing, crop_samples, hop, recipe.batch, recipe.seed)
@@ -156,4 +167,6 @@ def dry_objective(recipe: Any, device: torch.device, corpus: Sequence[str | Path
         return _CodecDryRun(recipe, device)
     if isinstance(recipe, JointEmbeddingRecipe):
         return _JointEmbeddingDryRun(recipe, device)
+    if isinstance(recipe, ContrastiveRecipe):
+        return _ContrastiveDryRun(recipe, device)
     return _MaskedDryRun(recipe, device)

@@ -25,6 +25,7 @@ from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 from carrara.pretrain.objectives.tagging import TaggingObjective
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings, resolve
+from carrara.pretrain.recipes.contrastive import ContrastiveRecipe
 from carrara.pretrain.recipes.joint_embedding import JointEmbeddingRecipe
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.step_cost import USABLE, device_memory, measure_cost
@@ -48,6 +49,7 @@ PARTS: dict[type[TrainingSettings], dict[str, str]] = {
     },
     CodecRecipe: {"encoder.": "encoder", "decoder.": "decoder", "": "codebooks"},
     JointEmbeddingRecipe: {"encoder.patch_embed.": "front end", "encoder.": "Transformer", "": "predictor"},
+    ContrastiveRecipe: {"encoder.project.": "front end", "encoder.": "Transformer", "": "heads"},
 }
 
 

@@ -92,7 +92,7 @@ def load_encoder(spec: str, recipe: Recipe, encoder: FrameEncoder, folder: Path)
         unknown: dict[str, Any] = {"loaded_heads": [], "reinitialized": {}, "card": {}}
         record = unknown | former_record(folder) | {"from": spec}
     else:
-        card = _load_official_file(path, recipe, encoder) if path.is_file() else _load_other_encoder(spec, encoder)
+        card = _load_official_file(path, recipe, encoder) if path.is_file() else load_other_encoder(spec, encoder)
         if (path / RUN).is_file():
             transferred = heads_from_run(path, recipe)
         else:
@@ -160,7 +160,7 @@ def _load_official_file(path: Path, recipe: Recipe, encoder: FrameEncoder) -> Ca
     return family.variants[name][0]
 
 
-def _load_other_encoder(spec: str, encoder: FrameEncoder) -> Card:
+def load_other_encoder(spec: str, encoder: Any) -> Card:
     """Load another encoder's weights into the encoder, and return its card."""
     other = load(spec)
     if type(other) is not type(encoder):

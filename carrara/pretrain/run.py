@@ -30,12 +30,14 @@ from carrara.pretrain.log_plot import plot_log
 from carrara.pretrain.metrics_log import CHANGED, LOG_FILE, STARTED, MetricsLog, read_events
 from carrara.pretrain.objectives._base import Objective
 from carrara.pretrain.objectives.codec import CodecObjective
+from carrara.pretrain.objectives.contrastive import ContrastiveObjective
 from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 from carrara.pretrain.objectives.tagging import TaggingObjective
 from carrara.pretrain.optimiser import adamw
 from carrara.pretrain.process import one_thread_if_small
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings, resolve
+from carrara.pretrain.recipes.contrastive import ContrastiveRecipe
 from carrara.pretrain.recipes.joint_embedding import JointEmbeddingRecipe
 from carrara.pretrain.recipes.rvq_vae import CodecRecipe
 from carrara.pretrain.run_file import former_accumulation_steps, free_folder_on_failure, lock_run, prepare_run_file
@@ -49,6 +51,7 @@ OBJECTIVES: dict[type[TrainingSettings], type[Any]] = {
     TaggingRecipe: TaggingObjective,
     CodecRecipe: CodecObjective,
     JointEmbeddingRecipe: JointEmbeddingObjective,
+    ContrastiveRecipe: ContrastiveObjective,
 }
 
 
