@@ -1,7 +1,8 @@
 """The demo: render, pre-train, measure and report in one run, each step of which resumes.
 
-Four systems are measured under the constrained protocol: the pre-trained MERT, the same network with random weights,
-hand-crafted chroma and MFCC statistics, and noise that does not depend on the audio.
+Four systems are measured under the constrained protocol: a network on CQT, mel and chroma, pre-trained by contrastive
+pairs, the same network with random weights, hand-crafted chroma and MFCC statistics, and noise that does not depend on
+the audio.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from carrara.core.record import Record
 if TYPE_CHECKING:
     from carrara.encoders._base import Encoder
 
-RECIPE, SCALE, SIZE = "mert-v0", "tiny", "demo"
+RECIPE, SCALE, SIZE = "contrastive", "tiny", "demo"
+MODEL = "cqt-mel"  # folder and name of the pre-trained network
 TASKS = (
     "pebble/key",
     "pebble/pitch",
@@ -54,7 +56,7 @@ def run_demo(output: Path, data_dir: Path | None, steps: int | None) -> None:
     _print_step(1, "rendering Pebble, the synthetic suite", is_rendered, f"it is in {root}")
     pebble.download(root, SIZE)
 
-    folder = output / "mert"
+    folder = output / MODEL
     is_trained = _is_trained(folder, steps)
     _print_step(2, f"pre-training {RECIPE} at scale {SCALE} on its unlabelled part", is_trained, f"it is in {folder}")
     model = folder
@@ -93,10 +95,10 @@ def run_demo(output: Path, data_dir: Path | None, steps: int | None) -> None:
     echo(
         f"""
 {report} has the plots and plays example clips; this run took {duration}. Next:
-  carrara compare mert chroma-mfcc --results {results}  # on which tasks do they differ?
+  carrara compare {MODEL} chroma-mfcc --results {results}  # on which tasks do they differ?
   carrara embed ~/Music -e {model} -o music.parquet  # features of your own recordings
-  carrara pretrain {RECIPE} --scale {SCALE} --corpus ~/Music -o my-mert  # a model of your own
-  carrara bench my-mert --suite pebble -o {results}  # measure it
+  carrara pretrain {RECIPE} --scale {SCALE} --corpus ~/Music -o my-model  # a model of your own
+  carrara bench my-model --suite pebble -o {results}  # measure it
   carrara leaderboard {results}""",
         err=True,
     )
@@ -141,8 +143,8 @@ def _write_report(
     write_report(
         path, records, metrics=read_metrics(model / LOG_FILE), examples=examples, title="Carrara demo", results=results,
         maps=maps, seeds={
-            "pre-training": f"{seed}: weights, order of the crops, masks",
-            "mert:random": "0",
+            "pre-training": f"{seed}: weights, order of the crops, views",
+            f"{MODEL}:random": "0",
             "Pebble": "the number of each clip",
         },
     )  # fmt: skip

@@ -125,7 +125,7 @@ def bench(
     """Measure encoders: extract features, train a grid of probes, select one on validation, test it once.
 
     - `carrara bench chroma-mfcc noise --suite pebble`
-    - `carrara bench carrara-demo/mert --suite marble-14 --data /data --limit 200`
+    - `carrara bench carrara-demo/cqt-mel --suite marble-14 --data /data --limit 200`
     - `carrara bench chroma-mfcc -t pebble/key --seeds 5 --corrupt noise:20db,mp3:32k`
     - `carrara bench --suite pebble` measures every encoder that is ready on this machine
 

@@ -28,7 +28,7 @@ def compare(
     """Compare two systems on the same test clips: each task's difference with its 95 % interval and p value.
 
     - `carrara compare my-mert chroma-mfcc`
-    - `carrara compare mert mert:random --results carrara-demo/results --json`
+    - `carrara compare cqt-mel cqt-mel:random --results carrara-demo/results --json`
     - `carrara compare my-mert chroma-mfcc --suite pebble -o comparison.json`
     - `carrara compare chroma+mfcc`: a fusion against each of its parts
 

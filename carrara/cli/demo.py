@@ -19,7 +19,7 @@ def demo(
         int | None, typer.Option(min=1, help="Pre-training steps; by default the recipe's, about four minutes.")
     ] = None,
 ) -> None:
-    """Render Pebble, pre-train a small MERT, measure four systems, print the leaderboard, write a report. Offline.
+    """Render Pebble, pre-train a small network, measure four systems, print the leaderboard, write a report. Offline.
 
     - `carrara demo`
     - `carrara demo -o first-look --steps 200`

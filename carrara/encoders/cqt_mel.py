@@ -11,7 +11,7 @@ spectra, and what layers add is added to it (pre-norm residual layers without a 
 A layer: attention over half as many features as the hidden units, then a depthwise convolution over time with a
 feed-forward network. There is no position but that of the convolutions.
 
-Weights are yours to train (`carrara pretrain contrastive`); docs/recipes/contrastive.md.
+Weights are yours to train (`carrara pretrain contrastive`); docs/contrastive.md.
 
 Letters: B batch, T samples, F frames of the spectra, G output frames (every second), M values of a frame, L layers
 counted with layer 0, D dimension.
@@ -39,8 +39,8 @@ from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
 
 VARIANTS = {
-    "cqt-mel-tiny": "Transformer on CQT, mel and chroma, 1.3M, 24 kHz, for minutes on a CPU; weights are yours to train",
-    "cqt-mel-small": "the same network of 14M, for a night on a GPU; weights are yours to train",
+    "cqt-mel-tiny": "Transformer on CQT, mel and chroma, 1.1M, 24 kHz, for laptops; weights are yours to train",
+    "cqt-mel-small": "the same network of 19M, for a night on a GPU; weights are yours to train",
 }
 SAMPLE_RATE, HOP, STRIDE = 24_000, 480, 2
 BINS, BINS_PER_OCTAVE, CHROMA_BINS = 204, 24, 168
@@ -157,9 +157,6 @@ class CqtMelEncoder(Encoder):
         self.card = _update_card(card, settings).model_copy(update={"parameters": parameters})
         init_weights(self, self._initialize, seed)
         self.spectra = build_constants(_Spectra)
-        weights_M = torch.ones(VALUES)
-        weights_M[BINS + MEL_BANDS : STATIC] = settings.chroma_weight
-        self.register_buffer("weights_M", weights_M, persistent=False)
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator) -> None:
@@ -196,7 +193,9 @@ class CqtMelEncoder(Encoder):
         missing = max((STRIDE + 1) * HOP - samples_BT.shape[1], MEL_FFT - samples_BT.shape[1], 0)
         values_BGM = self.spectra(functional.pad(samples_BT.float(), (0, missing)))
         values_BGM = values_BGM[:, : self.num_frames(samples_BT.shape[1])]
-        return (values_BGM - self.values_mean) / self.values_std * self.weights_M
+        normal_BGM = (values_BGM - self.values_mean) / self.values_std
+        normal_BGM[..., BINS + MEL_BANDS : STATIC] *= self.settings.chroma_weight
+        return normal_BGM
 
     def layer_outputs(self, values_BGM: Tensor, valid_BG: Tensor | None = None) -> list[Tensor]:
         """Return num_layers + 1 tensors `[batch, frames, dim]`; those of frames that are not valid mean nothing.
@@ -253,8 +252,8 @@ ENCODER = EncoderFamily(
     settings=CqtMelSettings,
     build=CqtMelEncoder,
     variants={
-        "cqt-mel-tiny": _variant("cqt-mel-tiny", 1),
-        "cqt-mel-small": _variant("cqt-mel-small", 1, dim=768, num_layers=6, num_heads=8, hidden=1024),
+        "cqt-mel-tiny": _variant("cqt-mel-tiny", 1_080_480),
+        "cqt-mel-small": _variant("cqt-mel-small", 19_315_200, dim=768, num_layers=6, num_heads=8, hidden=1024),
     },
     update_card=_update_card,
 )

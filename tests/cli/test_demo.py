@@ -32,7 +32,7 @@ def test_it_ends_with_a_leaderboard_a_report_and_commands_to_try(twice):
     root, first, _, stamps = twice
     assert first.exit_code == 0, first.output
     assert "Pebble scores, constrained protocol" in first.stdout
-    for system in ("mert", "mert:random", "chroma-mfcc", "noise"):
+    for system in ("cqt-mel", "cqt-mel:random", "chroma-mfcc", "noise"):
         assert system in first.stdout
     assert "carrara embed ~/Music" in first.stderr
     assert len(stamps) == 11, "chroma-mfcc has no beats"
@@ -45,13 +45,13 @@ def test_it_ends_with_a_leaderboard_a_report_and_commands_to_try(twice):
 def test_the_result_is_explained_and_the_report_plays_and_shows_it(twice):
     root, first, _, _ = twice
     said = first.stdout.partition("What it means:")[2]
-    for system in ("mert (rank", "mert:random (rank", "chroma-mfcc (rank", "noise has"):
+    for system in ("cqt-mel (rank", "cqt-mel:random (rank", "chroma-mfcc (rank", "noise has"):
         assert system in said
     page = (root / "out/report.html").read_text()
     assert page.count("<audio controls") == 3 and page.count('src="data:audio/mpeg;base64,') == 3
     assert page.count('class="matrix"') == 3, "key by three systems"
     assert "Maps of the features" not in page, "the map needs the task genre"
-    for seed in ("seed of pre-training", "seed of mert:random", "seed of Pebble", "probes' seed 1234"):
+    for seed in ("seed of pre-training", "seed of cqt-mel:random", "seed of Pebble", "probes' seed 1234"):
         assert seed in page
 
 

@@ -2,13 +2,13 @@
 
 COLA [saeed2021] takes two random segments of one clip as a pair and all other clips of the batch as negatives; the loss
 is SimCLR's cross-entropy of cosines over a temperature [chen2020]. What two segments share is key, instruments, mood
-and tempo, so a whole song's properties are learnt, and within few steps. Ours: the crop is played at a random speed
-(pitch and tempo change together), so that the 80 songs of Pebble count as many more, and a song in another key is
-another song; the network on several spectra (carrara/encoders/cqt_mel.py); the loss on the mean over time of the last
-layer, which is what probes see.
+and tempo, so a whole song's properties are learnt, and within few steps. Ours: the network on several spectra
+(carrara/encoders/cqt_mel.py); the loss on the mean over time of the last layer, which is what probes see; and on
+request the crop is played at a random speed (pitch and tempo change together), so that a song in another key is another
+song.
 
-Scales: `tiny` takes four minutes on two cores and is what `carrara demo` trains; `base` is a night on one GPU, not
-tuned. docs/recipes/contrastive.md has the measurements.
+Scales: `tiny` takes three minutes on a core and is what `carrara demo` trains; `base` is a night on one GPU, not
+tuned. docs/contrastive.md has the measurements.
 """
 
 from __future__ import annotations
@@ -108,14 +108,14 @@ RECIPE = RecipeFamily(
             "network.num_heads": 4,
             "network.hidden": 192,
             "pairs.view_seconds": 2.0,
-            "pairs.group": 48,
+            "pairs.group": 64,
             "pairs.projection_dim": 64,
-            "optimiser.learning_rate": 5e-4,
-            "crop_seconds": 8.0,
-            "batch": 48,
-            "steps": 600,
-            "checkpoint_every": 100,
-            "log_every": 20,
+            "pairs.max_semitones": 0,
+            "crop_seconds": 6.0,
+            "batch": 64,
+            "steps": 160,
+            "checkpoint_every": 20,
+            "log_every": 10,
         },
     },
 )
