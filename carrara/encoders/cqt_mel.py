@@ -14,7 +14,7 @@ feed-forward network. There is no position but that of the convolutions.
 Weights are yours to train (`carrara pretrain contrastive`); docs/contrastive.md.
 
 Letters: B batch, T samples, F frames of the spectra, G output frames (every second), M values of a frame, L layers
-counted with layer 0, D dimension.
+counted with layer 0, D dimension, K queries, keys and values, H heads, E features of a head.
 """
 
 from __future__ import annotations
@@ -122,9 +122,10 @@ class _Layer(nn.Module):
 
     def forward(self, x_BGD: Tensor, valid_BG: Tensor | None = None) -> Tensor:
         """Return `[B, G, D]`; frames where `valid_BG` is false are not attended to and count as zeros."""
-        heads = self.qkv(self.attention_norm(x_BGD)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv_BGKHE = self.qkv(self.attention_norm(x_BGD)).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv_BGKHE.transpose(1, 3).unbind(2)
         mask = None if valid_BG is None else valid_BG[:, None, None]
-        attended = functional.scaled_dot_product_attention(*heads, attn_mask=mask)
+        attended = functional.scaled_dot_product_attention(query, key, value, mask)
         x_BGD = x_BGD + self.attention_out(attended.transpose(1, 2).flatten(2))
         normal_BGD = self.conv_norm(x_BGD)
         if valid_BG is not None:
@@ -141,7 +142,6 @@ class CqtMelEncoder(Encoder):
     """
 
     settings: CqtMelSettings
-    free_settings: frozenset[str] = frozenset()
     values_mean: Tensor
     values_std: Tensor
 
@@ -160,15 +160,17 @@ class CqtMelEncoder(Encoder):
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator) -> None:
-        for module in self.layers.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d):
-                bound = (module.weight.shape[1:].numel()) ** -0.5
-                module.weight.uniform_(-bound, bound, generator=generator)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
-        for layer in self.layers:
-            layer.ffn_out.weight.normal_(0, 0.04, generator=generator)
+        for name, parameter in self.layers.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif "norm" in name:
+                nn.init.ones_(parameter)
+            else:
+                bound = parameter.shape[1:].numel() ** -0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+        for name, parameter in self.layers.named_parameters():
+            if name.endswith("ffn_out.weight"):
+                parameter.normal_(0, 0.04, generator=generator)
         nn.init.orthogonal_(self.project.weight, generator=generator)
         # Those of music, until the corpus gives better ones: dB below the peak over 20, changes, chroma.
         self.values_mean.fill_(-1.8)

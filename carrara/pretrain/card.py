@@ -42,12 +42,12 @@ def pretraining_card(objective: Objective, recipe: Any, folder: Path, step: int,
     metrics = (read_metrics(folder / LOG_FILE) or [{}])[-1]
     summary = objective.initialization.summary()
     initial = f"## Initial weights\n\nThe run {summary}.\n\n" if summary else ""
-    if hasattr(recipe, "pairs"):
+    if hasattr(recipe, "targets"):
+        described = recipe.targets
+    elif hasattr(recipe, "pairs"):
         described = {"the other view of the same recording": recipe.pairs}
     else:
-        described = (
-            recipe.targets if hasattr(recipe, "targets") else {"representation of masked patches": recipe.target}
-        )
+        described = {"representation of masked patches": recipe.target}
     targets = "\n".join(f"- `{name}`: `{settings.model_dump_json()}`" for name, settings in described.items())
     rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, int | float))
     hours = step * recipe.batch * recipe.crop_seconds / 3600

@@ -161,12 +161,17 @@ def _load_official_file(path: Path, recipe: Recipe, encoder: FrameEncoder) -> Ca
 
 
 def load_other_encoder(spec: str, encoder: Any) -> Card:
-    """Load another encoder's weights into the encoder, and return its card."""
+    """Load another encoder's weights into the encoder, whose class may name `free_settings`, and return its card.
+
+    Raises:
+        UsageError: it is of another class or of other sizes.
+    """
     other = load(spec)
     if type(other) is not type(encoder):
         raise UsageError(f"--from {spec}: is no network of the recipe's kind; `carrara show {spec}` describes it")
     ours, theirs = encoder.settings.model_dump(mode="json"), other.settings.model_dump(mode="json")
-    differing = [name for name in ours if name not in encoder.free_settings and ours[name] != theirs[name]]
+    free: frozenset[str] = getattr(encoder, "free_settings", frozenset())
+    differing = [name for name in ours if name not in free and ours[name] != theirs[name]]
     if differing:
         listing = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} here" for name in differing)
         cure = " ".join(f"--set network.{name}={json.dumps(theirs[name], separators=(',', ':'))}" for name in differing)

@@ -34,6 +34,7 @@ SHRUNK = {
         "vocabulary": 100,
         "top_layers": 1,
     },
+    "CqtMelSettings": {"num_layers": 2, "num_heads": 2, "hidden": 16, "dim": 24},
     "ConformerSettings": {**TRANSFORMER, "channels": 4, "dim": 128},
     "MelConformerSettings": {**TRANSFORMER, "conv_channels": (8, 16, 48), "conv_depths": (1, 1, 1), "dim": 48},
     "DashengSettings": {**TRANSFORMER, "dim": 24},
