@@ -37,6 +37,21 @@ SHRUNK = {
     "CqtMelSettings": {"num_layers": 2, "num_heads": 2, "hidden": 16, "dim": 24},
     "ConformerSettings": {**TRANSFORMER, "channels": 4, "dim": 128},
     "MelConformerSettings": {**TRANSFORMER, "conv_channels": (8, 16, 48), "conv_depths": (1, 1, 1), "dim": 48},
+    "Clamp3Settings": {
+        "mert.num_layers": 1,
+        "mert.num_heads": 2,
+        "mert.ffn_dim": 48,
+        "mert.conv_channels": 16,
+        "mert.dim": 48,
+        "num_layers": 2,
+        "num_heads": 2,
+        "ffn_dim": 48,
+        "text_dim": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+        "text_ffn_dim": 32,
+        "vocabulary": 100,
+    },
     "DashengSettings": {**TRANSFORMER, "dim": 24},
     "MusicnnSettings": {"dense_dim": 20},
     "ClapSettings": {
@@ -120,6 +135,8 @@ def test_the_card_is_right(name):
     assert card.parameters == sum(parameter.numel() for parameter in encoder.parameters())
     assert REGISTRY.get_entry(name).summary
     assert card.license or not REGISTRY.get(name).has_weights
+    has_text_tower = card.joint_dim is not None
+    assert hasattr(encoder, "encode_text") == hasattr(encoder, "encode_audio_joint") == has_text_tower
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -206,6 +223,18 @@ class TestOutput:
             frames = encoder.num_frames(len(clip))
             torch.testing.assert_close(row[:, :frames], alone, atol=2e-5, rtol=1e-4)
             assert not row[:, frames:].any()
+
+    def test_the_vectors_in_the_space_of_a_text_tower_are_those_alone(self, name):
+        encoder, rate = runnable(name), runnable(name).card.sample_rate
+        if encoder.card.joint_dim is None:
+            return
+        clips = [noise(length, rate, seed)[0] for seed, length in enumerate((1.0, 2.0, 0.35))]
+        batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        together = encoder.encode_audio_joint(batch, torch.tensor([len(clip) for clip in clips]))
+        assert together.shape == (3, encoder.card.joint_dim)
+        torch.testing.assert_close(together.norm(dim=1), torch.ones(3))
+        alone = torch.cat([encoder.encode_audio_joint(clip[None]) for clip in clips])
+        torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
 
     @pytest.mark.parametrize("kind", ["silence", "constant", "one sample", "loud"])
     def test_odd_input_stays_finite(self, name, kind):

@@ -7,7 +7,6 @@ from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrained
 
 import carrara
 from carrara.core.errors import UsageError, WeightsError
-from carrara.encoders import REGISTRY
 from carrara.encoders._hub.load import build_encoder
 from carrara.encoders._text.tower import PROMPTS
 from carrara.encoders.laion_clap import ENCODER, split_into_windows
@@ -181,11 +180,3 @@ def test_names_and_shapes_at_full_size_are_those_of_transformers(name):
     constants = ("logit_scale_a", "logit_scale_t", "position_ids", "token_type_ids", "relative_position_index")
     assert ENCODER.variants[name][0].parameters == 193_913_882 - 2  # without the loss's two scales
     assert actual == {key: shape for key, shape in expected.items() if not key.endswith(constants)}
-
-
-def test_only_encoders_with_a_text_tower_have_its_attributes(encoder):
-    for name in REGISTRY.names():
-        with torch.device("meta"):
-            other = build_encoder(name)
-        has_tower = other.card.joint_dim is not None
-        assert hasattr(other, "encode_text") == hasattr(other, "encode_audio_joint") == has_tower
