@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaMo
 
 import carrara
 from carrara.core.errors import UsageError, WeightsError
+from carrara.encoders._hub.import_official import import_official
 from carrara.encoders._hub.load import build_encoder
 from carrara.encoders._hub.official import convert_official
 from carrara.encoders.muq_mulan import ENCODER, convert_mulan_tensors, split_into_mulan_windows
@@ -202,6 +203,26 @@ def test_import_takes_the_folder_and_the_file_of_the_published_sizes_only(folder
         imported = convert_official("muq-mulan", path).eval()
         assert torch.equal(imported.encode_text(TEXTS), encoder.encode_text(TEXTS))
         assert torch.equal(imported(noise(1)), encoder(noise(1)))
+
+
+def test_the_hub_gives_weights_and_vocabulary_from_two_repositories(folder, encoder, monkeypatch, tmp_path):
+    def snapshot(repository, allow_patterns):
+        here = tmp_path / repository
+        here.mkdir(parents=True, exist_ok=True)
+        own = {"OpenMuQ/MuQ-MuLan-large": ["pytorch_model.bin", "config.json"]}.get(repository, ["tokenizer.json"])
+        for name in set(own) & set(allow_patterns):
+            (here / name).write_bytes((folder / name).read_bytes())
+        return str(here)
+
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    card = ENCODER.variants["muq-mulan"][0]
+    monkeypatch.setitem(ENCODER.variants, "muq-mulan", (card, encoder.settings))
+    expected = encoder.encode_text(TEXTS)
+    assert torch.equal(carrara.load("muq-mulan").encode_text(TEXTS), expected)
+    imported = import_official("muq-mulan").folders["muq-mulan"]
+    assert (imported / "tokenizer.json").read_bytes() == encoder.tokenizer_json
+    assert torch.equal(carrara.load(imported).encode_text(TEXTS), expected)
 
 
 def test_names_and_shapes_at_full_size_are_the_authors(twin):
