@@ -59,7 +59,7 @@ def test_the_demo_and_the_tiny_size_have_the_expected_counts(demo):
         assert count_splits(clips) == {scheme: +Counter(counts) for scheme, counts in split_counts(size).items()}
     assert DATASET.expected_counts["songs"] == {"train": 300, "valid": 100, "test": 200}
     assert DATASET.expected_counts["beats"] == {"train": 60, "valid": 20, "test": 40}
-    assert DATASET.expected_counts["scales"] == {"train": 36, "valid": 12, "test": 24}
+    assert DATASET.expected_counts["scales"] == {"train": 180, "valid": 60, "test": 120}
     assert DATASET.expected_counts["covers"] == {"train": 12, "valid": 24, "test": 36}
     assert split_counts("small")["singer"] == {"train": 1200, "valid": 400, "test": 800}
     assert DATASET.expected_counts_at(DATASET.root(size="full")) == split_counts("full")

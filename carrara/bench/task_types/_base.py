@@ -5,6 +5,7 @@ Letters: P probes, B examples of a batch, F frames, K outputs, U scored units (c
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -167,6 +168,11 @@ def longest_value(segments: Sequence[Sequence[Any]]) -> Any:
 def requested_metrics(task: Task) -> tuple[str, ...]:
     """Return the metrics that a task names, in order: those of its score, the extra ones, the monitored one."""
     return tuple(dict.fromkeys((*task.metrics, *task.extra_metrics, task.monitor)))
+
+
+def ratios(sums: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, float]:
+    """Return each metric from what the units add above and below the line; NaN where they add nothing below."""
+    return {name: sum(part) / sum(whole) if sum(whole) else math.nan for name, (part, whole) in sums.items()}
 
 
 def monitor_only(task: Task) -> Task:

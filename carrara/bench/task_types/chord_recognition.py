@@ -20,11 +20,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, requested_metrics
-from carrara.bench.task_types._segments import frame_values, read_segments, runs
+from carrara.bench.task_types._base import Frames, ProbeTaskType, ratios, requested_metrics
+from carrara.bench.task_types._segments import frame_cross_entropy, index_targets, join_frames, read_segments
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
@@ -64,41 +63,17 @@ class _ChordRecognition(ProbeTaskType):
 
     def targets(self, task: Task, state: None, truths: Sequence[Any], frames: Frames | None) -> list[np.ndarray]:
         """Return for each clip the index of each frame's label, NaN where it has none, `[F, 1]`."""
-        assert frames is not None, "frame-level tasks come with frames"
-        targets = []
-        for segments, count in zip(truths, frames.counts_U):
-            known = [[start, end, label_index(task.labels, chord)] for start, end, chord in segments]
-            values = frame_values(known, (np.arange(count) + 0.5) / frames.rate)
-            target_F = np.array([np.nan if value is None else value for value in values], dtype=np.float32)
-            targets.append(target_F[:, None])
-        return targets
+        return index_targets(truths, frames, lambda chord: label_index(task.labels, chord), gap=np.nan)
 
     def loss(self, logits_PBK: Tensor, targets_B1: Tensor) -> Tensor:
         return frame_cross_entropy(logits_PBK, targets_B1[:, 0])
 
     def decode(self, task: Task, state: None, logits: Sequence[Tensor], frames: Frames | None) -> list[list[Any]]:
-        assert frames is not None, "frame-level tasks come with frames"
         best = [logits_PFK.argmax(-1).cpu().numpy() for logits_PFK in logits]
-        return [
-            [
-                [[start, end, task.labels[index]] for start, end, index in runs(best_PF[probe], frames.rate)]
-                for best_PF in best
-            ]
-            for probe in range(len(best[0]) if best else 0)
-        ]
-
-    def constant(
-        self, task: Task, truths: Sequence[Any], counts_U: Sequence[int], rate: float | None
-    ) -> list[list[list[Any]]]:
-        """Return the chord, of the task's labels, that sounds for the longest time."""
-        assert rate is not None, "frame-level tasks come with frames"
-        indexed = [(start, end, label_index(task.labels, chord)) for track in truths for start, end, chord in track]
-        index = longest_value([segment for segment in indexed if segment[2] is not None])
-        return [[[0.0, count / rate, task.labels[index]]] for count in counts_U]
+        return join_frames(best, frames, task.labels.__getitem__)
 
     def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        sums = self.unit_sums(task, truths, predictions)
-        return {name: sum(part) / sum(whole) if sum(whole) else np.nan for name, (part, whole) in sums.items()}
+        return ratios(self.unit_sums(task, truths, predictions))
 
     def unit_sums(
         self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]
@@ -115,14 +90,6 @@ class _ChordRecognition(ProbeTaskType):
                     pairs.append(chord_seconds(truth, predicted, name.removeprefix("chord_")))
             sums[name] = [part for part, _ in pairs], [whole for _, whole in pairs]
         return sums
-
-
-def frame_cross_entropy(logits_PBK: Tensor, index_B: Tensor) -> Tensor:
-    """Return each probe's mean cross-entropy over the frames whose index is not NaN, `[P]`."""
-    known_B = ~index_B.isnan()
-    index_PB1 = index_B.nan_to_num().long().expand(len(logits_PBK), -1)[..., None]
-    error_PB = -torch.log_softmax(logits_PBK, -1).gather(2, index_PB1)[..., 0]
-    return (error_PB * known_B).sum(1) / known_B.sum().clamp(min=1)
 
 
 @lru_cache(maxsize=4096)

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, requested_metrics
-from carrara.bench.task_types._segments import frame_values, read_segments, runs
-from carrara.bench.task_types.chord_recognition import frame_cross_entropy
+from carrara.bench.task_types._base import Frames, ProbeTaskType, ratios, requested_metrics
+from carrara.bench.task_types._segments import frame_cross_entropy, index_targets, join_frames, read_segments
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
@@ -58,55 +57,25 @@ class _Melody(ProbeTaskType):
 
     def targets(self, task: Task, state: None, truths: Sequence[Any], frames: Frames | None) -> list[np.ndarray]:
         """Return for each clip the index of each frame's label, NaN where its pitch is out of range, `[F, 1]`."""
-        assert frames is not None, "frame-level tasks come with frames"
-        pitches = {int(label): index for index, label in enumerate(task.labels) if index}
-        targets = []
-        for segments, count in zip(truths, frames.counts_U):
-            indexed = [
-                [start, end, pitches.get(round(A4_PITCH + 12 * float(np.log2(hz / A4_HZ))), np.nan)]
-                for start, end, hz in segments
-            ]
-            values = frame_values(indexed, (np.arange(count) + 0.5) / frames.rate)
-            target_F = np.array([0 if value is None else value for value in values], dtype=np.float32)
-            targets.append(target_F[:, None])
-        return targets
+        pitches = {int(label): float(index) for index, label in enumerate(task.labels) if index}
+        return index_targets(
+            truths, frames, lambda hz: pitches.get(round(A4_PITCH + 12 * float(np.log2(hz / A4_HZ)))), gap=0
+        )
 
     def loss(self, logits_PBK: Tensor, targets_B1: Tensor) -> Tensor:
         return frame_cross_entropy(logits_PBK, targets_B1[:, 0])
 
     def decode(self, task: Task, state: None, logits: Sequence[Tensor], frames: Frames | None) -> list[list[Any]]:
-        assert frames is not None, "frame-level tasks come with frames"
         hz = [A4_HZ * 2 ** ((int(label) - A4_PITCH) / 12) for label in task.labels[1:]]
         signed = []
         for logits_PFK in logits:
             pitch_PF = logits_PFK[..., 1:].argmax(-1) + 1
             is_voiced_PF = logits_PFK.argmax(-1) > 0
             signed.append(pitch_PF.where(is_voiced_PF, -pitch_PF).cpu().numpy())
-        return [
-            [
-                [
-                    [start, end, float(np.copysign(hz[abs(index) - 1], index))]
-                    for start, end, index in runs(signed_PF[probe], frames.rate)
-                ]
-                for signed_PF in signed
-            ]
-            for probe in range(len(signed[0]) if signed else 0)
-        ]
-
-    def constant(
-        self, task: Task, truths: Sequence[Any], counts_U: Sequence[int], rate: float | None
-    ) -> list[list[list[Any]]]:
-        """Return the longest pitch of the melodies, negative where they rest for longer than they sound."""
-        assert rate is not None, "frame-level tasks come with frames"
-        segments = [segment for track in truths for segment in track]
-        voiced = sum(end - start for start, end, _ in segments)
-        whole = sum(track[-1][1] for track in truths if track)
-        hz = float(np.copysign(longest_value(segments), 2 * voiced - whole))
-        return [[[0.0, count / rate, hz]] for count in counts_U]
+        return join_frames(signed, frames, lambda index: float(np.copysign(hz[abs(index) - 1], index)))
 
     def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        sums = self.unit_sums(task, truths, predictions)
-        return {name: sum(part) / sum(whole) if sum(whole) else np.nan for name, (part, whole) in sums.items()}
+        return ratios(self.unit_sums(task, truths, predictions))
 
     def unit_sums(
         self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]

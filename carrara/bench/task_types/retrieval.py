@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from carrara.bench.task_types._base import TaskType, requested_metrics
+from carrara.bench.task_types._base import TaskType, ratios, requested_metrics
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
@@ -51,8 +51,7 @@ class _Retrieval(TaskType):
         return truths
 
     def metrics(self, task: Task, truths: Sequence[str | None], predictions: Sequence[Any]) -> dict[str, float]:
-        sums = self.unit_sums(task, truths, predictions)
-        return {name: sum(part) / sum(whole) if sum(whole) else np.nan for name, (part, whole) in sums.items()}
+        return ratios(self.unit_sums(task, truths, predictions))
 
     def unit_sums(
         self, task: Task, truths: Sequence[str | None], predictions: Sequence[Any]

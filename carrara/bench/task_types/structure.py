@@ -26,9 +26,8 @@ from scipy.signal import find_peaks
 from torch import Tensor
 from torch.nn import functional as F
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, requested_metrics
-from carrara.bench.task_types._segments import frame_values, read_segments
-from carrara.bench.task_types.chord_recognition import frame_cross_entropy
+from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, ratios, requested_metrics
+from carrara.bench.task_types._segments import frame_cross_entropy, frame_values, read_segments
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.task import Task
@@ -126,8 +125,7 @@ class _Structure(ProbeTaskType):
         return predictions
 
     def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        sums = self.unit_sums(task, truths, predictions)
-        return {name: sum(part) / sum(whole) for name, (part, whole) in sums.items()}
+        return ratios(self.unit_sums(task, truths, predictions))
 
     def unit_sums(
         self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]

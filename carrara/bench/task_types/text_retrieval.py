@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from carrara.bench.task_types._base import TaskType, requested_metrics
+from carrara.bench.task_types._base import TaskType, ratios, requested_metrics
 from carrara.bench.text_retrieval import texts_of
 from carrara.core.clip import Clip, Split
 from carrara.core.errors import DataError, UsageError
@@ -55,8 +55,7 @@ class _TextRetrieval(TaskType):
         return truths
 
     def metrics(self, task: Task, truths: Sequence[list[str]], predictions: Sequence[Any]) -> dict[str, float]:
-        sums = self.unit_sums(task, truths, predictions)
-        values = {name: sum(part) / sum(whole) if sum(whole) else np.nan for name, (part, whole) in sums.items()}
+        values = ratios(self.unit_sums(task, truths, predictions))
         if MEDIAN_RANK in requested_metrics(task):
             first = [min(rank_R) for ranks in predictions for rank_R in ranks if rank_R]
             values[MEDIAN_RANK] = float(np.median(first)) if first else np.nan

@@ -19,6 +19,7 @@ from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.core.task import Task
 from carrara.data._pebble.labels import TONICS
+from carrara.metrics.melody import melody_accuracies
 
 TRIADS = ("N", *(f"{tonic}:{mode}" for mode in ("maj", "min") for tonic in TONICS))
 CHORDS = (*TRIADS, "C:7", "A:min7", "F:maj7", "G:sus4", "E:maj/3", "B:dim", "X", "D:min/5", "Ab:maj6", "F#:hdim7")
@@ -128,6 +129,14 @@ def test_melody_scores_are_those_of_mir_eval():
     truth = [[0.0, 1.0, 440.0], [1.0, 2.0, 220.0]]
     exact = melody.metrics(MELODY_TASK, [truth, []], [[[0.0, 1.0, -440.0], [1.0, 2.0, 440.0]], []])
     assert exact == {"melody_raw_pitch": 0.5, "melody_raw_chroma": 1.0, "melody_overall": 0.0}
+
+
+def test_a_melody_that_rests_throughout_is_scored_without_a_warning(recwarn):
+    rests, truth = [[0.0, 2.0, -220.0]], [[0.0, 1.0, 220.0]]
+    scores = melody_accuracies(truth, rests)
+    # Its pitch counts, its voicing does not.
+    assert scores == {"melody_raw_pitch": 1.0, "melody_raw_chroma": 1.0, "melody_overall": 0.0}
+    assert not recwarn.list
 
 
 def test_melody_targets_and_decoding():
