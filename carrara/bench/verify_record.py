@@ -144,6 +144,8 @@ def _check_sizes(record: Record) -> Iterator[Finding]:
     }.items():
         if len(text) > MAX_TEXT:
             yield Finding("size", f"{name} has {len(text):,} characters; at most {MAX_TEXT}")
+        if one_line(text) != text:
+            yield Finding("schema", f"{name} has control codes: {one_line(text)[:MAX_TEXT]}")
     if not record.encoder.name.strip():
         yield Finding("schema", "the encoder has no name")
     if not 0 <= record.encoder.parameters < 10**15:

@@ -24,8 +24,8 @@ def verify_record(
     - `carrara verify-record results/chroma-mfcc/*/constrained/pebble__key@1.json`
     - `carrara verify-record results --json`
 
-    A leaderboard that takes submissions does the same with every record. A record that an older version measured may
-    need `carrara bench … --overwrite always`.
+    A leaderboard that takes submissions does the same with every record; `carrara submit` uploads them. A record that
+    an older version measured may need `carrara bench … --overwrite always`.
     """
     from carrara.bench.verify_record import verify_record_file
     from carrara.core.record import find_record_files

@@ -36,6 +36,7 @@ def test_a_right_record_has_no_findings(write_genre_record, tmp_path, seeds):
         ({"protocol.name": "../../../etc"}, "schema", "name no file"),
         ({"encoder.weights_sha256": "../../x"}, "schema", "name no file"),
         ({"encoder.name": "x" * 300}, "size", "300 characters"),
+        ({"encoder.name": "a\x00b"}, "schema", "control codes: a\\u0000b"),
         ({"encoder.parameters": 10**20}, "size", "parameters"),
         ({"task.name": "pebble/genr"}, "task", "is no task of this version"),
         ({"task.version": 9}, "task", "upgrade carrara"),

@@ -1,0 +1,1 @@
+"""A leaderboard that takes submissions: a database of records, an HTTP interface, and the static site."""
