@@ -22,9 +22,9 @@ def leaderboard__serve(
 
     - `carrara leaderboard serve`, with an SQLite file in this folder
     - `carrara leaderboard serve --database postgresql://me:secret@localhost/leaderboard --port 8400`
-    - `carrara leaderboard token add ada` first: without a token nobody can submit
+    - `carrara leaderboard serve --host 0.0.0.0 --port 80`
 
-    Each record is verified as by `carrara verify-record`, every score again from its predictions, before it is shown.
+    Before others can submit, add a token for each: `carrara leaderboard token add ada`. Each record is verified as by `carrara verify-record`, every score again from its predictions, before it is shown.
     Put a web server with TLS in front where others reach it. /api/openapi.json describes the interface.
     """
     from carrara.web.listen import bind_socket, format_url, import_web, run_application
