@@ -24,8 +24,9 @@ def leaderboard__serve(
     - `carrara leaderboard serve --database postgresql://me:secret@localhost/leaderboard --port 8400`
     - `carrara leaderboard serve --host 0.0.0.0 --port 80`
 
-    Before others can submit, add a token for each: `carrara leaderboard token add ada`. Each record is verified as by `carrara verify-record`, every score again from its predictions, before it is shown.
-    Put a web server with TLS in front where others reach it. /api/openapi.json describes the interface.
+    Before others can submit, add a token for each: `carrara leaderboard token add ada`. Each record
+    is verified as by `carrara verify-record`, every score again from its predictions, before it is shown. Put a web
+    server with TLS in front where others reach it. /api/openapi.json describes the interface.
     """
     from carrara.web.listen import bind_socket, format_url, import_web, run_application
 
