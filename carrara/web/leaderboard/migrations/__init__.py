@@ -1,0 +1,1 @@
+"""Alembic's environment and migrations of the database."""
