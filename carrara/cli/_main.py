@@ -41,6 +41,7 @@ ORDER = (
     "import",
     "export",
     "push",
+    "plan",
     "embed",
     "find",
     "index",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from carrara.features.parquet import EmbedReport
 
 EMBED_ENDINGS = (".parquet", ".csv", ".npy", "")
-REMOTE_READERS = 8
+CLUSTER = "Cluster"
+READERS = 8  # of remote files; a store answers slowly and several requests at once, local files keep two busy
 MAX_LIKE_PROBLEMS = 20  # of more files with the same problem the first stands for all
 
 Output = Annotated[
@@ -58,6 +59,21 @@ ShardIndex = Annotated[
     int | None,
     typer.Option(min=0, help="Which part this run embeds, from 0, into its own folder in -o. Give all the same paths."),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Embed on a Ray cluster: its address, auto for the one that runs here, local to start one.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Ray's actors; by default one a GPU, or a CPU.", rich_help_panel=CLUSTER),
+]
+GpusPerWorker = Annotated[
+    float, typer.Option(min=0, help="GPUs of an actor, such as 0.5 or 1.", rich_help_panel=CLUSTER)
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Most threads of each pool; by default all cores.")]
 Overwrite = Annotated[
     bool,
@@ -94,6 +110,9 @@ def embed(
     num_shards: NumShards = 1,
     shard_index: ShardIndex = None,
     threads: Threads = None,
+    ray: Ray = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = 0.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     batch_size: BatchSize = None,
     changes: Changes = None,
@@ -109,6 +128,7 @@ def embed(
     - `carrara embed ~/Music -e muq-mulan --layer joint -o music.parquet` (for `carrara find --text`)
     - `carrara embed songs.csv -e mfcc -o songs/ --sample 3x10 --num-shards 8 --shard-index 0`
     - `carrara embed s3://bucket/music -e mfcc -o music/`
+    - `carrara embed songs.parquet -e mfcc -o songs/ --ray auto --workers 64`
     - `find ~/Music -newer last | carrara embed --files-from - -e mfcc -o new.csv`
 
     Columns: path, start, duration (s), layer, embedding. A file that cannot be decoded is reported with the reason, the
@@ -128,10 +148,9 @@ def embed(
         raise UsageError("there is nothing to embed; give files or folders, or a list with --files-from")
     check_paths(named)
     output = _parse_output(output_name, shard_index is not None, as_json)
+    _check_division(num_shards, shard_index, ray is None and (workers is not None or gpus_per_worker > 0))
     parse_encoder_spec(encoder)
     assignments = parse_assignments(changes or [])
-    if (shard_index is None) != (num_shards == 1) or (shard_index or 0) >= num_shards:
-        raise UsageError(f"--shard-index: give one from 0 to {num_shards - 1} with --num-shards {num_shards}")
     files = list_audio_files(named)
     if shard_index is not None:
         files = select_shard(files, num_shards, shard_index)
@@ -139,6 +158,7 @@ def embed(
 
     from carrara.encoders._hub.load import load, with_settings
     from carrara.features.embed import EmbedConfig
+    from carrara.features.ray_pool import RayCluster
     from carrara.features.table_files import write_table
     from carrara.nn.device import limit_threads, pick_device
 
@@ -148,10 +168,9 @@ def embed(
     device = pick_device(device)
     limit_threads(threads)
     network = with_settings(load(encoder), assignments)
-    # A store answers slowly and several requests at once; local files keep two decoders busy.
-    readers = REMOTE_READERS if any(is_remote(str(path)) for path in files) else 2
-    readers = min(threads or readers, readers)
-    report = write_table(network, files, output, config, device, batch_size, overwrite, readers)
+    readers = min(threads or READERS, READERS if any(is_remote(str(path)) for path in files) else 2)
+    cluster = RayCluster(ray, workers, threads or 1, gpus_per_worker) if ray else None
+    report = write_table(network, files, output, config, device, batch_size, overwrite, readers, cluster)
     _print_report(report, output, time.perf_counter() - start, as_json)
     if report.failed:
         raise typer.Exit(1)
@@ -181,6 +200,20 @@ def _parse_output(name: str, is_sharded: bool, as_json: bool) -> Path:
             f"-o {output}: an empty folder; give {output}{os.sep} for Parquet parts in it, or {output / 'NAME.parquet'}"
         )
     return output
+
+
+def _check_division(num_shards: int, shard_index: int | None, lacks_cluster: bool) -> None:
+    """Check the options that divide the work.
+
+    Raises:
+        UsageError: no such shard, or options of Ray without --ray.
+    """
+    from carrara.core.errors import UsageError
+
+    if (shard_index is None) != (num_shards == 1) or (shard_index or 0) >= num_shards:
+        raise UsageError(f"--shard-index: give one from 0 to {num_shards - 1} with --num-shards {num_shards}")
+    if lacks_cluster:
+        raise UsageError("--workers and --gpus-per-worker are Ray's; give --ray local, auto or an address too")
 
 
 def read_list(source: str | None) -> list[Path]:

@@ -86,8 +86,22 @@ class _Clmr(Encoder):
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the mean over each clip's windows, `[B, 1, 1, D]`."""
         windows = [clmr_windows(samples_T, self.settings.window) for samples_T in split_clips(samples_BT, lengths_B)]
-        network = lambda windows_NW: self.sequential(windows_NW[:, None]).flatten(1)  # noqa: E731
-        return mean_over_windows(network, windows, _BATCH_SIZE)[:, None, None]
+        return mean_over_windows(self.window_features, windows, _BATCH_SIZE)[:, None, None]
+
+    def window_features(self, windows_NW: Tensor) -> Tensor:
+        """Return the features of windows, `[N, D]`."""
+        return self.sequential(windows_NW[:, None]).flatten(1)
+
+    @property
+    def min_samples(self) -> int:
+        """Samples from which a clip has a whole window."""
+        return self.settings.window + 1
+
+    def window_batch(self, samples_BT: Tensor) -> Tensor:
+        """Return the windows of clips of one length, at least `min_samples`, `[B, N, W]`."""
+        window = self.settings.window
+        count = (samples_BT.shape[1] + window - 1) // window - 1
+        return samples_BT[:, : count * window].unflatten(1, (-1, window))
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator) -> None:

@@ -98,8 +98,22 @@ class EffnetDiscogs(Encoder):
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the mean features of each clip's patches, `[B, 1, 1, D]` (see `Encoder.forward`)."""
         patches = [self.patches(samples_T) for samples_T in split_clips(samples_BT, lengths_B)]
-        network = lambda patches_NFM: self.network(patches_NFM)[1].float()  # noqa: E731
-        return mean_over_windows(network, patches, BATCH_SIZE)[:, None, None]
+        return mean_over_windows(self.window_features, patches, BATCH_SIZE)[:, None, None]
+
+    def window_features(self, patches_NFM: Tensor) -> Tensor:
+        """Return the features of patches, `[N, D]`."""
+        return self.network(patches_NFM)[1].float()
+
+    @property
+    def min_samples(self) -> int:
+        """Samples from which a clip has a whole patch."""
+        return PATCH_FRAMES * self.mel.spectrum.framing.hop
+
+    def window_batch(self, samples_BT: Tensor) -> Tensor:
+        """Return the patches of clips of one length, at least `min_samples`, `[B, N, F, M]`."""
+        mel_BFM = self.mel(samples_BT)
+        first_N = torch.arange((mel_BFM.shape[1] - PATCH_FRAMES) // _PATCH_HOP + 1) * _PATCH_HOP
+        return mel_BFM[:, first_N[:, None] + torch.arange(PATCH_FRAMES)]
 
     @property
     def tag_names(self) -> tuple[str, ...]:

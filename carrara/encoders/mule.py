@@ -98,8 +98,24 @@ class _Mule(Encoder):
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the mean over each clip's slices, `[B, 1, 1, D]`."""
         slices = [split_slices(self.spectrogram(samples_T)) for samples_T in split_clips(samples_BT, lengths_B)]
-        network = lambda slices_NFM: self.network(standardize_slices(slices_NFM).mT).float()  # noqa: E731
-        return mean_over_windows(network, slices, _BATCH_SIZE)[:, None, None]
+        return mean_over_windows(self.window_features, slices, _BATCH_SIZE)[:, None, None]
+
+    def window_features(self, slices_NFM: Tensor) -> Tensor:
+        """Return the features of slices, `[N, D]`."""
+        return self.network(standardize_slices(slices_NFM).mT).float()
+
+    @property
+    def min_samples(self) -> int:
+        """Samples below which a clip is padded."""
+        return _MIN_SAMPLES
+
+    def window_batch(self, samples_BT: Tensor) -> Tensor:
+        """Return the slices of clips of one length, at least `min_samples`, `[B, N, F, M]`."""
+        mel_BFM = self.mel(self.settings.amplitude * samples_BT)
+        frames = mel_BFM.shape[1]
+        centre_N = torch.arange((frames - 1) // _SLICE_HOP) * _SLICE_HOP + _SLICE_HOP
+        first_N = (centre_N - _SLICE_FRAMES // 2).clamp(max=frames - _SLICE_FRAMES)
+        return mel_BFM[:, first_N[:, None] + torch.arange(_SLICE_FRAMES)]
 
     def spectrogram(self, samples_T: Tensor) -> Tensor:
         """Return the log-mel spectrogram of one clip, `[F, M]`, of at least 3 s."""

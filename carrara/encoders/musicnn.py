@@ -120,8 +120,21 @@ class _MusicnnEncoder(Encoder):
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the mean features of each clip's windows, `[B, 1, 1, D]` (see `Encoder.forward`)."""
         windows = [self.windows(samples_T) for samples_T in split_clips(samples_BT, lengths_B)]
-        network = lambda mel_NFM: self.network(mel_NFM).float()  # noqa: E731
-        return mean_over_windows(network, windows, BATCH_SIZE)[:, None, None]
+        return mean_over_windows(self.window_features, windows, BATCH_SIZE)[:, None, None]
+
+    def window_features(self, mel_NFM: Tensor) -> Tensor:
+        """Return the features of windows, `[N, D]`."""
+        return self.network(mel_NFM).float()
+
+    @property
+    def min_samples(self) -> int:
+        """Samples from which a clip has a whole window."""
+        return (WINDOW_FRAMES - 1) * self.mel.spectrum.framing.hop
+
+    def window_batch(self, samples_BT: Tensor) -> Tensor:
+        """Return the windows of clips of one length, at least `min_samples`, `[B, N, F, M]`."""
+        mel_BFM = self.mel(samples_BT).clamp(max=_CEILING)
+        return mel_BFM[:, : mel_BFM.shape[1] // WINDOW_FRAMES * WINDOW_FRAMES].unflatten(1, (-1, WINDOW_FRAMES))
 
     def predict_tags(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the probability of each of `tag_names`, mean over each clip's windows, `[B, G]`."""

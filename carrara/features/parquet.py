@@ -13,7 +13,7 @@ import re
 import reprlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from carrara.features.embed import (
 )
 from carrara.features.embedding_table import flatten_settings
 from carrara.features.hash_cache import FileHashCache, hash_files
+from carrara.features.ray_pool import RayCluster, embed_on_ray
 from carrara.features.store import write_errors
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def write_embeddings(
     overwrite: bool = False,
     part_rows: int = PART_ROWS,
     threads: int = 2,
+    cluster: RayCluster | None = None,
 ) -> EmbedReport:
     """Write the embeddings of recordings to Parquet, embedding only those that the output does not hold yet.
 
@@ -104,6 +106,7 @@ def write_embeddings(
         overwrite: Drop the rows of recordings that are not given, and an output that was made in another way.
         part_rows: A part is closed at the end of the recording with which it has so many rows.
         threads: How many files are read or decoded at once.
+        cluster: Ray's, on which they are embedded; None embeds in this process.
 
     Raises:
         UsageError: The encoder has no such layer, the windows do not suit it, or the output was made in another way.
@@ -128,16 +131,14 @@ def write_embeddings(
             new, hashes = _find_new(files, former, report.failed, threads)
             report.reused = len(hashes)
             cache = FileHashCache()
-
-            @contextmanager
-            def open_hashed(path: Path | str) -> Iterator[Path]:
-                with cache.open(path) as (file, hashes[str(path)]):
-                    yield file
-
             with (
                 closing(cache),
                 progress("embedding", _total_seconds(new), of_audio=True) as advance,
-                closing(embed_files(encoder, new, config, device, batch_size, advance, open_hashed, threads)) as chunks,
+                closing(
+                    _embed_hashed(encoder, new, config, device, batch_size, advance, cache, hashes, threads)
+                    if cluster is None or not new
+                    else embed_on_ray(cluster, encoder, new, config, device, batch_size, advance, hashes)
+                ) as chunks,
             ):
                 problems = _write_parts(folder, schema, chunks, hashes, part_rows)
             report.failed |= problems
@@ -200,6 +201,27 @@ def _find_new(
         else:
             new.append(path)
     return new, hashes
+
+
+def _embed_hashed(
+    encoder: Encoder,
+    files: Sequence[Path | str],
+    config: EmbedConfig,
+    device: str,
+    batch_size: int | None,
+    advance: Callable[..., None],
+    cache: FileHashCache,
+    hashes: MutableMapping[str, str],
+    threads: int,
+) -> Generator[EmbedChunk, None, None]:
+    """Yield the chunks of `embed_files`; `hashes` receives the SHA-256 of each file by path as it is opened."""
+
+    @contextmanager
+    def open_hashed(path: Path | str) -> Iterator[Path]:
+        with cache.open(path) as (file, hashes[str(path)]):
+            yield file
+
+    return embed_files(encoder, files, config, device, batch_size, advance, open_hashed, threads)
 
 
 def _choose(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from carrara.core.io import atomic_write, draft_folder
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedConfig
 from carrara.features.parquet import EmbedReport, write_embeddings
+from carrara.features.ray_pool import RayCluster
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,6 +34,7 @@ def write_table(
     batch_size: int | None = None,
     overwrite: bool = False,
     threads: int = 2,
+    cluster: RayCluster | None = None,
 ) -> EmbedReport:
     """Write the embeddings of recordings in the format that the ending names; `-` is CSV on standard output.
 
@@ -41,7 +43,7 @@ def write_table(
     next one continues. They are written anew, so without `overwrite` no former row may be lost.
 
     Args:
-        encoder, files, config, device, batch_size, overwrite, threads: As of
+        encoder, files, config, device, batch_size, overwrite, threads, cluster: As of
             `carrara.features.parquet.write_embeddings`.
         output: The file, a folder for Parquet parts, or `-`.
 
@@ -51,17 +53,18 @@ def write_table(
         StoreError: As of `write_embeddings`.
     """
     suffix = output.suffix.lower()
+    where: dict[str, Any] = {"threads": threads, "cluster": cluster}
     if str(output) != "-" and (suffix not in (".csv", ".npy") or output.is_dir()):
-        return write_embeddings(encoder, files, output, config, device, batch_size, overwrite, threads=threads)
+        return write_embeddings(encoder, files, output, config, device, batch_size, overwrite, **where)
     if str(output) == "-":
         with draft_folder() as folder:
-            report = write_embeddings(encoder, files, folder / "parts", config, device, batch_size, threads=threads)
+            report = write_embeddings(encoder, files, folder / "parts", config, device, batch_size, **where)
             _write_csv(sys.stdout, folder / "parts")
             return report
     if not overwrite:
         _refuse_loss(output if suffix == ".csv" else output.with_suffix(".rows.csv"), files)
     parts = Path(f"{output}.parts")
-    report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True, threads=threads)
+    report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True, **where)
     if report.embedded + report.reused:
         if suffix == ".csv":
             with atomic_write(output) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:

@@ -1,9 +1,14 @@
-"""An encoder as an ONNX file: samples in, every layer out, for any number of clips of one length.
+"""An encoder as an ONNX file with its front end: samples in, every layer out, for any number of clips of one length.
 
 Input `samples`, float32 [batch, samples], mono at the card's rate; output `layers`, float32
 [batch, layers + 1, frames, dim]. There is no input for lengths: the clips of a batch have one length. The file is
-compared with the encoder in onnxruntime, on inputs of other lengths than the one that it was traced with. Networks of
-HuBERT's and data2vec's shape only: the exporter cannot follow the others' spectrograms and windows.
+compared with the encoder in onnxruntime, on inputs of other lengths than the one that it was traced with.
+
+A spectrogram becomes a convolution with the windowed sines and cosines of the Fourier transform, which runtimes for the
+web have too. Networks over frames (HuBERT's shape, mel-conformer) are exported as they are; those that average over the
+windows of a clip through `window_batch` and `window_features`, which do all clips at once.
+
+Letters: B batch, T samples, F frames, K frequencies, M bands, W samples of a frame, N windows, D dim.
 """
 
 from __future__ import annotations
@@ -23,7 +28,10 @@ from torch import Tensor, nn
 from carrara.core.errors import CarraraError, StoreError, UsageError
 from carrara.core.io import atomic_write, write_text
 from carrara.encoders._base import Card, Encoder
-from carrara.encoders._hubert.network import HubertSettings
+from carrara.encoders._conformer.network import ConformerEncoder
+from carrara.encoders._frame_encoder import FrameEncoder
+from carrara.nn.conv.efficientnet import EfficientNet
+from carrara.nn.spectral.framing import Framing, Spectrum, make_window
 
 MODEL = "model.onnx"
 TOLERANCE = 1e-4
@@ -38,10 +46,11 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
         StoreError: The file cannot be written, or its layers are not the encoder's.
     """
     card = encoder.card
-    if not isinstance(encoder.settings, HubertSettings):
+    is_known = isinstance(encoder, FrameEncoder) and not isinstance(encoder, ConformerEncoder)
+    if not is_known and not hasattr(encoder, "window_batch"):
         raise UsageError(
-            f"{card.name}: --format onnx holds networks of HuBERT's and data2vec's shape only (MERT, Music2Vec, "
-            "MusicHuBERT); --format carrara holds every encoder"
+            f"{card.name}: --format onnx holds networks over frames (MERT and its kind, mel-conformer) and over "
+            "windows (MusiCNN, EffNet-Discogs, CLMR, MULE); --format carrara holds every encoder"
         )
     try:
         import onnxruntime  # noqa: F401
@@ -50,12 +59,15 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
         raise UsageError("--format onnx needs onnx, onnxscript and onnxruntime; pip install 'carrara[onnx]'") from None
     if 4 * card.parameters > PROTOBUF_LIMIT:
         raise UsageError(f"{card.name}: is larger than the 2 GB that one ONNX file can hold")
-    module = _SamplesOnly(copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False))
-    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=card.sample_rate // 10)
+    copied = copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False)
+    module: nn.Module = _SamplesOnly(encoder=copied)
+    exported = _SamplesOnly(_with_convolutions(copy.deepcopy(copied)))
+    shortest = getattr(encoder, "min_samples", card.sample_rate // 10)
+    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=shortest)
     with _silent_exporter(card.name):
         program: Any = torch.onnx.export(
-            module,
-            (_noise(2, card.sample_rate),),
+            exported,
+            (_noise(2, max(card.sample_rate, 2 * shortest)),),
             dynamo=True,
             dynamic_shapes={"samples_BT": {0: batch, 1: samples}},
             input_names=["samples"],
@@ -64,11 +76,11 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
         )
         with atomic_write(folder / MODEL) as tmp:
             program.save(str(tmp), external_data=False)
-            _compare(module, tmp, card)
+            _compare(module, tmp, card, shortest)
     write_text(
         folder / "README.md",
         f"# {card.name} as ONNX\n\nWritten by `carrara export --format onnx`.\n\n"
-        f"- input `samples`: float32 [batch, samples], mono, {card.sample_rate} Hz\n"
+        f"- input `samples`: float32 [batch, samples], mono, {card.sample_rate} Hz, at least {shortest} samples\n"
         f"- output `layers`: float32 [batch, {card.num_layers + 1}, frames, {card.dim}]; layer 0 is the input to layer "
         "1\n"
         f"- trained on: {', '.join(card.trained_on) or 'not stated'}; licence of the weights: "
@@ -101,22 +113,78 @@ def _silent_exporter(name: str) -> Iterator[None]:
 class _SamplesOnly(nn.Module):
     """An encoder that takes samples without lengths."""
 
+    encoder: Any
+
     def __init__(self, encoder: Encoder):
         super().__init__()
         self.encoder = encoder
 
     def forward(self, samples_BT: Tensor) -> Tensor:
-        return self.encoder.forward(samples_BT)
+        if not hasattr(self.encoder, "window_batch"):
+            return self.encoder.forward(samples_BT)
+        windows = self.encoder.window_batch(samples_BT)
+        features_ND = self.encoder.window_features(windows.flatten(0, 1))
+        return features_ND.unflatten(0, (-1, windows.shape[1])).mean(dim=1)[:, None, None]
+
+
+class _ConvolutionSpectrum(nn.Module):
+    """`Spectrum` as one convolution; what it does to a frame before the Fourier transform is linear too."""
+
+    basis_C1W: Tensor
+
+    def __init__(self, framing: Framing) -> None:
+        super().__init__()
+        self.framing = framing
+        frames_WW = torch.eye(framing.window, dtype=torch.float64)
+        if framing.remove_mean:
+            frames_WW = frames_WW - frames_WW.mean(dim=-1, keepdim=True)
+        if framing.preemphasis:
+            before_WW = torch.cat([frames_WW[:, :1], frames_WW[:, :-1]], dim=-1)
+            frames_WW = frames_WW - framing.preemphasis * before_WW
+        spectrum_WK = torch.fft.rfft(frames_WW * make_window(framing), n=framing.fft_size)
+        basis_CW = torch.cat([spectrum_WK.real, spectrum_WK.imag], dim=-1).mT
+        self.register_buffer("basis_C1W", basis_CW[:, None].float())
+
+    def forward(self, samples_BT: Tensor, bank_KM: Tensor | None = None) -> Tensor:
+        """Return the power `[B, F, K]`, or its bands `[B, F, M]`."""
+        framing, samples = self.framing, samples_BT.shape[-1]
+        if framing.padding == "none":
+            padded_BT = samples_BT
+        else:
+            left = framing.fft_size // 2 - (framing.fft_size - framing.window) // 2
+            # As many frames as fit are too many by one at most, which is cut off.
+            mode = "reflect" if framing.padding == "reflect" else "constant"
+            padded_BT = nn.functional.pad(samples_BT[:, None], (left, left), mode=mode)[:, 0]
+        parts_BCF = nn.functional.conv1d(padded_BT[:, None], self.basis_C1W, stride=framing.hop)
+        if framing.padding != "none":
+            parts_BCF = parts_BCF[..., : samples // framing.hop + framing.keep_last]
+        real_BKF, imaginary_BKF = parts_BCF.chunk(2, dim=1)
+        power_BFK = (real_BKF.square() + imaginary_BKF.square()).mT
+        return power_BFK if bank_KM is None else power_BFK @ bank_KM
+
+
+def _with_convolutions(encoder: Encoder) -> Encoder:
+    """Make what the exporter cannot trace into what it can: Fourier transforms, and switches that are tensors."""
+    for module in list(encoder.modules()):
+        if isinstance(module, EfficientNet):
+            is_symmetric = bool(module.symmetric)
+            del module._buffers["symmetric"]
+            module.symmetric = is_symmetric  # type: ignore[assignment]
+        for name, child in module.named_children():
+            if isinstance(child, Spectrum):
+                setattr(module, name, _ConvolutionSpectrum(child.framing))
+    return encoder
 
 
 @torch.inference_mode()
-def _compare(module: nn.Module, path: Path, card: Card) -> None:
+def _compare(module: nn.Module, path: Path, card: Card, shortest: int) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it writes past Python's streams
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    for clips, samples in ((1, card.sample_rate), (3, card.sample_rate * 3 // 2 + 7)):
+    second = max(card.sample_rate, shortest)
+    for clips, samples in ((1, second), (3, second * 3 // 2 + 7), (2, 3 * second)):
         samples_BT = _noise(clips, samples)
         actual = torch.from_numpy(session.run(["layers"], {"samples": samples_BT.numpy()})[0])
         expected = module(samples_BT)

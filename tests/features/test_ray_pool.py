@@ -1,0 +1,122 @@
+"""`carrara embed --ray` on a cluster of two workers on this machine: the rows of one process, whatever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from carrara.cli._main import app
+
+ray = pytest.importorskip("ray")
+RATE, FILES = 16_000, 40
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Return the address of a cluster, and the folder of what is embedded on it."""
+    folder = tmp_path_factory.mktemp("ray")
+    os.environ["CARRARA_HOME"] = str(folder / "home")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for number in range(FILES):
+        noise = np.random.default_rng(number).uniform(-0.3, 0.3, RATE)
+        soundfile.write(folder / f"{number:02d}.wav", np.cumsum(noise) / 20, RATE)
+    (folder / "broken.wav").write_bytes(b"no audio")
+    context = ray.init(num_cpus=3, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+    yield context.address_info["gcs_address"], folder
+    ray.shutdown()
+    del os.environ["CARRARA_HOME"], os.environ["RAY_USAGE_STATS_ENABLED"]
+
+
+def rows(path):
+    return sorted(pq.read_table(path).to_pylist(), key=lambda row: row["path"])
+
+
+# Slow enough to be killed in the middle: an encoder that waits in the actors.
+DRIVER = """
+import sys, time
+from pathlib import Path
+from carrara.audio.files import list_audio_files
+from carrara.encoders._hub.load import load
+from carrara.features.embed import EmbedConfig
+from carrara.features.parquet import write_embeddings
+from carrara.features.ray_pool import RayCluster
+encoder = load("mfcc")
+forward = encoder.forward
+class Waiting(type(encoder)):
+    def forward(self, *arguments):
+        time.sleep(0.05)
+        return super().forward(*arguments)
+encoder.__class__ = Waiting
+cluster = RayCluster(sys.argv[1], workers=2)
+folder = Path(sys.argv[2])
+report = write_embeddings(
+    encoder, list_audio_files([folder]), Path(sys.argv[3]), EmbedConfig(), batch_size=1, part_rows=4, cluster=cluster
+)
+print(report.embedded, report.reused, len(report.failed))
+"""
+
+
+@pytest.mark.slow
+def test_actors_and_the_driver_may_be_killed_and_the_rows_are_those_of_one_process(cluster, tmp_path):
+    address, folder = cluster
+    result = CliRunner().invoke(app, ["embed", str(folder), "-e", "mfcc", "-o", str(tmp_path / "one.parquet")])
+    assert result.exit_code == 1 and "broken.wav: not an audio file" in result.stderr
+    driver = [sys.executable, "-c", DRIVER, address, str(folder), str(tmp_path / "killed")]
+    parts = tmp_path / "killed"
+    with subprocess.Popen(driver, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _wait(lambda: list(parts.glob("part-*.parquet")) or process.poll() is not None)
+        process.send_signal(signal.SIGKILL)
+    kept = sum(pq.read_metadata(part).num_rows for part in parts.glob("part-*.parquet"))
+    assert 0 < kept < FILES
+    with subprocess.Popen(driver, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL) as process:
+        _wait(lambda: _actors() or process.poll() is not None)
+        for actor in _actors()[:1]:
+            actor.kill()
+        output = process.communicate(timeout=500)[0]
+    assert process.returncode == 0
+    embedded, reused, failed = map(int, output.split())
+    assert embedded + reused == FILES and reused >= kept and failed == 1
+    names = [row["path"] for part in parts.glob("part-*.parquet") for row in pq.read_table(part).to_pylist()]
+    assert len(names) == len(set(names)) == FILES
+    ours = {row["path"]: row for part in parts.glob("part-*.parquet") for row in pq.read_table(part).to_pylist()}
+    for row in rows(tmp_path / "one.parquet"):
+        np.testing.assert_allclose(ours[row["path"]].pop("embedding"), row.pop("embedding"), rtol=1e-4, atol=1e-3)
+        assert ours[row["path"]] == row
+
+
+def _actors():
+    """Return the processes of the pool's actors, of this test's cluster only."""
+    own = psutil.Process().children(recursive=True)
+    return [process for process in own if "MapWorker" in " ".join(process.cmdline())]
+
+
+def _wait(condition, seconds=500):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def test_the_cluster_options_need_a_cluster(tmp_path):
+    for options in (["--workers", "2"], ["--gpus-per-worker", "0.5"]):
+        result = CliRunner().invoke(app, ["embed", __file__, "-e", "mfcc", "-o", str(tmp_path / "o.csv"), *options])
+        assert result.exit_code == 2 and "give --ray local, auto or an address" in result.stderr
+
+
+@pytest.mark.slow
+def test_an_address_without_a_cluster_is_one_line(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    command = [sys.executable, "-m", "carrara", "embed", "a.wav", "-e", "mfcc", "-o", "out.parquet", "--ray", "auto"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment |= {"CARRARA_HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("carrara embed: --ray auto: no cluster")
+    assert not Path(tmp_path / "out.parquet").exists()
