@@ -123,8 +123,7 @@ def embed(
 
     - `carrara embed ~/Music -e chroma-mfcc -o music.parquet`
     - `carrara embed ~/Music -e chroma-mfcc -o music/`
-    - `carrara embed song.mp3 -e mert-v1-95m:random -o song.parquet --per frame --layer 5`
-    - `carrara embed a.wav b.flac ~/Music -e mfcc -o windows.parquet --per window --window 10 --json`
+    - `carrara embed song.mp3 ~/Music -e mert-v1-95m:random -o song.parquet --per frame --layer 5`
     - `carrara embed ~/Music -e muq-mulan --layer joint -o music.parquet` (for `carrara find --text`)
     - `carrara embed songs.csv -e mfcc -o songs/ --sample 3x10 --num-shards 8 --shard-index 0`
     - `carrara embed s3://bucket/music -e mfcc -o music/`
