@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,12 @@ def test_actors_and_the_driver_may_be_killed_and_the_rows_are_those_of_one_proce
 
 def _actors():
     """Return the processes of the pool's actors, of this test's cluster only."""
-    own = psutil.Process().children(recursive=True)
-    return [process for process in own if "MapWorker" in " ".join(process.cmdline())]
+    actors = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ended meanwhile
+            if "MapWorker" in " ".join(process.cmdline()):
+                actors.append(process)
+    return actors
 
 
 def _wait(condition, seconds=500):
