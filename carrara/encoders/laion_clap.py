@@ -7,8 +7,10 @@ transformers' "repeatpad" does. Of a longer one transformers takes a random 10 s
 other, the last one moved back so that it ends with the clip, and the clip's vector is the mean over them.
 
 The files are Hugging Face's conversions, laion/larger_clap_music and laion/larger_clap_general (Apache-2.0 on the hub),
-as ClapModel reads them. **The text tower of larger_clap_music is broken**: all texts get nearly the same vector
-[mteb-5069], so its texts are refused; its audio vectors can be used. larger_clap_general has a working one.
+as ClapModel reads them, and the authors' own music_audioset_epoch_15_esc_90.14.pt (CC0-1.0). **The text tower of
+larger_clap_music is broken**: all texts get nearly the same vector [mteb-5069], so its texts are refused; its audio
+vectors can be used. The authors' file is the one for music. Its texts have at most 77 tokens, and RoBERTa's norms an
+epsilon of 1e-5, where transformers has 1e-12. Dropped by name from it: what training needs, a tagger, and constants.
 
 Letters: B batch, T samples, F mel frames, M bands, W windows, N texts, D dimension.
 """
@@ -31,7 +33,8 @@ from carrara.core.strict_json import read_json_object
 from carrara.encoders._base import WEIGHT_FACTS, Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._text.tower import TextEncoder, read_tokenizer
 from carrara.encoders._windows import mean_over_windows, split_clips
-from carrara.formats.weights import read_tensors
+from carrara.formats.safe_pickle import read_torch_checkpoint
+from carrara.formats.weights import read_tensors, strip_wrappers
 from carrara.nn.init import build_constants, init_weights
 from carrara.nn.spectral.framing import Framing
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
@@ -39,10 +42,15 @@ from carrara.nn.transformer.bert import Bert, BertShape, init_normal
 from carrara.nn.transformer.swin import Htsat, SwinShape
 
 VARIANTS = {
+    "laion-clap-music-audioset": "LAION-CLAP for music, 194M, 48 kHz: the authors' file, 10 s, with a text tower",
     "laion-clap-music": "LAION-CLAP music, 194M, 48 kHz: HTSAT and RoBERTa, 10 s; its text tower is refused",
     "laion-clap-general": "LAION-CLAP general, 194M, 48 kHz: HTSAT and RoBERTa, 10 s, with a text tower",
 }
 FILES = {
+    "laion-clap-music-audioset": {
+        "lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt": "",
+        "FacebookAI/roberta-base/tokenizer.json": "",
+    },
     "laion-clap-music": {
         "laion/larger_clap_music/pytorch_model.bin": (
             "5c289311f4a030d768af7ffbfdecd01b008aa64824211899a4e59f4f9d154fd1"
@@ -60,6 +68,25 @@ SAMPLE_RATE, CLIP_SECONDS = 48_000, 10
 _FRAMING = Framing(1024, 480, 1024, padding="reflect")
 _BATCH_SIZE = 8  # windows
 _CONFIG, _WEIGHTS, _PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
+# What a checkpoint of the authors' holds beside the two towers.
+_UNUSED_BY_AUTHORS = re.compile(
+    r"^(audio_branch\.(spectrogram_extractor|logmel_extractor|tscam_conv|head)\.|(text|audio)_transform\.|logit_scale)"
+    r"|(position_ids|relative_position_index|attn_mask)$"
+)
+# The authors' names, and transformers', which are ours.
+_RENAMED_BY_TRANSFORMERS = {
+    r"^audio_branch\.bn0\.": "audio_model.audio_encoder.batch_norm.",
+    r"^audio_branch\.": "audio_model.audio_encoder.",
+    r"^text_branch\.": "text_model.",
+    r"^(text|audio)_projection\.0\.": r"\1_projection.linear1.",
+    r"^(text|audio)_projection\.2\.": r"\1_projection.linear2.",
+    r"\.attn\.proj\.": ".attention.output.dense.",
+    r"\.attn\.": ".attention.self.",
+    r"\.norm1\.": ".layernorm_before.",
+    r"\.norm2\.": ".layernorm_after.",
+    r"\.mlp\.fc1\.": ".intermediate.dense.",
+    r"\.mlp\.fc2\.": ".output.dense.",
+}
 # Scales of the loss, and tables of constants that transformers stores.
 _UNUSED = re.compile(r"^logit_scale_[at]$|(position_ids|token_type_ids|relative_position_index)$")
 _TEXT_SIZES = {
@@ -103,6 +130,8 @@ class ClapSettings(Settings):
         dim, depths, heads, window, side, bands: of HTSAT, as in `carrara.nn.transformer.swin.SwinShape`.
         text_dim, text_layers, text_heads, text_ffn_dim, vocabulary, positions: of RoBERTa, as in
             `carrara.nn.transformer.bert.BertShape`.
+        text_eps: of RoBERTa's norms.
+        max_tokens: longest text; what is after it is left out.
     """
 
     joint_dim: int = Field(default=512, ge=1)
@@ -118,6 +147,8 @@ class ClapSettings(Settings):
     text_ffn_dim: int = Field(default=3072, ge=1)
     vocabulary: int = Field(default=50_265, ge=3)
     positions: int = Field(default=514, ge=4)
+    text_eps: float = Field(default=1e-12, gt=0)
+    max_tokens: int = Field(default=512, ge=2)
 
     @model_validator(mode="after")
     def _check(self) -> ClapSettings:
@@ -136,7 +167,7 @@ class ClapEncoder(TextEncoder):
 
     def __init__(self, settings: ClapSettings, card: Card, seed: int = 0) -> None:
         super().__init__()
-        self.settings, self.max_tokens = settings, settings.positions - 2
+        self.settings, self.max_tokens = settings, min(settings.max_tokens, settings.positions - 2)
         width = settings.dim * 2 ** (len(settings.depths) - 1)
         swin = SwinShape(
             settings.bands,
@@ -154,6 +185,7 @@ class ClapEncoder(TextEncoder):
             settings.vocabulary,
             settings.positions,
             first_position=2,
+            eps=settings.text_eps,
         )
         with torch.device("meta"):
             self.audio_model = nn.ModuleDict({"audio_encoder": Htsat(swin)})
@@ -239,7 +271,7 @@ def load_clap_folder(folder: Path, config: Mapping[str, Any], name: str) -> Enco
     published = next((card for card, _ in ENCODER.variants.values() if f"{name}/" in " ".join(card.files)), None)
     facts = published.model_dump(include={*WEIGHT_FACTS, "files"}) if published else {"paper": _PAPER}
     encoder = build_with_weights(
-        ClapEncoder, settings, _card(name, **facts), _read_weights(folder), str(_weights_file(folder))
+        ClapEncoder, settings, _card(name, **facts), _read_weights(_weights_file(folder)), str(_weights_file(folder))
     )
     encoder.tokenizer_json = read_tokenizer(encoder.card, folder)
     return encoder
@@ -252,7 +284,9 @@ def _load_official(name: str, path: Path) -> dict[str, Tensor]:
         UsageError: the folder's config is of a network that is not supported.
         WeightsError: weights that are missing, damaged, or of another network than the variant's.
     """
-    config_file = (path if path.is_dir() else path.parent) / _CONFIG
+    own = next(iter(FILES[name])).rpartition("/")[2]
+    file = _weights_file(path, own) if path.is_dir() else path
+    config_file = file.parent / _CONFIG
     if config_file.is_file():
         try:
             config = read_json_object(config_file)
@@ -262,19 +296,46 @@ def _load_official(name: str, path: Path) -> dict[str, Tensor]:
             raise WeightsError(
                 f"{config_file}: not {name}: it states other sizes; `carrara.load(FOLDER)` reads it as it is"
             )
-    return _read_weights(path)
+    return _read_weights(file)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    file = _weights_file(path) if path.is_dir() else path
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of transformers' file or of the authors' checkpoint, by transformers' names.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or no weights.
+    """
+    if file.suffix == ".pt":
+        content = read_torch_checkpoint(file)
+        tensors = content.get("state_dict", content) if isinstance(content, Mapping) else None
+        if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            raise WeightsError(f"{file}: is no checkpoint of a LAION-CLAP; fetch it again")
+        return _convert_checkpoint(strip_wrappers(tensors, str(file)))
     return {key: tensor.float() for key, tensor in read_tensors(file).items() if not _UNUSED.search(key)}
 
 
-def _weights_file(folder: Path) -> Path:
-    for file in (_WEIGHTS, _PICKLE):
+def _convert_checkpoint(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an authors' tensors by transformers' names; queries, keys and values are one matrix there."""
+    converted = {}
+    for key, tensor in tensors.items():
+        if _UNUSED_BY_AUTHORS.search(key):
+            continue
+        for theirs, ours in _RENAMED_BY_TRANSFORMERS.items():
+            if key.startswith("audio_") or not theirs.startswith(r"\."):
+                key = re.sub(theirs, ours, key)
+        if ".qkv." in key:
+            for part, third in zip(("query", "key", "value"), tensor.float().chunk(3)):
+                converted[key.replace(".qkv.", f".{part}.")] = third
+        else:
+            converted[key] = tensor.float()
+    return converted
+
+
+def _weights_file(folder: Path, own: str = _WEIGHTS) -> Path:
+    for file in (own, _WEIGHTS, _PICKLE):
         if (folder / file).is_file():
             return folder / file
-    raise WeightsError(f"{folder}: neither {_WEIGHTS} nor {_PICKLE} in it; fetch the folder again")
+    raise WeightsError(f"{folder}: neither {own} nor {_PICKLE} in it; fetch the folder again")
 
 
 def _parse_settings(config: Mapping[str, Any], source: str) -> ClapSettings:
@@ -318,7 +379,6 @@ def _card(name: str, **facts: Any) -> Card:
 
 _FACTS = {
     "parameters": 193_913_880,
-    "license": "Apache-2.0",
     "commercial_use": True,
     "pretraining_task": "contrastive learning of audio and text",
     "context_seconds": 10.0,
@@ -326,16 +386,23 @@ _FACTS = {
     "through the network's batch norm",
 }
 _CORPORA = {
-    "laion-clap-music": ("music", "AudioSet", "LAION-Audio-630K"),
+    "laion-clap-music-audioset": ("music", "AudioSet", "LAION-Audio-630K"),
+    "laion-clap-music": ("music, as its conversion is named",),
     "laion-clap-general": ("music", "speech", "AudioSet", "LAION-Audio-630K"),
 }
+_VARIANT_SETTINGS = {"laion-clap-music-audioset": ClapSettings(text_eps=1e-5, max_tokens=77)}
+
+
+def _variant(name: str) -> tuple[Card, ClapSettings]:
+    license = "CC0-1.0" if name in _VARIANT_SETTINGS else "Apache-2.0"
+    card = _card(name, **_FACTS, license=license, trained_on=_CORPORA[name], files=FILES[name])
+    return card, _VARIANT_SETTINGS.get(name, ClapSettings())
+
+
 ENCODER = EncoderFamily(
     settings=ClapSettings,
     build=ClapEncoder,
-    variants={
-        name: (_card(name, **_FACTS, trained_on=corpora, files=FILES[name]), ClapSettings())
-        for name, corpora in _CORPORA.items()
-    },
+    variants={name: _variant(name) for name in VARIANTS},
     update_card=lambda card, settings: card,
     load_official=_load_official,
 )

@@ -8,6 +8,7 @@ from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrained
 import carrara
 from carrara.core.errors import UsageError, WeightsError
 from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._hub.official import convert_official
 from carrara.encoders._text.tower import PROMPTS
 from carrara.encoders.laion_clap import ENCODER, split_into_windows
 
@@ -168,6 +169,79 @@ def test_other_kinds_of_clap_are_refused(change, tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(UsageError, match=f"{next(iter(change))} is .* other CLAPs are not supported"):
         carrara.load(tmp_path)
+
+
+def laion_names(state):
+    """Return ClapModel's tensors as the authors' program names and joins them, with what only training needs."""
+    named = {}
+    swin = {
+        "attention.output.dense": "attn.proj",
+        "attention.self.relative_position_bias_table": "attn.relative_position_bias_table",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+    }
+    for key, tensor in state.items():
+        if key.startswith("audio_model.audio_encoder."):
+            name = "audio_branch." + key.removeprefix("audio_model.audio_encoder.").replace("batch_norm.", "bn0.")
+            if ".attention.self.query." in name:
+                others = [state[key.replace(".query.", f".{part}.")] for part in ("key", "value")]
+                named[name.replace("attention.self.query", "attn.qkv")] = torch.cat([tensor, *others])
+                continue
+            for ours, theirs in swin.items():
+                name = name.replace(ours, theirs)
+            if ".attention." not in name:
+                named[name] = tensor
+        elif key.startswith("text_model.") and not key.endswith("token_type_ids"):
+            named[key.replace("text_model.", "text_branch.")] = tensor
+        elif "_projection." in key:
+            named[key.replace("linear1", "0").replace("linear2", "2")] = tensor
+    named |= {
+        "logit_scale_a": torch.ones([]),
+        "logit_scale_t": torch.ones([]),
+        "text_transform.sequential.0.weight": torch.ones(2, 2),
+        "audio_transform.sequential.3.bias": torch.ones(2),
+        "audio_branch.spectrogram_extractor.stft.conv_real.weight": torch.ones(2, 1, 4),
+        "audio_branch.logmel_extractor.melW": torch.ones(4, 4),
+        "audio_branch.tscam_conv.weight": torch.ones(2, 2, 1, 1),
+        "audio_branch.head.bias": torch.ones(2),
+        "audio_branch.layers.0.blocks.1.attn_mask": torch.ones(2, 2),
+        "audio_branch.layers.0.blocks.0.attn.relative_position_index": torch.ones(2, 2),
+    }
+    return {f"module.{name}": tensor for name, tensor in named.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_the_authors_checkpoint_is_the_same_network(model, encoder, roberta_json, tmp_path, monkeypatch, form):
+    config = clap_config()
+    config.text_config.layer_norm_eps = 1e-5
+    theirs = ClapModel(config).eval()
+    theirs.load_state_dict(model.state_dict())
+    checkpoint = {"epoch": 15, "name": "music", "state_dict": laion_names(model.state_dict()), "optimizer": {"step": 3}}
+    torch.save(checkpoint, tmp_path / "music_audioset_epoch_15_esc_90.14.pt")
+    (tmp_path / "tokenizer.json").write_bytes(roberta_json)
+    name = "laion-clap-music-audioset"
+    card, published = ENCODER.variants[name]
+    own = {"text_eps": published.text_eps, "max_tokens": published.max_tokens}
+    assert own == {"text_eps": 1e-5, "max_tokens": 77}
+    monkeypatch.setitem(ENCODER.variants, name, (card, encoder.settings.model_copy(update=own)))
+    path = tmp_path if form == "folder" else tmp_path / "music_audioset_epoch_15_esc_90.14.pt"
+    ours = convert_official(name, path).eval()
+    samples = noise(10)
+    expected = theirs.get_audio_features(log_mel(samples)).pooler_output
+    torch.testing.assert_close(ours.encode_audio_joint(samples[None]), expected, atol=1e-5, rtol=0)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), pad_token="<pad>")
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    expected = theirs.get_text_features(inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output
+    torch.testing.assert_close(ours.encode_text(TEXTS), expected, atol=1e-5, rtol=0)
+
+
+def test_another_checkpoint_is_refused(tmp_path):
+    torch.save({"state_dict": {"step": 3}}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"x\.pt: is no checkpoint of a LAION-CLAP"):
+        convert_official("laion-clap-music-audioset", tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("name", NAMES)
