@@ -5,8 +5,11 @@ chroma folded from the CQT; and the absolute change of each since the frame befo
 [boeck2012]. A mean over time, which is what probes see, thus knows how much a spectrum changes and not only its mean.
 Decibels count from the clip's loudest bin, so gain does not matter, and end 80 dB below it. Two frames are averaged,
 standardised by the mean and standard deviation of each value over the corpus (chroma, of which there are few, is three
-times as large), and projected by a random orthogonal map, which keeps distances: layer 0 is a linear view of the
-spectra, and what layers add is added to it (pre-norm residual layers without a norm after the stack).
+times as large), and projected by a map that starts as a random orthogonal one, which keeps distances. Layers add to
+that (pre-norm residual layers without a norm after the stack).
+
+Layer 0 is not quite the input to layer 1: it is the same projection of the same values with the chroma four times
+larger still, a view for tasks of keys and chords, in which a probe finds little but chroma (docs/diary.md).
 
 A layer: attention over half as many features as the hidden units, then a depthwise convolution over time with a
 feed-forward network. There is no position but that of the convolutions.
@@ -59,7 +62,8 @@ class CqtMelSettings(Settings):
         dim, num_layers, num_heads: of the layers.
         hidden: units of a layer's feed-forward network; attention has half as many features.
         kernel: frames of the convolution over time, odd.
-        chroma_weight: factor of the standardised chroma.
+        chroma_weight: factor of the standardised chroma in the input to layer 1.
+        view_chroma_weight: the same in layer 0.
     """
 
     dim: int = Field(default=384, ge=1)
@@ -68,6 +72,7 @@ class CqtMelSettings(Settings):
     hidden: int = Field(default=192, ge=2)
     kernel: int = Field(default=9, ge=1)
     chroma_weight: float = Field(default=3.0, gt=0)
+    view_chroma_weight: float = Field(default=12.0, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> CqtMelSettings:
@@ -172,13 +177,15 @@ class CqtMelEncoder(Encoder):
             if name.endswith("ffn_out.weight"):
                 parameter.normal_(0, 0.04, generator=generator)
         nn.init.orthogonal_(self.project.weight, generator=generator)
-        # Those of music, until the corpus gives better ones: dB below the peak over 20, changes, chroma.
-        self.values_mean.fill_(-1.8)
-        self.values_mean[STATIC:] = 0.3
-        self.values_mean[BINS + MEL_BANDS : STATIC] = 0.4
-        self.values_std.fill_(0.7)
-        self.values_std[STATIC:] = 0.3
-        self.values_std[BINS + MEL_BANDS : STATIC] = 0.3
+        # Pebble's, until the corpus gives better ones: dB below the peak over 20, chroma, changes of both.
+        for values, static, chroma, change, chroma_change in (
+            (self.values_mean, -2.3, 0.39, 0.17, 0.04),
+            (self.values_std, 0.67, 0.27, 0.18, 0.04),
+        ):
+            values.fill_(static)
+            values[BINS + MEL_BANDS : STATIC] = chroma
+            values[STATIC:] = change
+            values[-CHROMA:] = chroma_change
 
     def num_frames(self, samples: int) -> int:
         """Return the number of frames: one for each whole 960 samples (at least 1)."""
@@ -206,11 +213,13 @@ class CqtMelEncoder(Encoder):
             values_BGM: from `values`.
             valid_BG: which frames are a clip's own; None means all.
         """
-        outputs = [self.project(values_BGM)]
+        view_BGM = values_BGM.clone()
+        view_BGM[..., BINS + MEL_BANDS : STATIC] *= self.settings.view_chroma_weight / self.settings.chroma_weight
+        outputs, x_BGD = [self.project(view_BGM)], self.project(values_BGM)
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.layers:
-            arguments = (outputs[-1], valid_BG)
-            outputs.append(forward_and_recompute(layer, *arguments) if recompute else layer(*arguments))
+            x_BGD = forward_and_recompute(layer, x_BGD, valid_BG) if recompute else layer(x_BGD, valid_BG)
+            outputs.append(x_BGD)
         return outputs
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:

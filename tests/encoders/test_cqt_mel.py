@@ -57,7 +57,10 @@ def test_layer_0_keeps_angles_of_what_the_projection_keeps(encoder):
     weight = encoder.project.weight.detach()
     torch.testing.assert_close(weight @ weight.T, torch.eye(384), atol=1e-4, rtol=0)
     values = encoder.values(0.1 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(2)))
-    torch.testing.assert_close(encoder.layer_outputs(values)[0], values @ weight.T)
+    view = torch.cat([values[..., :268], 4 * values[..., 268:280], values[..., 280:]], -1)
+    outputs = encoder.layer_outputs(values)
+    torch.testing.assert_close(outputs[0], view @ weight.T)
+    torch.testing.assert_close(outputs[1], encoder.layers[0](values @ weight.T))
 
 
 def test_a_layer_is_attention_and_a_convolution_written_in_numpy(encoder):
