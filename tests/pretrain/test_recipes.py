@@ -60,6 +60,15 @@ KINDS = {
         }
         for name in ("m2d", "a-jepa")
     },
+    "contrastive": {
+        "network.dim": 32,
+        "network.num_heads": 2,
+        "network.hidden": 16,
+        "pairs.view_seconds": 0.3,
+        "pairs.group": 4,
+        "crop_seconds": 1.0,
+        "batch": 4,
+    },
     "mel-conformer-random": {**CONFORMER, **CONVNEXT},
     "mel-conformer-rvq": {**CONFORMER, **CONVNEXT, "activation_checkpointing": True},
     "muq": {**CONFORMER, "network.channels": 4},
