@@ -48,6 +48,7 @@ ORDER = (
     "dedupe",
     "map",
     "tag",
+    "serve",
     "bench",
     "leaderboard",
     "leaderboard serve",

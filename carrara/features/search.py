@@ -29,6 +29,8 @@ from carrara.features.song_fields import SongFields
 if TYPE_CHECKING:
     import pyarrow
 
+    from carrara.features.embed import EmbedConfig
+
 EXACT_ROWS = 100_000  # up to here a scan of the whole table takes a fraction of a second
 SPAN = re.compile(r"(?P<path>.+)@(?P<start>[\d:.]+)-(?P<end>[\d:.]+)")
 ROW = re.compile(r"row:(\d+)")
@@ -164,19 +166,13 @@ def resolve_queries(texts: Sequence[str], library: EmbeddedRows, encoder: str | 
                 if library.sha256(int(rows_N[0])) not in ("", sha256_of_file(Path(text))):
                     rows_N = rows_N[:0]  # another recording has that name now
         if len(rows_N):
-            vectors_ND = library.vectors(rows_N)
-            weights_N = library.duration_R[rows_N]
-            vector_D = np.average(vectors_ND, axis=0, weights=weights_N if weights_N.any() else None)
-            path = library.path_R[int(rows_N[0])].as_py()
-            end = float((library.start_R[rows_N] + library.duration_R[rows_N]).max())
-            unit_D = library.unit_vectors(vector_D[None])[0]
-            queries.append(Query(unit_D, path, int(rows_N[0]) if len(rows_N) == 1 else None, end))
+            queries.append(_rows_query(library, rows_N))
             continue
         if span is None and not os.path.exists(text):
             raise UsageError(f"{text}: no such file, and no recording of {library.path}")
-        network = network or _load_encoder(library, encoder)
+        network = network or load_library_encoder(library, encoder)
         path, vector_D = _embed_query(text, span, network, library)
-        queries.append(Query(library.unit_vectors(vector_D[None])[0], path))
+        queries.append(unit_query(library, vector_D, path))
     return queries
 
 
@@ -204,7 +200,33 @@ def encode_text_query(text: str, library: EmbeddedRows, encoder: str | Path | No
         )
     if library.scaling is not None:
         raise UsageError("--standardise: a text is compared with the embeddings as they are; leave it out")
-    return _load_encoder(library, encoder).encode_text([text])[0].float().cpu().numpy()
+    return load_library_encoder(library, encoder).encode_text([text])[0].float().cpu().numpy()
+
+
+def unit_query(library: EmbeddedRows, vector_D: np.ndarray, path: str = "") -> Query:
+    """Return an embedding as a query, scaled as the library's are."""
+    return Query(library.unit_vectors(np.asarray(vector_D, np.float32)[None])[0], path)
+
+
+def recording_query(library: EmbeddedRows, path: str) -> Query:
+    """Return the query of a recording that the library holds.
+
+    Raises:
+        UsageError: It does not hold it.
+    """
+    rows_N = library.rows_of(path)
+    if not len(rows_N):
+        raise UsageError(f"{path}: no recording of {library.path}")
+    return _rows_query(library, rows_N)
+
+
+def _rows_query(library: EmbeddedRows, rows_N: np.ndarray) -> Query:
+    """Return the query of a recording's rows: their mean, weighted by their length."""
+    weights_N = library.duration_R[rows_N]
+    vector_D = np.average(library.vectors(rows_N), axis=0, weights=weights_N if weights_N.any() else None)
+    end = float((library.start_R[rows_N] + library.duration_R[rows_N]).max())
+    row = int(rows_N[0]) if len(rows_N) == 1 else None
+    return Query(library.unit_vectors(vector_D[None])[0], library.path_R[int(rows_N[0])].as_py(), row, end)
 
 
 def find_nearest(
@@ -302,8 +324,12 @@ def _neighbour(library: EmbeddedRows, row: int, similarity: float) -> Neighbour:
     return Neighbour(similarity, row, library.path_R[row].as_py(), start, duration)
 
 
-def _load_encoder(library: EmbeddedRows, spec: str | Path | None) -> Any:
+def load_library_encoder(library: EmbeddedRows, spec: str | Path | None = None) -> Any:
     """Return the encoder that made a library.
+
+    Args:
+        library: The table or index.
+        spec: Name or folder of the encoder. None means the name that the library states.
 
     Raises:
         UsageError: It cannot be loaded, or has other weights or another version.
@@ -320,14 +346,40 @@ def _load_encoder(library: EmbeddedRows, spec: str | Path | None) -> Any:
     except UsageError as problem:
         cure = "" if spec else "; name its folder with --encoder"
         raise UsageError(f"{library.path}: made with the encoder {name}: {problem}{cure}") from None
+    cure = "name the encoder that made it with --encoder, or embed the library again"
+    require_same_encoder(encoder, name, library, cure)
+    return encoder
+
+
+def require_same_encoder(encoder: Any, name: str, library: EmbeddedRows, cure: str) -> None:
+    """Raise an error unless an encoder is the one that made a library.
+
+    Args:
+        encoder: The encoder.
+        name: What messages call it.
+        library: The table or index.
+        cure: What to do otherwise.
+
+    Raises:
+        UsageError: It has other weights, another version, or other settings.
+    """
+    stored = library.settings
     differing = encoder.hash_weights() != stored["weights_sha256"]
     if differing or encoder.card.output_version != stored["output_version"]:
         what = "other weights" if differing else "another version"
+        raise UsageError(f"{library.path}: made with {what} of {stored['encoder']} than {name} has here; {cure}")
+    if encoder.settings.model_dump(mode="json") != stored["encoder_settings"]:
         raise UsageError(
-            f"{library.path}: made with {what} of {stored['encoder']} than {name} has here; name the encoder that made "
-            "it with --encoder, or embed the library again"
+            f"{library.path}: made with other settings of {stored['encoder']} than {name} has here; {cure}"
         )
-    return encoder
+
+
+def clip_config(library: EmbeddedRows, is_span: bool = False) -> EmbedConfig:
+    """Return how a recording is embedded so that it compares with a library's rows; spans are embedded whole."""
+    from carrara.features.embed import EmbedConfig
+
+    keys = ("window_seconds", "hop_seconds") if is_span else ("window_seconds", "hop_seconds", "sample")
+    return EmbedConfig(per="clip", layer=library.layer, **{key: library.settings.get(key) for key in keys})
 
 
 def _embed_query(text: str, span: re.Match[str] | None, encoder: Any, library: EmbeddedRows) -> tuple[str, np.ndarray]:
@@ -341,10 +393,9 @@ def _embed_query(text: str, span: re.Match[str] | None, encoder: Any, library: E
 
     from carrara.audio.decode import load_audio
     from carrara.core.io import draft_folder
-    from carrara.features.embed import EmbedConfig, embed_files
+    from carrara.features.embed import embed_files
 
-    keys = ("window_seconds", "hop_seconds") if span else ("window_seconds", "hop_seconds", "sample")
-    config = EmbedConfig(per="clip", layer=library.layer, **{key: library.settings.get(key) for key in keys})
+    config = clip_config(library, span is not None)
     with draft_folder() as folder:
         path, file = text, Path(text)
         if span is not None:

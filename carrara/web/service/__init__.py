@@ -1,0 +1,1 @@
+"""The service of `carrara serve`: embeddings, tags and similar recordings over HTTP."""
