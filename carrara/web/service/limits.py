@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 RETRY_SECONDS = 1
+MAX_DISCARDED = 64 * 2**20  # bytes of a refused upload
 
 
 class ServiceMetrics:
@@ -101,7 +102,7 @@ class UploadLimits:
         discarded = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(self.timeout):
-                while discarded <= self.max_bytes and (message is None or message.get("more_body")):
+                while discarded <= MAX_DISCARDED and (message is None or message.get("more_body")):
                     message = await receive()
                     discarded += len(message.get("body", b""))
 
