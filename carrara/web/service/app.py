@@ -7,6 +7,7 @@ error is one line of JSON, `{"error": "…"}`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import shutil
 import threading
@@ -41,6 +42,7 @@ from carrara.web.service.subsonic import SonicSimilarity, add_subsonic_calls
 if TYPE_CHECKING:
     import pyarrow
 
+LOGGER = logging.getLogger(__name__)
 EMBED, TAG = "embed", "tag"
 PATHS = frozenset({"/embed", "/tag", "/find", "/health", "/metrics", "/openapi.json", "/docs"})
 Upload = Annotated[UploadFile, File(description="An audio file of any format.")]
@@ -132,6 +134,11 @@ class EncodingService:
                 table = await asyncio.wait_for(future, self.limits.timeout)
             except TimeoutError:
                 raise HTTPException(504, f"{name}: no result within {self.limits.timeout:g} s; try again") from None
+            except CarraraError:
+                raise
+            except Exception as problem:
+                LOGGER.exception("encoding failed")
+                raise HTTPException(500, one_line(f"{type(problem).__name__}: {problem}")) from problem
             self.metrics.audio.inc(seconds)
             return table
 

@@ -9,12 +9,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carrara.core.errors import AudioError, CarraraError
+from carrara.core.errors import AudioError
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedConfig, embed_files
 
@@ -65,7 +65,8 @@ class EncodeQueue:
         self.encoders, self.device = dict(encoders), device
         self.max_batch, self.wait_seconds, self.on_batch = max_batch, wait_seconds, on_batch
         self._jobs: queue.Queue[EncodeJob | None] = queue.Queue(max_waiting)
-        self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
+        self._encoder_thread = ThreadPoolExecutor(1, "encode")
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
@@ -117,28 +118,25 @@ class EncodeQueue:
                 groups.setdefault((job.encoder, job.config), []).append(job)
             for group in groups.values():
                 self.on_batch(len(group))
-                self._encode(group)
+                problem = self._encoder_thread.submit(self._encode, group).exception()
+                for job in group if problem is not None else ():  # one batch's fault is not the next one's
+                    if not job.table.done():
+                        job.table.set_exception(problem)
+        self._encoder_thread.shutdown()
 
     def _encode(self, jobs: list[EncodeJob]) -> None:
-        """Set the results of jobs of one encoder and configuration; no exception leaves it."""
+        """Set the results of jobs of one encoder and configuration."""
         import pyarrow
 
         by_path = {job.path: job for job in jobs}
         tables: dict[Path, list[pyarrow.Table]] = {job.path: [] for job in jobs}
-        encoder, config = self.encoders[jobs[0].encoder], jobs[0].config
-        try:
-            for chunk in embed_files(encoder, list(by_path), config, self.device):
-                job = by_path[Path(chunk.path)]
-                if chunk.table is not None:
-                    tables[job.path].append(chunk.table)
-                elif chunk.problem is not None:
-                    job.table.set_exception(AudioError(chunk.problem.replace(str(job.path), job.name)))
-                elif not tables[job.path]:
-                    job.table.set_exception(AudioError(f"{job.name}: too short for an embedding"))
-                else:
-                    job.table.set_result(pyarrow.concat_tables(tables[job.path]))
-        except Exception as problem:  # the thread goes on: one request's fault is not the others'
-            for job in jobs:
-                if not job.table.done():
-                    known = isinstance(problem, CarraraError)
-                    job.table.set_exception(problem if known else RuntimeError(f"encoding failed: {problem}"))
+        for chunk in embed_files(self.encoders[jobs[0].encoder], list(by_path), jobs[0].config, self.device):
+            job = by_path[Path(chunk.path)]
+            if chunk.table is not None:
+                tables[job.path].append(chunk.table)
+            elif chunk.problem is not None:
+                job.table.set_exception(AudioError(chunk.problem.replace(str(job.path), job.name)))
+            elif not tables[job.path]:
+                job.table.set_exception(AudioError(f"{job.name}: too short for an embedding"))
+            else:
+                job.table.set_result(pyarrow.concat_tables(tables[job.path]))

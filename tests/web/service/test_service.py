@@ -132,6 +132,18 @@ def test_a_request_that_waits_too_long_is_504_and_is_not_encoded_later(start, po
     assert sample(client, "carrara_batch_recordings_count") == 2  # the second had given up before its turn
 
 
+def test_an_encoder_that_fails_is_500_and_the_next_request_is_answered(start, post, slow, recordings):
+    encoder, module = slow
+    module.may_run.set()
+    client = start(encoder)
+    whole = type(module).forward
+    module.forward = lambda samples_BT: 1 / 0
+    failed = post(client, recordings[0], "/embed")
+    assert (failed.status_code, failed.json()) == (500, {"error": "ZeroDivisionError: division by zero"})
+    module.forward = whole.__get__(module)
+    assert post(client, recordings[0], "/embed").status_code == 200
+
+
 def test_limits_of_size_and_length(start, post, mert, recordings):
     client = start(mert, max_bytes=100_000, max_seconds=1.2)
     assert post(client, recordings[0], "/embed").status_code == 200
