@@ -225,9 +225,10 @@ class ClapEncoder(TextEncoder):
         windows = [split_into_windows(samples_T) for samples_T in split_clips(samples_BT, lengths_B)]
 
         def project(windows_WT: Tensor) -> Tensor:
-            return functional.normalize(_project(self.audio_projection, self._encode_windows(windows_WT)), dim=-1)
+            joint_WD = _project(self.audio_projection, self._encode_windows(windows_WT))
+            return functional.normalize(joint_WD.float(), dim=-1)
 
-        return functional.normalize(mean_over_windows(project, windows, _BATCH_SIZE).float(), dim=-1)
+        return functional.normalize(mean_over_windows(project, windows, _BATCH_SIZE), dim=-1)
 
     def _encode_windows(self, windows_WT: Tensor) -> Tensor:
         return self.htsat(self.mel(windows_WT)).float()
