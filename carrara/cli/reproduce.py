@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,18 +33,35 @@ def reproduce(
         list[str] | None,
         typer.Option(metavar="KIND=FILE", help="Official weights that rows start from: deit=FILE, passt=FILE."),
     ] = None,
+    other_corpus: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="Audio of rows with another corpus: speech=FOLDER, other=FOLDER."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROW=ENCODER", help="A trained encoder for a row, instead of training; one per seed."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a setting of every row's recipe; may be repeated."),
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Train every row of a published ablation table, measure all on Pebble, and test the authors' conclusions.
+    """Train every row of a published ablation, measure all on Pebble, and test the authors' conclusions.
 
     - `carrara reproduce thesis-5-3`
     - `carrara reproduce thesis-5-3 --rows mfcc,logmel-chroma,untrained --steps 600 --seeds 3`
     - `carrara reproduce thesis-5-4 --scale small --corpus ~/Music --device cuda`
+    - `carrara reproduce thesis-4-1 --other-corpus speech=speech`
+    - `carrara reproduce appendix-b --model trained=my-mert --seeds 1`
+    - `carrara reproduce stability --steps 200 --seeds 1`
     - `carrara reproduce maest-init --scale base --weights deit=deit.pth --weights passt=passt.pt --device cuda`
 
     Run the same command again to continue a stopped run. Scores are Pebble's; the published ones are shown beside them.
+    `--rows`, `--steps` and `--set` make a run cheaper: every row keeps the same budget. The page shows each training's
+    curve and says whether it has flattened; a verdict is in bold from three seeds on.
     """
     from carrara.core.errors import UsageError, did_you_mean
     from carrara.data import REGISTRY as DATA
@@ -51,10 +69,10 @@ def reproduce(
 
     REGISTRY.get_entry(name.replace(".", "-"))  # looked at before torch is imported
 
+    from carrara.core.settings import parse_assignments
     from carrara.nn.device import pick_device
-    from carrara.reproduce._page import page_markdown, page_values, write_page
-    from carrara.reproduce._run import ReproductionPlan, run_reproduction
-    from carrara.reproduce._verdict import decide_hypotheses, summarise_rows
+    from carrara.reproduce._report import run_and_report
+    from carrara.reproduce._run import ReproductionPlan
 
     reproduction = REGISTRY.get(name.replace(".", "-"))
     known = [row.label for row in reproduction.rows]
@@ -65,27 +83,52 @@ def reproduce(
                 f"--rows: {name} has no row {label!r}.{did_you_mean(label, known)} The rows: {', '.join(known)}."
             )
     kinds = {row.official_weights for row in reproduction.rows if row.official_weights}
-    files = {}
-    for text in weights or ():
-        kind, _, file = text.partition("=")
-        files[kind] = Path(file).expanduser()
-        if kind not in kinds:
-            options = " or ".join(f"{kind}=FILE" for kind in sorted(kinds))
-            raise UsageError(f"--weights {text}: " + (f"give {options}" if options else "no row starts from a file"))
-        if not files[kind].is_file():
-            raise UsageError(f"--weights {text}: there is no such file")
+    files = _parse_paths("--weights", weights or (), kinds, "no row starts from a file")
+    corpora_kinds = {row.corpus for row in reproduction.rows if row.corpus}
+    corpora = _parse_paths("--other-corpus", other_corpus or (), corpora_kinds, "no row has another corpus")
+    models: dict[str, tuple[str, ...]] = {}
+    for text in model or ():
+        label, _, encoder = text.partition("=")
+        if label not in known or not encoder:
+            raise UsageError(f"--model {text}: write it as ROW=ENCODER. The rows: {', '.join(known)}.")
+        models[label] = (*models.get(label, ()), encoder)
 
     pebble = DATA.get("pebble")
     root = pebble.root(data_dir)
     pebble.download(root)
     own = [root] if reproduction.is_supervised else [clip.path for clip in pebble.clips(root, "unlabelled")]
     plan = ReproductionPlan(
-        tuple(corpus or own), output, scale, seeds, steps, labels, data_dir, pick_device(device), files
+        tuple(corpus or own),
+        output,
+        scale,
+        seeds,
+        steps,
+        labels,
+        data_dir,
+        pick_device(device),
+        files,
+        corpora,
+        parse_assignments(changes or []),
+        models,
     )
-    results = summarise_rows(reproduction, run_reproduction(reproduction, plan), output / "results")
-    verdicts = decide_hypotheses(reproduction, results, plan.missing_weights(reproduction))
-    text = page_markdown(reproduction, plan, results, verdicts, shlex.join(["carrara", *sys.argv[1:]]))
-    page = write_page(plan, reproduction, text, results)
-    values = page_values(reproduction, plan, results, verdicts)
+    command = shlex.join(["carrara", *sys.argv[1:]])
+    values, text, page = run_and_report(reproduction, plan, command)
     echo(json.dumps(values, ensure_ascii=False, indent=1) if as_json else text)
     echo(f"wrote {page}", err=True)
+
+
+def _parse_paths(option: str, texts: Sequence[str], kinds: Collection[str], none: str) -> dict[str, Path]:
+    """Return `["deit=FILE"]` as paths by kind; `none` says why there are no kinds."""
+    from carrara.core.errors import UsageError
+
+    paths = {}
+    for text in texts:
+        kind, _, path = text.partition("=")
+        paths[kind] = Path(path).expanduser()
+        what = "FILE" if option == "--weights" else "FOLDER"
+        if kind not in kinds:
+            options = " or ".join(f"{kind}={what}" for kind in sorted(kinds))
+            raise UsageError(f"{option} {text}: " + (f"give {options}" if options else none))
+        if not (paths[kind].is_file() if what == "FILE" else paths[kind].exists()):
+            raise UsageError(f"{option} {text}: there is no such {what.lower()}")
+    return paths

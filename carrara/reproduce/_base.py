@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+# What a user must give, with what it is, for a row that is trained on another corpus.
+CORPORA = {
+    "speech": "speech, such as benchmarks/speech_corpus.py renders with Debian's espeak-ng",
+    "other": "music of another collection",
+}
 TASKS = ("pebble/key", "pebble/pitch", "pebble/genre", "pebble/emotion", "pebble/instrument", "pebble/beats")
 
 
@@ -17,12 +22,16 @@ class LayerSelection:
         model_of: label of the row whose model it is.
         settings: encoder settings to change, by dotted path.
         layer, num_layers: the table's layer, and how many its network has.
+        thirds: which thirds of its features are measured, counted from 0: of cls, dist and average side by side.
+        is_cnn: whether the convolutions' output is measured instead of the layer.
     """
 
     model_of: str
     settings: Mapping[str, Any]
     layer: int
     num_layers: int
+    thirds: tuple[int, ...] = (0, 1, 2)
+    is_cnn: bool = False
 
     def layer_of(self, num_layers: int) -> int:
         """Return the layer at the same fraction of the depth of a network with so many layers."""
@@ -44,6 +53,11 @@ class AblationRow:
         selection: the layer of another row's model that it measures.
         source: the published table where it is not the reproduction's own.
         untrained_of: the row whose network it is before training; empty for the first row that has a recipe.
+        last_weights_of: the row of whose training it measures the last weights and not the averaged ones.
+        corpus: the corpus it is trained on where it is not the command's: speech, other.
+        corpus_fraction: how much of the corpus it is trained on: so many of the first files by name.
+        steps_factor: its steps over those of the other rows.
+        outcome: how the authors' training went, in words, where trainings are compared.
     """
 
     label: str
@@ -56,6 +70,11 @@ class AblationRow:
     selection: LayerSelection | None = None
     source: str = ""
     untrained_of: str = ""
+    last_weights_of: str = ""
+    corpus: str = ""
+    corpus_fraction: float = 1.0
+    steps_factor: float = 1.0
+    outcome: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,9 @@ class Reproduction:
         table: what the page calls it.
         notes: what the page says about the published column, and about what differs from the publication.
         is_supervised: whether the recipes train on labels, and so on Pebble itself and not on its unlabelled part.
+        probes: settings of the probes' protocol, by name.
+        measures: what is compared: scores of `tasks`; how the `training` goes, with nothing measured after it; or the
+            `purity` of genres among neighbours by layer.
     """
 
     title: str
@@ -93,6 +115,8 @@ class Reproduction:
     table: str = "The thesis's table"
     notes: str = "The published column is the mean of the thesis's own tasks, so only its order compares."
     is_supervised: bool = False
+    probes: Mapping[str, Any] = field(default_factory=dict)
+    measures: Literal["tasks", "training", "purity"] = "tasks"
 
     def row(self, label: str) -> AblationRow:
         """Return the row with a label."""

@@ -11,7 +11,7 @@ Letters: G draws, S seeds, J tasks.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +35,8 @@ HELD, NOT_HELD, OPEN, NOT_RUN = "held", "not held", "not decidable at this scale
 class RowResult:
     """A row's scores in percent over its seeds: the mean over tasks, by task, and its draws; and its cost.
 
-    `by_seed` has the mean over tasks of each seed, `draw_G` that over seeds too in each draw, and `groups` the smallest
-    number of groups that a task's clips are of.
+    `by_seed` has the mean over tasks of each seed, `draw_G` that over seeds too in each draw, `groups` the smallest
+    number of groups that a task's clips are of, and `validated` a tagger's AP in its own task in percent.
     """
 
     label: str
@@ -47,15 +47,20 @@ class RowResult:
     draw_G: np.ndarray
     groups: int
     parameters: int = 0
+    validated: float | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A hypothesis, the difference in percent with its interval (None where a row was not run), and what follows."""
+    """A hypothesis, the difference in percent with its interval (None where a row was not run), and what follows.
+
+    `seeds` is the smaller number of seeds of the two rows; a page prints a verdict in bold from three on.
+    """
 
     hypothesis: Hypothesis
     difference: Interval | None
     verdict: str
+    seeds: int = 0
 
 
 def summarise_rows(reproduction: Reproduction, models: Iterable[MeasuredModel], results: Path) -> dict[str, RowResult]:
@@ -83,10 +88,28 @@ def decide_hypotheses(
             )
             difference = _symmetric(better.average.value - worse.average.value, error)
             word = HELD if difference.low > 0 else NOT_HELD if difference.high < 0 else OPEN
-            verdicts.append(Verdict(hypothesis, difference, word))
+            seeds = min(len(better.by_seed), len(worse.by_seed))
+            verdicts.append(Verdict(hypothesis, difference, word, seeds))
         elif {hypothesis.better, hypothesis.worse} <= {*results, *not_run}:
             missing = " and ".join(label for label in (hypothesis.better, hypothesis.worse) if label in not_run)
             verdicts.append(Verdict(hypothesis, None, f"{NOT_RUN}: {missing} not run"))
+    return verdicts
+
+
+def decide_stability(reproduction: Reproduction, broken: Mapping[str, bool], seeds: int) -> list[Verdict]:
+    """Return a verdict for every hypothesis: held where the worse row's training broke and the better one's did not.
+
+    Args:
+        reproduction: of kind `training`.
+        broken: whether a row's training broke, by label.
+        seeds: trainings of each row.
+    """
+    verdicts = []
+    for hypothesis in reproduction.hypotheses:
+        if hypothesis.better in broken and hypothesis.worse in broken:
+            better, worse = broken[hypothesis.better], broken[hypothesis.worse]
+            word = OPEN if better == worse else NOT_HELD if better else HELD
+            verdicts.append(Verdict(hypothesis, None, word, seeds))
     return verdicts
 
 
@@ -96,6 +119,7 @@ def _summarise(models: Sequence[MeasuredModel], tasks: Sequence[str], results: P
     draw_G = PERCENT * np.mean([[draw_G for draw_G, _ in by_task] for by_task in drawn], axis=(0, 1))
     groups = min(count for by_task in drawn for _, count in by_task)
     by_seed = tuple(value_SJ.mean(1).tolist())
+    validated = [model.validated for model in models if model.validated is not None]
     return RowResult(
         label=models[0].label,
         average=_symmetric(float(value_SJ.mean()), standard_error(draw_G, groups, [by_seed])),
@@ -105,6 +129,7 @@ def _summarise(models: Sequence[MeasuredModel], tasks: Sequence[str], results: P
         draw_G=draw_G,
         groups=groups,
         parameters=models[0].records[tasks[0]].encoder.parameters,
+        validated=PERCENT * sum(validated) / len(validated) if validated else None,
     )
 
 

@@ -25,7 +25,9 @@ REPRODUCTION = Reproduction(
     ),
     hypotheses=(
         Hypothesis("weight 1 is better than no CQT", "cqt-1", "no-cqt"),
+        Hypothesis("weight 1 is better than weight 2", "cqt-1", "cqt-2"),
         Hypothesis("weight 1 is better than weight 5", "cqt-1", "cqt-5"),
+        Hypothesis("k-means targets are better without a quarter of mixup", "cqt-1", "mixup-25"),
         Hypothesis("k-means targets are better without mixup", "cqt-1", "mixup-50"),
         Hypothesis("codes are better with mixup", "codes-mixup-50", "codes"),
     ),
