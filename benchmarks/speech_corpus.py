@@ -3,9 +3,9 @@
     sudo apt install espeak-ng          # Debian; flite and festival are others
     python benchmarks/speech_corpus.py speech --files 80
 
-Texts are the licences that every Debian has (/usr/share/common-licenses), or any text files. Each file has 30 s and one
-voice: an accent, a variant, a pitch and a speed that depend on its number alone. The synthesis is of formants, so it has
-few of the details of recorded speech.
+Texts are the licences that every Debian has (/usr/share/common-licenses), or any text files. Each file has 30 s and
+one voice: an accent, a variant, a pitch and a speed that depend on its number alone. The synthesis is of formants, so
+it has few of the details of recorded speech.
 """
 
 from __future__ import annotations

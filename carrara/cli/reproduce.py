@@ -52,7 +52,7 @@ def reproduce(
     """Train every row of a published ablation, measure all on Pebble, and test the authors' conclusions.
 
     - `carrara reproduce thesis-5-3`
-    - `carrara reproduce thesis-5-3 --rows mfcc,logmel-chroma,untrained --steps 600 --seeds 3`
+    - `carrara reproduce thesis-5-3 --rows logmel-chroma-cqt,logmel-chroma,untrained --steps 600 --seeds 3`
     - `carrara reproduce thesis-5-4 --scale small --corpus ~/Music --device cuda`
     - `carrara reproduce thesis-4-1 --other-corpus speech=speech`
     - `carrara reproduce appendix-b --model trained=my-mert --seeds 1`

@@ -41,8 +41,8 @@ REPRODUCTION = Reproduction(
         Hypothesis("20 s are better than 10 s", "20s", "10s"),
         Hypothesis("10 s are better than 5 s", "10s", "5s"),
         Hypothesis("30 s are better than 5 s", "30s", "5s"),
-        Hypothesis("averaged weights are better than the last ones, at 30 s", "30s", "30s-last"),
-        Hypothesis("averaged weights are better than the last ones, at 5 s", "5s", "5s-last"),
+        Hypothesis("the last weights are better than the averaged ones, at 30 s", "30s-last", "30s"),
+        Hypothesis("the averaged weights are better than the last ones, at 5 s", "5s", "5s-last"),
         Hypothesis("the Transformer is better than the convolutional network", "30s", "effnet"),
         Hypothesis("ours: training the Transformer on tags is better than no training", "30s", "untrained"),
         Hypothesis(

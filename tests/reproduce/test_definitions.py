@@ -1,26 +1,36 @@
-"""Definitions of the reproductions: rows differ only in what they are about, and the parts that rows select are right."""
+"""Definitions of the reproductions: rows differ only in what they are about, and what rows select is right."""
 
+import json
 import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner
 
 from carrara.cli._main import app
 from carrara.core.errors import UsageError
 from carrara.core.settings import iter_paths
+from carrara.data import REGISTRY as DATA
+from carrara.data._pebble import sizes
 from carrara.encoders._hub.load import build_encoder, save_pretrained
-from carrara.features.embedding_map import measure_separation
+from carrara.features.embedding_map import measure_separation, read_points
 from carrara.pretrain.recipes._base import resolve
 from carrara.reproduce import REGISTRY
 from carrara.reproduce._base import AblationRow, Hypothesis, LayerSelection, Reproduction
 from carrara.reproduce._curves import Course, describe_flattening, draw_curves, has_diverged, loss_fall
-from carrara.reproduce._page import training_markdown
+from carrara.reproduce._page import published_value, training_markdown
 from carrara.reproduce._purity import genre_purity
-from carrara.reproduce._run import ReproductionPlan, select_layer
+from carrara.reproduce._run import ReproductionPlan, select_layer, train_row, training_log, validation_keys
 from carrara.reproduce._verdict import HELD, NOT_HELD, OPEN, decide_stability
 
+ROOT = Path(__file__).parents[2]
+INDEX = ROOT / "docs/studies/index.md"
 # What the rows of each reproduction may differ in from its first row, by path or the beginning of one.
 MASKS = ("masking.mask_length", "masking.mask_prob")
 CROPS = ("crop_seconds", "batch")
@@ -41,7 +51,17 @@ DIFFERENCES = {
         "optimiser.max_grad_norm",
         "optimiser.learning_rate",
     ),
-    "thesis-4-1": ("encoder", "network", "targets", "masking", "objective", "optimiser", "recovery", "target_rms", *CROPS),
+    "thesis-4-1": (
+        "encoder",
+        "network",
+        "targets",
+        "masking",
+        "objective",
+        "optimiser",
+        "recovery",
+        "target_rms",
+        *CROPS,
+    ),
     "thesis-4-2": ("targets",),
     "thesis-4-3": (*MASKS, *CROPS, TOP),
     "thesis-5-3": V1_NETWORK,
@@ -94,6 +114,34 @@ def test_rows_that_a_hypothesis_compares_have_as_much_audio_a_step(name, scale):
             seconds = [recipe.crop_seconds * recipe.batch for recipe in recipes]
             assert seconds[0] == pytest.approx(seconds[1], rel=0.05), hypothesis.text
             assert recipes[0].steps == recipes[1].steps
+
+
+def test_the_index_of_studies_has_every_claim_with_the_papers_numbers():
+    lines = INDEX.read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    claims = {
+        (claim, study.strip("[`").split("`")[0]): (number, verdict) for claim, number, _, verdict, study in cells[1:]
+    }
+    expected = {(each.text, name) for name in REGISTRY.names() for each in REGISTRY.get(name).hypotheses}
+    assert set(claims) == expected
+    for name in REGISTRY.names():
+        reproduction = REGISTRY.get(name)
+        for hypothesis in reproduction.hypotheses:
+            number, verdict = claims[hypothesis.text, name]
+            rows = [reproduction.row(label) for label in (hypothesis.better, hypothesis.worse)]
+            values = [published_value(reproduction, row) for row in rows]
+            if None not in values:
+                assert number == f"{values[0]:.1f} against {values[1]:.1f}"
+                assert values[0] > values[1], hypothesis.text  # the claim is the paper's own
+            assert verdict.strip("*") in {"held", "not held", "not decidable", "not run"}
+
+
+def test_every_page_of_a_reproduction_is_linked_from_the_index():
+    pages = {page.name for page in (ROOT / "docs/reproductions").glob("*.md")} - {"index.md"}
+    text = INDEX.read_text(encoding="utf-8")
+    assert [page for page in pages if f"(../reproductions/{page})" not in text] == []
+    sources = {f"{REGISTRY.get(name).source}.md" for name in REGISTRY.names()}
+    assert pages <= sources
 
 
 @pytest.mark.parametrize("name", REGISTRY.names())
@@ -208,3 +256,103 @@ def test_misused_corpora_and_models_are_refused(words, message):
     done = CliRunner().invoke(app, ["reproduce", *words])
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+FEW = {"songs": 36, "notes": 36, "voices": 6, "stems": 0, "unlabelled": 4}
+SMALL = ["network.conv_channels=16", "network.dim=32", "network.num_layers=4", "network.num_heads=2", "batch=4"]
+SMALL += ["network.ffn_dim=32"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return a folder in which the first test that needs Pebble renders it."""
+    return tmp_path_factory.mktemp("data")
+
+
+def run_small(monkeypatch, tmp_path, data, *words, changes=SMALL):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(sizes.SIZES, "demo", FEW)
+    options = [word for change in changes for word in ("--set", change)]
+    place = ["-o", str(tmp_path / "out"), "--data-dir", str(data), "--device", "cpu", "--json"]
+    done = CliRunner().invoke(app, ["reproduce", *words, *options, *place])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_stability_is_run_from_the_command_line(tmp_path, data, monkeypatch):
+    changes = [*SMALL, "targets.codes.num_codebooks=1", "targets.codes.codebook_size=8"]
+    words = ["stability", "--rows", "relaxed,deepnorm", "--steps", "12", "--seeds", "1"]
+    values = run_small(monkeypatch, tmp_path, data, *words, changes=changes)
+    assert [row["label"] for row in values["rows"]] == ["deepnorm", "relaxed"]
+    assert all(row["highest_norm"] > 0 and row["lowest_scale"] > 0 for row in values["rows"])
+    assert [each["hypothesis"]["better"] for each in values["hypotheses"]] == ["relaxed"]
+    page = (tmp_path / "out/thesis-FA.1.md").read_text()
+    assert "(thesis-FA.1-curves.png)" in page and "Fall of the loss" in page and "collapsed at 20,000 steps" in page
+    assert (tmp_path / "out/thesis-FA.1-curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_purity_by_layer_is_that_of_the_features(tmp_path, data, monkeypatch):
+    save_pretrained(build_encoder("mert-tiny", 3), tmp_path / "model")
+    words = ["appendix-b", "--rows", "trained,layer-3,layer-12,untrained", "--seeds", "1"]
+    words += ["--model", f"trained={tmp_path / 'model'}"]
+    values = run_small(monkeypatch, tmp_path, data, *words, changes=[])
+    purity = {row["label"]: row["average"]["value"] for row in values["rows"]}
+    assert purity["trained"] == purity["layer-12"]
+    songs = [clip for clip in DATA.get("pebble").index(data / "pebble/demo") if clip.labels.get("genre")]
+    stores = [meta.parent for meta in (tmp_path / "out/features").rglob("meta.json")]
+    measured = []
+    for store in stores:
+        points = read_points(store, songs, ["4"]).labelled("genre")
+        measured.append(100 * measure_separation(points.layers["4"], points.labels["genre"]).purity)
+    assert purity["trained"] == pytest.approx(min(measured, key=lambda value: abs(value - purity["trained"])), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_rows_with_other_corpora_steps_and_last_weights_are_trained(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(sizes.SIZES, "demo", FEW)
+    pebble = DATA.get("pebble")
+    root = pebble.root(data)
+    pebble.download(root)
+    files = tuple(clip.path for clip in pebble.clips(root, "unlabelled"))
+    small = dict(word.split("=") for word in SMALL)
+    small = {path: int(value) for path, value in small.items()}
+    rows = (
+        AblationRow("music", "music2vec", changes=small),
+        AblationRow("half", "music2vec", changes=small, corpus_fraction=0.5, steps_factor=2.0),
+        AblationRow("speech", "music2vec", changes=small, corpus="speech"),
+    )
+    reproduction = Reproduction("t", "thesis-T4.3", "ALL9", rows, ())
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    noise_T = 0.1 * np.random.default_rng(0).standard_normal(12 * 16_000)
+    soundfile.write(speech / "a.flac", noise_T, 16_000)
+    plan = ReproductionPlan(files, tmp_path / "out", steps=2, seeds=1, corpora={"speech": speech})
+    folders = {row.label: Path(train_row(reproduction, row, plan, 1337)) for row in rows}
+    runs = {label: json.loads((folder / "run.json").read_text()) for label, folder in folders.items()}
+    assert {label: run["corpus"]["files"] for label, run in runs.items()} == {"music": 4, "half": 2, "speech": 1}
+    assert {label: run["recipe"]["steps"] for label, run in runs.items()} == {"music": 2, "half": 4, "speech": 2}
+
+    network = {"network.dim": 24, "network.num_layers": 2, "network.num_heads": 2, "network.ffn_dim": 24, "batch": 4}
+    tagger = network | {"crop_seconds": 1.5, "network.frames": 94, "patchout": 4, "epoch_clips": 8, "epochs": 2}
+    tagger |= {"swa.first": 1, "swa.every": 1, "optimiser.warmup_epochs": 1, "optimiser.hold_until": 1}
+    rows = (AblationRow("all", "maest-10s", changes=tagger), AblationRow("last", last_weights_of="all"))
+    reproduction = Reproduction("t", "maest-poster-segment", "MTT", rows, (), is_supervised=True)
+    plan = ReproductionPlan((root,), tmp_path / "tags", seeds=1)
+    averaged, last = (Path(train_row(reproduction, row, plan, 1337)) for row in rows)
+    assert last == averaged / "last" and (last / "model.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "tags/models").iterdir()] == ["all-1337"]
+    keys = [validation_keys(row)[-1] for row in rows]
+    log = training_log(reproduction, rows[1], plan, 1337)
+    assert all(any(key in line for line in log) for key in keys) and keys[0] != keys[1]
+
+
+@pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed")
+def test_speech_is_rendered_in_files_of_thirty_seconds(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/speech_corpus.py", tmp_path / "speech", "--files", "2"]
+    subprocess.run(command, check=True)
+    files = sorted((tmp_path / "speech").iterdir())
+    assert [soundfile.info(file).duration for file in files] == [30.0, 30.0]
+    assert files[0].read_bytes() != files[1].read_bytes()
