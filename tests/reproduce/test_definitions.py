@@ -273,8 +273,8 @@ def run_small(monkeypatch, tmp_path, data, *words, changes=SMALL):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(sizes.SIZES, "demo", FEW)
     options = [word for change in changes for word in ("--set", change)]
-    place = ["-o", str(tmp_path / "out"), "--data-dir", str(data), "--device", "cpu", "--json"]
-    done = CliRunner().invoke(app, ["reproduce", *words, *options, *place])
+    output = ["-o", str(tmp_path / "out"), "--data-dir", str(data), "--device", "cpu", "--json"]
+    done = CliRunner().invoke(app, ["reproduce", *words, *options, *output])
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
