@@ -13,38 +13,44 @@ import typer
 
 from carrara.cli._echo import echo
 
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of models, records and the page.")]
+Corpus = Annotated[
+    list[Path] | None,
+    typer.Option(help="Audio to train on; by default Pebble's unlabelled part, or Pebble with its tags."),
+]
+Rows = Annotated[
+    list[str] | None, typer.Option("--rows", help="Only these rows of the table, with commas or repeated.")
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KIND=FILE", help="Official weights that rows start from: deit=FILE, passt=FILE."),
+]
+OtherCorpus = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=FOLDER", help="Audio of rows with another corpus: speech=FOLDER, other=FOLDER."),
+]
+Model = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ROW=ENCODER", help="A trained encoder for a row, instead of training; one per seed."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a setting of every row's recipe; may be repeated."),
+]
+
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="A published table (`carrara ls reproductions`).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of models, records and the page.")] = Path(
-        "carrara-reproduction"
-    ),
-    corpus: Annotated[
-        list[Path] | None,
-        typer.Option(help="Audio to train on; by default Pebble's unlabelled part, or Pebble with its tags."),
-    ] = None,
-    rows: Annotated[
-        list[str] | None, typer.Option("--rows", help="Only these rows of the table, with commas or repeated.")
-    ] = None,
+    output: Output = Path("carrara-reproduction"),
+    corpus: Corpus = None,
+    rows: Rows = None,
     scale: Annotated[str, typer.Option(help="Scale of the recipes.")] = "tiny",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of every training, instead of the recipes'.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Models trained per row, one per seed.")] = 3,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND=FILE", help="Official weights that rows start from: deit=FILE, passt=FILE."),
-    ] = None,
-    other_corpus: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="Audio of rows with another corpus: speech=FOLDER, other=FOLDER."),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ROW=ENCODER", help="A trained encoder for a row, instead of training; one per seed."),
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a setting of every row's recipe; may be repeated."),
-    ] = None,
+    weights: Weights = None,
+    other_corpus: OtherCorpus = None,
+    model: Model = None,
+    changes: Changes = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -86,12 +92,7 @@ def reproduce(
     files = _parse_paths("--weights", weights or (), kinds, "no row starts from a file")
     corpora_kinds = {row.corpus for row in reproduction.rows if row.corpus}
     corpora = _parse_paths("--other-corpus", other_corpus or (), corpora_kinds, "no row has another corpus")
-    models: dict[str, tuple[str, ...]] = {}
-    for text in model or ():
-        label, _, encoder = text.partition("=")
-        if label not in known or not encoder:
-            raise UsageError(f"--model {text}: write it as ROW=ENCODER. The rows: {', '.join(known)}.")
-        models[label] = (*models.get(label, ()), encoder)
+    models = _parse_models(model or (), known)
 
     pebble = DATA.get("pebble")
     root = pebble.root(data_dir)
@@ -132,3 +133,16 @@ def _parse_paths(option: str, texts: Sequence[str], kinds: Collection[str], none
         if not (paths[kind].is_file() if what == "FILE" else paths[kind].exists()):
             raise UsageError(f"{option} {text}: there is no such {what.lower()}")
     return paths
+
+
+def _parse_models(texts: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return `["trained=FOLDER", …]` as encoders by row."""
+    from carrara.core.errors import UsageError
+
+    models: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        label, _, encoder = text.partition("=")
+        if label not in known or not encoder:
+            raise UsageError(f"--model {text}: write it as ROW=ENCODER. The rows: {', '.join(known)}.")
+        models[label] = (*models.get(label, ()), encoder)
+    return models
