@@ -28,6 +28,7 @@ from carrara.features.embedding_table import EmbeddedRows, EmbeddingTable, flatt
 from carrara.features.store import write_errors
 
 INDEX_FILE, VECTORS, FORMAT = "index.json", "vectors.f32", 1
+INDEX_TABLE = ".table"  # folder inside, with the table of an index that `carrara embed` wrote
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 32, 128, 256
 FIRST_CANDIDATES = 128
 COMMIT_ROWS = 100_000  # added between two commits, so that an interrupted build continues
@@ -127,12 +128,7 @@ def update_index(
         StoreError: The folder holds other files, cannot be written, or another process writes it.
     """
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise StoreError(f"{output}: a file; choose another -o")
-    if output.is_dir() and not (output / INDEX_FILE).exists():
-        foreign = [file.name for file in output.iterdir() if not _is_own(file)]
-        if foreign:
-            raise StoreError(f"{output}: holds other files, such as {foreign[0]}; choose another -o")
+    check_index_folder(output)
     with file_lock(output / ".lock", wait=False), write_errors(output):
         for name in (INDEX_FILE, VECTORS) if rebuild else ():
             (output / name).unlink(missing_ok=True)
@@ -140,6 +136,22 @@ def update_index(
         report = builder.update(commit_rows)
         builder.sweep()
         return report
+
+
+def check_index_folder(output: Path) -> None:
+    """Check that an index can be written: usearch is installed, and the folder is new, empty or an index.
+
+    Raises:
+        UsageError: usearch is not installed.
+        StoreError: The output is a file, or holds other files.
+    """
+    _import_graph()
+    if output.exists() and not output.is_dir():
+        raise StoreError(f"{output}: a file; choose another -o")
+    if output.is_dir() and not (output / INDEX_FILE).exists():
+        foreign = [file.name for file in output.iterdir() if not _is_own(file)]
+        if foreign:
+            raise StoreError(f"{output}: holds other files, such as {foreign[0]}; choose another -o")
 
 
 class _IndexBuilder:

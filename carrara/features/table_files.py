@@ -1,4 +1,4 @@
-"""Embeddings as a file of any ending: Parquet as it is, CSV and NumPy arrays from Parquet parts beside them."""
+"""Embeddings as a file of any ending: Parquet as it is, an index and other files from Parquet parts beside them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,12 +16,15 @@ from carrara.core.errors import UsageError
 from carrara.core.io import atomic_write, draft_folder
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedConfig
+from carrara.features.embedding_table import EmbeddingTable
 from carrara.features.parquet import EmbedReport, write_embeddings
 from carrara.features.ray_pool import RayCluster
 
 if TYPE_CHECKING:
     import pyarrow
 
+ARROW = (".arrow", ".feather")
+ANEW = (".csv", ".npy", *ARROW)  # written anew, from parts beside them
 COLUMNS = ("path", "start", "duration", "layer")
 
 
@@ -39,8 +42,10 @@ def write_table(
     """Write the embeddings of recordings in the format that the ending names; `-` is CSV on standard output.
 
     A CSV file has the columns path, start, duration, layer and e0 to eD-1. An array is float32 `[rows, D]`, and
-    `OUT.rows.csv` beside it says what each row is. Both are made of Parquet parts, which a stopped call leaves and the
-    next one continues. They are written anew, so without `overwrite` no former row may be lost.
+    `OUT.rows.csv` beside it says what each row is. `.arrow` and `.feather` are Arrow's file format with the columns of
+    the Parquet file. These are made of Parquet parts, which a stopped call leaves and the next one continues. They are
+    written anew, so without `overwrite` no former row may be lost. `OUT.index` is an index as of
+    `carrara.features.neighbour_index`, which keeps its table in a folder inside and is brought up to date.
 
     Args:
         encoder, files, config, device, batch_size, overwrite, threads, cluster: As of
@@ -54,7 +59,9 @@ def write_table(
     """
     suffix = output.suffix.lower()
     where: dict[str, Any] = {"threads": threads, "cluster": cluster}
-    if str(output) != "-" and (suffix not in (".csv", ".npy") or output.is_dir()):
+    if suffix == ".index":
+        return _write_index(encoder, files, output, config, device, batch_size, overwrite, where)
+    if str(output) != "-" and (suffix not in ANEW or output.is_dir()):
         return write_embeddings(encoder, files, output, config, device, batch_size, overwrite, **where)
     if str(output) == "-":
         with draft_folder() as folder:
@@ -62,15 +69,17 @@ def write_table(
             _write_csv(sys.stdout, folder / "parts")
             return report
     if not overwrite:
-        _refuse_loss(output if suffix == ".csv" else output.with_suffix(".rows.csv"), files)
+        _refuse_loss(output.with_suffix(".rows.csv") if suffix == ".npy" else output, files)
     parts = Path(f"{output}.parts")
     report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True, **where)
     if report.embedded + report.reused:
         if suffix == ".csv":
             with atomic_write(output) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
                 _write_csv(file, parts)
-        else:
+        elif suffix == ".npy":
             _write_array(output, parts, report.rows)
+        else:
+            _write_arrow(output, parts)
     for part in parts.glob("part-*.parquet"):
         part.unlink()
     with suppress(OSError):  # it holds foreign files, or another process uses it
@@ -78,21 +87,76 @@ def write_table(
     return report
 
 
+def _write_index(
+    encoder: Encoder,
+    files: Sequence[Path | str],
+    output: Path,
+    config: EmbedConfig,
+    device: str,
+    batch_size: int | None,
+    overwrite: bool,
+    where: dict[str, Any],
+) -> EmbedReport:
+    """Embed into the table inside an index, and bring the index up to date with it.
+
+    Raises:
+        UsageError: usearch is not installed, several layers were chosen, or as of `write_embeddings`.
+        StoreError: As of `update_index` and `write_embeddings`.
+    """
+    from carrara.features.neighbour_index import INDEX_TABLE, check_index_folder, update_index
+
+    if config.layer == "all":
+        raise UsageError(f"-o {output}: an index holds one layer; choose it with --layer, such as --layer mean")
+    check_index_folder(output)
+    report = write_embeddings(encoder, files, output / INDEX_TABLE, config, device, batch_size, overwrite, **where)
+    if report.rows:
+        update_index(EmbeddingTable(output / INDEX_TABLE), output, threads=where["threads"])
+    return report
+
+
 def _refuse_loss(table: Path, files: Sequence[Path | str]) -> None:
     """Refuse to replace a table of rows that has other recordings than `files`, or that is none."""
     if not table.is_file() or not table.stat().st_size:
         return
-    with table.open(encoding="utf-8", errors="replace", newline="") as file:
-        rows = csv.reader(file)
-        if tuple(next(rows, []))[: len(COLUMNS)] != COLUMNS:
-            raise UsageError(f"{table}: exists and is no table of embeddings; name another file, or give --overwrite")
-        former = {row[0] for row in rows if row}
+    former = _read_paths(table)
+    if former is None:
+        raise UsageError(f"{table}: exists and is no table of embeddings; name another file, or give --overwrite")
     named = {os.path.abspath(path) for path in files}
     if lost := sorted(path for path in former if os.path.abspath(path) not in named):
         raise UsageError(
             f"{table}: holds {lost[0]}, which is not named, and is written anew; name all recordings, drop it with "
             "--overwrite, or write .parquet, which keeps former rows"
         )
+
+
+def _read_paths(table: Path) -> set[str] | None:
+    """Return the paths of the recordings in a CSV or Arrow file; None if it is no table of embeddings."""
+    import pyarrow
+
+    if table.suffix.lower() in ARROW:
+        try:
+            with pyarrow.memory_map(str(table)) as file, pyarrow.ipc.open_file(file) as reader:
+                if tuple(reader.schema.names)[: len(COLUMNS)] != COLUMNS:
+                    return None
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+                return {path for batch in batches for path in batch["path"].unique().to_pylist()}
+        except pyarrow.ArrowException:
+            return None
+    with table.open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.reader(file)
+        if tuple(next(rows, []))[: len(COLUMNS)] != COLUMNS:
+            return None
+        return {row[0] for row in rows if row}
+
+
+def _write_arrow(output: Path, parts: Path) -> None:
+    import pyarrow
+
+    writer = None
+    with atomic_write(output) as tmp, pyarrow.OSFile(str(tmp), "wb") as sink, ExitStack() as stack:
+        for table in _iter_tables(parts):
+            writer = writer or stack.enter_context(pyarrow.ipc.new_file(sink, table.schema))
+            writer.write_table(table)
 
 
 def _iter_tables(parts: Path) -> Iterator[pyarrow.Table]:

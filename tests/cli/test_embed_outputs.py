@@ -1,0 +1,100 @@
+"""`carrara embed -o` an index or an Arrow file: the rows of the Parquet file, brought up to date or refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from carrara.cli._main import app
+from carrara.features.neighbour_index import NeighbourIndex
+
+RATE = 16_000
+
+
+@pytest.fixture(autouse=True)
+def music(tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "music").mkdir()
+    for number in range(8):
+        write(number)
+
+
+def write(number, seed=None):
+    noise = np.random.default_rng(number if seed is None else seed).uniform(-0.3, 0.3, RATE)
+    soundfile.write(f"music/{number}.wav", np.cumsum(noise) / 20, RATE)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def embed(output, *more):
+    result = run("embed", "music", "-e", "mfcc", "-o", output, "--json", *more)
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "feather"])
+def test_an_arrow_file_is_the_parquet_file(suffix):
+    embed("out.parquet", "--per", "window", "--window", 0.4)
+    embed(f"out.{suffix}", "--per", "window", "--window", 0.4)
+    with pyarrow.OSFile(f"out.{suffix}") as file:
+        table = pyarrow.ipc.open_file(file).read_all()
+    assert table.equals(pyarrow.feather.read_table(f"out.{suffix}"))
+    expected = pq.read_table("out.parquet")
+    assert sorted(table.to_pylist(), key=str) == sorted(expected.to_pylist(), key=str)
+    assert table.schema.metadata[b"encoder"] == b"mfcc"
+    result = run("embed", "music/0.wav", "-e", "mfcc", "-o", f"out.{suffix}")
+    assert result.exit_code == 2 and "holds music/1.wav, which is not named" in result.stderr
+    embed(f"out.{suffix}")  # with other settings, which is written anew
+
+
+def test_a_foreign_file_is_not_replaced():
+    Path("out.arrow").write_bytes(b"something else")
+    result = run("embed", "music", "-e", "mfcc", "-o", "out.arrow")
+    assert result.exit_code == 2 and "no table of embeddings" in result.stderr
+    assert Path("out.arrow").read_bytes() == b"something else"
+
+
+def test_an_index_is_written_and_brought_up_to_date():
+    pytest.importorskip("usearch")
+    embed("out.parquet")
+    assert embed("lib.index")["embedded"] == 8
+    index = NeighbourIndex("lib.index")
+    table = {row["path"]: row["embedding"] for row in pq.read_table("out.parquet").to_pylist()}
+    assert {path.as_py() for path in index.path_R} == table.keys()
+    for row, path in enumerate(index.path_R.to_pylist()):
+        np.testing.assert_array_equal(index.vectors(np.array([row]))[0], np.float32(table[path]))
+    found = run("find", "music/3.wav", "--in", "lib.index", "-n", 3, "--json")
+    exact = run("find", "music/3.wav", "--in", "out.parquet", "-n", 3, "--json")
+    assert found.exit_code == 0, found.stderr
+    names = [[hit["path"] for hit in json.loads(each.stdout)] for each in (found, exact)]
+    assert names[0] == names[1]
+    write(8)
+    write(0, seed=100)
+    report = embed("lib.index")
+    assert (report["embedded"], report["reused"]) == (2, 7)
+    index = NeighbourIndex("lib.index")
+    assert len(index) == 9
+    (row,) = index.rows_of("music/0.wav")
+    embed("new.parquet")
+    now = {entry["path"]: entry["embedding"] for entry in pq.read_table("new.parquet").to_pylist()}
+    np.testing.assert_array_equal(index.vectors(np.array([row]))[0], np.float32(now["music/0.wav"]))
+
+
+def test_what_no_index_holds_is_refused_before_anything_is_embedded(tmp_path):
+    pytest.importorskip("usearch")
+    result = run("embed", "music", "-e", "mfcc", "-o", "lib.index", "--layer", "all")
+    assert result.exit_code == 2 and "an index holds one layer" in result.stderr
+    (tmp_path / "other.index").mkdir()
+    (tmp_path / "other.index" / "file").write_text("mine")
+    result = run("embed", "music", "-e", "mfcc", "-o", "other.index")
+    assert result.exit_code == 1 and "holds other files, such as file" in result.stderr
+    assert not (tmp_path / "other.index" / ".table").exists()
