@@ -173,6 +173,6 @@ def running_server(database_url, **settings):
         thread.join(30)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve():
     return running_server
