@@ -1,8 +1,9 @@
-"""What is pushed to a local stand-in of the hub's HTTP interface loads again from there by its name."""
+"""What is pushed to a local stand-in of the hub's HTTP interface loads again from there by its name; sites are Spaces."""
 
 import base64
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import carrara
 from carrara.cli._main import app
 from carrara.core.errors import UsageError, WeightsError
+from carrara.core.record import Record, write_record
 from carrara.encoders._hub.load import build_encoder, save_pretrained
 from carrara.encoders._hub.push import push_encoder
 
@@ -33,6 +35,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Routes)
         self.repositories, self.objects, self.private, self.commits = {}, {}, {}, []
+        self.spaces = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -54,6 +57,7 @@ class Routes(BaseHTTPRequestHandler):
 
     def do_POST(self):
         hub, path = self.server, unquote(urlsplit(self.path).path)
+        path = re.sub("^/api/spaces/", "/api/models/", path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.reply({"error": "Invalid username or password."}, 401)
@@ -64,6 +68,8 @@ class Routes(BaseHTTPRequestHandler):
                 self.reply({"error": "exists", "url": f"{hub.url}/{name}"}, 409)
                 return
             hub.repositories[name] = {}
+            if asked.get("type") == "space":
+                hub.spaces[name] = asked["sdk"]
             hub.private[name] = asked.get("private") or asked.get("visibility") == "private"
             self.reply({"url": f"{hub.url}/{name}", "name": name})
         elif path == "/api/validate-yaml":
@@ -94,6 +100,8 @@ class Routes(BaseHTTPRequestHandler):
                     hub.repositories[name][value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     hub.repositories[name][value["path"]] = hub.objects[value["oid"]]
+                elif line["key"] == "deletedFile":
+                    del hub.repositories[name][value["path"]]
                 elif line["key"] == "header":
                     hub.commits.append(value["summary"])
             self.reply({"success": True, "commitUrl": f"{hub.url}/{name}/commit/{SHA}", "commitOid": SHA})
@@ -114,6 +122,7 @@ class Routes(BaseHTTPRequestHandler):
 
     def do_GET(self):
         hub, path = self.server, unquote(urlsplit(self.path).path)
+        path = re.sub("^/api/spaces/", "/api/models/", path)
         name, _, rest = (
             path.removeprefix("/api/models/")
             .lstrip("/")
@@ -223,3 +232,41 @@ def test_refusals_are_one_line_with_the_cure(hub, folder, tmp_path, monkeypatch)
     with pytest.raises(UsageError, match=r"cannot be uploaded \(.*\); check the connection") as refused:
         push_encoder(folder, "lab/mine")
     assert "\n" not in str(refused.value)
+
+
+def test_a_site_is_a_static_space_and_a_second_push_replaces_it(hub, tmp_path):
+    results = tmp_path / "results"
+    task = {"version": 1, "dataset": "pebble", "split_scheme": "s", "task_type": "multiclass", "label": "key",
+            "labels": ["x", "y"], "metrics": ["accuracy"], "monitor": "accuracy", "category": "acoustic"}  # fmt: skip
+    values = {
+        "task": {"name": "pebble/key", "version": 1, "fingerprint": "f", "task": task},
+        "data": {"name": "pebble", "index": "i", "n": {"train": 3, "valid": 1, "test": 2}},
+        "encoder": {"name": "first", "weights_sha256": "00", "output_version": 1, "parameters": 10},
+        "protocol": {"name": "constrained", "version": 1, "tried": 6, "chosen": {}, "monitor": "valid"},
+        "grid": [],
+        "scores": {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6, "unit": "clip", "n": 2}},
+        "run": {"seed": 0, "device": "cpu", "seconds": {}, "versions": {}, "git": "", "date": "2026-11-21",
+                "command": "c"},
+    }  # fmt: skip
+    path = write_record(Record.model_validate(values), results)
+    runner = CliRunner()
+    done = runner.invoke(app, ["push-site", "lab/board", "--results", str(results), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["repository"] == "lab/board"
+    files = hub.repositories["lab/board"]
+    assert hub.spaces == {"lab/board": "static"}
+    front = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert front["sdk"] == "static" and front["title"] == "board"
+    assert b"leaderboard.js" in files["index.html"] and "data/systems/first.js" in files
+    assert json.loads(files["data/leaderboard.json"])["systems"][0]["name"] == "first"
+
+    path.unlink()
+    write_record(Record.model_validate(values | {"encoder": values["encoder"] | {"name": "second"}}), results)
+    site = tmp_path / "site"
+    assert runner.invoke(app, ["leaderboard", str(results), "--site", str(site)]).exit_code == 0
+    (site / "notes.txt").write_text("of this machine")
+    assert runner.invoke(app, ["push-site", "lab/board", "--site", str(site)]).exit_code == 0
+    assert "data/systems/second.js" in files and "data/systems/first.js" not in files
+    assert "notes.txt" not in files and "README.md" in files
+    done = runner.invoke(app, ["push-site", "lab/board", "--site", str(results)])
+    assert done.exit_code == 2 and "holds no site" in done.stderr

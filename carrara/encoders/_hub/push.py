@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from carrara.core.errors import UsageError
@@ -27,16 +29,14 @@ def push_encoder(folder: Path, repository: str, private: bool = False) -> str:
         WeightsError: the weights are not whole.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder}: holds no {CONFIG}; give the folder of a training run or of `carrara export`")
-    if repository.count("/") != 1:
-        raise UsageError(f"{repository}: is no repository of the hub; write it as org/name")
+    check_repository(repository)
     load(folder)
     api = HfApi()
-    try:
+    with hub_errors(repository):
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repository,
@@ -44,6 +44,30 @@ def push_encoder(folder: Path, repository: str, private: bool = False) -> str:
             allow_patterns=list(PUSHED),
             commit_message=f"{folder.resolve().name}, by carrara push",
         )
+    return str(commit.commit_url)
+
+
+def check_repository(repository: str) -> None:
+    """Check that a name is one of a repository on the hub.
+
+    Raises:
+        UsageError: it is not org/name.
+    """
+    if repository.count("/") != 1:
+        raise UsageError(f"{repository}: is no repository of the hub; write it as org/name")
+
+
+@contextmanager
+def hub_errors(repository: str) -> Iterator[None]:
+    """A context in which what goes wrong with an upload to the hub is one line with the cure.
+
+    Raises:
+        UsageError: the hub refuses the upload, or does not answer.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        yield
     except HfHubHTTPError as problem:
         status = problem.response.status_code if problem.response is not None else 0
         cure = "try again later"
@@ -57,7 +81,6 @@ def push_encoder(folder: Path, repository: str, private: bool = False) -> str:
             f"{repository}: cannot be uploaded ({_first_line(problem)}); check the connection and run the same command "
             "again"
         ) from None
-    return str(commit.commit_url)
 
 
 def _first_line(problem: Exception) -> str:

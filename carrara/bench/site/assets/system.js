@@ -58,8 +58,8 @@ function systemScores(system, board, entry, index) {
       if (best !== null) lines.push({ label: "best other", value: best, className: "other" });
     }
   }
-  const legend = element("p", { class: "legend" }, element("span", {}, element("i", { style: "background:var(--bar)" }), system.name, " with its 95 % interval"), element("span", {}, element("i", { style: "background:var(--other)" }), "best other system here"),
-    board.published.length ? element("span", {}, element("i", { style: "background:var(--published);width:3px" }), "best published score, not rerun") : null);
+  const legend = element("p", { class: "legend" }, element("span", {}, element("i", { class: "own" }), system.name, " with its 95 % interval"), element("span", {}, element("i", { class: "other" }), "best other system here"),
+    board.published.length ? element("span", {}, element("i", { class: "published" }), "best published score, not rerun") : null);
   const records = element("p", { class: "soft" }, "Records: ", board.tasks.flatMap((task, number) => (entry.results[number] ? [element("a", { href: recordAddress(system, board, task) }, task.name), " "] : [])));
   return [legend, element("div", { class: "plot" }, intervalPlot(lines, "Scores of " + system.name, { bars: true, lineHeight: 19 })), records];
 }
