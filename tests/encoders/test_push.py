@@ -1,4 +1,4 @@
-"""What is pushed to a local stand-in of the hub's HTTP interface loads again from there by its name; sites are Spaces."""
+"""What is pushed to a local stand-in of the hub's HTTP interface loads again by its name; sites are Spaces."""
 
 import base64
 import hashlib
