@@ -1,11 +1,17 @@
 """LAION-CLAP against transformers' ClapModel: folders that it saved, both towers, odd lengths, and refused texts."""
 
+import json
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 import carrara
+from carrara.audio.decode import load_audio
+from carrara.cli._main import app
 from carrara.core.errors import UsageError, WeightsError
 from carrara.encoders._hub.load import build_encoder
 from carrara.encoders._hub.official import convert_official
@@ -254,3 +260,28 @@ def test_names_and_shapes_at_full_size_are_those_of_transformers(name):
     constants = ("logit_scale_a", "logit_scale_t", "position_ids", "token_type_ids", "relative_position_index")
     assert ENCODER.variants[name][0].parameters == 193_913_882 - 2  # without the loss's two scales
     assert actual == {key: shape for key, shape in expected.items() if not key.endswith(constants)}
+
+
+def test_recordings_are_searched_by_text_from_the_command_line(encoder, folder, tmp_path, monkeypatch):
+    """The score on files of Song Describer's layout is that of the towers' own vectors, ranked by hand."""
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    root = tmp_path / "song-describer"
+    lines = ["caption_id,track_id,caption,is_valid_subset,familiarity,artist_id,album_id,path,duration"]
+    clips, texts = [], PROMPTS[:6]
+    for number, text in enumerate(texts):
+        path = root / f"audio/00/{number}.2min.mp3"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, noise(1, number).numpy() * (1 + number), RATE)
+        clips.append(torch.from_numpy(load_audio(path, RATE)))
+        lines.append(f'{number},{number},"{text}",True,3,{number},6,00/{number}.mp3,200.5')
+    (root / "song_describer.csv").write_text("\n".join(lines) + "\n")
+    words = ["bench", str(folder), "-t", "song-describer/text", "--partial", "--data", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out"), "--device", "cpu"])
+    assert done.exit_code == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    with torch.no_grad():
+        audio = torch.cat([encoder.encode_audio_joint(clip[None]) for clip in clips]).numpy()
+    cosine = encoder.encode_text(texts).numpy() @ audio.T
+    ranks = [1 + int((row > row[number]).sum()) for number, row in enumerate(cosine)]
+    assert record["scores"]["map"]["value"] == pytest.approx(np.mean([1 / rank for rank in ranks]), abs=1e-9)
+    assert record["scores"]["median_rank"]["value"] == np.median(ranks)
