@@ -54,6 +54,13 @@ def leaderboard(
             "--output", "-o", help="Write to this file (.md, .csv, .json, .html, .tex, .png, .txt); - prints."
         ),
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw scores by task type, and by level against hours of training audio (.png, .svg).",
+        ),
+    ] = None,
     site: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write pages with search, filters, systems, tasks and comparisons here."),
@@ -67,6 +74,7 @@ def leaderboard(
     - `carrara leaderboard results --published -o leaderboard.html`
     - `carrara leaderboard results --site site`, then open site/index.html
     - `carrara leaderboard --source mert-v2-card --source pupujepa-T3-T5`
+    - `carrara leaderboard results --published --figure figures.png`
 
     Ranks compare the tasks that all systems have. `carrara compare A B` tests two systems task by task.
     """
@@ -93,8 +101,8 @@ def leaderboard(
     if sources:
         leaderboards = add_published(leaderboards, sources, suite)
 
-    if chosen == "picture":
-        _draw(leaderboards, output)
+    if figure is not None or chosen == "picture":
+        _draw(leaderboards, output, figure)
         return
     if chosen == "table" and output is None:
         for each in leaderboards:
@@ -169,14 +177,17 @@ def _to_text(form: str, leaderboards: list[Leaderboard]) -> str:
     return "\n".join(write(each) for each in leaderboards)
 
 
-def _draw(leaderboards: list[Leaderboard], output: Path | None) -> None:
+def _draw(leaderboards: list[Leaderboard], output: Path | None, figure: Path | None) -> None:
+    from carrara.bench.leaderboard.figures import draw_figures
     from carrara.bench.leaderboard.picture import draw_leaderboard
     from carrara.core.errors import UsageError
 
-    if output is None:
+    if figure is None and output is None:
         raise UsageError("--format picture needs a file: -o leaderboard.png")
+    if figure is not None and output is not None:
+        raise UsageError("--figure writes a picture of its own; leave out -o and --format, or give them alone")
     if len(leaderboards) > 1:
         titles = "; ".join(each.title for each in leaderboards)
         raise UsageError(f"a picture shows one leaderboard, the records have {titles}; give --suite")
-    draw_leaderboard(output, leaderboards[0])
-    echo(f"wrote {output}", err=True)
+    written = draw_figures(figure, leaderboards[0]) if figure else draw_leaderboard(output or "", leaderboards[0])
+    echo(f"wrote {written}", err=True)
