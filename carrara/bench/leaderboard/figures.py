@@ -142,7 +142,7 @@ def draw_figures(path: Path | str, leaderboard: Leaderboard) -> Path:
     with matplotlib.rc_context({"font.size": 8.5, "text.color": INK, "text.parse_math": False}):
         width = max(11.0, 1.1 * len(task_kinds(leaderboard)) + 2)
         figure = Figure(figsize=(width, 11), facecolor=PAPER, layout="constrained")
-        rows = figure.subfigures(2, 1, height_ratios=(1, 1.4))
+        rows = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.4))[:, 0]
         _draw_kinds(rows[0].add_subplot(), leaderboard, systems, colours)
         panels = rows[1].subplots(max((len(levels) + 1) // 2, 1), 2, squeeze=False).ravel()
         for axes, (level, members) in zip(panels, levels.items()):
