@@ -86,7 +86,7 @@ def mteb(encoder: AnyEncoder, layer: int | None = None, device: str = "cpu") -> 
     audio = JointRows(resolved) if text_tower is not None and layer is None else resolved
     index = _layer_index(audio, layer)
 
-    class CarraraModel(AbsEncoder):  # type: ignore[misc]
+    class CarraraModel(AbsEncoder):
         """An encoder as MTEB calls it."""
 
         def __init__(self) -> None:
