@@ -38,6 +38,7 @@ ORDER = (
     "new",
     "download",
     "check",
+    "verify",
     "import",
     "export",
     "push",

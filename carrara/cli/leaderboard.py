@@ -27,6 +27,19 @@ FORMATS = {
     ".txt": "table",
 }
 
+Format = Annotated[
+    Literal["table", "markdown", "csv", "json", "html", "latex", "picture"] | None,
+    typer.Option("--format", help="By default by the ending of --output, else table; html is the full report."),
+]
+FigureFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--figure",
+        metavar="FILE",
+        help="Draw scores by task type, and by level against hours of training audio (.png, .svg).",
+    ),
+]
+
 
 def leaderboard(
     results: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("results"),
@@ -44,23 +57,14 @@ def leaderboard(
     source: Annotated[
         list[str] | None, typer.Option(help="Add the systems of this table, such as thesis-T4.1; may be repeated.")
     ] = None,
-    form: Annotated[
-        Literal["table", "markdown", "csv", "json", "html", "latex", "picture"] | None,
-        typer.Option("--format", help="By default by the ending of --output, else table; html is the full report."),
-    ] = None,
+    form: Format = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output", "-o", help="Write to this file (.md, .csv, .json, .html, .tex, .png, .txt); - prints."
         ),
     ] = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Draw scores by task type, and by level against hours of training audio (.png, .svg).",
-        ),
-    ] = None,
+    figure: FigureFile = None,
     site: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write pages with search, filters, systems, tasks and comparisons here."),
