@@ -218,7 +218,7 @@ def verify_dataset(dataset: Dataset, data_dir: Path | None = None) -> Verificati
     return Verification(dataset.name, "dataset", checks)
 
 
-def render_report(verifications: Iterable[Verification], as_json: bool = False) -> str:
+def render_verifications(verifications: Iterable[Verification], as_json: bool = False) -> str:
     """Return the report with this machine's versions, as lines to paste into an issue or as JSON."""
     versions = {
         "carrara": __version__,

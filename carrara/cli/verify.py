@@ -34,12 +34,12 @@ def verify(
 
     Prints a report to paste into an issue; nothing is sent. Exit 1 if a check failed, or nothing was at hand.
     """
-    from carrara.verify import render_report
+    from carrara.verify import render_verifications
     from carrara.verify import verify as run_checks
 
     allow_download = download if download is not None else name != "all"
     verifications = run_checks(name, file, data_dir, allow_download)
-    echo(render_report(verifications, as_json))
+    echo(render_verifications(verifications, as_json))
     statuses = {each.status for each in verifications}
     if "failed" in statuses or "passed" not in statuses:
         raise typer.Exit(1)
