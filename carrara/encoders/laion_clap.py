@@ -269,7 +269,9 @@ def load_clap_folder(folder: Path, config: Mapping[str, Any], name: str) -> Enco
         WeightsError: weights that are missing, damaged or of another network.
     """
     settings = _parse_settings(config, str(folder / _CONFIG))
-    published = next((card for card, _ in ENCODER.variants.values() if f"{name}/" in " ".join(card.files)), None)
+    addresses = {variant: f"/{next(iter(files))}" for variant, files in FILES.items()}
+    variant = next((own for own, address in addresses.items() if f"/{Path(name).name}/{_PICKLE}" in address), None)
+    published = ENCODER.variants[variant][0] if variant else None
     facts = published.model_dump(include={*WEIGHT_FACTS, "files"}) if published else {"paper": _PAPER}
     encoder = build_with_weights(
         ClapEncoder, settings, _card(name, **facts), _read_weights(_weights_file(folder)), str(_weights_file(folder))

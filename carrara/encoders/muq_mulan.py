@@ -233,7 +233,7 @@ def load_mulan_folder(folder: Path, config: Mapping[str, Any], name: str) -> Enc
     file = _weights_file(folder)
     tensors = read_tensors(file)
     settings = _parse_mulan_settings(config, tensors, str(folder / _CONFIG))
-    published = _CARD if any(f"{name}/" in address for address in _CARD.files) else None
+    published = _CARD if f"/{Path(name).name}/{_PICKLE}" in next(iter(_CARD.files)) else None
     facts = published.model_dump(include={*WEIGHT_FACTS, "files"}) if published else {"paper": _PAPER}
     card = _card(name, settings, **facts)
     encoder = build_with_weights(

@@ -200,6 +200,16 @@ def test_an_encoder_in_memory_is_pushed_as_it_would_be_saved(hub):
         encoder.push_to_hub("tuned")
 
 
+def test_the_vocabulary_of_a_text_tower_is_pushed_with_it(hub, roberta_json):
+    sizes = {"dim": 8, "depths": (1, 1), "heads": (1, 2), "text_dim": 16, "text_layers": 1, "text_heads": 2}
+    encoder = build_encoder("laion-clap-general", changes={**sizes, "text_ffn_dim": 32, "vocabulary": 400}).eval()
+    encoder.tokenizer_json = roberta_json
+    encoder.push_to_hub("lab/texts")
+    again = carrara.load("lab/texts")
+    assert again.tokenizer_json == roberta_json
+    assert again.tokenize(["jazz"]) == encoder.tokenize(["jazz"])
+
+
 def test_a_second_push_updates_the_repository(hub, folder):
     runner = CliRunner()
     first = runner.invoke(app, ["push", str(folder), "lab/mine", "--private", "--json"])

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.load import CONFIG, README, WEIGHTS, load
+from carrara.encoders._text.tower import TOKENIZER
 
 # The log is shown on the hub; run.json, checkpoints, labels and trackers stay, they name files of this machine.
-PUSHED = (CONFIG, WEIGHTS, README, "metrics.png", "labels.json")
+PUSHED = (CONFIG, WEIGHTS, TOKENIZER, README, "metrics.png", "labels.json")
 
 
 def push_encoder(folder: Path, repository: str, private: bool = False) -> str:

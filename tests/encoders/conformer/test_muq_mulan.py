@@ -1,6 +1,7 @@
 """MuQ-MuLan's folders: MuQ of other libraries' parts (conftest.py), transformers' XLM-R, numpy for what follows."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -185,6 +186,12 @@ def test_clips_in_a_batch_are_those_alone(encoder, noise):
     together = encoder.encode_audio_joint(batch, torch.tensor([len(clip) for clip in clips]))
     for row, clip in zip(together, clips):
         torch.testing.assert_close(row, encoder.encode_audio_joint(clip[None])[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "license"), [("MuQ-MuLan-large", "CC-BY-NC-4.0"), ("large", "")])
+def test_only_a_folder_of_the_published_name_has_its_licence(folder, tmp_path, name, license):
+    shutil.copytree(folder, tmp_path / name)
+    assert carrara.load(tmp_path / name).card.license == license
 
 
 def test_a_saved_folder_is_the_same(encoder, noise, tmp_path):

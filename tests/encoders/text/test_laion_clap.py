@@ -1,6 +1,7 @@
 """LAION-CLAP against transformers' ClapModel: folders that it saved, both towers, odd lengths, and refused texts."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -134,6 +135,14 @@ def test_a_saved_folder_reads_texts_too(encoder, tmp_path):
     (tmp_path / "again" / "tokenizer.json").unlink()
     with pytest.raises(UsageError, match=r"again: has no tokenizer\.json.* put the one of its authors beside"):
         carrara.load(tmp_path / "again").encode_text(["jazz"])
+
+
+@pytest.mark.parametrize(
+    ("name", "license"), [("larger_clap_general", "Apache-2.0"), ("clap", ""), ("laion_clap", ""), ("general", "")]
+)
+def test_only_a_folder_of_the_published_name_has_its_licence(folder, tmp_path, name, license):
+    shutil.copytree(folder, tmp_path / name)
+    assert carrara.load(tmp_path / name).card.license == license
 
 
 def test_a_tower_that_tells_no_texts_apart_is_refused(model, roberta_json, tmp_path):
