@@ -98,12 +98,16 @@ def plan(
     result = plan_embed(network, named, config, device, None, files, seconds, min(threads or 2, 2))
     result["start_seconds"] = start_seconds
     result["memory_bytes"] = Estimate.around(_peak_memory(), 0.1)
-    flops = _flops_per_second(network)
+    # A handcrafted encoder runs on CPUs however many GPUs there are.
+    flops = _flops_per_second(network) if any(True for _ in network.parameters()) else 0.0
     audio = result["audio_hours"].expected * 3600
     low, expected, high = (flops * audio / (gpus * GPUS[gpu][0] * mfu) for mfu in ASSUMED_MFU[::-1])
-    result["gpus"] = {"device": gpu, "count": gpus, "seconds": Estimate(expected, low, high), "flops": flops * audio}
+    spent = {"here": (result["seconds"], 1)}
+    if flops:
+        there = Estimate(expected, low, high)
+        result["gpus"] = {"device": gpu, "count": gpus, "seconds": there, "flops": flops * audio}
+        spent["gpus"] = (there, gpus)
     if price is not None:
-        spent = {"here": (result["seconds"], 1), "gpus": (result["gpus"]["seconds"], gpus)}
         result["price"] = {
             name: Estimate(*(price * count * value / 3600 for value in (own.expected, own.low, own.high)))
             for name, (own, count) in spent.items()
@@ -158,13 +162,14 @@ def _print_embed(result: dict[str, Any], device: str) -> None:
         unit, name = next(((unit, name) for unit, name in units if value.high > 2 * unit), (1, "seconds"))
         return f"{show(value, unit)} {name}"
 
-    basis, gpus = result["calibration"], result["gpus"]
+    basis, gpus = result["calibration"], result.get("gpus")
     echo(f"audio\t{result['files']:,} recordings, {show(result['audio_hours'], 1)} hours")
     echo(f"time on {device}\t{show_time(result['seconds'])}, after {result['start_seconds']:.1f} s to start")
     echo(f"memory\t{show(result['memory_bytes'], 2**30)} GiB")
     echo(f"disk\t{show(result['disk_bytes'], 1e6)} MB")
     assumed = f"{ASSUMED_MFU[1]:.0%} of the peak ({ASSUMED_MFU[0]:.0%} to {ASSUMED_MFU[2]:.0%}), if decoding keeps up"
-    echo(f"{gpus['count']} x {gpus['device']}\t{show_time(gpus['seconds'])}, assuming {assumed}")
+    if gpus:
+        echo(f"{gpus['count']} x {gpus['device']}\t{show_time(gpus['seconds'])}, assuming {assumed}")
     for name, money in result.get("price", {}).items():
         echo(f"price {'here' if name == 'here' else 'of the GPUs'}\t{show(money, 1)}")
     audio = f"{basis['audio_seconds']:,.0f} s of audio embedded in {basis['seconds']:.1f} s"

@@ -120,29 +120,38 @@ def _time_runs(
         AudioError: None of the recordings drawn can be embedded.
     """
     drawn = random.Random(0).sample(list(files), min(len(files), MAX_FILES))
-    begin = time.perf_counter()
-    ends, audio, problem = [begin], [0.0], ""
+    begins: list[float] = []
+    audio, problem = [0.0], ""
 
     def advance(window_seconds: float, note: str = "") -> None:
-        now = time.perf_counter()
-        if not window_seconds:
-            return
-        if now - ends[-1] > 1e-3 or len(ends) == 1:  # the windows of a run are encoded together
-            if now - begin > seconds and len(ends) > MIN_RUNS + 1:
-                raise _Enough
-            ends.append(now)
-            audio.append(0.0)
         audio[-1] += window_seconds
 
+    def before_batch(*_: Any) -> None:
+        # The windows of a run are yielded after its last batch, so a batch after some of them begins another run.
+        if begins and not audio[-1]:
+            return
+        begins.append(time.perf_counter())
+        if begins[-1] - begins[0] > seconds and len(begins) > MIN_RUNS + 1:
+            raise _Enough
+        if len(begins) > 1:
+            audio.append(0.0)
+
     chunks = embed_files(encoder, drawn, config, device, batch_size, advance, threads=threads)
-    with suppress(_Enough), closing(chunks):
-        for chunk in chunks:
-            problem = chunk.problem or problem
-    if len(ends) == 1:
+    hook = encoder.register_forward_pre_hook(before_batch)
+    try:
+        with closing(chunks):
+            for chunk in chunks:
+                problem = chunk.problem or problem
+        begins.append(time.perf_counter())
+    except _Enough:
+        pass
+    finally:
+        hook.remove()
+    if not sum(audio):
         raise AudioError(problem)
-    times = [float(each) for each in np.diff(ends)]
-    first = 1 if len(times) > 1 else 0
-    return times[first:], audio[1 + first :]
+    times = [float(each) for each in np.diff(begins)]
+    first = 1 if len(times) > MIN_RUNS else 0
+    return times[first:], audio[first:]
 
 
 def _window_seconds(encoder: Encoder, config: EmbedConfig) -> float:

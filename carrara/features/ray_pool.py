@@ -172,6 +172,7 @@ def _connect(cluster: RayCluster) -> Iterator[Any]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a local cluster; by default its workers yield to everything
     try:
         import ray
         import ray.data

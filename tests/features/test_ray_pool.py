@@ -26,7 +26,7 @@ def cluster(tmp_path_factory):
     """Return the address of a cluster, and the folder of what is embedded on it."""
     folder = tmp_path_factory.mktemp("ray")
     os.environ["CARRARA_HOME"] = str(folder / "home")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     for number in range(FILES):
         noise = np.random.default_rng(number).uniform(-0.3, 0.3, RATE)
         soundfile.write(folder / f"{number:02d}.wav", np.cumsum(noise) / 20, RATE)
@@ -34,7 +34,7 @@ def cluster(tmp_path_factory):
     context = ray.init(num_cpus=3, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
     yield context.address_info["gcs_address"], folder
     ray.shutdown()
-    del os.environ["CARRARA_HOME"], os.environ["RAY_USAGE_STATS_ENABLED"]
+    del os.environ["CARRARA_HOME"], os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_worker_niceness"]  # noqa: SIM112
 
 
 def rows(path):
