@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from carrara.bench.interval import unit_groups
 from carrara.core.clip import Clip
 from carrara.core.errors import StoreError
@@ -74,6 +76,13 @@ def read_predictions(path: Path) -> dict[int, dict[str, tuple[Any, Any]]]:
     if not by_seed:
         raise StoreError(f"{path}: no predictions in it; run this task again")
     return by_seed
+
+
+def to_metric_input(value: Any) -> Any:
+    """Return a truth or a prediction that was read: a list of numbers as an array, lists of segments as they are."""
+    if isinstance(value, list) and all(isinstance(each, int | float) for each in value):
+        return np.asarray(value)
+    return value
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -20,7 +20,7 @@ import numpy as np
 from carrara.bench import protocols, task_types, tasks
 from carrara.bench.config import parse_protocol_name
 from carrara.bench.interval import confidence_intervals, decode_draws
-from carrara.bench.predictions import read_groups, read_predictions
+from carrara.bench.predictions import read_groups, read_predictions, to_metric_input
 from carrara.bench.provenance import fingerprint
 from carrara.bench.task_data import MIN_CLIPS
 from carrara.bench.task_types._base import requested_metrics
@@ -264,8 +264,8 @@ def _check_scores(
         yield Finding("predictions", f"{len(clips)} clips predicted, {record.data.n.get('test')} of the test split")
         return
     task_type = task_types.REGISTRY.get(task.task_type)
-    inputs = [_to_metric_input(truth) for truth in truths]
-    predictions_S = [[_to_metric_input(by_seed[seed][clip][1]) for clip in clips] for seed in seeds]
+    inputs = [to_metric_input(truth) for truth in truths]
+    predictions_S = [[to_metric_input(by_seed[seed][clip][1]) for clip in clips] for seed in seeds]
     try:
         values_S = [task_type.metrics(task, inputs, predictions) for predictions in predictions_S]
         groups = [group_of[clip] for clip in clips]
@@ -315,11 +315,3 @@ def _is_close(own: Sequence[float], recomputed: Sequence[float]) -> bool:
     return len(own) == len(recomputed) and all(
         math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for a, b in zip(own, recomputed)
     )
-
-
-def _to_metric_input(value: Any) -> Any:
-    """Return a truth or a prediction with lists of equal length as arrays; ranks of several texts stay lists."""
-    try:
-        return np.asarray(value) if isinstance(value, list) else value
-    except ValueError:
-        return value

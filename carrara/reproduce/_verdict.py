@@ -19,9 +19,9 @@ import numpy as np
 
 from carrara.bench import task_types
 from carrara.bench.interval import resample_metrics
-from carrara.bench.leaderboard.compare import task_score, to_metric_input
+from carrara.bench.leaderboard.compare import task_score
 from carrara.bench.leaderboard.ranking import PERCENT, Interval
-from carrara.bench.predictions import predictions_path, read_groups, read_predictions
+from carrara.bench.predictions import predictions_path, read_groups, read_predictions, to_metric_input
 from carrara.core.record import Record
 from carrara.core.task import Task
 from carrara.metrics.bootstrap import StandardError, centre_draws, resample_counts, standard_error

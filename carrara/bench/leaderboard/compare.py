@@ -23,7 +23,7 @@ from scipy import special
 from carrara.bench import task_types
 from carrara.bench.interval import resample_metrics
 from carrara.bench.leaderboard.ranking import PERCENT, Interval, name_systems
-from carrara.bench.predictions import predictions_path, read_groups, read_predictions
+from carrara.bench.predictions import predictions_path, read_groups, read_predictions, to_metric_input
 from carrara.bench.suites import SUITES
 from carrara.core.errors import CarraraError, StoreError, UsageError, did_you_mean
 from carrara.core.record import Record
@@ -276,11 +276,6 @@ def add_verdicts(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
 def task_score(task: Task, metrics: dict[str, Any]) -> Any:
     """Return the task's score from its metrics, values or draws alike: the mean over `task.metrics`."""
     return sum(metrics[name] for name in task.metrics) / len(task.metrics)
-
-
-def to_metric_input(value: Any) -> Any:
-    """Return a truth or a prediction read from a predictions file, with lists as arrays."""
-    return np.asarray(value) if isinstance(value, list) else value
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:

@@ -23,11 +23,10 @@ from carrara.bench.leaderboard.compare import (
     compare_records,
     draw_scores,
     subtract_draws,
-    to_metric_input,
     to_task_comparison,
 )
 from carrara.bench.leaderboard.ranking import PERCENT
-from carrara.bench.predictions import predictions_path, read_groups, read_predictions
+from carrara.bench.predictions import predictions_path, read_groups, read_predictions, to_metric_input
 from carrara.core.errors import CarraraError, StoreError
 from carrara.core.hashing import sha256_of_json
 from carrara.core.record import Record
