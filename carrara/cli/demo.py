@@ -16,7 +16,7 @@ def demo(
         Path | None, typer.Option(help="Folder of the datasets, in which Pebble is rendered. [env: CARRARA_DATA]")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Pre-training steps; by default the recipe's, about four minutes.")
+        int | None, typer.Option(min=1, help="Pre-training steps; by default the recipe's, about three minutes.")
     ] = None,
 ) -> None:
     """Render Pebble, pre-train a small network, measure four systems, print the leaderboard, write a report. Offline.
