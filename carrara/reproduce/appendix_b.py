@@ -32,8 +32,8 @@ REPRODUCTION = Reproduction(
     ),
     hypotheses=(
         Hypothesis("training makes songs of a genre neighbours", "trained", "untrained"),
-        Hypothesis("the last layer is purer than the one at three quarters of the depth", "layer-12", "layer-9"),
-        Hypothesis("the last layer is purer than the one at half of the depth", "layer-12", "layer-6"),
-        Hypothesis("the last layer is purer than the one at a quarter of the depth", "layer-12", "layer-3"),
+        Hypothesis("the layer at three quarters of the depth is purer than the last", "layer-9", "layer-12"),
+        Hypothesis("the layer at half of the depth is purer than the last", "layer-6", "layer-12"),
+        Hypothesis("the layer at a quarter of the depth is purer than the last", "layer-3", "layer-12"),
     ),
 )
