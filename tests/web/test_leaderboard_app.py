@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from carrara.cli._main import app as command_line
 from carrara.core.errors import StoreError, UsageError
+from carrara.web.leaderboard.accept import verify_isolated
 from carrara.web.leaderboard.database import (
     AccessToken,
     AuditEntry,
@@ -63,6 +64,7 @@ def test_migrations_give_the_tables_of_the_metadata(database_url):
         open_database(database_url)
 
 
+@pytest.mark.slow
 def test_a_record_goes_from_the_command_to_the_page(database_url, serve, write_genre_record, tmp_path, monkeypatch):
     first, second = (write_genre_record(tmp_path / "results", name, skill) for name, skill in (("a", 0.9), ("b", 0.4)))
     runner = CliRunner()
@@ -94,6 +96,7 @@ def test_a_record_goes_from_the_command_to_the_page(database_url, serve, write_g
         assert requests.get(f"{url}/api/health", timeout=10).json()["records"] == 2
 
 
+@pytest.mark.slow
 def test_faulty_records_are_refused_with_reasons(serve, write_genre_record, tmp_path, edit):
     url = f"sqlite:///{tmp_path}/l.db"
     database = open_database(url)
@@ -243,6 +246,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(serve, write_genre_record, tmp
         assert upload(address, token, path).status_code == 201
 
 
+@pytest.mark.slow
 def test_a_database_that_is_down_is_a_clear_answer(postgresql, serve, write_genre_record, tmp_path):
     url, control = postgresql
     token = add_token(open_database(url), "ada", "submit")
@@ -285,3 +289,9 @@ def test_mistakes_of_submit_are_one_line(write_genre_record, tmp_path, edit):
     edit(path, **{"scores.accuracy.value": 0.1})
     results = list(submit_records([path], "http://127.0.0.1:9", "x"))  # a faulty record is not uploaded
     assert [result.outcome for result in results] == ["refused"] and "accuracy is 0.1" in results[0].detail
+
+
+def test_verification_has_a_time_limit(write_genre_record, tmp_path):
+    path = write_genre_record(tmp_path, "a")
+    assert verify_isolated(path) == []
+    assert "not verified within 0 s" in str(verify_isolated(path, seconds=0.0)[0])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import sys
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -14,6 +18,9 @@ from carrara.bench.verify_record import Finding, truths_identity, verify_record_
 from carrara.core.errors import StoreError
 from carrara.core.record import Record, read_record
 from carrara.web.leaderboard.database import Database, StoredRecord, now
+
+VERIFY_SECONDS = 180.0
+VERIFY_BYTES = 4 * 2**30  # of private memory
 
 
 @dataclass(frozen=True)
@@ -52,13 +59,48 @@ def accept_record(database: Database, record: bytes, predictions: bytes, token_i
         path.write_bytes(record)
         parquet = path.with_suffix(".predictions.parquet")
         parquet.write_bytes(predictions)
-        if findings := verify_record_file(path):
+        if findings := verify_isolated(path):
             # The folder of this machine is nothing to the submitter.
             plain = tuple(Finding(each.check, each.problem.replace(f"{folder}/", "")) for each in findings)
             return Acceptance("refused", _subject(path), findings=plain)
         parsed = read_record(path)
         truths = "" if parsed.partial else truths_identity(parquet)
     return _store(database, parsed, record, predictions, truths, token_id)
+
+
+def verify_isolated(path: Path, seconds: float = VERIFY_SECONDS) -> list[Finding]:
+    """Return what is wrong with a record, found in a process of its own whose time and memory are limited.
+
+    Args:
+        path: of the record.
+        seconds: after which the process is ended, which is a finding too.
+    """
+    context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    context.set_forkserver_preload(["carrara.bench.verify_record"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_verify_and_send, args=(path, sender), daemon=True)
+    process.start()
+    sender.close()
+    problem = f"it was not verified within {seconds:g} s; run this task again"
+    try:
+        if receiver.poll(seconds):
+            findings: list[Finding] = receiver.recv()
+            return findings
+    except EOFError:  # killed, or out of memory
+        problem = f"it was not verified within {VERIFY_BYTES / 2**30:g} GiB of memory; run this task again"
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    return [Finding("size", problem)]
+
+
+def _verify_and_send(path: Path, sender: Connection) -> None:
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (VERIFY_BYTES, VERIFY_BYTES))
+    sender.send(verify_record_file(path))
 
 
 def _store(
