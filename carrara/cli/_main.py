@@ -48,6 +48,7 @@ ORDER = (
     "index",
     "dedupe",
     "map",
+    "explore",
     "tag",
     "serve",
     "bench",

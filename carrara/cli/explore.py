@@ -1,0 +1,105 @@
+"""`carrara explore`: a map of recordings in the browser, with sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from carrara.cli._echo import echo
+
+if TYPE_CHECKING:
+    from carrara.web.explorer.app import QueryEncoder
+
+Audio = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FOLDER", help="Play only files below it, and look there for moved ones; repeatable."),
+]
+
+
+def explore(
+    source: Annotated[Path, typer.Argument(help="A table of `carrara embed`, or the folder of a feature store.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV or Parquet with path, labels and, if you like, split."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Take the labels from this dataset (`carrara ls data`).")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets, by default $CARRARA_DATA.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="Only this layer; may be repeated. By default all.")] = None,
+    audio: Audio = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", "-e", help="Of the table, where its name there is not enough, such as a folder."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to answer at; this machine only unless changed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8760,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Explore recordings in the browser: a map by their embeddings, with sound.
+
+    - `carrara explore music.parquet`
+    - `carrara explore music.parquet --labels labels.csv`
+    - `carrara explore ~/.cache/carrara/features/mfcc/4e83… --data pebble`
+    - `carrara explore music.parquet --audio /media/disk/Music --no-browser`, where the files have moved
+
+    Point at a recording to play it, click for the most similar ones, drop a file to look for it, draw around points to
+    label them, train a probe on the labels and save them as CSV. A table made with `--layer all` has a slider for its
+    layers. Nothing leaves this machine. Ctrl-C stops.
+    """
+    import webbrowser
+
+    from carrara.cli.map import read_label_clips
+    from carrara.core.errors import UsageError
+    from carrara.core.interrupts import stop_signal
+    from carrara.web.listen import bind_socket, format_url, import_web, run_application
+
+    if labels is not None and data is not None:
+        raise UsageError("--labels and --data both name labels; give one of them")
+    for folder in audio or ():
+        if not folder.is_dir():
+            raise UsageError(f"--audio {folder}: no such folder")
+    import_web()
+    listener = bind_socket(host, port)
+
+    from carrara.features.embedding_map import read_points
+    from carrara.features.store import META
+    from carrara.web.explorer.app import create_explorer
+    from carrara.web.explorer.collection import Collection
+
+    collection = Collection(read_points(source, read_label_clips(labels, data, data_dir), layer or ()), audio or ())
+    queries = None if (source / META).is_file() else _build_queries(source, list(collection.points.layers), encoder)
+    hosts = ["127.0.0.1", "localhost", "[::1]"] if host in ("127.0.0.1", "localhost", "::1") else None
+    application = create_explorer(collection, source.name, queries, hosts)
+    url = format_url(listener)
+    playable = sum(collection.audio_file(row) is not None for row in range(min(len(collection.points.names), 1000)))
+    if not playable:
+        echo("none of the first recordings is at its path any more; --audio FOLDER says where they are", err=True)
+    echo(f"{len(collection.points.names):,} recordings at {url}; Ctrl-C stops", err=True)
+    if browser:
+        webbrowser.open(url)
+    try:
+        run_application(application, listener)
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + stop_signal()) from None
+    finally:
+        echo("carrara explore: stopped", err=True)
+
+
+def _build_queries(source: Path, layers: list[str], spec: str | None) -> QueryEncoder:
+    """Return what embeds dropped files and texts as a table's encoder does."""
+    import numpy as np
+
+    from carrara.features.embedding_table import EmbeddingTable
+    from carrara.features.search import encode_text_query, resolve_queries
+    from carrara.web.explorer.app import QueryEncoder
+
+    tables = {layer: EmbeddingTable(source, layer) for layer in layers}
+
+    def embed_file(path: Path, layer: str) -> np.ndarray:
+        return resolve_queries([str(path)], tables[layer], spec)[0].unit_D
+
+    def embed_text(text: str) -> np.ndarray:
+        return encode_text_query(text, tables["joint"], spec)
+
+    return QueryEncoder(embed_file, embed_text if "joint" in tables else None)

@@ -1,0 +1,124 @@
+"""The explorer in a real browser: map, keys, sound, neighbours, search by a dropped file, labels, probe, widths."""
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+
+pytestmark = [pytest.mark.web, pytest.mark.slow]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    import uvicorn
+
+    from carrara.features.embedding_map import MapPoints
+    from carrara.web.explorer.app import QueryEncoder, create_explorer
+    from carrara.web.explorer.collection import Collection
+    from carrara.web.listen import bind_socket, format_url
+
+    folder, rng = tmp_path_factory.mktemp("music"), np.random.default_rng(0)
+    names = [str(folder / f"song {row}.wav") for row in range(20)]
+    for name in names[:-1]:
+        soundfile.write(name, 0.1 * rng.standard_normal(2 * RATE), RATE)
+    layers = {name: rng.standard_normal((20, 5)).astype(np.float32) for name in ("0", "1")}
+    points = MapPoints(names, layers, {"genre": ["rock", "<b>jazz</b>"] * 10}, [None] * 20)
+    queries = QueryEncoder(lambda path, layer: layers[layer][19 if path.read_bytes() == b"moved" else 3])
+    listener = bind_socket("127.0.0.1", 0)
+    app = create_explorer(Collection(points), "music", queries)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield format_url(listener)
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def open_page(address):
+    """Open the page; the test fails if a script does, or if anything is loaded from elsewhere."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine")
+    problems = []
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+
+        def opened(width=1400, scheme="light"):
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            page.set_default_timeout(20_000)
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on(
+                "request", lambda each: each.url.startswith((address, "blob:", "data:")) or problems.append(each.url)
+            )
+            page.goto(address)
+            page.wait_for_function("document.getElementById('state').textContent === ''")
+            return page
+
+        yield opened
+        browser.close()
+    assert not problems
+
+
+def test_keys_choose_play_and_list_neighbours(open_page):
+    page = open_page()
+    assert "20 recordings" in page.inner_text("h1") and "<b>jazz</b> (10)" in page.inner_text("#legend")
+    page.focus("#map")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#list button")
+    assert page.locator("#list button").count() == 12
+    page.wait_for_function("document.getElementById('play').textContent === 'Pause'")  # it plays
+    first = page.inner_text("#name")
+    page.click("#list button >> nth=0")
+    page.wait_for_function("(name) => document.getElementById('name').textContent !== name", arg=first)
+    page.fill("#layer", "0")
+    page.wait_for_function("document.getElementById('layer-name').textContent === '0'")
+    page.click("#path-start")
+    page.click("#list button >> nth=3")
+    page.wait_for_function("document.getElementById('list-title').textContent.startsWith('Path')")
+
+
+def test_a_dropped_file_is_looked_for_and_moved_audio_is_said(open_page, tmp_path):
+    page = open_page()
+    page.set_input_files("#file", {"name": "query.wav", "mimeType": "audio/wav", "buffer": b"RIFF"})
+    page.wait_for_function("document.querySelector('#list small')?.textContent === '1.000'")
+    assert page.inner_text("#list button >> nth=0").startswith("song 3")
+    page.set_input_files("#file", {"name": "moved.wav", "mimeType": "audio/wav", "buffer": b"moved"})
+    page.wait_for_function("document.querySelector('#list span')?.textContent === 'song 19'")
+    page.click("#list button >> nth=0")
+    page.wait_for_selector("#moved:not([hidden])")
+    assert "--audio FOLDER" in page.inner_text("#moved") and page.locator("#play").is_disabled()
+
+
+def test_select_label_train_and_save(open_page):
+    page = open_page()
+    for count, label in ((3, "calm"), (3, "loud")):
+        for _ in range(count):
+            page.focus("#map")
+            page.keyboard.press("ArrowRight" if label == "calm" else "ArrowLeft")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#select-chosen:enabled")
+            page.click("#select-chosen")
+            page.wait_for_selector("#apply:enabled")
+            page.fill("#label", label)
+            page.keyboard.press("Enter")
+    page.click("#train")
+    page.wait_for_function("document.getElementById('probe-state').textContent.startsWith('Logistic')")
+    assert page.locator("#probe button").count() > 0
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.path().read_text().startswith("path,label\n/")
+
+
+@pytest.mark.parametrize("width", [380, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_width_scrolls_sideways(open_page, width, scheme):
+    page = open_page(width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#text-control").is_hidden()
