@@ -68,11 +68,20 @@ def create_explorer(
         hosts: Names under which the page may be opened. None allows all.
     """
     app = FastAPI(title="carrara explore", docs_url=None, redoc_url=None, openapi_url=None)
-    points = collection.points
     app.mount("/static", StaticFiles(directory=HERE / "pages"))
     app.mount("/vendor", StaticFiles(directory=HERE / "vendor"))
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+
+    _add_guards(app)
+    _add_map_calls(app, collection, title, queries)
+    _add_search_calls(app, collection, queries)
+    _add_label_calls(app, collection)
+    return app
+
+
+def _add_guards(app: FastAPI) -> None:
+    """Refuse other sites, add the headers of every answer, and answer errors with one line of JSON."""
 
     @app.middleware("http")
     async def guarded(request: Request, call_next: Callable[[Request], Any]) -> Any:
@@ -96,11 +105,22 @@ def create_explorer(
     async def failed(request: Request, problem: HTTPException) -> Response:
         return JSONResponse({"error": problem.detail}, problem.status_code)
 
-    def check(layer: str, *rows: int) -> None:
-        if layer not in points.layers:
-            raise HTTPException(404, f"no layer {layer}")
-        if not all(0 <= row < len(points.names) for row in rows):
-            raise HTTPException(404, "no such recording")
+
+def check_request(collection: Collection, layer: str | None, *rows: int) -> None:
+    """Raise an error unless the collection has a layer and rows.
+
+    Raises:
+        HTTPException: It has not.
+    """
+    if layer is not None and layer not in collection.points.layers:
+        raise HTTPException(404, f"no layer {layer}")
+    if not all(0 <= row < len(collection.points.names) for row in rows):
+        raise HTTPException(404, "no such recording")
+
+
+def _add_map_calls(app: FastAPI, collection: Collection, title: str, queries: QueryEncoder | None) -> None:
+    """Add the page, the points with their labels, and the sound."""
+    points = collection.points
 
     @app.get("/")
     def page() -> Response:
@@ -124,7 +144,7 @@ def create_explorer(
 
     @app.get("/api/points")
     def positions(layer: str, method: Method = "pca") -> Response:
-        check(layer)
+        check_request(collection, layer)
         return Response(collection.positions(layer, method).tobytes(), media_type="application/octet-stream")
 
     @app.get("/api/label")
@@ -135,22 +155,34 @@ def create_explorer(
 
     @app.get("/api/recording/{row}")
     def recording(row: int) -> dict[str, Any]:
-        check(next(iter(points.layers)), row)
+        check_request(collection, None, row)
         return {**collection.describe(row), "audio": collection.audio_file(row) is not None}
+
+    @app.get("/audio/{row}")
+    def audio(row: int) -> Response:
+        check_request(collection, None, row)
+        file = collection.audio_file(row)
+        if file is None:
+            raise HTTPException(404, "the audio has moved; start again with --audio FOLDER")
+        return FileResponse(file)
+
+
+def _add_search_calls(app: FastAPI, collection: Collection, queries: QueryEncoder | None) -> None:
+    """Add neighbours, walks, and the search by a file or a text."""
 
     @app.get("/api/neighbours")
     def neighbours(row: int, layer: str, count: Count = 12) -> list[dict[str, Any]]:
-        check(layer, row)
+        check_request(collection, layer, row)
         return collection.neighbours(layer, collection.unit_vectors(layer)[row], count, [row])
 
     @app.get("/api/path")
     def path(first: int, last: int, layer: str, count: Annotated[int, Query(ge=2, le=50)] = 8) -> list[dict[str, Any]]:
-        check(layer, first, last)
+        check_request(collection, layer, first, last)
         return collection.walk(layer, first, last, count)
 
     @app.post("/api/search")
     def search(file: Annotated[UploadFile, File()], layer: str, count: Count = 12) -> list[dict[str, Any]]:
-        check(layer)
+        check_request(collection, layer)
         if queries is None:
             raise HTTPException(404, "a feature store has no encoder; explore a table of `carrara embed`")
         with draft_folder() as folder, queries.lock:
@@ -162,29 +194,23 @@ def create_explorer(
 
     @app.get("/api/text")
     def text(text: Annotated[str, Query(min_length=1, max_length=1000)], count: Count = 12) -> list[dict[str, Any]]:
-        check("joint")
+        check_request(collection, "joint")
         if queries is None or queries.embed_text is None:
             raise HTTPException(404, "the encoder has no text tower")
         with queries.lock:
             vector_D = queries.embed_text(text)
         return collection.neighbours("joint", vector_D, count)
 
+
+def _add_label_calls(app: FastAPI, collection: Collection) -> None:
+    """Add the probe of given labels and the file of them."""
+
     @app.post("/api/probe")
     def probe(given: ProbeLabels) -> dict[str, Any]:
-        check(given.layer, *given.labels)
+        check_request(collection, given.layer, *given.labels)
         return collection.train_probe(given.layer, given.labels)
 
     @app.post("/api/labels.csv")
     def labels_csv(given: ProbeLabels) -> Response:
-        check(given.layer, *given.labels)
+        check_request(collection, given.layer, *given.labels)
         return Response(collection.labels_csv(given.labels), media_type="text/csv; charset=utf-8")
-
-    @app.get("/audio/{row}")
-    def audio(row: int) -> Response:
-        check(next(iter(points.layers)), row)
-        file = collection.audio_file(row)
-        if file is None:
-            raise HTTPException(404, "the audio has moved; start again with --audio FOLDER")
-        return FileResponse(file)
-
-    return app

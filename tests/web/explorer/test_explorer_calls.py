@@ -1,8 +1,8 @@
-"""The explorer's calls without a browser: positions, neighbours, walks, probe and labels against NumPy and
-scikit-learn, and which files it serves."""
+"""The explorer's calls without a browser, against NumPy and scikit-learn, and which files it serves."""
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,7 +102,7 @@ def test_saved_labels_are_a_csv_that_map_reads(client, points, tmp_path):
 
 def test_audio_is_served_in_ranges_and_only_of_recordings(client, points, tmp_path):
     whole = client.get("/audio/0")
-    assert whole.status_code == 200 and whole.content == open(points.names[0], "rb").read()
+    assert whole.status_code == 200 and whole.content == Path(points.names[0]).read_bytes()
     part = client.get("/audio/0", headers={"range": "bytes=10-19"})
     assert part.status_code == 206 and part.content == whole.content[10:20]
     moved = client.get(f"/audio/{COUNT - 1}")

@@ -245,6 +245,7 @@ function applyLabel(event) {
   byId("train").disabled = counts.size < 2;
   byId("save").disabled = false;
   byId("label").value = "";
+  plot.deselect();
 }
 
 const givenLabels = () => ({
