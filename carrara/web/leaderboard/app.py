@@ -7,6 +7,7 @@ nothing from elsewhere and run no inline scripts (Content-Security-Policy), and 
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -43,6 +44,7 @@ from carrara.web.leaderboard.pages import SitePages
 MAX_BODY_BYTES = MAX_RECORD_BYTES + MAX_PREDICTIONS_BYTES + 2**16
 MAX_REFUSED_TOKENS = 20  # a minute and address
 MINUTE = 60.0
+VERIFIED_AT_ONCE = 2
 MAX_ID = 2**31 - 1
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -155,6 +157,7 @@ def create_app(database: Database, pages: SitePages, per_minute: int = 60) -> Fa
         lifespan=lifespan,
     )
     app.state.database, app.state.pages, app.state.per_minute = database, pages, per_minute
+    app.state.verifying = asyncio.Semaphore(VERIFIED_AT_ONCE)
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(DBAPIError, _report_database)
     app.add_exception_handler(RequestValidationError, _report_invalid)
@@ -233,7 +236,8 @@ def _add_record_routes(app: FastAPI) -> None:
         await run_in_threadpool(_check_rate, request, token)
         record, predictions = await _read_upload(request)
         database = request.app.state.database
-        acceptance: Acceptance = await run_in_threadpool(accept_record, database, record, predictions, token.id)
+        async with request.app.state.verifying:
+            acceptance: Acceptance = await run_in_threadpool(accept_record, database, record, predictions, token.id)
         await run_in_threadpool(_write_acceptance, request, token, acceptance)
         if acceptance.outcome == "duplicate":
             return _problem(409, f"the record is there already, as number {acceptance.record_id}")
