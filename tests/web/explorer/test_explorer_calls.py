@@ -10,6 +10,7 @@ import soundfile
 from sklearn.decomposition import PCA
 from starlette.testclient import TestClient
 
+from carrara.data.folder import DATASET
 from carrara.features.embedding_map import MapPoints
 from carrara.web.explorer.app import QueryEncoder, create_explorer
 from carrara.web.explorer.collection import Collection
@@ -93,11 +94,18 @@ def test_a_probe_separates_what_is_separable_and_lists_only_the_unlabelled(clien
     assert one.status_code == 422 and "two labels" in one.json()["error"]
 
 
-def test_saved_labels_are_a_csv_that_map_reads(client, points, tmp_path):
+def test_saved_labels_are_a_csv_that_own_datasets_read(client, points, tmp_path):
     labels = {0: 'a "quoted", name', 5: "b"}
     text = client.post("/api/labels.csv", json={"layer": "0", "labels": labels}).text
     rows = list(csv.DictReader(io.StringIO(text)))
     assert rows == [{"path": points.names[0], "label": labels[0]}, {"path": points.names[5], "label": "b"}]
+    folder = tmp_path / "labelled"
+    folder.mkdir()
+    (folder / "labels.csv").write_text(text)
+    clips = DATASET.index(folder)
+    assert {str(clip.path): clip.labels["label"] for clip in clips} == {
+        points.names[row]: labels[row] for row in labels
+    }
 
 
 def test_audio_is_served_in_ranges_and_only_of_recordings(client, points, tmp_path):
