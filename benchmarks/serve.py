@@ -2,8 +2,8 @@
 
     python benchmarks/serve.py mert-tiny:random --clients 1 8 --requests 100
 
-Every request uploads a clip of noise of 5 s (WAV, 24 kHz, 16 bit). "Alone" is `carrara.embed` of as many different files
-in one call, so batches as large as the encoder likes and no HTTP. Clients and service share the machine.
+Every request uploads a clip of noise of 5 s (WAV, 24 kHz, 16 bit). "Alone" is `carrara.embed` of as many different
+files in one call, so batches as large as the encoder likes and no HTTP. Clients and service share the machine.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def main() -> None:
         begin = time.perf_counter()
         carrara.embed(files, encoder)
         alone = len(files) / (time.perf_counter() - begin)
-        print(
-            f"load average {os.getloadavg()[0]:.1f}\n\n| | requests a second | median (ms) | p99 (ms) |\n|--|--:|--:|--:|"
-        )
+        print(f"load average {os.getloadavg()[0]:.1f}\n")
+        print("| | requests a second | median (ms) | p99 (ms) |\n|--|--:|--:|--:|")
         print(f"| alone | {alone:.1f} | | |")
         service = EncodingService(encoder)
         listener = bind_socket("127.0.0.1", 0)

@@ -13,7 +13,7 @@ from carrara.cli._main import app
     [
         (
             ["no.parquet", "--port", "0"],
-            "no.parquet: no such table or feature store; make a table with `carrara embed`",
+            "no.parquet: no such table or feature store; make a table with",
         ),
         (["no.parquet", "--audio", "nowhere"], "--audio nowhere: no such folder"),
         (["no.parquet", "--labels", "a.csv", "--data", "gtzan"], "--labels and --data both name labels"),
