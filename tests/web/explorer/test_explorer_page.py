@@ -122,3 +122,24 @@ def test_no_width_scrolls_sideways(open_page, width, scheme):
     page = open_page(width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#text-control").is_hidden()
+
+
+def test_a_drawn_selection_and_the_sound_under_the_pointer(open_page):
+    page = open_page()
+    box = page.locator("#map").bounding_box()
+    page.click("#lasso")
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    for x, y in ((0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.03)):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=12)
+    page.mouse.up()
+    page.wait_for_function("document.getElementById('selection').textContent.startsWith('20 selected')")
+    page.wait_for_selector("#lasso[aria-pressed=false]")
+    sounds = []
+    page.on("request", lambda each: sounds.append(each.url) if "/audio/" in each.url else None)
+    for y in range(20):
+        page.mouse.move(box["x"], box["y"] + (y + 0.5) / 20 * box["height"])
+        page.mouse.move(box["x"] + box["width"], box["y"] + (y + 0.5) / 20 * box["height"], steps=120)
+        if sounds:
+            break
+    assert sounds and page.inner_text("#hovered") != ""
