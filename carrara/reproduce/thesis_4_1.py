@@ -26,6 +26,6 @@ REPRODUCTION = Reproduction(
     hypotheses=(
         Hypothesis("HuBERT is better from music than from speech", "hubert-music", "hubert-speech"),
         Hypothesis("data2vec is better from music than from speech", "data2vec-music", "data2vec-speech"),
-        Hypothesis("MusicHuBERT is better than Music2Vec", "hubert-music", "data2vec-music"),
+        Hypothesis("MusicHuBERT is better than Music2Vec, each with its own masks", "hubert-music", "data2vec-music"),
     ),
 )
