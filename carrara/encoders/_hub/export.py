@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -26,7 +26,7 @@ from carrara.encoders._hub.load import CONFIG, README, load, model_card, save_pr
 from carrara.encoders._hub.official import HEADS, read_heads
 from carrara.encoders._hubert.huggingface import FIELDS, PROCESSOR, SAFETENSORS
 from carrara.encoders._hubert.network import HubertSettings
-from carrara.encoders._maest.files import save_ast_folder
+from carrara.encoders._maest.files import check_ast, save_ast_folder
 from carrara.encoders._maest.keys import to_ast
 from carrara.encoders._maest.network import MaestEncoder
 from carrara.formats.weights import hash_tensors, save_tensors
@@ -55,6 +55,8 @@ def export_encoder(encoder: Encoder, kind: str, folder: Path, source: str | Path
     if kind == "onnx":
         export_onnx(encoder, folder)
         return folder
+    if kind == "transformers":
+        _check_transformers(encoder)  # before the lock makes the folder
     heads = read_heads(source) if kind == "carrara" and source is not None else None
     with file_lock(folder / ".lock"):  # or files of two encoders could be mixed
         if kind == "carrara":
@@ -66,9 +68,9 @@ def export_encoder(encoder: Encoder, kind: str, folder: Path, source: str | Path
     return folder
 
 
-def _export_transformers(encoder: Encoder, folder: Path) -> None:
+def _check_transformers(encoder: Encoder) -> None:
     if isinstance(encoder, MaestEncoder):
-        save_ast_folder(encoder, folder)
+        check_ast(encoder)
         return
     settings = encoder.settings
     if not isinstance(settings, HubertSettings):
@@ -81,6 +83,14 @@ def _export_transformers(encoder: Encoder, folder: Path) -> None:
             f"{encoder.card.name}: transformers has no network of this kind (DeepNorm, or data2vec's positions with "
             "pre-LN or group norm); --format carrara or onnx holds it"
         )
+
+
+def _export_transformers(encoder: Encoder, folder: Path) -> None:
+    if isinstance(encoder, MaestEncoder):
+        save_ast_folder(encoder, folder)
+        return
+    settings = cast(HubertSettings, encoder.settings)
+    stacked, pre = settings.positions == "data2vec", settings.norm_placement == "pre"
     positions: dict[str, Any] = {"num_conv_pos_embeddings": settings.position_kernel}
     if stacked:
         depth = settings.position_depth

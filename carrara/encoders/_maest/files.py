@@ -99,6 +99,16 @@ def load_ast_folder(folder: Path, config: Mapping[str, Any], name: str) -> Encod
     return build_with_weights(MaestEncoder, settings, card, tensors, str(weights))
 
 
+def check_ast(encoder: MaestEncoder) -> None:
+    """Raise an error unless transformers' ASTForAudioClassification can hold an encoder.
+
+    Raises:
+        UsageError: its heads are separate, which an AST does not support.
+    """
+    if encoder.settings.distilled != "mean":
+        raise UsageError(f"{encoder.card.name}: predicts styles from cls alone, which Hugging Face's AST cannot")
+
+
 def save_ast_folder(encoder: MaestEncoder, folder: Path) -> None:
     """Write an encoder as a folder that transformers' ASTForAudioClassification loads, without its second head.
 
@@ -106,9 +116,8 @@ def save_ast_folder(encoder: MaestEncoder, folder: Path) -> None:
         UsageError: its heads are separate, which an AST does not support.
         StoreError: the folder cannot be written.
     """
+    check_ast(encoder)
     settings, folder = encoder.settings, Path(folder)
-    if settings.distilled != "mean":
-        raise UsageError(f"{encoder.card.name}: predicts styles from cls alone, which Hugging Face's AST cannot")
     shape = settings.shape
     labels = settings.labels or tuple(f"LABEL_{index}" for index in range(settings.classes))
     config = {
