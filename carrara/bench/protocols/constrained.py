@@ -251,6 +251,19 @@ def select_best(task: Task, trained: list[TrainedProbe]) -> TrainedProbe:
     return max(finite, key=lambda probe: probe.history.best)
 
 
+def run_stems(inputs: ProtocolInputs, head: str = "") -> ProtocolResult:
+    """Train separation heads, MARBLE's or registered ones, at every point of the grid and choose one for each seed.
+
+    Raises:
+        UsageError: the encoder has no frames.
+        DataError: a song cannot be read, or no point reached a finite score.
+    """
+    from carrara.bench.separation.run import run_separation
+
+    layers = tuple(str(layer) for layer in range(inputs.encoder.card.num_layers + 1))
+    return run_separation(inputs, grid_points(layers, inputs.seeds), head)
+
+
 class _FittedProbes(ProbePredictor):
     def logits(self, probe: TrainedProbe, split: SplitData) -> tuple[SplitData, Tensor]:
         return split, probe_logits(probe, searched_layers(split, self.inputs.settings).eval_examples())
@@ -258,10 +271,7 @@ class _FittedProbes(ProbePredictor):
 
 def _run(inputs: ProtocolInputs) -> ProtocolResult:
     if not inputs.task_type.reads_features:
-        from carrara.bench.separation.run import run_separation
-
-        layers = tuple(str(layer) for layer in range(inputs.encoder.card.num_layers + 1))
-        return run_separation(inputs, grid_points(layers, inputs.seeds))
+        return run_stems(inputs)
     if inputs.task_type.has_text_queries:
         return run_text_retrieval(inputs)
     if not isinstance(inputs.task_type, ProbeTaskType):

@@ -48,6 +48,7 @@ class SeparationSettings:
     Attributes:
         hidden: units of the linear layers, and of an LSTM's two directions together.
         dropout: fraction of units dropped between the LSTMs.
+        head: name in the registry of heads; empty for MARBLE's head.
         batch_size: mixtures of a step.
         micro_batch_size: mixtures in memory at once.
     """
@@ -56,6 +57,7 @@ class SeparationSettings:
     dropout: float = 0.2
     batch_size: int = 64
     micro_batch_size: int = 32
+    head: str = ""
 
 
 # Pebble's head is small, so that a laptop trains 36 points of the search, four heads each, in minutes.
@@ -134,7 +136,7 @@ def head_shape(problem: SeparationProblem, spec: ProbeSpec) -> MaskHeadShape:
     """Return the shape of a point's heads."""
     num_summed = len(spec.sources) if len(spec.sources) > 1 else 0
     dim, settings = problem.encoder.encoder.card.dim, problem.settings
-    return MaskHeadShape(dim, settings.hidden, spectrum.BINS, settings.dropout, num_summed)
+    return MaskHeadShape(dim, settings.hidden, spectrum.BINS, settings.dropout, num_summed, settings.head)
 
 
 def _train_group(problem: SeparationProblem, trials: list[SeparationTrial], advance: Callable[..., None]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from carrara.bench.probes.lr_schedule import ProbeHistory
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.probes.rng import initial_generator
-from carrara.bench.separation.head import MaskHead, MaskHeadShape, initial_heads
+from carrara.bench.separation.head import MaskHeadShape, build_mask_head, initial_heads
 
 LayerFeatures = Mapping[int, Tensor]  # layer → [B, F, D]
 COPIES = 5  # of the parameters: values, gradients, two moments, the best epoch
@@ -103,5 +103,5 @@ class SeparationTrial:
 def training_bytes(shape: MaskHeadShape, stems: int) -> int:
     """Return the memory of a point in training, without activations."""
     with torch.device("meta"):
-        head = MaskHead(shape)
+        head = build_mask_head(shape)
     return 4 * COPIES * stems * sum(parameter.numel() for parameter in head.parameters())

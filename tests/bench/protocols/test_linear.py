@@ -107,8 +107,8 @@ def test_the_convolutional_features_are_one_more_layer_but_no_part_of_the_sum(cl
     ).cnn
 
 
-def test_source_separation_is_refused_with_the_protocol_for_it(clouds, make_task):
+def test_retrieval_is_refused_with_the_protocol_for_it(clouds, make_task):
     data = clouds()
-    data.task = make_task("source_separation", labels=("vocals",), metrics=("sdr",), monitor="sdr")
-    with pytest.raises(UsageError, match=r"source_separation needs a network of its own; use --protocol constrained"):
+    data.task = make_task("retrieval", metrics=("map",), monitor="map")
+    with pytest.raises(UsageError, match=r"retrieval trains no probe; use --protocol constrained"):
         data.run(PROTOCOL)
