@@ -153,6 +153,16 @@ def refuse_without_probe(task: Task, task_type: TaskType) -> None:
         raise UsageError(f"task {task.name!r}: {task.task_type} {reason}; use --protocol constrained")
 
 
+def refuse_stems_without_windows(task: Task) -> None:
+    """Refuse source separation without a window to train on.
+
+    Raises:
+        UsageError: the task has none.
+    """
+    if task.window_seconds is None:
+        raise UsageError(f"task {task.name!r}: source separation trains on windows; set window_seconds")
+
+
 def refuse_without_cnn(card: Card, setting: str) -> None:
     """Refuse a setting that needs convolutional features which the encoder does not have.
 

@@ -34,6 +34,7 @@ from carrara.bench.protocols._base import (
     check_rates,
     grid_point,
     probe_windows,
+    refuse_stems_without_windows,
     refuse_without_cnn,
     window_choice,
 )
@@ -136,8 +137,7 @@ def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: Laye
             f"--set layers={settings.layers}: {card.name} has {card.num_layers + 1} layers; concatenate so many at most"
         )
     if not task_type.reads_features:
-        if task.window_seconds is None:
-            raise UsageError(f"task {task.name!r}: source separation trains on windows; set window_seconds")
+        refuse_stems_without_windows(task)
         if settings.layers != "transformer":
             raise UsageError(f"task {task.name!r}: source separation reads layers 0 to L; leave --set layers out")
         return None
@@ -251,8 +251,12 @@ def select_best(task: Task, trained: list[TrainedProbe]) -> TrainedProbe:
     return max(finite, key=lambda probe: probe.history.best)
 
 
-def run_stems(inputs: ProtocolInputs, head: str = "") -> ProtocolResult:
+def run_stems(inputs: ProtocolInputs, **changes: Any) -> ProtocolResult:
     """Train separation heads, MARBLE's or registered ones, at every point of the grid and choose one for each seed.
+
+    Args:
+        inputs: of the protocol.
+        changes: to the task's `SeparationSettings`, by name: `head="linear"`.
 
     Raises:
         UsageError: the encoder has no frames.
@@ -261,7 +265,7 @@ def run_stems(inputs: ProtocolInputs, head: str = "") -> ProtocolResult:
     from carrara.bench.separation.run import run_separation
 
     layers = tuple(str(layer) for layer in range(inputs.encoder.card.num_layers + 1))
-    return run_separation(inputs, grid_points(layers, inputs.seeds), head)
+    return run_separation(inputs, grid_points(layers, inputs.seeds), **changes)
 
 
 class _FittedProbes(ProbePredictor):

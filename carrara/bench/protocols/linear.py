@@ -26,7 +26,7 @@ def _window_spec(task: Task, task_type: TaskType, card: Card, settings: LayerSet
 
 def _run(inputs: ProtocolInputs) -> ProtocolResult:
     if not inputs.task_type.reads_features:
-        return run_stems(inputs, "linear")
+        return run_stems(inputs, head="linear", dropout=0.0)
     return run_search(inputs, hidden=0, dropout=0.0)
 
 

@@ -10,6 +10,7 @@ A head on rows (linear, mlp) reads what the constrained track's probe reads. A h
 (attention-pool, lstm, conv) reads, where the task is frame by frame, excerpts in training and whole clips in
 evaluation; for all other tasks each of the task's windows, cut from the frames of the whole clip, is one example. Such
 a head has no embedding to average, so where a task averages its windows' embeddings, their logits are averaged instead.
+For source separation a head for each stem gives each frame's mask (`carrara/bench/separation`), in the task's batches.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from carrara.audio.windows import window_spans
 from carrara.bench.probes.examples import Examples
 from carrara.bench.probes.heads import REGISTRY as HEADS
 from carrara.bench.probes.heads._base import Head, HeadShape
+from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.probes.train_head import HeadProblem, HeadTraining, TrainedHead, head_logits, train_head
 from carrara.bench.protocols._base import (
     ProbePredictor,
@@ -36,6 +38,7 @@ from carrara.bench.protocols._base import (
     check_rates,
     grid_point,
     probe_windows,
+    refuse_stems_without_windows,
     refuse_without_cnn,
     refuse_without_probe,
     window_choice,
@@ -121,7 +124,8 @@ def _is_by_window(inputs: ProtocolInputs) -> bool:
 
 
 def _window_spec(task: Task, task_type: TaskType, card: Card, settings: SemiConstrainedSettings) -> WindowSpec | None:
-    refuse_without_probe(task, task_type)
+    if task_type.reads_features:
+        refuse_without_probe(task, task_type)
     head: Head = HEADS.get(settings.head)
     if task_type.frame_level and not head.each_row:
         others = [name for name in HEADS.names() if HEADS.get(name).each_row]
@@ -134,6 +138,11 @@ def _window_spec(task: Task, task_type: TaskType, card: Card, settings: SemiCons
             f"task {task.name!r}: the head {settings.head} learns {' and '.join(head.task_types)}, not "
             f"{task.task_type}; use --set head=mlp"
         )
+    if not task_type.reads_features:
+        refuse_stems_without_windows(task)
+        if settings.layer == CNN:
+            raise UsageError(f"task {task.name!r}: source separation reads layers 0 to L; leave --set layer=cnn out")
+        return None
     if head.frames and card.frame_rate is None:
         raise UsageError(f"the head {settings.head} reads frames, and {card.name} has none; use --set head=mlp")
     if settings.layer == CNN:
@@ -141,7 +150,21 @@ def _window_spec(task: Task, task_type: TaskType, card: Card, settings: SemiCons
     return probe_windows(task, frames=head.frames or task_type.frame_level, cnn=settings.layer == CNN)
 
 
+def _run_stems(inputs: ProtocolInputs) -> ProtocolResult:
+    """Train a registered head for each stem at each learning rate and choose a rate for each seed."""
+    from carrara.bench.separation.run import run_separation
+
+    settings = inputs.settings
+    numbered = tuple(str(layer) for layer in range(inputs.encoder.card.num_layers + 1))
+    layer, sources = _sources(numbered, settings.layer)
+    points = [ProbeSpec(layer, sources, rate, seed) for seed in inputs.seeds for rate in settings.learning_rates]
+    own = {name: getattr(settings, name) for name in ("head", "hidden", "dropout", "weight_decay")}
+    return run_separation(inputs, points, **own)
+
+
 def _run(inputs: ProtocolInputs) -> ProtocolResult:
+    if not inputs.task_type.reads_features:
+        return _run_stems(inputs)
     started = time.perf_counter()
     task, task_type, settings, encoder = inputs.task, inputs.probe_task_type, inputs.settings, inputs.encoder
     head: Head = HEADS.get(settings.head)

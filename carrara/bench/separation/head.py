@@ -78,11 +78,16 @@ class MaskHead(nn.Module):
 
 
 class LogisticMaskHead(nn.Module):
-    """One stem's head from the registry; its initial weights are drawn from the global generator."""
+    """One stem's head from the registry; its initial weights are drawn from the global generator.
+
+    Dropout layers draw from the global generator too: in training it is seeded from `dropout_rng` and restored,
+    which threads must not do at once.
+    """
 
     def __init__(self, shape: MaskHeadShape) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.randn(shape.num_summed)) if shape.num_summed else None
+        self.dropout = shape.dropout
         build = HEADS.get(shape.head).build
         self.network = build(HeadShape(shape.dim, shape.bins, shape.hidden, shape.dropout))
 
@@ -90,7 +95,11 @@ class LogisticMaskHead(nn.Module):
         """Return the mask, `[B, F, K]`, between 0 and 1, for features as `MaskHead` takes them."""
         x_BFD = x if self.mix is None else torch.tensordot(self.mix.softmax(0), x, dims=1)
         valid_BF = torch.ones(x_BFD.shape[:2], dtype=torch.bool, device=x_BFD.device)
-        return torch.sigmoid(self.network(x_BFD, valid_BF))
+        if not self.dropout or not self.training or dropout_rng is None:
+            return torch.sigmoid(self.network(x_BFD, valid_BF))
+        with torch.random.fork_rng(devices=[x_BFD.device] if x_BFD.is_cuda else []):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=dropout_rng, device=dropout_rng.device)))
+            return torch.sigmoid(self.network(x_BFD, valid_BF))
 
 
 def build_mask_head(shape: MaskHeadShape) -> nn.Module:

@@ -1,15 +1,16 @@
 """Source separation: layer and learning rate chosen on validation, test songs once.
 
-The search is the protocol's own (constrained and linear: every layer and their weighted sum × six learning rates), with
-MARBLE's recurrent head or a registered one in place of the small probe. Validation scores the masks' estimate; the
-Wiener filter follows on the test songs only. A prediction is the SDR in dB of each stem of a song, `{"sdr_vocals": 4.2,
-…}`; the scores are its means over songs.
+The search is the protocol's own: every layer and their weighted sum × six learning rates (constrained, linear), or one
+of these × the learning rates of its settings (semi-constrained); with MARBLE's recurrent head or a registered one in
+place of the small probe. Validation scores the masks' estimate; the Wiener filter follows on the test songs only. A
+prediction is the SDR in dB of each stem of a song, `{"sdr_vocals": 4.2, …}`; the scores are its means over songs.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.protocols._base import Predictor, ProtocolInputs, ProtocolResult, grid_point
@@ -46,13 +47,13 @@ class SeparationPredictor(Predictor):
         return predictions
 
 
-def run_separation(inputs: ProtocolInputs, points: list[ProbeSpec], head: str = "") -> ProtocolResult:
+def run_separation(inputs: ProtocolInputs, points: list[ProbeSpec], **changes: Any) -> ProtocolResult:
     """Train separation heads at every point of the search and choose a point for each seed on validation.
 
     Args:
         inputs: of the protocol.
         points: of the search, of every seed.
-        head: name in the registry of heads; empty for MARBLE's head.
+        changes: to the task's `SeparationSettings`, by name: `head="lstm"`.
 
     Raises:
         UsageError: the encoder has no frames.
@@ -66,9 +67,10 @@ def run_separation(inputs: ProtocolInputs, points: list[ProbeSpec], head: str = 
         encoder=FrozenEncoder(inputs.encoder, task.window_seconds, inputs.device),
         train=load_songs(task, inputs.train.clips),
         valid=load_songs(task, inputs.valid.clips),
-        settings=replace(separation_settings(task), head=head),
+        settings=replace(separation_settings(task), **changes),
         device=inputs.device,
     )
+    settings = problem.settings
     trials, chosen = [], []
     for seed in inputs.seeds:
         trained = train_trials(problem, [point for point in points if point.seed == seed])
@@ -93,7 +95,7 @@ def run_separation(inputs: ProtocolInputs, points: list[ProbeSpec], head: str = 
                 "layer": trial.spec.layer,
                 "learning_rate": trial.spec.learning_rate,
                 "epoch": trial.history.best_epoch,
-                **({"head": head} if head else {"hidden": problem.settings.hidden}),
+                **({"head": settings.head} if settings.head else {"hidden": settings.hidden}),
                 "post_filter": post_filter(),
             }
             for trial in chosen

@@ -47,8 +47,9 @@ class SeparationSettings:
 
     Attributes:
         hidden: units of the linear layers, and of an LSTM's two directions together.
-        dropout: fraction of units dropped between the LSTMs.
+        dropout: fraction of units dropped, in MARBLE's head between the LSTMs.
         head: name in the registry of heads; empty for MARBLE's head.
+        weight_decay: of AdamW; 0 is Adam.
         batch_size: mixtures of a step.
         micro_batch_size: mixtures in memory at once.
     """
@@ -58,6 +59,7 @@ class SeparationSettings:
     batch_size: int = 64
     micro_batch_size: int = 32
     head: str = ""
+    weight_decay: float = 0.0
 
 
 # Pebble's head is small, so that a laptop trains 36 points of the search, four heads each, in minutes.
@@ -101,7 +103,8 @@ def train_trials(problem: SeparationProblem, specs: Sequence[ProbeSpec]) -> list
                 plateau = Plateau(spec.learning_rate, task.plateau_patience)
                 history = ProbeHistory(plateau, task.stop_patience, task.max_epochs)
                 shape = head_shape(problem, spec)
-                trials.append(SeparationTrial(spec, shape, len(task.labels), history, problem.device))
+                weight_decay = problem.settings.weight_decay
+                trials.append(SeparationTrial(spec, shape, len(task.labels), history, problem.device, weight_decay))
             _train_group(problem, trials, advance)
             for trial in trials:
                 trial.finish()
@@ -207,6 +210,9 @@ def _trial_workers(problem: SeparationProblem) -> Iterator[MapTrials]:
     settings = problem.settings
     values = settings.micro_batch_size * problem.encoder.num_frames * (8 * spectrum.BINS + 40 * settings.hidden)
     workers = min(threads, max(1, ACTIVATION_BYTES // (4 * values)))
+    # A registered head's dropout seeds the global generator, which threads share.
+    if settings.head and settings.dropout:
+        workers = 1
     if workers == 1 or torch.device(problem.device).type != "cpu":
         yield lambda function, trials: [function(trial) for trial in trials]
         return

@@ -45,11 +45,22 @@ class MixtureBatch:
 class SeparationTrial:
     """A point of the search with its heads."""
 
-    def __init__(self, spec: ProbeSpec, shape: MaskHeadShape, stems: int, history: ProbeHistory, device: str) -> None:
+    def __init__(
+        self,
+        spec: ProbeSpec,
+        shape: MaskHeadShape,
+        stems: int,
+        history: ProbeHistory,
+        device: str,
+        weight_decay: float = 0.0,
+    ) -> None:
         self.spec, self.history = spec, history
         seed = initial_generator(spec.seed, spec.layer, spec.learning_rate).initial_seed()
         self.heads = initial_heads(shape, stems, seed).to(device)
-        self.adam = torch.optim.Adam(self.heads.parameters(), lr=spec.learning_rate, fused=True)
+        # Without weight decay it is Adam.
+        self.adam = torch.optim.AdamW(
+            self.heads.parameters(), lr=spec.learning_rate, weight_decay=weight_decay, fused=True
+        )
         self.dropout_rng = torch.Generator(device).manual_seed(seed)
         self.best: dict[str, Tensor] | None = None
         self.loss_sum = torch.zeros((), device=device)

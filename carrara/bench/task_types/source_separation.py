@@ -1,9 +1,9 @@
 """Source separation: the stems of a mixture, scored by the global SDR in dB.
 
-No probe on pooled features can predict stems, so the constrained and linear protocols train separation heads
-(`carrara/bench/separation`) and all other protocols refuse the task. The reference stems are audio; a truth is the
-song's id, and a prediction the SDR of each stem's estimate, `{"sdr_vocals": 4.2, …}`, because no song is held in
-memory. Metrics: `sdr_<stem>`, the mean over songs, and `sdr`, the mean over the task's stems, which validation
+No probe on pooled features can predict stems, so the constrained, linear and semi-constrained protocols train
+separation heads (`carrara/bench/separation`) and all other protocols refuse the task. The reference stems are audio; a
+truth is the song's id, and a prediction the SDR of each stem's estimate, `{"sdr_vocals": 4.2, …}`, because no song is
+held in memory. Metrics: `sdr_<stem>`, the mean over songs, and `sdr`, the mean over the task's stems, which validation
 monitors. Intervals resample songs.
 """
 

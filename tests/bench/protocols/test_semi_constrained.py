@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_refused_before_features_are_extracted(clouds, make
         return PROTOCOL.window_spec(task, TASK_TYPES.get(task.task_type), card, fast(**settings))
 
     with pytest.raises(UsageError, match="--protocol constrained"):
-        window_spec(make_task("source_separation"))
+        window_spec(make_task("retrieval", metrics=("map",), monitor="map"))
     with pytest.raises(UsageError, match=r"no head 'lsmt'\. Did you mean 'lstm'"):
         window_spec(data.task, head="lsmt")
     with pytest.raises(UsageError, match=r"attention-pool gives no prediction for each frame.*conv, linear, lstm, mlp"):

@@ -1,5 +1,7 @@
 """Stems with registered heads: the training is a plain PyTorch loop, and a record beats the mixture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,18 +33,44 @@ def test_a_linear_mask_is_the_logistic_function_of_a_linear_map_of_the_weighted_
         assert np.allclose(head(layers).numpy(), 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
-def test_training_a_linear_mask_is_a_plain_loop(task, splits, levels):
+class PlainLstm(torch.nn.Module):
+    """Two bidirectional layers of 8 units in each direction, and a linear layer, of plain torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(16, 8, num_layers=2, batch_first=True, bidirectional=True)
+        self.outer = torch.nn.Linear(16, 2049)
+
+    def forward(self, x):
+        return self.outer(self.lstm(x)[0])
+
+
+def plain_network(head):
+    """Return the plain network with the weights of a registered head."""
+    if isinstance(getattr(head.network, "lstm", None), torch.nn.LSTM):
+        plain = PlainLstm()
+        plain.lstm.load_state_dict(head.network.lstm.state_dict())
+    else:
+        plain = torch.nn.ModuleDict({"outer": torch.nn.Linear(16, 2049)})
+        plain.forward = plain.outer.forward
+    weight, bias = (value for name, value in head.network.named_parameters() if name.startswith("outer."))
+    plain.outer.load_state_dict({"weight": weight, "bias": bias})
+    return plain
+
+
+@pytest.mark.parametrize(("name", "weight_decay"), [("linear", 0.0), ("lstm", 0.1)])
+def test_training_a_registered_head_is_a_plain_loop(task, splits, levels, name, weight_decay):
+    settings = replace(SETTINGS, head=name, dropout=0.0, weight_decay=weight_decay)
     task = task.model_copy(update={"max_epochs": 2, "examples_per_clip": 2})
     encoder = FrozenEncoder(levels(), 0.5, "cpu")
     songs = load_songs(task, splits["train"])
-    problem = SeparationProblem(task, encoder, songs, load_songs(task, splits["valid"]), SETTINGS, "cpu")
+    problem = SeparationProblem(task, encoder, songs, load_songs(task, splits["valid"]), settings, "cpu")
     (trial,) = train_trials(problem, [ProbeSpec("0", ("0",), 1e-2, 1)])
 
-    drawn = initial_heads(MaskHeadShape(16, 16, 2049, head="linear"), 2, trial.dropout_rng.initial_seed())
-    linear = [torch.nn.Linear(16, 2049), torch.nn.Linear(16, 2049)]
-    for layer, head in zip(linear, drawn):
-        layer.load_state_dict(head.network.outer.state_dict())
-    adam = torch.optim.Adam([parameter for layer in linear for parameter in layer.parameters()], lr=1e-2)
+    shape = MaskHeadShape(16, 16, 2049, 0.0, head=name)
+    networks = [plain_network(head) for head in initial_heads(shape, 2, trial.dropout_rng.initial_seed())]
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    adam = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=weight_decay)
     losses = []
     for epoch in range(2):
         mixtures = draw_mixtures(songs, 2, encoder.window_format.window, 1, epoch)
@@ -56,8 +84,8 @@ def test_training_a_linear_mask_is_a_plain_loop(task, splits, levels):
             ).transpose(1, 2)
             spectra = spectra.unflatten(0, (-1, 2))
             loss = sum(
-                ((torch.sigmoid(layer(features)) * spectra.sum(1).abs() - spectra[:, stem].abs()) ** 2).mean()
-                for stem, layer in enumerate(linear)
+                ((torch.sigmoid(network(features)) * spectra.sum(1).abs() - spectra[:, stem].abs()) ** 2).mean()
+                for stem, network in enumerate(networks)
             )
             adam.zero_grad()
             loss.backward()
@@ -66,19 +94,45 @@ def test_training_a_linear_mask_is_a_plain_loop(task, splits, levels):
         losses.append(np.mean(epoch_losses))
     assert trial.history.losses == pytest.approx(losses, rel=1e-4)
     assert trial.history.best_epoch == 1
-    for layer, head in zip(linear, trial.heads):
-        assert torch.allclose(layer.weight, head.network.outer.weight, atol=1e-4)
+    for network, head in zip(networks, trial.heads):
+        assert torch.allclose(network.outer.weight, plain_network(head).outer.weight, atol=2e-4)
 
 
+def test_dropout_comes_from_the_points_own_draws(task, splits, levels):
+    task = task.model_copy(update={"max_epochs": 2, "examples_per_clip": 1})
+    songs, valid = load_songs(task, splits["train"]), load_songs(task, splits["valid"])
+    settings = replace(SETTINGS, head="mlp", dropout=0.5)
+    problem = SeparationProblem(task, FrozenEncoder(levels(), 0.5, "cpu"), songs, valid, settings, "cpu")
+    specs = [ProbeSpec("0", ("0",), rate, 1) for rate in (1e-3, 1e-2)]
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    together = train_trials(problem, specs)
+    assert torch.equal(torch.rand(1), expected)
+    (alone,) = train_trials(problem, specs[1:])
+    assert alone.history.losses == together[1].history.losses
+    without = SeparationProblem(task, problem.encoder, songs, valid, replace(settings, dropout=0.0), "cpu")
+    assert train_trials(without, specs[1:])[0].history.losses != alone.history.losses
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "tried"),
+    [
+        ("linear", {}, 2),
+        ("semi-constrained", {"head": "lstm", "hidden": 32, "learning_rates": [1e-3, 3e-2]}, 4),
+        ("semi-constrained", {"head": "mlp", "hidden": 32, "learning_rates": [3e-2], "layer": "0"}, 2),
+    ],
+    ids=["linear", "lstm", "mlp"],
+)
 @pytest.mark.slow
-def test_a_record_under_linear_beats_the_mixture(task, toys, levels, tmp_path, monkeypatch, splits):
+def test_a_record_beats_the_mixture(task, toys, levels, tmp_path, monkeypatch, splits, protocol, settings, tried):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(train.BY_DATASET, "toys", SeparationSettings(hidden=16, batch_size=4, micro_batch_size=4))
     monkeypatch.setattr("carrara.bench.protocols.constrained.LEARNING_RATES", (5e-2,))
-    config = BenchConfig(protocol="linear", seeds=(1, 2))
+    config = BenchConfig(protocol, settings, seeds=(1, 2))
     (record,) = bench(levels(), [task], results=tmp_path / "results", datasets={"toys": toys}, config=config)
-    assert record.protocol.name == "linear" and record.protocol.tried == 2
-    assert record.protocol.chosen["head"] == "linear" and "hidden" not in record.protocol.chosen
+    assert record.protocol.name == config.name and record.protocol.tried == tried
+    assert record.protocol.chosen["head"] == settings.get("head", "linear") and "hidden" not in record.protocol.chosen
     songs = load_songs(task, splits["test"])
     sums = SDRAccumulator(len(songs), 2)
     for windows in iter_windows(songs, FrozenEncoder(levels(), 0.5, "cpu").window_format):
@@ -87,7 +141,7 @@ def test_a_record_under_linear_beats_the_mixture(task, toys, levels, tmp_path, m
         assert record.scores[name].value > before + 4 and record.scores[name].n == 3
 
 
-def test_linear_refuses_other_layers_and_tasks_without_windows(task, toys, levels, tmp_path):
+def test_what_makes_no_sense_for_stems_is_refused_in_one_line(task, toys, levels, tmp_path):
     options = {"results": tmp_path, "datasets": {"toys": toys}}
     config = BenchConfig(protocol="linear", settings={"layers": "concat:last1"})
     with pytest.raises(UsageError, match="source separation reads layers 0 to L; leave --set layers out"):
@@ -95,3 +149,13 @@ def test_linear_refuses_other_layers_and_tasks_without_windows(task, toys, level
     endless = task.model_copy(update={"window_seconds": None})
     with pytest.raises(UsageError, match="set window_seconds"):
         bench(levels(), [endless], config=BenchConfig(protocol="linear"), **options)
+    with pytest.raises(UsageError, match="set window_seconds"):
+        bench(levels(), [endless], config=BenchConfig("semi-constrained"), **options)
+    for settings, message in (
+        ({"head": "attention-pool"}, "no prediction for each frame; use --set head= one of conv, linear, lstm, mlp"),
+        ({"head": "svm"}, "no prediction for each frame"),
+        ({"layer": "cnn"}, "source separation reads layers 0 to L; leave --set layer=cnn out"),
+        ({"layer": "7"}, "--set layer=7: there is no such layer; there are weighted-sum, 0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            bench(levels(), [task], config=BenchConfig("semi-constrained", settings), **options)
