@@ -1,21 +1,25 @@
-"""`carrara plan`: what embedding or pre-training will take, before it is begun."""
+"""`carrara plan`: what embedding, benchmarking or pre-training will take, before it is begun."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from carrara.cli._echo import echo
 
-EMBEDDING, TRAINING = "Embedding", "Pre-training"
+if TYPE_CHECKING:
+    from carrara.features.plan import Estimate
+
+EMBEDDING, BENCHMARKING, TRAINING = "Embedding", "Benchmarking", "Pre-training"
 ASSUMED_MFU = (0.05, 0.2, 0.5)  # of a GPU's peak that an encoder reaches: low, expected, high; not measured here
 
 Targets = Annotated[
-    list[str], typer.Argument(help="For embed the paths, as of `carrara embed`; for pretrain the name of a recipe.")
+    list[str],
+    typer.Argument(help="For embed the paths, as of `carrara embed`; for bench encoders; for pretrain a recipe."),
 ]
 EncoderName = Annotated[
     str | None, typer.Option("--encoder", "-e", help="Whose embeddings.", rich_help_panel=EMBEDDING)
@@ -27,8 +31,18 @@ Sample = Annotated[
 Files = Annotated[
     int | None, typer.Option(min=1, help="For so many recordings like the named.", rich_help_panel=EMBEDDING)
 ]
-Seconds = Annotated[float, typer.Option(min=1, help="Seconds of calibration, at least.", rich_help_panel=EMBEDDING)]
-Threads = Annotated[int | None, typer.Option(min=1, help="As of embed.", rich_help_panel=EMBEDDING)]
+Seconds = Annotated[float, typer.Option(min=1, help="Seconds of calibration, at least, of embed and bench.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU, as of embed.")]
+Suite = Annotated[str | None, typer.Option(help="As of bench.", rich_help_panel=BENCHMARKING)]
+Tasks = Annotated[
+    list[str] | None, typer.Option("--tasks", "--task", "-t", help="As of bench.", rich_help_panel=BENCHMARKING)
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", "--data", help="Folder of the datasets. [env: CARRARA_DATA]", rich_help_panel=BENCHMARKING
+    ),
+]
 Scale = Annotated[str, typer.Option(help="Scale of the recipe.", rich_help_panel=TRAINING)]
 Corpus = Annotated[
     list[Path] | None, typer.Option("--corpus", "-c", help="What it trains on.", rich_help_panel=TRAINING)
@@ -40,7 +54,7 @@ Price = Annotated[
 
 
 def plan(
-    kind: Annotated[Literal["embed", "pretrain"], typer.Argument(help="embed or pretrain.")],
+    kind: Annotated[Literal["embed", "bench", "pretrain"], typer.Argument(help="embed, bench or pretrain.")],
     targets: Targets,
     encoder: EncoderName = None,
     per: Per = "clip",
@@ -49,6 +63,9 @@ def plan(
     files: Files = None,
     seconds: Seconds = 10.0,
     threads: Threads = None,
+    suite: Suite = None,
+    tasks: Tasks = None,
+    data_dir: DataDir = None,
     scale: Scale = "base",
     corpus: Corpus = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Change a setting.")] = None,
@@ -62,17 +79,44 @@ def plan(
 
     - `carrara plan embed ~/Music -e mert-v1-95m:random`
     - `carrara plan embed ~/Music -e musicnn-msd:random --sample 3x10 --files 10000000 --price 0.05`
+    - `carrara plan bench musicnn-msd:random --suite marble-14 --data-dir /data --price 0.05`
     - `carrara plan pretrain mert-v1-95m --gpu h100 --gpus 64 --price 2.5`
 
     Nothing is written. A range in brackets holds the truth in about 95 of 100 cases while the machine is as busy as
-    during the calibration. Times on GPUs are computed from operations and an assumed fraction of the peak.
+    during the calibration. Times on GPUs are computed from operations and an assumed fraction of the peak; bench is
+    planned on this machine only.
     """
     from carrara.core.settings import parse_assignments
 
     assignments = parse_assignments(changes or [])
     if kind == "pretrain":
         _plan_pretrain(targets, scale, corpus, assignments, device, gpu, gpus, price, as_json)
-        return
+    elif kind == "bench":
+        _plan_bench(targets, suite, tasks, data_dir, assignments, device, seconds, threads, price, as_json)
+    else:
+        config = {"per": per, "layer": layer, "sample": sample}
+        _plan_embed(targets, encoder, config, files, assignments, device, seconds, threads, gpu, gpus, price, as_json)
+
+
+def _plan_embed(
+    targets: list[str],
+    encoder: str | None,
+    config_values: dict[str, Any],
+    files: int | None,
+    changes: dict[str, Any],
+    device: str,
+    seconds: float,
+    threads: int | None,
+    gpu: str,
+    gpus: int,
+    price: float | None,
+    as_json: bool,
+) -> None:
+    """Print what embedding takes.
+
+    Raises:
+        UsageError: no encoder is given, or there is no such GPU.
+    """
     from carrara.audio.files import check_paths, list_audio_files
     from carrara.core.errors import UsageError, did_you_mean
 
@@ -90,10 +134,10 @@ def plan(
 
     if gpu not in GPUS:
         raise UsageError(f"--gpu {gpu}: is not known.{did_you_mean(gpu, GPUS)} There are: {', '.join(GPUS)}")
-    config = parse_settings(EmbedConfig, {"per": per, "layer": layer, "sample": sample}, "plan embed")
+    config = parse_settings(EmbedConfig, config_values, "plan embed")
     device = pick_device(device)
     limit_threads(threads)
-    network = with_settings(load(encoder), assignments)
+    network = with_settings(load(encoder), changes)
     start_seconds = time.perf_counter() - begin
     result = plan_embed(network, named, config, device, None, files, seconds, min(threads or 2, 2))
     result["start_seconds"] = start_seconds
@@ -108,14 +152,85 @@ def plan(
         result["gpus"] = {"device": gpu, "count": gpus, "seconds": there, "flops": flops * audio}
         spent["gpus"] = (there, gpus)
     if price is not None:
-        result["price"] = {
-            name: Estimate(*(price * count * value / 3600 for value in (own.expected, own.low, own.high)))
-            for name, (own, count) in spent.items()
-        }
+        result["price"] = {name: own * (price * count / 3600) for name, (own, count) in spent.items()}
     if as_json:
         echo(json.dumps(result, default=vars))
     else:
         _print_embed(result, device)
+
+
+def _plan_bench(
+    names: list[str],
+    suite: str | None,
+    task_names: list[str] | None,
+    data_dir: Path | None,
+    changes: dict[str, Any],
+    device: str,
+    seconds: float,
+    threads: int | None,
+    price: float | None,
+    as_json: bool,
+) -> None:
+    """Print what benchmarking encoders on tasks takes on this machine, encoder by encoder.
+
+    Raises:
+        UsageError: neither suite nor tasks are given, or the protocol is to be changed.
+    """
+    from carrara.bench.select_tasks import select_tasks
+    from carrara.core.errors import UsageError
+
+    if not suite and not task_names:
+        raise UsageError("plan bench needs the tasks; give --suite NAME (`carrara ls suites`) or --task NAME")
+    if changes:
+        raise UsageError("plan bench plans the constrained protocol as it is; leave --set out")
+    selected, datasets = select_tasks(suite, task_names)
+    from carrara.bench import tasks
+    from carrara.bench.plan import plan_bench
+    from carrara.encoders._hub.load import load
+    from carrara.features.plan import Estimate
+    from carrara.nn.device import limit_threads, pick_device
+
+    device = pick_device(device)
+    limit_threads(threads)
+    resolved = [tasks.task(task) if isinstance(task, str) else task for task in selected]
+    results = []
+    for name in names:
+        begin = time.perf_counter()
+        result = plan_bench(load(name, device), resolved, data_dir, device, datasets, seconds)
+        result["calibration_seconds"] = time.perf_counter() - begin
+        result["memory_bytes"] = Estimate.around(_peak_memory(), 0.1)
+        if price is not None:
+            result["price"] = {"here": result["seconds"] * (price / 3600)}
+        results.append(result)
+        if not as_json:
+            _print_bench(result, device)
+    if as_json:
+        echo(json.dumps(results, default=vars))
+
+
+def _print_bench(result: dict[str, Any], device: str) -> None:
+    echo(f"encoder\t{result['encoder']}")
+    for part in result["tasks"]:
+        origin = "on disk" if part["is_on_disk"] else "as the dataset states, which is not on disk"
+        echo(
+            f"{part['task']}\t{part['clips']:,} clips, {part['audio_hours']:,.3g} hours {origin}; features "
+            f"{_show_time(part['feature_seconds'])}, probes {_show_time(part['probe_seconds'])}"
+        )
+    names_of: dict[str, list[str]] = {}
+    for name, reason in result["left_out"].items():
+        names_of.setdefault(reason, []).append(name)
+    for reason, names in names_of.items():
+        echo(f"{', '.join(names)}\tleft out: {reason}")
+    if not result["tasks"]:
+        return
+    echo(f"features on {device}\t{_show_time(result['feature_seconds'])}")
+    echo(f"probes on {device}\t{_show_time(result['probe_seconds'])}")
+    echo(f"time on {device}\t{_show_time(result['seconds'])}")
+    echo(f"memory\t{_show(result['memory_bytes'], 2**30)} GiB")
+    echo(f"disk\t{_show(result['disk_bytes'], 1e6)} MB")
+    if "price" in result:
+        echo(f"price here\t{_show(result['price']['here'], 1)}")
+    echo(f"from {result['calibration_seconds']:.1f} s of extracting and training here", err=True)
 
 
 def _plan_pretrain(
@@ -151,29 +266,29 @@ def _plan_pretrain(
 
 
 def _print_embed(result: dict[str, Any], device: str) -> None:
-    from carrara.features.plan import Estimate
-
-    def show(value: Estimate, unit: float, digits: int = 3) -> str:
-        expected, low, high = (f"{each / unit:,.{digits}g}" for each in (value.expected, value.low, value.high))
-        return f"{expected} ({low} to {high})"
-
-    def show_time(value: Estimate) -> str:
-        units = ((86_400, "days"), (3600, "hours"), (60, "minutes"))
-        unit, name = next(((unit, name) for unit, name in units if value.high > 2 * unit), (1, "seconds"))
-        return f"{show(value, unit)} {name}"
-
     basis, gpus = result["calibration"], result.get("gpus")
-    echo(f"audio\t{result['files']:,} recordings, {show(result['audio_hours'], 1)} hours")
-    echo(f"time on {device}\t{show_time(result['seconds'])}, after {result['start_seconds']:.1f} s to start")
-    echo(f"memory\t{show(result['memory_bytes'], 2**30)} GiB")
-    echo(f"disk\t{show(result['disk_bytes'], 1e6)} MB")
+    echo(f"audio\t{result['files']:,} recordings, {_show(result['audio_hours'], 1)} hours")
+    echo(f"time on {device}\t{_show_time(result['seconds'])}, after {result['start_seconds']:.1f} s to start")
+    echo(f"memory\t{_show(result['memory_bytes'], 2**30)} GiB")
+    echo(f"disk\t{_show(result['disk_bytes'], 1e6)} MB")
     assumed = f"{ASSUMED_MFU[1]:.0%} of the peak ({ASSUMED_MFU[0]:.0%} to {ASSUMED_MFU[2]:.0%}), if decoding keeps up"
     if gpus:
-        echo(f"{gpus['count']} x {gpus['device']}\t{show_time(gpus['seconds'])}, assuming {assumed}")
+        echo(f"{gpus['count']} x {gpus['device']}\t{_show_time(gpus['seconds'])}, assuming {assumed}")
     for name, money in result.get("price", {}).items():
-        echo(f"price {'here' if name == 'here' else 'of the GPUs'}\t{show(money, 1)}")
+        echo(f"price {'here' if name == 'here' else 'of the GPUs'}\t{_show(money, 1)}")
     audio = f"{basis['audio_seconds']:,.0f} s of audio embedded in {basis['seconds']:.1f} s"
     echo(f"from {audio}, and {basis['headers']} headers", err=True)
+
+
+def _show(value: Estimate, unit: float, digits: int = 3) -> str:
+    expected, low, high = (f"{each / unit:,.{digits}g}" for each in (value.expected, value.low, value.high))
+    return f"{expected} ({low} to {high})"
+
+
+def _show_time(value: Estimate) -> str:
+    units = ((86_400, "days"), (3600, "hours"), (60, "minutes"))
+    unit, name = next(((unit, name) for unit, name in units if value.high > 2 * unit), (1, "seconds"))
+    return f"{_show(value, unit)} {name}" if value.high else "none"
 
 
 def _peak_memory() -> float:

@@ -45,6 +45,14 @@ class Estimate:
         factor = math.exp(2 * relative_error)
         return cls(expected, expected / factor, expected * factor)
 
+    def __add__(self, other: Estimate) -> Estimate:
+        """Return the sum of two estimates whose errors go together, as those of one machine do."""
+        return Estimate(self.expected + other.expected, self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> Estimate:
+        """Return a multiple."""
+        return Estimate(factor * self.expected, factor * self.low, factor * self.high)
+
 
 def plan_embed(
     encoder: Encoder,
@@ -73,9 +81,9 @@ def plan_embed(
     if not lengths:
         raise AudioError(f"{files[0]}: no header of {len(files)} recordings states a length; name local files")
     is_all = len(lengths) == len(files) == num_files
-    mean_length, length_error = _mean_and_error(lengths, is_all)
+    mean_length, length_error = mean_and_error(lengths, is_all)
     total = mean_length * num_files
-    rate, rate_error = sum(times) / sum(audio), _ratio_error(times, audio)
+    rate, rate_error = sum(times) / sum(audio), ratio_error(times, audio)
     width = 4 * embedding_schema(encoder, config).field("embedding").type.list_size + ROW_BYTES
     rows_each = {
         "clip": 1.0,
@@ -177,7 +185,7 @@ def _header_seconds(files: Sequence[Path | str]) -> list[float]:
     return lengths
 
 
-def _mean_and_error(values: Sequence[float], is_all: bool) -> tuple[float, float]:
+def mean_and_error(values: Sequence[float], is_all: bool) -> tuple[float, float]:
     """Return the mean of a sample and its relative standard error, 0 if the sample is everything."""
     mean = float(np.mean(values))
     if is_all:
@@ -185,7 +193,7 @@ def _mean_and_error(values: Sequence[float], is_all: bool) -> tuple[float, float
     return mean, float(np.std(values, ddof=1) / math.sqrt(len(values)) / mean) if len(values) > 1 else 0.5
 
 
-def _ratio_error(values: Sequence[float], weights: Sequence[float]) -> float:
+def ratio_error(values: Sequence[float], weights: Sequence[float]) -> float:
     """Return the relative standard error of a sum of values over a sum of weights, by the jackknife."""
     value_N, weight_N = np.asarray(values), np.asarray(weights)
     count = len(value_N)
