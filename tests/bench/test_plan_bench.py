@@ -81,11 +81,12 @@ def test_a_dataset_that_is_not_at_hand_has_the_size_that_it_states(tmp_path):
     assert size.relative_error == pytest.approx(0.5 / 30) and not size.clips
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pebble/key", "pebble/beats"])
 def test_rows_and_disk_are_those_of_the_store(pebble, tmp_path, name):
     encoder = load("mert-tiny:random")
     task, spec = spec_of(name, encoder)
-    provider = FeatureProvider(encoder, pebble, home=tmp_path / "home")
+    provider = FeatureProvider(encoder, pebble, limit=2, home=tmp_path / "home")
     size = measure_size(provider, task, spec)
     provider.load(task, task_types.REGISTRY.get(task.task_type), spec)
     card = encoder.card
