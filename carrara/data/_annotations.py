@@ -69,7 +69,7 @@ def _is_chord(name: str) -> bool:
 def _read_beside(audio: Path) -> dict[str, list[Any]]:
     """Return what the text files beside an audio file hold, by label."""
     labels: dict[str, list[Any]] = {}
-    for suffix in SUFFIXES:
+    for suffix in SUFFIXES if audio.name else ():  # a table may name a folder, which `check` reports
         path = audio.with_suffix(suffix)
         if not path.is_file():
             continue

@@ -87,7 +87,7 @@ def embed_on_ray(
         ]
         chunks = ray.data.from_arrow(tables).map_batches(
             _EmbedActor,
-            fn_constructor_args=(ray.put(encoder.cpu()), config, device, batch_size, cluster.cpus),
+            fn_constructor_args=(ray.put(encoder.cpu()), config, device, batch_size, cluster.cpus, os.getcwd()),
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(tables))),
             batch_size=None,
             batch_format="pyarrow",
@@ -111,11 +111,15 @@ def embed_on_ray(
 class _EmbedActor:
     """An actor with the encoder; it is given batches of paths and yields a table with a row for each chunk."""
 
-    def __init__(self, encoder: Any, config: EmbedConfig, device: str, batch_size: int | None, threads: int) -> None:
+    def __init__(
+        self, encoder: Any, config: EmbedConfig, device: str, batch_size: int | None, threads: int, folder: str
+    ) -> None:
         import ray
 
         from carrara.nn.device import limit_threads
 
+        if os.path.isdir(folder):  # relative paths are the driver's
+            os.chdir(folder)
         limit_threads(threads)
         self.encoder = ray.get(encoder) if isinstance(encoder, ray.ObjectRef) else encoder
         self.config, self.device, self.batch_size = config, device, batch_size

@@ -76,7 +76,11 @@ WRONG = [
     (["embed", "musik", "-e", "mfcc", "-o", "a.csv"], 1, "Did you mean 'music'?"),
     (["embed", "-e", "mfcc", "-o", "a.csv"], 2, "--files-from"),
     (["embed", "music", "-e", "mffc", "-o", "a.csv"], 2, "Did you mean 'mfcc'"),
-    (["embed", "music", "-e", "mfcc", "-o", "a.pdf"], 2, "give .parquet, .csv, .npy, a folder or -"),
+    (
+        ["embed", "music", "-e", "mfcc", "-o", "a.pdf"],
+        2,
+        ".arrow, .feather, .index, a folder or -",
+    ),
     (["embed", "music", "-e", "models/mret", "-o", "a.csv"], 2, "Did you mean 'mert'?"),
     (["tag", "musik"], 1, "Did you mean 'music'?"),
     (["tag", "music", "-e", "maest-40s"], 2, "'maest-"),

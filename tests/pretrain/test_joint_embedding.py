@@ -270,7 +270,7 @@ def test_collapse_stops_the_run(recipe, corpus, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop_seconds": 2.0}, r"gives 13 columns of patches, network\.columns is 8; set network\.columns=13"),
+        ({"crop_seconds": 2.0}, r"gives 13 columns of patches, network\.columns is 8; give --set network\.columns=13"),
         ({"encoder": "mert-tiny"}, "has no mel patches to mask"),
         ({"batch": 0}, "batch"),
     ],

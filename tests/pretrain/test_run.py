@@ -291,7 +291,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(corpus, micro, tmp_pat
 
 def test_settings_that_cannot_be_met_are_refused(corpus, micro, tmp_path):
     cases = [
-        ({"crop_seconds": 0.1}, UsageError, "too few for masks of 5; use 0.3 or more"),
+        ({"crop_seconds": 0.1}, UsageError, "too few for masks of 5; give --set crop_seconds=0.3 or more"),
         ({"targets.log-mel.k": 50_000}, UsageError, "50000 clusters need at least"),
         ({"targets.cqt.bins": 120}, UsageError, "120"),
         ({"crop_seconds": 60}, DataError, "no file is as long as a crop of 60 s"),

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, ratios, requested_metrics
+from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, ratios, requested_metrics
 from carrara.bench.task_types._segments import frame_cross_entropy, index_targets, join_frames, read_segments
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
@@ -71,6 +71,15 @@ class _ChordRecognition(ProbeTaskType):
     def decode(self, task: Task, state: None, logits: Sequence[Tensor], frames: Frames | None) -> list[list[Any]]:
         best = [logits_PFK.argmax(-1).cpu().numpy() for logits_PFK in logits]
         return join_frames(best, frames, task.labels.__getitem__)
+
+    def constant(
+        self, task: Task, truths: Sequence[Any], counts_U: Sequence[int], rate: float | None
+    ) -> list[list[list[Any]]]:
+        """Return the chord, of the task's labels, that sounds for the longest time."""
+        assert rate is not None, "frame-level tasks come with frames"
+        indexed = [(start, end, label_index(task.labels, chord)) for track in truths for start, end, chord in track]
+        index = longest_value([segment for segment in indexed if segment[2] is not None])
+        return [[[0.0, count / rate, task.labels[index]]] for count in counts_U]
 
     def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         return ratios(self.unit_sums(task, truths, predictions))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from carrara.bench.task_types._base import Frames, ProbeTaskType, ratios, requested_metrics
+from carrara.bench.task_types._base import Frames, ProbeTaskType, longest_value, ratios, requested_metrics
 from carrara.bench.task_types._segments import frame_cross_entropy, index_targets, join_frames, read_segments
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
@@ -73,6 +73,17 @@ class _Melody(ProbeTaskType):
             is_voiced_PF = logits_PFK.argmax(-1) > 0
             signed.append(pitch_PF.where(is_voiced_PF, -pitch_PF).cpu().numpy())
         return join_frames(signed, frames, lambda index: float(np.copysign(hz[abs(index) - 1], index)))
+
+    def constant(
+        self, task: Task, truths: Sequence[Any], counts_U: Sequence[int], rate: float | None
+    ) -> list[list[list[Any]]]:
+        """Return the longest pitch of the melodies, negative where they rest for longer than they sound."""
+        assert rate is not None, "frame-level tasks come with frames"
+        segments = [segment for track in truths for segment in track]
+        voiced = sum(end - start for start, end, _ in segments)
+        whole = sum(track[-1][1] for track in truths if track)
+        hz = float(np.copysign(longest_value(segments), 2 * voiced - whole))
+        return [[[0.0, count / rate, hz]] for count in counts_U]
 
     def metrics(self, task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         return ratios(self.unit_sums(task, truths, predictions))

@@ -7,8 +7,8 @@ and tempo, so a whole song's properties are learnt, and within few steps. Ours: 
 request the crop is played at a random speed (pitch and tempo change together), so that a song in another key is another
 song.
 
-Scales: `tiny` takes three minutes on a core and is what `carrara demo` trains; `base` is a night on one GPU, not
-tuned. docs/contrastive.md has the measurements.
+Scales: `tiny` takes three minutes on a core and is what `carrara demo` trains; `small` and `base` are not tuned and
+were not run. docs/contrastive.md has the measurements.
 """
 
 from __future__ import annotations
@@ -101,6 +101,20 @@ RECIPE = RecipeFamily(
     },
     scales={
         "base": {},
+        "small": {
+            "encoder": "cqt-mel-tiny",
+            "network.dim": 512,
+            "network.num_layers": 4,
+            "network.num_heads": 8,
+            "network.hidden": 512,
+            "pairs.view_seconds": 3.0,
+            "pairs.group": 128,
+            "crop_seconds": 10.0,
+            "batch": 128,
+            "steps": 5000,
+            "checkpoint_every": 200,
+            "log_every": 20,
+        },
         "tiny": {
             "encoder": "cqt-mel-tiny",
             "network.dim": 384,
