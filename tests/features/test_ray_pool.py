@@ -122,6 +122,7 @@ def test_an_address_without_a_cluster_is_one_line(tmp_path, monkeypatch):
     def refuse(**options):
         raise ConnectionError("Could not find any running Ray instance.\nPlease specify the one to connect to.")
 
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)  # "auto" finds the clusters of tests that run beside this one
     monkeypatch.chdir(tmp_path)
     soundfile.write("a.wav", np.zeros(RATE), RATE)
