@@ -1,6 +1,5 @@
 """`carrara embed --ray` on a cluster of two workers on this machine: the rows of one process, whatever is killed."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -24,16 +23,17 @@ RATE, FILES = 16_000, 40
 def cluster(tmp_path_factory):
     """Return the address of a cluster, and the folder of what is embedded on it."""
     folder = tmp_path_factory.mktemp("ray")
-    os.environ["CARRARA_HOME"] = str(folder / "home")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     for number in range(FILES):
         noise = np.random.default_rng(number).uniform(-0.3, 0.3, RATE)
         soundfile.write(folder / f"{number:02d}.wav", np.cumsum(noise) / 20, RATE)
     (folder / "broken.wav").write_bytes(b"no audio")
-    context = ray.init(num_cpus=3, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
-    yield context.address_info["gcs_address"], folder
-    ray.shutdown()
-    del os.environ["CARRARA_HOME"], os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_worker_niceness"]  # noqa: SIM112
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARRARA_HOME", str(folder / "home"))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
+        context = ray.init(num_cpus=3, object_store_memory=2**28, include_dashboard=False, log_to_driver=False)
+        yield context.address_info["gcs_address"], folder
+        ray.shutdown()
 
 
 def rows(path):
