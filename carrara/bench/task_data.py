@@ -297,7 +297,7 @@ def _layers_and_rows(
     """Return the features by layer and each clip's rows, averaged over a clip's windows where the task says so."""
     layers: dict[str, Any] = {name: features.layer(name) for name in features.layers}
     rows_U = [np.arange(rows.start, rows.stop) for rows in slices]
-    if window_spec.pool == "mean" and task.aggregate == "embedding" and any(len(rows) > 1 for rows in rows_U):
+    if window_spec.pool != "frames" and task.aggregate == "embedding" and any(len(rows) > 1 for rows in rows_U):
         return dict(average_windows(layers, rows_U)), list(np.arange(len(rows_U))[:, None])
     return layers, rows_U
 

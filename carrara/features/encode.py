@@ -192,10 +192,19 @@ def _encode_batch(encoder: Encoder, samples: Sequence[np.ndarray], plan: EncodeP
 
 
 def _pool_frames(layers_BLFD: Tensor, frames_B: list[int], pool: Pool) -> list[np.ndarray]:
-    """Return each window's float32 rows `[L, rows, D]`: its own frames, or one row with their mean."""
+    """Return each window's float32 rows `[L, rows, D]`: its own frames, or one row with their mean.
+
+    With `mean-std` the row has their standard deviation after their mean, `[L, 1, 2 D]`.
+    """
     layers_BLFD = layers_BLFD.float()
     if pool == "frames":
         return [layers_LFD[:, :frames].cpu().numpy() for layers_LFD, frames in zip(layers_BLFD, frames_B)]
     counts_B = torch.tensor(frames_B, dtype=torch.float32, device=layers_BLFD.device)
     means_BLD = layers_BLFD.sum(dim=2) / counts_B[:, None, None]
+    if pool == "mean-std":
+        # The frames of a shorter window's padding are zero, but their distance to the mean is not.
+        is_own_BF = torch.arange(layers_BLFD.shape[2], device=layers_BLFD.device) < counts_B[:, None]
+        squares_BLFD = (layers_BLFD - means_BLD[:, :, None]).square() * is_own_BF[:, None, :, None]
+        deviations_BLD = (squares_BLFD.sum(dim=2) / counts_B[:, None, None]).sqrt()
+        means_BLD = torch.cat([means_BLD, deviations_BLD], dim=-1)
     return list(means_BLD.cpu().numpy()[:, :, None])

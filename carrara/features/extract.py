@@ -116,6 +116,8 @@ def _open_store(encoder: Encoder, spec: WindowSpec, folder: Path, device: str, w
     dims = {str(layer): card.dim for layer in range(card.num_layers + 1)}
     if spec.cnn and card.cnn_dim:
         dims[CNN] = card.cnn_dim
+    if spec.pool == "mean-std":
+        dims = {layer: 2 * dim for layer, dim in dims.items()}
     meta = {
         "format": FORMAT,
         "encoder": card.name,

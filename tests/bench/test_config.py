@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from carrara.bench.config import parse_protocol_name
 from carrara.bench.predictions import predictions_path, read_predictions
 from carrara.bench.probes.window_ensemble import RULES
+from carrara.bench.protocols.constrained import SearchSettings
 from carrara.core.errors import UsageError
 
 
@@ -83,3 +85,14 @@ def test_convolutional_features_are_a_setting_that_the_record_names(measure, tas
     assert {(p.layer, p.learning_rate): p.valid for p in plain.grid}.items() <= own.items(), "cnn changed the others"
     with pytest.raises(UsageError, match="bands has no convolutional features"):
         measure(task(), settings=settings)
+
+
+def test_pooling_and_standardisation_are_settings_that_the_record_names_and_the_default_is_unchanged(measure, task):
+    default = measure(task(max_epochs=3))[0]
+    plain = measure(task(max_epochs=3), settings={"pooling": "mean", "standardise": False}, overwrite="always")[0]
+    settings = {"pooling": "mean-std", "standardise": True}
+    record = measure(task(max_epochs=3), settings=settings)[0]
+    assert record.protocol.name == "constrained:pooling=mean-std,standardise=True"
+    assert parse_protocol_name(record.protocol.name).protocol_settings() == SearchSettings(**settings)
+    assert default.protocol.name == "constrained" and default.grid == plain.grid
+    assert default.task.fingerprint == record.task.fingerprint and record.grid != default.grid

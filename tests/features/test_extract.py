@@ -24,12 +24,23 @@ def encode_alone(encoder, path, spec, start=0.0, duration=None):
     rows = []
     for begin, length in window_spans(len(samples_T), int(window), None, RATE):
         layers_LFD = encoder(torch.from_numpy(samples_T[begin : begin + length])[None])[0]
-        rows.append(layers_LFD.mean(dim=1, keepdim=True) if spec.pool == "mean" else layers_LFD)
+        mean_LRD = layers_LFD.mean(dim=1, keepdim=True)
+        deviation_LRD = layers_LFD.std(dim=1, correction=0, keepdim=True)
+        pooled = {"mean": mean_LRD, "mean-std": torch.cat([mean_LRD, deviation_LRD], -1), "frames": layers_LFD}
+        rows.append(pooled[spec.pool])
     return torch.cat(rows, dim=1).numpy()
 
 
 @pytest.mark.parametrize(
-    "spec", [WindowSpec(), WindowSpec(window_seconds=2), WindowSpec(pool="frames"), WindowSpec(cnn=True)]
+    "spec",
+    [
+        WindowSpec(),
+        WindowSpec(window_seconds=2),
+        WindowSpec(pool="frames"),
+        WindowSpec(cnn=True),
+        WindowSpec(pool="mean-std"),
+        WindowSpec(pool="mean-std", window_seconds=2),
+    ],
 )
 def test_a_window_has_the_same_features_in_a_batch_as_alone(tmp_path, plain, clips, spec):
     sounds = clips(3.0, 0.05, 5.7, 2.0, 1.01, 0.3, 4.0, 2.9)
@@ -45,7 +56,7 @@ def test_a_window_has_the_same_features_in_a_batch_as_alone(tmp_path, plain, cli
             np.testing.assert_allclose(stored_RD, truth_LRD[layer], rtol=1e-3, atol=1e-4)
         if spec.cnn:
             np.testing.assert_allclose(features.layer("cnn")[rows], 10 * truth_LRD[0, :, :1], rtol=1e-3, atol=1e-4)
-    assert features.store.dims["0"] == 2
+    assert features.store.dims["0"] == (4 if spec.pool == "mean-std" else 2)
 
 
 def test_frames_of_a_long_clip_are_on_one_grid(tmp_path, plain, clips):
@@ -163,7 +174,7 @@ def test_an_unwritable_home_is_an_error(tmp_path, plain, clips):
         extract(plain(), sounds, WindowSpec(), home=tmp_path / "file")
 
 
-@pytest.mark.parametrize("pool", ["mean", "frames"])
+@pytest.mark.parametrize("pool", ["mean", "mean-std", "frames"])
 def test_cnn_comes_out_of_the_same_pass_as_the_layers(tmp_path, clips, pool):
     sounds = clips(1.0, 0.4, 2.3, rate=16_000)
     encoder = build_encoder("mert-tiny")
@@ -180,7 +191,10 @@ def test_cnn_comes_out_of_the_same_pass_as_the_layers(tmp_path, clips, pool):
         samples_BT = torch.from_numpy(load_audio(clip.path, 16_000))[None]
         with torch.inference_mode():
             cnn_FC = encoder.feature_extractor(samples_BT, None, encoder.settings.padding)[0]
-        expected_RC = cnn_FC.numpy() if pool == "frames" else cnn_FC.mean(0, keepdim=True).numpy()
+        mean_RC, deviation_RC = cnn_FC.mean(0, keepdim=True), cnn_FC.std(0, correction=0, keepdim=True)
+        expected_RC = {"mean": mean_RC, "mean-std": torch.cat([mean_RC, deviation_RC], -1), "frames": cnn_FC}[
+            pool
+        ].numpy()
         np.testing.assert_allclose(both.layer("cnn")[rows], expected_RC, rtol=2e-3, atol=2e-3)
 
 

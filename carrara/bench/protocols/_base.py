@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -135,11 +135,13 @@ class Protocol:
     check_search: Callable[[Task, Any, Sequence[GridPoint]], list[str]] = lambda task, settings, points: []
 
 
-def probe_windows(task: Task, frames: bool = False, cnn: bool = False) -> WindowSpec:
+def probe_windows(
+    task: Task, frames: bool = False, cnn: bool = False, pooling: Literal["mean", "mean-std"] = "mean"
+) -> WindowSpec:
     """Return the windows of a task, each a row; or with `frames` the whole clip, a row for each frame."""
     if frames:
         return WindowSpec(window_seconds=None, pool="frames", cnn=cnn)
-    return WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, cnn=cnn)
+    return WindowSpec(window_seconds=task.window_seconds, tail=task.partial_window, pool=pooling, cnn=cnn)
 
 
 def refuse_without_probe(task: Task, task_type: TaskType) -> None:

@@ -4,21 +4,24 @@
 halved on a plateau of the monitored validation metric, early stopping; every layer and their learned weighted sum × six
 learning rates; the best epoch of the best probe by that metric. Then the test split, once.
 
-The weighted sum adds layers 0 to L, as in [yuan2023thesis] (v1's code leaves layer 0 out). An encoder of a single layer
-has no sum. With `layers=transformer+cnn` the convolutional features "cnn", where the encoder has them, are one more
-layer of the search, but no part of the sum; with `concat:last4` the last four layers side by side are. A probe that
-never reached a finite score counts as tried but is no point of the grid. Source separation trains its own head
+The weighted sum adds layers 0 to L, as in [yuan2023thesis] (v1's code leaves layer 0 out). An encoder of a single
+layer has no sum. With `layers=transformer+cnn` the convolutional features "cnn", where the encoder has them, are one
+more layer of the search, but no part of the sum; with `concat:last4` the last four layers side by side are. A probe
+that never reached a finite score counts as tried but is no point of the grid. Source separation trains its own head
 (`carrara/bench/separation`) in the same search; retrieval trains nothing and chooses the layer only
 (`carrara/bench/retrieval.py`), by text not even that.
+
+Two settings depart from MARBLE: `pooling=mean-std` gives the probe the standard deviation over time beside the mean,
+and `standardise=true` features with mean 0 and deviation 1 over the training clips, as JukeMIR tries [castellon2021].
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import field_validator
@@ -38,6 +41,7 @@ from carrara.bench.protocols._base import (
     refuse_without_cnn,
     window_choice,
 )
+from carrara.bench.protocols._scale_layers import LayerScaling, measure_layers, scale_layers
 from carrara.bench.retrieval import run_retrieval
 from carrara.bench.split_data import SplitData, monitored_score, training_examples
 from carrara.bench.task_types._base import ProbeTaskType, TaskType
@@ -64,9 +68,12 @@ class LayerSettings(Settings):
     Attributes:
         layers: what is tried, with commas: `transformer`, layers 0 to L and their weighted sum, as MARBLE;
             `transformer+cnn`, the convolutional features too; `concat:last4`, the last four layers side by side.
+        pooling: what a window's frames become: their `mean`, as MARBLE; `mean-std`, their mean and standard deviation
+            side by side, twice as many numbers.
     """
 
     layers: str = "transformer"
+    pooling: Literal["mean", "mean-std"] = "mean"
 
     @field_validator("layers")
     @classmethod
@@ -85,6 +92,20 @@ class LayerSettings(Settings):
     def concatenated(self) -> list[int]:
         """Return of how many last layers the concatenations are."""
         return [int(match[1]) for match in map(CONCAT.fullmatch, self.parts()) if match]
+
+
+class SearchSettings(LayerSettings):
+    """Settings of a search over layers and learning rates.
+
+    Attributes:
+        layers: what is tried, with commas: `transformer`, layers 0 to L and their weighted sum, as MARBLE;
+            `transformer+cnn`, the convolutional features too; `concat:last4`, the last four layers side by side.
+        pooling: what a window's frames become: their `mean`, as MARBLE; `mean-std`, their mean and standard deviation
+            side by side, twice as many numbers.
+        standardise: whether each number of the features is standardised over the training clips' rows; MARBLE's is not.
+    """
+
+    standardise: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,10 +159,18 @@ def grid_window_spec(task: Task, task_type: TaskType, card: Card, settings: Laye
         )
     if not task_type.reads_features:
         refuse_stems_without_windows(task)
-        if settings.layers != "transformer":
-            raise UsageError(f"task {task.name!r}: source separation reads layers 0 to L; leave --set layers out")
+        changed = [name for name, value in settings if value != type(settings).model_fields[name].default]
+        if changed:
+            names = " and ".join(f"--set {name}" for name in changed)
+            raise UsageError(f"task {task.name!r}: source separation reads layers 0 to L; leave {names} out")
         return None
-    return probe_windows(task, frames=task_type.frame_level, cnn=cnn)
+    if settings.pooling != "mean" and (task_type.frame_level or task_type.has_text_queries):
+        reads = "each frame alone" if task_type.frame_level else "the joint space"
+        raise UsageError(f"task {task.name!r}: {task.task_type} reads {reads}; leave --set pooling out")
+    if getattr(settings, "standardise", False) and not isinstance(task_type, ProbeTaskType):
+        tries = "nothing is trained" if task_type.has_text_queries else "it tries standardised features by itself"
+        raise UsageError(f"task {task.name!r}: {task.task_type}: {tries}; leave --set standardise out")
+    return probe_windows(task, frames=task_type.frame_level, cnn=cnn, pooling=settings.pooling)
 
 
 def grid_points(layers: tuple[str, ...], seeds: tuple[int, ...]) -> list[ProbeSpec]:
@@ -191,6 +220,8 @@ def run_search(inputs: ProtocolInputs, hidden: int, dropout: float) -> ProtocolR
     started = time.perf_counter()
     task, task_type, valid = inputs.task, inputs.probe_task_type, searched_layers(inputs.valid, inputs.settings)
     train = searched_layers(inputs.train, inputs.settings)
+    scaling = measure_layers(train) if inputs.settings.standardise else {}
+    train, valid = scale_layers(train, scaling), scale_layers(valid, scaling)
     state = task_type.fit(task, inputs.train.truths)
     problem = ProbeProblem(
         training_examples(task, task_type, state, train),
@@ -216,7 +247,7 @@ def run_search(inputs: ProtocolInputs, hidden: int, dropout: float) -> ProtocolR
         chosen.append(best)
         rules.append(monitored_score(task, task_type, state, valid, logits_RK[None])[0][1])
     return ProtocolResult(
-        predictor=_FittedProbes(inputs, state, chosen, rules),
+        predictor=_FittedProbes(inputs, state, chosen, rules, scaling),
         tried=len(trained),
         grid=tuple(
             grid_point(probe.spec.layer, probe.spec.learning_rate, probe.spec.seed, probe.history)
@@ -268,9 +299,13 @@ def run_stems(inputs: ProtocolInputs, **changes: Any) -> ProtocolResult:
     return run_separation(inputs, grid_points(layers, inputs.seeds), **changes)
 
 
+@dataclass(frozen=True)
 class _FittedProbes(ProbePredictor):
+    scaling: Mapping[str, LayerScaling]
+
     def logits(self, probe: TrainedProbe, split: SplitData) -> tuple[SplitData, Tensor]:
-        return split, probe_logits(probe, searched_layers(split, self.inputs.settings).eval_examples())
+        searched = scale_layers(searched_layers(split, self.inputs.settings), self.scaling)
+        return split, probe_logits(probe, searched.eval_examples())
 
 
 def _run(inputs: ProtocolInputs) -> ProtocolResult:
@@ -285,4 +320,4 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     return run_search(inputs, HIDDEN, DROPOUT)
 
 
-PROTOCOL = Protocol("constrained", 1, LayerSettings, grid_window_spec, _run, check_search=check_search)
+PROTOCOL = Protocol("constrained", 1, SearchSettings, grid_window_spec, _run, check_search=check_search)

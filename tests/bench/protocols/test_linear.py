@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from carrara.bench.probes.rng import epoch_permutation, initial_generator
 from carrara.bench.protocols import constrained
 from carrara.bench.protocols.linear import PROTOCOL
+from carrara.bench.task_types import REGISTRY as TASK_TYPES
 from carrara.core.errors import UsageError
 
 
@@ -96,15 +98,58 @@ def test_the_convolutional_features_are_one_more_layer_but_no_part_of_the_sum(cl
     data = clouds(max_epochs=2)
     for features in data.features.values():
         features["cnn"] = [clip[:, :3] for clip in features["1"]]
-    result = data.run(PROTOCOL, settings=constrained.LayerSettings(layers="transformer+cnn"))
+    result = data.run(PROTOCOL, settings=constrained.SearchSettings(layers="transformer+cnn"))
     assert {point.layer for point in result.grid} == {"0", "1", "cnn", "weighted-sum"}
     spec = PROTOCOL.window_spec(
-        data.task, data.task_type, data.inputs().encoder.card, constrained.LayerSettings(layers="transformer+cnn")
+        data.task, data.task_type, data.inputs().encoder.card, constrained.SearchSettings(layers="transformer+cnn")
     )
     assert spec.cnn
     assert not PROTOCOL.window_spec(
-        data.task, data.task_type, data.inputs().encoder.card, constrained.LayerSettings()
+        data.task, data.task_type, data.inputs().encoder.card, constrained.SearchSettings()
     ).cnn
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL, constrained.PROTOCOL], ids=["linear", "constrained"])
+def test_standardise_trains_and_predicts_as_on_features_that_scikit_learn_standardised(clouds, protocol):
+    def skewed():
+        data = clouds(spread=1.0, max_epochs=5)
+        for features in data.features.values():
+            features["1"] = [clip * [1e-3, 1, 30, 1, 1, 1] + [0, 5, 0, 0, 100, 0] for clip in features["1"]]
+            for clip in features["0"]:
+                clip[:, 2] = 7.0  # a constant is no reason to divide by 0
+        return data
+
+    data, prepared = skewed(), skewed()
+    for layer in ("0", "1"):
+        scaler = StandardScaler().fit(stacked(data.split("train"), layer).astype(np.float64))
+        for name in prepared.features:
+            prepared.features[name][layer] = list(scaler.transform(stacked(data.split(name), layer))[:, None])
+    settings = constrained.SearchSettings(standardise=True)
+    result, reference = data.run(protocol, settings=settings), prepared.run(protocol)
+    assert [(point.layer, point.learning_rate) for point in result.grid] == [
+        (point.layer, point.learning_rate) for point in reference.grid
+    ]
+    # The reference is rounded to half precision after the standardisation, the other one before it.
+    assert np.allclose([p.valid for p in result.grid], [p.valid for p in reference.grid], atol=0.04)
+    own, theirs = result.predictor.predict(data.test())[0], reference.predictor.predict(prepared.test())[0]
+    assert result.chosen == reference.chosen and np.mean(np.asarray(own) == np.asarray(theirs)) > 0.97
+    assert data.run(protocol).grid != result.grid
+
+
+def test_mean_and_deviation_are_a_setting_of_the_windows(clouds, make_task, card_only):
+    data, settings = clouds(), constrained.SearchSettings(pooling="mean-std")
+    spec = PROTOCOL.window_spec(data.task, data.task_type, card_only().card, settings)
+    assert spec.pool == "mean-std"
+    assert spec.model_copy(update={"pool": "mean"}) == PROTOCOL.window_spec(
+        data.task, data.task_type, card_only().card, constrained.SearchSettings()
+    )
+    beats, key = make_task("beat_tracking", labels=("beat",)), make_task("retrieval", metrics=("map",), monitor="map")
+    with pytest.raises(UsageError, match="beat_tracking reads each frame alone; leave --set pooling out"):
+        PROTOCOL.window_spec(beats, TASK_TYPES.get("beat_tracking"), card_only().card, settings)
+    with pytest.raises(UsageError, match="it tries standardised features by itself; leave --set standardise out"):
+        constrained.PROTOCOL.window_spec(
+            key, TASK_TYPES.get("retrieval"), card_only().card, constrained.SearchSettings(standardise=True)
+        )
 
 
 def test_retrieval_is_refused_with_the_protocol_for_it(clouds, make_task):
