@@ -16,9 +16,8 @@ test: $(VENV)/.test
 test-fast: $(VENV)/.test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
-# In a browser: Chromium or Chrome must be on the PATH.
+# The tests in a browser alone; they are part of `make test`, and skipped where there is no Chromium or Chrome.
 test-pages: $(VENV)/.test
-	$(PIP) --editable '.[test,pages]'
 	$(BIN)/python -m pytest -m web
 
 lint: $(VENV)/.lint

@@ -1,8 +1,10 @@
 """The marker `needs_fixtures`: tests of official annotations, which are not distributed with this repository.
 
-Small tokenizers in the authors' formats: RoBERTa's byte pairs, and XLM-R's unigrams.
+A browser for the tests with the marker `web`. Small tokenizers in the authors' formats: RoBERTa's byte pairs, and
+XLM-R's unigrams.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,23 @@ def same_threads():
 def fixtures_dir():
     """The folder of official annotations; for tests with the marker `needs_fixtures`."""
     return FIXTURES
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium or Chrome of this machine, else the one that `playwright install chromium` fetched."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    with sync_playwright() as playwright:
+        executable = next(filter(None, map(shutil.which, names)), None) or playwright.chromium.executable_path
+        if not Path(executable).is_file():
+            pytest.skip("no Chromium on this machine; Debian's package chromium, or `playwright install chromium`")
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
+        yield browser
+        browser.close()
 
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

@@ -12,7 +12,6 @@ from carrara.bench.site.write import write_site
 from carrara.core.record import read_records
 
 pytestmark = [pytest.mark.web, pytest.mark.slow]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BOARD = "?board=pebble-constrained"
 PAGES = tuple(f"#/{page}{BOARD}" for page in ("", "system/good", "task/pebble%2Fkey", "compare", "cost"))
 PEBBLE = f"#/{BOARD}"
@@ -35,17 +34,6 @@ CONTRAST = """() => {
       return (high + 0.05) / (low + 0.05);
     }));
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

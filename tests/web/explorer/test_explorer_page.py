@@ -1,26 +1,39 @@
 """The explorer in a real browser: map, keys, sound, neighbours, search by a dropped file, labels, probe, widths."""
 
-import shutil
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import soundfile
+import uvicorn
+
+from carrara.features.embedding_map import MapPoints
+from carrara.web.explorer.app import QueryEncoder, create_explorer
+from carrara.web.explorer.collection import Collection
+from carrara.web.listen import bind_socket, format_url
 
 pytestmark = [pytest.mark.web, pytest.mark.slow]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RATE = 8000
+
+
+@contextmanager
+def served(points, queries=None):
+    """Serve an explorer in a thread; yield its address."""
+    listener = bind_socket("127.0.0.1", 0)
+    app = create_explorer(Collection(points), "music", queries)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield format_url(listener)
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    import uvicorn
-
-    from carrara.features.embedding_map import MapPoints
-    from carrara.web.explorer.app import QueryEncoder, create_explorer
-    from carrara.web.explorer.collection import Collection
-    from carrara.web.listen import bind_socket, format_url
-
     folder, rng = tmp_path_factory.mktemp("music"), np.random.default_rng(0)
     names = [str(folder / f"song {row}.wav") for row in range(20)]
     for name in names[:-1]:
@@ -28,40 +41,28 @@ def address(tmp_path_factory):
     layers = {name: rng.standard_normal((20, 5)).astype(np.float32) for name in ("0", "1")}
     points = MapPoints(names, layers, {"genre": ["rock", "<b>jazz</b>"] * 10}, [None] * 20)
     queries = QueryEncoder(lambda path, layer: layers[layer][19 if path.read_bytes() == b"moved" else 3])
-    listener = bind_socket("127.0.0.1", 0)
-    app = create_explorer(Collection(points), "music", queries)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield format_url(listener)
-    server.should_exit = True
-    thread.join()
+    with served(points, queries) as address:
+        yield address
 
 
 @pytest.fixture
-def open_page(address):
+def open_page(browser, address):
     """Open the page; the test fails if a script does, or if anything is loaded from elsewhere."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
-    problems = []
-    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+    problems, pages = [], []
 
-        def opened(width=1400, scheme="light"):
-            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            page.set_default_timeout(20_000)
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on(
-                "request", lambda each: each.url.startswith((address, "blob:", "data:")) or problems.append(each.url)
-            )
-            page.goto(address)
-            page.wait_for_function("document.getElementById('state').textContent === ''")
-            return page
+    def opened(width=1400, scheme="light", base=address):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        pages.append(page)
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda each: each.url.startswith((base, "blob:", "data:")) or problems.append(each.url))
+        page.goto(base)
+        page.wait_for_function("document.getElementById('state').textContent === ''")
+        return page
 
-        yield opened
-        browser.close()
+    yield opened
+    for page in pages:
+        page.close()
     assert not problems
 
 
@@ -135,11 +136,56 @@ def test_a_drawn_selection_and_the_sound_under_the_pointer(open_page):
     page.mouse.up()
     page.wait_for_function("document.getElementById('selection').textContent.startsWith('20 selected')")
     page.wait_for_selector("#lasso[aria-pressed=false]")
-    sounds = []
-    page.on("request", lambda each: sounds.append(each.url) if "/audio/" in each.url else None)
-    for y in range(20):
-        page.mouse.move(box["x"], box["y"] + (y + 0.5) / 20 * box["height"])
-        page.mouse.move(box["x"] + box["width"], box["y"] + (y + 0.5) / 20 * box["height"], steps=120)
-        if sounds:
-            break
-    assert sounds and page.inner_text("#hovered") != ""
+    page.mouse.move(box["x"] + 1, box["y"] + 1)
+    x, y = page.evaluate(
+        "async () => [...new Float32Array(await (await fetch('/api/points?layer=1')).arrayBuffer())].slice(14, 16)"
+    )
+    scale = box["height"] / 2  # of ±1, around the middle
+    with page.expect_request("**/audio/7"):
+        page.mouse.move(box["x"] + box["width"] / 2 + scale * x, box["y"] + scale * (1 - y))
+    page.wait_for_function("document.getElementById('hovered').textContent.startsWith('song 7')")
+
+
+PICTURE = "document.getElementById('points').toDataURL()"
+
+
+def test_points_drawn_in_parts_give_the_picture_of_all(open_page):
+    rng, count = np.random.default_rng(1), 30_000  # more than the first part of a frame
+    names = [f"/nowhere/{row}.wav" for row in range(count)]
+    vectors_ND = rng.standard_normal((count, 2)).astype(np.float32)
+    with served(MapPoints(names, {"0": vectors_ND}, {"group": [str(row % 3) for row in range(count)]})) as base:
+        page = open_page(base=base)
+        box = page.locator("#map").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.wheel(0, -200)
+        page.wait_for_timeout(100)
+        page.mouse.wheel(0, -200)
+        page.wait_for_function(
+            "async () => { const before = " + PICTURE + "; await new Promise((done) => setTimeout(done, 1500));"
+            " return " + PICTURE + " === before; }"
+        )
+        in_parts = page.evaluate(PICTURE)
+        page.select_option("#colour", "")  # draws all in one frame, in the same view
+        page.wait_for_function("(before) => " + PICTURE + " !== before", arg=in_parts)
+        page.select_option("#colour", "group")
+        page.wait_for_function("(before) => " + PICTURE + " === before", arg=in_parts)
+        page.close()
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3"])
+def test_sound_begins_before_the_file_is_loaded(open_page, tmp_path, form):
+    path, held = tmp_path / f"0.{form}", []
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((20 * 44100, 2)), 44100)
+    with served(MapPoints([str(path)] * 3, {"0": np.eye(3, dtype=np.float32)})) as base:
+        page = open_page(base=base)
+        # The waveform needs the whole file and gets none of it; what plays asks for ranges.
+        page.route(
+            "**/audio/*", lambda each: held.append(each) if each.request.resource_type == "fetch" else each.continue_()
+        )
+        with page.expect_response(lambda each: "/audio/" in each.url) as response:
+            page.focus("#map")
+            page.keyboard.press("Enter")
+        assert response.value.status == 206
+        page.wait_for_function("document.getElementById('play').textContent === 'Pause'")
+        page.close()
+    assert held

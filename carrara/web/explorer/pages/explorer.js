@@ -1,5 +1,6 @@
 // The explorer: a map of recordings, sound, neighbours, search, labels and a probe. Text becomes text nodes, never HTML.
 import { createScatterplot } from "/vendor/regl-scatterplot.min.js";
+import { createMapRenderer } from "/static/renderer.js";
 import { WaveSurfer, Spectrogram } from "/vendor/wavesurfer.min.js";
 
 const CATEGORIES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a7fd6", "#7a8b2a", "#b05a7a", "#3f8f8f"];
@@ -7,9 +8,9 @@ const RAMP = ["#2c3e8f", "#3569ab", "#3b90b5", "#4cb3a8", "#7fcb8c", "#c2da6c", 
 const NONE = "#9aa1a9";
 const HOVER_DELAY = 60; // ms
 const byId = (id) => document.getElementById(id);
-const state = { info: null, points: null, codes: null, chosen: null, hovered: null, selected: [], labels: new Map(), pathStart: null };
-const hoverSound = new Audio();
-let plot, wave, spectrogram, hoverTimer, request = 0;
+const state = { info: null, points: null, codes: null, chosen: null, hovered: null, marked: null, selected: [], labels: new Map(), pathStart: null, outline: null };
+const hoverSound = new Audio(), chosenSound = new Audio();
+let plot, renderer, wave, spectrogram, hoverTimer, request = 0;
 
 function element(tag, attributes, ...children) {
   const node = document.createElement(tag);
@@ -62,24 +63,79 @@ async function start() {
 
 function createPlot(count) {
   const { width, height } = byId("frame").getBoundingClientRect();
+  renderer = createMapRenderer(byId("points"), count, () => plot.get("cameraView"));
+  renderer.resize(width, height);
   plot = createScatterplot({
-    canvas: byId("map"), width, height, pointSize: count > 20000 ? 2.5 : count > 2000 ? 4 : 7, opacity: count > 20000 ? 0.6 : 0.9,
-    pointSizeSelected: 3, pointOutlineWidth: 2, lassoColor: cssColour("--accent"), backgroundColor: cssColour("--card"),
-    pointColorHover: cssColour("--ink"), pointColorActive: cssColour("--accent"), showReticle: false,
+    canvas: byId("map"), renderer, width, height, pointSize: count > 20000 ? 2.5 : count > 2000 ? 4 : 7, opacity: count > 20000 ? 0.6 : 0.9,
+    pointSizeSelected: 3, pointOutlineWidth: 2, backgroundColor: cssColour("--card"), pointColorActive: cssColour("--accent"),
+    showReticle: false, pointOrder: count > 2000 ? shuffle(count) : null,
   });
   plot.subscribe("pointOver", (row) => hover(row, true));
-  plot.subscribe("pointOut", () => { clearTimeout(hoverTimer); hoverSound.pause(); });
-  plot.subscribe("select", ({ points }) => selectPoints(points));
-  plot.subscribe("deselect", () => selectPoints([]));
-  plot.subscribe("lassoEnd", () => setLasso(false));
-  new ResizeObserver(() => {
+  plot.subscribe("pointOut", () => { clearTimeout(hoverTimer); hoverSound.pause(); state.marked = null; drawMarks(); });
+  plot.subscribe("select", ({ points }) => { renderer.change(); selectPoints(points); });
+  plot.subscribe("deselect", () => { renderer.change(); selectPoints([]); });
+  plot.subscribe("lassoStart", () => { state.outline = []; });
+  plot.subscribe("lassoEnd", () => { state.outline = null; setLasso(false); drawMarks(); });
+  plot.subscribe("view", drawMarks);
+  new ResizeObserver(async () => {
     const size = byId("frame").getBoundingClientRect();
-    plot.set({ width: size.width, height: size.height });
+    renderer.resize(size.width, size.height);
+    await setPlot({ width: size.width, height: size.height });
+    drawMarks();
   }).observe(byId("frame"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    plot.set({ backgroundColor: cssColour("--card"), pointColorHover: cssColour("--ink"), pointColorActive: cssColour("--accent") });
+    setPlot({ backgroundColor: cssColour("--card"), pointColorActive: cssColour("--accent") });
+    drawMarks();
     wave?.setOptions({ waveColor: cssColour("--other"), progressColor: cssColour("--bar"), cursorColor: cssColour("--ink") });
   });
+}
+
+function setPlot(settings) {
+  renderer.change();
+  return plot.set(settings);
+}
+
+function selectOnMap(rows, options) {
+  renderer.change();
+  plot.select(rows, options);
+}
+
+// Numbers below count in random order: of points drawn in part, the first are a sample.
+function shuffle(count) {
+  const order = Array.from({ length: count }, (_, index) => index);
+  for (let index = count - 1; index > 0; index--) {
+    const other = Math.floor(Math.random() * (index + 1));
+    [order[index], order[other]] = [order[other], order[index]];
+  }
+  return order;
+}
+
+// Rings around the chosen recording and the one under the pointer, and the line that is being drawn around points.
+function drawMarks() {
+  const canvas = byId("map"), context = canvas.getContext("2d");
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.scale(devicePixelRatio, devicePixelRatio);
+  for (const [row, colour] of [[state.chosen, "--accent"], [state.marked, "--ink"]]) {
+    if (row === null || !state.points) continue;
+    const [x, y] = plot.getScreenPosition(row);
+    context.strokeStyle = cssColour(colour);
+    context.lineWidth = 2.5;
+    context.beginPath();
+    context.arc(x, y, 7, 0, 2 * Math.PI);
+    context.stroke();
+  }
+  if (!state.outline) return;
+  context.strokeStyle = cssColour("--accent");
+  context.lineWidth = 2;
+  context.beginPath();
+  for (const [x, y] of state.outline) context.lineTo(x, y);
+  context.stroke();
+}
+
+function mark(row) {
+  state.marked = row;
+  drawMarks();
 }
 
 async function loadPoints() {
@@ -114,8 +170,10 @@ async function draw() {
     else if (facts && facts.numeric) category[row] = rampIndex(code, facts.range);
     else category[row] = facts ? Math.min(code, colours.length - 1) : 0;
   }
-  plot.set({ colorBy: facts ? "valueA" : null, pointColor: facts ? colours : colours[0] });
+  setPlot({ colorBy: facts ? "valueA" : null, pointColor: facts ? colours : colours[0] });
+  renderer.change();
   await plot.draw({ x, y, valueA: category }, { zDataType: "categorical" });
+  drawMarks();
   showState("");
 }
 
@@ -138,13 +196,14 @@ function drawLegend(facts) {
 
 function hover(row, isPointer) {
   state.hovered = row;
+  mark(row);
   clearTimeout(hoverTimer);
   hoverTimer = setTimeout(async () => {
     const facts = await getJson("/api/recording/" + row);
     if (state.hovered !== row) return;
     byId("hovered").textContent = facts.name + describeLabels(facts.labels) + (facts.audio ? "" : " · the audio has moved");
   }, HOVER_DELAY);
-  if (byId("hover-sound").checked && isPointer && !wave?.isPlaying()) {
+  if (byId("hover-sound").checked && isPointer && chosenSound.paused) {
     hoverSound.src = "/audio/" + row;
     hoverSound.play().catch(() => {}); // no sound before the first click, by the browser's rule; or the file has moved
   }
@@ -161,7 +220,7 @@ function selectPoints(rows) {
 
 async function choose(row, isPlayed) {
   state.chosen = row;
-  hoverSound.pause();
+  loadSound(row, isPlayed);
   const facts = await getJson("/api/recording/" + row);
   byId("name").textContent = facts.name;
   byId("facts").textContent = facts.path + describeLabels(facts.labels);
@@ -169,32 +228,51 @@ async function choose(row, isPlayed) {
   byId("moved").textContent = facts.audio ? "" : "The audio has moved. Start again with --audio FOLDER.";
   for (const id of ["play", "show-spectrogram"]) byId(id).disabled = !facts.audio;
   for (const id of ["path-start", "select-chosen"]) byId(id).disabled = false;
-  plot.hover(row, { preventEvent: true, showReticleOnce: false });
+  drawMarks();
   const showing = state.pathStart === null ? showNeighbours(row) : showPath(state.pathStart, row);
-  if (facts.audio) loadWave(row, isPlayed);
-  else byId("wave").replaceChildren(), (wave?.destroy(), wave = null);
+  if (facts.audio) loadWave(row);
+  else {
+    wave?.destroy();
+    wave = null;
+  }
   await showing;
 }
 
-function loadWave(row, isPlayed) {
+// Plays at once, from the first bytes; what is heard under the pointer goes on until then. The waveform follows when the
+// whole file is loaded and decoded.
+function loadSound(row, isPlayed) {
+  chosenSound.src = new URL("/audio/" + row, location.href).href;
+  if (isPlayed) chosenSound.play().catch((problem) => failSound(problem, row));
+  else hoverSound.pause();
+}
+
+function failSound(problem, row) {
+  hoverSound.pause();
+  if (["AbortError", "NotAllowedError"].includes(problem.name) || row !== state.chosen || !byId("moved").hidden) return;
+  byId("moved").hidden = false;
+  byId("moved").textContent = "This browser cannot play the file.";
+}
+
+function playOrPause() {
+  if (state.chosen === null) return;
+  if (chosenSound.paused) chosenSound.play().catch((problem) => failSound(problem, state.chosen));
+  else chosenSound.pause();
+}
+
+function loadWave(row) {
   if (!wave) {
     wave = WaveSurfer.create({
-      container: byId("wave"), height: 64, waveColor: cssColour("--other"), progressColor: cssColour("--bar"), cursorColor: cssColour("--ink"), dragToSeek: true,
+      container: byId("wave"), media: chosenSound, height: 64, waveColor: cssColour("--other"), progressColor: cssColour("--bar"),
+      cursorColor: cssColour("--ink"), dragToSeek: true,
     });
-    const name = () => { byId("play").textContent = wave.isPlaying() ? "Pause" : "Play"; };
-    for (const event of ["play", "pause", "finish"]) wave.on(event, name);
   }
-  wave.load("/audio/" + row).then(() => (isPlayed ? wave.play() : null)).catch((problem) => {
-    if (problem.name === "AbortError" || problem.name === "NotAllowedError") return;
-    byId("moved").hidden = false;
-    byId("moved").textContent = "This browser cannot play the file.";
-  });
+  wave.load(chosenSound.src).catch((problem) => failSound(problem, row));
 }
 
 function listRecordings(target, items, detail) {
   target.replaceChildren(...items.map((item) => element("li", {}, element("button", {
     type: "button", onclick: () => choose(item.row, true), onmouseenter: () => hover(item.row, true), onmouseleave: () => hoverSound.pause(),
-    onfocus: () => plot.hover(item.row, { preventEvent: true }),
+    onfocus: () => mark(item.row),
   }, element("span", {}, item.name), element("small", {}, detail(item))))));
   if (!items.length) target.append(element("li", { class: "soft" }, "Nothing to show."));
 }
@@ -217,7 +295,7 @@ async function showPath(first, last) {
   state.pathStart = null;
   byId("path-start").textContent = "Path from here";
   const items = await showList("Path between two recordings", "/api/path?" + new URLSearchParams({ first, last, layer: layerName() }));
-  if (items.length) plot.select(items.map((item) => item.row), { preventEvent: true });
+  if (items.length) selectOnMap(items.map((item) => item.row), { preventEvent: true });
 }
 
 async function searchFile(file) {
@@ -226,12 +304,12 @@ async function searchFile(file) {
   form.append("file", file);
   byId("list").replaceChildren(element("li", { class: "soft" }, "Embedding " + file.name + " …"));
   const items = await showList("Most similar to " + file.name, "/api/search?" + new URLSearchParams({ layer: layerName() }), { method: "POST", body: form });
-  if (items.length) plot.select(items.map((item) => item.row), { preventEvent: true });
+  if (items.length) selectOnMap(items.map((item) => item.row), { preventEvent: true });
 }
 
 function setLasso(isOn) {
   byId("lasso").setAttribute("aria-pressed", String(isOn));
-  plot.set({ mouseMode: isOn ? "lasso" : "panZoom" });
+  setPlot({ mouseMode: isOn ? "lasso" : "panZoom" });
 }
 
 function applyLabel(event) {
@@ -288,7 +366,6 @@ function moveTo(dx, dy) {
     if (along > 1e-6 && across <= along && cost < least) [best, least] = [row, cost];
   }
   if (best === null) return;
-  plot.hover(best, { preventEvent: true });
   hover(best, true);
 }
 
@@ -297,7 +374,7 @@ function handleKey(event) {
   if (!state.points) return;
   if (moves[event.key]) moveTo(...moves[event.key]);
   else if (event.key === "Enter") choose(state.hovered ?? 0, true);
-  else if (event.key === " ") wave?.playPause();
+  else if (event.key === " ") playOrPause();
   else return;
   event.preventDefault();
 }
@@ -313,7 +390,16 @@ byId("text").addEventListener("change", () => {
 });
 byId("file").addEventListener("change", () => searchFile(byId("file").files[0]));
 byId("map").addEventListener("keydown", handleKey);
-byId("play").addEventListener("click", () => wave?.playPause());
+byId("map").addEventListener("pointermove", (event) => {
+  if (!state.outline) return;
+  state.outline.push([event.offsetX, event.offsetY]);
+  drawMarks();
+});
+chosenSound.addEventListener("playing", () => hoverSound.pause());
+for (const event of ["play", "pause", "ended"]) {
+  chosenSound.addEventListener(event, () => { byId("play").textContent = chosenSound.paused || chosenSound.ended ? "Play" : "Pause"; });
+}
+byId("play").addEventListener("click", playOrPause);
 byId("show-spectrogram").addEventListener("click", () => {
   spectrogram?.destroy();
   spectrogram = wave.registerPlugin(Spectrogram.create({ container: byId("spectrogram"), height: 128, labels: true, scale: "mel" }));
@@ -322,7 +408,7 @@ byId("path-start").addEventListener("click", () => {
   state.pathStart = state.chosen;
   byId("path-start").textContent = "Now choose the end";
 });
-byId("select-chosen").addEventListener("click", () => plot.select([...new Set([...state.selected, state.chosen])]));
+byId("select-chosen").addEventListener("click", () => selectOnMap([...new Set([...state.selected, state.chosen])]));
 byId("lasso").addEventListener("click", () => setLasso(byId("lasso").getAttribute("aria-pressed") !== "true"));
 byId("label-form").addEventListener("submit", applyLabel);
 byId("train").addEventListener("click", trainProbe);
