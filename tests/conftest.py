@@ -102,3 +102,36 @@ def xlmr_json():
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return tokenizer.to_str().encode()
+
+
+TINY_CLAP = {
+    "dim": 8,
+    "depths": (1, 1),
+    "heads": (1, 2),
+    "joint_dim": 12,
+    "text_dim": 16,
+    "text_layers": 1,
+    "text_heads": 2,
+    "text_ffn_dim": 32,
+    "vocabulary": 400,
+    "positions": 40,
+}
+
+
+@pytest.fixture(scope="session")
+def clap(roberta_json, tmp_path_factory):
+    """A folder with a small LAION-CLAP with random weights, whose texts and sounds differ."""
+    from carrara.encoders._hub.load import build_encoder, save_pretrained
+
+    encoder = build_encoder("laion-clap-general", changes=TINY_CLAP)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            scale = 0.8 if "text" in name else 0.2
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+            if "text" in name and name.endswith("bias"):
+                parameter.zero_()  # what all texts share would make them similar
+    encoder.tokenizer_json = roberta_json
+    folder = tmp_path_factory.mktemp("clap") / "clap"
+    save_pretrained(encoder, folder)
+    return folder

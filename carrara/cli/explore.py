@@ -12,6 +12,8 @@ from carrara.cli._echo import echo
 if TYPE_CHECKING:
     from carrara.web.explorer.app import QueryEncoder
 
+DEFAULT_ENCODER = "chroma-mfcc"
+MAX_PROBLEMS = 5  # that are named
 Audio = Annotated[
     list[Path] | None,
     typer.Option(metavar="FOLDER", help="Play only files below it, and look there for moved ones; repeatable."),
@@ -19,7 +21,9 @@ Audio = Annotated[
 
 
 def explore(
-    source: Annotated[Path, typer.Argument(help="A table of `carrara embed`, or the folder of a feature store.")],
+    source: Annotated[
+        Path, typer.Argument(help="A folder of audio, a table of `carrara embed`, or the folder of a feature store.")
+    ],
     labels: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="CSV or Parquet with path, labels and, if you like, split."),
@@ -30,7 +34,11 @@ def explore(
     audio: Audio = None,
     encoder: Annotated[
         str | None,
-        typer.Option("--encoder", "-e", help="Of the table, where its name there is not enough, such as a folder."),
+        typer.Option(
+            "--encoder",
+            "-e",
+            help=f"Of a folder of audio, by default {DEFAULT_ENCODER}; of a table, where its name there is not enough.",
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to answer at; this machine only unless changed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8760,
@@ -38,10 +46,15 @@ def explore(
 ) -> None:
     """Explore recordings in the browser: a map by their embeddings, with sound.
 
+    - `carrara explore ~/Music`
+    - `carrara explore ~/Music -e mert-v1-95m`
     - `carrara explore music.parquet`
     - `carrara explore music.parquet --labels labels.csv`
     - `carrara explore ~/.cache/carrara/features/mfcc/4e83… --data pebble`
     - `carrara explore music.parquet --audio /media/disk/Music --no-browser`, where the files have moved
+
+    A folder of audio is embedded first; the table stays in Carrara's cache, so that the same command continues where it
+    was stopped, and embeds only new and changed recordings.
 
     Point at a recording to play it, click for the most similar ones, drop a file to look for it, draw around points to
     label them, train a probe on the labels and save them as CSV. A table made with `--layer all` has a slider for its
@@ -67,10 +80,13 @@ def explore(
     from carrara.web.explorer.app import create_explorer
     from carrara.web.explorer.collection import Collection
 
-    collection = Collection(read_points(source, read_label_clips(labels, data, data_dir), layer or ()), audio or ())
-    queries = None if (source / META).is_file() else _build_queries(source, list(collection.points.layers), encoder)
+    table = source
+    if source.is_dir() and not (source / META).is_file() and not any(source.glob("*.parquet")):
+        table = _embed_folder(source, encoder or DEFAULT_ENCODER, layer or [])
+    collection = Collection(read_points(table, read_label_clips(labels, data, data_dir), layer or ()), audio or ())
+    queries = None if (source / META).is_file() else _build_queries(table, list(collection.points.layers), encoder)
     hosts = ["127.0.0.1", "localhost", "[::1]"] if host in ("127.0.0.1", "localhost", "::1") else None
-    application = create_explorer(collection, source.name, queries, hosts)
+    application = create_explorer(collection, source.resolve().name, queries, hosts)
     url = format_url(listener)
     playable = sum(collection.audio_file(row) is not None for row in range(min(len(collection.points.names), 1000)))
     if not playable:
@@ -84,6 +100,44 @@ def explore(
         raise typer.Exit(128 + stop_signal()) from None
     finally:
         echo("carrara explore: stopped", err=True)
+
+
+def _embed_folder(folder: Path, spec: str, layers: list[str]) -> Path:
+    """Embed the recordings of a folder into a table in the cache and return its path; those that are there stay.
+
+    Raises:
+        DataError: There is no audio in the folder.
+        AudioError: None of it can be decoded.
+    """
+    from hashlib import sha256
+
+    from carrara.audio.files import list_audio_files
+    from carrara.core.errors import AudioError
+    from carrara.core.paths import home
+    from carrara.encoders._hub.load import load
+    from carrara.encoders._hub.spec import parse_encoder_spec
+    from carrara.features.embed import EmbedConfig
+    from carrara.features.encode import JOINT
+    from carrara.features.table_files import write_table
+    from carrara.nn.device import pick_device
+
+    parse_encoder_spec(spec)
+    files = list_audio_files([folder])
+    network = load(spec)
+    whole = JOINT if network.card.joint_dim else "all"
+    chosen = layers[0] if len(layers) == 1 else whole
+    key = sha256(f"{folder.resolve()}\n{spec}\n{chosen}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    table = home() / "explore" / f"{key}.parquet"
+    echo(f"embedding {len(files):,} recordings with {spec} (-e chooses another encoder) into {table}", err=True)
+    report = write_table(network, files, table, EmbedConfig(layer=chosen), pick_device("auto"), overwrite=True)
+    for reason in list(report.failed.values())[:MAX_PROBLEMS]:
+        echo(f"carrara explore: {reason}", err=True)
+    if len(report.failed) > MAX_PROBLEMS:
+        echo(f"carrara explore: and {len(report.failed) - MAX_PROBLEMS:,} others could not be embedded", err=True)
+    echo(f"{report.embedded:,} embedded, {report.reused:,} as before, {len(report.failed):,} failed", err=True)
+    if not report.rows:
+        raise AudioError(f"{folder}: none of its {len(files):,} audio files can be decoded")
+    return table
 
 
 def _build_queries(source: Path, layers: list[str], spec: str | None) -> QueryEncoder:

@@ -18,7 +18,7 @@ from carrara.core.paths import features_home, home
 from carrara.core.strict_json import read_json_object
 from carrara.features.store import LOG, META
 
-OTHER_FOLDERS = ("index", "shards", "finetune")
+OTHER_FOLDERS = ("index", "shards", "finetune", "explore")
 SHOWN_META = ("window", "hop", "pool", "sample_rate", "weights_sha256")
 
 

@@ -11,43 +11,13 @@ from typer.testing import CliRunner
 
 import carrara
 from carrara.cli._main import app
-from carrara.encoders._hub.load import build_encoder, save_pretrained
 
-TINY = {
-    "dim": 8,
-    "depths": (1, 1),
-    "heads": (1, 2),
-    "joint_dim": 12,
-    "text_dim": 16,
-    "text_layers": 1,
-    "text_heads": 2,
-    "text_ffn_dim": 32,
-    "vocabulary": 400,
-    "positions": 40,
-}
 RATE = 48_000
 SECONDS = {"a": 4.0, "b": 12.0, "c": 10.0, "d": 3.0}
 
 
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def clap(roberta_json, tmp_path_factory):
-    """A folder with a small LAION-CLAP with random weights, whose texts and sounds differ."""
-    encoder = build_encoder("laion-clap-general", changes=TINY)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, parameter in encoder.named_parameters():
-            scale = 0.8 if "text" in name else 0.2
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-            if "text" in name and name.endswith("bias"):
-                parameter.zero_()  # what all texts share would make them similar
-    encoder.tokenizer_json = roberta_json
-    folder = tmp_path_factory.mktemp("clap") / "clap"
-    save_pretrained(encoder, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
