@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from carrara import cli
 from carrara.cli._echo import echo
+from carrara.cli._help import HelpfulCommand, HelpfulGroup
 from carrara.cli._stdout import OutputError, exit_without_stdout, watch_stdout
 from carrara.cli._streams import command_streams, set_verbosity
 from carrara.core import __version__
@@ -65,17 +65,8 @@ ORDER = (
 )
 
 
-class TwoWordGroup(TyperGroup):
-    """Commands of which some have two words: `leaderboard serve` beside `leaderboard`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return name, command and remaining arguments; two words go before one."""
-        command = self.commands.get(" ".join(args[:2]))
-        return super().resolve_command(ctx, args) if command is None else (command.name, command, args[2:])
-
-
 app = typer.Typer(
-    cls=TwoWordGroup,
+    cls=HelpfulGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -152,7 +143,7 @@ def _register_commands() -> None:
     }
     for name in sorted(modules, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
         function = getattr(importlib.import_module(f"carrara.cli.{modules[name]}"), modules[name])
-        app.command(name, no_args_is_help=False)(cli_errors(function))
+        app.command(name, cls=HelpfulCommand, no_args_is_help=False)(cli_errors(function))
 
 
 _register_commands()

@@ -25,7 +25,7 @@ def compare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two systems on the same test clips: each task's difference with its 95 % interval and p value.
+    """Compare two systems on the same test clips: differences with 95 % intervals and p values, task by task.
 
     - `carrara compare my-mert chroma-mfcc`
     - `carrara compare cqt-mel cqt-mel:random --results carrara-demo/results --json`

@@ -40,4 +40,5 @@ def download(
     if is_left:
         echo(f"{dataset}: {root} holds what could be downloaded; the steps above are left by hand", err=True)
         raise typer.Exit(1)
-    echo(f"{dataset} is at {root}; `carrara check {dataset}` checks every file", err=True)
+    command = definition.check_command(data_dir if size is None else root)
+    echo(f"{dataset} is at {root}; `{command}` checks every file", err=True)

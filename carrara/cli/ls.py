@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from carrara.cli._echo import echo
 from carrara.core.errors import UsageError
 
-if TYPE_CHECKING:
-    from carrara.encoders._base import Card
-
-
+TABLE_FIELDS = (
+    "name",
+    "frame_rate",
+    "parameters",
+    "license",
+    "commercial_use",
+    "training_hours",
+    "pretraining_task",
+    "input",
+    "network",
+    "context_seconds",
+    "stride_seconds",
+)
 KINDS_NOTE = "`carrara ls KIND` lists one kind; `carrara show NAME` documents one entry."
 ENCODERS_NOTE = (
     "ready: loads by its name. import: loads after `carrara import NAME`, which downloads or reads its official files; "
@@ -78,7 +87,7 @@ def ls(
         is_ready = _ready_names(str(kind))
         rows = [row for row in rows if row["name"] in is_ready]
     if table:
-        _print_table([read_cards()[row["name"]] for row in rows], as_json)
+        _print_table(list(_read_cards([row["name"] for row in rows]).values()), as_json)
         return
     columns = {"name": [row["name"] for row in rows]}
     if kind == "encoders":
@@ -105,9 +114,10 @@ def _commercial_names(kind: str) -> set[str]:
     """Return the encoders or datasets whose licence allows commercial use."""
     from carrara.cli._registries import REGISTRIES
 
+    names = REGISTRIES[kind].names()
     if kind == "encoders":
-        return {name for name, card in read_cards().items() if card.commercial_use}
-    return {name for name in REGISTRIES[kind].names() if REGISTRIES[kind].get(name).commercial_use}
+        return {name for name, card in _read_cards(names).items() if card["commercial_use"]}
+    return {name for name in names if REGISTRIES[kind].get(name).commercial_use}
 
 
 def _ready_names(kind: str) -> set[str]:
@@ -123,21 +133,19 @@ def _ready_names(kind: str) -> set[str]:
     return {name for name in names if name != "folder" and REGISTRIES[kind].get(name).root().is_dir()}
 
 
-def read_cards() -> dict[str, Card]:
-    """Return the card of every registered encoder by name."""
-    from carrara.encoders import REGISTRY
+def _read_cards(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the cards of registered encoders by name."""
+    from carrara.cli._facts import read_facts
 
-    return {name: REGISTRY.get(name).variants[name][0] for name in REGISTRY.names()}
+    return {name: facts["card"] for name, facts in read_facts("encoders", names).items()}
 
 
-def _print_table(cards: list[Card], as_json: bool) -> None:
+def _print_table(cards: list[dict[str, Any]], as_json: bool) -> None:
     """Print table 6.1 of [yuan2023thesis], of these encoders."""
     from carrara.cli._layout import format_columns, output_width
 
     if as_json:
-        fields = {"name", "network", "parameters", "input", "frame_rate", "stride_seconds", "context_seconds"}
-        fields |= {"training_hours", "pretraining_task", "license", "commercial_use"}
-        echo(json.dumps([card.model_dump(mode="json", include=fields) for card in cards], indent=1))
+        echo(json.dumps([{field: card[field] for field in TABLE_FIELDS} for card in cards], indent=1))
         return
     head: tuple[str, ...] = (
         "encoder",
@@ -151,11 +159,12 @@ def _print_table(cards: list[Card], as_json: bool) -> None:
     )
     lines = [head]
     for card in cards:
-        stride = card.stride_seconds or (1 / card.frame_rate if card.frame_rate else card.context_seconds)
-        hours = "–".join(f"{hours:,.0f}" for hours in dict.fromkeys(card.training_hours or ()))
-        size = f"{card.parameters / 1e6:,.{0 if card.parameters >= 1e7 else 1}f} M" if card.parameters else "–"
-        row = (card.network, size, card.input, _seconds(stride), _seconds(card.context_seconds), hours)
-        lines.append((card.name, *(cell or "–" for cell in row), card.pretraining_task or "yours to choose"))
+        stride = card["stride_seconds"] or (1 / card["frame_rate"] if card["frame_rate"] else card["context_seconds"])
+        hours = "–".join(f"{hours:,.0f}" for hours in dict.fromkeys(card["training_hours"] or ()))
+        millions = card["parameters"] / 1e6
+        size = f"{millions:,.{0 if millions >= 10 else 1}f} M" if millions else "–"
+        row = (card["network"], size, card["input"], _seconds(stride), _seconds(card["context_seconds"]), hours)
+        lines.append((card["name"], *(cell or "–" for cell in row), card["pretraining_task"] or "yours to choose"))
     width = output_width()
     if width is None or sum(max(map(len, column)) + 2 for column in zip(*lines)) <= width:
         blocks = [lines]

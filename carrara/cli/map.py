@@ -31,7 +31,7 @@ def map(
     data: Annotated[str | None, typer.Option(help="Take the labels from this dataset (`carrara ls data`).")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets, by default $CARRARA_DATA.")] = None,
     layer: Annotated[list[str] | None, typer.Option(help="Only this layer; may be repeated. By default all.")] = None,
-    method: Annotated[Literal["pca", "umap"], typer.Option(help="umap needs the extra maps.")] = "pca",
+    method: Annotated[Literal["pca", "umap"], typer.Option(help="umap needs `pip install 'carrara[maps]'`.")] = "pca",
     neighbors: Annotated[int, typer.Option(min=1, help="Nearest neighbours that the purity looks at.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:

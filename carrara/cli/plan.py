@@ -19,23 +19,40 @@ ASSUMED_MFU = (0.05, 0.2, 0.5)  # of a GPU's peak that an encoder reaches: low, 
 
 Targets = Annotated[
     list[str],
-    typer.Argument(help="For embed the paths, as of `carrara embed`; for bench encoders; for pretrain a recipe."),
+    typer.Argument(help="For embed files and folders, for bench encoders, for pretrain a recipe."),
 ]
 EncoderName = Annotated[
-    str | None, typer.Option("--encoder", "-e", help="Whose embeddings.", rich_help_panel=EMBEDDING)
+    str | None, typer.Option("--encoder", "-e", help="Registry name, folder or hub id.", rich_help_panel=EMBEDDING)
 ]
-Per = Annotated[Literal["clip", "window", "frame"], typer.Option(help="What a row is.", rich_help_panel=EMBEDDING)]
+Per = Annotated[
+    Literal["clip", "window", "frame"],
+    typer.Option(help="One row per recording, window or frame.", rich_help_panel=EMBEDDING),
+]
 Sample = Annotated[
-    str | None, typer.Option(metavar="NxSECONDS", help="Only excerpts, as of embed.", rich_help_panel=EMBEDDING)
+    str | None,
+    typer.Option(
+        metavar="NxSECONDS", help="Only N excerpts of each recording, such as 3x10.", rich_help_panel=EMBEDDING
+    ),
 ]
 Files = Annotated[
-    int | None, typer.Option(min=1, help="For so many recordings like the named.", rich_help_panel=EMBEDDING)
+    int | None,
+    typer.Option(min=1, help="Plan for this many recordings like those in the paths.", rich_help_panel=EMBEDDING),
 ]
-Seconds = Annotated[float, typer.Option(min=1, help="Seconds of calibration, at least, of embed and bench.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU, as of embed.")]
-Suite = Annotated[str | None, typer.Option(help="As of bench.", rich_help_panel=BENCHMARKING)]
+Seconds = Annotated[float, typer.Option(min=1, help="Least seconds of calibration; for embed and bench.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Most threads of each pool, as in `carrara embed`.")]
+Suite = Annotated[
+    str | None,
+    typer.Option(help="A list of tasks (`carrara ls suites`); by default pebble.", rich_help_panel=BENCHMARKING),
+]
 Tasks = Annotated[
-    list[str] | None, typer.Option("--tasks", "--task", "-t", help="As of bench.", rich_help_panel=BENCHMARKING)
+    list[str] | None,
+    typer.Option(
+        "--tasks",
+        "--task",
+        "-t",
+        help="Task names, patterns or files, as in `carrara bench`.",
+        rich_help_panel=BENCHMARKING,
+    ),
 ]
 DataDir = Annotated[
     Path | None,
@@ -43,22 +60,28 @@ DataDir = Annotated[
         "--data-dir", "--data", help="Folder of the datasets. [env: CARRARA_DATA]", rich_help_panel=BENCHMARKING
     ),
 ]
-Scale = Annotated[str, typer.Option(help="Scale of the recipe.", rich_help_panel=TRAINING)]
+Scale = Annotated[str, typer.Option(help="tiny, small or base (as published).", rich_help_panel=TRAINING)]
 Corpus = Annotated[
-    list[Path] | None, typer.Option("--corpus", "-c", help="What it trains on.", rich_help_panel=TRAINING)
+    list[Path] | None,
+    typer.Option(
+        "--corpus",
+        "-c",
+        help="Files, folders, manifests or shards, as in `carrara pretrain`.",
+        rich_help_panel=TRAINING,
+    ),
 ]
-Gpu = Annotated[str, typer.Option(help="a100-40, a100-80, h100, h200, rtx-3090, rtx-4090.")]
+Gpu = Annotated[str, typer.Option(help="The GPU to plan for: a100-40, a100-80, h100, h200, rtx-3090, rtx-4090.")]
 Price = Annotated[
-    float | None, typer.Option(min=0, help="Of an hour of this machine, and of each GPU, in any currency.")
+    float | None, typer.Option(min=0, help="Price of an hour of this machine or of one GPU, in any currency.")
 ]
 
 
 def plan(
-    kind: Annotated[Literal["embed", "bench", "pretrain"], typer.Argument(help="embed, bench or pretrain.")],
+    kind: Annotated[Literal["embed", "bench", "pretrain"], typer.Argument(help="The command to plan.")],
     targets: Targets,
     encoder: EncoderName = None,
     per: Per = "clip",
-    layer: Annotated[str, typer.Option(help="As of embed.", rich_help_panel=EMBEDDING)] = "mean",
+    layer: Annotated[str, typer.Option(help="Layers, as in `carrara embed`.", rich_help_panel=EMBEDDING)] = "mean",
     sample: Sample = None,
     files: Files = None,
     seconds: Seconds = 10.0,
@@ -68,10 +91,12 @@ def plan(
     data_dir: DataDir = None,
     scale: Scale = "base",
     corpus: Corpus = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="Change a setting.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting of the encoder or recipe.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     gpu: Gpu = "h100",
-    gpus: Annotated[int, typer.Option(min=1, help="How many of them.")] = 8,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs.")] = 8,
     price: Price = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

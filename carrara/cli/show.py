@@ -13,8 +13,18 @@ from carrara.cli._echo import echo
 
 if TYPE_CHECKING:
     from carrara.core.registry import Entry
-    from carrara.core.settings import Settings
     from carrara.data._base import Dataset
+
+TITLES = {
+    "license": "licence",
+    "dim": "numbers in a vector",
+    "cnn_dim": "numbers in cnn",
+    "joint_dim": "numbers in joint",
+    "num_layers": "layers",
+    "is_constant": "same for all audio",
+    "is_gated": "needs a login",
+    "is_standardised": "samples standardised",
+}
 
 
 def show(
@@ -54,9 +64,10 @@ def show(
     others = [each for each in KINDS if each != kind and entry.name in list_entries(each) and ":" not in name]
     entries = [(kind, entry), *((each, list_entries(each)[entry.name]) for each in others)]
     if as_json:
-        first, *rest = (
+        described = [
             {"name": each.name, "kind": kind, "text": each.text, **_describe(kind, each.name)} for kind, each in entries
-        )
+        ]
+        first, *rest = ({key: value for key, value in each.items() if key != "table"} for each in described)
         echo(json.dumps(first | ({"others": rest} if rest else {}), ensure_ascii=False, indent=1))
         return
     for number, (kind, each) in enumerate(entries):
@@ -65,29 +76,72 @@ def show(
 
 def _to_text(kind: str, entry: Entry) -> str:
     """Return an entry's documentation, its facts, and a table of its settings, fitted to the terminal."""
-    from carrara.cli._layout import format_columns, output_width, reflow, settings_rows, wrap
+    from carrara.cli._layout import format_columns, output_width, reflow, wrap
 
     width = output_width()
     details = {key: value for key, value in _describe(kind, entry.name).items() if key != "settings"}
-    steps = details.pop("manual_steps", "")
+    files, steps = details.pop("remotes", []), details.pop("manual_steps", "")
+    rows = details.pop("table", [])
+    if "card" in details:
+        card = details.pop("card")
+        files = [{"url": url, "sha256": sha256} for url, sha256 in card.pop("files").items()]
+        details |= {key: value for key, value in card.items() if key != "name"}
     lines = [f"{entry.name}  ({kind})", "", reflow(entry.text, width), ""]
-    lines += format_columns(list(_flatten(details)), width)
+    details |= {f"clips_of_{scheme}": counts for scheme, counts in (details.pop("expected_counts", None) or {}).items()}
+    # The fields of a task are what a task file (.toml) sets, so they keep their names.
+    facts = [
+        (key if kind == "tasks" else title, fact)
+        for key, value in details.items()
+        for title, fact in [_to_words(key, value)]
+        if key != "name"
+    ]
+    lines += format_columns([fact for fact in facts if fact[1]], width)
+    if files:
+        command = "download" if kind == "data" else "import"
+        lines += ["", f"Files that `carrara {command} {entry.name}` fetches:"]
+        lines += [line for file in files for line in ("", *_file_lines(file))]
     if steps:
         lines += ["", "By hand:", "", reflow(steps, width)]
-    settings = _find_settings(kind, entry.name)
-    rows = list(settings_rows(settings)) if settings else []
     title = "Settings and their defaults (`--set NAME=VALUE` changes one):"
     if kind == "heads":
         command = f"carrara bench ENCODER -p semi-constrained --set head={entry.name} --set NAME=VALUE"
         title = wrap(f"Settings and their defaults, those of the semi-constrained protocol (`{command}`):", width)
-        rows = [row for row in rows if row[0] != "head"]
     if kind == "data":
         title = "Options of `carrara download`, `check` and `bench` and their defaults:"
         rows = list(_data_options(entry.name))
     if rows:
-        lines += ["" for _ in range(bool(details))]
+        lines += ["" for _ in range(bool(details or files))]
         lines += [title, "", *format_columns([("setting", "default", "meaning"), *rows], width)]
     return "\n".join(lines)
+
+
+def _to_words(key: str, value: Any) -> tuple[str, str]:
+    """Return a fact as people write it: words instead of a field's name, a unit, yes or no; "" for no value."""
+    from carrara.cli._layout import format_value
+
+    title = TITLES.get(key, key.replace("_", " "))
+    if value in (None, "", [], {}):
+        return title, ""
+    if isinstance(value, bool):
+        return title, "yes" if value else "no"
+    if key.endswith("_seconds"):
+        return title.removesuffix(" seconds"), f"{value:g} s"
+    if key in ("sample_rate", "frame_rate"):
+        return title, f"{value:,.10g} Hz"
+    if key == "training_hours":
+        return title, " to ".join(f"{hours:,.10g}" for hours in dict.fromkeys(value))
+    return title, f"{value:,}" if isinstance(value, int) else format_value(value)
+
+
+def _file_lines(file: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of an official file: its name in the dataset's folder, its address, its SHA-256."""
+    if file.get("path"):
+        folder = file.get("unpack")
+        yield f"    {file['path']}" + (
+            "" if not folder else ", unpacked" if folder == "." else f", unpacked in {folder}"
+        )
+    yield f"    {file['url']}"
+    yield f"    SHA-256 {file['sha256'] or 'not known'}"
 
 
 def _data_options(name: str) -> Iterator[tuple[str, str, str]]:
@@ -104,40 +158,23 @@ def _data_options(name: str) -> Iterator[tuple[str, str, str]]:
         yield "--size", dataset.root(Path(name)).name, "of `carrara download`; for others give its folder as --data-dir"
 
 
-def _find_settings(kind: str, name: str) -> Settings | None:
-    """Return the default settings of an entry; None for a kind that has none."""
-    from carrara.cli._registries import REGISTRIES
-
-    if kind == "heads":
-        return REGISTRIES["protocols"].get("semi-constrained").settings(head=name)
-    if kind not in ("encoders", "protocols", "targets", "recipes"):
-        return None
-    definition = REGISTRIES[kind].get(name)
-    if kind == "encoders":
-        return definition.variants[name][1]
-    if kind == "recipes":
-        return definition.variants[name]
-    return definition.settings() if kind == "protocols" else definition.settings_type()
-
-
 def _describe(kind: str, name: str) -> dict[str, Any]:
+    """Return the facts about an entry beside its documentation."""
     from carrara.bench.suites import SUITES
+    from carrara.cli._facts import STORED_KINDS, read_facts
     from carrara.cli._registries import REGISTRIES
 
     if kind == "suites":
         return {"version": SUITES[name].version, "tasks": list(SUITES[name].tasks)}
-    definition = REGISTRIES[kind].get(name)
-    if kind == "encoders":
-        from carrara.encoders._hub.availability import check_availability
+    if kind in STORED_KINDS:
+        facts = read_facts(kind, [name])[name]
+        if kind == "encoders":
+            from carrara.encoders._hub.availability import check_availability
 
-        card, settings = definition.variants[name]
-        availability = check_availability(name)
-        return {
-            "status": availability.status,
-            "needs": availability.needs,
-            "card": card.model_dump(mode="json"),
-            "settings": settings.model_dump(mode="json"),
-        }
+            availability = check_availability(name)
+            facts = {"status": availability.status, "needs": availability.needs} | facts
+        return facts
+    definition = REGISTRIES[kind].get(name)
     if kind == "data":
         dataset: Dataset = definition
         return {
@@ -151,16 +188,7 @@ def _describe(kind: str, name: str) -> dict[str, Any]:
             "manual_steps": dataset.manual_steps,
             "remotes": [vars(remote) for remote in dataset.remotes],
         }
-    if kind == "tasks":
-        return definition.model_copy(update={"name": name}).model_dump(mode="json")
-    if kind in ("protocols", "targets"):
-        settings_type = definition.settings if kind == "protocols" else definition.settings_type
-        return {"settings": settings_type().model_dump(mode="json")}
-    if kind == "reproductions":
-        return {"rows": [row.label for row in definition.rows]}
-    if kind == "recipes":
-        return {"settings": definition.variants[name].model_dump(mode="json"), "scales": list(definition.scales)}
-    return {}
+    return definition.model_copy(update={"name": name}).model_dump(mode="json") if kind == "tasks" else {}
 
 
 def _list_clips(name: str, data_dir: Path | None, split_scheme: str | None) -> list[dict[str, Any]]:
@@ -188,18 +216,3 @@ def _list_clips(name: str, data_dir: Path | None, split_scheme: str | None) -> l
             }
         )
     return rows
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    from carrara.cli._layout import format_value
-
-    for key, value in tree.items():
-        if isinstance(value, dict) and value and not all(isinstance(each, int) for each in value.values()):
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for index, item in enumerate(value):
-                yield from _flatten(item, f"{prefix}{key}.{index}.")
-        elif prefix == "card.files." and not value:
-            yield prefix + key, "(SHA-256 not known)"
-        elif value not in (None, "", [], {}):
-            yield prefix + key, format_value(value)

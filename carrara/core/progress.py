@@ -17,6 +17,7 @@ from carrara.core.printable import one_line
 
 T = TypeVar("T")
 FIRST_LINE, LAST_LINE = 60.0, 600.0  # seconds until the first line, and between two lines at most
+MIN_ADVANCES = 3  # until a line has an ETA: the first one also pays for imports and compilation
 ESTIMATE_SECONDS = 600.0  # over which the ETA of a bar averages, so that it is steady
 
 
@@ -59,13 +60,14 @@ class ProgressLines:
     ) -> None:
         """Start the work; `clock` returns seconds."""
         self.title, self.total, self.of_audio, self.clock = title, total, of_audio, clock
-        self.done, self.note = 0.0, ""
+        self.done, self.advances, self.note = 0.0, 0, ""
         self.started = self.printed_at = clock()
         self.printed_fraction = -1.0
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Count units, and print a line if it is due."""
         self.done += amount
+        self.advances += 1
         self.note = note or self.note
         now = self.clock()
         fraction = self.done / self.total if self.total else 0.0
@@ -87,7 +89,7 @@ class ProgressLines:
         if self.of_audio and elapsed:
             parts.append(f"{self.done / elapsed:,.0f} × real time")
         parts.append(f"after {_duration(elapsed)}")
-        if 0 < fraction < 1:
+        if fraction < 1 and self.advances >= MIN_ADVANCES:
             parts.append(f"{_duration(elapsed * (1 - fraction) / fraction)} left")
         print(
             f"{one_line(self.title)}: {', '.join([*parts, *([self.note] if self.note else [])])}",

@@ -1,7 +1,7 @@
 """Lists and removes files in Carrara's home that can be computed again.
 
-These are each encoder's feature stores, hashes of files, indexes of tar shards and checkpoints of unfinished
-fine-tuning.
+These are each encoder's feature stores, hashes of files, indexes of tar shards, checkpoints of unfinished fine-tuning,
+and facts that `carrara show` prints.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from carrara.core.paths import features_home, home
 from carrara.core.strict_json import read_json_object
 from carrara.features.store import LOG, META
 
-OTHER_FOLDERS = ("index", "shards", "finetune", "explore")
+OTHER_FOLDERS = ("index", "shards", "finetune", "explore", "facts")
 SHOWN_META = ("window", "hop", "pool", "sample_rate", "weights_sha256")
 
 

@@ -69,7 +69,11 @@ def test_a_dataset_is_downloaded_below_the_data_folder(register, tmp_path):
     done = download(tmp_path, "pebble")
     assert done.exit_code == 0 and done.stdout == f"{root}\n" and str(root) in done.stderr
     assert (root / "lists/list.txt").read_bytes() == LIST and (root / "sound/a.wav").read_bytes() == b"sound"
-    assert download(tmp_path, "pebble", "--size", "small").stdout == f"{root.parent}/small\n"
+    assert f"`carrara check pebble --data-dir {tmp_path / 'data'}`" in done.stderr
+    small = download(tmp_path, "pebble", "--size", "small")
+    # The command that it names checks this size, not the default one.
+    assert small.stdout == f"{root.parent}/small\n" and f"--data-dir {root.parent}/small`" in small.stderr
+    assert REGISTRY.get("pebble").root(root.parent / "small") == root.parent / "small"
 
 
 def test_existing_files_are_not_downloaded_again(register, host, tmp_path):

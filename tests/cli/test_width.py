@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from carrara.bench.leaderboard.tables import print_frame, split_columns
@@ -57,6 +58,16 @@ def test_heads_and_datasets_have_a_table_of_settings_too(monkeypatch):
     assert re.search(r"^--size +demo ", pebble, re.M) and re.search(r"^--data-dir +\$CARRARA_DATA", pebble, re.M)
     gtzan = output(monkeypatch, 80, "show", "gtzan")
     assert "--size" not in gtzan and re.search(r"^1\. genres\.tar\.gz.*\n^   https", gtzan, re.M)
+
+
+@pytest.mark.parametrize("name", list_entries("data"))
+def test_facts_of_datasets_are_words(monkeypatch, name):
+    text = output(monkeypatch, 80, "show", f"data:{name}")
+    facts = re.split(r"\nOptions of |\nFiles that |\nBy hand:", text[text.rindex("\ntitle  ") :])[0]
+    titles = re.findall(r"^(\S.*?)(?:  |:$)", facts, re.M)
+    assert {"title", "licence"} <= set(titles)
+    # Names of split schemes and of the entry itself may have any characters.
+    assert not [title for title in titles if "_" in title.partition(" of ")[0] or re.search(r"\.\d|\.\w", title)]
 
 
 def test_a_name_in_two_registries_shows_both(monkeypatch):
@@ -137,3 +148,28 @@ def test_descriptions_of_settings_come_from_the_class():
         ("off", "false", "whether it is off."),
         ("missing", "none", ""),
     ]
+
+
+def list_commands():
+    return ["", *typer.main.get_command(app).commands]
+
+
+@pytest.mark.parametrize("name", list_commands())
+def test_help_fits_and_names_types_in_words(monkeypatch, name):
+    text = output(monkeypatch, 80, *name.split(), "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"<(bool|str|int|float|path|list)|range>|list\[|\|\s+\w\s+│$", text, re.M)
+    # Values of a choice stand whole: none is cut at the end of its line.
+    command = typer.main.get_command(app)
+    command = command.commands[name] if name else command
+    for choices in (parameter.type_descriptor.choices for parameter in command.params if name):
+        assert all(re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", text) for choice in choices or ())
+
+
+@pytest.mark.parametrize("name", list_commands())
+def test_help_has_an_example_and_describes_every_option(monkeypatch, name):
+    command = typer.main.get_command(app)
+    command = command.commands[name] if name else command
+    assert f"- `carrara {name}".rstrip() in command.help
+    missing = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
+    assert missing == []

@@ -75,3 +75,12 @@ def test_help_names_the_environment_and_completion(tmp_path):
     text = carrara(tmp_path, "--help").stdout
     for name in ("CARRARA_DATA", "CARRARA_HOME", "CARRARA_PROGRESS", "NO_COLOR", "--install-completion"):
         assert name in text
+
+
+def test_the_first_units_give_no_estimate(capsys):
+    now = [0.0]
+    work = ProgressLines("work", 120, clock=lambda: now[0])
+    for now[0] in (100.0, 101.0, 200.0):  # the first one pays for imports
+        work.advance(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "work: 1 of 120 (1 %), after 2 min" and "left" not in lines[0]

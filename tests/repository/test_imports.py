@@ -1,6 +1,7 @@
 """Imports point down and cost nothing: the layers hold, and help and lists load neither torch nor arrays."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,35 @@ def test_tables_and_mistakes_in_commands_import_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+STORED = ["show mert-v1-95m --json", "show musicnn-msd", "show protocols:linear", "show cqt", "show lstm"]
+STORED += ["show thesis-5-3", "ls encoders --table", "ls encoders --commercial"]
+
+
+def show_all(home):
+    """Return what the commands of STORED print, and whether their process imported torch."""
+    code = (
+        "import json, sys\nfrom typer.testing import CliRunner\nfrom carrara.cli._main import app\n"
+        f"outputs = [CliRunner().invoke(app, arguments.split()).stdout for arguments in {STORED!r}]\n"
+        "print(json.dumps([outputs, 'torch' in sys.modules]))"
+    )
+    environment = {**os.environ, "CARRARA_HOME": str(home), "COLUMNS": "100"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_facts_of_encoders_and_protocols_import_torch_only_once(tmp_path):
+    first, imported = show_all(tmp_path)
+    assert imported and all(first)
+    assert show_all(tmp_path) == [first, False]
+    store = tmp_path / "facts" / "encoders.json"
+    store.write_text(store.read_text().replace("CC-BY-NC-4.0", "of nobody"))
+    assert "of nobody" in show_all(tmp_path)[0][0]  # the store is what was read
+    store.write_text(json.dumps(json.loads(store.read_text()) | {"sources": "those of another version"}))
+    assert show_all(tmp_path) == [first, True]
 
 
 def test_core_and_data_import_no_torch():
