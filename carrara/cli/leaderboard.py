@@ -69,6 +69,10 @@ def leaderboard(
         Path | None,
         typer.Option(metavar="DIR", help="Write pages with search, filters, systems, tasks and comparisons here."),
     ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DATASETS", help="For --site: copy the sound of each task's hardest clips from here."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Rank the systems whose records a folder holds, each score with its 95 % interval.
@@ -93,6 +97,10 @@ def leaderboard(
 
     if str(output) == "-":
         output = None
+    if data_dir is not None and site is None:
+        raise UsageError("--data-dir goes with --site DIR")
+    if data_dir is not None and not data_dir.is_dir():
+        raise UsageError(f"--data-dir {data_dir}: no such folder")
     chosen = _choose_format("json" if as_json and form is None else form, output, as_json, site)
     sources = source or (DEFAULT_SOURCES if published else ())
     records = _read_records(results, needs_some=site is not None or not sources)
@@ -100,7 +108,7 @@ def leaderboard(
     if records and not leaderboards:
         raise UsageError(f"--suite {suite}: none of the records in {results} is of its tasks")
     if site is not None:
-        _write_site(site, records, results, suite, source or DEFAULT_SOURCES, chosen == "json")
+        _write_site(site, records, results, suite, source or DEFAULT_SOURCES, data_dir, chosen == "json")
         return
     if sources:
         leaderboards = add_published(leaderboards, sources, suite)
@@ -145,11 +153,17 @@ def _choose_format(form: str | None, output: Path | None, as_json: bool, site: P
 
 
 def _write_site(
-    site: Path, records: list[Record], results: Path, suite: str | None, sources: Sequence[str], as_json: bool
+    site: Path,
+    records: list[Record],
+    results: Path,
+    suite: str | None,
+    sources: Sequence[str],
+    data_dir: Path | None,
+    as_json: bool,
 ) -> None:
     from carrara.bench.site.write import write_site
 
-    summary = write_site(site, records, results, suite, sources)
+    summary = write_site(site, records, results, suite, sources, data_dir)
     if as_json:
         echo(json.dumps(asdict(summary), default=str))
         return

@@ -195,7 +195,21 @@ def _entry(
         "levels": means,
         "results": {index: _result(system.results[task]) for index, task in enumerate(tasks) if task in system.results},
         "seconds": _rounded(seconds) if len(ranked) == len(leaderboard.ranked_tasks) else None,
+        "clips_per_second": _rounded(clips_per_second(records)),
     }
+
+
+def clips_per_second(records: Iterable[Record]) -> float | None:
+    """Return how many clips a second were encoded in the slowest of some runs; None where none says.
+
+    Features that a run finds in the cache take no time, so only the slowest has encoded all of its clips.
+    """
+    rates = [
+        sum(record.data.n.values()) / record.run.seconds["features"]
+        for record in records
+        if record.run.seconds.get("features", 0) > 0
+    ]
+    return min(rates, default=None)
 
 
 def _result(result: TaskResult) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What the predictions on a task's test clips tell: scores by class, and paired differences of all systems.
+"""What the predictions on a task's test clips tell: scores by class, the hardest clips, and paired differences.
 
 Letters: U scored units, K classes, tags or dimensions.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ from carrara.metrics.ranking import average_precision
 
 # Pairs grow with the square: `carrara compare` compares any two systems.
 MAX_COMPARED = 50
+MAX_HARDEST = 10
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,12 @@ def compare_and_count(records: Mapping[str, Record], results: Path, comparisons:
 
     Returns:
         `metric`, `classes` with the number of test units of each, and `scores`: by system one for each class, in
-        percent, None where it is not defined. Empty where the task has no classes or no predictions.
+        percent, None where it is not defined; `hardest` as of `rank_clips`. Empty where the task has no classes or no
+        predictions.
     """
     loaded: dict[str, LoadedPredictions | str] = {}
     by_class: dict[str, Any] = {}
+    answers: list[tuple[Task, dict[int, Any]]] = []
     for position, (name, record) in enumerate(records.items()):
         path = predictions_path(record, results)
         if not path.is_file():
@@ -110,6 +114,8 @@ def compare_and_count(records: Mapping[str, Record], results: Path, comparisons:
         try:
             predictions = read_predictions(path)
             by_class = _add_classes(by_class, name, record, predictions)
+            if by_class:
+                answers.append((parse_settings(Task, record.task.task, "the record"), predictions))
             if position < MAX_COMPARED:
                 loaded[name] = _load(record, predictions, read_groups(path))
         except StoreError as problem:
@@ -119,7 +125,51 @@ def compare_and_count(records: Mapping[str, Record], results: Path, comparisons:
     for first, second in itertools.combinations(list(records)[:MAX_COMPARED], 2):
         compared = _compare(records[first], records[second], loaded[first], loaded[second], results)
         comparisons.tasks.setdefault((first, second), []).append(compared)
-    return by_class
+    return {**by_class, "hardest": rank_clips(answers)} if by_class else {}
+
+
+def rank_clips(answers: Sequence[tuple[Task, Mapping[int, Mapping[str, tuple[Any, Any]]]]]) -> list[dict[str, Any]]:
+    """Return the test clips on which the systems err most, at most `MAX_HARDEST`, the hardest first.
+
+    The error of a system on a clip is 1 or 0 in a multiclass task, and else the mean over tags or dimensions of the
+    absolute difference of truth and prediction; it is averaged over training seeds, then over systems.
+
+    Args:
+        answers: for each system the task, and truth and prediction by training seed and clip.
+
+    Returns:
+        `clip`, `error`, `systems` (how many were scored on it), and of a multiclass task `truth` and `answer`, the
+        label that most of them gave.
+    """
+    errors: dict[str, list[float]] = {}
+    given: dict[str, Counter[str]] = {}
+    truths: dict[str, str] = {}
+    for task, predictions in answers:
+        of_system: dict[str, list[float]] = {}
+        for clips in predictions.values():
+            for clip, (truth, prediction) in clips.items():
+                if task.task_type == "multiclass":
+                    if task.aggregate == "window":
+                        prediction = int(np.bincount(prediction).argmax())
+                    truths[clip] = str(task.labels[truth])
+                    given.setdefault(clip, Counter())[str(task.labels[prediction])] += 1
+                    error = float(prediction != truth)
+                else:
+                    error = float(np.mean(np.abs(np.asarray(truth, float) - np.asarray(prediction, float))))
+                of_system.setdefault(clip, []).append(error)
+        for clip, values in of_system.items():
+            errors.setdefault(clip, []).append(float(np.mean(values)))
+    means = {clip: float(np.mean(values)) for clip, values in errors.items()}
+    hardest = sorted((clip for clip in means if means[clip] > 0), key=lambda clip: (-means[clip], clip))[:MAX_HARDEST]
+    return [
+        {
+            "clip": clip,
+            "error": round(means[clip], 4),
+            "systems": len(errors[clip]),
+            **({"truth": truths[clip], "answer": given[clip].most_common(1)[0][0]} if clip in truths else {}),
+        }
+        for clip in hardest
+    ]
 
 
 def class_scores(task: Task, truths: Sequence[Any], predictions: Sequence[Any]) -> tuple[str, list[int], list[float]]:

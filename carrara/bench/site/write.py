@@ -18,6 +18,7 @@ from typing import Any
 from carrara.bench.leaderboard.published import DEFAULT_SOURCES
 from carrara.bench.leaderboard.ranking import add_published, build_leaderboards, name_systems
 from carrara.bench.site.board_data import board_data, slug_names, system_data, system_details
+from carrara.bench.site.sound import FOLDER, add_sound
 from carrara.bench.site.task_data import PairComparisons, compare_and_count
 from carrara.bench.suites import MARBLE_14
 from carrara.core import __version__
@@ -29,7 +30,7 @@ from carrara.core.record import Record
 
 ASSETS = Path(__file__).parent / "assets"
 INDEX = "leaderboard"
-OWN_FOLDERS = ("data", "records")
+OWN_FOLDERS = ("data", "records", FOLDER)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def write_site(
     results: Path,
     suite: str | None = None,
     sources: Sequence[str] = DEFAULT_SOURCES,
+    data_dir: Path | None = None,
 ) -> SiteSummary:
     """Write the site of some records and return what it has.
 
@@ -60,6 +62,7 @@ def write_site(
         results: the folder of the records, which also holds the predictions on the test clips.
         suite: show only this suite's tasks, and all of them.
         sources: published tables whose systems are shown beside those on MARBLE's tasks.
+        data_dir: folder of datasets, from which the sound of each task's hardest clips is copied; None for no sound.
 
     Raises:
         UsageError: there is no such suite or table.
@@ -93,6 +96,9 @@ def write_site(
                     path = folder / "records" / slugs[name] / board_id / f"{task['slug']}.json"
                     _write_json(path, record.model_dump(mode="json", by_alias=True))
                 classes = compare_and_count(by_name, Path(results), comparisons)
+                if data_dir is not None and classes:
+                    dataset = next(iter(by_name.values())).data.name
+                    add_sound(classes["hardest"], dataset, data_dir, folder, f"{board_id}/{task['slug']}")
                 _write_data(folder, f"tasks/{board_id}/{task['slug']}", classes)
                 advance()
             for first, others in comparisons.by_first().items():

@@ -6,12 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+import soundfile
 from sklearn.metrics import average_precision_score, r2_score, recall_score
 from typer.testing import CliRunner
 
 from carrara.bench.leaderboard.compare import compare_systems
 from carrara.bench.site.board_data import slug_names
-from carrara.bench.site.task_data import class_scores
+from carrara.bench.site.task_data import MAX_HARDEST, class_scores
 from carrara.bench.site.write import write_site
 from carrara.cli._main import app
 from carrara.core.errors import StoreError
@@ -153,3 +154,54 @@ def test_the_command_shows_good_records_and_names_the_broken_one(site_results, t
         assert json.loads(done.stdout.splitlines()[-1])["records"] == 13
     refused = CliRunner().invoke(app, ["leaderboard", str(results), "--site", str(tmp_path / "s"), "-o", "x.md"])
     assert refused.exit_code == 2 and "--site" in refused.stderr
+
+
+def test_the_hardest_clips_are_those_with_the_largest_mean_error(site, site_results):
+    _, written = site_results
+    systems = ("good", "fair", "poor")
+    key = read_data(site, "tasks/pebble-constrained/pebble-key")["hardest"]
+    wrong_U = np.mean([written[name, "pebble/key"][0] != written[name, "pebble/key"][1] for name in systems], axis=0)
+    order = sorted(range(len(wrong_U)), key=lambda unit: (-wrong_U[unit], unit))[:MAX_HARDEST]
+    assert [each["clip"] for each in key] == [f"clip-{unit:02}" for unit in order]
+    assert [each["error"] for each in key] == pytest.approx([wrong_U[unit] for unit in order], abs=1e-4)
+    truths = written["good", "pebble/key"][0]
+    assert all(each["truth"] == "abc"[truths[int(each["clip"][-2:])]] and each["systems"] == 3 for each in key)
+    emotion = read_data(site, "tasks/pebble-constrained/pebble-emotion")["hardest"]
+    pairs = [written[name, "pebble/emotion"] for name in systems]
+    error_U = np.mean([np.abs(truth - predicted).mean(axis=1) for truth, predicted in pairs], axis=0)
+    assert [each["clip"] for each in emotion] == [f"clip-{unit:02}" for unit in np.argsort(-error_U)[:MAX_HARDEST]]
+    assert "truth" not in emotion[0]
+
+
+def test_sound_of_the_hardest_clips_is_copied_where_the_dataset_has_it(site_results, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(site_results[0], results)
+    for path in results.rglob("*.json"):
+        record = json.loads(path.read_text())
+        record["data"]["name"] = "folder"
+        path.write_text(json.dumps(record))
+    music = tmp_path / "data" / "folder"
+    music.mkdir(parents=True)
+    tone_T = 0.3 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
+    names = [f"clip-{unit:02}" for unit in range(0, 40, 2)]  # the others have moved
+    for name in names:
+        soundfile.write(music / f"{name}.wav", tone_T, 44100)
+    (music / "labels.csv").write_text("path,id,label\n" + "".join(f"{name}.wav,{name},x\n" for name in names))
+    write_site(tmp_path / "site", list(read_records(results)), results, data_dir=music)
+    hardest = read_data(tmp_path / "site", "tasks/pebble-constrained/pebble-key")["hardest"]
+    assert any(each["sound"] for each in hardest)
+    for each in hardest:
+        assert bool(each["sound"]) == (each["clip"] in names)
+        if each["sound"]:
+            samples_T, rate = soundfile.read(tmp_path / "site" / each["sound"])
+            assert rate == 24000 and len(samples_T) == pytest.approx(24000, abs=2400)
+            spectrum = np.abs(np.fft.rfft(samples_T[4800:19200]))
+            assert np.argmax(spectrum) * 24000 / 14400 == pytest.approx(440, abs=3)
+    write_site(tmp_path / "site", list(read_records(results)), results)  # without --data-dir nothing of it stays
+    assert not (tmp_path / "site" / "audio").exists()
+
+
+def test_clips_a_second_are_those_of_the_slowest_run(site):
+    boards = {board["id"]: board for board in read_data(site, "leaderboard")["boards"]}
+    rates = [entry["clips_per_second"] for entry in boards["pebble-constrained"]["entries"]]
+    assert rates == pytest.approx([44 / 60, 44 / 60, 44 / 2], abs=1e-3)  # 3 train, 1 valid, 40 test

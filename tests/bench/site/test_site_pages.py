@@ -102,6 +102,11 @@ def test_search_and_filters_and_the_empty_state(open_page):
     assert system_names(page) == ["good"]
     page.locator("#license").select_option("")
     page.locator("#size").select_option("")
+    page.locator("#speed").select_option("1")
+    assert system_names(page) == ["poor"] and "speed=1" in page.url
+    page.locator("#speed").select_option("100")
+    assert "No system passes" in page.locator("main").inner_text()
+    page.locator("#speed").select_option("")
     page.locator("#data").select_option("none")
     assert "good" not in system_names(page) and "fair" in system_names(page)
     assert page.locator("#count").inner_text().startswith("3 of 4")
@@ -150,6 +155,8 @@ def test_system_and_task_pages(open_page):
     page.get_by_role("region", name="Scores by class").wait_for()
     assert page.get_by_role("region", name="Scores by class").locator("tbody tr").count() == 3
     assert page.get_by_role("region", name="Best layer by system").locator("tbody tr").count() == 4
+    hardest = page.get_by_role("region", name="Hardest clips").locator("tbody tr")
+    assert hardest.count() == 10 and "clip-" in hardest.first.inner_text()
 
 
 def test_compare_turns_round(open_page):

@@ -44,6 +44,7 @@ function boardColumns(board) {
     fact("parameters", "Parameters", (system) => system.parameters, (system) => formatCount(system.parameters)),
     fact("hours", "Hours of training audio", (system) => (system.training_hours ? system.training_hours[1] : null), (system) => formatHours(system.training_hours)),
     fact("seconds", "Time for the ranked tasks", (system, entry) => entry.seconds, (system, entry) => formatSeconds(entry.seconds)),
+    fact("speed", "Clips encoded a second", (system, entry) => entry.clips_per_second, (system, entry) => formatScore(entry.clips_per_second)),
     fact("license", "Licence", (system) => (system.license || "").toLowerCase(), (system) => system.license || "not stated", true),
     fact("data", "Trained on", (system) => system.trained_on.join(", "), (system) => system.trained_on.join(", ") || "–", true),
   ];
@@ -72,11 +73,12 @@ function isShown(row, query) {
   const system = row.system;
   const text = [row.name, ...(system ? [system.license, system.network, system.pretraining_task, ...system.trained_on] : row.published.sources)].join(" ").toLowerCase();
   if (!words.every((word) => text.includes(word))) return false;
-  if (!system) return query.get("published") !== "0" && !["license", "commercial", "size", "data"].some((key) => query.get(key));
+  if (!system) return query.get("published") !== "0" && !["license", "commercial", "size", "speed", "data"].some((key) => query.get(key));
   if (query.get("license") && (system.license || "not stated") !== query.get("license")) return false;
   const commercial = { yes: true, no: false, unknown: null }[query.get("commercial")];
   if (commercial !== undefined && (system.commercial_use ?? null) !== commercial) return false;
   if (query.get("size") && !(system.parameters <= Number(query.get("size")))) return false;
+  if (query.get("speed") && !(row.entry.clips_per_second >= Number(query.get("speed")))) return false;
   const data = query.get("data") || "";
   if (data === "none") return Object.values(row.entry.results).every((result) => !result[3].includes("†"));
   return !data || system.trained_on.includes(data);
@@ -139,6 +141,7 @@ pageRenderers[""] = (rest, query) => {
     labelled("Licence", choice("license", [["", "any"], ...unique(systems.map((system) => system.license || "not stated")).map((name) => [name, name])], query.get("license") || "", (value) => update("license", value))),
     labelled("Commercial use", choice("commercial", [["", "any"], ["yes", "allowed"], ["no", "not allowed"], ["unknown", "unknown"]], query.get("commercial") || "", (value) => update("commercial", value))),
     labelled("Parameters", choice("size", [["", "any number"], ["1000000", "up to 1 M"], ["10000000", "up to 10 M"], ["100000000", "up to 100 M"], ["400000000", "up to 400 M"]], query.get("size") || "", (value) => update("size", value))),
+    labelled("Throughput", choice("speed", [["", "any"], ["1", "1 clip a second or more"], ["10", "10 clips or more"], ["100", "100 clips or more"]], query.get("speed") || "", (value) => update("speed", value))),
     labelled("Training data", choice("data", [["", "any"], ["none", "no † (nothing in-domain)"], ...unique(systems.flatMap((system) => system.trained_on)).map((name) => [name, "trained on " + name])], query.get("data") || "", (value) => update("data", value))),
     board.published.length ? element("label", { class: "check" }, element("input", { type: "checkbox", id: "published", checked: query.get("published") !== "0", onchange: (event) => update("published", event.target.checked ? null : "0") }), "not rerun ‡") : null,
   );

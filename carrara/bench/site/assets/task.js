@@ -1,5 +1,5 @@
 "use strict";
-// The page of a task: every system's score, the layer that validation chose, and scores by class.
+// The page of a task: every system's score, the layer that validation chose, scores by class, and the hardest clips.
 
 const MAX_CLASS_COLUMNS = 6;
 
@@ -24,7 +24,7 @@ pageRenderers.task = (rest, query) => {
     value: row.result[0], low: row.result[1], high: row.result[2], className: row.published ? "hollow" : "dot",
   }));
   const classes = element("div", {}, element("p", { class: "state" }, "Loading…"));
-  loadData(`tasks/${board.id}/${task.slug}`, (data) => classes.replaceChildren(...classTable(data, rows.filter((row) => row.system).map((row) => row.name))));
+  loadData(`tasks/${board.id}/${task.slug}`, (data) => classes.replaceChildren(...classTable(data, rows.filter((row) => row.system).map((row) => row.name)), ...hardestClips(data)));
   return [
     element("h1", {}, name),
     element("p", { class: "soft" }, `${board.title}. Level: ${LEVEL_NAMES[task.level].toLowerCase()}. Score: mean of ${task.metrics.join(", ") || "its metrics"}, ${task.better} is better${task.n ? `, over ${task.n.toLocaleString("en")} test units` : ""}.`),
@@ -55,4 +55,17 @@ function classTable(data, names) {
   ]);
   const rest = known.length > chosen.length ? ` The ${chosen.length} best of ${known.length} systems; the data has all.` : "";
   return [element("p", { class: "soft" }, `${data.metric[0].toUpperCase() + data.metric.slice(1)} in percent, mean over training seeds.${rest}`), scrollTable(["class", "test units", ...chosen], rows, "Scores by class")];
+}
+
+// The clips on which the systems err most, with sound where the site was written beside the dataset.
+function hardestClips(data) {
+  if (!data || !data.hardest || !data.hardest.length) return [];
+  const hasLabels = "truth" in data.hardest[0], hasSound = data.hardest.some((each) => each.sound);
+  const rows = data.hardest.map((each) => [
+    each.clip, hasLabels ? formatScore(100 * each.error) : each.error.toFixed(3), each.systems.toLocaleString("en"), ...(hasLabels ? [each.truth, each.answer] : []),
+    ...(hasSound ? [each.sound ? element("audio", { src: each.sound, controls: true, preload: "none", "aria-label": "clip " + each.clip }) : "–"] : []),
+  ]);
+  const head = ["clip", hasLabels ? "wrong (%)" : "mean error", "systems", ...(hasLabels ? ["truth", "most frequent answer"] : []), ...(hasSound ? ["sound"] : [])];
+  const missing = hasSound ? "" : " Their sound is copied by carrara leaderboard --site DIR --data-dir DATASETS.";
+  return [element("h2", {}, "Hardest clips"), element("p", { class: "soft" }, "Test clips on which these systems err most, mean over systems." + missing), scrollTable(head, rows, "Hardest clips")];
 }
