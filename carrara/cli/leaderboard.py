@@ -39,6 +39,14 @@ FigureFile = Annotated[
         help="Draw scores by task type, and by level against hours of training audio (.png, .svg).",
     ),
 ]
+SiteFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write pages with search, filters, systems, tasks and comparisons here."),
+]
+SoundFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DATASETS", help="For --site: copy the sound of each task's hardest clips from here."),
+]
 
 
 def leaderboard(
@@ -65,14 +73,8 @@ def leaderboard(
         ),
     ] = None,
     figure: FigureFile = None,
-    site: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write pages with search, filters, systems, tasks and comparisons here."),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DATASETS", help="For --site: copy the sound of each task's hardest clips from here."),
-    ] = None,
+    site: SiteFolder = None,
+    data_dir: SoundFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Rank the systems whose records a folder holds, each score with its 95 % interval.
@@ -97,10 +99,8 @@ def leaderboard(
 
     if str(output) == "-":
         output = None
-    if data_dir is not None and site is None:
-        raise UsageError("--data-dir goes with --site DIR")
-    if data_dir is not None and not data_dir.is_dir():
-        raise UsageError(f"--data-dir {data_dir}: no such folder")
+    if data_dir is not None and (site is None or not data_dir.is_dir()):
+        raise UsageError(f"--data-dir {data_dir}: " + ("no such folder" if site else "goes with --site DIR"))
     chosen = _choose_format("json" if as_json and form is None else form, output, as_json, site)
     sources = source or (DEFAULT_SOURCES if published else ())
     records = _read_records(results, needs_some=site is not None or not sources)
