@@ -28,6 +28,12 @@ from carrara.features.song_fields import SongFields, read_tags
 API_VERSION = "1.16.1"
 XML_NAMESPACE = "http://subsonic.org/restapi"
 GENERIC, MISSING_PARAMETER, NOT_FOUND = 0, 10, 70
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A subsonic-response, also of an error.",
+        "content": {"application/xml": {}, "application/json": {}},
+    }
+}
 Format = Annotated[Literal["xml", "json"], Query(alias="f", description="Of the answer; xml is Subsonic's default.")]
 
 
@@ -157,7 +163,7 @@ def add_subsonic_calls(app: FastAPI, songs: SonicSimilarity) -> None:
         "ping": ping,
     }
     for name, call in calls.items():
-        app.get(f"/rest/{name}", tags=["OpenSubsonic"])(call)
+        app.get(f"/rest/{name}", tags=["OpenSubsonic"], response_class=Response, responses=ANSWERS)(call)
         app.get(f"/rest/{name}.view", include_in_schema=False)(call)
 
 
