@@ -1,10 +1,11 @@
 """Measure neighbours on clustered random vectors: recall@10, ms a query on one core, resident memory; prints JSON.
 
-    python benchmarks/find.py --rows 100000 --dim 768 [--output docs/find.json]
+    python benchmarks/find.py --rows 1000000 --dim 768 --threads 2 [--output docs/find.json]
 
 The vectors are no music: 1,000 centres from a normal distribution, and around each equal numbers of vectors at a
 distance of the centres' own length. Truth is NumPy's exact search in float64 over the table that is indexed. Memory is
-measured in a fresh process that has opened the index and answered nothing yet, over one that has only imported.
+measured in a fresh process that has opened the index and answered nothing yet, over one that has only imported. Queries
+use one thread; `--threads` is for building and updating.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from pyarrow import parquet
 
 from carrara.core.io import write_text
 from carrara.features.embedding_table import EmbeddingTable
-from carrara.features.neighbour_index import EXPANSION_SEARCH, NeighbourIndex, update_index
+from carrara.features.neighbour_index import (
+    CONNECTIVITY,
+    EXPANSION_ADD,
+    EXPANSION_SEARCH,
+    NeighbourIndex,
+    update_index,
+)
 
 COUNT, CENTRES, BLOCK, NEW = 10, 1000, 10_000, 1000
 SETTINGS = {"encoder": "random-vectors", "weights_sha256": "", "output_version": 1, "encoder_settings": {}}
@@ -69,11 +76,17 @@ def write_table(path: Path, rows: int, dim: int) -> None:
 
 def exact_neighbours(table: EmbeddingTable, queries_QD: np.ndarray) -> np.ndarray:
     """Return the rows nearest to queries by cosine in float64, `[Q, COUNT]`."""
-    similarity = []
-    for _, vectors_ND in table.blocks():
+    best_QK = np.full((len(queries_QD), COUNT), -np.inf)
+    rows_QK = np.zeros((len(queries_QD), COUNT), np.int64)
+    for begin, vectors_ND in table.blocks():
         wide_ND = vectors_ND.astype(np.float64)
-        similarity.append(queries_QD @ (wide_ND / np.linalg.norm(wide_ND, axis=1, keepdims=True)).T)
-    return np.argsort(-np.concatenate(similarity, axis=1), axis=1)[:, :COUNT]
+        similarity_QN = queries_QD @ (wide_ND / np.linalg.norm(wide_ND, axis=1, keepdims=True)).T
+        rows_QN = np.broadcast_to(begin + np.arange(len(wide_ND)), similarity_QN.shape)
+        both_Q, both_rows_Q = np.hstack([best_QK, similarity_QN]), np.hstack([rows_QK, rows_QN])
+        order_QK = np.argsort(-both_Q, axis=1, kind="stable")[:, :COUNT]
+        best_QK = np.take_along_axis(both_Q, order_QK, 1)
+        rows_QK = np.take_along_axis(both_rows_Q, order_QK, 1)
+    return rows_QK
 
 
 def nearest(library: EmbeddingTable | NeighbourIndex, query_D: np.ndarray) -> list[int]:
@@ -82,13 +95,13 @@ def nearest(library: EmbeddingTable | NeighbourIndex, query_D: np.ndarray) -> li
     return [next(ranked)[0] for _ in range(COUNT)]
 
 
-def measure(folder: Path, rows: int, dim: int, queries: int) -> dict:
+def measure(folder: Path, rows: int, dim: int, queries: int, threads: int) -> dict:
     """Return the measurements of one size."""
     path, index_path = folder / "table.parquet", folder / "table.index"
     write_table(path, rows, dim)
-    start = time.perf_counter()
-    update_index(EmbeddingTable(path), index_path, threads=1)
-    build_seconds = time.perf_counter() - start
+    start, start_cpu = time.perf_counter(), time.process_time()
+    update_index(EmbeddingTable(path), index_path, threads=threads)
+    build_seconds, build_cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     table, index = EmbeddingTable(path), NeighbourIndex(index_path)
     drawn_QD = draw_vectors(queries, dim, 10**9)
     unit_QD = drawn_QD / np.linalg.norm(drawn_QD, axis=1, keepdims=True)
@@ -107,8 +120,8 @@ def measure(folder: Path, rows: int, dim: int, queries: int) -> dict:
     command = [sys.executable, "-c", IDLE, str(index_path)]
     imported, idle = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     write_table(path, rows + NEW, dim)
-    start = time.perf_counter()
-    report = update_index(EmbeddingTable(path), index_path, threads=1)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    report = update_index(EmbeddingTable(path), index_path, threads=threads)
     return {
         "recall_at_10": round(float(np.mean(recalls)), 4),
         "index_cpu_ms": round(1000 * float(np.median(cpu_seconds)), 2),
@@ -122,9 +135,12 @@ def measure(folder: Path, rows: int, dim: int, queries: int) -> dict:
         "resident_idle_mb": round(idle, 1),
         "resident_imports_mb": round(imported, 1),
         "index_mb": round(sum(file.stat().st_size for file in index_path.iterdir()) / 1e6, 1),
-        "build_seconds_one_thread": round(build_seconds, 1),
+        "threads": threads,
+        "build_cpu_seconds": round(build_cpu_seconds, 1),
+        "build_wall_seconds": round(build_seconds, 1),
         "new_recordings": report.added,
-        "update_seconds_one_thread": round(time.perf_counter() - start, 1),
+        "update_cpu_seconds": round(time.process_time() - start_cpu, 1),
+        "update_wall_seconds": round(time.perf_counter() - start, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
     }
 
@@ -135,17 +151,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where table and index stay; by default a temporary one")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     loads = [os.getloadavg()[0]]
-    with tempfile.TemporaryDirectory() as folder:
-        values = measure(Path(folder), arguments.rows, arguments.dim, arguments.queries)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        values = measure(folder, arguments.rows, arguments.dim, arguments.queries, arguments.threads)
     loads.append(os.getloadavg()[0])
     result = {
         "data": f"clustered random vectors: {CENTRES} centres, normal, distance of a vector as long as a centre",
         "rows": arguments.rows,
         "dim": arguments.dim,
         "queries": arguments.queries,
+        "connectivity": CONNECTIVITY,
+        "expansion_add": EXPANSION_ADD,
         "expansion_search": EXPANSION_SEARCH,
         **values,
         "date": time.strftime("%Y-%m-%d"),

@@ -16,7 +16,7 @@ from carrara.cli._echo import echo
 if TYPE_CHECKING:
     from carrara.features.parquet import EmbedReport
 
-EMBED_ENDINGS = (".parquet", ".csv", ".npy", ".arrow", ".feather", ".index", "")
+EMBED_ENDINGS = (".parquet", ".csv", ".npy", ".arrow", ".feather", ".lance", ".faiss", ".index", "")
 CLUSTER = "Cluster"
 READERS = 8  # of remote files; a store answers slowly and several requests at once, local files keep two busy
 MAX_LIKE_PROBLEMS = 20  # of more files with the same problem the first stands for all
@@ -28,7 +28,7 @@ Output = Annotated[
         "-o",
         metavar="OUT",
         help="OUT.parquet, or a folder for Parquet parts (OUT/); OUT.index for find; OUT.csv, OUT.npy (with "
-        "OUT.rows.csv), OUT.arrow; or - for CSV on standard output.",
+        "OUT.rows.csv), OUT.arrow, OUT.lance, OUT.faiss; or - for CSV on standard output.",
     ),
 ]
 Paths = Annotated[

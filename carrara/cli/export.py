@@ -26,8 +26,8 @@ def export(
     - `carrara export my-mert --format onnx -o my-mert-onnx`
     - `carrara export mert-v1-95m --format carrara -o to-share`
 
-    ONNX holds the front end too: MERT and its kind, mel-conformer, MusiCNN, EffNet-Discogs, CLMR and MULE; clips of
-    one length in a batch. It needs `pip install 'carrara[onnx]'`.
+    ONNX holds the front end too: MERT and its kind, MusicFM, MuQ, mel-conformer, MAEST, mel-patch, MusiCNN,
+    EffNet-Discogs, CLMR and MULE; clips of one length in a batch. It needs `pip install 'carrara[onnx]'`.
     """
     from carrara.encoders._hub.spec import parse_encoder_spec
 

@@ -30,6 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder, EncoderFamily
+from carrara.encoders._windows import divide_equally
 from carrara.nn.init import build_constants, init_weights
 from carrara.nn.recompute import forward_and_recompute
 from carrara.nn.spectral.framing import Framing
@@ -215,6 +216,28 @@ class MelPatchEncoder(Encoder):
                 column_LCD = layers_LCRD.flatten(2) if settings.frequency == "concatenate" else layers_LCRD.mean(dim=2)
                 features_BLCD[clip, :, first:end] = column_LCD
         return features_BLCD
+
+    def forward_traceable(self, samples_BT: Tensor) -> Tensor:
+        """Return `forward`'s features of clips of one length, by operations that a tracer follows."""
+        settings = self.settings
+        mel_BFM = self.log_mel(samples_BT)
+        silence_1FM = self.log_mel(samples_BT.new_zeros(1, settings.window))[:, :1]
+        columns = (mel_BFM.shape[1] + settings.patch - 1) // settings.patch
+        missing_BFM = silence_1FM.expand(mel_BFM.shape[0], settings.patch - 1, -1)
+        normal_BFM = (torch.cat([mel_BFM, missing_BFM], dim=1) - self.mel_mean) / self.mel_std
+        windows = divide_equally(columns, settings.columns, samples_BT.device)
+        column_NC = windows.first_N[:, None] + torch.arange(windows.width, device=samples_BT.device)
+        frame_NCp = column_NC.clamp(max=columns - 1)[..., None] * settings.patch
+        frame_NCp = frame_NCp + torch.arange(settings.patch, device=samples_BT.device)
+        patches_BNCpRp = normal_BFM[:, frame_NCp].unflatten(-1, (settings.rows, settings.patch))
+        patches_WNP = patches_BNCpRp.transpose(3, 4).flatten(4).flatten(2, 3).flatten(0, 1)
+        valid_NC = column_NC < (windows.first_N + windows.count_N)[:, None]
+        valid_WN = valid_NC.repeat_interleave(settings.rows, 1).repeat(samples_BT.shape[0], 1)
+        layers_WLND = torch.stack(self.encode(patches_WNP, valid_BN=valid_WN), 1)
+        rows_BNLCRD = layers_WLND.unflatten(2, (-1, settings.rows)).unflatten(0, (samples_BT.shape[0], -1))
+        columns_BNLCD = rows_BNLCRD.flatten(4) if settings.frequency == "concatenate" else rows_BNLCRD.mean(dim=4)
+        inside_C = torch.arange(columns, device=samples_BT.device) - windows.first_N[windows.window_C]
+        return columns_BNLCD.transpose(2, 3)[:, windows.window_C, inside_C].transpose(1, 2)
 
     def log_mel(self, samples_BT: Tensor) -> Tensor:
         """Return the logarithms of the mel bands, before normalization, `[B, F, M]`."""

@@ -29,7 +29,7 @@ from carrara.features.store import write_errors
 
 INDEX_FILE, VECTORS, FORMAT = "index.json", "vectors.f32", 1
 INDEX_TABLE = ".table"  # folder inside, with the table of an index that `carrara embed` wrote
-CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 32, 128, 256
+CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 256
 FIRST_CANDIDATES = 128
 COMMIT_ROWS = 100_000  # added between two commits, so that an interrupted build continues
 ADD_ROWS = 4096  # added at once: then progress is shown, and Ctrl-C is obeyed

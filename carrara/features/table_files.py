@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,15 +17,16 @@ from carrara.core.errors import UsageError
 from carrara.core.io import atomic_write, draft_folder
 from carrara.encoders._base import Encoder
 from carrara.features.embed import EmbedConfig
-from carrara.features.embedding_table import EmbeddingTable
+from carrara.features.embedding_table import SMALLEST, EmbeddingTable
 from carrara.features.parquet import EmbedReport, write_embeddings
 from carrara.features.ray_pool import RayCluster
+from carrara.features.store import write_errors
 
 if TYPE_CHECKING:
     import pyarrow
 
 ARROW = (".arrow", ".feather")
-ANEW = (".csv", ".npy", *ARROW)  # written anew, from parts beside them
+ANEW = (".csv", ".npy", ".faiss", ".lance", *ARROW)  # written anew, from parts beside them
 COLUMNS = ("path", "start", "duration", "layer")
 
 
@@ -43,8 +45,10 @@ def write_table(
 
     A CSV file has the columns path, start, duration, layer and e0 to eD-1. An array is float32 `[rows, D]`, and
     `OUT.rows.csv` beside it says what each row is. `.arrow` and `.feather` are Arrow's file format with the columns of
-    the Parquet file. These are made of Parquet parts, which a stopped call leaves and the next one continues. They are
-    written anew, so without `overwrite` no former row may be lost. `OUT.index` is an index as of
+    the Parquet file, `.lance` is a Lance dataset with them. `.faiss` is FAISS's exact index by inner product over the
+    rows divided by their lengths, so that it returns cosines; `OUT.faiss.rows.csv` says what each of its numbers is.
+    These are made of Parquet parts, which a stopped call leaves and the next one continues. They are written anew, so
+    without `overwrite` no former row may be lost. `OUT.index` is an index as of
     `carrara.features.neighbour_index`, which keeps its table in a folder inside and is brought up to date.
 
     Args:
@@ -53,23 +57,28 @@ def write_table(
         output: The file, a folder for Parquet parts, or `-`.
 
     Raises:
-        UsageError: As of `write_embeddings`; or a CSV file or array exists that holds other recordings, or is none of
-            these tables.
+        UsageError: As of `write_embeddings`; or the output exists and holds other recordings, or is none of these
+            tables; or FAISS or Lance is not installed.
         StoreError: As of `write_embeddings`.
     """
     suffix = output.suffix.lower()
     where: dict[str, Any] = {"threads": threads, "cluster": cluster}
     if suffix == ".index":
         return _write_index(encoder, files, output, config, device, batch_size, overwrite, where)
-    if str(output) != "-" and (suffix not in ANEW or output.is_dir()):
+    if str(output) != "-" and (suffix not in ANEW or (output.is_dir() and suffix != ".lance")):
         return write_embeddings(encoder, files, output, config, device, batch_size, overwrite, **where)
     if str(output) == "-":
         with draft_folder() as folder:
             report = write_embeddings(encoder, files, folder / "parts", config, device, batch_size, **where)
             _write_csv(sys.stdout, folder / "parts")
             return report
+    if suffix == ".faiss":
+        _import_faiss(output)
+    elif suffix == ".lance":
+        _import_lance(output)
+    rows_file = {".npy": output.with_suffix(".rows.csv"), ".faiss": Path(f"{output}.rows.csv")}.get(suffix, output)
     if not overwrite:
-        _refuse_loss(output.with_suffix(".rows.csv") if suffix == ".npy" else output, files)
+        _refuse_loss(rows_file, files)
     parts = Path(f"{output}.parts")
     report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True, **where)
     if report.embedded + report.reused:
@@ -78,6 +87,10 @@ def write_table(
                 _write_csv(file, parts)
         elif suffix == ".npy":
             _write_array(output, parts, report.rows)
+        elif suffix == ".faiss":
+            _write_faiss(output, rows_file, parts)
+        elif suffix == ".lance":
+            _write_lance(output, parts)
         else:
             _write_arrow(output, parts)
     for part in parts.glob("part-*.parquet"):
@@ -116,7 +129,10 @@ def _write_index(
 
 def _refuse_loss(table: Path, files: Sequence[Path | str]) -> None:
     """Refuse to replace a table of rows that has other recordings than `files`, or that is none."""
-    if not table.is_file() or not table.stat().st_size:
+    if table.is_dir():
+        if not any(table.iterdir()):
+            return
+    elif not table.is_file() or not table.stat().st_size:
         return
     former = _read_paths(table)
     if former is None:
@@ -130,9 +146,18 @@ def _refuse_loss(table: Path, files: Sequence[Path | str]) -> None:
 
 
 def _read_paths(table: Path) -> set[str] | None:
-    """Return the paths of the recordings in a CSV or Arrow file; None if it is no table of embeddings."""
+    """Return the paths of the recordings in a CSV or Arrow file or a Lance dataset; None if it is no such table."""
     import pyarrow
 
+    if table.suffix.lower() == ".lance":
+        lance = _import_lance(table)
+        try:
+            dataset = lance.dataset(str(table))
+        except (OSError, ValueError):
+            return None
+        if tuple(dataset.schema.names)[: len(COLUMNS)] != COLUMNS:
+            return None
+        return set(dataset.to_table(columns=["path"])["path"].to_pylist())
     if table.suffix.lower() in ARROW:
         try:
             with pyarrow.memory_map(str(table)) as file, pyarrow.ipc.open_file(file) as reader:
@@ -157,6 +182,63 @@ def _write_arrow(output: Path, parts: Path) -> None:
         for table in _iter_tables(parts):
             writer = writer or stack.enter_context(pyarrow.ipc.new_file(sink, table.schema))
             writer.write_table(table)
+
+
+def _write_lance(output: Path, parts: Path) -> None:
+    """Write a version of a dataset; readers see the former one until it is complete."""
+    import pyarrow
+
+    tables = _iter_tables(parts)
+    first = next(tables)
+    batches = (batch for table in chain([first], tables) for batch in table.to_batches())
+    reader = pyarrow.RecordBatchReader.from_batches(first.schema, batches)
+    with write_errors(output):
+        _import_lance(output).write_dataset(reader, str(output), mode="overwrite")
+
+
+def _write_faiss(output: Path, rows_file: Path, parts: Path) -> None:
+    faiss = _import_faiss(output)
+    index = None
+    with (
+        atomic_write(output) as tmp,
+        atomic_write(rows_file) as tmp_rows,
+        tmp_rows.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for table in _iter_tables(parts):
+            rows_RD = _embeddings_of(table)
+            lengths_R = np.maximum(np.linalg.norm(rows_RD, axis=1, keepdims=True), SMALLEST)
+            index = index or faiss.IndexFlatIP(rows_RD.shape[1])
+            index.add((rows_RD / lengths_R).astype(np.float32))
+            writer.writerows(zip(*(table[name].to_pylist() for name in COLUMNS)))
+        faiss.write_index(index, str(tmp))
+
+
+def _import_faiss(output: Path) -> Any:
+    """Return the package.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise UsageError(f"-o {output}: needs FAISS: pip install 'carrara[faiss]'") from None
+    return faiss
+
+
+def _import_lance(output: Path) -> Any:
+    """Return the package.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        import lance
+    except ImportError:
+        raise UsageError(f"-o {output}: needs Lance: pip install 'carrara[lance]'") from None
+    return lance
 
 
 def _iter_tables(parts: Path) -> Iterator[pyarrow.Table]:

@@ -1,6 +1,8 @@
-"""`carrara embed -o` an index or an Arrow file: the rows of the Parquet file, brought up to date or refused."""
+"""`carrara embed -o` an index, or an Arrow, Lance or FAISS file: the rows of the Parquet file, or refused."""
 
+import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,66 @@ def test_an_arrow_file_is_the_parquet_file(suffix):
     result = run("embed", "music/0.wav", "-e", "mfcc", "-o", f"out.{suffix}")
     assert result.exit_code == 2 and "holds music/1.wav, which is not named" in result.stderr
     embed(f"out.{suffix}")  # with other settings, which is written anew
+
+
+def test_a_lance_dataset_is_the_parquet_file():
+    lance = pytest.importorskip("lance")
+    embed("out.parquet", "--layer", "all", "--per", "window", "--window", 0.4)
+    embed("lib.lance", "--layer", "all", "--per", "window", "--window", 0.4)
+    dataset = lance.dataset("lib.lance")
+    rows = dataset.to_table().to_pylist()
+    assert sorted(rows, key=str) == sorted(pq.read_table("out.parquet").to_pylist(), key=str)
+    assert dataset.schema.metadata[b"encoder"] == b"mfcc"
+    query = np.float32(rows[5]["embedding"])
+    nearest = dataset.to_table(nearest={"column": "embedding", "q": query, "k": 1})  # no index of Lance's is needed
+    assert nearest["path"].to_pylist() == [rows[5]["path"]]
+    result = run("embed", "music/0.wav", "-e", "mfcc", "-o", "lib.lance")
+    assert result.exit_code == 2 and "holds music/1.wav, which is not named" in result.stderr
+    write(8)
+    assert embed("lib.lance")["rows"] == 9
+    assert lance.dataset("lib.lance").count_rows() == 9 and not Path("lib.lance.parts").exists()
+    assert lance.dataset("lib.lance", version=1).count_rows() == len(rows)
+
+
+def test_a_faiss_index_returns_cosines():
+    faiss = pytest.importorskip("faiss")
+    embed("out.parquet")
+    embed("lib.faiss")
+    index = faiss.read_index("lib.faiss")
+    table = {row["path"]: np.float64(row["embedding"]) for row in pq.read_table("out.parquet").to_pylist()}
+    with open("lib.faiss.rows.csv", newline="") as file:
+        names = [row["path"] for row in csv.DictReader(file)]
+    assert sorted(names) == sorted(table) and index.ntotal == len(names)
+    unit = np.stack([table[name] / np.linalg.norm(table[name]) for name in names])
+    similarity, order = index.search(np.float32(unit[3:4]), 8)
+    expected = unit @ unit[3]
+    np.testing.assert_array_equal(order[0], np.argsort(-expected))
+    np.testing.assert_allclose(similarity[0], np.sort(expected)[::-1], atol=1e-6)
+    result = run("embed", "music/0.wav", "-e", "mfcc", "-o", "lib.faiss")
+    assert result.exit_code == 2 and "holds music/1.wav, which is not named" in result.stderr
+    write(8)
+    embed("lib.faiss")
+    assert faiss.read_index("lib.faiss").ntotal == 9
+
+
+@pytest.mark.parametrize(("ending", "package"), [("faiss", "faiss"), ("lance", "lance")])
+def test_a_package_that_is_missing_is_named_before_anything_is_embedded(monkeypatch, ending, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    result = run("embed", "music", "-e", "mfcc", "-o", f"lib.{ending}")
+    assert result.exit_code == 2 and result.stderr.strip().endswith(f"pip install 'carrara[{ending}]'")
+    assert len(result.stderr.strip().splitlines()) == 1 and {path.name for path in Path().iterdir()} <= {
+        "music",
+        "home",
+    }
+
+
+def test_a_foreign_folder_is_no_lance_dataset():
+    pytest.importorskip("lance")
+    Path("lib.lance").mkdir()
+    Path("lib.lance/mine").write_text("mine")
+    result = run("embed", "music", "-e", "mfcc", "-o", "lib.lance")
+    assert result.exit_code == 2 and "no table of embeddings" in result.stderr
+    assert [path.name for path in Path("lib.lance").iterdir()] == ["mine"]
 
 
 def test_a_foreign_file_is_not_replaced():

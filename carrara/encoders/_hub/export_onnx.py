@@ -5,8 +5,9 @@ Input `samples`, float32 [batch, samples], mono at the card's rate; output `laye
 compared with the encoder in onnxruntime, on inputs of other lengths than the one that it was traced with.
 
 A spectrogram becomes a convolution with the windowed sines and cosines of the Fourier transform, which runtimes for the
-web have too. Networks over frames (HuBERT's shape, mel-conformer) are exported as they are; those that average over the
-windows of a clip through `window_batch` and `window_features`, which do all clips at once.
+web have too. Networks over frames (HuBERT's shape, the conformers) are exported as they are, those that average over
+the windows of a clip through `window_batch` and `window_features`, which do all clips at once, and those that divide a
+clip into equal windows (MAEST, mel-patch) through `forward_traceable`.
 
 Letters: B batch, T samples, F frames, K frequencies, M bands, W samples of a frame, N windows, D dim.
 """
@@ -27,15 +28,16 @@ from torch import Tensor, nn
 
 from carrara.core.errors import CarraraError, StoreError, UsageError
 from carrara.core.io import atomic_write, write_text
-from carrara.encoders._base import Card, Encoder
-from carrara.encoders._conformer.network import ConformerEncoder
+from carrara.encoders._base import Encoder
 from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.nn.conv.efficientnet import EfficientNet
+from carrara.nn.conv.subsampling import ConvSubsampling
 from carrara.nn.spectral.framing import Framing, Spectrum, make_window
 
 MODEL = "model.onnx"
 TOLERANCE = 1e-4
 PROTOBUF_LIMIT = 1.9e9
+TRACEABLE = ("forward_traceable", "window_batch")
 
 
 def export_onnx(encoder: Encoder, folder: Path) -> None:
@@ -46,11 +48,11 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
         StoreError: The file cannot be written, or its layers are not the encoder's.
     """
     card = encoder.card
-    is_known = isinstance(encoder, FrameEncoder) and not isinstance(encoder, ConformerEncoder)
-    if not is_known and not hasattr(encoder, "window_batch"):
+    if not isinstance(encoder, FrameEncoder) and not any(hasattr(encoder, name) for name in TRACEABLE):
         raise UsageError(
-            f"{card.name}: --format onnx holds networks over frames (MERT and its kind, mel-conformer) and over "
-            "windows (MusiCNN, EffNet-Discogs, CLMR, MULE); --format carrara holds every encoder"
+            f"{card.name}: --format onnx holds networks over frames (MERT and its kind, MusicFM, MuQ, mel-conformer) "
+            "and over windows (MAEST, mel-patch, MusiCNN, EffNet-Discogs, CLMR, MULE); --format carrara holds every "
+            "encoder"
         )
     try:
         import onnxruntime  # noqa: F401
@@ -60,9 +62,11 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
     if 4 * card.parameters > PROTOBUF_LIMIT:
         raise UsageError(f"{card.name}: is larger than the 2 GB that one ONNX file can hold")
     copied = copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False)
-    module: nn.Module = _SamplesOnly(encoder=copied)
     exported = _SamplesOnly(_with_convolutions(copy.deepcopy(copied)))
     shortest = getattr(encoder, "min_samples", card.sample_rate // 10)
+    if hasattr(encoder, "forward_traceable"):
+        with torch.inference_mode():
+            copied.forward_traceable(_noise(1, shortest))  # its own errors, not wrapped in the exporter's
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=shortest)
     with _silent_exporter(card.name):
         program: Any = torch.onnx.export(
@@ -76,7 +80,7 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
         )
         with atomic_write(folder / MODEL) as tmp:
             program.save(str(tmp), external_data=False)
-            _compare(module, tmp, card, shortest)
+            _compare(copied, tmp, shortest)
     write_text(
         folder / "README.md",
         f"# {card.name} as ONNX\n\nWritten by `carrara export --format onnx`.\n\n"
@@ -120,6 +124,8 @@ class _SamplesOnly(nn.Module):
         self.encoder = encoder
 
     def forward(self, samples_BT: Tensor) -> Tensor:
+        if hasattr(self.encoder, "forward_traceable"):
+            return self.encoder.forward_traceable(samples_BT)
         if not hasattr(self.encoder, "window_batch"):
             return self.encoder.forward(samples_BT)
         windows = self.encoder.window_batch(samples_BT)
@@ -170,6 +176,8 @@ def _with_convolutions(encoder: Encoder) -> Encoder:
             is_symmetric = bool(module.symmetric)
             del module._buffers["symmetric"]
             module.symmetric = is_symmetric  # type: ignore[assignment]
+        if isinstance(module, ConvSubsampling):
+            module.block_frames = None
         for name, child in module.named_children():
             if isinstance(child, Spectrum):
                 setattr(module, name, _ConvolutionSpectrum(child.framing))
@@ -177,17 +185,22 @@ def _with_convolutions(encoder: Encoder) -> Encoder:
 
 
 @torch.inference_mode()
-def _compare(module: nn.Module, path: Path, card: Card, shortest: int) -> None:
+def _compare(encoder: Encoder, path: Path, shortest: int) -> None:
+    """Compare a file with the encoder itself, which divides clips and transforms in its own way."""
     import onnxruntime
 
+    card = encoder.card
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it writes past Python's streams
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     second = max(card.sample_rate, shortest)
-    for clips, samples in ((1, second), (3, second * 3 // 2 + 7), (2, 3 * second)):
+    sizes = [(1, second), (3, second * 3 // 2 + 7), (2, 3 * second)]
+    if card.window_seconds and hasattr(encoder, "forward_traceable"):  # more than one window
+        sizes.append((1, round(1.3 * card.window_seconds * card.sample_rate)))
+    for clips, samples in sizes:
         samples_BT = _noise(clips, samples)
         actual = torch.from_numpy(session.run(["layers"], {"samples": samples_BT.numpy()})[0])
-        expected = module(samples_BT)
+        expected = encoder(samples_BT)
         if actual.shape != expected.shape or not torch.allclose(actual, expected, atol=TOLERANCE, rtol=TOLERANCE):
             raise StoreError(
                 f"{card.name}: the ONNX file's layers are not the encoder's, so it was removed; please report this"

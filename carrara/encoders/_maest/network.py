@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
+from carrara.encoders._windows import divide_equally
 from carrara.nn.init import build_constants, init_weights
 from carrara.nn.spectral.framing import framing_preset
 from carrara.nn.spectral.mel import MelBands, MelSpectrogram
@@ -177,6 +178,51 @@ class MaestEncoder(Encoder):
         features_BFLD = pad_sequence([torch.cat(clip, 1).transpose(0, 1) for clip in parts], batch_first=True)
         missing = self.num_frames(samples_BT.shape[1]) - features_BFLD.shape[1]
         return nn.functional.pad(features_BFLD, (0, 0, 0, 0, 0, missing)).transpose(1, 2)
+
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest clip that `forward_traceable` takes, a patch."""
+        return self.settings.shape.patch * HOP
+
+    def forward_traceable(self, samples_BT: Tensor) -> Tensor:
+        """Return `forward`'s features of clips of one length, at least `min_samples`, by what a tracer follows.
+
+        Raises:
+            UsageError: the settings drop rows or columns.
+        """
+        settings, shape, device = self.settings, self.settings.shape, samples_BT.device
+        if settings.drop_rows or settings.drop_columns or (settings.every_row, settings.every_column) != (1, 1):
+            raise UsageError(
+                f"{self.card.name}: its settings drop patches; use drop_rows=[], drop_columns=[], every_row=1 and "
+                "every_column=1"
+            )
+        mel_BFM = self.normalize(self.mel(samples_BT))
+        columns = (mel_BFM.shape[1] - shape.patch) // shape.stride + 1
+        windows = divide_equally(columns, shape.columns, device)
+        frame_F = torch.arange((windows.width - 1) * shape.stride + shape.patch, device=device)
+        frame_NF = (windows.first_N[:, None] * shape.stride + frame_F).clamp(max=mel_BFM.shape[1] - 1)
+        x_WDRC = self.vit.patch_embed["proj"](mel_BFM[:, frame_NF].flatten(0, 1).mT[:, None])
+        column_C = torch.arange(windows.width, device=device)
+        x_WDRC = x_WDRC + self.vit.freq_new_pos_embed + self.vit.time_new_pos_embed[..., column_C]
+        valid_NC = column_C < windows.count_N[:, None]
+        valid_WC = valid_NC.repeat(samples_BT.shape[0], 1)
+        prefix_1ND = torch.cat([self.vit.cls_token, self.vit.dist_token], 1) + self.vit.new_pos_embed
+        x_WND = torch.cat([prefix_1ND.expand(x_WDRC.shape[0], -1, -1), x_WDRC.flatten(2).mT], 1)
+        valid_WN = nn.functional.pad(valid_WC.repeat(1, shape.rows), (NUM_PREFIX_TOKENS, 0), value=True)
+        layers = [x_WND]
+        for block in self.vit.blocks:
+            layers.append(block(layers[-1], valid_WN))
+        x_BNLND = torch.stack(layers, 1).unflatten(0, (samples_BT.shape[0], -1))
+        average_BNLCD = x_BNLND[..., NUM_PREFIX_TOKENS:, :].unflatten(3, (shape.rows, -1)).mean(3)
+        if settings.tokens == "frames":
+            inside_C = torch.arange(columns, device=device) - windows.first_N[windows.window_C]
+            return average_BNLCD.transpose(2, 3)[:, windows.window_C, inside_C].transpose(1, 2)
+        average_BNLD = average_BNLCD.masked_fill(~valid_NC[:, None, :, None], 0).sum(3)
+        average_BNLD = average_BNLD / windows.count_N[:, None, None]
+        parts = {"cls": x_BNLND[..., 0, :], "dist": x_BNLND[..., 1, :], "average": average_BNLD}
+        pooled_BNLD = torch.cat(list(parts.values()), -1) if settings.tokens == "stack" else parts[settings.tokens]
+        # The mean over a clip's columns is the mean over its windows weighted by their columns.
+        return (pooled_BNLD * windows.count_N[:, None, None]).sum(1)[:, :, None] / columns
 
     @property
     def tag_names(self) -> tuple[str, ...]:

@@ -47,10 +47,15 @@ class _ConvBlock(nn.Module):
 
 
 class ConvSubsampling(nn.Module):
-    """Both blocks and the linear map; attributes named as in the authors' files."""
+    """Both blocks and the linear map; attributes named as in the authors' files.
+
+    Attributes:
+        block_frames: input frames of a block over all clips; None takes all at once, which a tracer can follow.
+    """
 
     def __init__(self, bands: int, channels: int, dim: int):
         super().__init__()
+        self.block_frames: int | None = BLOCK_FRAMES
         self.conv = nn.Sequential(_ConvBlock(1, channels), _ConvBlock(channels, channels))
         self.linear = nn.Linear(channels * (bands // STRIDE), dim)
 
@@ -61,9 +66,11 @@ class ConvSubsampling(nn.Module):
             mel_BFM: normalized spectrogram, zero after each clip's frames.
             counts_B: frames of each clip; None means all.
         """
+        if self.training or self.block_frames is None:
+            return self._forward_block(mel_BFM, counts_B)
         frames = mel_BFM.shape[1]
-        size = max(BLOCK_FRAMES // len(mel_BFM) // STRIDE, 1) * STRIDE
-        if self.training or frames <= size:
+        size = max(self.block_frames // len(mel_BFM) // STRIDE, 1) * STRIDE
+        if frames <= size:
             return self._forward_block(mel_BFM, counts_B)
         blocks = []
         for start in range(0, frames, size):

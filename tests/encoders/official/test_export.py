@@ -126,14 +126,29 @@ def test_onnxruntime_gives_the_same_layers_at_any_size(tmp_path, encoder):
         torch.testing.assert_close(torch.from_numpy(layers), ours(samples_BT), atol=1e-4, rtol=1e-4)
 
 
+SMALL = {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64, "channels": 8}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["musicnn-mtt", "effnet-discogs", "clmr", "mel-conformer-tiny"])
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("musicnn-mtt", {}),
+        ("effnet-discogs", {}),
+        ("clmr", {}),
+        ("mel-conformer-tiny", {"num_layers": 1}),
+        ("musicfm-tiny", {"num_layers": 1}),
+        ("muq", SMALL),
+        ("maest-tiny", {"num_layers": 1}),
+        ("mel-patch-tiny", {"num_layers": 1}),
+    ],
+)
 @torch.no_grad()
-def test_onnx_files_hold_spectrograms_and_windows(tmp_path, name):
-    """The reference is the encoder itself, with FFTs and a loop over clips, which the file has not."""
+def test_onnx_files_hold_spectrograms_and_windows(tmp_path, name, changed):
+    """The reference is the encoder itself, with FFTs and loops over clips and windows, which the file has not."""
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    ours = build_encoder(name, seed=1).eval()
+    ours = build_encoder(name, seed=1, changes=changed).eval()
     generator = torch.Generator().manual_seed(3)
     for buffer_name, buffer in ours.named_buffers():
         if buffer_name.endswith("running_mean"):  # of an untrained network they are 0, and an error would not show
@@ -141,10 +156,35 @@ def test_onnx_files_hold_spectrograms_and_windows(tmp_path, name):
     export_encoder(ours, "onnx", tmp_path)
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     shortest = getattr(ours, "min_samples", 1600)
-    for clips, samples in ((1, shortest), (3, 2 * shortest + 7), (2, 70_001)):
+    for clips, samples in ((1, shortest), (3, 2 * shortest + 7), (2, 70_001), (2, 211_003)):
         samples_BT = sound(clips, samples)
         (layers,) = session.run(None, {"samples": samples_BT.numpy()})
         torch.testing.assert_close(torch.from_numpy(layers), ours(samples_BT), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        *(("maest-tiny", {"tokens": tokens}) for tokens in ("cls", "dist", "average", "stack", "frames")),
+        *(("mel-patch-tiny", {"frequency": frequency}) for frequency in ("concatenate", "mean")),
+    ],
+)
+@torch.no_grad()
+def test_equal_windows_as_tensors_are_those_of_the_loop(name, changed):
+    """The loop of `forward` is the reference; the last lengths have two, three and four windows of unequal columns."""
+    ours = build_encoder(name, seed=1, changes=changed).eval()
+    for clips, samples in ((1, 4096), (3, 9011), (2, 79_000), (1, 110_007), (2, 170_001), (1, 300_003)):
+        samples_BT = sound(clips, samples)
+        layers = ours(samples_BT)
+        assert len(layers) == clips and layers.std() > 0.01
+        torch.testing.assert_close(ours.forward_traceable(samples_BT), layers, atol=1e-5, rtol=1e-5)
+
+
+def test_patchout_is_reported_before_a_maest_becomes_onnx(tmp_path):
+    ours = build_encoder("maest-tiny", changes={"every_column": 2})
+    with pytest.raises(UsageError, match="maest-tiny: .*every_column=1$"):
+        export_encoder(ours, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +197,7 @@ def test_what_transformers_has_no_network_for_is_reported(tmp_path, encoder, cha
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["musicfm-tiny", "maest-tiny", "mel-patch-tiny", "chroma"])
+@pytest.mark.parametrize("name", ["chroma", "noise", "cqt-mel"])
 def test_what_onnx_does_not_hold_is_reported_before_anything_is_written(tmp_path, name):
     with pytest.raises(UsageError, match=f"^{name}: --format onnx holds networks over frames") as caught:
         export_encoder(build_encoder(name), "onnx", tmp_path / "out")
