@@ -154,21 +154,22 @@ def local_copy(address: str, offset: int | None = None, size: int | None = None,
         yield Path(address)
         return
     name = name or address
-    with tempfile.NamedTemporaryFile(prefix="carrara-", suffix=suffix(name)) as copy:
+    # A folder of its own, since some file systems remove what they could not write whole.
+    with tempfile.TemporaryDirectory(prefix="carrara-") as folder:
+        copy = Path(folder) / f"copy{suffix(name)}"
         with _store_errors(name, "cannot be read", AudioError):
             if offset is None or size is None:
-                _copy_file(address, Path(copy.name))
+                _copy_file(address, copy)
             else:
                 files, path = open_filesystem(address)
                 content = files.cat_file(path, start=offset, end=offset + size)
                 if len(content) < size:
                     raise OSError(f"{address} ends inside of it, at byte {offset + len(content)}")
-                copy.write(content)
-                copy.flush()
+                copy.write_bytes(content)
         try:
-            yield Path(copy.name)
+            yield copy
         except AudioError as problem:
-            raise AudioError(str(problem).replace(copy.name, name)) from None
+            raise AudioError(str(problem).replace(str(copy), name)) from None
 
 
 def _is_url(address: str) -> bool:

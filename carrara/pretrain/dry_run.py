@@ -2,7 +2,8 @@
 
 The network, its losses and its micro-batches are the objective's own; crops are noise, and labels that a target would
 fit on a corpus are drawn at random. One crop is measured forward and backward for operations and memory, then three
-micro-batches for time, unless a crop takes seconds. Time and activations are proportional to the crops.
+micro-batches for time, unless a crop takes seconds. Time and activations are proportional to the crops. The range of
+the time is two standard errors of the micro-batches together with the drift of a machine's speed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.core.settings import replace
+from carrara.features.plan import DRIFT, Estimate
 from carrara.nn.device import pick_device
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.dry_objectives import dry_objective
@@ -32,6 +34,7 @@ from carrara.pretrain.step_cost import USABLE, device_memory, measure_cost
 from carrara.pretrain.tagging.settings import TaggingRecipe
 
 ASSUMED_MFU = 0.3  # fraction of the peak that a training reaches; a guess, to be replaced by a measurement
+MFU_RANGE = (0.15, 0.5)  # from a training that waits for its data to the best published ones; a guess too
 # The first prefix that fits says which part a parameter belongs to.
 PARTS: dict[type[TrainingSettings], dict[str, str]] = {
     Recipe: {
@@ -106,10 +109,14 @@ def plan_run(
     hours = resolved.batch * resolved.crop_seconds / 3600
     flops = measured.pop("flops_per_crop") * resolved.batch
     seconds = measured.pop("seconds_per_crop") * resolved.batch + measured.pop("optimiser_seconds")
-    here = _fit(resolved, memory, device_memory(torch_device), 1) | {"hours": seconds * objective.steps / 3600}
+    step = Estimate.around(seconds, math.hypot(measured.pop("seconds_error"), DRIFT))
+    run_hours = objective.steps / 3600
+    here = _fit(resolved, memory, device_memory(torch_device), 1) | {"hours": seconds * run_hours}
+    here |= {"hours_low": step.low * run_hours, "hours_high": step.high * run_hours}
     peak, capacity = GPUS[gpu]
     there = _fit(resolved, memory, capacity, gpus)
-    there["hours"] = flops * objective.steps / (gpus * peak * ASSUMED_MFU) / 3600
+    for name, mfu in (("hours_low", MFU_RANGE[1]), ("hours", ASSUMED_MFU), ("hours_high", MFU_RANGE[0])):
+        there[name] = flops * run_hours / (gpus * peak * mfu)
     return {
         "recipe": recipe if isinstance(recipe, str) else type(resolved).__name__,
         "parameters": {"total": sum(each.numel() for each in parameters), **_parts(objective)},
@@ -118,6 +125,8 @@ def plan_run(
         "audio_hours": hours * objective.steps,
         "flops_per_step": flops,
         "seconds_per_step": seconds,
+        "seconds_per_step_low": step.low,
+        "seconds_per_step_high": step.high,
         "measured": {"device": str(torch_device), "precision": precision, **measured},
         "memory": memory,
         "labels": _label_size(objective, corpus),
@@ -195,7 +204,8 @@ def describe_plan(plan: Mapping[str, Any]) -> str:
         f"audio\t{plan['audio_hours_per_step']:.3g} hours a step, {plan['steps']:,} steps, {plan['audio_hours']:,.0f} "
         "hours",
         f"operations\t{plan['flops_per_step']:.3g} FLOPs a step",
-        f"time\t{plan['seconds_per_step']:.3g} s a step on {measured['device']} in {measured['precision']}, from "
+        f"time\t{plan['seconds_per_step']:.3g} ({plan['seconds_per_step_low']:.3g} to "
+        f"{plan['seconds_per_step_high']:.3g}) s a step on {measured['device']} in {measured['precision']}, from "
         f"{measured['micro_batches']} × {measured['crops']} crops{scaled}",
         f"memory in GiB\t{sizes} (in {measured['precision']})",
     ]
@@ -210,9 +220,12 @@ def describe_plan(plan: Mapping[str, Any]) -> str:
         if device["accumulation_steps"] is None:
             cure = "activation_checkpointing=true or fsdp=true may help"
             fit = f"one crop does not fit, {cure}: {device['memory'] / GIB:.1f}"
-        assumed = f" at an assumed MFU of {device['assumed_mfu']:.0%}" if "assumed_mfu" in device else ""
+        assumed = ""
+        if "assumed_mfu" in device:
+            assumed = f" at an assumed MFU of {device['assumed_mfu']:.0%} ({MFU_RANGE[1]:.0%} to {MFU_RANGE[0]:.0%})"
         lines.append(
-            f"{name}\t{device['hours']:,.1f} hours ({device['hours'] / 24:,.1f} days){assumed}; {fit} of "
+            f"{name}\t{device['hours']:,.1f} ({device['hours_low']:,.1f} to {device['hours_high']:,.1f}) hours "
+            f"({device['hours'] / 24:,.1f} days){assumed}; {fit} of "
             f"{device['capacity'] / GIB:.0f} GiB each"
         )
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from carrara.features.plan import ratio_error
 from carrara.pretrain.corpus.stream import CropBatch
 from carrara.pretrain.optimiser import adamw
 from carrara.pretrain.recipes._base import TrainingSettings
@@ -28,7 +29,10 @@ MICRO_BATCHES, SLOW_SECONDS = 3, 4.0
 
 
 def measure_cost(objective: Any, recipe: TrainingSettings) -> dict[str, Any]:
-    """Return operations, activations and seconds of a crop, seconds of the optimiser, and how they were measured."""
+    """Return operations, activations and seconds of a crop, seconds of the optimiser, and how they were measured.
+
+    `seconds_error` is the relative standard error of a crop's seconds.
+    """
     device, module = objective.dist.device, objective.module.train()
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -38,17 +42,18 @@ def measure_cost(objective: Any, recipe: TrainingSettings) -> dict[str, Any]:
     counter, peak = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION), PeakMemory()
     with peak, counter:
         seconds = _timed(partial(_run_micro_batch, objective, 1), device)
-    crops, repeats = 1, 1
+    crops, times = 1, [seconds]
     if seconds < SLOW_SECONDS:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else device_memory(device) / 2
         limits = [math.ceil(recipe.batch / recipe.num_micro_batches(1)), USABLE * free / max(peak.bytes, 1)]
         if device.type != "cuda":
             limits.append(SLOW_SECONDS / seconds)
-        crops, repeats = max(int(min(limits)), 1), MICRO_BATCHES
+        crops = max(int(min(limits)), 1)
         while True:
             try:
                 _run_micro_batch(objective, crops)
-                seconds = _timed(partial(_run_micro_batch, objective, crops, repeats), device)
+                work = partial(_run_micro_batch, objective, crops)
+                times = [_timed(work, device) for _ in range(MICRO_BATCHES)]
                 break
             except torch.OutOfMemoryError:
                 if crops == 1:
@@ -57,19 +62,19 @@ def measure_cost(objective: Any, recipe: TrainingSettings) -> dict[str, Any]:
     return {
         "flops_per_crop": counter.get_total_flops(),
         "activations": peak.bytes,
-        "seconds_per_crop": seconds / crops / repeats,
+        "seconds_per_crop": sum(times) / len(times) / crops,
+        "seconds_error": ratio_error(times, [1.0] * len(times)),
         "optimiser_seconds": optimiser_seconds,
         "crops": crops,
-        "micro_batches": repeats,
+        "micro_batches": len(times),
     }
 
 
-def _run_micro_batch(objective: Any, crops: int, repeats: int = 1) -> None:
+def _run_micro_batch(objective: Any, crops: int) -> None:
     samples_BT = 0.1 * torch.randn(crops, objective.stream.crop_samples)
     batch = CropBatch(0, samples_BT, (0,) * crops, (0,) * crops, ())
-    for _ in range(repeats):
-        (micro_batch,) = objective.micro_batches(batch)
-        objective.losses(objective.module, micro_batch, 0).loss(micro_batch.divisors).backward()
+    (micro_batch,) = objective.micro_batches(batch)
+    objective.losses(objective.module, micro_batch, 0).loss(micro_batch.divisors).backward()
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

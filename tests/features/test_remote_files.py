@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -350,6 +351,7 @@ def test_a_refused_object_is_one_line_and_the_rest_goes_on(bucket, music, moto_s
     assert (report["embedded"], report["reused"]) == (1, 5)
 
 
-def test_a_store_whose_package_is_missing_names_it():
+def test_a_store_whose_package_is_missing_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UsageError, match=r"gs://.*fsspec cannot open it: .*gcsfs"):
         list_audio_files(["gs://bucket/music"])

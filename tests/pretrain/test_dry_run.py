@@ -95,6 +95,29 @@ def test_operations_of_a_linear_map(micro):
     assert 4 * 256 * 64 <= cost["activations"] <= 2.5 * 4 * 256 * 64
 
 
+def test_the_error_of_a_crops_seconds_is_that_of_the_mean_over_micro_batches(micro, monkeypatch):
+    seconds = iter([0.1, 0.5, 2.0, 3.0, 4.0])  # optimiser, first crop, micro-batches
+    clock = [0.0, True]
+
+    def tick():
+        clock[1] = not clock[1]
+        clock[0] += next(seconds) if clock[1] else 0.0
+        return clock[0]
+
+    monkeypatch.setattr("time.perf_counter", tick)
+    cost = measure_cost(_Linear(), replace(micro, {"batch": 1}))
+    assert cost["seconds_per_crop"] == pytest.approx(3.0) and cost["optimiser_seconds"] == pytest.approx(0.1)
+    assert cost["seconds_error"] == pytest.approx(1 / 3**0.5 / 3)  # the mean's standard error, over the mean
+
+
+def test_ranges_hold_the_expected_time(plan):
+    low, expected, high = (plan[f"seconds_per_step{name}"] for name in ("_low", "", "_high"))
+    assert expected / low == pytest.approx(high / expected) and high / expected >= 1.22  # exp(2 · 0.1), the drift alone
+    for key in ("this_device", "gpus"):
+        assert plan[key]["hours_low"] < plan[key]["hours"] < plan[key]["hours_high"]
+    assert plan["this_device"]["hours_high"] == pytest.approx(high * plan["steps"] / 3600)
+
+
 @pytest.mark.slow
 def test_operations_of_a_transformer_are_about_six_a_weight_and_frame(micro):
     recipe = replace(micro, {"network.num_layers": 4, "network.dim": 256, "network.ffn_dim": 1024, "crop_seconds": 4.0})

@@ -1,0 +1,62 @@
+"""Every benchmark runs in a small size, here or in a test of its own; those that need other data are named."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALL = {
+    "coverage.py": ["--systems", "nsynth", "--repeats", "3"],
+    "crops.py": ["--minutes", "0.3"],
+    "grid.py": ["--probes", "3", "--plain-probes", "1", "--epochs", "1", "--device", "cpu"],
+    "patchout.py": ["--seconds", "2", "--batch", "1", "--times", "1", "--device", "cpu"],
+    "spectra.py": ["--seconds", "1", "--batch", "1", "--runs", "1"],
+    "startup.py": ["--runs", "1"],
+    "students.py": ["mert-v0", "--rounds", "1"],
+}
+# Minutes of work, or files that a test does not have: songs of Pebble, features and runs, official weights.
+BY_HAND = {
+    "beat_decoder.py", "differences.py", "equal_runs.py", "find_copies.py", "jukebox.py", "patchout_scores.py",
+    "real_audio.py", "recipes.py", "relative_pitch.py", "selection_gap.py", "speech_corpus.py",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SMALL)
+def test_a_small_run_prints_numbers(script):
+    command = [sys.executable, BENCHMARKS / script, *SMALL[script]]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sum(character.isdigit() for character in done.stdout) > 10
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_the_embedding_process_and_files_are_added_to(tmp_path):
+    output = tmp_path / "memory.json"
+    for minutes in ("0.1", "0.2"):
+        command = [
+            sys.executable,
+            BENCHMARKS / "memory.py",
+            "--minutes",
+            minutes,
+            "--encoders",
+            "mfcc",
+            "--format",
+            "wav",
+        ]
+        subprocess.run([*command, "--output", output], check=True, capture_output=True, cwd=BENCHMARKS.parent)
+    results = json.loads(output.read_text())
+    assert list(results) == ["mfcc, 0.1 minutes of wav", "mfcc, 0.2 minutes of wav"]
+    assert all(50 < result["peak_mb"] < 3000 and result["cpu_seconds"] > 0 for result in results.values())
+
+
+def test_every_benchmark_has_a_smoke_run_or_a_reason():
+    scripts = {path.name for path in BENCHMARKS.glob("*.py")}
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    tested = {
+        name for name in scripts - SMALL.keys() - BY_HAND if f'"{name}"' in tests or f"import {name[:-3]}\n" in tests
+    }
+    assert scripts == tested | SMALL.keys() | BY_HAND
