@@ -66,7 +66,7 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
     shortest = getattr(encoder, "min_samples", card.sample_rate // 10)
     if hasattr(encoder, "forward_traceable"):
         with torch.inference_mode():
-            copied.forward_traceable(_noise(1, shortest))  # its own errors, not wrapped in the exporter's
+            _SamplesOnly(copied)(_noise(1, shortest))  # its own errors, not wrapped in the exporter's
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=shortest)
     with _silent_exporter(card.name):
         program: Any = torch.onnx.export(
