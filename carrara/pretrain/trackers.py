@@ -134,6 +134,15 @@ class _Wandb(_AppendOnly):
             settings=wandb.Settings(silent=True),
         )
 
+    def close(self) -> None:
+        import wandb
+
+        super().close()
+        # The process behind a finished run loses all that a second run of the same id in this process logs: seen with
+        # wandb 0.31. Someone's own run, if there is one, goes on.
+        if wandb.run is None:
+            wandb.teardown()
+
 
 TRACKERS: dict[str, type[Tracker]] = {kind.package: kind for kind in (_TensorBoard, _Trackio, _Wandb)}
 

@@ -93,6 +93,26 @@ def test_steps_of_m2d_are_its_epochs_of_audioset():
     assert round(recipe.network.crop_seconds * 100) == 608 and recipe.network.columns * recipe.network.rows == 190
 
 
+def test_m2d_has_the_defaults_of_its_published_code():
+    """`train_audio.py` of github.com/nttcslab/m2d at f0c4128, and the command in its README: 4 GPUs of 512 crops."""
+    recipe = resolve("m2d")
+    optimiser, predictor = recipe.optimiser, recipe.predictor
+    assert (recipe.target.decay, recipe.target.end_decay, recipe.masking.ratio) == (0.99995, 0.99999, 0.7)
+    assert (predictor.num_layers, predictor.dim, predictor.num_heads, predictor.ffn_dim) == (8, 512, 16, 4 * 512)
+    assert (optimiser.betas, optimiser.weight_decay, optimiser.max_grad_norm) == ((0.9, 0.95), 0.05, 3.0)
+    assert recipe.batch == 4 * 512 and round(300 * optimiser.warmup_fraction) == 20
+    assert (recipe.target.sees, recipe.target.error) == ("masked", "normalized")
+
+
+def test_a_jepa_has_the_settings_of_i_jepa_s_configuration():
+    """`configs/in1k_vith14_ep300.yaml` of github.com/facebookresearch/ijepa; the predictor's depth is for ViT-B."""
+    recipe = resolve("a-jepa")
+    masking, optimiser = recipe.masking, recipe.optimiser
+    assert (recipe.target.decay, recipe.target.end_decay, recipe.predictor.dim) == (0.996, 1.0, 384)
+    assert (masking.min_area, masking.max_area, optimiser.learning_rate) == (0.15, 0.2, 1e-3)
+    assert (optimiser.weight_decay, round(300 * optimiser.warmup_fraction), recipe.batch) == (0.04, 40, 2048)
+
+
 def test_the_four_runs_of_330m_and_ours():
     """Thesis §A.0.1: pre-LN with norm 10, pre-LN with norm 1, DeepNorm post-LN, relaxation; all in half precision."""
     runs = {name: resolve(name) for name in VARIANTS_330M}

@@ -5,12 +5,13 @@ ones, predicts what a target encoder, whose weights are a moving average of the 
 
 - `m2d` [niizumi2023]: the target encoder sees the masked patches only, so that it too must model its input. A random
   70 % of the patches is masked (`m2d-mask60`: 60 %), prediction and target have norm 1 under squared error, the decay
-  rises from .99995 to .99999; ViT-B, predictor of 8 layers of 512; AdamW at 3e-4 · batch / 256, 20 of 300 epochs of
-  warm-up, cosine decay, batches of 2,048 crops of 6.08 s: 300 epochs of AudioSet's 2,005,132 clips are 293,700 steps.
+  rises from .99995 to .99999; ViT-B, predictor of 8 layers of 512; AdamW at 3e-4 · batch / 256, gradient norm 3, 20 of
+  300 epochs of warm-up, cosine decay, batches of 2,048 crops of 6.08 s: 300 epochs of AudioSet's 2,005,132 clips are
+  293,700 steps.
 - `a-jepa` [assran2023] [fei2023]: the target encoder sees all patches, rectangles of 15 to 20 % are masked (in
   all 60 %, about four), the error is squared, the decay rises from .996 to 1, the predictor is 384 wide.
 
-docs/joint-embedding.md says what is ours and which numbers could not be looked up again.
+docs/joint-embedding.md has the source of each number, and says what is ours.
 
 Scales: `base` as published. `small` takes a night on one GPU: half the dimensions and layers, an eighth of the batch
 and, by the same rule, of the learning rate, a sixth of the steps. `tiny` takes minutes on a CPU: 4 layers of 128,
@@ -137,7 +138,7 @@ def _recipe(ratio: float = 0.7, **changes: Any) -> JointEmbeddingRecipe:
             "encoder": "mel-patch",
             "masking": {"ratio": ratio},
             "optimiser": {"learning_rate": 3e-4 * 2048 / 256, "betas": (0.9, 0.95), "epsilon": 1e-8,
-                          "weight_decay": 0.05, "max_grad_norm": 0.0},
+                          "weight_decay": 0.05, "max_grad_norm": 3.0},
             "recovery": {"min_target_std": 0.1, "min_prediction_std": 0.01},
             "crop_seconds": 6.08,
             "batch": 2048,
