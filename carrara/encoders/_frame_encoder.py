@@ -3,7 +3,8 @@
     samples → `conv_features` → `project` → masked → `stack` → every layer
 
 Which frames are masked, and whether a vector replaces them or noise replaces their samples, is up to the objective
-(carrara/pretrain/masks.py). HuBERT's and data2vec's shape and the conformers on mel spectrograms are such encoders.
+(carrara/pretrain/masks.py). HuBERT's and data2vec's shape, the conformers on mel spectrograms and MAEST's patch
+Transformer are such encoders.
 
 Letters: B batch, T samples, F frames, L layers counted with layer 0, D dim, C channels of the front end's output.
 """
@@ -23,6 +24,7 @@ from carrara.encoders._base import Encoder
 from carrara.nn.conv.waveform_frontend import valid_mask
 from carrara.nn.transformer.conformer import Conformer
 from carrara.nn.transformer.encoder import Transformer
+from carrara.nn.transformer.vit import PatchTransformer
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,15 @@ class FrameEncoder(Encoder, ABC):
         masked_spec_embed: the vector in the place of masked frames; None if the network has none.
         input_dropout: of the projected frames, in training.
         layerdrop: probability of skipping a layer in training.
-        free_settings: names of settings that change neither shape nor meaning of the weights.
+        free_settings: names of settings that change neither shape nor meaning of the weights of frames.
+        head_names: beginnings of the names of weights that frames do not depend on.
     """
 
     masked_spec_embed: nn.Parameter | None
     input_dropout: float = 0.0
     layerdrop: float = 0.0
     free_settings: frozenset[str] = frozenset()
+    head_names: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -62,8 +66,8 @@ class FrameEncoder(Encoder, ABC):
 
     @property
     @abstractmethod
-    def stack(self) -> Transformer | Conformer:
-        """The layers, which take projected frames and return the output of each."""
+    def stack(self) -> Transformer | Conformer | PatchTransformer:
+        """The layers; those of HuBERT's shape and a conformer's take projected frames and return each output."""
 
     @abstractmethod
     def conv_features(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
@@ -79,7 +83,12 @@ class FrameEncoder(Encoder, ABC):
 
     def run_stack(self, x_BFD: Tensor, valid_BF: Tensor | None) -> list[Tensor]:
         """Return every layer's output; frames where `valid_BF` is false are not a clip's own."""
-        return self.stack(x_BFD, valid_BF)
+        outputs: list[Tensor] = self.stack(x_BFD, valid_BF)
+        return outputs
+
+    def predictor_input(self, last_BFD: Tensor) -> Tensor:
+        """Return what prediction heads get, `[batch, frames, dim]`, from the last layer's output; by default that."""
+        return last_BFD
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the features of every layer, `[batch, layers + 1, frames, dim]` (see `Encoder.forward`)."""

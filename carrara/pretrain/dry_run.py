@@ -40,6 +40,8 @@ PARTS: dict[type[TrainingSettings], dict[str, str]] = {
     Recipe: {
         "encoder.encoder.": "Transformer",
         "encoder.conformer.": "conformer",
+        "encoder.vit.blocks.": "Transformer",
+        "encoder.vit.norm.": "Transformer",
         "encoder.": "front end",
         "": "heads",
     },

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from carrara.core.errors import StoreError, UsageError
 from carrara.encoders import REGISTRY as ENCODERS
@@ -156,7 +157,8 @@ def _load_official_file(path: Path, recipe: Recipe, encoder: FrameEncoder) -> Ca
     name = ENCODERS.get_entry(recipe.encoder).name
     if family.load_official is None:
         raise UsageError(f"--from {path}: no file of {name} is published; give a folder")
-    load_state_dict_strict(encoder, family.load_official(name, path), str(path))
+    tensors = _without_heads(family.load_official(name, path), encoder)
+    load_state_dict_strict(encoder, tensors, str(path))
     return family.variants[name][0]
 
 
@@ -176,5 +178,12 @@ def load_other_encoder(spec: str, encoder: Any) -> Card:
         listing = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} here" for name in differing)
         cure = " ".join(f"--set network.{name}={json.dumps(theirs[name], separators=(',', ':'))}" for name in differing)
         raise UsageError(f"--from {spec}: is another network: {listing}; choose its recipe and scale, or {cure}")
-    load_state_dict_strict(encoder, other.state_dict(), spec)
+    load_state_dict_strict(encoder, _without_heads(other.state_dict(), encoder), spec)
     return other.card
+
+
+def _without_heads(tensors: Mapping[str, Tensor], encoder: Any) -> dict[str, Tensor]:
+    """Return the tensors without those of heads that the encoder does not have."""
+    heads: tuple[str, ...] = getattr(encoder, "head_names", ())
+    own = encoder.state_dict()
+    return {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(heads)}

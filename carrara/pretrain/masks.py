@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.transformer.masking import block_mask, span_mask
 from carrara.pretrain.recipes._base import MaskingSettings
 
@@ -40,12 +41,15 @@ def draw_masks(draws_B: Sequence[tuple[int, int, int]], settings: MaskingSetting
 
 
 def replace_by_noise(
-    samples_BT: Tensor, masked_BF: Tensor, draws_B: Sequence[tuple[int, int, int]], hop: int, std: float
+    samples_BT: Tensor, masked_BF: Tensor, draws_B: Sequence[tuple[int, int, int]], grid: FrameGrid, std: float
 ) -> Tensor:
-    """Return crops where Gaussian noise of that standard deviation replaces the `hop` samples of each masked frame."""
-    noisy_BT = samples_BT.clone()
+    """Return crops where Gaussian noise of that standard deviation replaces the samples of each masked frame.
+
+    Those are the `hop` samples around the frame's centre; frame 0 has the first ones where they would begin before it.
+    """
+    noisy_BT, first = samples_BT.clone(), max(grid.centre - grid.hop // 2, 0)
     for noisy_T, masked_F, draw in zip(noisy_BT, masked_BF, draws_B):
-        masked_T = masked_F.repeat_interleave(hop)[: len(noisy_T)].nonzero()[:, 0]
+        masked_T = first + masked_F.repeat_interleave(grid.hop)[: len(noisy_T) - first].nonzero()[:, 0]
         generator = np.random.default_rng([*draw, NOISE_DRAW])
         noisy_T[masked_T] = torch.from_numpy(generator.standard_normal(len(masked_T), dtype=np.float32)) * std
     return noisy_BT

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from carrara.nn.transformer.attention import MultiHeadAttention
 from carrara.nn.transformer.conformer import RotaryAttention
+from carrara.nn.transformer.vit import VitAttention
 from carrara.pretrain.objectives._masked_network import MaskedPrediction
 
 MEASURED_CROPS = 4
@@ -30,10 +31,11 @@ def measure(model: MaskedPrediction, samples_BT: Tensor) -> dict[str, float]:
     def record_logit(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(module, RotaryAttention):
             largest.append(module.largest_logit(*inputs[:2]))
-        elif isinstance(module, MultiHeadAttention):
+        elif isinstance(module, MultiHeadAttention | VitAttention):
             largest.append(module.largest_logit(inputs[0]))
 
-    attentions = [module for module in model.modules() if isinstance(module, MultiHeadAttention | RotaryAttention)]
+    kinds = MultiHeadAttention | RotaryAttention | VitAttention
+    attentions = [module for module in model.modules() if isinstance(module, kinds)]
     hooks = [attention.register_forward_pre_hook(record_logit) for attention in attentions]
     model.eval()
     try:

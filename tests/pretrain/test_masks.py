@@ -6,6 +6,7 @@ import torch
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import parse_settings
+from carrara.encoders._frame_encoder import FrameGrid
 from carrara.nn.transformer.masking import block_mask, span_mask
 from carrara.pretrain.masks import draw_masks, replace_by_noise
 from carrara.pretrain.recipes._base import MaskingSettings
@@ -46,17 +47,19 @@ def test_short_crops_have_a_masked_block_and_one_that_is_not(frames, expected):
     assert with_more == {20}
 
 
-def test_noise_replaces_the_samples_of_masked_frames_alone():
+@pytest.mark.parametrize(("centre", "first"), [(60, 0), (80, 0), (120, 40)])
+def test_noise_replaces_the_samples_around_the_centres_of_masked_frames_alone(centre, first):
     settings = MaskingSettings(blocks=True, mask_prob=0.6, mask_length=10, min_masks=1)
     hop, samples = 160, torch.full((3, 16_000), 0.5)
+    grid = FrameGrid(16_000, hop, centre)
     drawn = draw_masks(DRAWS[:3], settings, 99)
-    noisy = replace_by_noise(samples, drawn, DRAWS[:3], hop, 0.1)
+    noisy = replace_by_noise(samples, drawn, DRAWS[:3], grid, 0.1)
     masked = np.zeros((3, 16_000), dtype=bool)
     for crop, frame in zip(*np.nonzero(drawn.numpy())):
-        masked[crop, frame * hop : (frame + 1) * hop] = True
+        masked[crop, first + frame * hop : first + (frame + 1) * hop] = True
     assert (noisy.numpy()[~masked] == 0.5).all() and (samples == 0.5).all()
     noise = noisy.numpy()[masked]
     assert abs(noise.mean()) < 0.003 and noise.std() == pytest.approx(0.1, rel=0.02)
     # A crop gets the same noise whatever its batch; two crops do not.
-    alone = replace_by_noise(samples[:1], drawn[1:2], DRAWS[1:2], hop, 0.1)
+    alone = replace_by_noise(samples[:1], drawn[1:2], DRAWS[1:2], grid, 0.1)
     assert torch.equal(alone[0], noisy[1]) and len(np.unique(noise)) > 0.99 * len(noise)

@@ -1,4 +1,4 @@
-"""Masked prediction trains any encoder of frames: HuBERT's shape, the conformers on mel spectrograms."""
+"""Masked prediction trains any encoder of frames: HuBERT's shape, the conformers on mel spectrograms, patches."""
 
 import json
 
@@ -122,9 +122,12 @@ def test_encoders_without_frames_or_mask_vector_are_refused(corpus, tmp_path):
         pretrain(replace(without, cure), corpus, tmp_path / str(len(cure)), device="cpu")
 
 
-@pytest.mark.parametrize("name", ["mert-v0", "mel-conformer-tiny", "musicfm-tiny"])
-def test_a_frame_depends_most_on_the_samples_around_its_centre(name):
-    encoder = build_encoder(name).eval()
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("mert-v0", {}), ("mel-conformer-tiny", {}), ("musicfm-tiny", {}), ("maest-tiny", {"tokens": "frames"})],
+)
+def test_a_frame_depends_most_on_the_samples_around_its_centre(name, changes):
+    encoder = build_encoder(name, changes=changes).eval()
     grid, frame = encoder.grid, 12
     samples = torch.randn(4, 24 * grid.hop, generator=torch.Generator().manual_seed(1)).requires_grad_()
     features = encoder.conv_features(samples)

@@ -103,8 +103,12 @@ def check_ast(encoder: MaestEncoder) -> None:
     """Raise an error unless transformers' ASTForAudioClassification can hold an encoder.
 
     Raises:
-        UsageError: its heads are separate, which an AST does not support.
+        UsageError: its heads are separate or there are none, which an AST does not support.
     """
+    if encoder.head is None:
+        raise UsageError(
+            f"{encoder.card.name}: has no classifier, which Hugging Face's AST needs; use --format carrara"
+        )
     if encoder.settings.distilled != "mean":
         raise UsageError(f"{encoder.card.name}: predicts styles from cls alone, which Hugging Face's AST cannot")
 

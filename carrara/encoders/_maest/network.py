@@ -1,5 +1,9 @@
 """The network of MAEST: log-mel patches through a Transformer, heads that predict styles, and a clip's features.
 
+With `tokens: frames` it is a student of masked prediction (_frame_encoder.py) too: a frame is a column of patches, the
+front end's output its patches one after the other, a layer's output their mean. There is no patchout then, and no
+vector in the place of masked columns: patches overlap, so it would hide less than it says.
+
 Audio longer than the table of positions is processed in equal windows of one spectrogram, so that no window has edges
 of its own; a clip's features are the mean over its columns of patches. Windows of all clips of a batch go through the
 network in batches of bounded size. Padding is never attended to. See maest.py for the settings of the published
@@ -24,7 +28,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card, Encoder
+from carrara.encoders._base import Card
+from carrara.encoders._frame_encoder import FrameEncoder, FrameGrid
+from carrara.encoders._maest.keys import HEADS
 from carrara.encoders._windows import divide_equally
 from carrara.nn.init import build_constants, init_weights
 from carrara.nn.spectral.framing import framing_preset
@@ -42,7 +48,7 @@ class MaestSettings(Settings):
     Attributes:
         frames: mel frames of the training length; the table of positions has frames // 10 columns.
         dim, num_layers, num_heads, ffn_dim: sizes of the Transformer.
-        classes: number of styles.
+        classes: number of styles; 0 for a network without heads, of masked prediction.
         labels: names of the styles; empty where they are unknown.
         distilled: input of the styles' head: the mean of cls and dist, or cls alone where each has a head
             (`separated`).
@@ -59,7 +65,7 @@ class MaestSettings(Settings):
     num_layers: int = Field(default=12, ge=1)
     num_heads: int = Field(default=12, ge=1)
     ffn_dim: int = Field(default=3072, ge=1)
-    classes: int = Field(default=400, ge=1)
+    classes: int = Field(default=400, ge=0)
     labels: tuple[str, ...] = ()
     distilled: Literal["mean", "separated"] = "mean"
     distillation_head: bool = True
@@ -127,18 +133,27 @@ class _Window:
     columns: int
 
 
-class MaestEncoder(Encoder):
+class MaestEncoder(FrameEncoder):
     """The encoder with its heads, with random weights of that seed (none under torch's meta device)."""
 
     settings: MaestSettings
+    head_names = HEADS
+    free_settings = frozenset(
+        {"classes", "labels", "distilled", "distillation_head", "tokens"}
+        | {"drop_rows", "every_row", "drop_columns", "every_column"}
+    )
 
     def __init__(self, settings: MaestSettings, card: Card, seed: int = 0):
         super().__init__()
-        self.settings = settings
+        self.settings, self.masked_spec_embed = settings, None
         with torch.device("meta"):
             self.vit = PatchTransformer(settings.shape)
-            self.head = nn.Sequential(nn.LayerNorm(settings.dim), nn.Linear(settings.dim, settings.classes))
-            self.head_dist = nn.Linear(settings.dim, settings.classes) if settings.distillation_head else None
+            self.head: nn.Sequential | None = None
+            self.head_dist: nn.Linear | None = None
+            if settings.classes:
+                self.head = nn.Sequential(nn.LayerNorm(settings.dim), nn.Linear(settings.dim, settings.classes))
+            if settings.classes and settings.distillation_head:
+                self.head_dist = nn.Linear(settings.dim, settings.classes)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         self.card = update_maest_card(card, settings).model_copy(update={"parameters": parameters})
         init_weights(self, self._initialize, seed)
@@ -155,6 +170,32 @@ class MaestEncoder(Encoder):
     def num_frames(self, samples: int) -> int:
         """Return the number of frames of `samples` samples; 1 unless `tokens` is `frames`."""
         return self._num_columns(samples) if self.settings.tokens == "frames" else 1
+
+    @property
+    def grid(self) -> FrameGrid:
+        """A frame is a column of patches, centred in the middle of its mel frames."""
+        shape = self.settings.shape
+        return FrameGrid(SAMPLE_RATE, HOP * shape.stride, HOP * (shape.patch - 1) // 2)
+
+    @property
+    def stack(self) -> PatchTransformer:
+        """The patch Transformer."""
+        return self.vit
+
+    def conv_features(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the patches of each column one after the other, `[batch, columns, rows · dim]`; see the base class."""
+        mel_BFM = pad_sequence(self._spectrograms(samples_BT, lengths_B), batch_first=True)
+        return self.vit.embed(mel_BFM).permute(0, 3, 2, 1).flatten(2)
+
+    def run_stack(self, x_BFD: Tensor, valid_BF: Tensor | None) -> list[Tensor]:
+        """Return the mean of each column's patches in every layer, `[batch, columns, dim]`; see the base class."""
+        rows = self.settings.shape.rows
+        layers = self.vit.encode(x_BFD.unflatten(2, (rows, -1)).permute(0, 3, 2, 1), valid_BF)
+        return [x_BND[:, NUM_PREFIX_TOKENS:].unflatten(1, (rows, -1)).mean(1) for x_BND in layers]
+
+    def predictor_input(self, last_BFD: Tensor) -> Tensor:
+        """Return the normalized frames; the layers' own outputs are not normalized."""
+        return self.vit.norm(last_BFD)
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the features of every layer, `[batch, num_layers + 1, frames, dim]` (see `Encoder.forward`).
@@ -245,7 +286,13 @@ class MaestEncoder(Encoder):
         return sums_BK / columns_B1
 
     def logits(self, tokens_BND: Tensor) -> Tensor:
-        """Return the styles' logits `[batch, classes]` from the last layer's tokens (cls and dist suffice)."""
+        """Return the styles' logits `[batch, classes]` from the last layer's tokens (cls and dist suffice).
+
+        Raises:
+            UsageError: the network has no head.
+        """
+        if self.head is None:
+            raise UsageError(f"{self.card.name}: has no head for tags; train one with `carrara pretrain maest-10s`")
         cls_BD, dist_BD = self.vit.norm(tokens_BND[:, :NUM_PREFIX_TOKENS]).unbind(1)
         return self.head(cls_BD if self.settings.distilled == "separated" else (cls_BD + dist_BD) / 2)
 

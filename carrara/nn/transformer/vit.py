@@ -82,6 +82,13 @@ class VitAttention(nn.Module):
         out_BHNE = functional.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE, mask)
         return self.proj(out_BHNE.transpose(1, 2).flatten(2))
 
+    @torch.no_grad()
+    def largest_logit(self, x_BND: Tensor) -> Tensor:
+        """Return the largest |q·k|/√d over these tokens in single precision; float16 ends at 65,504."""
+        with torch.autocast(x_BND.device.type, enabled=False):
+            q_BHNE, k_BHNE, _ = self.qkv(x_BND.float()).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            return (q_BHNE @ k_BHNE.mT).abs().max() / q_BHNE.shape[-1] ** 0.5
+
 
 class VitFeedForward(nn.Module):
     """Linear, exact GELU, Linear."""
@@ -153,21 +160,68 @@ class PatchTransformer(nn.Module):
         Raises:
             UsageError: audio shorter than a patch or longer than the table, or no patch left.
         """
-        x_BDRC = self._embed_patches(mel_BFM, random_offset)
-        columns_C = torch.arange(x_BDRC.shape[3], device=mel_BFM.device)
+        valid_BC = None
+        if frame_lengths_B is not None and not bool((frame_lengths_B >= mel_BFM.shape[1]).all()):
+            shape, lengths_B = self.shape, frame_lengths_B.to(mel_BFM.device)
+            patches_B = (lengths_B - shape.patch).div(shape.stride, rounding_mode="floor") + 1
+            columns = shape.num_columns(mel_BFM.shape[1])
+            valid_BC = torch.arange(columns, device=mel_BFM.device) < patches_B[:, None]
+        return self.encode(self.embed(mel_BFM), valid_BC, keep_columns, random_offset, keep_rows)
+
+    def embed(self, mel_BFM: Tensor) -> Tensor:
+        """Return the patches of normalized log-mel frames, `[batch, dim, rows, columns]`, before their positions.
+
+        Raises:
+            UsageError: audio shorter than a patch.
+        """
+        frames = mel_BFM.shape[1]
+        if not self.shape.num_columns(frames):
+            raise UsageError(f"{frames} frames are less than one patch of {self.shape.patch}; give longer audio")
+        return self.patch_embed["proj"](mel_BFM.mT[:, None])
+
+    def encode(
+        self,
+        patches_BDRC: Tensor,
+        valid_BC: Tensor | None = None,
+        keep_columns: Tensor | None = None,
+        random_offset: int = 0,
+        keep_rows: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Return what `forward` does, from patches.
+
+        Args:
+            patches_BDRC: from `embed`.
+            valid_BC: which columns may be attended to; None means all.
+            keep_columns, random_offset, keep_rows: as for `forward`.
+
+        Raises:
+            UsageError: more columns than the table has, or no patch left.
+        """
+        shape, device = self.shape, patches_BDRC.device
+        batch, columns = len(patches_BDRC), patches_BDRC.shape[3]
+        if random_offset + columns > shape.columns:
+            frames, longest = (
+                (count - 1) * shape.stride + shape.patch for count in (columns, shape.columns - random_offset)
+            )
+            raise UsageError(
+                f"{frames} frames, but the table of positions ends after {longest}; split the audio into windows"
+            )
+        positions_1D1C = self.time_new_pos_embed[..., random_offset : random_offset + columns]
+        x_BDRC = patches_BDRC + self.freq_new_pos_embed + positions_1D1C
         if keep_rows is not None:
-            x_BDRC = x_BDRC[:, :, keep_rows.to(mel_BFM.device)]
+            x_BDRC = x_BDRC[:, :, keep_rows.to(device)]
         if keep_columns is not None:
-            columns_C = keep_columns.to(mel_BFM.device)
-            x_BDRC = x_BDRC[..., columns_C]
-        batch, rows = len(mel_BFM), x_BDRC.shape[2]
+            x_BDRC = x_BDRC[..., keep_columns.to(device)]
+            valid_BC = None if valid_BC is None else valid_BC[:, keep_columns.to(device)]
         if not x_BDRC.numel():
             raise UsageError("patchout would leave no patch at all; drop fewer rows or columns")
         cls_11D, dist_11D = self.cls_token + self.new_pos_embed[:, :1], self.dist_token + self.new_pos_embed[:, 1:]
         x_BND = torch.cat(
             [cls_11D.expand(batch, -1, -1), dist_11D.expand(batch, -1, -1), x_BDRC.flatten(2).mT.to(cls_11D.dtype)], 1
         )
-        valid_BN = self._valid_tokens(frame_lengths_B, mel_BFM.shape[1], columns_C, rows)
+        valid_BN = None
+        if valid_BC is not None:
+            valid_BN = functional.pad(valid_BC.repeat(1, x_BDRC.shape[2]), (NUM_PREFIX_TOKENS, 0), value=True)
         outputs = [x_BND]
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
@@ -175,28 +229,10 @@ class PatchTransformer(nn.Module):
             outputs.append(x_BND)
         return outputs
 
-    def _embed_patches(self, mel_BFM: Tensor, offset: int) -> Tensor:
-        """Return patches with their positions, `[batch, dim, rows, columns]`."""
-        shape, frames = self.shape, mel_BFM.shape[1]
-        columns = shape.num_columns(frames)
-        if not columns:
-            raise UsageError(f"{frames} frames are less than one patch of {shape.patch}; give longer audio")
-        if offset + columns > shape.columns:
-            longest = (shape.columns - offset - 1) * shape.stride + shape.patch
-            raise UsageError(
-                f"{frames} frames, but the table of positions ends after {longest}; split the audio into windows"
-            )
-        x_BDRC = self.patch_embed["proj"](mel_BFM.mT[:, None])
-        return x_BDRC + self.freq_new_pos_embed + self.time_new_pos_embed[..., offset : offset + columns]
-
-    def _valid_tokens(self, lengths_B: Tensor | None, frames: int, columns_C: Tensor, rows: int) -> Tensor | None:
-        """Return which tokens are valid, `[batch, tokens]`; None where all are."""
-        if lengths_B is None or bool((lengths_B >= frames).all()):
-            return None
-        shape = self.shape
-        patches_B = (lengths_B.to(columns_C.device) - shape.patch).div(shape.stride, rounding_mode="floor") + 1
-        valid_BC = columns_C < patches_B[:, None]
-        return functional.pad(valid_BC.repeat(1, rows), (NUM_PREFIX_TOKENS, 0), value=True)
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks, by the name that other stacks give their layers."""
+        return self.blocks
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

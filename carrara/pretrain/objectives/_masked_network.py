@@ -128,7 +128,7 @@ class MaskedPrediction(nn.Module):
         cnn_BFC = self.encoder.conv_features(samples_BT)
         end = masked_BF.shape[1]
         padded_mask_BF = functional.pad(masked_BF, (0, cnn_BFC.shape[1] - end)) if self.masks_by_vector else None
-        hidden_BFD = self.encoder.layer_outputs(cnn_BFC, mask_BF=padded_mask_BF)[-1]
+        hidden_BFD = self.encoder.predictor_input(self.encoder.layer_outputs(cnn_BFC, mask_BF=padded_mask_BF)[-1])
         predicted_BF = masked_BF if self.settings.unmasked_weight == 0 else torch.ones_like(masked_BF)
         hidden_SD, masked_S = hidden_BFD[:, :end][predicted_BF], masked_BF[predicted_BF]
         labels_S = {name: label[:, :end][predicted_BF] for name, label in labels.items()}

@@ -22,6 +22,7 @@ from carrara.core.errors import UsageError
 from carrara.encoders._base import untrained_card
 from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.encoders._hub.load import build_encoder, save_pretrained
+from carrara.nn.transformer.vit import PatchTransformer
 from carrara.pretrain.card import pretraining_card
 from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.corpus.build import build_corpus
@@ -149,7 +150,7 @@ class MaskedPredictionObjective(Objective):
         }
         batch_masked_BF = draw_masks(draws_B, recipe.masking, self.num_frames)
         if recipe.masking.replacement == "noise":
-            student_BT = replace_by_noise(student_BT, batch_masked_BF, draws_B, self.grid.hop, recipe.masking.noise_std)
+            student_BT = replace_by_noise(student_BT, batch_masked_BF, draws_B, self.grid, recipe.masking.noise_std)
         micro_batches: list[MicroBatch] = []
         for index, rows in split_rows(len(draws_B), recipe.accumulation_steps, self.dist):
             masked_BF = batch_masked_BF[rows]
@@ -227,18 +228,31 @@ def build_student(recipe: Recipe) -> FrameEncoder:
     """Return the recipe's encoder with random weights.
 
     Raises:
-        UsageError: it has no frames, or no vector for masked frames.
+        UsageError: it has no frames, heads for tags or no vector for masked frames, or cannot learn from itself.
     """
     encoder = build_encoder(recipe.encoder, recipe.seed, recipe.network.model_dump())
+    name = repr(recipe.encoder)
     if not isinstance(encoder, FrameEncoder):
         raise UsageError(
-            f"encoder {recipe.encoder!r} has no frames to mask; choose one of HuBERT's kind, such as mert-v0, or a "
-            "conformer, such as mel-conformer-tiny"
+            f"encoder {name} has no frames to mask; choose one of HuBERT's kind, such as mert-v0, a conformer, such as "
+            "mel-conformer-tiny, or a patch Transformer, such as maest-tiny"
         )
+    if encoder.card.frame_rate is None:
+        raise UsageError(f"encoder {name} gives one vector for a clip; add --set network.tokens=frames")
+    if encoder.tag_names:
+        raise UsageError(f"encoder {name} has heads for tags, which are not trained; add --set network.classes=0")
     if recipe.masking.replacement == "vector" and encoder.masked_spec_embed is None:
+        has_setting = "mask_vector" in type(encoder.settings).model_fields
+        cure = "add --set network.mask_vector=true, or mask" if has_setting else "mask"
         raise UsageError(
-            f"encoder {recipe.encoder!r} has no vector for masked frames; add --set network.mask_vector=true, or mask "
-            "by noise: --set masking.replacement=noise"
+            f"encoder {name} has no vector for masked frames; {cure} by noise: --set masking.replacement=noise"
+        )
+    if isinstance(encoder.stack, PatchTransformer) and any(
+        each.target == "teacher" for each in recipe.targets.values()
+    ):
+        raise UsageError(
+            "target teacher averages HuBERT's shape and conformers; on patches `carrara pretrain m2d` learns from a "
+            "moving average"
         )
     return encoder
 
