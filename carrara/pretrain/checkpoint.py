@@ -75,7 +75,9 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
         try:
             save_file(dict(tensors), tmp, metadata={"state": canonical_json(dict(state))})
         except SafetensorError as problem:
-            raise StoreError(f"{folder / LAST}: cannot write here ({problem}); make room and resume") from None
+            raise StoreError(
+                f"{folder / LAST}: cannot write here ({problem}); make room and go on with --resume"
+            ) from None
         with open(tmp, "rb") as file:
             os.fsync(file.fileno())
         # One that was cut short must not replace the previous one, which may be the only whole one.
@@ -161,7 +163,9 @@ def restore_checkpoint(
             )
         except RuntimeError as problem:
             reason = " ".join(str(problem).split())[:200]
-            raise StoreError(f"the checkpoint is of another network ({reason}); choose another output folder") from None
+            raise StoreError(
+                f"the checkpoint is of another network ({reason}); choose another folder with -o"
+            ) from None
     optimiser.state.clear()
     for name, parameter in model.named_parameters():
         for moment in MOMENTS:

@@ -136,7 +136,9 @@ class MetricsLog:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as problem:
-            raise StoreError(f"{self.path}: cannot write here ({problem.strerror}); make room and resume") from None
+            raise StoreError(
+                f"{self.path}: cannot write here ({problem.strerror}); make room and go on with --resume"
+            ) from None
         if "event" in line:
             for tracker in self.trackers:
                 tracker.log_event(json.dumps(line), line["step"])

@@ -19,6 +19,7 @@ from carrara.pretrain.corpus.stream import Corpus
 
 RUN, LOCK = "run.json", ".lock"
 KEPT_IF_DISK_IS_FULL = ("targets", "labels")
+MAX_PROPOSED = 3  # former values that a message has; many differ where the scale or the recipe does
 # Settings that a resumed run may change, as the thesis did when a run failed [yuan2023thesis §5.3].
 CHANGEABLE_SETTINGS = (
     "optimiser.learning_rate",
@@ -108,9 +109,14 @@ def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings])
     if refused:
         first = refused[0]
         more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+        former = "the former settings"
+        if len(refused) <= MAX_PROPOSED and not {"set", "nothing"} & {change.was for change in refused}:
+            former = " ".join(
+                f"--set {change.setting}={json.dumps(change.was, separators=(',', ':'))}" for change in refused
+            )
         raise StoreError(
-            f"{folder}: has another recipe: {first.setting} was {first.was}, now {first.now}{more}; use the former "
-            "settings, or choose another folder with -o"
+            f"{folder}: has another recipe: {first.setting} was {first.was}, now {first.now}{more}; go on with "
+            f"{former}, or choose another folder with -o"
         )
     if not same_corpus:
         raise StoreError(

@@ -247,7 +247,7 @@ def _roll_back(run: Run) -> None:
     """Return to the last checkpoint and leave out every batch since; save that state for a later resume."""
     checkpoint = load_checkpoint(run.folder / TRAINING)
     if checkpoint is None:
-        raise DataError(f"{run.folder / TRAINING}: has no checkpoint to roll back to; start anew in another folder")
+        raise DataError(f"{run.folder / TRAINING}: has no checkpoint to roll back to; choose another folder with -o")
     next_batch, from_step, seconds, rollbacks = run.step + run.batch_offset, run.step, run.seconds, run.guard.rollbacks
     run.load_state_dict(checkpoint.state)
     restore_checkpoint(checkpoint, run.objective.module, run.optimiser, run.objective.ema_modules())
@@ -333,6 +333,6 @@ def save_trained(run: Run, tensors: Mapping[str, Tensor] | None = None) -> None:
         try:
             run.objective.save(run.folder, whole, run.step, run.seconds)
         except StoreError as problem:
-            raise StoreError(f"{problem}; make room and resume") from None
+            raise StoreError(f"{problem}; make room and go on with --resume") from None
 
     run.dist.on_rank_zero(write)

@@ -230,5 +230,5 @@ def read_run_file(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as problem:
-        raise StoreError(f"{path}: cannot be read ({problem}); choose another folder") from None
+        raise StoreError(f"{path}: cannot be read ({problem}); choose another with --from FOLDER") from None
     return content if isinstance(content, dict) else {}

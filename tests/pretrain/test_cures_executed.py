@@ -58,6 +58,15 @@ RECIPES = {
         "network.ffn_dim": 32, "crop_seconds": 2.0, "batch": 4, "steps": 2, "targets.codes.codebook_size": 16,
         "targets.codes.fraction": 1.0,
     },
+    "mel-transformer-random": {
+        "network.dim": 32, "network.num_layers": 1, "network.num_heads": 2, "network.ffn_dim": 32, "crop_seconds": 2.0,
+        "masking.mask_length": 2, "batch": 4, "steps": 2, "targets.codes.codebook_size": 16,
+        "targets.codes.fraction": 1.0,
+    },
+    "contrastive": {
+        "network.dim": 32, "network.num_layers": 1, "network.num_heads": 2, "network.hidden": 16,
+        "pairs.view_seconds": 0.3, "pairs.group": 2, "crop_seconds": 1.0, "batch": 4, "steps": 2,
+    },
     "rvq-vae": CODEC,
     "m2d": PATCHES,
     "maest-5s": TAGS,
@@ -204,6 +213,18 @@ CASES = [
          fill=("FOLDER", "rvq-vae")),
     Case("mert-v1-95m", "is fitted on the corpus and takes no weights", 1, {"targets.codes.weights": "RUN rvq-vae"}),
     Case("music2vec-crop5s", "but the network has 2 layers", 1, {"targets.teacher.top_layers": 5}),
+    Case("contrastive", "which do not divide over", 1, {"accumulation_steps": 3}),
+    Case("contrastive", "is too short for two views at any speed", 1, {"crop_seconds": 0.5}),
+    Case("contrastive", "is no multiple of pairs.group", 1, {"batch": 3}),
+    Case("m2d", "a crop of one patch has nothing to predict it from", 1,
+         {"network.columns": 1, "network.num_bands": 16, "crop_seconds": 0.16}),
+    Case("effnet-tagger", "less than a patch of 128", 1, {"crop_seconds": 1.0}),
+    Case("maest-5s", "no training clip has the tag", 1, {"labels.tags": '["odd","none"]'}),
+    Case("mel-transformer-random", "gives one vector for a clip", 1, {"network.tokens": "stack"}),
+    Case("mel-transformer-random", "has heads for tags", 1, {"network.classes": 4}),
+    Case("mel-transformer-random", "has no vector for masked frames", 1, {"masking.replacement": "vector"}),
+    Case("mel-transformer-random", "is another network: ffn_dim is 64 there and 32 here", 1, {"network.frames": 96},
+         ("--from", "RUN maest-5s")),
     Case("musichubert-iter2", "so layer 9 does not exist", 1, {"targets.layer.layer": 9, "targets.layer.encoder":
          "RUN mert-v0"}),
 ]  # fmt: skip
@@ -384,6 +405,11 @@ def test_a_run_is_resumed_or_another_folder_taken_as_the_messages_say(music, tra
     line = refusal(run(*command, "-o", folder))
     assert "holds a run already" in line and proposals(line) == [["--resume"]] and "another folder with -o" in line
     done(run(*command, *proposals(line)[0], "-o", folder))
+    heavier = ["--set", "optimiser.weight_decay=0.1", "--set", "batch=8"]
+    line = refusal(run(*command, *heavier, "--resume", "-o", folder))
+    assert "has another recipe" in line
+    assert proposals(line) == [["--set", "optimiser.weight_decay=0.01", "--set", "batch=4"]]
+    done(run(*command, *heavier, *proposals(line)[0], "--resume", "-o", folder))
     start = trained("mert-v0")
     line = refusal(run(*command, "--resume", "--from", start, "-o", folder))
     assert "leave --from out" in line

@@ -87,7 +87,7 @@ def test_a_file_that_may_not_grow_is_a_full_disk_at_a_checkpoint(micro, corpus, 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, former)
-    assert "last.safetensors: cannot write here" in line and line.endswith("make room and resume")
+    assert "last.safetensors: cannot write here" in line and line.endswith("make room and go on with --resume")
     whole = pretrain(recipe, corpus, tmp_path / "whole", device="cpu")
     pretrain(recipe, corpus, tmp_path / "x", resume=True, device="cpu")
     ours, theirs = (load_file(each / "training" / "last.safetensors") for each in (tmp_path / "x", whole))

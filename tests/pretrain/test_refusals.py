@@ -106,11 +106,13 @@ def test_a_disk_that_fills_while_files_are_labelled_loses_no_labels(short, corpu
     def filling(self, name, codes_FQ):
         calls.append(name)
         if len(calls) == 5:
-            raise StoreError(f"{self.folder}: cannot write here (No space left on device); make room and resume")
+            raise StoreError(
+                f"{self.folder}: cannot write here (No space left on device); make room and go on with --resume"
+            )
         append(self, name, codes_FQ)
 
     monkeypatch.setattr(LabelStore, "append", filling)
-    assert "make room and resume" in refused(StoreError, recipe, corpus, tmp_path / "x")
+    assert "make room and go on with --resume" in refused(StoreError, recipe, corpus, tmp_path / "x")
     assert pretrain(recipe, corpus, tmp_path / "x", device="cpu", resume=True)
     # Ten files, of which one was tried twice.
     assert len(calls) == 11

@@ -129,7 +129,7 @@ def test_a_resumed_run_may_change_what_cures_it_and_the_log_says_so(corpus, micr
     # Resumed once more with the same settings, nothing changes.
     pretrain(replace(micro, changes), corpus, folder, resume=True, device="cpu")
     assert read_events(folder / "metrics.jsonl") == events
-    with pytest.raises(StoreError, match="has another recipe: optimiser.weight_decay was 0.01, now 0.1; use"):
+    with pytest.raises(StoreError, match="has another recipe: optimiser.weight_decay was 0.01, now 0.1; go on with"):
         pretrain(replace(micro, {**changes, "optimiser.weight_decay": 0.1}), corpus, folder, resume=True, device="cpu")
 
 
@@ -217,7 +217,7 @@ def test_a_disk_that_fills_during_a_checkpoint_is_one_line_and_nothing_is_lost(
 
     monkeypatch.setattr(function, filling)
     with pytest.raises(
-        StoreError, match="cannot write here .*No space left on device.*; make room and resume"
+        StoreError, match="cannot write here .*No space left on device.*; make room and go on with --resume"
     ) as error:
         pretrain(micro, corpus, tmp_path / "finished", device="cpu")
     assert "\n" not in str(error.value)

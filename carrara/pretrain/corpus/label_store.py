@@ -109,7 +109,9 @@ class LabelStore:
             self._index.write(_json_line({"id": name, "first": self._end, "frames": frames}))
             self._index.flush()
         except OSError as problem:
-            raise StoreError(f"{self.folder}: cannot write here ({problem.strerror}); make room and resume") from None
+            raise StoreError(
+                f"{self.folder}: cannot write here ({problem.strerror}); make room and go on with --resume"
+            ) from None
         self._ranges[name] = (self._own, self._end, frames)
         self._end += frames
 

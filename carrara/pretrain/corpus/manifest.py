@@ -103,7 +103,10 @@ def read_manifest_tags(address: str, field: str) -> dict[str, tuple[list[str], s
         parts = [parts] if isinstance(parts, str) else parts or []
         if not isinstance(parts, list) or not all(isinstance(tag, str) for tag in parts):
             kind = table[name].type if isinstance(table, pyarrow.Table) else ""
-            raise DataError(f"{address}: column {name} is {kind}, not strings or lists of them; choose another")
+            raise DataError(
+                f"{address}: column {name} is {kind}, not strings or lists of them; choose another with --set "
+                "labels.field=NAME"
+            )
         tags[item] = ([tag.strip() for tag in parts if tag.strip()], str(split or ""))
     return tags
 

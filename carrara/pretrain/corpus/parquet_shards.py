@@ -242,6 +242,6 @@ def _tags_of(value: Any, classes: list[str], address: str, field: str) -> list[s
     if not all(isinstance(tag, str) for tag in tags):
         raise DataError(
             f"{address}: column {field} holds {str(value)[:40]!r}, neither strings nor classes with names; choose "
-            "another labels.field"
+            "another with --set labels.field=NAME"
         )
     return tags

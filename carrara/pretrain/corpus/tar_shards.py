@@ -219,7 +219,10 @@ def _tags_of_texts(texts: dict[str, str], field: str, name: str) -> tuple[list[s
         value = [line.strip() for line in texts.get(".txt", texts.get(".cls", "")).splitlines()]
     tags = [value] if isinstance(value, str) else value
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise DataError(f"{name}: its {field} {str(value)[:40]!r} is no list of strings; choose another labels.field")
+        raise DataError(
+            f"{name}: its {field} {str(value)[:40]!r} is no list of strings; choose another with --set "
+            "labels.field=NAME"
+        )
     return [tag for tag in tags if tag], str(content.get("split") or "")
 
 

@@ -16,6 +16,7 @@ Letters: B crops, V = 2 B views, T samples, G frames, M values of a frame, D dim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,5 +264,5 @@ def check_groups(recipe: ContrastiveRecipe, world_size: int) -> None:
     if groups % parts:
         raise UsageError(
             f"the {recipe.batch} crops of a step are {groups} groups of {recipe.pairs.group}, which do not divide over "
-            f"{parts} micro-batches; set pairs.group={max(recipe.batch // parts, 2)}"
+            f"{parts} micro-batches; give --set batch={math.ceil(groups / parts) * parts * recipe.pairs.group}"
         )

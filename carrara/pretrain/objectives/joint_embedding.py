@@ -221,19 +221,24 @@ class JointEmbeddingObjective(Objective):
     def _measure_spectrograms(self) -> tuple[float, float]:
         """Return mean and standard deviation of the logarithms over the first crops of the run."""
         parts: list[Tensor] = []
+        errors: list[str] = []
         count, step = 0, 0
         while count < STATISTICS_CROPS and step * self.recipe.batch < max(STATISTICS_CROPS, self.recipe.batch):
-            samples_BT = self.stream.read_batch(step).samples_BT[: STATISTICS_CROPS - count].to(self.dist.device)
+            batch = self.stream.read_batch(step)
+            errors += batch.errors
+            samples_BT = batch.samples_BT[: STATISTICS_CROPS - count].to(self.dist.device)
             if len(samples_BT):
                 mel_BFM = self.encoder.log_mel(samples_BT).cpu().double()
                 parts.append(torch.stack([mel_BFM.new_tensor(mel_BFM.numel()), mel_BFM.sum(), mel_BFM.square().sum()]))
             count, step = count + len(samples_BT), step + 1
         if not parts:
-            raise DataError("no file of the first crops can be read; `carrara check` names the broken ones")
+            raise DataError(f"no file of the first crops can be read, the first for this reason: {errors[0]}")
         number, total, squares = torch.stack(parts).sum(0).tolist()
         variance = squares / number - (total / number) ** 2
         if variance < 1e-6:
-            raise DataError("the first crops are silent: their spectrograms do not vary; inspect the corpus")
+            raise DataError(
+                "the first crops are silent: their spectrograms do not vary; give another corpus with --corpus"
+            )
         return total / number, variance**0.5
 
     def _load_start(self, start: str, folder: Path) -> Initialization:
@@ -273,5 +278,9 @@ def build_patch_encoder(recipe: JointEmbeddingRecipe) -> MelPatchEncoder:
             f"--set crop_seconds={encoder.settings.crop_seconds:g}"
         )
     if columns * encoder.settings.rows < 2:
-        raise UsageError("a crop of one patch has nothing to predict it from; give longer crops")
+        seconds = 2 * encoder.settings.patch * encoder.settings.hop / SAMPLE_RATE
+        raise UsageError(
+            "a crop of one patch has nothing to predict it from; give --set network.columns=2 --set "
+            f"crop_seconds={seconds:g}"
+        )
     return encoder

@@ -311,11 +311,13 @@ class TaggingObjective(Objective):
 
 def _warn_of_short_clips(corpus: TaggedCorpus, crop_seconds: float) -> None:
     shortest = int(crop_seconds * corpus.sample_rate)
-    short = float((corpus.items.table["samples"].to_numpy() < shortest).mean())
+    samples_N = corpus.items.table["samples"].to_numpy()
+    short = float((samples_N < shortest).mean())
     if short > MAX_SHORT_FRACTION:
+        tenths = int(np.quantile(samples_N, MAX_SHORT_FRACTION)) * 10 // corpus.sample_rate
         warnings.warn(
             f"{short:.0%} of the clips are shorter than a crop of {crop_seconds:g} s and are zero-padded; "
-            "choose a recipe of shorter crops, or lower crop_seconds and network.frames",
+            f"choose a recipe of shorter crops, or give --set crop_seconds={max(tenths, 3) / 10:g}",
             stacklevel=2,
         )
 

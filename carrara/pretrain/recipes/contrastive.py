@@ -13,6 +13,7 @@ were not run. docs/contrastive.md has the measurements.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -73,9 +74,15 @@ class ContrastiveRecipe(TrainingSettings):
     def _check_pairs(self) -> ContrastiveRecipe:
         needed = 2 * self.pairs.view_seconds * 2 ** (self.pairs.max_semitones / 12)
         if self.crop_seconds < needed:
-            raise ValueError(f"crop_seconds {self.crop_seconds:g} must be {needed:.2f} or more: two views at any speed")
+            raise ValueError(
+                f"crop_seconds {self.crop_seconds:g} is too short for two views at any speed; give --set "
+                f"crop_seconds={math.ceil(100 * needed) / 100:g}"
+            )
         if self.batch % self.pairs.group:
-            raise ValueError(f"batch {self.batch} must be a multiple of pairs.group {self.pairs.group}")
+            multiple = math.ceil(self.batch / self.pairs.group) * self.pairs.group
+            raise ValueError(
+                f"batch {self.batch} is no multiple of pairs.group {self.pairs.group}; give --set batch={multiple}"
+            )
         return self
 
     @property

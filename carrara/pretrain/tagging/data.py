@@ -99,7 +99,7 @@ def build_tagged_corpus(
         raise DataError(
             f"{dataset.name} at {root}: no training clip has the tag{'s' * (len(unknown) > 1)} "
             f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}.{did_you_mean(unknown[0], present)} "
-            "Change labels.tags, or leave it out"
+            "Choose others, or all that there are: --set labels.tags=[]"
         )
     tags = settings.tags or tuple(present)
     train, valid = (_read_clips(dataset.name, splits[split], tags, label, sample_rate) for split in ("train", "valid"))
@@ -150,7 +150,9 @@ def read_run_tags(folder: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError) as problem:
-        raise StoreError(f"{path}: cannot be read as a list of tags ({problem}); choose another folder") from None
+        raise StoreError(
+            f"{path}: cannot be read as a list of tags ({problem}); choose another folder with -o"
+        ) from None
 
 
 def check_same_tags(ours: Sequence[str], theirs: Sequence[str], owner: str, cure: str) -> None:
@@ -213,7 +215,7 @@ def _read_shards(
         hint = did_you_mean(unknown[0], present) if unknown else ""
         raise DataError(
             f"{', '.join(map(str, paths[:3]))}: no training clip has {missing}; choose another with --set "
-            f"labels.field=NAME or labels.tags.{hint}"
+            f"labels.field=NAME, or take all: --set labels.tags=[].{hint}"
         )
     column = {tag: index for index, tag in enumerate(names)}
     label = identify_names(paths)
@@ -259,7 +261,8 @@ def _clip_tags(clip: Clip, label: str) -> tuple[str, ...]:
     tags = [value] if isinstance(value, str) else value or []
     if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):
         raise DataError(
-            f"clip {clip.id}: its {label} {str(value)[:40]!r} is not a list of strings; choose another labels.field"
+            f"clip {clip.id}: its {label} {str(value)[:40]!r} is not a list of strings; choose another with --set "
+            "labels.field=NAME"
         )
     return tuple(tags)
 

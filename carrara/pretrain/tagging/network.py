@@ -13,6 +13,7 @@ Letters: B batch, T samples, F frames, M mel bands, N patches of a crop, C tags,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset:
         if recipe.patchout >= columns:
             raise UsageError(
                 f"patchout {recipe.patchout} would drop every one of the {columns} columns of patches of a crop; give "
-                f"--set patchout={columns // 2}, or longer crops"
+                f"--set patchout={columns // 2}"
             )
         encoder.vit.activation_checkpointing = recipe.activation_checkpointing
     elif recipe.patchout or recipe.teacher.weights:
@@ -82,7 +83,13 @@ def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset:
             "teacher.weights="
         )
     elif frames < PATCH_FRAMES:
-        raise UsageError(f"{crop} is {frames} frames, shorter than a patch of {PATCH_FRAMES}; give longer crops")
+        framing = encoder.mel.spectrum.framing
+        tenths = next(
+            each for each in count(1) if framing.num_frames(each * encoder.card.sample_rate // 10) >= PATCH_FRAMES
+        )
+        raise UsageError(
+            f"{crop} is {frames} frames, less than a patch of {PATCH_FRAMES}; give --set crop_seconds={tenths / 10:g}"
+        )
     card = {"name": name, "trained_on": (dataset,), "license": "", "commercial_use": None}
     encoder.card = encoder.card.model_copy(update=card | {"files": {}, "weights_sha256": ""})
     return encoder
@@ -162,7 +169,9 @@ def load_teacher(folder: str, tags: Sequence[str], device: torch.device) -> Maes
         return None
     teacher = load(folder, device)
     if not isinstance(teacher, MaestEncoder):
-        raise UsageError(f"{folder}: predicts no tags, so it cannot teach them; give a MAEST trained on tags")
+        raise UsageError(
+            f"{folder}: predicts no tags, so it cannot teach them; give a MAEST that does, --set teacher.weights=FOLDER"
+        )
     check_same_tags(tags, teacher.settings.labels, f"the teacher {folder}", "give one trained on the same tags")
     return teacher
 

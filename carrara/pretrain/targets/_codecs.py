@@ -99,7 +99,9 @@ class EnCodec(nn.Module):
         model = _read_encodec(weights)
         config = model.config
         if config.audio_channels != 1 or config.normalize or not config.use_causal_conv:
-            raise UsageError(f"{weights}: is not a causal mono EnCodec; use facebook/encodec_24khz or a copy")
+            raise UsageError(
+                f"{weights}: is not a causal mono EnCodec; give --set targets.codes.weights=facebook/encodec_24khz"
+            )
         available = len(model.quantizer.layers)
         if num_codebooks > available:
             raise UsageError(

@@ -61,7 +61,7 @@ class _ClustersSettings(TargetSettings):
     @model_validator(mode="after")
     def _check_encoder(self) -> _ClustersSettings:
         if (self.feature == "layer") != (self.encoder is not None):
-            raise ValueError("feature layer needs encoder, the others take none")
+            raise ValueError("feature layer needs encoder=NAME, the others encoder=null")
         return self
 
 
@@ -136,7 +136,8 @@ class _EncoderLayer(nn.Module):
         if card.frame_rate != grid.sample_rate / grid.hop or card.sample_rate != grid.sample_rate:
             raise UsageError(
                 f"target clusters: {name} takes {card.sample_rate} Hz and gives {card.frame_rate or 0:g} frames per "
-                f"second, the student needs {grid.sample_rate} and {grid.sample_rate / grid.hop:g}; choose another"
+                f"second, the student needs {grid.sample_rate} and {grid.sample_rate / grid.hop:g}; choose another "
+                "with --set targets.NAME.encoder=ENCODER"
             )
         if layer > card.num_layers:
             raise UsageError(
