@@ -239,17 +239,7 @@ def test_every_proposed_cure_of_a_refused_start_trains(case, music, trained, tmp
     changes = {path: name_folder(value) for path, value in case.changes.items()}
     options = [name_folder(option) for option in case.options]
     corpus = music["tagged" if case.recipe in TAGGERS else "files"]
-    command = [
-        case.recipe,
-        "--scale",
-        "tiny",
-        *settings(case.recipe, changes),
-        "-c",
-        corpus,
-        "--device",
-        "cpu",
-        *options,
-    ]
+    command = [*command_of(case.recipe, changes, corpus), *options]
     line = refusal(run(*command, "-o", tmp_path / "x"))
     assert case.words in line and not (tmp_path / "x").exists()
     alternatives = proposals(line)

@@ -22,7 +22,6 @@ from carrara.core.errors import UsageError
 from carrara.encoders._base import untrained_card
 from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.encoders._hub.load import build_encoder, save_pretrained
-from carrara.nn.transformer.vit import PatchTransformer
 from carrara.pretrain.card import pretraining_card
 from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.corpus.build import build_corpus
@@ -228,7 +227,7 @@ def build_student(recipe: Recipe) -> FrameEncoder:
     """Return the recipe's encoder with random weights.
 
     Raises:
-        UsageError: it has no frames, heads for tags or no vector for masked frames, or cannot learn from itself.
+        UsageError: it has no frames, heads for tags or no vector for masked frames.
     """
     encoder = build_encoder(recipe.encoder, recipe.seed, recipe.network.model_dump())
     name = repr(recipe.encoder)
@@ -246,13 +245,6 @@ def build_student(recipe: Recipe) -> FrameEncoder:
         cure = "add --set network.mask_vector=true, or mask" if has_setting else "mask"
         raise UsageError(
             f"encoder {name} has no vector for masked frames; {cure} by noise: --set masking.replacement=noise"
-        )
-    if isinstance(encoder.stack, PatchTransformer) and any(
-        each.target == "teacher" for each in recipe.targets.values()
-    ):
-        raise UsageError(
-            "target teacher averages HuBERT's shape and conformers; on patches `carrara pretrain m2d` learns from a "
-            "moving average"
         )
     return encoder
 

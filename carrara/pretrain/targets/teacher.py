@@ -27,6 +27,7 @@ from carrara.core.errors import UsageError
 from carrara.encoders._frame_encoder import FrameEncoder, FrameGrid
 from carrara.nn.transformer.conformer import Conformer
 from carrara.nn.transformer.encoder import Transformer
+from carrara.nn.transformer.vit import PatchTransformer
 from carrara.pretrain.targets._base import Target, TargetSettings
 
 MIN_VARIANCE = 1e-5
@@ -66,8 +67,13 @@ class _Teacher(Target):
         """Copy the student's Transformer as the first average.
 
         Raises:
-            UsageError: the student has fewer layers than the target averages.
+            UsageError: the student has fewer layers than the target averages, or is a patch Transformer.
         """
+        if isinstance(student.stack, PatchTransformer):
+            raise UsageError(
+                "target teacher averages HuBERT's shape and conformers; on patches `carrara pretrain m2d` learns from "
+                "such an average"
+            )
         layers = student.card.num_layers
         if self.settings.top_layers > layers:
             raise UsageError(
