@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from carrara.audio.resample import resample
 from carrara.audio.windows import window_spans
+from carrara.bench.leaderboard.mteb_results import mteb_model_name
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
@@ -94,7 +95,7 @@ def mteb(encoder: AnyEncoder, layer: int | None = None, device: str = "cpu") -> 
             self.model = resolved
             self.mteb_model_meta = ModelMeta.create_empty(
                 {
-                    "name": card.name if card.name.count("/") == 1 else f"carrara/{card.name.replace('/', '-')}",
+                    "name": mteb_model_name(card.name),
                     "revision": resolved.hash_weights()[:12],
                     "n_parameters": card.parameters or None,
                     "embed_dim": audio.card.dim,

@@ -58,12 +58,12 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
 def _scaled_mixtures(inputs: ProtocolInputs, split: SplitData) -> list[dict[str, float]]:
     """Return the SDR of each stem of each song where the estimate is the mixture times a number."""
     from carrara.bench.separation.evaluate import SDRAccumulator, iter_windows
-    from carrara.bench.separation.frozen_encoder import FrozenEncoder
     from carrara.bench.separation.songs import load_songs
+    from carrara.bench.separation.window_encoder import WindowEncoder
 
     task = inputs.task
     assert task.window_seconds is not None  # the constrained protocol refuses it
-    window_format = FrozenEncoder(inputs.encoder, task.window_seconds, inputs.device).window_format
+    window_format = WindowEncoder(inputs.encoder, task.window_seconds, inputs.device).window_format
     with_stem_J, with_mixture = np.zeros(len(task.labels)), 0.0
     for windows in iter_windows(load_songs(task, inputs.train.clips), window_format):
         for mixture_CT, stems_JCT, valid in zip(windows.mixture_BCT, windows.stems_BJCT, windows.valid_B):

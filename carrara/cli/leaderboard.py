@@ -31,6 +31,10 @@ Format = Annotated[
     Literal["table", "markdown", "csv", "json", "html", "latex", "picture"] | None,
     typer.Option("--format", help="By default by the ending of --output, else table; html is the full report."),
 ]
+OutputFile = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write to this file (.md, .csv, .json, .html, .tex, .png, .txt); - prints."),
+]
 FigureFile = Annotated[
     Path | None,
     typer.Option(
@@ -46,6 +50,12 @@ SiteFolder = Annotated[
 SoundFolder = Annotated[
     Path | None,
     typer.Option(metavar="DATASETS", help="For --site: copy the sound of each task's hardest clips from here."),
+]
+MtebFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--mteb", metavar="DIR", help="Write MTEB's result files of records whose task MTEB has (Song Describer)."
+    ),
 ]
 
 
@@ -66,15 +76,11 @@ def leaderboard(
         list[str] | None, typer.Option(help="Add the systems of this table, such as thesis-T4.1; may be repeated.")
     ] = None,
     form: Format = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Write to this file (.md, .csv, .json, .html, .tex, .png, .txt); - prints."
-        ),
-    ] = None,
+    output: OutputFile = None,
     figure: FigureFile = None,
     site: SiteFolder = None,
     data_dir: SoundFolder = None,
+    mteb: MtebFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Rank the systems whose records a folder holds, each score with its 95 % interval.
@@ -83,6 +89,7 @@ def leaderboard(
     - `carrara leaderboard carrara-demo/results --suite pebble --json`
     - `carrara leaderboard results --published -o leaderboard.html`
     - `carrara leaderboard results --site site`, then open site/index.html
+    - `carrara leaderboard results --mteb mteb`
     - `carrara leaderboard --source mert-v2-card --source pupujepa-T3-T5`
     - `carrara leaderboard results --published --figure figures.png`
 
@@ -101,12 +108,17 @@ def leaderboard(
         output = None
     if data_dir is not None and (site is None or not data_dir.is_dir()):
         raise UsageError(f"--data-dir {data_dir}: " + ("no such folder" if site else "goes with --site DIR"))
-    chosen = _choose_format("json" if as_json and form is None else form, output, as_json, site)
+    if mteb is not None and (site is not None or figure is not None or published or source):
+        raise UsageError("--mteb writes result files alone; leave out --site, --figure, --published and --source")
+    chosen = _choose_format("json" if as_json and form is None else form, output, as_json, site or mteb)
     sources = source or (DEFAULT_SOURCES if published else ())
-    records = _read_records(results, needs_some=site is not None or not sources)
+    records = _read_records(results, needs_some=site is not None or mteb is not None or not sources)
     leaderboards = build_leaderboards(records, suite)
     if records and not leaderboards:
         raise UsageError(f"--suite {suite}: none of the records in {results} is of its tasks")
+    if mteb is not None:
+        _write_mteb(mteb, records, results, chosen == "json")
+        return
     if site is not None:
         _write_site(site, records, results, suite, source or DEFAULT_SOURCES, data_dir, chosen == "json")
         return
@@ -139,7 +151,7 @@ def _write_text(text: str, output: Path | None) -> None:
         echo(f"wrote {output}", err=True)
 
 
-def _choose_format(form: str | None, output: Path | None, as_json: bool, site: Path | None) -> str:
+def _choose_format(form: str | None, output: Path | None, as_json: bool, folder: Path | None) -> str:
     from carrara.core.errors import UsageError
 
     ending = FORMATS.get(output.suffix.lower()) if output else None
@@ -147,8 +159,8 @@ def _choose_format(form: str | None, output: Path | None, as_json: bool, site: P
         raise UsageError(f"--json and --format {form} contradict each other; give one of them")
     if form and ending and form != ending:
         raise UsageError(f"--format {form} and -o {output} contradict each other; give one of them")
-    if site is not None and (output is not None or form not in (None, "json")):
-        raise UsageError("--site writes a folder of pages; leave out -o and --format, or give them in a second command")
+    if folder is not None and (output is not None or form not in (None, "json")):
+        raise UsageError("--site and --mteb write folders; leave out -o and --format, or give them in a second command")
     return form or ending or "table"
 
 
@@ -171,6 +183,16 @@ def _write_site(
         f"{summary.page}\t{summary.systems} systems, {summary.tasks} tasks, {summary.records} records, "
         f"{summary.pairs} pairs compared"
     )
+
+
+def _write_mteb(folder: Path, records: list[Record], results: Path, as_json: bool) -> None:
+    from carrara.bench.leaderboard.mteb_results import write_mteb_results
+
+    written = write_mteb_results(records, results, folder)
+    for path in written:
+        echo(json.dumps({"path": str(path)}) if as_json else str(path))
+    if others := len(records) - len(written):
+        echo(f"left out: {others} records of tasks that MTEB does not have as they are", err=True)
 
 
 def _read_records(results: Path, needs_some: bool) -> list[Record]:

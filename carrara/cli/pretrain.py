@@ -20,9 +20,9 @@ Corpus = Annotated[
     typer.Option(
         "--corpus",
         "-c",
-        help="Files, folders, a manifest (.parquet, .csv), tar shards ('s/{0000..0099}.tar'), Parquet with audio "
-        "(hf://datasets/ORG/NAME); may be repeated. For recipes that train on tags: a dataset's name, a folder with "
-        "labels.csv, or a manifest or shards with tags.",
+        help="Files, folders, a dataset's name (fma, music4all), a manifest (.parquet, .csv), tar shards "
+        "('s/{0000..0099}.tar'), Parquet with audio (hf://datasets/ORG/NAME); may be repeated. For recipes that train "
+        "on tags: a dataset's name, a folder with labels.csv, or a manifest or shards with tags.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the encoder.")]

@@ -111,6 +111,10 @@ class Dataset(ABC):
         """
         raise UsageError(f"{self.name} does not come in sizes; leave --size out")
 
+    def corpus_folder(self, root: Path) -> Path:
+        """Return the folder whose audio is the corpus of a pre-training that takes this dataset by name: all of it."""
+        return Path(root)
+
     def check_command(self, data_dir: Path | None = None) -> str:
         """Return the command that checks this dataset below `data_dir`."""
         return f"carrara check {self.name}" + (f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else "")

@@ -8,7 +8,7 @@
       fma_full/                      the same recordings, whole
 
 Each size contains the smaller ones; of the sizes on disk the largest is read. `carrara download fma --size small`
-downloads one. `carrara pretrain … --corpus DIR/fma/fma_large` trains on its audio.
+downloads one. `carrara pretrain … --corpus fma` trains on the audio of the largest.
 
 Labels: `genre`, the top one, where a recording has one, and `genres`, the numbers of all its genres with their parents
 (genres.csv has the names). Split schemes, the authors': `small`, `medium`, `large` (whole recordings too: `full` on
@@ -96,6 +96,10 @@ class FMA(Dataset):
     def expected_seconds(self, clip: Clip) -> tuple[float, float] | None:
         """Return about 30 s for excerpts; any for whole recordings. See the base class."""
         return None if clip.path.parent.parent.name == "fma_full" else (29.0, 31.0)
+
+    def corpus_folder(self, root: Path) -> Path:
+        """Return the folder of the largest size on disk; see the base class."""
+        return Path(root) / f"fma_{_size_on_disk(Path(root)) or 'large'}"
 
     def root_for_size(self, data_dir: Path | None, size: str) -> Path:
         """Return the folder of all sizes; see the base class."""

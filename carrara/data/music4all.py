@@ -8,7 +8,7 @@
       audios/<id>.mp3
 
 The authors send the dataset on request; nothing can be downloaded without. Tables other than the first may be missing.
-`carrara pretrain … --corpus DIR/music4all/audios` trains on its audio.
+`carrara pretrain … --corpus music4all` trains on its audio.
 
 Labels: `genres`, `tags`, `language`, `artist`. Split schemes: `all`, all train, and `artist`: there is no official one,
 so the SHA-1 of the artist's name modulo 10 decides, 0 to 7 train, 8 valid, 9 test. The group is the artist.
@@ -67,6 +67,10 @@ class Music4All(Dataset):
             labels = {"artist": artist, **labels_of.get(id, {})}
             clips.append(Clip(id=id, path=root / "audios" / f"{id}.mp3", group=artist or None, labels=labels))
         return clips
+
+    def corpus_folder(self, root: Path) -> Path:
+        """Return the folder of the excerpts; see the base class."""
+        return Path(root) / "audios"
 
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
         """Return the split of each excerpt; see the base class."""

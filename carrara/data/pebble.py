@@ -71,6 +71,10 @@ class Pebble(Dataset):
             return Path(data_dir)
         return super().root(data_dir) / size
 
+    def corpus_folder(self, root: Path) -> Path:
+        """Return the folder of the clips without labels; see the base class."""
+        return Path(root) / "audio/unlabelled"
+
     def root_for_size(self, data_dir: Path | None, size: str) -> Path:
         """Return the folder of a size; see the base class."""
         return self.root(data_dir, size)

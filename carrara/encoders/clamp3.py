@@ -29,10 +29,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from carrara.core.errors import UsageError, WeightsError
-from carrara.core.settings import Settings
 from carrara.encoders._base import Card, EncoderFamily
 from carrara.encoders._hubert.network import HubertSettings
-from carrara.encoders._text.tower import TextEncoder
+from carrara.encoders._text.tower import TextEncoder, XlmRobertaSettings
 from carrara.encoders._windows import split_clips
 from carrara.encoders.mert import ENCODER as MERT
 from carrara.encoders.mert import MertSettings
@@ -57,14 +56,13 @@ _MERT = "mert-v1-95m"
 _UNUSED = re.compile(r"^(symbolic_\w+\.|(text|audio)_model\.(pooler\.|embeddings\.\w+_ids$))")
 
 
-class Clamp3Settings(Settings):
+class Clamp3Settings(XlmRobertaSettings):
     """Settings of a CLaMP 3; the defaults are the published ones.
 
     Attributes:
         mert: of the MERT, which takes its windows as they are.
         num_layers, num_heads, ffn_dim: of the Transformer over its features, which is as wide as MERT.
         joint_dim: size of the joint space.
-        text_dim, text_layers, text_heads, text_ffn_dim, vocabulary, positions: of XLM-R.
     """
 
     mert: MertSettings = Field(default_factory=lambda: _mert_settings())
@@ -72,12 +70,6 @@ class Clamp3Settings(Settings):
     num_heads: int = Field(default=12, ge=1)
     ffn_dim: int = Field(default=3072, ge=1)
     joint_dim: int = Field(default=768, ge=1)
-    text_dim: int = Field(default=768, ge=1)
-    text_layers: int = Field(default=12, ge=1)
-    text_heads: int = Field(default=12, ge=1)
-    text_ffn_dim: int = Field(default=3072, ge=1)
-    vocabulary: int = Field(default=250_002, ge=3)
-    positions: int = Field(default=514, ge=4)
 
 
 def _mert_settings() -> MertSettings:
@@ -98,20 +90,10 @@ class Clamp3Encoder(TextEncoder):
         dim = settings.mert.dim
         self.mert = MERT.build(settings.mert, MERT.variants[_MERT][0], seed)
         bert = BertShape(settings.num_layers, dim, settings.num_heads, settings.ffn_dim, 1, _SEGMENT, types=2)
-        xlm_roberta = BertShape(
-            settings.text_layers,
-            settings.text_dim,
-            settings.text_heads,
-            settings.text_ffn_dim,
-            settings.vocabulary,
-            settings.positions,
-            first_position=2,
-            eps=1e-5,
-        )
         with torch.device("meta"):
             self.audio_model = Bert(bert, has_pooler=False)
             self.audio_proj = nn.Linear(dim, settings.joint_dim)
-            self.text_model = Bert(xlm_roberta, has_pooler=False)
+            self.text_model = Bert(settings.text_shape(), has_pooler=False)
             self.text_proj = nn.Linear(settings.text_dim, settings.joint_dim)
         for part in (self.audio_model, self.audio_proj, self.text_model, self.text_proj):
             init_weights(part, partial(init_normal, part), seed)

@@ -45,11 +45,11 @@ from carrara.encoders._conformer.network import (
     convert_conformer_tensors,
     update_conformer_card,
 )
-from carrara.encoders._text.tower import TextEncoder, read_tokenizer
+from carrara.encoders._text.tower import TextEncoder, XlmRobertaSettings, read_tokenizer
 from carrara.encoders._windows import split_clips
 from carrara.formats.weights import read_tensors
 from carrara.nn.init import init_weights
-from carrara.nn.transformer.bert import Bert, BertShape, init_normal
+from carrara.nn.transformer.bert import Bert, init_normal
 
 VARIANTS = {"muq-mulan": "MuQ-MuLan, 646M, 24 kHz: MuQ and a text tower (XLM-R) in one space, English and Chinese"}
 FILES = {
@@ -87,24 +87,17 @@ _FIXED = {
 }
 
 
-class MulanSettings(ConformerSettings):
+class MulanSettings(ConformerSettings, XlmRobertaSettings):
     """Settings of a MuQ-MuLan; the defaults are the published ones.
 
     Attributes:
         projected_dim: between the two projections of audio.
         joint_dim: size of the joint space.
-        text_dim, text_layers, text_heads, text_ffn_dim, vocabulary, positions: of XLM-R.
         top_layers, top_heads, top_head_dim: of the layers after it.
     """
 
     projected_dim: int = Field(default=768, ge=1)
     joint_dim: int = Field(default=512, ge=1)
-    text_dim: int = Field(default=768, ge=1)
-    text_layers: int = Field(default=12, ge=1)
-    text_heads: int = Field(default=12, ge=1)
-    text_ffn_dim: int = Field(default=3072, ge=1)
-    vocabulary: int = Field(default=250_002, ge=3)
-    positions: int = Field(default=514, ge=4)
     top_layers: int = Field(default=8, ge=0)
     top_heads: int = Field(default=8, ge=1)
     top_head_dim: int = Field(default=64, ge=1)
@@ -153,20 +146,10 @@ class MulanEncoder(ConformerEncoder, TextEncoder):
     def __init__(self, settings: MulanSettings, card: Card, seed: int = 0) -> None:
         super().__init__(settings, card, seed)
         self.max_tokens = settings.positions - 2
-        xlm_roberta = BertShape(
-            settings.text_layers,
-            settings.text_dim,
-            settings.text_heads,
-            settings.text_ffn_dim,
-            settings.vocabulary,
-            settings.positions,
-            first_position=2,
-            eps=1e-5,
-        )
         with torch.device("meta"):
             self.audio_projection = nn.Linear(settings.dim, settings.projected_dim)
             self.audio_to_joint = nn.Linear(settings.projected_dim, settings.joint_dim)
-            self.text_model = Bert(xlm_roberta, has_pooler=False)
+            self.text_model = Bert(settings.text_shape(), has_pooler=False)
             self.text_layers = nn.ModuleList(
                 MulanLayer(settings.text_dim, settings.top_heads, settings.top_head_dim)
                 for _ in range(settings.top_layers)

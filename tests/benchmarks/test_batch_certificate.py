@@ -46,3 +46,11 @@ def test_the_table_has_a_line_for_every_encoder_that_is_named(certificate, monke
     assert [line[3].strip() for line in lines] == ["random", "random", "–", "random, smaller"]
     assert all(float(line[4]) < 1e-5 and line[6].strip() == "zero" for line in lines)
     assert "no-such" in errors
+
+
+def test_the_page_has_the_line_of_every_encoder():
+    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
+    table = page.split("| encoder | parameters | weights | difference |")[1].split("\n\n")[0]
+    lines = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()[2:]]
+    assert [line[1].strip("`") for line in lines] == sorted(REGISTRY.names())
+    assert all(float(line[4]) < 1e-5 and float(line[5]) < 1e-10 and line[6] == "zero" for line in lines)

@@ -1,5 +1,6 @@
 """`relative-chroma` against numpy written here, and that a transposed clip keeps its features."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import librosa
@@ -32,7 +33,7 @@ def by_hand(chroma_FC):
     """The features in numpy, from the chroma of every frame."""
     notes = np.maximum(chroma_FC - np.median(chroma_FC, axis=1, keepdims=True), 0)
     edges = np.linspace(0, len(notes), 9)
-    parts = np.stack([notes[int(low) : int(np.ceil(high))].mean(0) for low, high in zip(edges, edges[1:])])
+    parts = np.stack([notes[int(low) : int(np.ceil(high))].mean(0) for low, high in pairwise(edges)])
     parts = parts / np.sqrt(np.mean(parts**2))
     keys = [(np.corrcoef(np.roll(parts.mean(0), -t), p)[0, 1], t) for t in range(12) for p in (MAJOR, MINOR)]
     tonic = max(keys)[1]

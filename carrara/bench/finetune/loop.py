@@ -1,9 +1,9 @@
 """The loop of fine-tuning: steps, the monitored score after each epoch, the best epoch kept, a file to resume from.
 
 AdamW; the learning rates rise over the first steps and halve on a plateau of the monitored score; gradients are clipped
-to norm 1. On a GPU with bfloat16 the encoder runs under autocast; the probe and the loss are float32 everywhere. Every
-draw depends on the seed and the number of its step, so on a CPU a run that resumes after its last complete epoch equals
-an uninterrupted one, bit for bit.
+to norm 1. On a GPU with bfloat16 the encoder runs under autocast; what is trained on its features and the loss are
+float32 everywhere. Every draw depends on the seed and the number of its step, so on a CPU a run that resumes after its
+last complete epoch equals an uninterrupted one, bit for bit.
 
 Letters: B windows of a batch, R rows of logits, K outputs, H hidden units, F frames.
 """
@@ -17,47 +17,48 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from carrara.bench.finetune.excerpts import ExcerptBatch
-from carrara.bench.finetune.model import FineTuneModel
+from carrara.bench.finetune.model import FineTunedEncoder, Loss
 from carrara.bench.finetune.settings import FineTuneSettings
 from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
-from carrara.bench.probes.rng import dropout_generator, dropout_mask
+from carrara.bench.probes.rng import dropout_generator
 from carrara.core.errors import DataError, StoreError
 from carrara.core.io import atomic_write, hold_folder
 from carrara.core.progress import progress
-from carrara.features.encode import encoder_autocast
 
 MAX_GRAD_NORM = 1.0
 CHECKPOINT = "last.pt"
 
 
+M = TypeVar("M", bound=FineTunedEncoder)
+
+
 @dataclass(frozen=True)
-class FineTuneProblem:
+class FineTuneProblem(Generic[M]):
     """What a model learns.
 
     Attributes:
         name: of the task.
-        batches: epoch → its batches.
+        batches: epoch → its batches, with `first` and `last`: whether they open and close a step.
         steps: of an epoch.
-        loss: (logits [1, R, K], targets [R, …]) → [1].
+        loss: what the model's `batch_loss` takes; of a probe (logits [1, R, K], targets [R, …]) → [1].
         monitor: model in evaluation mode → the monitored score and the rule that combines a clip's windows.
     """
 
     name: str
-    batches: Callable[[int], Iterable[ExcerptBatch]]
+    batches: Callable[[int], Iterable[Any]]
     steps: int
-    loss: Callable[[Tensor, Tensor], Tensor]
-    monitor: Callable[[FineTuneModel], tuple[float, str]]
+    loss: Loss
+    monitor: Callable[[M], tuple[float, str]]
 
 
 @dataclass
-class FineTuneState:
+class FineTuneState(Generic[M]):
     """One training: the model, its optimiser, its history, and its best epoch.
 
     Attributes:
@@ -66,7 +67,7 @@ class FineTuneState:
         rule: the best rule for a clip's windows at the best epoch.
     """
 
-    model: FineTuneModel
+    model: M
     optimizer: torch.optim.Optimizer
     history: ProbeHistory
     settings: FineTuneSettings
@@ -83,8 +84,8 @@ class FineTuneState:
 
 
 def start_or_resume(
-    model: FineTuneModel, history: ProbeHistory, settings: FineTuneSettings, seed: int, device: str, folder: Path
-) -> FineTuneState:
+    model: M, history: ProbeHistory, settings: FineTuneSettings, seed: int, device: str, folder: Path
+) -> FineTuneState[M]:
     """Return a training at its start, or after the last complete epoch whose checkpoint is in the folder.
 
     Raises:
@@ -113,7 +114,7 @@ def start_or_resume(
     return state
 
 
-def fine_tune(state: FineTuneState, problem: FineTuneProblem) -> None:
+def fine_tune(state: FineTuneState[M], problem: FineTuneProblem[M]) -> None:
     """Train until the history has stopped; the caller removes the checkpoint once the record is written.
 
     Raises:
@@ -141,13 +142,13 @@ def fine_tune(state: FineTuneState, problem: FineTuneProblem) -> None:
         )
 
 
-def restore_best(state: FineTuneState) -> FineTuneModel:
+def restore_best(state: FineTuneState[M]) -> M:
     """Return the model with the weights of its best epoch, in evaluation mode."""
     state.model.load_state_dict(state.best, strict=False)
     return state.model.eval()
 
 
-def _train_epoch(state: FineTuneState, problem: FineTuneProblem, epoch: int) -> float:
+def _train_epoch(state: FineTuneState[M], problem: FineTuneProblem[M], epoch: int) -> float:
     """Take the steps of an epoch and return the mean loss of its rows."""
     state.model.train()
     trained = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
@@ -159,7 +160,7 @@ def _train_epoch(state: FineTuneState, problem: FineTuneProblem, epoch: int) -> 
             torch.manual_seed(state.seed * 1_000_003 + epoch * problem.steps + step)
             generator = dropout_generator(state.seed, epoch, step)
             state.optimizer.zero_grad(set_to_none=True)
-        loss, count = _loss(state, problem, batch, generator)
+        loss, count = state.model.batch_loss(batch, problem.loss, generator, state.device)
         if not math.isfinite(loss.item()):
             raise DataError(
                 f"task {problem.name!r}: the loss of fine-tuning is not finite in epoch {epoch + 1}; "
@@ -180,30 +181,7 @@ def _train_epoch(state: FineTuneState, problem: FineTuneProblem, epoch: int) -> 
     return loss_sum / rows
 
 
-def _loss(
-    state: FineTuneState, problem: FineTuneProblem, batch: ExcerptBatch, generator: np.random.Generator
-) -> tuple[Tensor, int]:
-    """Return a batch's mean loss and its number of rows."""
-    model, device, head = state.model, state.device, state.model.head
-    counts = [model.encoder.num_frames(length) if model.frames else 1 for length in batch.lengths_B.tolist()]
-    mask_RH = torch.from_numpy(dropout_mask(generator, sum(counts), len(head.inner_bias), head.dropout)).to(device)
-    with encoder_autocast(device):
-        logits_RK = model(batch.samples_BT.to(device), batch.lengths_B.to(device), mask_RH)
-    target_R = (
-        np.asarray(batch.targets)
-        if not model.frames
-        else np.concatenate(
-            # A window's last frames may lie beyond the known targets: NaN does not count.
-            [
-                np.pad(target_FK[:count], ((0, max(count - len(target_FK), 0)), (0, 0)), constant_values=np.nan)
-                for target_FK, count in zip(batch.targets, counts)
-            ]
-        )
-    )
-    return problem.loss(logits_RK[None], torch.as_tensor(target_R).to(device))[0], sum(counts)
-
-
-def _save(state: FineTuneState) -> None:
+def _save(state: FineTuneState[M]) -> None:
     saved = {
         "model": state.model.trainable_state(),
         "optimizer": state.optimizer.state_dict(),

@@ -3,7 +3,8 @@
 [yuan2023 §4] [notes/benchmark §2.1] allow any head, any settings and fine-tuning. Here it is one method with few
 settings: a copy of the encoder under the constrained track's probe on the learned sum of all layers; its own weights
 (`mode=full`) with layer-wise decay of the learning rate, or adapters on its attention (`mode=lora`, as MARBLE v2). The
-best epoch by the monitored validation metric is kept; then the test split, once. Nothing is searched.
+best epoch by the monitored validation metric is kept; then the test split, once. Nothing is searched. Source separation
+trains MARBLE's head for each stem in place of the probe (`carrara/bench/separation/finetune.py`).
 
 An interrupted run resumes after its last complete epoch, from a file below `$CARRARA_HOME/finetune` that is removed
 when the record is written.
@@ -12,6 +13,7 @@ when the record is written.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -28,11 +30,13 @@ from carrara.bench.protocols._base import (
     ProtocolInputs,
     ProtocolResult,
     grid_point,
+    refuse_stems_without_windows,
     refuse_without_probe,
     window_choice,
 )
 from carrara.bench.protocols.constrained import DROPOUT, HIDDEN
 from carrara.bench.provenance import index_identity
+from carrara.bench.separation.finetune import fine_tune_separation
 from carrara.bench.split_data import LabelledSplit, SplitData, monitored_score
 from carrara.bench.task_types._base import State, TaskType
 from carrara.core.hashing import sha256_of_json
@@ -43,7 +47,7 @@ from carrara.features.encode import compute_dtype
 
 
 class _FineTuned(ProbePredictor):
-    def logits(self, probe: FineTuneState, split: SplitData) -> tuple[SplitData, Tensor]:
+    def logits(self, probe: FineTuneState[FineTuneModel], split: SplitData) -> tuple[SplitData, Tensor]:
         try:
             return clip_logits(restore_best(probe), split.clips, self.inputs.task, self.inputs.device)
         finally:
@@ -51,10 +55,15 @@ class _FineTuned(ProbePredictor):
 
 
 def _window_spec(task: Task, task_type: TaskType, card: Card, settings: FineTuneSettings) -> None:
-    refuse_without_probe(task, task_type)
+    if task_type.reads_features:
+        refuse_without_probe(task, task_type)
+    else:
+        refuse_stems_without_windows(task)
 
 
 def _run(inputs: ProtocolInputs) -> ProtocolResult:
+    if not inputs.task_type.reads_features:
+        return fine_tune_separation(inputs, partial(_checkpoint_folder, inputs))
     started = time.perf_counter()
     task = inputs.task
     state = inputs.probe_task_type.fit(task, inputs.train.truths)
@@ -80,7 +89,7 @@ def _run(inputs: ProtocolInputs) -> ProtocolResult:
     )
 
 
-def _fine_tune(inputs: ProtocolInputs, state: State, seed: int) -> FineTuneState:
+def _fine_tune(inputs: ProtocolInputs, state: State, seed: int) -> FineTuneState[FineTuneModel]:
     """Return the finished training of one seed, its model off the device.
 
     Raises:

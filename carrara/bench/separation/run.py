@@ -15,10 +15,10 @@ from typing import Any
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.protocols._base import Predictor, ProtocolInputs, ProtocolResult, grid_point
 from carrara.bench.separation.evaluate import SDRAccumulator, iter_windows, post_filter, separate, wiener_filter
-from carrara.bench.separation.frozen_encoder import FrozenEncoder
 from carrara.bench.separation.songs import load_songs
 from carrara.bench.separation.train import SeparationProblem, separation_settings, train_trials
 from carrara.bench.separation.trial import SeparationTrial
+from carrara.bench.separation.window_encoder import WindowEncoder
 from carrara.bench.split_data import SplitData
 from carrara.core.errors import DataError
 from carrara.core.progress import track
@@ -64,7 +64,7 @@ def run_separation(inputs: ProtocolInputs, points: list[ProbeSpec], **changes: A
     started = time.perf_counter()
     problem = SeparationProblem(
         task=task,
-        encoder=FrozenEncoder(inputs.encoder, task.window_seconds, inputs.device),
+        encoder=WindowEncoder(inputs.encoder, task.window_seconds, inputs.device),
         train=load_songs(task, inputs.train.clips),
         valid=load_songs(task, inputs.valid.clips),
         settings=replace(separation_settings(task), **changes),

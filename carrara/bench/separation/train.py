@@ -25,10 +25,10 @@ from carrara.bench.probes.lr_schedule import Plateau, ProbeHistory
 from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.separation import spectrum
 from carrara.bench.separation.evaluate import SDRAccumulator, iter_windows, separate
-from carrara.bench.separation.frozen_encoder import FrozenEncoder
 from carrara.bench.separation.head import MaskHeadShape
 from carrara.bench.separation.songs import Mixtures, Song, StemExcerpt, draw_mixtures, load_mixtures
 from carrara.bench.separation.trial import MixtureBatch, SeparationTrial, training_bytes
+from carrara.bench.separation.window_encoder import WindowEncoder
 from carrara.core.progress import progress
 from carrara.core.task import Task
 
@@ -84,7 +84,7 @@ class SeparationProblem:
     """
 
     task: Task
-    encoder: FrozenEncoder
+    encoder: WindowEncoder
     train: Sequence[Song]
     valid: Sequence[Song]
     settings: SeparationSettings

@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from carrara.core.download import download_from_hub
 from carrara.core.errors import UsageError, WeightsError
+from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
+from carrara.nn.transformer.bert import BertShape
 
 TOKENIZER = "tokenizer.json"
 MAX_MEAN_COSINE = 0.9
@@ -50,6 +53,35 @@ PROMPTS = (
     "synth pop of the eighties",
 )
 _BATCH_SIZE = 64  # texts
+
+
+class XlmRobertaSettings(Settings):
+    """Sizes of an XLM-R as text tower; the defaults are those of xlm-roberta-base.
+
+    Attributes:
+        text_dim, text_layers, text_heads, text_ffn_dim: of its Transformer.
+        vocabulary, positions: rows of its tables.
+    """
+
+    text_dim: int = Field(default=768, ge=1)
+    text_layers: int = Field(default=12, ge=1)
+    text_heads: int = Field(default=12, ge=1)
+    text_ffn_dim: int = Field(default=3072, ge=1)
+    vocabulary: int = Field(default=250_002, ge=3)
+    positions: int = Field(default=514, ge=4)
+
+    def text_shape(self) -> BertShape:
+        """Return the shape of the network, whose positions begin at the row after the padding token's."""
+        return BertShape(
+            self.text_layers,
+            self.text_dim,
+            self.text_heads,
+            self.text_ffn_dim,
+            self.vocabulary,
+            self.positions,
+            first_position=2,
+            eps=1e-5,
+        )
 
 
 class TextEncoder(Encoder):

@@ -31,6 +31,8 @@ from carrara.core.storage import (
     normalize,
     suffix,
 )
+from carrara.data import REGISTRY as DATASETS
+from carrara.data.folder import FolderDataset
 from carrara.pretrain.corpus import manifest
 from carrara.pretrain.corpus.durations import read_duration, read_each
 from carrara.pretrain.corpus.parquet_shards import (
@@ -181,12 +183,13 @@ class Corpus:
 
 
 def build_corpus(paths: Sequence[str | Path], sample_rate: int, crop_samples: int) -> Corpus:
-    """Return the corpus of files, folders, manifests (.parquet, .csv), tar shards and Parquet with audio bytes.
+    """Return the corpus of files, folders, datasets, manifests (.parquet, .csv), tar shards and Parquet with audio.
 
     Only headers are read.
 
     Args:
-        paths: local paths and fsspec addresses; `{000000..000123}` stands for every number of a range.
+        paths: local paths, fsspec addresses and names of datasets; `{000000..000123}` stands for every number of a
+            range.
         sample_rate: of the network, in Hz.
         crop_samples: length of a crop; shorter items are left out.
 
@@ -198,7 +201,7 @@ def build_corpus(paths: Sequence[str | Path], sample_rate: int, crop_samples: in
     import pyarrow
     from pyarrow import compute
 
-    addresses = [address for path in paths for address in expand_braces(normalize(path))]
+    addresses = [address for path in paths for address in expand_braces(normalize(_dataset_folder(path)))]
     manifests = [
         address
         for address in addresses
@@ -243,6 +246,22 @@ def build_corpus(paths: Sequence[str | Path], sample_rate: int, crop_samples: in
     trusted = int((table["is_length_given"].to_numpy() & long_enough_N).sum())
     table = table.append_column("samples", [samples_N]).select([*COLUMNS, "group"]).take(order)
     return Corpus(Items(table), sample_rate, short, tuple(problems), trusted)
+
+
+def _dataset_folder(path: str | Path) -> str | Path:
+    """Return the folder of a dataset's audio where a path is its name and no file or folder here, else the path.
+
+    Raises:
+        DataError: the dataset is not on disk.
+    """
+    name = str(path)
+    if name not in DATASETS.names() or name == FolderDataset.name or Path(name).exists():
+        return path
+    dataset = DATASETS.get(name)
+    folder: Path = dataset.corpus_folder(dataset.root())
+    if not folder.is_dir():
+        raise DataError(f"{name}: no audio at {folder}; {dataset.download_cure()}")
+    return folder
 
 
 def _name_files(addresses: Sequence[str]) -> dict[str, str]:

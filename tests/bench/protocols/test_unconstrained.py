@@ -272,8 +272,11 @@ def test_what_has_no_weights_is_refused(tones, name):
 
 
 def test_a_task_that_no_probe_can_learn_is_refused(tones):
+    covers = task(task_type="retrieval", labels=("similarity",), metrics=("map",), monitor="map")
+    with pytest.raises(UsageError, match="'tones/pitch': retrieval trains no probe; use --protocol constrained"):
+        run(tones, covers)
     stems = task(task_type="source_separation", labels=("vocals",), metrics=("sdr",), monitor="sdr")
-    with pytest.raises(UsageError, match="'tones/pitch': source_separation needs a network of its own"):
+    with pytest.raises(UsageError, match="source separation trains on windows; set window_seconds"):
         run(tones, stems)
 
 

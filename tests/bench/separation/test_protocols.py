@@ -11,10 +11,10 @@ from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.run import bench
 from carrara.bench.separation import train
 from carrara.bench.separation.evaluate import SDRAccumulator, iter_windows
-from carrara.bench.separation.frozen_encoder import FrozenEncoder
 from carrara.bench.separation.head import LogisticMaskHead, MaskHeadShape, initial_heads
 from carrara.bench.separation.songs import draw_mixtures, load_mixtures, load_songs
 from carrara.bench.separation.train import SeparationProblem, SeparationSettings, train_trials
+from carrara.bench.separation.window_encoder import WindowEncoder
 from carrara.core.errors import UsageError
 
 SETTINGS = SeparationSettings(hidden=16, batch_size=4, micro_batch_size=2, head="linear")
@@ -62,7 +62,7 @@ def plain_network(head):
 def test_training_a_registered_head_is_a_plain_loop(task, splits, levels, name, weight_decay):
     settings = replace(SETTINGS, head=name, dropout=0.0, weight_decay=weight_decay)
     task = task.model_copy(update={"max_epochs": 2, "examples_per_clip": 2})
-    encoder = FrozenEncoder(levels(), 0.5, "cpu")
+    encoder = WindowEncoder(levels(), 0.5, "cpu")
     songs = load_songs(task, splits["train"])
     problem = SeparationProblem(task, encoder, songs, load_songs(task, splits["valid"]), settings, "cpu")
     (trial,) = train_trials(problem, [ProbeSpec("0", ("0",), 1e-2, 1)])
@@ -102,7 +102,7 @@ def test_dropout_comes_from_the_points_own_draws(task, splits, levels):
     task = task.model_copy(update={"max_epochs": 2, "examples_per_clip": 1})
     songs, valid = load_songs(task, splits["train"]), load_songs(task, splits["valid"])
     settings = replace(SETTINGS, head="mlp", dropout=0.5)
-    problem = SeparationProblem(task, FrozenEncoder(levels(), 0.5, "cpu"), songs, valid, settings, "cpu")
+    problem = SeparationProblem(task, WindowEncoder(levels(), 0.5, "cpu"), songs, valid, settings, "cpu")
     specs = [ProbeSpec("0", ("0",), rate, 1) for rate in (1e-3, 1e-2)]
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -135,7 +135,7 @@ def test_a_record_beats_the_mixture(task, toys, levels, tmp_path, monkeypatch, s
     assert record.protocol.chosen["head"] == settings.get("head", "linear") and "hidden" not in record.protocol.chosen
     songs = load_songs(task, splits["test"])
     sums = SDRAccumulator(len(songs), 2)
-    for windows in iter_windows(songs, FrozenEncoder(levels(), 0.5, "cpu").window_format):
+    for windows in iter_windows(songs, WindowEncoder(levels(), 0.5, "cpu").window_format):
         sums.add(windows, torch.from_numpy(windows.mixture_BCT)[:, None].expand(-1, 2, -1, -1))
     for name, before in zip(("sdr_tone", "sdr_hiss"), sums.sdr_UJ().mean(0)):
         assert record.scores[name].value > before + 4 and record.scores[name].n == 3

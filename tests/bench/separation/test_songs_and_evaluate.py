@@ -18,15 +18,15 @@ from carrara.bench.separation.evaluate import (
     separate,
     wiener_filter,
 )
-from carrara.bench.separation.frozen_encoder import FrozenEncoder
 from carrara.bench.separation.songs import draw_mixtures, load_mixtures, load_songs
+from carrara.bench.separation.window_encoder import WindowEncoder
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
 
 
 @pytest.fixture
 def encoder(levels):
-    return FrozenEncoder(levels(), 0.5, "cpu")
+    return WindowEncoder(levels(), 0.5, "cpu")
 
 
 def naive_sdr(truth, estimate):
@@ -87,7 +87,7 @@ def test_a_mixture_is_the_sum_of_its_excerpts_and_the_input_of_the_encoder(task,
 
 
 def test_a_song_shorter_than_a_window_is_padded_with_silence(task, toys, levels):
-    encoder = FrozenEncoder(levels(), 3.0, "cpu")
+    encoder = WindowEncoder(levels(), 3.0, "cpu")
     songs = load_songs(task, toys.index(toys.folder)[:2])
     audio = load_mixtures(songs, draw_mixtures(songs, 1, encoder.window_format.window, 0, 0), encoder.window_format)
     assert audio.stems_BJT.shape[-1] == encoder.window_format.window
@@ -155,7 +155,7 @@ def test_features_are_on_the_spectrograms_frames(levels):
             count = torch.arange(self.num_frames(samples_BT.shape[1]), dtype=torch.float32)
             return count[None, None, :, None].expand(len(samples_BT), 1, -1, 16)
 
-    encoder = FrozenEncoder(Clock(), 1.0, "cpu")
+    encoder = WindowEncoder(Clock(), 1.0, "cpu")
     samples = encoder.window_format.encoder_samples
     features = encoder.encode(np.zeros((3, samples), np.float32), [0])[0]
     assert features.shape == (3, encoder.num_frames, 16)
@@ -172,7 +172,7 @@ def test_a_window_longer_than_the_encoders_is_split(levels):
             return super().forward(samples_BT, lengths_B)
 
     sound = 0.1 * np.random.default_rng(0).standard_normal((2, 40000)).astype(np.float32)
-    cut, whole = FrozenEncoder(Short(0.7), 2.0, "cpu"), FrozenEncoder(Short(), 2.0, "cpu")
+    cut, whole = WindowEncoder(Short(0.7), 2.0, "cpu"), WindowEncoder(Short(), 2.0, "cpu")
     short = cut.encode(sound[:, : cut.window_format.encoder_samples], [0])[0]
     assert max(heard) <= 0.7 and cut.num_pieces == 3
     long = whole.encode(sound[:, : whole.window_format.encoder_samples], [0])[0]
@@ -184,7 +184,7 @@ def test_an_encoder_without_frames_is_refused(levels):
     encoder = levels()
     encoder.card = encoder.card.model_copy(update={"frame_rate": None})
     with pytest.raises(UsageError, match="has no frames"):
-        FrozenEncoder(encoder, 1.0, "cpu")
+        WindowEncoder(encoder, 1.0, "cpu")
 
 
 def test_a_missing_stem_is_named(task, toys, tmp_path):

@@ -115,7 +115,7 @@ def test_dropped_units_come_from_the_given_draws_in_training_only():
 
 @pytest.mark.parametrize("seconds", [6.0, 1.0])
 def test_windows_are_whole_frames(levels, seconds):
-    from carrara.bench.separation.frozen_encoder import FrozenEncoder
+    from carrara.bench.separation.window_encoder import WindowEncoder
 
-    encoder = FrozenEncoder(levels(), seconds, "cpu")
+    encoder = WindowEncoder(levels(), seconds, "cpu")
     assert encoder.window_format.window % 1024 == 0 and abs(encoder.window_format.window / 44100 - seconds) < 0.02

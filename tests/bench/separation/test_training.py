@@ -11,7 +11,6 @@ from carrara.bench.probes.probe import ProbeSpec
 from carrara.bench.run import bench
 from carrara.bench.separation import train
 from carrara.bench.separation.evaluate import SDRAccumulator, iter_windows
-from carrara.bench.separation.frozen_encoder import FrozenEncoder
 from carrara.bench.separation.head import MaskHeadShape
 from carrara.bench.separation.songs import load_songs
 from carrara.bench.separation.train import (
@@ -22,6 +21,7 @@ from carrara.bench.separation.train import (
     train_trials,
 )
 from carrara.bench.separation.trial import MixtureBatch, SeparationTrial, training_bytes
+from carrara.bench.separation.window_encoder import WindowEncoder
 from carrara.bench.task_types.source_separation import TASK_TYPE
 from carrara.bench.tasks import task as registered_task
 from carrara.core.errors import DataError, UsageError
@@ -35,7 +35,7 @@ def problem(task, splits, levels):
     few = task.model_copy(update={"max_epochs": 2, "examples_per_clip": 2})
     return SeparationProblem(
         few,
-        FrozenEncoder(levels(), 0.5, "cpu"),
+        WindowEncoder(levels(), 0.5, "cpu"),
         load_songs(few, splits["train"]),
         load_songs(few, splits["valid"]),
         SETTINGS,
@@ -58,7 +58,7 @@ def test_a_record_of_stems_beats_the_mixture(task, toys, levels, tmp_path, monke
     assert record.protocol.monitor == "valid sdr"
     songs = load_songs(task, splits["test"])
     sums = SDRAccumulator(len(songs), 2)
-    for windows in iter_windows(songs, FrozenEncoder(levels(), 0.5, "cpu").window_format):
+    for windows in iter_windows(songs, WindowEncoder(levels(), 0.5, "cpu").window_format):
         sums.add(windows, torch.from_numpy(windows.mixture_BCT)[:, None].expand(-1, 2, -1, -1))
     mixture = sums.sdr_UJ().mean(0)
     for name, before in zip(("sdr_tone", "sdr_hiss"), mixture):

@@ -1,4 +1,4 @@
-"""The frozen encoder during separation: every mixture is encoded once, for all heads of the search.
+"""The encoder during separation: frozen, every mixture is encoded once, for all heads of the search.
 
 A window longer than the encoder's own is split into equal pieces. Features come out on the spectrogram's frames
 (`spectrum.interpolation_weights`), in float32; on a GPU with bfloat16 the encoder runs under autocast.
@@ -22,7 +22,7 @@ from carrara.encoders._base import Encoder
 from carrara.features.encode import EncodePlan, encoder_autocast
 
 
-class FrozenEncoder:
+class WindowEncoder:
     """An encoder of windows of one length.
 
     Args:
@@ -62,12 +62,19 @@ class FrozenEncoder:
         shape = (len(samples_BS), self.num_frames, self.encoder.card.dim)
         features = {layer: torch.empty(shape, device=self.device) for layer in layers}
         for low in range(0, len(samples_BS), batch):
-            pieces = torch.from_numpy(samples_BS[low : low + batch]).unflatten(1, (self.num_pieces, -1)).flatten(0, 1)
+            pieces = self.split(samples_BS[low : low + batch])
             with encoder_autocast(self.device):
-                layers_BLFD = self.encoder(pieces.to(self.device))
+                layers_BLFD = self.encoder(pieces)
             for layer, features_BFD in features.items():
-                own_BFD = layers_BLFD[:, layer].float().unflatten(0, (-1, self.num_pieces)).flatten(1, 2)
-                features_BFD[low : low + batch] = torch.lerp(
-                    own_BFD[:, self.before_F], own_BFD[:, self.after_F], self.weight_F1
-                )
+                features_BFD[low : low + batch] = self.to_spectrogram_frames(layers_BLFD[:, layer])
         return features
+
+    def split(self, samples_BS: np.ndarray) -> Tensor:
+        """Return the pieces of windows on the device, `[B P, S / P]`."""
+        pieces = torch.from_numpy(samples_BS).unflatten(1, (self.num_pieces, -1)).flatten(0, 1)
+        return pieces.to(self.device)
+
+    def to_spectrogram_frames(self, piece_features: Tensor) -> Tensor:
+        """Return a layer's features of pieces on the spectrogram's frames of their windows, float32 `[B, F, D]`."""
+        own_BFD = piece_features.float().unflatten(0, (-1, self.num_pieces)).flatten(1, 2)
+        return torch.lerp(own_BFD[:, self.before_F], own_BFD[:, self.after_F], self.weight_F1)
