@@ -29,6 +29,7 @@ CNN, JOINT = "cnn", "joint"
 PREFETCH_DEPTH = 8
 RUN_BATCHES = 4
 RUN_BYTES = 256 * 2**20
+BATCH_BYTES = 128 * 2**20  # of the features of all layers of a batch on a CPU, twice of which exist at once
 
 Rows = Mapping[str, np.ndarray]  # name of a layer → its float32 rows [rows, dim]
 
@@ -157,6 +158,10 @@ def _encode_run(encoder: Encoder, run: Sequence[Window], plan: EncodePlan) -> It
 def _length_batches(lengths: dict[int, int], plan: EncodePlan, encoder: Encoder) -> Iterator[list[int]]:
     """Yield the indices of each batch's windows, longest first, so that a batch too large fails at once."""
     max_windows, max_seconds = plan.batch_limits()
+    if plan.batch_size is None and torch.device(plan.device).type == "cpu":
+        card = encoder.card
+        second_bytes = 4 * (card.num_layers + 1) * card.dim * (card.frame_rate or 0.0)
+        max_seconds = min(max_seconds, BATCH_BYTES / max(second_bytes, 1.0))
     batch: list[int] = []
     for index in sorted(lengths, key=lambda index: -lengths[index]):
         longest = lengths[batch[0]] if batch else 0
