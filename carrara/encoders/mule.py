@@ -65,7 +65,7 @@ _FED_BY = {
     "excitation.excite": "widen",
     "": "widen",
 }
-_BATCH_SIZE = 32  # slices: 0.3 GB of activations
+_BATCH_SIZE = 16  # slices: 0.3 GB beside the weights
 
 
 class MuleSettings(SlowFastSettings):

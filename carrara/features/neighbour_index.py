@@ -197,24 +197,24 @@ class _IndexBuilder:
         import pyarrow
         from pyarrow import compute
 
-        stored, gone = set(), {}
-        columns = (self.rows[name].to_pylist() for name in ("path", "sha256", "removed"))
-        for row, (path, sha256, removed) in enumerate(zip(*columns)):
-            if not removed and self.table.hashes.get(path) == sha256:
-                stored.add(path)
-            elif not removed:
-                gone[row] = path
-        if gone:
-            self.graph.remove(np.fromiter(gone, np.uint64))
-            flags_R = self.rows["removed"].to_numpy().astype(bool)
-            flags_R[list(gone)] = True
-            self.rows = self.rows.set_column(4, "removed", pyarrow.array(flags_R))
-        stored_names = pyarrow.array(list(stored), pyarrow.string())
-        new_R = ~compute.is_in(self.table.path_R, stored_names).to_numpy(zero_copy_only=False)
+        hashes = self.table.hashes
+        paths, values = (pyarrow.array(list(part), pyarrow.string()) for part in (hashes, hashes.values()))
+        now = values.take(compute.index_in(self.rows["path"].combine_chunks(), value_set=paths))
+        equal = compute.fill_null(compute.equal(self.rows["sha256"].combine_chunks(), now), False)
+        is_same_R = equal.to_numpy(zero_copy_only=False)
+        removed_R = self.rows["removed"].to_numpy().astype(bool)
+        gone_N = np.flatnonzero(~is_same_R & ~removed_R)
+        gone = self.rows["path"].take(gone_N).unique()
+        if len(gone_N):
+            self.graph.remove(gone_N.astype(np.uint64))
+            removed_R[gone_N] = True
+            self.rows = self.rows.set_column(4, "removed", pyarrow.array(removed_R))
+        stored = self.rows["path"].filter(pyarrow.array(~removed_R))
+        new_R = ~compute.is_in(self.table.path_R, value_set=stored).to_numpy(zero_copy_only=False)
         added = len(self.table.path_R.filter(pyarrow.array(new_R)).unique())
-        if added or gone:
+        if added or len(gone):
             self._add(new_R, commit_rows)
-        return IndexReport(len(self.graph), added, len(set(gone.values())))
+        return IndexReport(len(self.graph), added, len(gone))
 
     def _add(self, new_R: np.ndarray, commit_rows: int) -> None:
         """Add rows of the table, and commit."""

@@ -9,8 +9,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
-    "coverage.py": ["--systems", "nsynth", "--repeats", "3"],
-    "crops.py": ["--minutes", "0.3"],
+    "interval_coverage.py": ["--systems", "nsynth", "--repeats", "3"],
+    "crops.py": ["--minutes", "2"],
     "grid.py": ["--probes", "3", "--plain-probes", "1", "--epochs", "1", "--device", "cpu"],
     "patchout.py": ["--seconds", "2", "--batch", "1", "--times", "1", "--device", "cpu"],
     "spectra.py": ["--seconds", "1", "--batch", "1", "--runs", "1"],
@@ -51,6 +51,17 @@ def test_memory_is_that_of_the_embedding_process_and_files_are_added_to(tmp_path
     results = json.loads(output.read_text())
     assert list(results) == ["mfcc, 0.1 minutes of wav", "mfcc, 0.2 minutes of wav"]
     assert all(50 < result["peak_mb"] < 3000 and result["cpu_seconds"] > 0 for result in results.values())
+
+
+@pytest.mark.slow
+def test_plans_are_compared_with_their_runs(tmp_path):
+    output = tmp_path / "plan.json"
+    small = ["--encoders", "mfcc", "--files", "3", "--seconds", "0.2", "--recipe", ""]
+    command = [sys.executable, BENCHMARKS / "plan.py", *small, "--output", output]
+    subprocess.run(command, check=True, capture_output=True, cwd=BENCHMARKS.parent)
+    result = json.loads(output.read_text())["embed mfcc"]
+    assert result["run_over_plan"] == pytest.approx(result["run"] / result["plan"], abs=0.02)
+    assert result["is_in_range"] == (result["low"] <= result["run"] <= result["high"])
 
 
 def test_every_benchmark_has_a_smoke_run_or_a_reason():

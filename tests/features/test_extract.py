@@ -1,5 +1,7 @@
 """Extraction against a loop that encodes one window at a time; keys, sharing, broken files, the grid of frames."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import soundfile
@@ -11,6 +13,7 @@ from carrara.audio.windows import window_spans
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError
 from carrara.encoders._hub.load import build_encoder
+from carrara.features.encode import EncodePlan, encode_recordings
 from carrara.features.extract import extract
 from carrara.features.windows import WindowSpec, window_grid
 
@@ -155,6 +158,23 @@ def test_features_that_are_not_finite_are_not_stored(tmp_path, plain, clips):
     loud = extract(plain(scale=1e6), sounds, WindowSpec(), home=tmp_path)
     assert np.isfinite(loud.layer("2")).all()
     assert loud.layer("2").max() == np.finfo(np.float16).max
+
+
+def test_batches_on_a_cpu_are_bounded_by_the_features_of_all_layers(plain):
+    """128 MiB of features: of 3 layers × 2 ** 16 numbers × 100 frames × 4 bytes a second that is one window of 1 s."""
+    windows = [(RATE * start, np.full(RATE, start / 10, np.float32)) for start in range(4)]
+    rows_of = {}
+    for dim, plan, shapes in [
+        (2, EncodePlan(), [(4, RATE)]),
+        (2**16, EncodePlan(), [(1, RATE)] * 4),
+        (2**16, EncodePlan(batch_size=4), [(4, RATE)]),
+    ]:
+        encoder = plain(dim=dim)
+        with closing(encode_recordings(encoder, [lambda: [*windows, (4 * RATE, None)]], plan)) as recordings:
+            rows_of[dim, plan] = [rows["2"].tolist() for _, pairs in recordings for _, rows in pairs if rows]
+        assert encoder.batch_shapes == shapes
+    first, *others = rows_of.values()
+    assert len(first) == 4 and all(rows == first for rows in others)
 
 
 def test_windows_of_frames_must_overlap(plain):

@@ -1,7 +1,7 @@
 """How often 95 % intervals cover the truth and contain the score: test sets drawn again and again from known systems.
 
-    python benchmarks/coverage.py                       # all metrics, 50 to 1,000 clips, alone and in groups
-    python benchmarks/coverage.py --systems "tags, noise" --repeats 300 --units 50 200
+    python benchmarks/interval_coverage.py                       # all metrics, 50 to 1,000 clips, alone and in groups
+    python benchmarks/interval_coverage.py --systems "tags, noise" --repeats 300 --units 50 200
 
 A clip's answers come from latent normal variables. In groups, a part of their variance (--correlation, 0.3) is common
 to the clips of a group; groups have unequal sizes, a fifth of the units in number. `nsynth` is accuracy on NSynth's
