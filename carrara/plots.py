@@ -18,6 +18,10 @@ __all__ = ["SvgFigure", "layers", "picture", "robustness", "scores", "training"]
 COLOURS = {"--ink": INK, "--line": RULE, "--paper": PAPER, "--blue": "#0072b2"}
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class SvgFigure:
     """A figure as SVG text, which notebooks show."""
 

@@ -47,6 +47,8 @@ class BenchConfig:
             UsageError: an unknown protocol, setting or corruption, or one that the protocol does not support.
         """
         self.protocol_settings()
+        if not self.seeds:
+            raise UsageError("seeds: there is none; give a number of at least 1, or the seeds")
         for corruption in self.corruptions:
             parse_corruption(corruption)
         if self.corruptions and not protocols.REGISTRY.get(self.protocol).supports_corruption:

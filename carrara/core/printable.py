@@ -21,3 +21,8 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     r"""Return text on one line, with control codes as `\u001b` and line ends and tabs as `\n` and `\t`."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 task` and `2 tasks`."""
+    return f"{number} {noun}" + "s" * (number != 1)

@@ -182,6 +182,10 @@ class Record(Settings):
     def _repr_html_(self) -> str:
         return Records([self])._repr_html_()
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a DataFrame with a row for each score; see `Records.to_frame`."""
+        return Records([self]).to_frame()
+
     def path(self, results: Path) -> Path:
         """Return the path of this record below a folder of results."""
         return record_path(

@@ -61,3 +61,6 @@ class Task(Settings):
     plateau_patience: int = Field(default=5, ge=0)
     stop_patience: int = Field(default=20, ge=1)
     name: str = ""
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}: {self.task_type} on {self.dataset}, {', '.join(self.metrics)}>"

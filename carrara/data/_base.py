@@ -95,6 +95,9 @@ class Dataset(ABC):
         is_complete = clips and all(path.is_file() for clip in clips for path in self.paths(clip))
         return "" if is_complete else self.manual_steps
 
+    def __repr__(self) -> str:
+        return f"<dataset {self.name}: {self.title}; licence: {self.license}>"
+
     def root(self, data_dir: Path | None = None) -> Path:
         """Return this dataset's folder below `data_dir`, or `data_dir` itself if it has the dataset's name."""
         base = Path(data_dir) if data_dir else data_home()

@@ -12,7 +12,7 @@ attributes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from carrara.core.errors import UsageError
+from carrara.core.printable import count_of
 from carrara.core.settings import Settings
 from carrara.formats.weights import hash_tensors, load_state_dict_strict
 
@@ -119,7 +120,7 @@ class Encoder(nn.Module):
     def __call__(
         self,
         samples: Tensor | np.ndarray,
-        lengths: Tensor | np.ndarray | None = None,
+        lengths: Tensor | np.ndarray | Sequence[int] | None = None,
         *,
         gradients: bool | None = None,
     ) -> Tensor:
@@ -136,6 +137,10 @@ class Encoder(nn.Module):
             UsageError: The samples are integers, or have other dimensions.
         """
         samples_BT = self._to_batch(samples)
+        if isinstance(lengths, list | tuple | np.ndarray) and not all(0 < n <= samples_BT.shape[1] for n in lengths):
+            raise UsageError(
+                f"{self.card.name}: lengths are numbers of samples from 1 to {samples_BT.shape[1]}; given {lengths}"
+            )
         lengths_B = None if lengths is None else torch.as_tensor(lengths, device=samples_BT.device)
         if gradients is None:
             gradients = self.training or samples_BT.requires_grad
@@ -144,7 +149,11 @@ class Encoder(nn.Module):
 
     def _to_batch(self, samples: Tensor | np.ndarray) -> Tensor:
         name = self.card.name
+        if isinstance(samples, str | Path):
+            raise UsageError(f"{name}: takes samples, not a file; carrara.embed({str(samples)!r}, …) reads files")
         samples_BT = torch.as_tensor(samples)
+        if samples_BT.numel() == 0:
+            raise UsageError(f"{name}: there are no samples")
         if not samples_BT.is_floating_point():
             raise UsageError(
                 f"{name}: the samples are {samples_BT.dtype}; give floating-point ones within ±1 (16-bit samples "
@@ -165,7 +174,7 @@ class Encoder(nn.Module):
         card = self.card
         rate = "a vector a clip" if card.frame_rate is None else f"{card.frame_rate:g} frames a second"
         return (
-            f"<encoder {card.name}: {card.sample_rate:,} Hz, {card.num_layers + 1} layers of {card.dim}, {rate}, "
+            f"<encoder {card.name}: {card.sample_rate:,} Hz, {count_of(card.num_layers + 1, 'layer')} of {card.dim}, {rate}, "
             f"{card.parameters:,} parameters>"
         )
 

@@ -98,7 +98,7 @@ def embed(
 ) -> pyarrow.Table:
     """Return a table with the columns path, start, duration (s), layer and embedding (float32, of fixed size).
 
-    Its schema's metadata says how it was made, so `carrara.find` works on it once it is written to Parquet.
+    Its schema's metadata says how it was made, so `carrara.find` works on it, as a table and in Parquet.
 
     A file that cannot be decoded is left out with a warning that gives the reason.
 
@@ -139,11 +139,12 @@ def embed(
                 tables += current
             else:
                 problem = chunk.problem
-                warnings.warn(problem, stacklevel=2)
+                if len(files) > 1:  # of a single file it is the error below
+                    warnings.warn(problem, stacklevel=2)
             current = []
     if problem and not tables:
         raise AudioError(problem)
-    table = pyarrow.concat_tables([embedding_schema(encoder, config).empty_table(), *tables])
+    table = pyarrow.concat_tables([embedding_schema(encoder, config).empty_table(), *tables]).combine_chunks()
     return table.replace_schema_metadata(settings_metadata(embed_settings(encoder, config, device)))
 
 

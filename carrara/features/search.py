@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Neighbour:
 
 def find(
     queries: str | Path | Iterable[str | Path],
-    library: str | Path,
+    library: str | Path | pyarrow.Table,
     count: int = 10,
     exclude_same: str | Sequence[str] = (),
     passages: bool = False,
@@ -81,7 +82,7 @@ def find(
 
     Args:
         queries: Recordings, spans of them (`song.mp3@1:00-1:30`) or rows (`row:17`); may be empty with a text.
-        library: A table of `carrara embed`, or an index of `carrara index`.
+        library: A table of `carrara embed` or of the function `embed`, or an index of `carrara index`.
         count: How many.
         exclude_same: Fields, such as "artist" or "folder", that a result may not share with a query.
         passages: Whether each row of the table counts; otherwise only the nearest of each recording.
@@ -100,6 +101,13 @@ def find(
     """
     import pyarrow
 
+    if isinstance(library, pyarrow.Table):
+        from pyarrow import parquet
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "table.parquet"
+            parquet.write_table(library, file)
+            return find(queries, file, count, exclude_same, passages, path, layer, standardise, encoder, metadata, text)
     rows = open_library(library, layer, standardise)
     texts = [str(item) for item in ([queries] if isinstance(queries, str | Path) else queries)]
     resolved = resolve_queries(texts, rows, encoder)

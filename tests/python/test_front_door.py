@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 import carrara
-from carrara.core.errors import UsageError
+from carrara.core.errors import AudioError, UsageError
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = ("load", "embed", "find", "bench", "pretrain", "leaderboard", "compare")
@@ -221,3 +222,60 @@ def test_embed_takes_a_function(tone_folder):
     samples, _ = soundfile.read(tone_folder / "0.wav", dtype="float32")
     expected = spectrum(torch.from_numpy(samples)[None], None)[0]
     np.testing.assert_allclose(table["embedding"][0].as_py(), expected, rtol=1e-6)
+
+
+def test_names_are_all_that_is_offered():
+    assert set(dir(carrara)) == {*carrara.__all__, "__version__"}
+    assert dir(carrara.plots) == sorted(carrara.plots.__all__)
+
+
+@pytest.mark.parametrize(
+    "samples, lengths, message",
+    [
+        ("song.mp3", None, r"carrara\.embed\('song\.mp3'"),
+        (np.zeros(0, dtype=np.float32), None, "no samples"),
+        (np.zeros((2, 8000), dtype=np.float32), [8000, 9000], "from 1 to 8000"),
+        (np.zeros((2, 8000), dtype=np.float32), np.array([8000, 0]), "from 1 to 8000"),
+        (np.zeros((2, 2, 8000), dtype=np.float32), None, "mono"),
+        (np.zeros(8000, dtype=np.int16), None, "32768"),
+    ],
+)
+def test_an_encoder_says_what_it_takes(samples, lengths, message):
+    with pytest.raises(UsageError, match=message):
+        carrara.load("noise")(samples, lengths)
+    assert carrara.load("noise")(np.zeros((2, 8000)), [8000, 4000]).shape[0] == 2
+
+
+def test_embeddings_are_searched_without_a_file(tone_folder):
+    table = carrara.embed(tone_folder, "mfcc")
+    assert table["path"].num_chunks == 1
+    first = table["path"][0].as_py()
+    nearest = carrara.find("row:0", table, count=2)
+    assert nearest.num_rows == 2 and first not in nearest["path"].to_pylist()
+    vectors = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
+    cosines = vectors @ vectors[0] / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors[0])
+    np.testing.assert_allclose(nearest["similarity"].to_numpy(), np.sort(cosines[1:])[::-1][:2], atol=1e-5)
+
+
+def test_a_single_undecodable_file_is_said_once(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AudioError, match=r"a\.wav"):
+            carrara.embed(tmp_path / "a.wav", "mfcc")
+
+
+def test_results_are_short_and_take_one_record_too(tone_folder, tmp_path):
+    with pytest.raises(UsageError, match="at least 1"):
+        carrara.bench("noise", tone_folder, results=tmp_path, seeds=0)
+    records = carrara.bench(["noise", "majority"], tone_folder, results=tmp_path)
+    frame = records[0].to_frame()
+    assert list(frame.system) == ["noise"] * len(frame) and frame.value[0] == records[0].mean_score()
+    board = carrara.leaderboard(records[0])
+    assert "1 system on 1 task;" in repr(board)
+    with pytest.raises(UsageError, match="folder of the records"):
+        carrara.compare("noise", "majority", records)
+    assert "on 1 task:" in repr(carrara.compare("noise", "majority", tmp_path))
+    for shown in (carrara.tasks["pebble/key"], carrara.datasets["gtzan"], carrara.load("mfcc"), records[0], board):
+        assert len(repr(shown)) < 160 and "object at" not in repr(shown)
+    assert "1 layer of 120" in repr(carrara.load("mfcc"))

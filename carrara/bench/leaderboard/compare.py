@@ -26,6 +26,7 @@ from carrara.bench.leaderboard.ranking import PERCENT, Interval, name_systems
 from carrara.bench.predictions import predictions_path, read_groups, read_predictions, to_metric_input
 from carrara.bench.suites import SUITES
 from carrara.core.errors import CarraraError, StoreError, UsageError, did_you_mean
+from carrara.core.printable import count_of
 from carrara.core.record import Record
 from carrara.core.settings import parse_settings
 from carrara.core.task import Task
@@ -130,7 +131,9 @@ class Comparison:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{sum(t.verdict == name for t in self.tasks)} {name}" for name in VERDICTS)
-        return f"<{self.first} against {self.second} on {len(self.tasks)} tasks: {counts}; print() shows them>"
+        return (
+            f"<{self.first} against {self.second} on {count_of(len(self.tasks), 'task')}: {counts}; print() shows them>"
+        )
 
     def _repr_html_(self) -> str:
         return comparison_frame(self).to_html(border=0)

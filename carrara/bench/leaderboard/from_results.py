@@ -12,7 +12,7 @@ from carrara.core.record import Record, read_records
 
 
 def leaderboard(
-    results: str | Path | Iterable[Record] = "results",
+    results: str | Path | Record | Iterable[Record] = "results",
     suite: str | None = None,
     protocol: str | None = None,
     published: bool = False,
@@ -29,7 +29,9 @@ def leaderboard(
         UsageError: there is no such suite or protocol, no record, or leaderboards of several suites or protocols.
         StoreError: the folder does not exist, or a file in it is not a record.
     """
-    records = list(read_records(Path(results)) if isinstance(results, str | Path) else results)
+    if isinstance(results, str | Path):
+        results = read_records(Path(results))
+    records = [results] if isinstance(results, Record) else list(results)
     leaderboards = build_leaderboards(records, suite)
     if protocol is not None:
         protocols = sorted({each.protocol for each in leaderboards})
@@ -54,7 +56,11 @@ def compare(first: str, second: str, results: str | Path = "results", suite: str
         suite: compare only its tasks.
 
     Raises:
-        UsageError: no such system or suite, or no task that both have.
+        UsageError: no such system or suite, no task that both have, or records instead of their folder.
         StoreError: the folder does not exist, or a file in it is not a record.
     """
+    if not isinstance(results, str | Path):
+        raise UsageError(
+            "compare needs the folder of the records, which also holds the predictions: the `results` of carrara.bench"
+        )
     return compare_systems(read_records(Path(results)), first, second, results, suite)

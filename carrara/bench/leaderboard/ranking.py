@@ -32,6 +32,7 @@ from carrara.bench.interval import decode_draws
 from carrara.bench.leaderboard.published import DEFAULT_SOURCES, PublishedSystem, published_systems
 from carrara.bench.suites import MARBLE_14, MARBLE_V2, PEBBLE_2, SUITES
 from carrara.core.errors import UsageError, did_you_mean
+from carrara.core.printable import count_of
 from carrara.core.record import Record, Score
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class Leaderboard:
         return to_text(self)
 
     def __repr__(self) -> str:
-        return f"<{self.title}: {len(self.systems)} systems on {len(self.tasks)} tasks; print() shows them>"
+        return f"<{self.title}: {count_of(len(self.systems), 'system')} on {count_of(len(self.tasks), 'task')}; print() shows them>"
 
     def _repr_html_(self) -> str:
         from carrara.bench.leaderboard.tables import to_html
