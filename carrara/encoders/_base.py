@@ -173,8 +173,9 @@ class Encoder(nn.Module):
     def __repr__(self) -> str:
         card = self.card
         rate = "a vector a clip" if card.frame_rate is None else f"{card.frame_rate:g} frames a second"
+        layers = count_of(card.num_layers + 1, "layer")
         return (
-            f"<encoder {card.name}: {card.sample_rate:,} Hz, {count_of(card.num_layers + 1, 'layer')} of {card.dim}, {rate}, "
+            f"<encoder {card.name}: {card.sample_rate:,} Hz, {layers} of {card.dim}, {rate}, "
             f"{card.parameters:,} parameters>"
         )
 

@@ -206,7 +206,8 @@ class Leaderboard:
         return to_text(self)
 
     def __repr__(self) -> str:
-        return f"<{self.title}: {count_of(len(self.systems), 'system')} on {count_of(len(self.tasks), 'task')}; print() shows them>"
+        size = f"{count_of(len(self.systems), 'system')} on {count_of(len(self.tasks), 'task')}"
+        return f"<{self.title}: {size}; print() shows them>"
 
     def _repr_html_(self) -> str:
         from carrara.bench.leaderboard.tables import to_html
