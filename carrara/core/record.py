@@ -31,7 +31,8 @@ SCHEMA = 2
 class Score(Settings):
     """A metric's finite value on the test split with its 95 % interval, over `n` scored units (track, clip, note).
 
-    With several seeds, `value` is their mean and `by_seed` has each. Ratios are shown in percent, levels in dB.
+    With several seeds, `value` is their mean and `by_seed` has each. Ratios are shown in percent, levels in dB, ranks
+    as they are.
 
     The interval is of the kind `method` over `groups` independent groups, each a `resampled` (clip, song, singer,
     instrument, artist); both are empty in records older than these fields, whose intervals took every clip to be
@@ -45,7 +46,7 @@ class Score(Settings):
     unit: str
     n: int
     better: Literal["higher", "lower"] = "higher"
-    scale: Literal["ratio", "dB"] = "ratio"
+    scale: Literal["ratio", "dB", "rank"] = "ratio"
     by_seed: tuple[FiniteFloat, ...] = ()
     method: str = ""
     resampled: str = ""
@@ -63,7 +64,7 @@ class Score(Settings):
         return text
 
     def __str__(self) -> str:
-        unit = 1.0 if self.scale == "dB" else 100.0
+        unit = 100.0 if self.scale == "ratio" else 1.0
         value, low, high = (f"{unit * each:.1f}" for each in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]{' dB' * (self.scale == 'dB')}"
 

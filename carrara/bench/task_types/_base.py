@@ -37,7 +37,7 @@ class TaskType(ABC):
     Attributes:
         frame_level: whether it needs an encoder that has frames.
         unit: what a record calls one scored unit: clip, track, note.
-        scale: of the metrics: ratios (shown in percent) or levels in dB.
+        scale: of the metrics: ratios (shown in percent) or levels in dB; `metric_scale` has exceptions.
         reads_features: whether the constrained protocol gives it features; source separation reads audio.
         has_text_queries: whether it needs an encoder with a text tower, whose joint space is what features are of.
         splits: those that it needs.
@@ -69,6 +69,10 @@ class TaskType(ABC):
             DataError: a split's truths do not vary where they must.
         """
         return
+
+    def metric_scale(self, name: str) -> Literal["ratio", "dB", "rank"]:
+        """Return the scale of a metric; of ranks the lower is the better."""
+        return self.scale
 
     @abstractmethod
     def metric_names(self, task: Task) -> tuple[str, ...]:

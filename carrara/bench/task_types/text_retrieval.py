@@ -14,7 +14,7 @@ Letters: R ranks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class _TextRetrieval(TaskType):
 
     def metric_names(self, task: Task) -> tuple[str, ...]:
         return "map", "mrr", "hit_at_1", "hit_at_5", "hit_at_10", "r_precision", MEDIAN_RANK, WITH_POSITIVE
+
+    def metric_scale(self, name: str) -> Literal["ratio", "dB", "rank"]:
+        return "rank" if name == MEDIAN_RANK else self.scale
 
     def check(self, task: Task) -> None:
         """Check the metrics, the labels and that a clip has one embedding; see the base class."""

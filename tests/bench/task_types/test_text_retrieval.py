@@ -133,6 +133,8 @@ def test_texts_find_their_recordings(copy, tmp_path, monkeypatch, capsys):
     common = {"data_dir": copy.parent, "results": tmp_path / "out", "partial": True}
     valid, full = bench(Towers(), ["song-describer/text", "song-describer/text-full"], **common)
     assert valid.scores["map"].value == 1 and valid.scores["median_rank"].value == 1
+    assert str(valid.scores["median_rank"]).startswith("1.0 [") and str(valid.scores["map"]).startswith("100.0 [")
+    assert valid.scores["median_rank"].better == "lower"
     assert valid.data.n == {"train": 0, "valid": 0, "test": 4} and valid.protocol.chosen == {"space": "joint"}
     # "I like it" is a caption of all four, so all four are its positives.
     assert full.scores["map"].value == 1 and full.scores["r_precision"].value == 1
