@@ -117,12 +117,48 @@ def test_select_label_train_and_save(open_page):
     assert download.value.path().read_text().startswith("path,label\n/")
 
 
-@pytest.mark.parametrize("width", [380, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_width_scrolls_sideways(open_page, width, scheme):
+# The sum of all layout shifts since the page was opened.
+SHIFTS = """() => new Promise((done) => {
+  let sum = 0;
+  const add = (list) => { for (const each of list.getEntries()) sum += each.value; };
+  new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => done(sum), 200);
+})"""
+
+
+@pytest.mark.parametrize("width, scheme", [(380, "light"), (1400, "dark")])
+def test_nothing_shifts_or_scrolls_sideways(open_page, width, scheme):
     page = open_page(width, scheme)
+    assert page.evaluate(SHIFTS) < 0.01
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#text-control").is_hidden()
+
+
+def test_points_have_the_colours_of_the_legend(open_page):
+    page = open_page()
+    colours = page.evaluate(
+        "() => { const canvas = document.getElementById('points'), copy = document.createElement('canvas');"
+        " [copy.width, copy.height] = [canvas.width, canvas.height];"
+        " const context = copy.getContext('2d'); context.drawImage(canvas, 0, 0);"
+        " const data = context.getImageData(0, 0, copy.width, copy.height).data, seen = new Set();"
+        " for (let at = 0; at < data.length; at += 4)"
+        "   if (data[at + 3] > 220) seen.add([...data.slice(at, at + 3)].map((each) => Math.round(each / 16)).join());"
+        " return [...seen]; }"
+    )
+    blue, orange = ([0x00, 0x72, 0xB2], [0xE6, 0x9F, 0x00])
+    for colour in (blue, orange):
+        assert any(
+            all(abs(16 * int(part) - value) <= 24 for part, value in zip(each.split(","), colour)) for each in colours
+        ), colours
+
+
+def test_an_error_while_the_page_opens_is_said(browser, address):
+    page = browser.new_page()
+    page.route("**/api/info", lambda each: each.fulfill(status=500, json={"error": "the table is gone"}))
+    page.goto(address)
+    page.wait_for_function("document.getElementById('opening').textContent === 'the table is gone'")
+    assert page.locator("#content").is_hidden()
+    page.close()
 
 
 def test_a_drawn_selection_and_the_sound_under_the_pointer(open_page):
@@ -157,12 +193,11 @@ def test_points_drawn_in_parts_give_the_picture_of_all(open_page):
         page = open_page(base=base)
         box = page.locator("#map").bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.mouse.wheel(0, -200)
-        page.wait_for_timeout(100)
-        page.mouse.wheel(0, -200)
+        before = page.evaluate(PICTURE)
+        page.mouse.wheel(0, -300)
         page.wait_for_function(
-            "async () => { const before = " + PICTURE + "; await new Promise((done) => setTimeout(done, 1500));"
-            " return " + PICTURE + " === before; }"
+            "(before) => document.getElementById('points').dataset.drawn === '30000' && " + PICTURE + " !== before",
+            arg=before,
         )
         in_parts = page.evaluate(PICTURE)
         page.select_option("#colour", "")  # draws all in one frame, in the same view

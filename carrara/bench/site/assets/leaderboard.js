@@ -162,7 +162,7 @@ pageRenderers[""] = (rest, query) => {
     controls, count,
     element("details", { id: "columns" }, element("summary", {}, "Columns"), element("div", { class: "columns" }, boxes)),
     holder,
-    element("ul", { class: "notes" }, board.notes.map((note) => element("li", {}, note))),
+    element("ul", { class: "notes" }, board.notes.map((note) => element("li", {}, note.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part))))),
   ];
 };
 

@@ -112,6 +112,19 @@ function showMessage(text, isError) {
   document.getElementById("main").replaceChildren(element("p", { class: isError ? "state error" : "state", role: isError ? "alert" : "status" }, text));
 }
 
+// Shows a page once the data that only it needs are loaded, in one piece, so that nothing moves; `render` takes the data.
+function showWhenLoaded(name, render) {
+  const hash = location.hash;
+  if (!(name in loadedData)) showMessage("Loading…", false);
+  loadData(name, (data) => { if (location.hash === hash) showNodes(render(data)); });
+}
+
+function showNodes(nodes) {
+  document.getElementById("main").replaceChildren(...nodes);
+  const heading = document.querySelector("main h1");
+  document.title = heading ? heading.textContent : "Leaderboard";
+}
+
 function showPage() {
   const { page, rest, query } = readAddress();
   for (const link of document.querySelectorAll("nav a")) {
@@ -121,9 +134,7 @@ function showPage() {
   const render = pageRenderers[page];
   if (!render) return showMessage("There is no such page. Choose one above.", true);
   const nodes = render(rest, query);
-  if (nodes) document.getElementById("main").replaceChildren(...nodes);
-  const heading = document.querySelector("main h1");
-  document.title = heading ? heading.textContent : "Leaderboard";
+  if (nodes) showNodes(nodes);
 }
 
 function startPages() {

@@ -9,22 +9,16 @@ pageRenderers.system = (rest, query) => {
   const boards = siteData().boards.filter((board) => board.entries.some((entry) => entry.system === index));
   const board = boards.find((each) => each.id === query.get("board")) || boards[0];
   const entry = board.entries.find((each) => each.system === index);
-  const details = element("div", { id: "details" }, element("p", { class: "state" }, "Loading…"));
-  loadData("systems/" + system.slug, (parts) => {
-    const part = parts && parts.find((each) => each.board === board.id);
-    if (part) details.replaceChildren(...systemDetails(system, board, part.tasks));
-    else details.replaceChildren(element("p", { class: "state error", role: "alert" }, `data/systems/${system.slug}.js is missing or damaged; write the site again.`));
-  });
   const links = boards.length > 1 ? [element("p", { class: "legend" }, "Protocols: ", boards.map((each) => element("a", { href: address("system", system.name, { board: each.id }), "aria-current": each === board ? "true" : null }, each.title)))] : [];
-  return [
+  return showWhenLoaded("systems/" + system.slug, (parts) => [
     element("h1", {}, system.name),
     element("p", { class: "soft" }, `${board.title}. Rank ${entry.floor ? "none (floor)" : entry.rank ?? "none"}; average ${entry.average ? `${formatScore(entry.average[0])} (${formatInterval(entry.average)}) over ${board.ranked.length} task${board.ranked.length === 1 ? "" : "s"}` : "none"}. `,
       element("a", { href: address("compare", undefined, { board: board.id, a: system.name }) }, "Compare with another system")),
     ...links,
     element("h2", {}, "Card"), systemCard(system),
     element("h2", {}, "Scores by level"), ...systemScores(system, board, entry, index),
-    details,
-  ];
+    ...systemDetails(system, board, parts && parts.find((each) => each.board === board.id)),
+  ]);
 };
 
 function systemCard(system) {
@@ -64,7 +58,9 @@ function systemScores(system, board, entry, index) {
   return [legend, element("div", { class: "plot" }, intervalPlot(lines, "Scores of " + system.name, { bars: true, lineHeight: 19 })), records];
 }
 
-function systemDetails(system, board, tasks) {
+function systemDetails(system, board, part) {
+  if (!part) return [element("p", { class: "state error", role: "alert" }, `data/systems/${system.slug}.js is missing or damaged; write the site again.`)];
+  const tasks = part.tasks;
   const present = board.tasks.filter((task) => tasks[task.name]);
   const layered = present.filter((task) => tasks[task.name].layers.length > 1);
   const corruptions = [...new Set(present.flatMap((task) => Object.keys(tasks[task.name].robustness)))];

@@ -23,9 +23,7 @@ pageRenderers.task = (rest, query) => {
     label: row.name + row.result[3], href: row.system ? address("system", row.name, { board: board.id }) : null, title: `${row.name}: ${formatScore(row.result[0])}${row.published ? ", not rerun" : `, ${formatInterval(row.result)}`}`,
     value: row.result[0], low: row.result[1], high: row.result[2], className: row.published ? "hollow" : "dot",
   }));
-  const classes = element("div", {}, element("p", { class: "state" }, "Loading…"));
-  loadData(`tasks/${board.id}/${task.slug}`, (data) => classes.replaceChildren(...classTable(data, rows.filter((row) => row.system).map((row) => row.name)), ...hardestClips(data)));
-  return [
+  return showWhenLoaded(`tasks/${board.id}/${task.slug}`, (data) => [
     element("h1", {}, name),
     element("p", { class: "soft" }, `${board.title}. Level: ${LEVEL_NAMES[task.level].toLowerCase()}. Score: mean of ${task.metrics.join(", ") || "its metrics"}, ${task.better} is better${task.n ? `, over ${task.n.toLocaleString("en")} test units` : ""}.`),
     element("h2", {}, "Scores"), element("p", { class: "soft" }, spread),
@@ -35,8 +33,8 @@ pageRenderers.task = (rest, query) => {
       element("a", { href: address("system", row.name, { board: board.id }) }, row.name), formatScore(row.result[0]) + row.result[3], formatInterval(row.result), row.result[4] || "–", row.system.num_layers === null ? "–" : "0 to " + row.system.num_layers,
       element("a", { href: recordAddress(row.system, board, task) }, "record"),
     ]), "Best layer by system"),
-    element("h2", {}, "Scores by class"), classes,
-  ];
+    element("h2", {}, "Scores by class"), ...classTable(data, rows.filter((row) => row.system).map((row) => row.name)), ...hardestClips(data),
+  ]);
 };
 
 // The first systems of the task, class by class; a cell's tint is its score.
@@ -48,9 +46,8 @@ function classTable(data, names) {
   const rows = data.classes.map(([label, count], index) => [
     label, count.toLocaleString("en"), ...chosen.map((name) => {
       const value = data.scores[name][index];
-      const cell = element("span", {}, formatScore(value));
-      if (value !== null) cell.style.cssText = `display:block;margin:-0.3rem -0.6rem;padding:0.3rem 0.6rem;background:color-mix(in srgb, var(--bar) ${Math.round(Math.max(0, value) * 0.4)}%, transparent)`;
-      return cell;
+      if (value === null) return "–";
+      return element("span", { class: "heat", style: `--heat: ${Math.round(Math.max(0, value) * 0.4)}%` }, formatScore(value));
     }),
   ]);
   const rest = known.length > chosen.length ? ` The ${chosen.length} best of ${known.length} systems; the data has all.` : "";
@@ -62,10 +59,10 @@ function hardestClips(data) {
   if (!data || !data.hardest || !data.hardest.length) return [];
   const hasLabels = "truth" in data.hardest[0], hasSound = data.hardest.some((each) => each.sound);
   const rows = data.hardest.map((each) => [
-    each.clip, hasLabels ? formatScore(100 * each.error) : each.error.toFixed(3), each.systems.toLocaleString("en"), ...(hasLabels ? [each.truth, each.answer] : []),
-    ...(hasSound ? [each.sound ? element("audio", { src: each.sound, controls: true, preload: "none", "aria-label": "clip " + each.clip }) : "–"] : []),
+    each.clip, ...(hasSound ? [each.sound ? element("audio", { src: each.sound, controls: true, preload: "none", "aria-label": "clip " + each.clip }) : "–"] : []),
+    hasLabels ? formatScore(100 * each.error) : each.error.toFixed(3), each.systems.toLocaleString("en"), ...(hasLabels ? [each.truth, each.answer] : []),
   ]);
-  const head = ["clip", hasLabels ? "wrong (%)" : "mean error", "systems", ...(hasLabels ? ["truth", "most frequent answer"] : []), ...(hasSound ? ["sound"] : [])];
+  const head = ["clip", ...(hasSound ? ["sound"] : []), hasLabels ? "wrong (%)" : "mean error", "systems", ...(hasLabels ? ["truth", "most frequent answer"] : [])];
   const missing = hasSound ? "" : " Their sound is copied by carrara leaderboard --site DIR --data-dir DATASETS.";
   return [element("h2", {}, "Hardest clips"), element("p", { class: "soft" }, "Test clips on which these systems err most, mean over systems." + missing), scrollTable(head, rows, "Hardest clips")];
 }

@@ -10,7 +10,7 @@ const HOVER_DELAY = 60; // ms
 const byId = (id) => document.getElementById(id);
 const state = { info: null, points: null, codes: null, chosen: null, hovered: null, marked: null, selected: [], labels: new Map(), pathStart: null, outline: null };
 const hoverSound = new Audio(), chosenSound = new Audio();
-let plot, renderer, wave, spectrogram, hoverTimer, request = 0;
+let plot, renderer, wave, spectrogram, hoverTimer, request = 0, drawing = Promise.resolve();
 
 function element(tag, attributes, ...children) {
   const node = document.createElement(tag);
@@ -32,6 +32,7 @@ async function call(address, options) {
 const getJson = async (address, options) => (await call(address, options)).json();
 const getFloats = async (address) => new Float32Array(await (await call(address)).arrayBuffer());
 const layerName = () => state.info.layers[Number(byId("layer").value)];
+const chosenLabel = () => state.info.labels.find((each) => each.name === byId("colour").value);
 const showState = (text, isError) => {
   byId("state").textContent = text;
   byId("state").classList.toggle("error", Boolean(isError));
@@ -54,10 +55,18 @@ async function start() {
     byId("file-control").hidden = !files;
     byId("colour").append(element("option", { value: "" }, "none"), ...labels.map((each) => element("option", { value: each.name }, each.name)));
     if (labels.length) byId("colour").value = labels[0].name;
+    byId("layer-name").textContent = layerName();
+    drawLegend(chosenLabel());
+    byId("opening").remove();
+    byId("content").hidden = false; // all at once, so that nothing moves
     createPlot(count);
-    await Promise.all([loadLabel(), loadPoints()]);
+    await loadLabel(); // first: points are drawn in its colours
+    await loadPoints();
   } catch (problem) {
     showState(problem.message, true);
+    if (!byId("opening")) return;
+    byId("opening").textContent = problem.message;
+    byId("opening").classList.add("error");
   }
 }
 
@@ -90,9 +99,10 @@ function createPlot(count) {
   });
 }
 
-function setPlot(settings) {
+async function setPlot(settings) {
   renderer.change();
-  return plot.set(settings);
+  await plot.set(settings); // it may have drawn in the meantime, and draws after this
+  renderer.change();
 }
 
 function selectOnMap(rows, options) {
@@ -153,13 +163,19 @@ async function loadPoints() {
 async function loadLabel() {
   const name = byId("colour").value;
   state.codes = name ? await getFloats("/api/label?" + new URLSearchParams({ name })) : null;
-  drawLegend(state.info.labels.find((each) => each.name === name));
+  drawLegend(chosenLabel());
 }
 
-async function draw() {
+// One drawing after another: regl-scatterplot ignores points that come while it draws others.
+function draw() {
+  drawing = drawing.catch(() => {}).then(drawPoints);
+  return drawing;
+}
+
+async function drawPoints() {
   if (!state.points) return;
   const count = state.info.count;
-  const facts = state.info.labels.find((each) => each.name === byId("colour").value);
+  const facts = chosenLabel();
   const x = new Float32Array(count), y = new Float32Array(count), category = new Float32Array(count);
   const colours = !facts ? [cssColour("--bar")] : facts.numeric ? [...RAMP, NONE] : [...CATEGORIES, NONE];
   for (let row = 0; row < count; row++) {
@@ -170,9 +186,10 @@ async function draw() {
     else if (facts && facts.numeric) category[row] = rampIndex(code, facts.range);
     else category[row] = facts ? Math.min(code, colours.length - 1) : 0;
   }
-  setPlot({ colorBy: facts ? "valueA" : null, pointColor: facts ? colours : colours[0] });
-  renderer.change();
+  await setPlot({ colorBy: facts ? "valueA" : null, pointColor: facts ? colours : colours[0] });
+  renderer.hold(true);
   await plot.draw({ x, y, valueA: category }, { zDataType: "categorical" });
+  renderer.hold(false);
   drawMarks();
   showState("");
 }

@@ -14,7 +14,7 @@ export function createMapRenderer(canvas, size, getView) {
   canvas.getContext("webgl", { antialias: false, preserveDrawingBuffer: true }); // createRenderer takes this context
   const base = createRenderer({ canvas });
   let part = FIRST_PART, begin = 0, end = 0, drawScene = null, view = "", last = 0;
-  let isChanged = true, isDrawn = false, wasDrawn = false;
+  let isChanged = true, isHeld = false, isDrawn = false, wasDrawn = false;
 
   // The command for all points draws those from begin to end; the one for the point under the pointer draws nothing.
   const regl = new Proxy(base.regl, {
@@ -29,6 +29,7 @@ export function createMapRenderer(canvas, size, getView) {
     begin = first;
     end = Math.min(size, first + count);
     drawScene();
+    canvas.dataset.drawn = end;
     isDrawn = true;
   }
 
@@ -47,7 +48,7 @@ export function createMapRenderer(canvas, size, getView) {
   // regl-scatterplot wants a new picture. A pointer that only hovers changes nothing here: its mark is on another canvas.
   function render(draw) {
     const newView = String(getView());
-    if (newView === view && !isChanged) return;
+    if (newView === view && !isChanged && !isHeld) return;
     if (!drawScene) base.onFrame(refine);
     drawScene = draw;
     regl.clear(CLEAR);
@@ -55,5 +56,10 @@ export function createMapRenderer(canvas, size, getView) {
     [view, isChanged] = [newView, false];
   }
 
-  return Object.create(base, { regl: { value: regl }, render: { value: render }, change: { value: () => { isChanged = true; } } });
+  return Object.create(base, {
+    regl: { value: regl },
+    render: { value: render },
+    change: { value: () => { isChanged = true; } }, // the next picture differs, though the view may not
+    hold: { value: (isOn) => { isHeld = isOn; } }, // so do all until it is off again
+  });
 }
