@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from carrara.nn.linear import Linear
+
 STRIDE = 4  # input frames of an output frame
 CONTEXT = 3  # output frames on either side of a block that its input must cover: ±9 input frames, in fours
 BLOCK_FRAMES = 4096  # input frames of a block: a quarter of a gigabyte for 512 channels
@@ -57,7 +59,7 @@ class ConvSubsampling(nn.Module):
         super().__init__()
         self.block_frames: int | None = BLOCK_FRAMES
         self.conv = nn.Sequential(_ConvBlock(1, channels), _ConvBlock(channels, channels))
-        self.linear = nn.Linear(channels * (bands // STRIDE), dim)
+        self.linear = Linear(channels * (bands // STRIDE), dim)
 
     def forward(self, mel_BFM: Tensor, counts_B: Tensor | None = None) -> Tensor:
         """Return `[batch, ⌈frames / 4⌉, dim]`; the values after a clip's own frames mean nothing.

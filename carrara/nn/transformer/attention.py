@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from carrara.nn.linear import Linear
+
 AttentionMode = Literal["sdpa", "eager"]
 
 
@@ -50,10 +52,10 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         self.num_heads, self.dropout, self.mode, self.relaxation = num_heads, dropout, mode, relaxation
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.q_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.k_proj = Linear(dim, dim)
+        self.v_proj = Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     @torch.no_grad()
     def largest_logit(self, x_BFD: Tensor) -> Tensor:

@@ -74,6 +74,58 @@ def test_a_clip_has_the_same_features_in_a_batch_as_alone_for_any_padding_values
         assert not row[len(alone) :].any()
 
 
+def in_double(module, x_BT):
+    """Return a float64 chain of torch's own layers over unpadded clips."""
+    x_BCF = x_BT.double()[:, None]
+    for layer in module.conv_layers:
+        bias = None if layer.conv.bias is None else layer.conv.bias.double()
+        x_BCF = torch.nn.functional.conv1d(x_BCF, layer.conv.weight.double(), bias, layer.conv.stride)
+        if isinstance(layer.layer_norm, torch.nn.GroupNorm):
+            weight, bias = layer.layer_norm.weight.double(), layer.layer_norm.bias.double()
+            x_BCF = torch.nn.functional.group_norm(x_BCF, len(weight), weight, bias)
+        elif layer.layer_norm is not None:
+            weight, bias = layer.layer_norm.weight.double(), layer.layer_norm.bias.double()
+            x_BCF = torch.nn.functional.layer_norm(x_BCF.mT, weight.shape, weight, bias).mT
+        x_BCF = torch.nn.functional.gelu(x_BCF)
+    return x_BCF.mT
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_encoding_in_tiles_equals_the_whole_in_float64(norm, bias, scale):
+    module = front(norm, bias)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    lengths = [100_000, 300 * 320 + 79, 40_000, 500, 3]  # of 312, 299, 124, 1 and 1 frames; tiles have 125
+    clips = [scale * noise(length, seed=seed) for seed, length in enumerate(lengths)]
+    batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=9.0)
+    with torch.no_grad():
+        together = module(batch, torch.tensor(lengths))
+        for row, clip in zip(together, clips):
+            expected = in_double(module, torch.nn.functional.pad(clip, (0, max(0, 400 - len(clip))))[None])[0]
+            torch.testing.assert_close(row[: len(expected)].double(), expected, atol=2e-5, rtol=1e-5)
+            torch.testing.assert_close(module(clip[None])[0], row[: len(expected)], atol=1e-6, rtol=1e-5)
+            assert not row[len(expected) :].any()
+        published = module(batch, torch.tensor(lengths), "original")[2, :124]
+        whole = in_double(module, torch.nn.functional.pad(clips[2], (0, 60_000))[None])[0, :124]
+        torch.testing.assert_close(published.double(), whole, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [torch.zeros(16_000), torch.full((16_000,), 0.5), 0.5 + 1e-3 * noise(16_000)])
+def test_group_norm_in_the_weights_is_as_exact_as_after_the_convolution(clip):
+    module = front()
+    expected = in_double(module, clip[None])
+    errors = {}
+    for name, gradients in (("folded", False), ("after", True)):
+        with torch.set_grad_enabled(gradients):
+            errors[name] = float((module(clip[None]).double() - expected).detach().abs().max())
+    assert errors["folded"] <= 2 * errors["after"] + 1e-6
+
+
 def test_padding_as_published_leaks_through_group_norm_only():
     for norm, leaks in (("group", True), ("layer", False)):
         module, clip = front(norm), noise(1, 1300)
