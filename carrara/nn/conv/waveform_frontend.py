@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -144,25 +144,27 @@ class WaveformFrontend(nn.Module):
 
     def _forward_in_tiles(self, x_BT: Tensor, counts_B: Tensor | None, frames_B: Tensor | None) -> Tensor:
         """Return `forward`'s features; frames after a clip's own are not computed."""
-        first, *others = self.conv_layers
+        layers: list[Any] = list(self.conv_layers)
+        first, others = layers[0], layers[1:]
         weights = [layer.conv.weight[:, :, None].contiguous(memory_format=torch.channels_last) for layer in others]
         field, hop = receptive_field(self.kernels[1:], self.strides[1:]), math.prod(self.strides[1:])
         frames = num_conv_frames(x_BT.shape[1], self.kernels, self.strides)
-        counts = [None] * len(x_BT) if counts_B is None else counts_B.tolist()
         features_BFC = x_BT.new_zeros(len(x_BT), frames, first.conv.out_channels)
-        for x_T, count, own, features_FC in zip(
-            x_BT, counts, [frames] * len(x_BT) if frames_B is None else frames_B.tolist(), features_BFC
-        ):
+        counts = [None] * len(x_BT) if counts_B is None else counts_B.tolist()
+        own_frames = [frames] * len(x_BT) if frames_B is None else frames_B.tolist()
+        for x_T, count, own, features_FC in zip(x_BT, counts, own_frames, features_BFC):
             windows_FK = x_T.unfold(0, self.kernels[0], self.strides[0])
-            folded = _fold_group_norm(windows_FK[:count], first) if isinstance(first.layer_norm, nn.GroupNorm) else None
-            weight_CK, bias_C = folded or (first.conv.weight[:, 0], first.conv.bias)
+            is_folded = isinstance(first.layer_norm, nn.GroupNorm)
+            weight_CK, bias_C = first.conv.weight[:, 0], first.conv.bias
+            if is_folded:
+                weight_CK, bias_C = _fold_group_norm(windows_FK[:count], weight_CK, first.layer_norm)
             for start in range(0, own, TILE_FRAMES):
                 stop = min(start + TILE_FRAMES, own)
                 x_FC = linear(windows_FK[start * hop : (stop - 1) * hop + field], weight_CK, bias_C)
-                x_FC = functional.gelu(x_FC) if folded else first.activate(x_FC.mT[None])[0].mT
+                x_FC = functional.gelu(x_FC) if is_folded else first.activate(x_FC.mT[None])[0].mT
                 for layer, weight_CC1K in zip(others, weights):
                     x_1C1F = x_FC[None, None].permute(0, 3, 1, 2)
-                    x_1C1F = functional.conv2d(x_1C1F, weight_CC1K, layer.conv.bias, (1, *layer.conv.stride))
+                    x_1C1F = functional.conv2d(x_1C1F, weight_CC1K, layer.conv.bias, (1, layer.conv.stride[0]))
                     x_FC = layer.activate(x_1C1F[:, :, 0])[0].mT
                 features_FC[start:stop] = x_FC
         return features_BFC
@@ -192,14 +194,13 @@ def _group_norm(x_BCF: Tensor, norm: nn.GroupNorm, counts_B: Tensor | None) -> T
     return torch.cat([functional.pad(x_1CF, (0, frames - x_1CF.shape[2])) for x_1CF in clips]).to(x_BCF.dtype)
 
 
-def _fold_group_norm(windows_FK: Tensor, layer: _ConvLayer) -> tuple[Tensor, Tensor]:
+def _fold_group_norm(windows_FK: Tensor, weight_CK: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
     """Return weight `[C, K]` and bias `[C]` of layer 0 that contain its group norm of one clip.
 
     A channel's mean and variance over time follow from those of the K samples under the kernel, as the convolution is
     linear; its bias drops out. In float64, because a variance here is a difference of large numbers.
     """
-    norm, weight_CK = layer.layer_norm, layer.conv.weight[:, 0].double()
-    windows_FK = windows_FK.double()
+    weight_CK, windows_FK = weight_CK.double(), windows_FK.double()
     mean_K = windows_FK.mean(0)
     covariance_KK = windows_FK.mT @ windows_FK / len(windows_FK) - torch.outer(mean_K, mean_K)
     variance_C = ((weight_CK @ covariance_KK) * weight_CK).sum(1).clamp(min=0)
