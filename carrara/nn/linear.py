@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 _MULTIPLY = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-class Linear(nn.Linear):
+class OnednnLinear(nn.Linear):
     """torch.nn.Linear by `linear`."""
 
     def forward(self, input: Tensor) -> Tensor:

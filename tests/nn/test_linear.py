@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from carrara.nn.linear import Linear, is_cpu_inference, linear
+from carrara.nn.linear import OnednnLinear, is_cpu_inference, linear
 
 
 def noise(*shape, seed=0):
@@ -15,7 +15,7 @@ def noise(*shape, seed=0):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(0, 48), (1, 48), (7, 48), (2, 249, 48), (2, 0, 48), (3, 2, 5, 48)])
 def test_products_equal_numpys(shape, bias):
-    layer, x = Linear(48, 33, bias=bias), noise(*shape)
+    layer, x = OnednnLinear(48, 33, bias=bias), noise(*shape)
     expected = x.numpy().astype(np.float64) @ layer.weight.detach().numpy().T.astype(np.float64)
     expected = expected + (layer.bias.detach().numpy() if bias else 0)
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_tensors_need_not_be_contiguous():
 
 
 def test_gradients_flow_as_through_torchs_layer():
-    layer, x = Linear(8, 4), noise(5, 8)
+    layer, x = OnednnLinear(8, 4), noise(5, 8)
     layer(x).square().sum().backward()
     assert torch.equal(layer.weight.grad, 2 * layer(x).detach().T @ x)
     assert not is_cpu_inference(x)
@@ -40,17 +40,17 @@ def test_gradients_flow_as_through_torchs_layer():
 
 @torch.no_grad()
 def test_casts_other_types_devices_and_exports_are_left_to_torch():
-    layer, x = Linear(8, 4), noise(5, 8)
+    layer, x = OnednnLinear(8, 4), noise(5, 8)
     assert is_cpu_inference(x) and not is_cpu_inference(x.double()) and not is_cpu_inference(x.to("meta"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
-    program = torch.export.export(Linear(8, 4), (x,))
+    program = torch.export.export(OnednnLinear(8, 4), (x,))
     assert not [node for node in program.graph.nodes if "mkldnn" in str(node.target)]
 
 
 @torch.no_grad()
 def test_its_operations_are_counted():
     with FlopCounterMode(display=False) as counter:
-        Linear(8, 4)(noise(2, 5, 8))
+        OnednnLinear(8, 4)(noise(2, 5, 8))
     assert counter.get_total_flops() == 2 * 10 * 8 * 4

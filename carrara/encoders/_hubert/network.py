@@ -34,7 +34,7 @@ from carrara.nn.conv.waveform_frontend import (
     standardize_waveform,
 )
 from carrara.nn.init import init_weights
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 from carrara.nn.transformer.encoder import Transformer, TransformerShape
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
 
@@ -139,7 +139,7 @@ class FeatureProjection(nn.Module):
     def __init__(self, channels: int, dim: int):
         super().__init__()
         self.layer_norm = nn.LayerNorm(channels, eps=1e-5)
-        self.projection = Linear(channels, dim)
+        self.projection = OnednnLinear(channels, dim)
 
     def forward(self, cnn_BFC: Tensor) -> Tensor:
         """Return `[batch, frames, dim]`."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 from carrara.nn.spectral.framing import no_autocast
 
 EPS = 1e-6
@@ -96,9 +96,9 @@ class ConvNextLayer(nn.Module):
         self.pointwise_block = nn.ModuleDict(
             {
                 "0": nn.LayerNorm(channels, eps=EPS),
-                "1": Linear(channels, wide),
+                "1": OnednnLinear(channels, wide),
                 "3": GlobalResponseNorm(wide),
-                "4": Linear(wide, channels),
+                "4": OnednnLinear(wide, channels),
             }
         )
 

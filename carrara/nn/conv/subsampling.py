@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 
 STRIDE = 4  # input frames of an output frame
 CONTEXT = 3  # output frames on either side of a block that its input must cover: ±9 input frames, in fours
@@ -59,7 +59,7 @@ class ConvSubsampling(nn.Module):
         super().__init__()
         self.block_frames: int | None = BLOCK_FRAMES
         self.conv = nn.Sequential(_ConvBlock(1, channels), _ConvBlock(channels, channels))
-        self.linear = Linear(channels * (bands // STRIDE), dim)
+        self.linear = OnednnLinear(channels * (bands // STRIDE), dim)
 
     def forward(self, mel_BFM: Tensor, counts_B: Tensor | None = None) -> Tensor:
         """Return `[batch, ⌈frames / 4⌉, dim]`; the values after a clip's own frames mean nothing.

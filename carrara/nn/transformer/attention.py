@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 
 AttentionMode = Literal["sdpa", "eager"]
 
@@ -52,10 +52,10 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         self.num_heads, self.dropout, self.mode, self.relaxation = num_heads, dropout, mode, relaxation
-        self.k_proj = Linear(dim, dim)
-        self.v_proj = Linear(dim, dim)
-        self.q_proj = Linear(dim, dim)
-        self.out_proj = Linear(dim, dim)
+        self.k_proj = OnednnLinear(dim, dim)
+        self.v_proj = OnednnLinear(dim, dim)
+        self.q_proj = OnednnLinear(dim, dim)
+        self.out_proj = OnednnLinear(dim, dim)
 
     @torch.no_grad()
     def largest_logit(self, x_BFD: Tensor) -> Tensor:

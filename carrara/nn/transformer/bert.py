@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 
 INITIAL_STD = 0.02
 
@@ -70,12 +70,12 @@ class BertLayer(nn.Module):
     def __init__(self, shape: BertShape):
         super().__init__()
         dim, self.num_heads = shape.dim, shape.num_heads
-        projections = nn.ModuleDict({name: Linear(dim, dim) for name in ("query", "key", "value")})
-        output = nn.ModuleDict({"dense": Linear(dim, dim), "LayerNorm": nn.LayerNorm(dim, eps=shape.eps)})
+        projections = nn.ModuleDict({name: OnednnLinear(dim, dim) for name in ("query", "key", "value")})
+        output = nn.ModuleDict({"dense": OnednnLinear(dim, dim), "LayerNorm": nn.LayerNorm(dim, eps=shape.eps)})
         self.attention = nn.ModuleDict({"self": projections, "output": output})
-        self.intermediate = nn.ModuleDict({"dense": Linear(dim, shape.ffn_dim)})
+        self.intermediate = nn.ModuleDict({"dense": OnednnLinear(dim, shape.ffn_dim)})
         self.output = nn.ModuleDict(
-            {"dense": Linear(shape.ffn_dim, dim), "LayerNorm": nn.LayerNorm(dim, eps=shape.eps)}
+            {"dense": OnednnLinear(shape.ffn_dim, dim), "LayerNorm": nn.LayerNorm(dim, eps=shape.eps)}
         )
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Bert(nn.Module):
         super().__init__()
         self.embeddings = BertEmbeddings(shape)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(BertLayer(shape) for _ in range(shape.num_layers))})
-        self.pooler = nn.ModuleDict({"dense": Linear(shape.dim, shape.dim)} if has_pooler else {})
+        self.pooler = nn.ModuleDict({"dense": OnednnLinear(shape.dim, shape.dim)} if has_pooler else {})
 
     def forward(self, tokens_BF: Tensor | None, valid_BF: Tensor, vectors_BFD: Tensor | None = None) -> Tensor:
         """Return the last layer's output, `[batch, tokens, dim]`; undefined where `valid_BF` is false.

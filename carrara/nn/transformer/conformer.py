@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 from carrara.nn.recompute import forward_and_recompute
 
 EPS = 1e-5
@@ -85,10 +85,10 @@ class RotaryAttention(nn.Module):
         super().__init__()
         self.num_heads, self.dropout = shape.num_heads, shape.dropout
         self.rotates_input = shape.design == "wav2vec2"
-        self.linear_q = Linear(shape.dim, shape.dim)
-        self.linear_k = Linear(shape.dim, shape.dim)
-        self.linear_v = Linear(shape.dim, shape.dim)
-        self.linear_out = Linear(shape.dim, shape.dim)
+        self.linear_q = OnednnLinear(shape.dim, shape.dim)
+        self.linear_k = OnednnLinear(shape.dim, shape.dim)
+        self.linear_v = OnednnLinear(shape.dim, shape.dim)
+        self.linear_out = OnednnLinear(shape.dim, shape.dim)
 
     @torch.no_grad()
     def largest_logit(self, x_BFD: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
@@ -125,8 +125,8 @@ class ConformerFeedForward(nn.Module):
         super().__init__()
         self.dropout = shape.dropout
         self.activation = _ACTIVATIONS[shape.design]
-        self.intermediate_dense = Linear(shape.dim, shape.ffn_dim)
-        self.output_dense = Linear(shape.ffn_dim, shape.dim)
+        self.intermediate_dense = OnednnLinear(shape.dim, shape.ffn_dim)
+        self.output_dense = OnednnLinear(shape.ffn_dim, shape.dim)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         """Return `[batch, frames, dim]`."""

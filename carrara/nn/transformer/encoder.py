@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 from carrara.nn.recompute import forward_and_recompute
 from carrara.nn.transformer.attention import AttentionMode, MultiHeadAttention
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
@@ -75,8 +75,8 @@ class TransformerFeedForward(nn.Module):
     def __init__(self, dim: int, ffn_dim: int, dropout: float):
         super().__init__()
         self.dropout = dropout
-        self.intermediate_dense = Linear(dim, ffn_dim)
-        self.output_dense = Linear(ffn_dim, dim)
+        self.intermediate_dense = OnednnLinear(dim, ffn_dim)
+        self.output_dense = OnednnLinear(ffn_dim, dim)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         """Return `[batch, frames, dim]`."""

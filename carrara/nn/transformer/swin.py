@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 
 EPS = 1e-5
 
@@ -57,14 +57,14 @@ class SwinLayer(nn.Module):
         # A window as large as the square is not shifted.
         self.shift = window // 2 if is_shifted and side > window else 0
         self.layernorm_before = nn.LayerNorm(dim, eps=EPS)
-        attention = nn.ModuleDict({name: Linear(dim, dim) for name in ("query", "key", "value")})
+        attention = nn.ModuleDict({name: OnednnLinear(dim, dim) for name in ("query", "key", "value")})
         # Published tables have the configured window, although the last stage may be smaller than that.
         attention.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         self.table_side = 2 * window - 1
-        self.attention = nn.ModuleDict({"self": attention, "output": nn.ModuleDict({"dense": Linear(dim, dim)})})
+        self.attention = nn.ModuleDict({"self": attention, "output": nn.ModuleDict({"dense": OnednnLinear(dim, dim)})})
         self.layernorm_after = nn.LayerNorm(dim, eps=EPS)
-        self.intermediate = nn.ModuleDict({"dense": Linear(dim, 4 * dim)})
-        self.output = nn.ModuleDict({"dense": Linear(4 * dim, dim)})
+        self.intermediate = nn.ModuleDict({"dense": OnednnLinear(dim, 4 * dim)})
+        self.output = nn.ModuleDict({"dense": OnednnLinear(4 * dim, dim)})
 
     def forward(self, x_BSSD: Tensor) -> Tensor:
         """Return `[batch, side, side, dim]`."""
@@ -122,7 +122,7 @@ class SwinMerging(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = OnednnLinear(4 * dim, 2 * dim, bias=False)
         self.norm = nn.LayerNorm(4 * dim, eps=EPS)
 
     def forward(self, x_BSSD: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.errors import UsageError
-from carrara.nn.linear import Linear
+from carrara.nn.linear import OnednnLinear
 from carrara.nn.recompute import forward_and_recompute
 
 EPS = 1e-6
@@ -73,8 +73,8 @@ class VitAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim)
-        self.proj = Linear(dim, dim)
+        self.qkv = OnednnLinear(dim, 3 * dim)
+        self.proj = OnednnLinear(dim, dim)
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None) -> Tensor:
         """Return `[batch, tokens, dim]`; tokens where `valid_BN` is false are not attended to."""
@@ -96,8 +96,8 @@ class VitFeedForward(nn.Module):
 
     def __init__(self, dim: int, ffn_dim: int):
         super().__init__()
-        self.fc1 = Linear(dim, ffn_dim)
-        self.fc2 = Linear(ffn_dim, dim)
+        self.fc1 = OnednnLinear(dim, ffn_dim)
+        self.fc2 = OnednnLinear(ffn_dim, dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Return `[batch, tokens, dim]`."""
