@@ -1,14 +1,14 @@
 """How often 95 % intervals cover the truth and contain the score: test sets drawn again and again from known systems.
 
     python benchmarks/interval_coverage.py                       # all metrics, 50 to 1,000 clips, alone and in groups
-    python benchmarks/interval_coverage.py --systems "tags, noise" --repeats 300 --units 50 200
+    python benchmarks/interval_coverage.py --systems "tags, noise" --units 200 --groups in-groups --compared 0
 
 A clip's answers come from latent normal variables. In groups, a part of their variance (--correlation, 0.3) is common
 to the clips of a group; groups have unequal sizes, a fifth of the units in number. `nsynth` is accuracy on NSynth's
 test shape, 53 instruments with 77 notes each. The truth is the mean score over test sets of the same size, estimated
 from all repeats; the last column has the coverage of the mean score on the largest test sets, which differs for average
 precision (it is higher on few clips). `clips alone` is the coverage if groups are ignored, and `percentile` that of the
-plain percentile bootstrap over groups, both on the first repeats.
+plain percentile bootstrap over groups, both on the first repeats (--compared; none are `–`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from carrara.metrics.bootstrap import resample_counts
 
 KEYS = ("C major", "G major", "A minor", "C minor", "Gb major")
 TAGS = 50
-DRAWS, COMPARED = 300, 100
+DRAWS = 300
+REPEATS, TAG_REPEATS = 600, 200
+ARRANGEMENTS = {"alone": "–", "in-groups": "n / 5"}
 
 Latent = Callable[..., np.ndarray]  # shape of one unit → standard normal values [units, *shape]
 
@@ -129,11 +131,15 @@ def draw_groups(rng: np.random.Generator, units: int) -> np.ndarray:
     return np.unique(groups_U, return_inverse=True)[1]
 
 
+def _no_groups(units: int) -> None:
+    return None
+
+
 def measure(
-    system: System, groups: Callable[[], np.ndarray | None], units: int, repeats: int, correlation: float, seed: int
+    system: System, groups: Callable[[], np.ndarray | None], units: int, repeats: int, options: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     """Return by metric the coverage of a system's intervals, how often they contain the score, and two plain ones'."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(options.seed + units)
     task = Task(
         version=1, dataset="d", split_scheme="s", task_type=system.task_type, label="x", labels=system.labels,
         metrics=system.metrics, monitor=system.metrics[0], category="score", name="d/x",
@@ -142,13 +148,13 @@ def measure(
     values, ends, plain = [], [], []
     for repeat in range(repeats):
         groups_U = groups()
-        latent = make_latent(rng, np.arange(units) if groups_U is None else groups_U, correlation)
+        latent = make_latent(rng, np.arange(units) if groups_U is None else groups_U, options.correlation)
         truths, predictions = system.draw(rng, latent)
         names = [str(n) for n in (range(units) if groups_U is None else groups_U)]
         values.append(list(task_type.metrics(task, truths, predictions).values()))
         own = confidence_intervals(task, task_type, truths, [predictions], names, repeat, DRAWS)
         ends.append([(each.low, each.high) for each in own.values()])
-        if repeat < COMPARED:
+        if repeat < options.compared:
             drawn = resample_metrics(task, task_type, truths, predictions, resample_counts(names, "d", repeat, DRAWS))
             alone = own
             if groups_U is not None:
@@ -157,15 +163,15 @@ def measure(
     result = {}
     for index, metric in enumerate(own):
         value, (low, high) = np.array(values)[:, index], np.array(ends)[:, index].T
-        by_plain = np.array(plain)[:, index].T
+        by_plain = np.array(plain)[:, index].T if plain else np.full((4, 1), np.nan)
         truth = value.mean()
         result[metric] = {
             "truth": truth,
             "covers": np.mean((low <= truth) & (truth <= high)),
             "contains": np.mean((low <= value) & (value <= high)),
             "width": np.mean(high - low),
-            "alone": np.mean((by_plain[0] <= truth) & (truth <= by_plain[1])),
-            "percentile": np.mean((by_plain[2] <= truth) & (truth <= by_plain[3])),
+            "alone": np.mean((by_plain[0] <= truth) & (truth <= by_plain[1])) if plain else np.nan,
+            "percentile": np.mean((by_plain[2] <= truth) & (truth <= by_plain[3])) if plain else np.nan,
             "ends": (low, high),
         }
     return result
@@ -176,25 +182,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="+", default=[], help=f"of {', '.join(SYSTEMS)}, nsynth (default: all)")
     parser.add_argument("--units", nargs="+", type=int, default=[50, 200, 1000], help="sizes of test sets")
-    parser.add_argument("--repeats", type=int, default=600, help="test sets of each (default 600; a third of tags)")
+    parser.add_argument("--groups", nargs="+", choices=ARRANGEMENTS, default=list(ARRANGEMENTS), help="default: both")
+    parser.add_argument("--repeats", type=int, help=f"test sets a line (default {REPEATS}; of tags {TAG_REPEATS})")
+    parser.add_argument("--compared", type=int, default=100, help="of them also with plain intervals (default 100)")
     parser.add_argument("--correlation", type=float, default=0.3, help="within groups (default 0.3)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(options.seed)
     columns = ["system", "metric", "clips", "groups", "truth", "mean width", "covers", "contains the score"]
-    columns += ["clips alone", "percentile", "large sample"]
+    columns += ["clips alone", "percentile", "large sample", "test sets"]
     print("| " + " | ".join(columns) + " |")
     print("|---" * len(columns) + "|")
 
     def report(
         name: str, system: System, groups: Callable[[int], np.ndarray | None], label: str, sizes: list[int]
     ) -> None:
-        repeats = options.repeats // 3 if system.task_type == "multilabel" else options.repeats
-        results = [
-            measure(system, partial(groups, units), units, repeats, options.correlation, options.seed + units)
-            for units in sizes
-        ]
+        repeats = options.repeats or (TAG_REPEATS if system.task_type == "multilabel" else REPEATS)
+        results = [measure(system, partial(groups, units), units, repeats, options) for units in sizes]
         for metric in system.metrics:
             large = results[-1][metric]["truth"]
             for units, by_metric in zip(sizes, results):
@@ -204,12 +209,14 @@ def main() -> None:
                     f"{result[key]:.3f}" for key in ("truth", "width", "covers", "contains", "alone", "percentile")
                 ]
                 numbers.append(f"{np.mean((low <= large) & (large <= high)):.3f}")
+                numbers = ["–" if number == "nan" else number for number in [*numbers, f"{repeats:,}"]]
                 print("| " + " | ".join([name, metric, f"{units:,}", label, *numbers]) + " |", flush=True)
 
     for name, system in SYSTEMS.items():
         if not options.systems or name in options.systems:
-            report(name, system, lambda units: None, "–", options.units)
-            report(name, system, lambda units: draw_groups(rng, units), "n / 5", options.units)
+            for arrangement in options.groups:
+                groups = partial(draw_groups, rng) if arrangement == "in-groups" else _no_groups
+                report(name, system, groups, ARRANGEMENTS[arrangement], options.units)
     if not options.systems or "nsynth" in options.systems:
         report("right .70", right(0.7), lambda units: np.repeat(np.arange(53), 77), "53", [53 * 77])
 

@@ -61,17 +61,18 @@ def list_audio_files(paths: Iterable[str | Path]) -> list[Path | str]:
             files.update(dict.fromkeys(_list_remote(address)))
             continue
         path = Path(name)
-        if not path.exists() and glob.has_magic(str(path)):
+        # os.path's answers are False for a name that is too long; such a file fails alone, not the whole run.
+        if not os.path.exists(path) and glob.has_magic(str(path)):
             matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(path), recursive=True))]
             matches = [match for match in matches if match.suffix.lower() in SUFFIXES and match.is_file()]
             if not matches:
                 raise DataError(f"{path}: no audio file matches")
             files.update(dict.fromkeys(matches))
             continue
-        if path.suffix in MANIFEST_SUFFIXES and path.is_file():
+        if path.suffix in MANIFEST_SUFFIXES and os.path.isfile(path):
             files.update(dict.fromkeys(read_manifest_paths(path, str(path))))
             continue
-        if not path.is_dir():
+        if not os.path.isdir(path):
             files[path] = None
             continue
         inside = [
@@ -173,8 +174,8 @@ def check_paths(paths: Iterable[str | Path]) -> None:
     named = [Path(path) for path in paths]
     if not named:
         raise DataError("no audio files were named")
-    if any(path.exists() or glob.has_magic(str(path)) or is_remote(normalize(path)) for path in named):
+    if any(os.path.exists(path) or glob.has_magic(str(path)) or is_remote(normalize(path)) for path in named):
         return
     first = named[0]
-    beside = [path.name for path in first.parent.iterdir()] if first.parent.is_dir() else []
+    beside = [path.name for path in first.parent.iterdir()] if os.path.isdir(first.parent) else []
     raise DataError(f"{first}: there is no such file or folder.{did_you_mean(first.name, beside)}")

@@ -19,6 +19,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import tomllib
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -169,4 +171,17 @@ def _labels(clips: Sequence[Clip], root: Path, task_type: str, label: str) -> tu
         except (TypeError, ValueError):
             expected = "[start, end, hertz]" if task_type == "melody" else "[start, end, section]"
             raise DataError(f"{root}: {label} is no list of {expected} in every training clip") from None
-    return tuple(sorted(set(map(str, items))))
+    names = tuple(sorted({name for name in map(str, items) if name.strip()}))
+    _warn_of_spellings(names, label, root)
+    return names
+
+
+def _warn_of_spellings(names: Sequence[str], label: str, root: Path) -> None:
+    """Warn of classes that differ only in case, blanks or the encoding of an accent: most likely slips."""
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    if several := next((alike for alike in spellings.values() if len(alike) > 1), None):
+        shown = " and ".join(map(ascii, several))
+        warnings.warn(f"{root}: the values {shown} of {label} differ in spelling only, and count as {len(several)} "
+                      "classes; write them alike if they are one", stacklevel=4)  # fmt: skip

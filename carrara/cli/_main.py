@@ -127,6 +127,14 @@ def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(128 + stop_signal()) from None
         except OutputError as problem:
             exit_without_stdout(problem)
+        except OSError as problem:
+            # What the operating system refuses (a name too long, a full or read-only disk) is no fault of the package.
+            if os.environ.get("CARRARA_DEBUG") or not problem.strerror:
+                raise
+            subject = "" if problem.filename is None else f"{problem.filename}: "
+            message = one_line(f"{subject}{problem.strerror}")
+            echo(f"carrara {name}: {message} (carrara --debug {name} … shows where)", err=True)
+            raise typer.Exit(1) from None
 
     return run
 

@@ -34,14 +34,18 @@ def read_text(path: Path, cure: str) -> str:
         cure: What to do if it cannot be read, for the message.
 
     Raises:
-        DataError: it is missing or not UTF-8.
+        DataError: it is missing, not UTF-8, or holds a NUL character.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {cure}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {problem}; {cure}") from None
+    if (place := text.find("\0")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise DataError(f"{path}, line {line}: holds a NUL character, as text in UTF-16 or a damaged file does; {cure}")
+    return text
 
 
 def split_lines(text: str) -> list[str]:

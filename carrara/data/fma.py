@@ -18,7 +18,6 @@ repository lists them): `carrara check fma` names them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +25,7 @@ from typing import Any, ClassVar
 from carrara.core.clip import Clip, Split
 from carrara.core.download import Remote, download
 from carrara.core.errors import DataError, UsageError, did_you_mean
+from carrara.core.strict_json import parse_json
 from carrara.data._base import Dataset
 from carrara.data._tables import read_lines
 
@@ -159,7 +159,7 @@ def _read_tracks(root: Path) -> list[tuple[Clip, str, Split]]:
         number = f"{int(values[0]):06}"
         labels: dict[str, Any] = {"genre": own["genre"]} if own["genre"] else {}
         try:
-            labels["genres"] = [str(genre) for genre in json.loads(own["genres"] or "[]")]
+            labels["genres"] = [str(genre) for genre in parse_json(own["genres"] or "[]")]
         except ValueError:
             raise DataError(f"{path}, line {line}: genres_all is {own['genres'][:40]!r}, should be a list") from None
         clip = Clip(id=number, path=folder / number[:3] / f"{number}.mp3", group=own["artist"] or None, labels=labels)

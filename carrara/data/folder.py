@@ -52,6 +52,7 @@ from typing import Any
 from carrara.core.clip import SPLITS, Clip, Split
 from carrara.core.errors import DataError, UsageError, did_you_mean
 from carrara.core.hashing import canonical_json
+from carrara.core.printable import printable
 from carrara.core.strict_json import parse_json_object
 from carrara.data._annotations import add_annotations, has_annotations
 from carrara.data._base import Dataset
@@ -128,6 +129,7 @@ class FolderDataset(Dataset):
             rows = _read_json_lines(path) if path.suffix == ".jsonl" else _read_csv(path)
         clips: dict[str, Clip] = {}
         for location, row in rows:
+            _refuse_nul(row, location)
             clip = _parse_clip(root, row, location)
             if clip.id in clips:
                 raise DataError(f"{location}: a second clip with the id {clip.id!r}; give each line its own id")
@@ -196,16 +198,17 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     start = 1
+    no_header = (
+        "the first line must name the columns, each once, and one of them path, separated by commas, semicolons or "
+        f"tabs; it is {first[:MAX_SHOWN]!r}"
+    )
     try:
         for values in rows:
             location, start = f"{path}, line {start}", rows.line_num + 1
             if not header:
                 header = [name.strip() for name in values]
                 if not set(PATH_COLUMNS) & set(header) or len(set(header)) < len(header):
-                    raise DataError(
-                        f"{location}: the first line must name the columns, each once, and one of them path, separated "
-                        f"by commas, semicolons or tabs; it is {first[:MAX_SHOWN]!r}"
-                    )
+                    raise DataError(f"{location}: {no_header}")
             elif any(value.strip() for value in values):
                 if len(values) != len(header):
                     raise DataError(
@@ -214,7 +217,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     )
                 yield location, _parse_row(header, values)
     except csv.Error as problem:
-        raise DataError(f"{path}, line {start}: not CSV ({problem})") from None
+        raise DataError(f"{path}, line {start}: {f'not CSV ({problem})' if header else no_header}") from None
 
 
 def _column_names(line: str, delimiter: str) -> list[str]:
@@ -232,12 +235,20 @@ def _parse_row(header: list[str], values: list[str]) -> dict[str, Any]:
     return row
 
 
+def _refuse_nul(row: Mapping[str, Any], location: str) -> None:
+    """Refuse a name or a value with a NUL character, which JSON can escape; two labels may look alike through it."""
+    for name, value in row.items():
+        texts = (name, *(value if isinstance(value, list) else [value]))
+        if any(isinstance(text, str) and "\0" in text for text in texts):
+            raise DataError(f"{location}: {printable(name)} holds a NUL character; leave it out")
+
+
 def _parse_clip(root: Path, row: Mapping[str, Any], location: str) -> Clip:
     if "file_name" in row and "path" not in row:
         row = {"path" if name == "file_name" else name: value for name, value in row.items()}
     if not isinstance(row.get("path"), str) or not row["path"]:
         raise DataError(f"{location}: no path of an audio file")
-    if "\0" in row["path"] or any(len(part.encode()) > MAX_NAME_BYTES for part in Path(row["path"]).parts):
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in Path(row["path"]).parts):
         raise DataError(f"{location}: {row['path'][:MAX_SHOWN]!r} … cannot be the path of a file")
     split = row.get("split")
     if split is not None and split not in SPLITS:

@@ -53,6 +53,7 @@ MIN_STD = 1e-3
 STATIC = BINS + MEL_BANDS + CHROMA
 VALUES = STATIC + BINS // 2 + MEL_BANDS + CHROMA
 EPS = 1e-5
+OUTPUT_VERSION = 2  # of 1 the CQT was in single precision
 
 
 class CqtMelSettings(Settings):
@@ -90,7 +91,9 @@ class _Spectra(nn.Module):
         super().__init__()
         self.framing = Framing(MEL_FFT, HOP, MEL_FFT, padding="reflect", keep_last=False)
         self.mel = MelSpectrogram(SAMPLE_RATE, self.framing, MelBands(MEL_BANDS, scale="htk", norm="none"), "db")
-        self.cqt = CQT(SAMPLE_RATE, HOP, BINS, BINS_PER_OCTAVE)
+        # In double precision, because chroma divides each frame by its maximum: in a frame of silence the rounding of
+        # louder ones, which depends on the number of threads, would count as much as a chord.
+        self.cqt = CQT(SAMPLE_RATE, HOP, BINS, BINS_PER_OCTAVE, double_long=True)
 
     def forward(self, samples_BT: Tensor) -> Tensor:
         mel_BFM = self.mel(samples_BT)
@@ -238,8 +241,8 @@ class CqtMelEncoder(Encoder):
 
 def _update_card(card: Card, settings: CqtMelSettings) -> Card:
     """Return a card with everything that follows from the settings."""
-    network = f"{settings.num_layers} Transformer layers with convolutions"
-    return card.model_copy(update={"num_layers": settings.num_layers, "dim": settings.dim, "network": network})
+    values = {"num_layers": settings.num_layers, "dim": settings.dim, "output_version": OUTPUT_VERSION}
+    return card.model_copy(update=values | {"network": f"{settings.num_layers} Transformer layers with convolutions"})
 
 
 def _variant(name: str, parameters: int, **sizes: Any) -> tuple[Card, CqtMelSettings]:

@@ -62,7 +62,9 @@ class _Handcrafted(Encoder):
 
     def __init__(self, settings: HandcraftedSettings, card: Card, seed: int = 0) -> None:
         super().__init__()
-        self.settings, self.card = settings, card
+        # Of version 1 the chroma's CQT was in single precision, and silent frames showed its rounding.
+        version = 2 if "chroma" in settings.features else 1
+        self.settings, self.card = settings, card.model_copy(update={"output_version": version})
         self.chroma = TunedChroma(_SAMPLE_RATE, _HOP)
         self.mfcc = MFCC(_SAMPLE_RATE, framing=framing_preset("librosa-0.8", hop=_HOP))
 

@@ -103,6 +103,7 @@ _CARD = Card(
     frame_rate=None,
     num_layers=0,
     dim=_DIM,
+    output_version=2,  # of 1 the CQT of the chroma was in single precision
     commercial_use=True,
     pretraining_task="none",
     input="chroma",

@@ -286,6 +286,8 @@ def _table_layers(path: Path) -> list[str]:
     files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     if not path.exists() or not files:
         raise StoreError(f"{path}: no such table or feature store; make a table with `carrara embed`")
+    if pipe := next((file for file in files if not file.is_file()), None):
+        raise StoreError(f"{pipe}: a pipe or device, not a table; write it to a file first")
     layers: dict[str, None] = {}
     for file in files:
         try:

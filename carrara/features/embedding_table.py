@@ -5,7 +5,6 @@ Letters: R rows of the table, N some of them, D dim.
 
 from __future__ import annotations
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carrara.core.errors import StoreError, UsageError, did_you_mean
+from carrara.core.strict_json import parse_json, parse_json_object
 
 if TYPE_CHECKING:
     import pyarrow
@@ -102,13 +102,21 @@ class EmbeddingTable(EmbeddedRows):
         files = sorted(self.path.rglob("part-*.parquet")) if self.path.is_dir() else [self.path]  # of all shards
         if not files or not self.path.exists():
             raise StoreError(f"{path}: no such table; make it with `carrara embed`")
+        if pipe := next((file for file in files if not file.is_file()), None):
+            raise StoreError(f"{pipe}: a pipe or device, not a table; write it to a file first")
         try:
             self._readers = [parquet.ParquetFile(file, memory_map=True) for file in files]
             self.settings = read_settings(self._readers[0].schema_arrow.metadata)
             names = ["path", "start", "duration", "layer"]
             table = pyarrow.concat_tables([reader.read(names) for reader in self._readers])
+            kinds = {reader.schema_arrow.field("embedding").type for reader in self._readers}
         except (OSError, pyarrow.ArrowException, KeyError, TypeError, ValueError):
             raise StoreError(f"{path}: not a table that `carrara embed` wrote") from None
+        if not all(pyarrow.types.is_fixed_size_list(kind) for kind in kinds) or len(kinds) > 1:
+            shown = " and ".join(sorted(map(str, kinds)))
+            raise StoreError(f"{path}: its embeddings are {shown}, not lists of one length, as `carrara embed` writes")
+        if empty := [name for name in names if table[name].null_count]:
+            raise StoreError(f"{path}: rows without {empty[0]}; leave them out")
         for file, reader in zip(files[1:], self._readers[1:]):
             if read_settings(reader.schema_arrow.metadata) != self.settings:
                 raise StoreError(f"{file}: made with other settings than {files[0].name}; embed into another folder")
@@ -137,7 +145,10 @@ class EmbeddingTable(EmbeddedRows):
         """SHA-256 of each recording, by path; empty in a table of `carrara.embed`, which does not state it."""
         hashes = dict.fromkeys(self.path_R.unique().to_pylist(), "")
         for reader in self._readers:
-            hashes.update(json.loads((reader.metadata.metadata or {}).get(b"files", b"[]")))
+            try:
+                hashes.update(parse_json((reader.metadata.metadata or {}).get(b"files", b"[]")))
+            except (TypeError, ValueError):
+                raise StoreError(f"{self.path}: its list of files is damaged; embed them again into another") from None
         return hashes
 
     def sha256(self, row: int) -> str:
@@ -154,7 +165,7 @@ class EmbeddingTable(EmbeddedRows):
         for first, last, reader, number in self._row_groups():
             end = int(np.searchsorted(self._chosen_R, last))
             if end > begin and (needed_R is None or needed_R[begin:end].any()):
-                vectors_ND = _read_vectors(reader, number)
+                vectors_ND = self._read_vectors(reader, number)
                 yield begin, vectors_ND[self._chosen_R[begin:end] - first]
             begin = end
 
@@ -165,7 +176,7 @@ class EmbeddingTable(EmbeddedRows):
         for first, last, reader, number in self._row_groups():
             inside_N = (wanted_N >= first) & (wanted_N < last)
             if inside_N.any():
-                result_ND[inside_N] = _read_vectors(reader, number)[wanted_N[inside_N] - first]
+                result_ND[inside_N] = self._read_vectors(reader, number)[wanted_N[inside_N] - first]
         return result_ND
 
     def nearest(self, query_D: np.ndarray) -> Iterator[tuple[int, float]]:
@@ -182,6 +193,17 @@ class EmbeddingTable(EmbeddedRows):
                 last = first + reader.metadata.row_group(number).num_rows
                 yield first, last, reader, number
                 first = last
+
+    def _read_vectors(self, reader: Any, number: int) -> np.ndarray:
+        column = reader.read_row_group(number, ["embedding"])["embedding"].combine_chunks()
+        if column.null_count:
+            raise StoreError(f"{self.path}: rows without an embedding; leave them out")
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        vectors_ND = np.asarray(flat.reshape(len(column), self.dim), np.float32)
+        # A sum is fast, and finite only where every value is.
+        if not np.isfinite(vectors_ND.sum()):
+            raise StoreError(f"{self.path}: embeddings that are not finite; embed the recordings again into another")
+        return vectors_ND
 
     def _mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
         count, sum_D, squares_D = 0, np.zeros(self.dim), np.zeros(self.dim)
@@ -200,7 +222,7 @@ def read_settings(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     Raises:
         KeyError, TypeError, ValueError: It was not made by `carrara embed`.
     """
-    settings = json.loads(metadata[b"settings"])
+    settings = parse_json_object(metadata[b"settings"])
     if not isinstance(settings["weights_sha256"], str) or not isinstance(settings["encoder_settings"], dict):
         raise ValueError("no settings of embeddings")
     return dict(settings)
@@ -210,8 +232,3 @@ def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with those of the encoder one by one, so that a message can name the one that differs."""
     own = {key: value for key, value in settings.items() if key != "encoder_settings"}
     return own | {f"setting {key}": value for key, value in settings["encoder_settings"].items()}
-
-
-def _read_vectors(reader: Any, number: int) -> np.ndarray:
-    column = reader.read_row_group(number, ["embedding"])["embedding"].combine_chunks()
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1), np.float32)

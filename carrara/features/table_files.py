@@ -78,6 +78,11 @@ def write_table(
         _import_lance(output)
     rows_file = {".npy": output.with_suffix(".rows.csv"), ".faiss": Path(f"{output}.rows.csv")}.get(suffix, output)
     if not overwrite:
+        if output.is_file() and output.stat().st_size and not rows_file.is_file():
+            raise UsageError(
+                f"{output}: exists without {rows_file.name} beside it, so it was not written here; name another file, "
+                "or give --overwrite"
+            )
         _refuse_loss(rows_file, files)
     parts = Path(f"{output}.parts")
     report = write_embeddings(encoder, files, parts, config, device, batch_size, overwrite=True, **where)
@@ -167,11 +172,11 @@ def _read_paths(table: Path) -> set[str] | None:
                 return {path for batch in batches for path in batch["path"].unique().to_pylist()}
         except pyarrow.ArrowException:
             return None
-    with table.open(encoding="utf-8", errors="replace", newline="") as file:
+    with table.open(encoding="utf-8", errors="replace", newline="") as file, suppress(csv.Error):
         rows = csv.reader(file)
-        if tuple(next(rows, []))[: len(COLUMNS)] != COLUMNS:
-            return None
-        return {row[0] for row in rows if row}
+        if tuple(next(rows, []))[: len(COLUMNS)] == COLUMNS:
+            return {row[0] for row in rows if row}
+    return None
 
 
 def _write_arrow(output: Path, parts: Path) -> None:

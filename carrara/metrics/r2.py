@@ -24,7 +24,8 @@ def r2(truth_UE: np.ndarray, prediction_UE: np.ndarray, counts_GU: np.ndarray | 
     error_UE = truth_UE - np.asarray(prediction_UE, dtype=np.float64)
     counts = np.ones((1, len(truth_UE))) if counts_GU is None else np.asarray(counts_GU, dtype=np.float64)
     units_G1 = counts.sum(1, keepdims=True)
-    variation_GE = counts @ centred_UE**2 - (counts @ centred_UE) ** 2 / units_G1
+    with np.errstate(invalid="ignore"):  # a draw may hold no unit
+        variation_GE = counts @ centred_UE**2 - (counts @ centred_UE) ** 2 / units_G1
     rounding_E = 1e-12 * (centred_UE**2).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(variation_GE > rounding_E, 1 - (counts @ error_UE**2) / variation_GE, np.nan)

@@ -14,7 +14,7 @@ from carrara.core import __version__
 from carrara.core.errors import CarraraError, StoreError
 from carrara.core.io import file_lock, write_text
 from carrara.core.settings import Settings, iter_paths, parse_settings
-from carrara.core.strict_json import read_json_object
+from carrara.core.strict_json import read_json, read_json_object
 from carrara.pretrain.corpus.stream import Corpus
 
 RUN, LOCK = "run.json", ".lock"
@@ -139,7 +139,7 @@ def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings])
 def former_accumulation_steps(folder: Path) -> int | None:
     """Return the micro-batches that a run in the folder has chosen; None where it has not."""
     try:
-        steps = json.loads((folder / RUN).read_text(encoding="utf-8"))["recipe"]["accumulation_steps"]
+        steps = read_json(folder / RUN)["recipe"]["accumulation_steps"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return steps if isinstance(steps, int) else None

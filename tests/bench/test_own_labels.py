@@ -99,7 +99,14 @@ def test_a_bare_word_among_lists_is_one_tag(sounds, tmp_path):
         ("mood", lambda n: "c" if n == 15 else "ab"[n % 2], "multiclass", ["15.wav", "'c'", "train split"]),
         ("level", lambda n: "0,25" if n == 14 else n / 10, "regression", ["14.wav", "'0,25'", "point: 0.25"]),
         ("level", lambda n: "nan" if n == 14 else n / 10, "regression", ["14.wav", "'nan'", "finite"]),
-        ("level", lambda n: {"a": 1} if n == 14 else n / 10, "regression", ["14.wav", "level"]),
+        ("level", lambda n: {"a": 1} if n == 14 else n / 10, "regression", ["14.wav", "{'a': 1}", "finite"]),
+        ("level", lambda n: True if n == 14 else n / 10, "regression", ["14.wav", "'True'", "finite"]),
+        *(
+            ("level", lambda n, text=text: text if n == 14 else n / 10, "regression", ["14.wav", text, "finite"])
+            for text in ("1_000", "0x10", "12%", "1,000.5", "1e400", "-inf", "--", "½", "1 000")
+        ),
+        ("mood", lambda n: "a\0" if n == 3 else "ab"[n % 2], "multiclass", ["line 4", "mood holds a NUL character"]),
+        ("tags", lambda n: ["a", "b\0"] if n == 3 else ["a", "b"][n % 2 :], "multilabel", ["line 4", "NUL"]),
         ("level", lambda n: [1] if n == 14 else n / 10, "regression", ["14.wav", "level", "number"]),
         ("beats", lambda n: [0.1, "0,5"] if n == 13 else [0.1], "beat_tracking", ["13.wav", "0,5", "times in seconds"]),
         ("beats", lambda n: [-1.0] if n == 13 else [0.1], "beat_tracking", ["13.wav", "from 0 on"]),
@@ -109,6 +116,23 @@ def test_a_bare_word_among_lists_is_one_tag(sounds, tmp_path):
 def test_a_wrong_label_is_named_with_its_clip_and_the_cure(refuse, label, value, task_type, words):
     message = refuse(label, value, task_type)
     assert all(word in message for word in words), message
+
+
+def test_empty_tags_are_none(measure):
+    record = measure("tags", lambda n: ["", " ", "a"] if n == 3 else ["a", "b"] if n % 2 else ["b"], "multilabel")
+    assert tuple(record.task.task["labels"]) == ("a", "b")
+
+
+@pytest.mark.parametrize("other", ["A", "\uff41", "a b", "cafe\u0301"])
+def test_classes_that_differ_in_spelling_only_are_warned_of(tmp_path, sounds, other):
+    first = {"a b": "A  B", "cafe\u0301": "caf\u00e9"}.get(other, "a")
+    rows = [
+        {"path": str(sounds / f"{n}.wav"), "split": SPLITS[n], "mood": (first, "z", other)[n % 3]} for n in range(16)
+    ]
+    (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "own.toml").write_text('data = "."\ntask_type = "multiclass"\nlabel = "mood"\n')
+    with pytest.warns(UserWarning, match="differ in spelling only, and count as 2 classes"):
+        assert len(read_task(tmp_path / "own.toml")[0].labels) == 3
 
 
 def test_a_column_of_tags_without_brackets_is_refused_with_the_name_to_write(refuse):

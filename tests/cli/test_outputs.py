@@ -79,7 +79,7 @@ WRONG = [
     (
         ["embed", "music", "-e", "mfcc", "-o", "a.pdf"],
         2,
-        ".arrow, .feather, .index, a folder or -",
+        ".arrow, .feather",
     ),
     (["embed", "music", "-e", "models/mret", "-o", "a.csv"], 2, "Did you mean 'mert'?"),
     (["tag", "musik"], 1, "Did you mean 'music'?"),

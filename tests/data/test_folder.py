@@ -88,7 +88,9 @@ def test_any_table_of_the_csv_module_is_read_back(tmp_path_factory, delimiter, r
         ("path,mood\na.wav," + "x" * 140_000, "line 2: not CSV .field larger than field limit"),
         ("path;start\na.wav;0,5\n", "line 2: start '0,5' is not a length in seconds, such as 1.5"),
         ("path\n" + "a" * 300 + ".wav\n", "line 2: .*cannot be the path of a file"),
-        ("path\na\0b.wav\n", "line 2: .*cannot be the path of a file"),
+        ("path\na\0b.wav\n", "line 2: holds a NUL character"),
+        ("path,mood\na.wav,calm\nb.wav,ca\0lm\n", "line 3: holds a NUL character"),
+        ("path,mo\0od\na.wav,calm\n", "line 1: holds a NUL character"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path, text, message):

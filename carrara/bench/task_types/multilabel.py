@@ -99,7 +99,7 @@ def _tags(task: Task, clip: Clip, label: Any, has_lists: bool) -> set[str]:
     if isinstance(label, str) and has_lists and not _SEPARATORS.intersection(label):
         return {label}
     if isinstance(label, list | tuple) and not any(isinstance(tag, list | dict) or tag is None for tag in label):
-        return {str(tag) for tag in label}
+        return {str(tag) for tag in label if str(tag).strip()}  # as labels.csv leaves out what is empty
     raise DataError(
         f"clip {clip.id!r}: its {task.label} is {str(label)[:60]!r}, not a list of tags; in labels.csv call the column "
         f"{task.label}[] and separate tags by semicolons, in labels.jsonl write a list"

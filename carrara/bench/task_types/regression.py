@@ -46,7 +46,7 @@ class _Regression(ProbeTaskType):
         truths = []
         for clip in clips:
             label = clip.labels.get(task.label)
-            values = label if isinstance(label, Mapping) else clip.labels
+            values = label if isinstance(label, Mapping) and set(label).intersection(task.labels) else clip.labels
             if missing := [name for name in task.labels if values.get(name) is None]:
                 raise DataError(f"clip {clip.id!r}: it has no label {missing[0]!r}, which task {task.name!r} needs")
             truths.append(np.array([_number(clip, name, values[name]) for name in task.labels], dtype=np.float64))
@@ -94,7 +94,8 @@ class _Regression(ProbeTaskType):
 
 def _number(clip: Clip, name: str, value: Any) -> float:
     try:
-        number = float(value)
+        # Python's own 1_000 and true for 1 are no numbers of a table.
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):

@@ -121,9 +121,14 @@ def fold_to_chroma(cqt_BFM: Tensor, bins_per_octave: int, chroma: int = 12, lowe
 # A tuning is one of 100 hundredths of a bin; building a transform costs as much as a clip of 2 s (measured).
 @lru_cache(maxsize=100)
 def _tuned_cqt(sample_rate: int, hop: int, tuning: float, device: torch.device) -> CQT:
-    """Return the CQT of seven octaves from C1 in 36 bins, shifted by a fraction of a bin."""
+    """Return the CQT of seven octaves from C1 in 36 bins, shifted by a fraction of a bin.
+
+    In double precision, because each frame of the chroma is divided by its maximum: a frame of silence would show the
+    rounding of the louder ones, which depends on the number of threads.
+    """
     lowest = C1 * 2.0 ** (tuning / 36)
-    return CQT(sample_rate, hop, bins=252, bins_per_octave=36, lowest=lowest, padding="reflect").to(device)
+    cqt = CQT(sample_rate, hop, bins=252, bins_per_octave=36, lowest=lowest, padding="reflect", double_long=True)
+    return cqt.to(device)
 
 
 class TunedChroma(nn.Module):

@@ -134,6 +134,7 @@ class CQT(nn.Module):
         bins_per_octave: int = 48,
         lowest: float = C1,
         padding: Literal["zeros", "reflect"] = "zeros",
+        double_long: bool = False,
     ) -> None:
         """Prepare the short kernels; the long ones depend on the length of the clips.
 
@@ -144,6 +145,9 @@ class CQT(nn.Module):
             bins_per_octave: number of bins of an octave.
             lowest: centre frequency of the first bin, in Hz.
             padding: values beyond the clips' ends.
+            double_long: whether the long kernels' FFTs run in double precision (except on MPS, which has none). In
+                single precision a loud note's rounding, 1e-7 of it, reaches all silent frames of its block, and MKL
+                rounds otherwise with another number of threads.
 
         Raises:
             UsageError: the highest bin lies above half the sample rate, or the hop is below 2 samples.
@@ -153,6 +157,7 @@ class CQT(nn.Module):
             raise UsageError(f"a CQT cannot hop by {hop} samples; use 2 or more")
         self.kernels = make_kernels(sample_rate, bins, bins_per_octave, lowest)
         self.hop, self.bins, self.padding = hop, bins, padding
+        self.double_long = double_long
         lengths = self.kernels.lengths
         self.num_long = sum(length > max(SHORT_HOPS * hop, SHORT_TAPS) for length in lengths)
         self.margin = math.ceil(self.kernels.reach / hop)
@@ -237,7 +242,8 @@ class CQT(nn.Module):
 
     def _fold_bands(self, block_BN: Tensor, frames: int, plan: list[_Band]) -> Tensor:
         """Return each kernel's band of the spectrum folded to the frame rate and transformed back, `[B, D, M]`."""
-        spectrum_BK = torch.fft.rfft(block_BN)
+        is_double = self.double_long and block_BN.device.type != "mps"
+        spectrum_BK = torch.fft.rfft(block_BN.double() if is_double else block_BN)
         # Kernels near 0 Hz reach into negative frequencies, which are the mirror of the positive ones.
         spectrum_BK = torch.cat([spectrum_BK[:, 1 : frames + 1].flip(-1).conj(), spectrum_BK], dim=-1)
         parts = []
@@ -245,7 +251,7 @@ class CQT(nn.Module):
             folds = band.spectra_MRD.shape[1]
             bands_BMRD = spectrum_BK.unfold(-1, folds * frames, 1)[:, band.starts_M].unflatten(-1, (folds, frames))
             folded_BMD = (bands_BMRD * band.spectra_MRD).sum(dim=2)
-            parts.append(torch.fft.ifft(folded_BMD).abs())
+            parts.append(torch.fft.ifft(folded_BMD).abs().float())
         return torch.cat(parts, dim=1).transpose(1, 2)
 
     def _plan(self, frames: int, device: torch.device) -> list[_Band]:
@@ -266,7 +272,8 @@ class CQT(nn.Module):
                     centres_M = torch.tensor([round(kernels.frequencies[bin] * cycles) for bin in bins])
                     starts_M = (centres_M - width // 2).clamp(-frames, size // 2 + 1 - width)
                     spectra_MK = kernel_spectra(kernels, bins, starts_M, width, size) / self.hop
-                    spectra_MRD = spectra_MK.to(torch.complex64).unflatten(-1, (-1, frames))
+                    dtype = torch.complex128 if self.double_long and device.type != "mps" else torch.complex64
+                    spectra_MRD = spectra_MK.to(dtype).unflatten(-1, (-1, frames))
                     bands.append(_Band((starts_M + frames).to(device), spectra_MRD.to(device)))
             self.plans[key] = bands
             while len(self.plans) > MAX_PLANS:

@@ -24,6 +24,7 @@ from carrara.core.hashing import sha256_of_json
 from carrara.core.io import atomic_write
 from carrara.core.paths import home
 from carrara.core.storage import open_filesystem
+from carrara.core.strict_json import parse_json, read_json
 from carrara.pretrain.corpus.durations import read_duration
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _given_length(row: dict[str, Any]) -> float | None:
 
 def _read_cached(path: Path, key: dict[str, Any]) -> tuple[list[float | None], list[str]] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if any(content[name] != value for name, value in key.items()):
             return None
         return content["seconds"], content["problems"]
@@ -226,7 +227,7 @@ def read_parquet_tags(address: str, field: str) -> tuple[list[list[str]], list[s
 
 def _class_names(metadata: dict[bytes, bytes], field: str) -> list[str]:
     try:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"][field]
+        feature = parse_json(metadata[b"huggingface"], allow_nan=True)["info"]["features"][field]
     except (KeyError, ValueError, TypeError):
         return []
     feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)

@@ -210,7 +210,7 @@ def _tags_of_texts(texts: dict[str, str], field: str, name: str) -> tuple[list[s
     content = {}
     if ".json" in texts:
         try:
-            content = json.loads(texts[".json"])
+            content = parse_json(texts[".json"], allow_nan=True)
         except ValueError:
             content = {}  # it may hold something else; without tags the clip is not learnt from
     content = content if isinstance(content, dict) else {}
