@@ -149,6 +149,7 @@ class MelPatchEncoder(Encoder):
     """
 
     settings: MelPatchSettings
+    free_settings = frozenset({"columns", "mel_mean", "mel_std", "frequency"})
     mel_mean: Tensor
     mel_std: Tensor
 

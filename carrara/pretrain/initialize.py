@@ -110,6 +110,26 @@ def load_encoder(spec: str, recipe: Recipe, encoder: FrameEncoder, folder: Path)
     return Initialization(record, transferred)
 
 
+def load_start(spec: str, encoder: Any, folder: Path) -> Initialization:
+    """Load another encoder's weights, unless the run has a checkpoint already, and return where they come from.
+
+    Args:
+        spec: anything that `carrara.load` takes; empty for random weights.
+        encoder: of the new run, with random weights.
+        folder: of the new run.
+
+    Raises:
+        UsageError: there is nothing of that name, or it is another network.
+        WeightsError: its weights are not whole.
+    """
+    if not spec:
+        return Initialization()
+    if has_checkpoint(folder / TRAINING):
+        return Initialization(former_record(folder) | {"from": spec})
+    load_other_encoder(spec, encoder)
+    return Initialization({"from": spec, "weights_sha256": hash_tensors(encoder.state_dict())})
+
+
 def copy_targets(initialization: Initialization, folder: Path) -> None:
     """Copy the fitted targets that are taken over into the new run's folder.
 

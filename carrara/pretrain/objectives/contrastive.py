@@ -31,14 +31,13 @@ from carrara.core.errors import DataError, UsageError
 from carrara.encoders._base import untrained_card
 from carrara.encoders._hub.load import build_encoder, save_pretrained
 from carrara.encoders.cqt_mel import SAMPLE_RATE, CqtMelEncoder
-from carrara.formats.weights import hash_tensors
 from carrara.nn.spectral.framing import no_autocast
 from carrara.pretrain.card import pretraining_card
 from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
 from carrara.pretrain.distributed import Dist
-from carrara.pretrain.initialize import Initialization, former_record, load_other_encoder
+from carrara.pretrain.initialize import load_start
 from carrara.pretrain.monitors import MEASURED_CROPS, effective_rank
 from carrara.pretrain.objectives._base import MicroBatch, Objective, split_rows
 from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm
@@ -101,7 +100,7 @@ class ContrastiveObjective(Objective):
             check_groups(recipe, dist.world_size)
             self.encoder = build_spectra_encoder(recipe)
             self.encoder.card = untrained_card(self.encoder.card, folder.resolve().name)
-            self.initialization = self._load_start(start, folder)
+            self.initialization = load_start(start, self.encoder, folder)
         crop_samples = round(recipe.crop_seconds * SAMPLE_RATE)
         self.corpus = dist.on_rank_zero(lambda: build_corpus(corpus, SAMPLE_RATE, crop_samples))
         with dist.report_once():
@@ -193,15 +192,6 @@ class ContrastiveObjective(Objective):
         """Write the encoder with its model card; see the base class."""
         encoder = self.encoder_copy(self.saved_weights(tensors)[""]) if self.recipe.fsdp else self.encoder
         save_pretrained(encoder, folder, pretraining_card(self, self.recipe, folder, step, seconds))
-
-    def _load_start(self, start: str, folder: Path) -> Initialization:
-        """Load the weights of another encoder, unless the run has a checkpoint already."""
-        if not start:
-            return Initialization()
-        if has_checkpoint(folder / TRAINING):
-            return Initialization(former_record(folder) | {"from": start})
-        load_other_encoder(start, self.encoder)
-        return Initialization({"from": start, "weights_sha256": hash_tensors(self.encoder.state_dict())})
 
 
 def cut_views(samples_T: Tensor, draw: tuple[int, int, int], settings: PairSettings) -> tuple[list[Tensor], int]:

@@ -15,7 +15,6 @@ Letters: B batch, T samples, N patches, K visible and M masked patches, D dim.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from carrara.core.errors import DataError, UsageError
-from carrara.encoders._hub.load import build_encoder, load, save_pretrained
+from carrara.encoders._base import untrained_card
+from carrara.encoders._hub.load import build_encoder, save_pretrained
 from carrara.encoders.mel_patch import SAMPLE_RATE, MelPatchEncoder, gather_patches
-from carrara.formats.weights import hash_tensors
 from carrara.pretrain.card import pretraining_card
 from carrara.pretrain.checkpoint import TRAINING, has_checkpoint, without_prefix
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.corpus.stream import CropBatch, CropStream
 from carrara.pretrain.distributed import Dist, full_tensor
-from carrara.pretrain.initialize import Initialization, former_record
+from carrara.pretrain.initialize import load_start
 from carrara.pretrain.monitors import MEASURED_CROPS, effective_rank
 from carrara.pretrain.objectives._base import MicroBatch, Objective, check_batch, split_rows
 from carrara.pretrain.objectives._losses import CLIPS, Losses, LossTerm
@@ -53,8 +52,6 @@ from carrara.pretrain.recipes.joint_embedding import JointEmbeddingRecipe
 PATCHES = "patches"  # the divisor of the loss: masked patches
 TARGET = "target"
 STATISTICS_CROPS = 256
-# Settings that may differ where weights are taken over.
-FREE_SETTINGS = ("columns", "mel_mean", "mel_std", "frequency")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +89,8 @@ class JointEmbeddingObjective(Objective):
         with dist.report_once():
             check_batch(recipe.batch, dist.world_size)
             self.encoder = build_patch_encoder(recipe)
-            facts = {"name": folder.resolve().name, "license": "", "files": {}}
-            self.encoder.card = self.encoder.card.model_copy(update=facts)
-            self.initialization = self._load_start(start, folder)
+            self.encoder.card = untrained_card(self.encoder.card, folder.resolve().name)
+            self.initialization = load_start(start, self.encoder, folder)
         crop_samples = round(recipe.crop_seconds * SAMPLE_RATE)
         self.corpus = dist.on_rank_zero(lambda: build_corpus(corpus, SAMPLE_RATE, crop_samples))
         self.stream = CropStream(self.corpus, crop_samples, self.encoder.settings.hop, recipe.batch, recipe.seed)
@@ -240,25 +236,6 @@ class JointEmbeddingObjective(Objective):
                 "the first crops are silent: their spectrograms do not vary; give another corpus with --corpus"
             )
         return total / number, variance**0.5
-
-    def _load_start(self, start: str, folder: Path) -> Initialization:
-        """Load the weights of another encoder, unless the run has a checkpoint already."""
-        if not start:
-            return Initialization()
-        record: dict[str, Any] = {"from": start}
-        if has_checkpoint(folder / TRAINING):
-            return Initialization(former_record(folder) | record)
-        other = load(start)
-        if not isinstance(other, MelPatchEncoder):
-            raise UsageError(f"--from {start}: is no network of the recipe's kind; `carrara show {start}` describes it")
-        ours, theirs = self.encoder.settings.model_dump(mode="json"), other.settings.model_dump(mode="json")
-        differing = [name for name in ours if name not in FREE_SETTINGS and ours[name] != theirs[name]]
-        if differing:
-            listing = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} here" for name in differing)
-            cure = " ".join(f"--set network.{name}={json.dumps(theirs[name])}" for name in differing)
-            raise UsageError(f"--from {start}: is another network: {listing}; choose its recipe and scale, or {cure}")
-        self.encoder.load_state_dict(other.state_dict())
-        return Initialization(record | {"weights_sha256": hash_tensors(other.state_dict())})
 
 
 def build_patch_encoder(recipe: JointEmbeddingRecipe) -> MelPatchEncoder:
