@@ -223,8 +223,9 @@ CASES = [
     Case("mel-transformer-random", "gives one vector for a clip", 1, {"network.tokens": "stack"}),
     Case("mel-transformer-random", "has heads for tags", 1, {"network.classes": 4}),
     Case("mel-transformer-random", "has no vector for masked frames", 1, {"masking.replacement": "vector"}),
-    Case("mel-transformer-random", "is another network: ffn_dim is 64 there and 32 here", 1, {"network.frames": 96},
-         ("--from", "RUN maest-5s")),
+    Case("mel-transformer-random", "is another network: num_layers is 2 there and 1 here, ffn_dim is 64", 1,
+         {"network.frames": 96, "crop_seconds": 1.5}, ("--from", "RUN maest-5s")),
+    Case("mel-transformer-random", "the network has positions for 1 to 9", 2, {"network.frames": 96}),
     Case("musichubert-iter2", "so layer 9 does not exist", 1, {"targets.layer.layer": 9, "targets.layer.encoder":
          "RUN mert-v0"}),
 ]  # fmt: skip

@@ -122,6 +122,19 @@ def test_every_weight_learns_and_the_folder_embeds_frames(recipe, alone, corpus)
 
 
 @pytest.mark.slow
+def test_interrupted_it_resumes_bit_for_bit(recipe, corpus, alone, tmp_path, before_optimiser_steps):
+    def interrupt(step):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    before_optimiser_steps(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, corpus, tmp_path / "part", device="cpu")
+    part = weights(pretrain(recipe, corpus, tmp_path / "part", resume=True, device="cpu"))
+    assert all(torch.equal(tensor, part[name]) for name, tensor in weights(alone).items())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"fsdp": True}])
 def test_two_processes_give_the_weights_of_one(changes, start_ranks, wait_for, recipe, corpus, alone, tmp_path):
     codes, messages = wait_for(start_ranks(replace(recipe, changes), corpus, tmp_path / "two"), seconds=300)

@@ -71,7 +71,11 @@ KINDS = {
     },
     "mel-conformer-random": {**CONFORMER, **CONVNEXT},
     "mel-conformer-rvq": {**CONFORMER, **CONVNEXT, "activation_checkpointing": True},
-    "mel-transformer-rvq": {**CONFORMER, "masking.mask_length": 2, "crop_seconds": 2.0},
+    "mel-transformer-rvq": {
+        **{path: value for path, value in CONFORMER.items() if path != "network.dropout"},
+        "masking.mask_length": 2,
+        "crop_seconds": 2.0,
+    },
     "muq": {**CONFORMER, "network.channels": 4},
     "rvq-vae": {
         "network.filters": 4,

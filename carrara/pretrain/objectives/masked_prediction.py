@@ -22,6 +22,7 @@ from carrara.core.errors import UsageError
 from carrara.encoders._base import untrained_card
 from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.encoders._hub.load import build_encoder, save_pretrained
+from carrara.encoders._maest.network import MaestEncoder
 from carrara.pretrain.card import pretraining_card
 from carrara.pretrain.checkpoint import TRAINING, has_checkpoint
 from carrara.pretrain.corpus.build import build_corpus
@@ -40,6 +41,7 @@ from carrara.pretrain.objectives._masked_network import FRAMES, MaskedPrediction
 from carrara.pretrain.optimiser import scheduled_rate
 from carrara.pretrain.precision import autocast
 from carrara.pretrain.recipes._base import Recipe
+from carrara.pretrain.tagging.network import check_positions
 from carrara.pretrain.targets._base import Target
 
 LABELS = "labels"
@@ -273,6 +275,8 @@ def check_batch_division(recipe: Recipe, world_size: int) -> None:
 def _check_crop(recipe: Recipe, encoder: FrameEncoder) -> int:
     """Return the samples of a crop, and refuse masks that do not fit it."""
     sample_rate, masking = encoder.card.sample_rate, recipe.masking
+    if isinstance(encoder, MaestEncoder):
+        check_positions(encoder, recipe.crop_seconds)
     crop_samples = round(recipe.crop_seconds * sample_rate)
     # One more than the masks, so that some frames are left.
     masks = masking.min_masks + 1 if masking.blocks else 1

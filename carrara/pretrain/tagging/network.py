@@ -63,14 +63,10 @@ def build_tagger(recipe: TaggingRecipe, tags: Sequence[str], name: str, dataset:
     frames = encoder.mel.spectrum.framing.num_frames(round(recipe.crop_seconds * encoder.card.sample_rate))
     crop = f"crop_seconds {recipe.crop_seconds:g}"
     if isinstance(encoder, MaestEncoder):
-        columns, positions = encoder.vit.shape.num_columns(frames), encoder.settings.shape.columns
+        columns = encoder.vit.shape.num_columns(frames)
         if columns < 1:
             raise UsageError(f"{crop} is shorter than a patch; give --set crop_seconds={MIN_SECONDS:g} or more")
-        if columns > positions:
-            raise UsageError(
-                f"{crop} gives {columns} columns of patches, the network has positions for 1 to {positions}; give "
-                f"--set network.frames={frames}, or --set crop_seconds={encoder.card.window_seconds:g}"
-            )
+        check_positions(encoder, recipe.crop_seconds)
         if recipe.patchout >= columns:
             raise UsageError(
                 f"patchout {recipe.patchout} would drop every one of the {columns} columns of patches of a crop; give "
@@ -100,6 +96,17 @@ def input_mel(encoder: Tagger, samples_BT: Tensor) -> Tensor:
     """Return the network's input, log-mel frames `[B, F, M]`."""
     mel_BFM = encoder.mel(samples_BT)
     return encoder.normalize(mel_BFM) if isinstance(encoder, MaestEncoder) else mel_BFM
+
+
+def check_positions(encoder: MaestEncoder, crop_seconds: float) -> None:
+    """Raise a UsageError if a crop has more columns of patches than the network has positions."""
+    frames = encoder.framing.num_frames(round(crop_seconds * encoder.card.sample_rate))
+    columns, positions = encoder.vit.shape.num_columns(frames), encoder.settings.shape.columns
+    if columns > positions:
+        raise UsageError(
+            f"crop_seconds {crop_seconds:g} gives {columns} columns of patches, the network has positions for 1 to "
+            f"{positions}; give --set network.frames={frames}, or --set crop_seconds={encoder.card.window_seconds:g}"
+        )
 
 
 class TaggingNetwork(nn.Module):
