@@ -458,7 +458,20 @@ def _read_metadata(file: Path) -> tuple[dict[str, Any], list[list[str]]]:
         recordings = [[str(path), str(sha256)] for path, sha256 in parse_json(metadata[b"files"])]
         return flatten_settings(parse_json_object(metadata[b"settings"])), recordings
     except (OSError, pyarrow.ArrowException, AttributeError, KeyError, TypeError, ValueError):
+        if _is_cut_short(file):
+            raise StoreError(f"{file}: cut short; remove it, and its recordings are embedded again") from None
         raise StoreError(f"{file}: exists already, and was not made by this command; choose another -o") from None
+
+
+def _is_cut_short(file: Path) -> bool:
+    """Return whether a file begins as Parquet and does not end so."""
+    try:
+        with open(file, "rb") as stream:
+            begins = stream.read(4) == b"PAR1"
+            stream.seek(-4, os.SEEK_END)
+            return begins and stream.read(4) != b"PAR1"
+    except OSError:
+        return False
 
 
 def _total_seconds(files: Sequence[Path | str]) -> float | None:
