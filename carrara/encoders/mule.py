@@ -65,7 +65,7 @@ _FED_BY = {
     "excitation.excite": "widen",
     "": "widen",
 }
-_BATCH_SIZE = 16  # slices: 0.3 GB beside the weights
+_BATCH_SIZE = 8  # slices: about 10 MB of activations each
 
 
 class MuleSettings(SlowFastSettings):

@@ -130,13 +130,14 @@ def test_long_audio_is_encoded_in_equal_windows_of_one_spectrogram():
 @pytest.mark.parametrize(
     ("changes", "minutes", "most"),
     [
-        ({}, 10, 8192 // (2 + 9 * 31)),
-        ({"every_column": 2}, 10, 8192 // (2 + 9 * 16)),  # as many windows more as there are tokens fewer
-        ({"every_row": 3}, 10, 8192 // (2 + 3 * 31)),
+        ({}, 10, 2048 // (2 + 9 * 31)),
+        ({"every_column": 2}, 10, 2048 // (2 + 9 * 16)),  # as many windows more as there are tokens fewer
+        ({"every_row": 3}, 10, 2048 // (2 + 3 * 31)),
         ({"every_row": 9, "every_column": 31}, 25, 8 * 8192 // (9 * 31)),  # every patch goes through the convolution
     ],
 )
 def test_long_audio_is_encoded_in_blocks(changes, minutes, most):
+    """At most 2,048 tokens at once on a CPU."""
     encoder = small(tokens="frames", num_layers=1, **changes)
     seen = []
     encoder.vit.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))

@@ -39,6 +39,7 @@ from carrara.nn.transformer.vit import NUM_PREFIX_TOKENS, PatchTransformer, VitS
 
 SAMPLE_RATE, HOP = 16_000, 256
 MAX_BATCH_TOKENS = 8192  # so that ten minutes need no more memory than a few windows
+CPU_BATCH_TOKENS = 2048  # one window of 30 s, for the memory of a small machine
 MAX_BATCH_PATCHES = 8 * MAX_BATCH_TOKENS  # the same before patchout, for the convolution
 
 
@@ -324,7 +325,8 @@ class MaestEncoder(FrameEncoder):
             similar = list(group)
             longest = max(window.columns for window in similar)
             tokens = len(rows_R) * len(self._kept_columns(longest)) + NUM_PREFIX_TOKENS
-            size = max(min(MAX_BATCH_TOKENS // tokens, MAX_BATCH_PATCHES // (shape.rows * longest)), 1)
+            limit = CPU_BATCH_TOKENS if samples_BT.device.type == "cpu" else MAX_BATCH_TOKENS
+            size = max(min(limit // tokens, MAX_BATCH_PATCHES // (shape.rows * longest)), 1)
             for start in range(0, len(similar), size):
                 batch = similar[start : start + size]
                 inputs = []
