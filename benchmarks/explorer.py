@@ -147,7 +147,7 @@ def measure_sound(browser: Any, folder: Path, files: int) -> dict[str, Any]:
                     page.wait_for_function("window.delay !== null")
                     delays.setdefault(form, []).append(page.evaluate("window.delay"))
                     page.mouse.move(box["x"] + 3, box["y"] + 3)
-                    page.wait_for_timeout(200)
+                    page.wait_for_timeout(200 if gesture == "point" else 3000)  # until the waveform is there
             result[gesture] = {form: describe(each) for form, each in delays.items()}
         page.close()
     return result

@@ -1,20 +1,43 @@
-"""Figures for notebooks and files: scores, layers, robustness and training, as SVG that stands alone.
+"""Figures for notebooks and files, as SVG that stands alone: every picture that the site, report and explorer show.
 
 Each function but `picture` returns an `SvgFigure`: a notebook shows it, and `save` writes it to a file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from carrara.bench.leaderboard.compare import Comparison
 from carrara.bench.leaderboard.picture import INK, PAPER, RULE, draw_leaderboard
 from carrara.bench.leaderboard.ranking import Leaderboard
+from carrara.bench.report.classes import class_results
+from carrara.bench.report.example import example_plot
+from carrara.bench.report.feature_map import feature_map
 from carrara.bench.report.plots import layer_plot, measured_corruptions, robustness_plot, score_plot, training_plot
+from carrara.bench.report.site_plots import confusion_plot, cost_plot, difference_plot, system_plot, task_plot
 from carrara.core.errors import UsageError
 from carrara.core.io import write_text
 from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
 
-__all__ = ["SvgFigure", "layers", "picture", "robustness", "scores", "training"]
+__all__ = [
+    "SvgFigure",
+    "confusions",
+    "differences",
+    "embeddings",
+    "example_clip",
+    "layers",
+    "picture",
+    "quality_and_cost",
+    "robustness",
+    "scores",
+    "system_scores",
+    "task_scores",
+    "training",
+]
 COLOURS = {"--ink": INK, "--line": RULE, "--paper": PAPER, "--blue": "#0072b2"}
 
 
@@ -54,6 +77,90 @@ class SvgFigure:
 def scores(leaderboard: Leaderboard) -> SvgFigure:
     """Return the scores of each task with their intervals."""
     return SvgFigure(score_plot(leaderboard))
+
+
+def task_scores(leaderboard: Leaderboard, task: str) -> SvgFigure:
+    """Return the scores of all systems on a task, the best first; published ones are hollow.
+
+    Raises:
+        UsageError: no system has a score on such a task.
+    """
+    return SvgFigure(task_plot(leaderboard, task))
+
+
+def system_scores(leaderboard: Leaderboard, system: str) -> SvgFigure:
+    """Return a system's scores with intervals, beside the best other system and the best published score.
+
+    Raises:
+        UsageError: there is no such system.
+    """
+    return SvgFigure(system_plot(leaderboard, system))
+
+
+def differences(comparison: Comparison) -> SvgFigure:
+    """Return the paired differences of two systems by task, of `carrara.compare`.
+
+    Raises:
+        UsageError: no task can be compared.
+    """
+    return SvgFigure(difference_plot(comparison))
+
+
+def quality_and_cost(leaderboard: Leaderboard, by: str = "parameters", task: str | None = None) -> SvgFigure:
+    """Return the average of the ranked tasks, or a task's score, against a cost.
+
+    Args:
+        leaderboard: the systems.
+        by: `parameters`, `seconds` of the ranked tasks, or `hours` of training audio.
+        task: whose score; None for the average.
+
+    Raises:
+        UsageError: there is no such cost, or no system with a score states it.
+    """
+    return SvgFigure(cost_plot(leaderboard, by, task))
+
+
+def confusions(leaderboard: Leaderboard, results: str | Path, task: str) -> dict[str, SvgFigure]:
+    """Return by system which classes of a multiclass task it takes for which, from the predictions beside its record.
+
+    Args:
+        leaderboard: the systems.
+        results: the folder of the records.
+        task: the task.
+
+    Raises:
+        UsageError: the task has no classes, too many for a picture, or no predictions.
+        StoreError: predictions are damaged.
+    """
+    chosen = next((each for each in class_results(leaderboard, Path(results)) if each["task"] == task), None)
+    if chosen is None or not chosen["matrices"]:
+        raise UsageError(f"{task}: no confusions; it needs one label a clip, few classes, and predictions in {results}")
+    return {
+        name: SvgFigure(confusion_plot(np.array(matrix), chosen["labels"], f"{name} on {task}"))
+        for name, matrix in chosen["matrices"].items()
+    }
+
+
+def embeddings(embeddings_UD: np.ndarray, labels: Sequence[Any], title: str = "embeddings") -> SvgFigure:
+    """Return the two principal components of embeddings; `carrara map` draws layers, UMAP and PNG.
+
+    Args:
+        embeddings_UD: of each recording, `[recordings, dim]`, at least three.
+        labels: of each recording.
+        title: of the plot.
+    """
+    return SvgFigure(feature_map(embeddings_UD, labels, title))
+
+
+def example_clip(samples: np.ndarray, sample_rate: int, labels: Mapping[str, Any] | None = None) -> SvgFigure:
+    """Return the spectrogram of a clip over pitch, with the `beats` and `downbeats` of its labels, in seconds.
+
+    Args:
+        samples: float, mono.
+        sample_rate: in Hz.
+        labels: of the clip, by name.
+    """
+    return SvgFigure(example_plot(samples, sample_rate, labels or {}))
 
 
 def layers(leaderboard: Leaderboard) -> SvgFigure:

@@ -237,7 +237,7 @@ function selectPoints(rows) {
 
 async function choose(row, isPlayed) {
   state.chosen = row;
-  loadSound(row, isPlayed);
+  const playing = loadSound(row, isPlayed);
   const facts = await getJson("/api/recording/" + row);
   byId("name").textContent = facts.name;
   byId("facts").textContent = facts.path + describeLabels(facts.labels);
@@ -247,7 +247,7 @@ async function choose(row, isPlayed) {
   for (const id of ["path-start", "select-chosen"]) byId(id).disabled = false;
   drawMarks();
   const showing = state.pathStart === null ? showNeighbours(row) : showPath(state.pathStart, row);
-  if (facts.audio) loadWave(row);
+  if (facts.audio) playing.then(() => { if (row === state.chosen) loadWave(row); });
   else {
     wave?.destroy();
     wave = null;
@@ -255,12 +255,16 @@ async function choose(row, isPlayed) {
   await showing;
 }
 
-// Plays at once, from the first bytes; what is heard under the pointer goes on until then. The waveform follows when the
-// whole file is loaded and decoded.
+// Plays at once, from the first bytes; what is heard under the pointer goes on until then. Resolves when it plays: the
+// waveform, for which the whole file is loaded and decoded, has to wait for that.
 function loadSound(row, isPlayed) {
   chosenSound.src = new URL("/audio/" + row, location.href).href;
-  if (isPlayed) chosenSound.play().catch((problem) => failSound(problem, row));
-  else hoverSound.pause();
+  if (!isPlayed) hoverSound.pause();
+  return new Promise((done) => {
+    if (!isPlayed) return done();
+    chosenSound.addEventListener("playing", done, { once: true });
+    chosenSound.play().catch((problem) => { failSound(problem, row); done(); });
+  });
 }
 
 function failSound(problem, row) {
