@@ -17,7 +17,7 @@ from carrara.core.errors import DataError, UsageError
 from carrara.data import REGISTRY
 from carrara.data._pebble import labels, theory
 from carrara.data._pebble.clips import COLLECTIONS, NOTE_PRESETS, create_clip, note_presets
-from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, split_counts
+from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, split_counts, timbre_split
 from carrara.data._pebble.suite import write
 from carrara.data.pebble import DATASET
 
@@ -48,6 +48,7 @@ def count_splits(clips):
     for clip in clips:
         for scheme, split in clip.splits.items():
             counts[scheme][split] += 1
+    counts["timbre"] = counts["notes"]
     songs = [clip.splits["songs"] for clip in clips if "songs" in clip.splits]
     counts["beats"] = Counter(songs[::BEATS_EVERY])
     return counts
@@ -102,6 +103,20 @@ def test_each_scheme_separates_its_groups(pebble_root):
     for family in NOTE_PRESETS:
         by_split = [set(note_presets(family, split)) for split in ("train", "valid", "test")]
         assert all(by_split) and len(set().union(*by_split)) == sum(map(len, by_split))
+
+
+def test_timbre_has_the_notes_with_presets_and_pitches_in_training_and_test(demo, pebble_root):
+    notes = [clip for clip in demo if "notes" in clip.splits]
+    split_of = [timbre_split(int(clip.id[-5:])) for clip in notes]
+    assert Counter(split_of) == {"train": 330, "valid": 110, "test": 220}
+    assert set(Counter(zip(split_of, (clip.labels["family"] for clip in notes))).values()) == {30, 10, 20}
+    train, test = ([c for c, split in zip(notes, split_of) if split == name] for name in ("train", "test"))
+    presets, known = ({clip.groups["notes"] for clip in clips} for clips in (test, train))
+    assert len(presets) > 60 and len(presets - known) <= 2
+    assert {clip.labels["pitch"] for clip in test} <= {clip.labels["pitch"] for clip in train}
+    on_disk = {clip.id: clip for clip in DATASET.clips(pebble_root, "timbre")}
+    assert on_disk.keys() == {clip.id for clip in DATASET.clips(pebble_root, "notes")}
+    assert all(clip.group == id and clip.split == timbre_split(int(id[-5:])) for id, clip in on_disk.items())
 
 
 def test_labels_are_in_the_label_sets(pebble_root):

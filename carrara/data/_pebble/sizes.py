@@ -27,13 +27,15 @@ SIZES: dict[str, dict[str, int]] = {
 }  # fmt: skip
 THEORY = ("intervals", "scales", "qualities", "progressions", "meters")
 SPLIT_SCHEMES = {
-    "songs": ("songs",), "notes": ("notes",), "voices": ("technique", "singer"), "stems": ("stems",),
+    "songs": ("songs",), "notes": ("notes", "timbre"), "voices": ("technique", "singer"), "stems": ("stems",),
     "unlabelled": ("unlabelled",), "theory": THEORY, "pieces": ("pieces", "composers"), "covers": ("covers",),
     "forms": ("forms",),
 }  # fmt: skip
 # Nothing is trained for retrieval, so most clips are for test.
 RETRIEVAL_SCHEMES = ("composers", "covers")
 SPLIT_CYCLE: tuple[Split, ...] = ("train", "test", "train", "valid", "train", "test")
+# Notes come in rounds of six for each of the eleven families.
+FAMILY_COUNT = 11
 # Training on frames costs a hundred times as much as training on clips.
 BEATS_EVERY = 5
 
@@ -47,6 +49,12 @@ def clip_counts(size: str) -> dict[str, int]:
     if size not in SIZES:
         raise UsageError(f"pebble has no size {size!r}.{did_you_mean(size, SIZES)} It comes as {', '.join(SIZES)}.")
     return SIZES[size]
+
+
+def timbre_split(number: int) -> Split:
+    """Return the split of a note where presets are in every split: the cycle goes on by one in each round."""
+    turn, place = divmod(number // FAMILY_COUNT, len(SPLIT_CYCLE))
+    return SPLIT_CYCLE[(turn + place) % len(SPLIT_CYCLE)]
 
 
 def split_counts(size: str) -> dict[str, dict[str, int]]:
