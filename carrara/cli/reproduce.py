@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,10 @@ Corpus = Annotated[
 ]
 Rows = Annotated[
     list[str] | None, typer.Option("--rows", help="Only these rows of the table, with commas or repeated.")
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--tasks", help="Measure these tasks instead of the table's, with commas or repeated."),
 ]
 Weights = Annotated[
     list[str] | None,
@@ -44,6 +49,7 @@ def reproduce(
     output: Output = Path("carrara-reproduction"),
     corpus: Corpus = None,
     rows: Rows = None,
+    tasks: Tasks = None,
     scale: Annotated[str, typer.Option(help="Scale of the recipes.")] = "tiny",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of every training, instead of the recipes'.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Models trained per row, one per seed.")] = 3,
@@ -69,6 +75,7 @@ def reproduce(
     `--rows`, `--steps` and `--set` make a run cheaper: every row keeps the same budget. The page shows each training's
     curve and says whether it has flattened; a verdict is in bold from three seeds on.
     """
+    from carrara.bench.tasks import task as find_task
     from carrara.core.errors import UsageError, did_you_mean
     from carrara.data import REGISTRY as DATA
     from carrara.reproduce import REGISTRY
@@ -88,6 +95,11 @@ def reproduce(
             raise UsageError(
                 f"--rows: {name} has no row {label!r}.{did_you_mean(label, known)} The rows: {', '.join(known)}."
             )
+    if tasks:
+        if reproduction.measures != "tasks":
+            raise UsageError(f"--tasks: {name} measures no tasks; leave it out")
+        names = [part.strip() for text in tasks for part in text.split(",") if part.strip()]
+        reproduction = replace(reproduction, tasks=tuple(find_task(name).name for name in names))
     kinds = {row.official_weights for row in reproduction.rows if row.official_weights}
     files = _parse_paths("--weights", weights or (), kinds, "no row starts from a file")
     corpora_kinds = {row.corpus for row in reproduction.rows if row.corpus}

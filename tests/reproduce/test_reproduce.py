@@ -151,6 +151,8 @@ def test_a_reproduction_without_runnable_rows_names_what_they_need(tmp_path):
         ("maest-init", "--weights", "deit=none.pth", "--weights deit=none.pth: there is no such file"),
         ("maest-tokens", "--weights", "deit=none.pth", "--weights deit=none.pth: no row starts from a file"),
         ("maest-tokens", "--rows", "stack-8", "has no row 'stack-8'. Did you mean 'stack-7'"),
+        ("stability", "--tasks", "pebble/key", "--tasks: stability measures no tasks; leave it out"),
+        ("thesis-5-3", "--tasks", "pebble/kee", "there is no task 'pebble/kee'. Did you mean 'pebble/key'"),
     ],
 )
 def test_misused_options_are_refused(name, option, value, message):
@@ -231,4 +233,8 @@ def test_a_reproduction_runs_from_the_command_line_and_resumes(tmp_path, data, m
     assert len([path for path in models if path.name == "model.safetensors"]) == 2
     second = CliRunner().invoke(app, words)
     assert json.loads(second.stdout) == values
+    fewer = CliRunner().invoke(app, [*words, "--tasks", "pebble/emotion"])
+    assert json.loads(fewer.stdout)["tasks"] == ["pebble/emotion"]
+    scores = {row["label"]: row["tasks"] for row in json.loads(fewer.stdout)["rows"]}
+    assert scores == {row["label"]: {"pebble/emotion": row["tasks"]["pebble/emotion"]} for row in values["rows"]}
     assert {path: path.stat().st_mtime_ns for path in models} == models
