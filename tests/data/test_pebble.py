@@ -16,8 +16,8 @@ import soundfile
 from carrara.core.errors import DataError, UsageError
 from carrara.data import REGISTRY
 from carrara.data._pebble import labels, theory
-from carrara.data._pebble.clips import COLLECTIONS, NOTE_PRESETS, create_clip, note_presets
-from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, split_counts, timbre_split
+from carrara.data._pebble.clips import COLLECTIONS, NOTE_PRESETS, create_clip, note_presets, theory_instrument
+from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, split_counts
 from carrara.data._pebble.suite import write
 from carrara.data.pebble import DATASET
 
@@ -48,7 +48,7 @@ def count_splits(clips):
     for clip in clips:
         for scheme, split in clip.splits.items():
             counts[scheme][split] += 1
-    counts["timbre"] = counts["notes"]
+    counts["timbre"] = counts["intervals"] + counts["qualities"]
     songs = [clip.splits["songs"] for clip in clips if "songs" in clip.splits]
     counts["beats"] = Counter(songs[::BEATS_EVERY])
     return counts
@@ -105,18 +105,33 @@ def test_each_scheme_separates_its_groups(pebble_root):
         assert all(by_split) and len(set().union(*by_split)) == sum(map(len, by_split))
 
 
-def test_timbre_has_the_notes_with_presets_and_pitches_in_training_and_test(demo, pebble_root):
-    notes = [clip for clip in demo if "notes" in clip.splits]
-    split_of = [timbre_split(int(clip.id[-5:])) for clip in notes]
-    assert Counter(split_of) == {"train": 330, "valid": 110, "test": 220}
-    assert set(Counter(zip(split_of, (clip.labels["family"] for clip in notes))).values()) == {30, 10, 20}
-    train, test = ([c for c, split in zip(notes, split_of) if split == name] for name in ("train", "test"))
-    presets, known = ({clip.groups["notes"] for clip in clips} for clips in (test, train))
-    assert len(presets) > 60 and len(presets - known) <= 2
-    assert {clip.labels["pitch"] for clip in test} <= {clip.labels["pitch"] for clip in train}
+def test_timbre_has_the_intervals_and_chords_with_the_instrument_that_plays_them(demo, pebble_root):
     on_disk = {clip.id: clip for clip in DATASET.clips(pebble_root, "timbre")}
-    assert on_disk.keys() == {clip.id for clip in DATASET.clips(pebble_root, "notes")}
-    assert all(clip.group == id and clip.split == timbre_split(int(id[-5:])) for id, clip in on_disk.items())
+    both = [clip for kind in ("intervals", "qualities") for clip in DATASET.clips(pebble_root, kind)]
+    assert {clip.id: (clip.split, clip.group, clip.path) for clip in both} == {
+        id: (clip.split, clip.group, clip.path) for id, clip in on_disk.items()
+    }
+    for id, clip in on_disk.items():
+        number = int(id.removeprefix("theory-"))
+        song = theory.compose_theory(*kind_and_place(number), clip.split, np.random.default_rng([1, 5, number]))
+        assert clip.labels == {"instrument": song.tracks[0].instrument} and len(song.tracks) == 1
+        assert len({note.pitch for note in song.tracks[0].notes}) > 1
+    chosen = Counter(
+        (clip.splits.get("intervals") or clip.splits["qualities"], theory_instrument(int(clip.id[-5:])))
+        for clip in demo
+        if {"intervals", "qualities"} & clip.splits.keys()
+    )
+    assert all(chosen["train", name] > 15 and chosen["test", name] > 8 for name in labels.INSTRUMENTS_OF_THEORY)
+
+
+def kind_and_place(number):
+    """Return the kind of an example of theory and its number within its split, which follow from its own number."""
+    index = number // 5
+    turn, place = divmod(index, 6)
+    split = ("train", "test", "train", "valid", "train", "test")
+    return ("intervals", "scales", "qualities", "progressions", "meters")[number % 5], turn * split.count(
+        split[place]
+    ) + split[:place].count(split[place])
 
 
 def test_labels_are_in_the_label_sets(pebble_root):

@@ -177,6 +177,13 @@ def _compose_score(
     return compose_form(number, split, rng), {collection: split}, {collection: id}
 
 
+def theory_instrument(number: int) -> str:
+    """Return which instrument of `INSTRUMENTS_OF_THEORY` plays clip `number` of the collection `theory`."""
+    rng = np.random.default_rng([VERSION, COLLECTIONS.index("theory"), number])
+    song, _, _ = _compose_score("theory", number, rng)
+    return song.tracks[0].instrument
+
+
 def note_presets(family: str, split: Split) -> tuple[int, ...]:
     """Return the presets of a family of instruments in a split."""
     presets = NOTE_PRESETS[family]

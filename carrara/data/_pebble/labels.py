@@ -39,6 +39,11 @@ PROGRESSIONS = (
     "I V vi IV", "I vi IV V", "I IV V I", "ii V I I", "vi IV I V", "i bVI bIII bVII", "i iv V i", "i bVII bVI V",
 )  # fmt: skip
 METERS = ("3", "4", "5", "7")
+# The instruments that play the examples of music theory.
+INSTRUMENTS_OF_THEORY = (
+    "piano", "electric piano", "organ", "strings", "acoustic guitar", "electric guitar", "mallets", "accordion",
+    "flute", "trumpet", "synth lead", "brass",
+)  # fmt: skip
 SECTIONS = ("intro", "verse", "chorus", "bridge")
 CHORDS = ("N", *(f"{tonic}:{mode}" for mode in ("maj", "min") for tonic in TONICS))
 MELODY = ("rest", *(str(pitch) for pitch in range(48, 97)))

@@ -25,17 +25,17 @@ SIZES: dict[str, dict[str, int]] = {
         "theory": 12000, "pieces": 2400, "covers": 2400, "forms": 600,
     },
 }  # fmt: skip
+# The split scheme `timbre` has the examples of two kinds of theory, by the instrument that plays them.
+TIMBRE_KINDS = ("intervals", "qualities")
 THEORY = ("intervals", "scales", "qualities", "progressions", "meters")
 SPLIT_SCHEMES = {
-    "songs": ("songs",), "notes": ("notes", "timbre"), "voices": ("technique", "singer"), "stems": ("stems",),
-    "unlabelled": ("unlabelled",), "theory": THEORY, "pieces": ("pieces", "composers"), "covers": ("covers",),
-    "forms": ("forms",),
+    "songs": ("songs",), "notes": ("notes",), "voices": ("technique", "singer"), "stems": ("stems",),
+    "unlabelled": ("unlabelled",), "theory": (*THEORY, "timbre"), "pieces": ("pieces", "composers"),
+    "covers": ("covers",), "forms": ("forms",),
 }  # fmt: skip
 # Nothing is trained for retrieval, so most clips are for test.
 RETRIEVAL_SCHEMES = ("composers", "covers")
 SPLIT_CYCLE: tuple[Split, ...] = ("train", "test", "train", "valid", "train", "test")
-# Notes come in rounds of six for each of the eleven families.
-FAMILY_COUNT = 11
 # Training on frames costs a hundred times as much as training on clips.
 BEATS_EVERY = 5
 
@@ -51,12 +51,6 @@ def clip_counts(size: str) -> dict[str, int]:
     return SIZES[size]
 
 
-def timbre_split(number: int) -> Split:
-    """Return the split of a note where presets are in every split: the cycle goes on by one in each round."""
-    turn, place = divmod(number // FAMILY_COUNT, len(SPLIT_CYCLE))
-    return SPLIT_CYCLE[(turn + place) % len(SPLIT_CYCLE)]
-
-
 def split_counts(size: str) -> dict[str, dict[str, int]]:
     """Return the number of clips of each split of a size, by split scheme.
 
@@ -69,6 +63,7 @@ def split_counts(size: str) -> dict[str, dict[str, int]]:
     for collection, number in clip_counts(size).items():
         for scheme in SPLIT_SCHEMES[collection]:
             sixth = number // 6 // (len(THEORY) if collection == "theory" else 1)
+            sixth *= len(TIMBRE_KINDS) if scheme == "timbre" else 1
             sixths = (1, 2, 3) if scheme in RETRIEVAL_SCHEMES else (3, 1, 2)
             counts[scheme] = dict(zip(("train", "valid", "test"), (sixth * share for share in sixths)))
     tracked = Counter(SPLIT_CYCLE[number % 6] for number in range(0, SIZES[size]["songs"], BEATS_EVERY))

@@ -11,15 +11,11 @@ import numpy as np
 from carrara.core.clip import SPLITS, Split
 from carrara.data._pebble.compose import Composition, Track, choose_preset
 from carrara.data._pebble.genres import DRUM_GAINS, DRUM_KEYS
-from carrara.data._pebble.labels import INTERVALS, METERS, MODES, PROGRESSIONS, QUALITIES
+from carrara.data._pebble.labels import INSTRUMENTS_OF_THEORY, INTERVALS, METERS, MODES, PROGRESSIONS, QUALITIES
 from carrara.data._pebble.players import Note, parse_progression
 from carrara.data._pebble.sizes import THEORY
 
 THEORY_SECONDS = 3.2
-INSTRUMENTS_OF_THEORY = (
-    "piano", "electric piano", "organ", "strings", "acoustic guitar", "electric guitar", "mallets", "accordion",
-    "flute", "trumpet", "synth lead", "brass",
-)  # fmt: skip
 MODE_STEPS = {
     "major": (0, 2, 4, 5, 7, 9, 11), "dorian": (0, 2, 3, 5, 7, 9, 10), "phrygian": (0, 1, 3, 5, 7, 8, 10),
     "lydian": (0, 2, 4, 6, 7, 9, 11), "mixolydian": (0, 2, 4, 5, 7, 9, 10), "minor": (0, 2, 3, 5, 7, 8, 10),

@@ -1,21 +1,21 @@
-"""Pebble timbre: which of NSynth's 11 families a note is of, whose preset plays other training notes.
+"""Pebble timbre: which of 12 instruments plays an interval or a chord, by accuracy.
 
-The second version of `pebble/instrument`. There presets are disjoint as NSynth's are, and two of a soundfont say so
-little about a family that hand-crafted features score as a random network does; on recorded notes they are far above
-it. Here the same clips are split anew: of the 80 presets in 11 families, nearly all have notes in training and test,
-with pitches, forces, lengths and rooms drawn alike, so that timbre decides and pitch does not.
+The second version of `pebble/instrument`. There a class is a family of unlike presets, two of which are left for test,
+and single notes of them tell hand-crafted features little more than a random network; of recorded notes both differ
+widely. Here an instrument has two to four presets that are alike, some of them in training and test and some in test
+alone, and each clip has several pitches, so that timbre decides and pitch does not.
 """
 
 from carrara.core.task import Task
-from carrara.data._pebble.labels import FAMILIES
+from carrara.data._pebble.labels import INSTRUMENTS_OF_THEORY
 
 TASK = Task(
     version=1,
     dataset="pebble",
     split_scheme="timbre",
     task_type="multiclass",
-    label="family",
-    labels=FAMILIES,
+    label="instrument",
+    labels=INSTRUMENTS_OF_THEORY,
     metrics=("accuracy",),
     monitor="accuracy",
     category="acoustic",
