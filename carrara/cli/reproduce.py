@@ -8,11 +8,14 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from carrara.cli._echo import echo
+
+if TYPE_CHECKING:
+    from carrara.reproduce._base import Reproduction
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of models, records and the page.")]
 Corpus = Annotated[
@@ -75,7 +78,6 @@ def reproduce(
     `--rows`, `--steps` and `--set` make a run cheaper: every row keeps the same budget. The page shows each training's
     curve and says whether it has flattened; a verdict is in bold from three seeds on.
     """
-    from carrara.bench.tasks import task as find_task
     from carrara.core.errors import UsageError, did_you_mean
     from carrara.data import REGISTRY as DATA
     from carrara.reproduce import REGISTRY
@@ -96,10 +98,7 @@ def reproduce(
                 f"--rows: {name} has no row {label!r}.{did_you_mean(label, known)} The rows: {', '.join(known)}."
             )
     if tasks:
-        if reproduction.measures != "tasks":
-            raise UsageError(f"--tasks: {name} measures no tasks; leave it out")
-        names = [part.strip() for text in tasks for part in text.split(",") if part.strip()]
-        reproduction = replace(reproduction, tasks=tuple(find_task(name).name for name in names))
+        reproduction = _with_tasks(reproduction, name, tasks)
     kinds = {row.official_weights for row in reproduction.rows if row.official_weights}
     files = _parse_paths("--weights", weights or (), kinds, "no row starts from a file")
     corpora_kinds = {row.corpus for row in reproduction.rows if row.corpus}
@@ -128,6 +127,17 @@ def reproduce(
     values, text, page = run_and_report(reproduction, plan, command)
     echo(json.dumps(values, ensure_ascii=False, indent=1) if as_json else text)
     echo(f"wrote {page}", err=True)
+
+
+def _with_tasks(reproduction: Reproduction, name: str, texts: Sequence[str]) -> Reproduction:
+    """Return the reproduction with the tasks of `["pebble/key,pebble/genre", …]` instead of its own."""
+    from carrara.bench.tasks import task as find_task
+    from carrara.core.errors import UsageError
+
+    if reproduction.measures != "tasks":
+        raise UsageError(f"--tasks: {name} measures no tasks; leave it out")
+    names = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    return replace(reproduction, tasks=tuple(find_task(each).name for each in names))
 
 
 def _parse_paths(option: str, texts: Sequence[str], kinds: Collection[str], none: str) -> dict[str, Path]:
