@@ -39,7 +39,9 @@ class Task(Settings):
         extra_metrics: Further metrics that are recorded.
         monitor: The validation metric that selects the epoch, the layer and the learning rate.
         category: Level of the taxonomy [yuan2023thesis §3.2].
-        max_epochs, plateau_patience, stop_patience: Training of the probe [notes/benchmark §1.0].
+        max_epochs: Most epochs of the probe's training [notes/benchmark §1.0].
+        plateau_patience: Epochs without a better score on validation until the learning rate is divided.
+        stop_patience: Epochs without a better score on validation until training stops.
         name: Filled in by the registry.
     """
 

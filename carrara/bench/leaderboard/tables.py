@@ -211,7 +211,7 @@ def split_columns(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
 def to_markdown(leaderboard: Leaderboard) -> str:
     """Return the leaderboard as a Markdown section with its notes."""
     table = frame_to_markdown(to_frame(leaderboard).map(str))
-    notes = [f"- {escape_markdown(note)}" for note in leaderboard_notes(leaderboard)]
+    notes = [f"- {_note_to_markdown(note)}" for note in leaderboard_notes(leaderboard)]
     return "\n".join([f"### {escape_markdown(leaderboard.title)}", "", table, "", *notes, ""])
 
 
@@ -220,6 +220,14 @@ def frame_to_markdown(frame: pd.DataFrame) -> str:
     rows = [["", *frame.columns], *([name, *cells] for name, cells in frame.iterrows())]
     lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows]
     return "\n".join([lines[0], "| :-- |" + " --: |" * len(frame.columns), *lines[1:]])
+
+
+def _note_to_markdown(note: str) -> str:
+    """Return a note whose names and commands between backticks are code, and whose other marks are text."""
+    parts = note.split("`")
+    if len(parts) % 2 == 0:  # a name has a backtick of its own
+        return escape_markdown(note)
+    return "".join(f"`{one_line(part)}`" if index % 2 else escape_markdown(part) for index, part in enumerate(parts))
 
 
 def escape_markdown(text: str) -> str:

@@ -290,6 +290,14 @@ def test_values_are_the_agreed_json():
     assert [row["average"] for row in to_values([build_leaderboard(FULL)])] == pytest.approx([80, 70, 30])
 
 
+def test_names_and_commands_in_notes_are_code():
+    text = to_markdown(build_leaderboard([record("noise", "pebble/key", 0.1), record("a", "pebble/key", 0.5)]))
+    assert "\n- floor: " in text and "Probes on `noise` give" in text and "\\`" not in text
+    # A backtick of a name pairs with none of the note.
+    hostile = to_markdown(build_leaderboard([record("a`<b>", "pebble/key", 0.1), record("noise", "pebble/key", 0.5)]))
+    assert "<b>" not in hostile.replace("\\<", "")
+
+
 def test_markdown_and_table_survive_hostile_names():
     name = "[bold]x[/] | <b>y</b> [z](javascript:alert)"
     leaderboard = build_leaderboard([record(name, "pebble/key", 0.5)])
