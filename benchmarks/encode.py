@@ -13,6 +13,7 @@ relative to the largest value.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -60,11 +61,18 @@ def build(small: bool) -> dict[str, Any]:
     import torch
     from steps import NetworkSize, hubert_encoder, hubert_peer
 
+    from carrara.nn.linear import OnednnLinear
+
     size = NetworkSize(16, 32, 2, 4) if small else NetworkSize()
     ours, peer = hubert_encoder(size).eval(), hubert_peer(size).eval()
     peer.load_state_dict(ours.state_dict())
+    quantized = copy.deepcopy(ours)
+    for module in quantized.modules():
+        if isinstance(module, OnednnLinear):
+            module.quantize()
     return {
         "float32": ours,
+        "int8": quantized,
         "transformers": lambda samples: torch.stack(peer(samples, output_hidden_states=True).hidden_states, 1),
     }
 

@@ -1,7 +1,12 @@
-"""A linear layer that multiplies by oneDNN where no gradient is needed.
+"""A linear layer that multiplies by oneDNN where no gradient is needed, in float32 or int8.
 
 On CPUs torch multiplies float32 matrices by MKL, whose AVX-512 kernels are for Intel's processors only; oneDNN's run on
 others too. Same weights, same result up to rounding; benchmarks/encode.py measures by how much it is faster.
+
+In int8, each output's weights have one scale and each vector (frame, token) of the input its own, taken when it comes,
+so that a clip has the same features in a batch as alone. One scale for a whole batch would not give that.
+
+Letters: N vectors, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -13,16 +18,45 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
+from carrara.core.errors import UsageError
+
+LARGEST = 127
+# Without VNNI, oneDNN adds two products in 16 bits, where two of 255 · 127 would overflow; the same on every processor.
+LARGEST_WEIGHT = 63
+
 # The operator is torch.compile's; torch has no public name for it.
 _MULTIPLY = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 class OnednnLinear(nn.Linear):
-    """torch.nn.Linear by `linear`."""
+    """torch.nn.Linear by `linear`, or in int8 after `quantize`."""
+
+    weight_OI: Tensor | None = None
+    scale_O: Tensor | None = None
+
+    def quantize(self) -> None:
+        """Multiply in int8 from now on; the weights stay, for their hash and for saving."""
+        weight_OI = self.weight.detach()
+        self.scale_O = weight_OI.abs().amax(1).clamp(min=1e-12) / LARGEST_WEIGHT
+        self.weight_OI = (weight_OI / self.scale_O[:, None]).round().to(torch.int8)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return `[…, outputs]`."""
-        return linear(input, self.weight, self.bias)
+        """Return `[…, outputs]`.
+
+        Raises:
+            UsageError: It is quantized, and not for encoding in float32 on a CPU.
+        """
+        if self.weight_OI is None or self.scale_O is None:
+            return linear(input, self.weight, self.bias)
+        if not is_cpu_inference(input):
+            raise UsageError("int8 is for encoding on a CPU; use --device cpu, or the encoder without :int8")
+        x_NI = input.reshape(-1, input.shape[-1])
+        if not len(x_NI):
+            return linear(input, self.weight, self.bias)
+        scale_N1 = x_NI.abs().amax(1, keepdim=True).clamp(min=1e-12) / LARGEST
+        products_NO = torch._int_mm((x_NI / scale_N1).round().to(torch.int8), self.weight_OI.mT) * scale_N1
+        out_NO = products_NO * self.scale_O if self.bias is None else self.bias.addcmul(products_NO, self.scale_O)
+        return out_NO.view(*input.shape[:-1], -1)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import carrara
 from carrara.core.errors import StoreError, UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders._hub.availability import Availability, check_availability, needs_import
-from carrara.encoders._hub.load import build_encoder, load, save_pretrained
+from carrara.encoders._hub.load import build_encoder, load, save_pretrained, with_settings
 from carrara.encoders._hubert.network import HubertEncoder, HubertSettings
 from carrara.formats.weights import hash_tensors, read_tensors, save_tensors
 
@@ -277,3 +277,22 @@ def test_the_card_follows_changed_settings():
     assert (card.num_layers, card.dim, card.cnn_dim, card.sample_rate, card.frame_rate) == (2, 64, 16, 8000, 25.0)
     layers = build_encoder("mert-tiny", 0, changes).eval()(torch.zeros(1, 8000))
     assert layers.shape[1:] == (3, 24, 64)
+
+
+def test_int8_is_said_in_the_name_and_is_close_to_float32():
+    exact, rounded = load("mert-tiny:random"), load("mert-tiny:random:int8")
+    assert rounded.card.name == "mert-tiny:random:int8"
+    assert rounded.hash_weights() == exact.hash_weights()
+    samples = torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+    expected, actual = exact(samples), rounded(samples)
+    assert 1e-6 < (actual - expected).norm() / expected.norm() < 0.05
+    lengths = torch.tensor([16_000, 9_000])
+    alone = rounded(samples[1:, :9_000])[0]
+    torch.testing.assert_close(rounded(samples, lengths)[1, :, : alone.shape[1]], alone, atol=2e-2, rtol=0)
+    changed = with_settings(rounded, {"padding": "original"})
+    assert changed.card.name == rounded.card.name and torch.equal(changed(samples), actual)
+
+
+def test_int8_without_linear_layers_is_refused():
+    with pytest.raises(UsageError, match="chroma-mfcc: has no linear layers"):
+        load("chroma-mfcc:int8")

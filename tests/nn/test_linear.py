@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from carrara.nn.linear import OnednnLinear, is_cpu_inference, linear
+from carrara.core.errors import UsageError
+from carrara.nn.linear import LARGEST_WEIGHT, OnednnLinear, is_cpu_inference, linear
 
 
 def noise(*shape, seed=0):
@@ -54,3 +55,33 @@ def test_its_operations_are_counted():
     with FlopCounterMode(display=False) as counter:
         OnednnLinear(8, 4)(noise(2, 5, 8))
     assert counter.get_total_flops() == 2 * 10 * 8 * 4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_int8_products_are_numpys_of_rounded_numbers(bias):
+    layer, x = OnednnLinear(48, 33, bias=bias), noise(2, 5, 48)
+    weight, offset = layer.weight.numpy(), layer.bias.numpy() if bias else 0
+    layer.quantize()
+    scale_O = np.abs(weight).max(1) / LARGEST_WEIGHT
+    scale_N = np.abs(x.numpy()).max(-1, keepdims=True) / 127
+    whole = np.round(x.numpy() / scale_N) @ np.round(weight / scale_O[:, None]).T
+    np.testing.assert_allclose(layer(x).numpy(), whole * scale_N * scale_O + offset, atol=1e-5)
+    exact = x.numpy() @ weight.T + offset
+    assert np.linalg.norm(layer(x).numpy() - exact) < 0.03 * np.linalg.norm(exact)
+    assert layer(x[:, :0]).shape == (2, 0, 33) and layer(0 * x).isfinite().all()
+
+
+@torch.no_grad()
+def test_int8_gives_a_vector_the_same_in_a_batch_as_alone():
+    layer, x = OnednnLinear(48, 33), noise(7, 48) * torch.logspace(-3, 3, 7)[:, None]
+    layer.quantize()
+    for row, alone in zip(layer(x), x):
+        assert torch.equal(row, layer(alone[None])[0])
+
+
+def test_int8_is_refused_where_it_would_not_be_used():
+    layer = OnednnLinear(48, 33)
+    layer.quantize()
+    with pytest.raises(UsageError, match="int8 is for encoding on a CPU"):
+        layer(noise(2, 48))

@@ -29,10 +29,11 @@ from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
 from carrara.encoders._fused import LATE, fuse, split_fusion
 from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
-from carrara.encoders._hub.spec import parse_encoder_spec
+from carrara.encoders._hub.spec import INT8, parse_encoder_spec
 from carrara.encoders._hubert.huggingface import STANDARDISED, load_hubert_folder
 from carrara.encoders._text.tower import TOKENIZER, TextEncoder, read_tokenizer
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
+from carrara.nn.linear import OnednnLinear
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model*.bin", "README.md"]
@@ -71,8 +72,8 @@ def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
 
     Args:
         spec: A registered name, a folder made by `save_pretrained`, or a hub id `org/name`. `SPEC:random` or
-            `SPEC:random-SEED` is the same network with random weights; `A+B` and `A+B:late` are a fusion of two or
-            more, for `carrara bench` only.
+            `SPEC:random-SEED` is the same network with random weights; after either, `:int8` multiplies its linear
+            layers in int8, on a CPU; `A+B` and `A+B:late` are a fusion of two or more, for `carrara bench` only.
         device: Where to put it.
 
     Raises:
@@ -88,7 +89,7 @@ def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
         encoder = _load_folder(Path(parsed.source), Path(parsed.source).resolve().name, parsed.seed)
     else:
         encoder = _load_folder(download_from_hub(parsed.source, HUB_PATTERNS), parsed.source, parsed.seed)
-    return encoder.eval().to(device)
+    return (_quantize(encoder) if parsed.is_int8 else encoder).eval().to(device)
 
 
 def with_settings(encoder: Encoder, changes: Mapping[str, Any], source: str = "--set") -> Encoder:
@@ -116,7 +117,8 @@ def with_settings(encoder: Encoder, changes: Mapping[str, Any], source: str = "-
     changed.card = changed.card.model_copy(update={"weights_sha256": encoder.card.weights_sha256})
     if isinstance(changed, TextEncoder) and isinstance(encoder, TextEncoder):
         changed.tokenizer_json = encoder.tokenizer_json
-    return changed.eval()
+    is_int8 = any(isinstance(each, OnednnLinear) and each.weight_OI is not None for each in encoder.modules())
+    return (_quantize(changed) if is_int8 else changed).eval()
 
 
 def save_pretrained(
@@ -290,6 +292,17 @@ def _with_hash(encoder: Encoder) -> Encoder:
     settings = {"name": encoder.card.name, "settings": encoder.settings.model_dump(mode="json")}
     weights_sha256 = hash_tensors(tensors) if tensors else sha256_of_json(settings)
     encoder.card = encoder.card.model_copy(update={"weights_sha256": weights_sha256})
+    return encoder
+
+
+def _quantize(encoder: Encoder) -> Encoder:
+    """Let an encoder's linear layers multiply in int8, and say so in its name."""
+    layers = [module for module in encoder.modules() if isinstance(module, OnednnLinear)]
+    if not layers:
+        raise UsageError(f"{encoder.card.name}: has no linear layers that {INT8} would make faster; leave {INT8} out")
+    for layer in layers:
+        layer.quantize()
+    encoder.card = encoder.card.model_copy(update={"name": encoder.card.name.removesuffix(INT8) + INT8})
     return encoder
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.encoders import REGISTRY
 
+INT8 = ":int8"
 RANDOM = re.compile(r"^(?P<spec>.+):random(-(?P<seed>\d+))?$")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -22,11 +23,13 @@ class EncoderSpec:
         kind: where it is looked for.
         source: its registered name, folder or hub id.
         seed: of random weights; None for its own.
+        is_int8: whether its linear layers multiply in int8.
     """
 
     kind: Literal["registered", "folder", "hub"]
     source: str
     seed: int | None = None
+    is_int8: bool = False
 
 
 def parse_encoder_spec(spec: str | Path) -> EncoderSpec:
@@ -38,6 +41,8 @@ def parse_encoder_spec(spec: str | Path) -> EncoderSpec:
         UsageError: it is none of these; the message suggests similar names.
     """
     text = str(spec)
+    if text.endswith(INT8):
+        return replace(parse_encoder_spec(text.removesuffix(INT8)), is_int8=True)
     random = RANDOM.match(text)
     source, seed = (random["spec"], int(random["seed"] or 0)) if random else (text, None)
     if source.strip().replace("_", "-") in REGISTRY.entries:
