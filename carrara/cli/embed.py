@@ -95,7 +95,7 @@ Changes = Annotated[
 
 def embed(
     encoder: Annotated[
-        str, typer.Option("--encoder", "-e", help="Registry name, folder or hub id; NAME:random: random weights; NAME:int8.")
+        str, typer.Option("--encoder", "-e", help="Registry name, folder or hub id; also NAME:random and NAME:int8.")
     ],
     output_name: Output,
     paths: Paths = None,
