@@ -217,10 +217,11 @@ def test_sound_begins_before_the_file_is_loaded(open_page, tmp_path, form):
         page.route(
             "**/audio/*", lambda each: held.append(each) if each.request.resource_type == "fetch" else each.continue_()
         )
-        with page.expect_response(lambda each: "/audio/" in each.url) as response:
-            page.focus("#map")
-            page.keyboard.press("Enter")
-        assert response.value.status == 206
-        page.wait_for_function("document.getElementById('play').textContent === 'Pause'")
+        with page.expect_request(lambda each: each.resource_type == "fetch" and "/audio/" in each.url):
+            with page.expect_response(lambda each: "/audio/" in each.url) as response:
+                page.focus("#map")
+                page.keyboard.press("Enter")
+            assert response.value.status == 206
+        assert page.inner_text("#play") == "Pause"
         page.close()
     assert held
