@@ -28,12 +28,15 @@ def download(
 
     Where a host requires steps by hand, they are printed at once, before the download, and the exit code is 1.
     """
+    from carrara.cli._layout import output_width, reflow
     from carrara.data import REGISTRY
 
     definition: Dataset = REGISTRY.get(dataset)
     root = definition.root(data_dir) if size is None else definition.root_for_size(data_dir, size)
     # Before the download, which may fail or take hours.
     if steps := definition.remaining_steps(root):
+        steps = steps.replace(f"carrara check {dataset}", definition.check_command(data_dir))
+        steps = reflow(steps, output_width())
         echo(f"{dataset}: these steps are left by hand; what can be downloaded follows:\n{steps}", err=True)
     is_left = definition.download(root, size)
     echo(str(root))

@@ -93,6 +93,18 @@ def test_steps_by_hand_are_printed_with_exit_code_1(register, tmp_path):
     assert (root / "lists/list.txt").read_bytes() == LIST
 
 
+def test_steps_by_hand_fit_the_terminal_and_check_the_same_folder(register, tmp_path, monkeypatch):
+    register(steps="1. Buy the record, and then put every one of its twelve sides into the folder sound/, "
+             "one file for each.\n2. carrara check pebble")  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = download(tmp_path, "pebble").stderr.splitlines()
+    assert (
+        lines[1].startswith("1. Buy the record") and lines[2] == "   sides into the folder sound/, one file for each."
+    )
+    assert max(map(len, lines[1:3])) <= 60
+    assert f"carrara check pebble --data-dir {tmp_path / 'data'}" in " ".join(map(str.strip, lines))
+
+
 def test_steps_by_hand_are_printed_even_if_the_host_cannot_be_reached(register, host, tmp_path):
     register(steps="1. Buy the record.")
     (host[0] / "list.txt").unlink()

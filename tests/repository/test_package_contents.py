@@ -36,3 +36,19 @@ def test_the_sdist_has_every_document_test_and_example():
     own = {"carrara", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"}  # setuptools adds these itself
     lacking = [path for path in tracked_files() if path.parts[0] not in grafted | included | own]
     assert [path for path in lacking if not path.parts[0].startswith(".")] == []
+
+
+def test_workflows_run_commands_that_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    commands = [line for path in workflows for line in re.findall(r"run: (.+)", path.read_text(encoding="utf-8"))]
+    assert {"make lint", "make test", "make demo", "make docs", "make package"} <= set(commands)
+    assert all(command.removeprefix("make ") in targets for command in commands)
+
+
+def test_the_container_copies_files_that_exist_and_ends_without_root():
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8").splitlines()
+    sources = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert {"constraints.txt", "pyproject.toml", "carrara"} <= set(sources)
+    assert all((ROOT / name).exists() for name in sources)
+    assert [line.split()[1] for line in lines if line.startswith("USER ")] == ["1000"]
