@@ -70,10 +70,13 @@ def heads_from_run(folder: Path, recipe: Recipe) -> TransferredHeads:
     """Return the heads and targets of a former run that fit a recipe.
 
     Raises:
-        UsageError: the run's recipe is not one of masked prediction.
+        UsageError: its recipe has settings that there are no more.
         StoreError: its files cannot be read.
     """
-    former = parse_settings(Recipe, read_run_file(folder / RUN).get("recipe") or {}, str(folder / RUN))
+    values = read_run_file(folder / RUN).get("recipe") or {}
+    if "targets" not in values:  # a tagger's, whose heads are for tags
+        return TransferredHeads(reinitialized=dict.fromkeys(recipe.targets, "no such target there"))
+    former = parse_settings(Recipe, values, str(folder / RUN))
     checkpoint = load_checkpoint(folder / TRAINING)
     tensors = checkpoint.tensors if checkpoint else {}
     former_heads = _heads_by_target(former, tensors)
