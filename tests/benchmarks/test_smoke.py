@@ -1,6 +1,7 @@
 """Every benchmark runs in a small size, here or in a test of its own; those that need other data are named."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,10 @@ SMALL = {
     "startup.py": ["--runs", "1"],
     "students.py": ["mert-v0", "--rounds", "1"],
 }
-# Minutes of work, or files that a test does not have: songs of Pebble, features and runs, official weights.
+# Minutes of work, or what a test does not have: a browser, songs of Pebble, features and runs, official weights.
 BY_HAND = {
-    "beat_decoder.py", "differences.py", "equal_runs.py", "find_copies.py", "jukebox.py", "patchout_scores.py",
-    "real_audio.py", "recipes.py", "relative_pitch.py", "selection_gap.py", "speech_corpus.py",
+    "beat_decoder.py", "differences.py", "equal_runs.py", "explorer.py", "find_copies.py", "jukebox.py",
+    "patchout_scores.py", "real_audio.py", "recipes.py", "relative_pitch.py", "selection_gap.py", "speech_corpus.py",
 }  # fmt: skip
 
 
@@ -67,7 +68,6 @@ def test_plans_are_compared_with_their_runs(tmp_path):
 def test_every_benchmark_has_a_smoke_run_or_a_reason():
     scripts = {path.name for path in BENCHMARKS.glob("*.py")}
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    tested = {
-        name for name in scripts - SMALL.keys() - BY_HAND if f'"{name}"' in tests or f"import {name[:-3]}\n" in tests
-    }
+    stems = {name.removesuffix(".py") for name in scripts - SMALL.keys() - BY_HAND}
+    tested = {f"{stem}.py" for stem in stems if re.search(rf'"{stem}(\.py)?"|import {stem}\b', tests)}
     assert scripts == tested | SMALL.keys() | BY_HAND
