@@ -204,10 +204,11 @@ def _read_samples(
         slack = int(SLACK_SECONDS * rate)
         if declared is not None and first + got < declared - slack and (needed is None or got < needed - slack):
             reason = f" ({damage})" if damage else ""
+            less = "" if got or not first else "less than "  # nothing of it was decoded, so its end is not known
+            lengths = f"{less}{(first + got) / rate:.2f} of {declared / rate:.2f} s decode"
             if (last_flac_sample(path) or 0) >= declared - slack:
-                lengths = f"{(first + got) / rate:.2f} of {declared / rate:.2f} s decode"
                 raise AudioError(f"{path}: damaged: {lengths}{reason}, although its end is there")
-            raise AudioError(f"{path}: cut short: {(first + got) / rate:.2f} of {declared / rate:.2f} s decode{reason}")
+            raise AudioError(f"{path}: cut short: {lengths}{reason}")
         if damage and declared is None:
             raise AudioError(f"{path}: damaged after {(first + got) / rate:.2f} s ({damage})")
         if not got:
