@@ -272,8 +272,7 @@ class CQT(nn.Module):
                     centres_M = torch.tensor([round(kernels.frequencies[bin] * cycles) for bin in bins])
                     starts_M = (centres_M - width // 2).clamp(-frames, size // 2 + 1 - width)
                     spectra_MK = kernel_spectra(kernels, bins, starts_M, width, size) / self.hop
-                    dtype = torch.complex128 if self.double_long and device.type != "mps" else torch.complex64
-                    spectra_MRD = spectra_MK.to(dtype).unflatten(-1, (-1, frames))
+                    spectra_MRD = spectra_MK.to(torch.complex64).unflatten(-1, (-1, frames))
                     bands.append(_Band((starts_M + frames).to(device), spectra_MRD.to(device)))
             self.plans[key] = bands
             while len(self.plans) > MAX_PLANS:
