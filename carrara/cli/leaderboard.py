@@ -114,7 +114,7 @@ def leaderboard(
     sources = source or (DEFAULT_SOURCES if published else ())
     records = _read_records(results, needs_some=site is not None or mteb is not None or not sources)
     leaderboards = build_leaderboards(records, suite)
-    if records and not leaderboards:
+    if records and not leaderboards and not sources:
         raise UsageError(f"--suite {suite}: none of the records in {results} is of its tasks")
     if mteb is not None:
         _write_mteb(mteb, records, results, chosen == "json")

@@ -55,13 +55,13 @@ def raise_interrupt(number: int, frame: FrameType | None = None) -> NoReturn:
 
 
 def note_signal(number: int) -> None:
-    """Remember the signal that asks the process to stop."""
+    """Store the signal that stops the process."""
     global _last
     _last = int(number)
 
 
 def stop_signal() -> int:
-    """Return the signal that asked the process to stop last; SIGINT if there was none."""
+    """Return the last signal that was to stop the process; SIGINT if there was none."""
     return _last
 
 

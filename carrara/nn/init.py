@@ -13,7 +13,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @torch.no_grad()
 def init_weights(network: nn.Module, initialize: Callable[[torch.Generator], None], seed: int) -> None:
-    """Allocate a network on the default device and draw its weights, the same for a seed on every device.
+    """Allocate a network on the default device and draw its weights, the same for a seed on every device
+    and with any number of threads.
 
     If the default device is meta, nothing happens: the weights will be loaded.
 
@@ -26,7 +27,12 @@ def init_weights(network: nn.Module, initialize: Callable[[torch.Generator], Non
     if device.type == "meta":
         return
     network.to_empty(device="cpu")
-    initialize(torch.Generator().manual_seed(seed))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the last digits of a QR decomposition depend on them
+    try:
+        initialize(torch.Generator().manual_seed(seed))
+    finally:
+        torch.set_num_threads(threads)
     network.to(device)
 
 

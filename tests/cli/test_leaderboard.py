@@ -136,6 +136,12 @@ def test_a_suite_without_any_record(results, tmp_path):
     assert "none of the records" in done.stderr
 
 
+def test_published_scores_need_no_record_of_their_suite(results):
+    done = carrara("leaderboard", results, "--suite", "marble-14", "--published")
+    assert done.exit_code == 0, done.stderr
+    assert "MERT-v1-330M‡" in done.stdout
+
+
 def test_published_scores_are_shown_beside_ours(marble, tmp_path):
     table = carrara("leaderboard", marble, "--published").stdout
     assert "MERT-v1-330M‡" in table

@@ -43,7 +43,6 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 TOKEN_PREFIX = "carrara_"
 CONNECT_TRIES, CONNECT_WAIT_SECONDS, CONNECT_TIMEOUT_SECONDS = 5, 2.0, 10
-ROLES = ("submit", "admin")
 Role = Literal["submit", "admin"]
 
 

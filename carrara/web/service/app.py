@@ -50,7 +50,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/json": {"example": {"error": text}}}}
     for status, text in {
         400: "The request is cut off or no form.",
-        404: "The service has no such thing.",
+        404: "Nothing is at this address.",
         408: "The upload stopped.",
         413: "The upload is too large.",
         422: "The recording cannot be used.",

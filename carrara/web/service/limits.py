@@ -119,7 +119,7 @@ class UploadLimits:
 
 
 def too_large(max_bytes: int) -> str:
-    """Return what a client is told of an upload beyond the limit."""
+    """Return the message about an upload beyond the limit."""
     return f"the upload is larger than {max_bytes / 2**20:g} MiB; send a shorter or compressed recording"
 
 
