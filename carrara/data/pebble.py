@@ -120,7 +120,8 @@ class Pebble(Dataset):
         for entry in read_index(root):
             for scheme, split in entry["sides"].items():
                 schemes[scheme][entry["id"]] = split
-        schemes["timbre"] = {id: split for kind in TIMBRE_KINDS for id, split in schemes.get(kind, {}).items()}
+        if timbre := {id: split for kind in TIMBRE_KINDS for id, split in schemes.get(kind, {}).items()}:
+            schemes["timbre"] = timbre
         schemes["beats"] = dict(list(schemes["songs"].items())[::BEATS_EVERY])
         return schemes
 

@@ -135,7 +135,7 @@ class TestSound:
         monkeypatch.setattr(encoder.network, "forward", means)
         assert encoder(noise(600)).shape == (1, 1, 1, 56)
         assert sum(blocks) == 300
-        assert max(blocks) == 32
+        assert max(blocks) == 8
 
     def test_the_card(self, encoder):
         card = encoder.card

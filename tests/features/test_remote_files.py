@@ -352,6 +352,6 @@ def test_a_refused_object_is_one_line_and_the_rest_goes_on(bucket, music, moto_s
 
 
 def test_a_store_whose_package_is_missing_names_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(UsageError, match=r"gs://.*fsspec cannot open it: .*gcsfs"):
-        list_audio_files(["gs://bucket/music"])
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(UsageError, match=r"abfs://.*fsspec cannot open it: .*adlfs"):
+        list_audio_files(["abfs://container/music"])

@@ -1,8 +1,9 @@
 """The HTTP interface of a leaderboard that takes submissions, and the pages beside it.
 
-Who may write says so with a bearer token in every request. There are no cookies, no sessions and no forms, so that
-another site cannot make a browser submit anything (CSRF): browsers never add the header by themselves. Pages load
-nothing from elsewhere and run no inline scripts (Content-Security-Policy), and names from records become text nodes.
+Who may write says so with a bearer token in every request. There are no cookies and no sessions, and the page that
+submits records sends them by a script, so that another site cannot make a browser submit anything (CSRF): browsers
+never add the header by themselves. Pages load nothing from elsewhere and run no inline scripts
+(Content-Security-Policy), and names from records become text nodes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The static site of the database's records, written again in the background after each change."""
+"""The static site of the database's records, written again in the background after each change.
+
+The served site has one page more than the written one: a form that submits records.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from carrara.core.record import read_record, read_records
 from carrara.web.leaderboard.database import Database, StoredRecord
 
 RETRY_SECONDS = 5.0
+ASSETS = Path(__file__).parent / "assets"
+LINK = '<a href="submit.html">Submit</a>\n</nav>'
 
 
 class SitePages:
@@ -59,6 +64,9 @@ class SitePages:
         self._number += 1
         folder = self.work / f"site-{self._number}"
         write_site(folder, list(read_records(self.results)), self.results)
+        shutil.copytree(ASSETS, folder, dirs_exist_ok=True)
+        index = folder / "index.html"
+        index.write_text(index.read_text("utf-8").replace("</nav>", LINK, 1), "utf-8")
         former, self._former, self.folder = self._former, self.folder, folder
         if former is not None:  # the one before may still be read from
             shutil.rmtree(former, ignore_errors=True)

@@ -5,7 +5,6 @@ import torch
 from transformers import Wav2Vec2ConformerConfig
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
 
-from carrara.nn.conv import subsampling
 from carrara.nn.conv.subsampling import ConvSubsampling, num_subsampled_frames
 from carrara.nn.transformer.conformer import Conformer, ConformerShape, apply_rotary, rotary_cos_sin
 
@@ -167,7 +166,7 @@ def test_long_clips_in_blocks_equal_one_pass(front, counts, monkeypatch):
     at_once = front(mel_BFM, counts_B)
     widest = []
     hook = front.conv[0].register_forward_hook(lambda module, given, out: widest.append(given[0].shape[-1]))
-    monkeypatch.setattr(subsampling, "BLOCK_FRAMES", 3 * 16)
+    monkeypatch.setattr(front, "block_frames", 3 * 16)
     in_blocks = front(mel_BFM, counts_B)
     hook.remove()
     assert len(widest) == 6 and max(widest) == 16 + 24
