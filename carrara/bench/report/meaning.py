@@ -68,17 +68,20 @@ def _best_on(leaderboard: Leaderboard, system: System) -> str:
 
 
 def _training_effect(leaderboard: Leaderboard, system: System) -> str:
-    """Return by how many points training changed the average, where the same network with random weights is there."""
+    """Return by how many points training changed the average, where the same network with random weights is there.
+
+    The average is the one that ranks are by, and so is the rule by which intervals separate two systems.
+    """
     random = next((each for each in leaderboard.systems if each.name == system.name + RANDOM), None)
     if random is None:
         return ""
-    trained, untrained = system.full_average, random.full_average
+    trained, untrained = system.average, random.average
     if not (trained and untrained):
-        trained, untrained = system.average, random.average
+        trained, untrained = system.full_average, random.full_average
     if not (trained and untrained):
         return ""
     points = trained.value - untrained.value
-    if trained.low <= untrained.high and untrained.low <= trained.high:
+    if trained.contains(untrained.value) and untrained.contains(trained.value):
         effect = f"differs by {points:+.1f} points, no more than the intervals allow,"
         return f"{effect} from the same network with random weights"
     effect = f"gained {points:.1f}" if points >= 0 else f"lost {-points:.1f}"
