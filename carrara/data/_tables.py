@@ -42,8 +42,8 @@ def read_text(path: Path, cure: str) -> str:
         raise DataError(f"{path}: missing; {cure}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {problem}; {cure}") from None
-    if (place := text.find("\0")) >= 0:
-        line = text.count("\n", 0, place) + 1
+    if (index := text.find("\0")) >= 0:
+        line = text.count("\n", 0, index) + 1
         raise DataError(f"{path}, line {line}: holds a NUL character, as text in UTF-16 or a damaged file does; {cure}")
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -73,9 +74,9 @@ def write_table(
             _write_csv(sys.stdout, folder / "parts")
             return report
     if suffix == ".faiss":
-        _import_faiss(output)
+        _import_extra("faiss", output)
     elif suffix == ".lance":
-        _import_lance(output)
+        _import_extra("lance", output)
     rows_file = {".npy": output.with_suffix(".rows.csv"), ".faiss": Path(f"{output}.rows.csv")}.get(suffix, output)
     if not overwrite:
         if output.is_file() and output.stat().st_size and not rows_file.is_file():
@@ -155,7 +156,7 @@ def _read_paths(table: Path) -> set[str] | None:
     import pyarrow
 
     if table.suffix.lower() == ".lance":
-        lance = _import_lance(table)
+        lance = _import_extra("lance", table)
         try:
             dataset = lance.dataset(str(table))
         except (OSError, ValueError):
@@ -198,11 +199,11 @@ def _write_lance(output: Path, parts: Path) -> None:
     batches = (batch for table in chain([first], tables) for batch in table.to_batches())
     reader = pyarrow.RecordBatchReader.from_batches(first.schema, batches)
     with write_errors(output):
-        _import_lance(output).write_dataset(reader, str(output), mode="overwrite")
+        _import_extra("lance", output).write_dataset(reader, str(output), mode="overwrite")
 
 
 def _write_faiss(output: Path, rows_file: Path, parts: Path) -> None:
-    faiss = _import_faiss(output)
+    faiss = _import_extra("faiss", output)
     index = None
     with (
         atomic_write(output) as tmp,
@@ -220,30 +221,16 @@ def _write_faiss(output: Path, rows_file: Path, parts: Path) -> None:
         faiss.write_index(index, str(tmp))
 
 
-def _import_faiss(output: Path) -> Any:
-    """Return the package.
+def _import_extra(module: str, output: Path) -> Any:
+    """Return the package that writes an output; its extra has the package's name.
 
     Raises:
         UsageError: It is not installed.
     """
     try:
-        import faiss
+        return importlib.import_module(module)
     except ImportError:
-        raise UsageError(f"-o {output}: needs FAISS: pip install 'carrara[faiss]'") from None
-    return faiss
-
-
-def _import_lance(output: Path) -> Any:
-    """Return the package.
-
-    Raises:
-        UsageError: It is not installed.
-    """
-    try:
-        import lance
-    except ImportError:
-        raise UsageError(f"-o {output}: needs Lance: pip install 'carrara[lance]'") from None
-    return lance
+        raise UsageError(f"-o {output}: needs pip install 'carrara[{module}]'") from None
 
 
 def _iter_tables(parts: Path) -> Iterator[pyarrow.Table]:
