@@ -247,7 +247,9 @@ def _print_summary(
     if records:
         summary += f"; `carrara leaderboard {output}` ranks them"
     if failures:
-        summary += f"; no record of {', '.join(failures)} (-t {','.join(failures)} measures them alone)"
+        summary += f"; no record of {', '.join(failures)}"
+        if records:
+            summary += f" (-t {','.join(failures)} measures them alone)"
     if not_loaded:
         summary += f"; {', '.join(not_loaded)} did not load"
     echo(summary, err=True)

@@ -66,6 +66,7 @@ def ls(
     from carrara.cli._layout import format_columns, output_width, wrap
     from carrara.cli._registries import KINDS, list_entries
 
+    kind = "data" if kind == "datasets" else kind  # as carrara.datasets
     if ready and kind not in ("encoders", "data"):
         raise UsageError("--ready is about encoders and data; write `carrara ls encoders --ready`")
     if commercial and kind not in ("encoders", "data"):

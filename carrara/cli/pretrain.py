@@ -199,14 +199,14 @@ def _check_corpus(corpus: list[Path] | None) -> None:
     """
     from carrara.audio.files import check_paths
     from carrara.core.errors import UsageError
+    from carrara.core.storage import expand_braces
     from carrara.data import REGISTRY
 
     if not corpus:
         raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
-    names = map(str, corpus)
-    local = [name for name in names if ":/" not in name and "{" not in name and name not in REGISTRY.entries]
+    local = [name for name in map(str, corpus) if ":/" not in name and name not in REGISTRY.entries]
     if local:
-        check_paths([Path(name).expanduser() for name in local])
+        check_paths([Path(each).expanduser() for name in local for each in expand_braces(name)])
 
 
 def _refuse_on_cpu(recipe: str, changes: dict[str, Any], device: str) -> None:

@@ -41,7 +41,7 @@ def progress(title: str, total: float | None, of_audio: bool = False) -> Iterato
         total: number of units; None where it is unknown.
         of_audio: whether the units are seconds of audio, which are shown as hours and as a multiple of real time.
     """
-    if not is_progress_shown():
+    if not is_progress_shown() or total == 0:
         yield lambda amount=1, note="": None
     elif has_bars():
         with _bar(title, total, of_audio) as advance:
@@ -77,8 +77,8 @@ class ProgressLines:
             self._print(now, fraction)
 
     def finish(self) -> None:
-        """Print the last line, if there was any before."""
-        if self.printed_fraction >= 0:
+        """Print the last line, if there was any before and it was not the last."""
+        if 0 <= self.printed_fraction < 1:
             self._print(self.clock(), 1.0)
 
     def _print(self, now: float, fraction: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import socket
 from typing import Any
 
@@ -74,7 +75,12 @@ def run_application(application: Any, listener: socket.socket) -> None:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
     )
+    server = uvicorn.Server(config)
+    # A second Ctrl-C ends the server at once, of which uvicorn would log the traceback.
+    log, is_wanted = logging.getLogger("uvicorn.error"), lambda record: not server.force_exit
+    log.addFilter(is_wanted)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
+        log.removeFilter(is_wanted)
         listener.close()

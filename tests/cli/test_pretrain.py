@@ -87,6 +87,11 @@ def test_it_writes_an_encoder_and_prints_one_line(music, tmp_path):
         (["mert-v0", "--scale", "tiny", "-o", "OUT"], 2, "nothing to train on; give files or folders with --corpus"),
         (["mert-v0", "--scale", "tiny", "-c", "MUSIC"], 2, "no output folder; give the folder"),
         (["mert-v0", "--scale", "tiny", "-c", "OUT/none", "-o", "OUT"], 1, "none: there is no such file or folder"),
+        (
+            ["mert-v0", "--scale", "tiny", "-c", "OUT/{0..9}.tar", "-o", "OUT"],
+            1,
+            "0.tar: there is no such file or folder",
+        ),
         (["mert-v0", "--scale", "tiny", "--device", "cuda:7", "-c", "MUSIC", "-o", "OUT"], 2, "cuda:7"),
         (
             ["mert-v0", "--scale", "tiny", "--probe", "pebble/kye", "-c", "MUSIC", "-o", "OUT"],

@@ -36,6 +36,17 @@ def test_long_work_says_a_line_each_tenth_and_the_end(capsys):
     assert percents == sorted(percents)
 
 
+def test_the_end_is_said_once(capsys):
+    assert lines_of(capsys, 60, 1) == ["work: 1 of 1 (100 %), after 60 s, file 1"]
+
+
+def test_work_without_units_has_no_bar(capsys, monkeypatch):
+    monkeypatch.setenv("CARRARA_PROGRESS", "1")
+    with progress("work", 0) as advance:
+        advance(0)
+    assert capsys.readouterr().err == ""
+
+
 def test_very_long_work_says_a_line_every_ten_minutes(capsys):
     assert len(lines_of(capsys, 36_000, 3600)) >= 36_000 / 3600
 
