@@ -26,6 +26,7 @@ from av.error import FFmpegError, InvalidDataError
 
 from carrara.audio._header import DecodingStopped, Header, UnreadableFile
 from carrara.audio._scan import has_unfinished_size, is_chained_ogg, is_joined_flac, scan_mpeg
+from carrara.core.ranged import open_ranged
 
 VERSION = ".".join(str(part) for part in av.library_versions["libavcodec"])
 TIMED = {"mov", "matroska", "asf"}  # containers whose header declares their length
@@ -114,7 +115,8 @@ def open_container(path: Path) -> av.container.InputContainer:
     if has_unfinished_size(path):
         options["ignore_length"] = "1"
     try:
-        return av.open(f"file:{os.path.abspath(path)}", mode="r", options=options, metadata_errors="replace")
+        source = open_ranged(path) or f"file:{os.path.abspath(path)}"
+        return av.open(source, mode="r", options=options, metadata_errors="replace")
     except FFmpegError as problem:
         if problem.errno == errno.EINVAL:
             raise UnreadableFile("no audio format, or a list of other files") from None

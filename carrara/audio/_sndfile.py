@@ -24,6 +24,7 @@ import soundfile
 
 from carrara.audio._header import SLACK_SECONDS, DecodingStopped, Header, UnreadableFile
 from carrara.audio._scan import has_unfinished_size, is_chained_ogg, is_joined_flac, scan_mpeg
+from carrara.core.ranged import open_ranged
 
 VERSION = soundfile.__libsndfile_version__
 BLOCK = 65_536
@@ -101,14 +102,19 @@ class _File(soundfile.SoundFile):
     """A file that is read from its start where libsndfile only believes that it can seek."""
 
     def seekable(self) -> bool:
-        if self.format == "FLAC" and (self.frames >= UNKNOWN_FRAMES or _starts_with_id3(self.name)):
+        if self.format == "FLAC" and (self.frames >= UNKNOWN_FRAMES or self._starts_with_id3()):
             return False
         return super().seekable() and not self.subtype.startswith("DWVW")
 
-
-def _starts_with_id3(path: bytes | str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(3) == b"ID3"
+    def _starts_with_id3(self) -> bool:
+        if not isinstance(self.name, bytes | str):  # a file object
+            before = self.name.tell()
+            self.name.seek(0)
+            head = self.name.read(3)
+            self.name.seek(before)
+            return bool(head == b"ID3")
+        with open(self.name, "rb") as file:
+            return file.read(3) == b"ID3"
 
 
 def open_sndfile(path: Path) -> soundfile.SoundFile:
@@ -122,7 +128,8 @@ def open_sndfile(path: Path) -> soundfile.SoundFile:
     try:
         with silent_mpg123():
             # Bytes, because a name need not be UTF-8; absolute, because libsndfile reads standard input for "-".
-            return _File(os.fsencode(os.path.abspath(path)) if os.name == "posix" else str(path))
+            name = os.fsencode(os.path.abspath(path)) if os.name == "posix" else str(path)
+            return _File(open_ranged(path) or name)
     except soundfile.LibsndfileError as problem:
         raise UnreadableFile(problem.error_string) from None
 

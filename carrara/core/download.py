@@ -132,6 +132,43 @@ def fetch_file(url: str, target: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def fetch_range(url: str, begin: int, end: int, version: str) -> tuple[bytes, int] | None:
+    """Return some bytes of a file at a plain URL and its size; None if the host sends no parts of this version.
+
+    Raises:
+        DataError: the host refuses it or cannot be reached.
+    """
+    import requests
+
+    def check(response: Response, **_: Any) -> None:
+        if response.is_redirect:
+            _check_redirect(response.url, urljoin(response.url, response.headers["Location"]))
+
+    headers = {"Accept-Encoding": "identity", "User-Agent": "carrara", "If-Range": version}
+    headers["Range"] = f"bytes={begin}-{end - 1}"
+    for pause in (*PAUSES_SECONDS, None):
+        try:
+            with requests.get(
+                url, headers=headers, timeout=TIMEOUT_SECONDS, stream=True, hooks={"response": check}
+            ) as response:
+                status = response.status_code
+                if status == requests.codes.partial_content:
+                    first, total = _content_range(response.headers)
+                    return (response.content, total) if first == begin and total is not None else None
+                if response.ok or status == RANGE_NOT_SATISFIABLE:
+                    return None
+                problem = f"{url}: the host refuses it ({status} {response.reason})"
+                if status < 500 and status not in TEMPORARY_STATUSES:
+                    raise DataError(problem)
+        except _Refused as refusal:
+            raise DataError(f"{url}: the host refuses it ({refusal})") from None
+        except requests.RequestException as error:
+            problem = f"{url}: cannot be read: {str(error).partition(chr(10))[0]}"
+        if pause is not None:
+            time.sleep(pause)
+    raise DataError(problem)
+
+
 def read_version(url: str) -> str:
     """Return the strong ETag or Last-Modified of a file at a plain URL, empty if its host states neither.
 

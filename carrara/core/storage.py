@@ -2,7 +2,7 @@
 
 Decoders seek best in local files, and a remote store answers one request faster than a hundred seeks. So a remote file
 or a member of a tar shard is copied to a temporary file while it is decoded: a crop moves the compressed bytes of the
-whole file and decodes only its own. fsspec's caches chain as usual: `filecache::s3://bucket/shards`. Whole files of
+whole file and decodes only its own. (Of excerpts far apart, `carrara.core.ranged` moves the blocks that they need.) fsspec's caches chain as usual: `filecache::s3://bucket/shards`. Whole files of
 http:// and https:// are downloaded by `carrara.core.download`, by its rules for redirects.
 """
 
@@ -52,7 +52,7 @@ def absolute(address: str) -> str:
 
 def suffix(address: str) -> str:
     """Return the suffix of an address in lower case, with its dot; a query of a URL is no part of it."""
-    return os.path.splitext(urlsplit(address).path if _is_url(address) else address)[1].lower()
+    return os.path.splitext(urlsplit(address).path if is_url(address) else address)[1].lower()
 
 
 def expand_braces(address: str) -> list[str]:
@@ -102,7 +102,7 @@ def list_files(address: str) -> dict[str, str] | None:
             return None
         return {path.relative_to(root).as_posix(): str(path) for path in sorted(root.rglob("*")) if path.is_file()}
     files, folder = open_filesystem(address)
-    with _store_errors(address, "cannot be listed", DataError):
+    with store_errors(address, "cannot be listed", DataError):
         if not files.isdir(folder):
             return None
         names = [path[len(folder) :].lstrip("/") for path in sorted(files.find(folder))]
@@ -117,7 +117,7 @@ def glob_files(pattern: str) -> list[str]:
         UsageError: fsspec cannot open it.
     """
     files, path = open_filesystem(pattern)
-    with _store_errors(pattern, "cannot be listed", DataError):
+    with store_errors(pattern, "cannot be listed", DataError):
         return [files.unstrip_protocol(match) for match in sorted(files.glob(path))]
 
 
@@ -127,11 +127,11 @@ def remote_version(address: str) -> str:
     Raises:
         AudioError: it cannot be asked, or has no such file.
     """
-    if _is_url(address):
-        with _store_errors(address, "cannot be read", AudioError):
+    if is_url(address):
+        with store_errors(address, "cannot be read", AudioError):
             return read_version(address)
     files, path = open_filesystem(address)
-    with _store_errors(address, "cannot be read", AudioError):
+    with store_errors(address, "cannot be read", AudioError):
         info = files.info(path)
     version = {key: info[key] for key in VERSION_KEYS if info.get(key)}
     return json.dumps(version | {"size": info.get("size")}, sort_keys=True, default=str) if version else ""
@@ -157,7 +157,7 @@ def local_copy(address: str, offset: int | None = None, size: int | None = None,
     # A folder of its own, since some file systems remove what they could not write whole.
     with tempfile.TemporaryDirectory(prefix="carrara-") as folder:
         copy = Path(folder) / f"copy{suffix(name)}"
-        with _store_errors(name, "cannot be read", AudioError):
+        with store_errors(name, "cannot be read", AudioError):
             if offset is None or size is None:
                 _copy_file(address, copy)
             else:
@@ -172,12 +172,13 @@ def local_copy(address: str, offset: int | None = None, size: int | None = None,
             raise AudioError(str(problem).replace(str(copy), name)) from None
 
 
-def _is_url(address: str) -> bool:
+def is_url(address: str) -> bool:
+    """Return whether an address is one of HTTP's."""
     return address.startswith(("http://", "https://"))
 
 
 def _copy_file(address: str, target: Path) -> None:
-    if _is_url(address):
+    if is_url(address):
         fetch_file(address, target)
     else:
         files, path = open_filesystem(address)
@@ -185,7 +186,7 @@ def _copy_file(address: str, target: Path) -> None:
 
 
 @contextmanager
-def _store_errors(name: str, problem: str, kind: type[CarraraError]) -> Iterator[None]:
+def store_errors(name: str, problem: str, kind: type[CarraraError]) -> Iterator[None]:
     """Turn the errors of a file system into one line; several stores raise kinds of their own.
 
     Raises:

@@ -252,6 +252,13 @@ class Encoder(nn.Module):
         """Return the number of frames that `forward` returns for that many samples (at least 1)."""
         raise NotImplementedError
 
+    def mean_frames(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the mean of `forward`'s features over each clip's own frames, float32 `[batch, layers + 1, dim]`."""
+        layers_BLFD = self(samples_BT, lengths_B).float()
+        lengths = [samples_BT.shape[1]] * len(samples_BT) if lengths_B is None else lengths_B.tolist()
+        counts_B = torch.tensor([self.num_frames(samples) for samples in lengths], device=layers_BLFD.device)
+        return layers_BLFD.sum(dim=2) / counts_B.float()[:, None, None]
+
     def forward_with_cnn(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return `forward`'s features, and from the same pass the extra "cnn", `[batch, frames, cnn_dim]`.
 

@@ -12,7 +12,7 @@ Letters: B batch, T samples, F frames, L layers counted with layer 0, D dim, C c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -81,9 +81,14 @@ class FrameEncoder(Encoder, ABC):
         """Return buffers by name that a new network takes from its corpus, from crops `[B, T]`; by default none."""
         return {}
 
-    def run_stack(self, x_BFD: Tensor, valid_BF: Tensor | None) -> list[Tensor]:
-        """Return every layer's output; frames where `valid_BF` is false are not a clip's own."""
-        outputs: list[Tensor] = self.stack(x_BFD, valid_BF)
+    def run_stack(
+        self, x_BFD: Tensor, valid_BF: Tensor | None, keep: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
+        """Return every layer's output, or what `keep` makes of it at once.
+
+        Frames where `valid_BF` is false are not a clip's own.
+        """
+        outputs: list[Tensor] = self.stack(x_BFD, valid_BF, keep=keep)
         return outputs
 
     def predictor_input(self, last_BFD: Tensor) -> Tensor:
@@ -94,6 +99,23 @@ class FrameEncoder(Encoder, ABC):
         """Return the features of every layer, `[batch, layers + 1, frames, dim]` (see `Encoder.forward`)."""
         features_BFC = self.conv_features(samples_BT, lengths_B)
         return self.encode_frames(features_BFC, None if lengths_B is None else self.frame_lengths(lengths_B))
+
+    def mean_frames(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the mean over each clip's own frames, `[batch, layers + 1, dim]`.
+
+        A layer's frames are let go as soon as the next layer has seen them.
+        """
+        features_BFC = self.conv_features(samples_BT, lengths_B)
+        frames = features_BFC.shape[1]
+        lengths_B = torch.full((len(features_BFC),), frames) if lengths_B is None else self.frame_lengths(lengths_B)
+        valid_BF, counts_B1 = _valid_frames(features_BFC, lengths_B), lengths_B.to(features_BFC.device)[:, None].float()
+
+        def mean(x_BFD: Tensor) -> Tensor:
+            own_BFD = x_BFD if valid_BF is None else x_BFD.masked_fill(~valid_BF[..., None], 0)
+            # In the order of forward's stacked layers, so that the sum is the same to the last bit.
+            return own_BFD.float().contiguous().sum(1) / counts_B1
+
+        return torch.stack(self.layer_outputs(features_BFC, lengths_B, keep=mean), 1)
 
     def encode_frames(
         self, features_BFC: Tensor, frame_lengths_B: Tensor | None = None, mask_BF: Tensor | None = None
@@ -114,6 +136,7 @@ class FrameEncoder(Encoder, ABC):
         features_BFC: Tensor,
         frame_lengths_B: Tensor | None = None,
         mask_BF: Tensor | None = None,
+        keep: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Tensor]:
         """Return the layers + 1 outputs, `[batch, frames, dim]` each, as a list: training needs few of them.
 
@@ -121,6 +144,7 @@ class FrameEncoder(Encoder, ABC):
 
         Args:
             features_BFC, frame_lengths_B, mask_BF: as for `encode_frames`.
+            keep: what is returned of an output, made as soon as it is there; None means all of it.
 
         Raises:
             UsageError: frames are masked, and the network has no mask vector.
@@ -130,7 +154,7 @@ class FrameEncoder(Encoder, ABC):
             if self.masked_spec_embed is None:
                 raise UsageError(f"{self.card.name}: has no mask vector; masked prediction needs mask_vector=true")
             x_BFD = torch.where(mask_BF[..., None], self.masked_spec_embed.to(x_BFD.dtype), x_BFD)
-        return self.run_stack(x_BFD, _valid_frames(features_BFC, frame_lengths_B))
+        return self.run_stack(x_BFD, _valid_frames(features_BFC, frame_lengths_B), keep)
 
     def frame_lengths(self, lengths_B: Tensor) -> Tensor:
         """Return the number of frames for each clip of that many samples, int64 `[batch]`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,8 @@ from carrara.audio.windows import split_windows
 from carrara.core import __version__
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.settings import Settings, parse_settings
-from carrara.core.storage import local_copy
+from carrara.core.ranged import ranged_file
+from carrara.core.storage import is_remote, local_copy, remote_version
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
 from carrara.encoders._text.tower import JointRows
@@ -221,8 +222,9 @@ def embed_files(
     device: str = "cpu",
     batch_size: int | None = None,
     advance: Callable[..., None] = lambda seconds, note="": None,
-    opened: Callable[[Path | str], AbstractContextManager[Path]] = lambda path: local_copy(str(path)),
+    opened: Callable[[Path | str], AbstractContextManager[Path]] | None = None,
     threads: int = 2,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Generator[EmbedChunk, None, None]:
     """Yield the table in chunks, file after file in order; each file ends with a chunk without a table.
 
@@ -231,8 +233,9 @@ def embed_files(
         advance: Called with the seconds of audio of each encoded window, and at the end of a file with how many are
             done.
         opened: Yields each file as a local one while it is decoded, in a thread; an AudioError of it is the file's
-            problem.
+            problem. None moves remote files, or with a sample what is needed of them.
         threads: How many files are decoded at once.
+        before_batch: Called before each batch of windows is encoded.
 
     Raises:
         UsageError: The encoder has no such layer or no frames, or the windows do not suit it.
@@ -245,8 +248,9 @@ def embed_files(
     )
     encoder = (JointRows(encoder) if config.layer == JOINT else encoder).to(device).eval()
     grid = window_grid(encoder, spec)
+    opened = opened or partial(_open_audio, in_ranges=config.sample is not None)
     sources = (partial(_file_windows, path, encoder.card.sample_rate, grid, config.sample, opened) for path in files)
-    plan = EncodePlan(device, spec.pool, layers == [CNN], batch_size)
+    plan = EncodePlan(device, spec.pool, layers == [CNN], batch_size, before_batch)
     with closing(encode_recordings(encoder, sources, plan, threads)) as recordings:
         for index, windows in recordings:
             path = files[index]
@@ -262,6 +266,18 @@ def embed_files(
                 yield EmbedChunk(path, None)
             except AudioError as problem:
                 yield EmbedChunk(path, None, str(problem))
+
+
+@contextmanager
+def _open_audio(path: Path | str, in_ranges: bool) -> Iterator[Path]:
+    address = str(path)
+    if in_ranges and is_remote(address):
+        with ranged_file(address, remote_version(address)) as file:
+            if file is not None:
+                yield file
+                return
+    with local_copy(address) as file:
+        yield file
 
 
 def _file_windows(

@@ -9,7 +9,7 @@ Letters: B batch, T samples, F frames, L layers (layer 0 included), D dim.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -60,12 +60,14 @@ class EncodePlan:
         pool: What a row is.
         cnn: Also return the convolutional features.
         batch_size: Largest number of windows in a batch. None means a number that suits the device.
+        before_batch: Called before each batch is encoded.
     """
 
     device: str = "cpu"
     pool: Pool = "mean"
     cnn: bool = False
     batch_size: int | None = None
+    before_batch: Callable[[], None] = lambda: None
 
     def batch_limits(self) -> tuple[int, float]:
         """Return the largest number of windows in a batch, and of seconds with their padding."""
@@ -175,12 +177,16 @@ def _length_batches(lengths: dict[int, int], plan: EncodePlan, encoder: Encoder)
 
 
 def _encode_batch(encoder: Encoder, samples: Sequence[np.ndarray], plan: EncodePlan) -> Sequence[Rows]:
+    plan.before_batch()
     lengths_B = torch.tensor([len(samples_T) for samples_T in samples])
     padded_BT = np.zeros((len(samples), int(lengths_B.max())), dtype=np.float32)
     for row_T, samples_T in zip(padded_BT, samples):
         row_T[: len(samples_T)] = samples_T
     samples_BT, lengths_B = torch.from_numpy(padded_BT).to(plan.device), lengths_B.to(plan.device)
     with encoder_autocast(plan.device):
+        if plan.pool == "mean" and not plan.cnn:
+            means_BLD = encoder.mean_frames(samples_BT, lengths_B).cpu().numpy()
+            return [{str(layer): row_D[None] for layer, row_D in enumerate(means_LD)} for means_LD in means_BLD]
         if plan.cnn:
             layers_BLFD, cnn_BFD = encoder.forward_with_cnn(samples_BT, lengths_B)
         else:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,25 +23,30 @@ from carrara.audio.files import check_file
 from carrara.core.errors import AudioError
 from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import home as carrara_home
-from carrara.core.storage import is_remote, local_copy, remote_version
+from carrara.core.ranged import SUFFIXES, ranged_file
+from carrara.core.storage import is_remote, local_copy, remote_version, suffix
 
 RACY_SECONDS = 2.0
+VERSION = "version:"
 AnyPath = TypeVar("AnyPath", Path, Path | str)
 
 
-def hash_files(paths: Iterable[AnyPath], home: Path | None = None, threads: int = 2) -> dict[AnyPath, str | AudioError]:
+def hash_files(
+    paths: Iterable[AnyPath], home: Path | None = None, threads: int = 2, in_ranges: bool = False
+) -> dict[AnyPath, str | AudioError]:
     """Return the SHA-256 of each file, or the error of one that cannot be read.
 
     Args:
         paths: The files.
         home: Carrara's home. None means `$CARRARA_HOME`.
         threads: How many files are read at once.
+        in_ranges: As of `FileHashCache.open`.
     """
     cache = FileHashCache(home)
 
     def digest(path: Path | str) -> str | AudioError:
         try:
-            return cache.sha256(path)
+            return cache.sha256(path, in_ranges)
         except AudioError as problem:
             return problem
 
@@ -72,8 +78,13 @@ class FileHashCache:
         self._execute("create table if not exists contents (path text primary key, stamp text, digest text)")
 
     @contextmanager
-    def open(self, path: Path | str) -> Iterator[tuple[Path, str]]:
+    def open(self, path: Path | str, in_ranges: bool = False) -> Iterator[tuple[Path, str]]:
         """Yield a file, or a local copy of a remote one, and the SHA-256 of its bytes.
+
+        Args:
+            path: The file.
+            in_ranges: Whether excerpts are enough. Of a remote file only their bytes are moved then, where its store
+                can send them, and "version:" with a hash of what the store states of its version is yielded.
 
         Raises:
             AudioError: As of `sha256`.
@@ -83,24 +94,34 @@ class FileHashCache:
             return
         address = str(path)
         version = remote_version(address)  # of before: what changes meanwhile is then another version
+        if in_ranges:
+            with ranged_file(address, version) as file:
+                if file is not None:
+                    digest = _version_digest(version)
+                    self._execute("insert or replace into contents values (?, ?, ?)", address, version, digest)
+                    yield file, digest
+                    return
         with local_copy(address) as copy:
             digest = sha256_of_file(copy)
             if version:
                 self._execute("insert or replace into contents values (?, ?, ?)", address, version, digest)
             yield copy, digest
 
-    def sha256(self, path: Path | str) -> str:
+    def sha256(self, path: Path | str, in_ranges: bool = False) -> str:
         """Return the SHA-256 of a file's bytes; a remote file is downloaded if its store states another version.
+
+        With `in_ranges` it is not, as of `open`.
 
         Raises:
             AudioError: It cannot be read, is a pipe or device, or its name is not UTF-8.
         """
         if is_remote(str(path)):
-            cached = self._execute(
-                "select digest from contents where path = ? and stamp = ?", str(path), remote_version(str(path))
-            )
-            if cached:
+            version = remote_version(str(path))
+            cached = self._execute("select digest from contents where path = ? and stamp = ?", str(path), version)
+            if cached and (in_ranges or not cached[0][0].startswith(VERSION)):
                 return cached[0][0]
+            if in_ranges and version and suffix(str(path)) in SUFFIXES:
+                return _version_digest(version)
             with self.open(path) as (_, digest):
                 return digest
         path = Path(path).absolute()
@@ -130,6 +151,10 @@ class FileHashCache:
                 return self._db.execute(query, values).fetchall()
             except sqlite3.Error:
                 return []
+
+
+def _version_digest(version: str) -> str:
+    return VERSION + sha256(version.encode()).hexdigest()
 
 
 def _stamp(path: Path) -> str:

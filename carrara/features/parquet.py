@@ -128,7 +128,7 @@ def write_embeddings(
             obsolete = [file for file in before if overwrite and _find_difference(file, settings)]
             former = _read_recordings([file for file in before if file not in obsolete], settings)
             report = EmbedReport()
-            new, hashes = _find_new(files, former, report.failed, threads)
+            new, hashes = _find_new(files, former, report.failed, threads, config.sample is not None)
             report.reused = len(hashes)
             cache = FileHashCache()
             with (
@@ -174,7 +174,7 @@ def _sweep(folder: Path, output: Path, is_file: bool) -> None:
 
 
 def _find_new(
-    files: Iterable[Path | str], former: Iterable[_Recording], failed: dict[str, str], threads: int
+    files: Iterable[Path | str], former: Iterable[_Recording], failed: dict[str, str], threads: int, in_ranges: bool
 ) -> tuple[list[Path | str], dict[str, str]]:
     """Return the files that are to be embedded, and the SHA-256 of the others by path.
 
@@ -185,11 +185,12 @@ def _find_new(
         former: Those that the output holds.
         failed: Is given the problems of stored files that cannot be read.
         threads: How many files are read at once.
+        in_ranges: Whether only excerpts of remote files are read.
     """
     stored: dict[str, set[str]] = {}
     for item in former:
         stored.setdefault(item.path, set()).add(item.sha256)
-    digests = hash_files((path for path in files if str(path) in stored), threads=threads)
+    digests = hash_files((path for path in files if str(path) in stored), threads=threads, in_ranges=in_ranges)
     new: list[Path | str] = []
     hashes: dict[str, str] = {}
     for path in dict.fromkeys(files):
@@ -218,7 +219,7 @@ def _embed_hashed(
 
     @contextmanager
     def open_hashed(path: Path | str) -> Iterator[Path]:
-        with cache.open(path) as (file, hashes[str(path)]):
+        with cache.open(path, in_ranges=config.sample is not None) as (file, hashes[str(path)]):
             yield file
 
     return embed_files(encoder, files, config, device, batch_size, advance, open_hashed, threads)

@@ -134,7 +134,7 @@ def _time_runs(
     def advance(window_seconds: float, note: str = "") -> None:
         audio[-1] += window_seconds
 
-    def before_batch(*_: Any) -> None:
+    def before_batch() -> None:
         # The windows of a run are yielded after its last batch, so a batch after some of them begins another run.
         if begins and not audio[-1]:
             return
@@ -144,17 +144,13 @@ def _time_runs(
         if len(begins) > 1:
             audio.append(0.0)
 
-    chunks = embed_files(encoder, drawn, config, device, batch_size, advance, threads=threads)
-    hook = encoder.register_forward_pre_hook(before_batch)
-    try:
-        with closing(chunks):
-            for chunk in chunks:
-                problem = chunk.problem or problem
+    chunks = embed_files(
+        encoder, drawn, config, device, batch_size, advance, threads=threads, before_batch=before_batch
+    )
+    with suppress(_Enough), closing(chunks):
+        for chunk in chunks:
+            problem = chunk.problem or problem
         begins.append(time.perf_counter())
-    except _Enough:
-        pass
-    finally:
-        hook.remove()
     if not sum(audio):
         raise AudioError(problem)
     times = [float(each) for each in np.diff(begins)]

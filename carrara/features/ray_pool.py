@@ -132,7 +132,7 @@ class _EmbedActor:
 
         @contextmanager
         def open_hashed(path: Path | str) -> Iterator[Path]:
-            with self.cache.open(path) as (file, hashes[str(path)]):
+            with self.cache.open(path, in_ranges=self.config.sample is not None) as (file, hashes[str(path)]):
                 yield file
 
         files = [path if is_remote(path) else Path(path) for path in batch["path"].to_pylist()]

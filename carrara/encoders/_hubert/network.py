@@ -16,6 +16,7 @@ Letters: B batch, T samples, F frames, L layers (layer 0 included), D dim, C cha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -226,9 +227,11 @@ class HubertEncoder(FrameEncoder):
         """Return the convolutions' output normalized and projected, `[batch, frames, dim]`."""
         return self.feature_projection(features_BFC)
 
-    def run_stack(self, x_BFD: Tensor, valid_BF: Tensor | None) -> list[Tensor]:
+    def run_stack(
+        self, x_BFD: Tensor, valid_BF: Tensor | None, keep: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
         """Return every layer's output; padding leaks through the positions where it does as published."""
-        return self.encoder(x_BFD, valid_BF, mask_positions=self.settings.padding == "masked")
+        return self.encoder(x_BFD, valid_BF, mask_positions=self.settings.padding == "masked", keep=keep)
 
     def num_frames(self, samples: int) -> int:
         """Return the number of frames for that many samples (at least 1)."""

@@ -16,8 +16,9 @@ Letters: B clips, T samples, F frames, M bands, W windows, C columns of patches,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, pairwise
 from typing import Literal
 
@@ -28,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import Settings
-from carrara.encoders._base import Card
+from carrara.encoders._base import Card, Encoder
 from carrara.encoders._frame_encoder import FrameEncoder, FrameGrid
 from carrara.encoders._maest.keys import HEADS
 from carrara.encoders._windows import divide_equally
@@ -188,11 +189,17 @@ class MaestEncoder(FrameEncoder):
         mel_BFM = pad_sequence(self._spectrograms(samples_BT, lengths_B), batch_first=True)
         return self.vit.embed(mel_BFM).permute(0, 3, 2, 1).flatten(2)
 
-    def run_stack(self, x_BFD: Tensor, valid_BF: Tensor | None) -> list[Tensor]:
+    def run_stack(
+        self, x_BFD: Tensor, valid_BF: Tensor | None, keep: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
         """Return the mean of each column's patches in every layer, `[batch, columns, dim]`; see the base class."""
         rows = self.settings.shape.rows
-        layers = self.vit.encode(x_BFD.unflatten(2, (rows, -1)).permute(0, 3, 2, 1), valid_BF)
-        return [x_BND[:, NUM_PREFIX_TOKENS:].unflatten(1, (rows, -1)).mean(1) for x_BND in layers]
+
+        def mean(x_BND: Tensor) -> Tensor:
+            columns_BCD = x_BND[:, NUM_PREFIX_TOKENS:].unflatten(1, (rows, -1)).mean(1)
+            return columns_BCD if keep is None else keep(columns_BCD)
+
+        return self.vit.encode(x_BFD.unflatten(2, (rows, -1)).permute(0, 3, 2, 1), valid_BF, keep=mean)
 
     def predictor_input(self, last_BFD: Tensor) -> Tensor:
         """Return the normalized frames; the layers' own outputs are not normalized."""
@@ -207,9 +214,8 @@ class MaestEncoder(FrameEncoder):
         _check_samples(samples_BT, lengths_B)
         per_frame = self.settings.tokens == "frames"
         parts: list[list[Tensor]] = [[] for _ in samples_BT]
-        for windows, layers, kept_C in self._encode_windows(samples_BT, lengths_B):
-            columns_W = torch.tensor([window.columns for window in windows], device=samples_BT.device)
-            pooled_WLFD = torch.stack([self._pool(x_WND, kept_C, columns_W) for x_WND in layers], 1)
+        for windows, layers in self._encode_windows(samples_BT, lengths_B, self._pool):
+            pooled_WLFD = torch.stack(layers, 1)
             for window, pooled_LFD in zip(windows, pooled_WLFD):
                 # The mean over a clip's columns is the mean over its windows weighted by their columns.
                 part = pooled_LFD[:, : window.columns] if per_frame else pooled_LFD * window.columns
@@ -220,6 +226,10 @@ class MaestEncoder(FrameEncoder):
         features_BFLD = pad_sequence([torch.cat(clip, 1).transpose(0, 1) for clip in parts], batch_first=True)
         missing = self.num_frames(samples_BT.shape[1]) - features_BFLD.shape[1]
         return nn.functional.pad(features_BFLD, (0, 0, 0, 0, 0, missing)).transpose(1, 2)
+
+    def mean_frames(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Return the mean over each clip's frames, of which there is one unless `tokens` is `frames`."""
+        return Encoder.mean_frames(self, samples_BT, lengths_B)
 
     @property
     def min_samples(self) -> int:
@@ -280,7 +290,9 @@ class MaestEncoder(FrameEncoder):
         _check_samples(samples_BT, lengths_B)
         sums_BK = torch.zeros(len(samples_BT), self.settings.classes, device=samples_BT.device)
         columns_B1 = torch.zeros(len(samples_BT), 1, device=samples_BT.device)
-        for windows, layers, _ in self._encode_windows(samples_BT, lengths_B):
+        for windows, layers in self._encode_windows(
+            samples_BT, lengths_B, lambda x_WND, kept_C, columns_W: x_WND[:, :NUM_PREFIX_TOKENS].clone()
+        ):
             for window, probabilities_K in zip(windows, self.logits(layers[-1]).float().sigmoid()):
                 sums_BK[window.clip] += probabilities_K * window.columns
                 columns_B1[window.clip] += window.columns
@@ -306,9 +318,12 @@ class MaestEncoder(FrameEncoder):
         return shape.num_columns(max(self.framing.num_frames(samples), shape.patch))
 
     def _encode_windows(
-        self, samples_BT: Tensor, lengths_B: Tensor | None
-    ) -> Iterator[tuple[list[_Window], list[Tensor], Tensor]]:
-        """Yield batches of windows, with their tokens of every layer and the indices of the kept columns."""
+        self, samples_BT: Tensor, lengths_B: Tensor | None, pool: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Iterator[tuple[list[_Window], list[Tensor]]]:
+        """Yield batches of windows, with what `pool` makes of the tokens of every layer.
+
+        Its arguments are the tokens, the indices of the kept columns, and the columns of each window.
+        """
         settings, shape = self.settings, self.settings.shape
         rows_R = _keep_indices(shape.rows, settings.drop_rows, settings.every_row)
         keep_rows = None if len(rows_R) == shape.rows else rows_R
@@ -335,8 +350,9 @@ class MaestEncoder(FrameEncoder):
                     inputs.append(mels[window.clip][first : first + frames])
                 lengths_W = torch.tensor([len(mel_FM) for mel_FM in inputs])
                 kept_C = self._kept_columns(max(window.columns for window in batch))
-                layers = self.vit(pad_sequence(inputs, batch_first=True), lengths_W, kept_C, 0, keep_rows)
-                yield batch, layers, kept_C
+                columns_W = torch.tensor([window.columns for window in batch], device=samples_BT.device)
+                keep = partial(pool, kept_C=kept_C, columns_W=columns_W)
+                yield batch, self.vit(pad_sequence(inputs, batch_first=True), lengths_W, kept_C, 0, keep_rows, keep)
 
     def _spectrograms(self, samples_BT: Tensor, lengths_B: Tensor | None) -> list[Tensor]:
         """Return each clip's normalized spectrogram `[F, M]`, of a patch at least."""

@@ -204,22 +204,27 @@ class Conformer(nn.Module):
         self.layers = nn.ModuleList(ConformerLayer(shape) for _ in range(shape.num_layers))
         self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS) if shape.design == "wav2vec2" else None
 
-    def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, x_BFD: Tensor, valid_BF: Tensor | None = None, keep: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
         """Return num_layers + 1 tensors `[batch, frames, dim]`; the values after a clip's frames mean nothing.
 
         Args:
             x_BFD: outputs of the front end.
             valid_BF: which frames are valid; None means all.
+            keep: what is returned of an output, made as soon as it is there; None means all of it.
         """
         shape = self.shape
         cos_sin = rotary_cos_sin(x_BFD.shape[1], shape.dim // shape.num_heads, x_BFD.device)
-        outputs = [functional.dropout(x_BFD, shape.dropout, self.training)]
+        x_BFD = functional.dropout(x_BFD, shape.dropout, self.training)
+        outputs = [keep(x_BFD) if keep else x_BFD]
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        for layer in self.layers:
-            arguments = (outputs[-1], cos_sin, valid_BF)
-            outputs.append(forward_and_recompute(layer, *arguments) if recompute else layer(*arguments))
-        if self.layer_norm is not None:
-            outputs[-1] = self.layer_norm(outputs[-1])
+        for index, layer in enumerate(self.layers, 1):
+            arguments = (x_BFD, cos_sin, valid_BF)
+            x_BFD = forward_and_recompute(layer, *arguments) if recompute else layer(*arguments)
+            if self.layer_norm is not None and index == len(self.layers):
+                x_BFD = self.layer_norm(x_BFD)
+            outputs.append(keep(x_BFD) if keep else x_BFD)
         return outputs
 
     def feed_forwards(self) -> list[nn.Module]:

@@ -17,6 +17,7 @@ Letters: B batch, F frames, D dimension.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,13 +131,20 @@ class Transformer(nn.Module):
         self.layer_norm = nn.LayerNorm(shape.dim, eps=EPS)
         self.layers = nn.ModuleList(TransformerLayer(shape) for _ in range(shape.num_layers))
 
-    def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None, mask_positions: bool = True) -> list[Tensor]:
+    def forward(
+        self,
+        x_BFD: Tensor,
+        valid_BF: Tensor | None = None,
+        mask_positions: bool = True,
+        keep: Callable[[Tensor], Tensor] | None = None,
+    ) -> list[Tensor]:
         """Return num_layers + 1 tensors `[batch, frames, dim]`; values after a clip's own frames are undefined.
 
         Args:
             x_BFD: projected frames.
             valid_BF: which frames are valid; None means all.
             mask_positions: whether padding is zeroed inside the positions; false as published.
+            keep: what is returned of an output, made as soon as it is there; None means all of it.
         """
         shape = self.shape
         if valid_BF is not None:
@@ -145,14 +153,15 @@ class Transformer(nn.Module):
         if shape.norm_placement == "post":
             x_BFD = self.layer_norm(x_BFD)
         x_BFD = functional.dropout(x_BFD, shape.dropout, self.training)
-        outputs = [x_BFD]
+        is_normed = shape.norm_placement == "pre" and shape.final_norm
+        outputs = [keep(x_BFD) if keep else x_BFD]
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers, 1):
             if not (self.training and shape.layerdrop and torch.rand(()).item() < shape.layerdrop):
                 x_BFD = forward_and_recompute(layer, x_BFD, valid_BF) if recompute else layer(x_BFD, valid_BF)
-            outputs.append(x_BFD)
-        if shape.norm_placement == "pre" and shape.final_norm:
-            outputs[-1] = self.layer_norm(x_BFD)
+            if is_normed and index == len(self.layers):
+                x_BFD = self.layer_norm(x_BFD)
+            outputs.append(keep(x_BFD) if keep else x_BFD)
         return outputs
 
     def feed_forwards(self) -> list[nn.Module]:

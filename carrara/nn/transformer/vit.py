@@ -17,6 +17,7 @@ a head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -148,6 +149,7 @@ class PatchTransformer(nn.Module):
         keep_columns: Tensor | None = None,
         random_offset: int = 0,
         keep_rows: Tensor | None = None,
+        keep: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Tensor]:
         """Return num_layers + 1 tensors `[batch, 2 + rows · columns, dim]`: cls, dist, then the patches row by row.
 
@@ -157,6 +159,7 @@ class PatchTransformer(nn.Module):
                 to, and their outputs mean nothing.
             keep_columns, keep_rows: sorted indices of the columns and rows that stay; None means all.
             random_offset: column of the table of positions at which the clip begins.
+            keep: what is returned of an output, made as soon as it is there; None means all of it.
 
         Raises:
             UsageError: audio shorter than a patch or longer than the table, or no patch left.
@@ -167,7 +170,7 @@ class PatchTransformer(nn.Module):
             patches_B = (lengths_B - shape.patch).div(shape.stride, rounding_mode="floor") + 1
             columns = shape.num_columns(mel_BFM.shape[1])
             valid_BC = torch.arange(columns, device=mel_BFM.device) < patches_B[:, None]
-        return self.encode(self.embed(mel_BFM), valid_BC, keep_columns, random_offset, keep_rows)
+        return self.encode(self.embed(mel_BFM), valid_BC, keep_columns, random_offset, keep_rows, keep)
 
     def embed(self, mel_BFM: Tensor) -> Tensor:
         """Return the patches of normalized log-mel frames, `[batch, dim, rows, columns]`, before their positions.
@@ -187,13 +190,14 @@ class PatchTransformer(nn.Module):
         keep_columns: Tensor | None = None,
         random_offset: int = 0,
         keep_rows: Tensor | None = None,
+        keep: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Tensor]:
         """Return what `forward` does, from patches.
 
         Args:
             patches_BDRC: from `embed`.
             valid_BC: which columns may be attended to; None means all.
-            keep_columns, random_offset, keep_rows: as for `forward`.
+            keep_columns, random_offset, keep_rows, keep: as for `forward`.
 
         Raises:
             UsageError: more columns than the table has, or no patch left.
@@ -223,11 +227,11 @@ class PatchTransformer(nn.Module):
         valid_BN = None
         if valid_BC is not None:
             valid_BN = functional.pad(valid_BC.repeat(1, x_BDRC.shape[2]), (NUM_PREFIX_TOKENS, 0), value=True)
-        outputs = [x_BND]
+        outputs = [keep(x_BND) if keep else x_BND]
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             x_BND = forward_and_recompute(block, x_BND, valid_BN) if recompute else block(x_BND, valid_BN)
-            outputs.append(x_BND)
+            outputs.append(keep(x_BND) if keep else x_BND)
         return outputs
 
     @property
