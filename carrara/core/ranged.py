@@ -72,7 +72,8 @@ class _RangedReader(io.RawIOBase):
     """A file object over a source; its errors are kept in `problem`, as decoders' callbacks would lose them."""
 
     def __init__(self, source: _Source, copy: Path) -> None:
-        self._source, self._file = source, open(copy, "rb")  # noqa: SIM115: closed in `close`
+        self._source = source
+        self._file = open(copy, "rb")  # noqa: SIM115 (`close` closes it)
 
     def readable(self) -> bool:
         return True

@@ -2,8 +2,9 @@
 
 Decoders seek best in local files, and a remote store answers one request faster than a hundred seeks. So a remote file
 or a member of a tar shard is copied to a temporary file while it is decoded: a crop moves the compressed bytes of the
-whole file and decodes only its own. (Of excerpts far apart, `carrara.core.ranged` moves the blocks that they need.) fsspec's caches chain as usual: `filecache::s3://bucket/shards`. Whole files of
-http:// and https:// are downloaded by `carrara.core.download`, by its rules for redirects.
+whole file and decodes only its own. (Of excerpts far apart, `carrara.core.ranged` moves the blocks that they need.)
+fsspec's caches chain as usual: `filecache::s3://bucket/shards`. Whole files of http:// and https:// are downloaded by
+`carrara.core.download`, by its rules for redirects.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from carrara.audio.files import check_file, list_audio_files
 from carrara.audio.windows import split_windows
 from carrara.core import __version__
 from carrara.core.errors import AudioError, UsageError
-from carrara.core.settings import Settings, parse_settings
 from carrara.core.ranged import ranged_file
+from carrara.core.settings import Settings, parse_settings
 from carrara.core.storage import is_remote, local_copy, remote_version
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder

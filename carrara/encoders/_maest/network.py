@@ -318,7 +318,7 @@ class MaestEncoder(FrameEncoder):
         return shape.num_columns(max(self.framing.num_frames(samples), shape.patch))
 
     def _encode_windows(
-        self, samples_BT: Tensor, lengths_B: Tensor | None, pool: Callable[[Tensor, Tensor, Tensor], Tensor]
+        self, samples_BT: Tensor, lengths_B: Tensor | None, pool: Callable[..., Tensor]
     ) -> Iterator[tuple[list[_Window], list[Tensor]]]:
         """Yield batches of windows, with what `pool` makes of the tokens of every layer.
 
