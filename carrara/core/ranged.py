@@ -35,12 +35,13 @@ class _Source:
     """A remote file and the sparse file in its place.
 
     Attributes:
+        address: An fsspec address.
         size: In bytes.
         problem: Why bytes could not be moved; decoders take it for the end of the file.
     """
 
-    def __init__(self, size: int, fetch: Callable[[int, int], bytes], copy: Path) -> None:
-        self.size, self.problem = size, ""
+    def __init__(self, address: str, size: int, fetch: Callable[[int, int], bytes], copy: Path) -> None:
+        self.address, self.size, self.problem = address, size, ""
         self._fetch, self._copy, self._lock = fetch, copy, threading.Lock()
         self._present: set[int] = set()
         with open(copy, "wb") as file:
@@ -93,9 +94,10 @@ class _RangedReader(io.RawIOBase):
         if not size or self._source.problem:
             return 0
         try:
-            self._source.load(start, start + size)
-        except Exception as problem:  # of any store; `ranged_file` raises it
-            self._source.problem = str(problem) or type(problem).__name__
+            with store_errors(self._source.address, "cannot be read", AudioError):
+                self._source.load(start, start + size)
+        except AudioError as problem:
+            self._source.problem = str(problem)  # `ranged_file` raises it
             return 0
         content = self._file.read(size)
         buffer[: len(content)] = content
@@ -142,13 +144,11 @@ def ranged_file(address: str, version: str) -> Iterator[Path | None]:
         try:
             yield copy
         except AudioError as problem:
-            if source.problem:
-                raise AudioError(f"{address}: cannot be read: {source.problem.splitlines()[0]}") from None
-            raise AudioError(str(problem).replace(str(copy), address)) from None
+            raise AudioError(source.problem or str(problem).replace(str(copy), address)) from None
         finally:
             del _sources[copy]
         if source.problem:
-            raise AudioError(f"{address}: cannot be read: {source.problem.splitlines()[0]}")
+            raise AudioError(source.problem)
         if not is_url(address):
             open_filesystem(address)[0].invalidate_cache()
             if remote_version(address) != version:
@@ -159,7 +159,9 @@ def _open_source(address: str, version: str, copy: Path) -> _Source | None:
     if not is_url(address):
         files, path = open_filesystem(address)
         size = files.info(path).get("size")
-        return _Source(size, lambda begin, end: files.cat_file(path, start=begin, end=end), copy) if size else None
+        if not size:
+            return None
+        return _Source(address, size, lambda begin, end: files.cat_file(path, start=begin, end=end), copy)
     first = fetch_range(address, 0, BLOCK_BYTES, version)
     if first is None:
         return None
@@ -173,4 +175,4 @@ def _open_source(address: str, version: str, copy: Path) -> _Source | None:
             raise OSError("was changed while it was read; run the same command again")
         return part[0]
 
-    return _Source(total, fetch, copy)
+    return _Source(address, total, fetch, copy)
