@@ -6,8 +6,9 @@
 HuBERT's base shape with random weights, equal in both; crops of 5 s at 16 kHz. Every round calls all networks once. A
 row has the median over the rounds of the CPU seconds of a crop and of the ratio to transformers in the same round, the
 smallest and largest ratio, and the same of the wall clock, which other jobs distort more. `--instructions
-avx2` starts the script again with oneDNN, MKL and ATen limited to AVX2. The difference is the largest of all layers,
-relative to the largest value.
+avx2` starts the script again with oneDNN, MKL and ATen limited to AVX2. `--huge-pages` keeps large tensors of all
+networks in huge pages, as Carrara's command line does; without it they are in small ones, as by default in Python. The
+difference is the largest of all layers, relative to the largest value.
 """
 
 from __future__ import annotations
@@ -84,23 +85,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, action="append", help="default 1 and 2")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--instructions", choices=LIMITS, default="native", help="native (default) or avx2")
+    parser.add_argument("--huge-pages", action="store_true", help="as the command line of Carrara does")
     parser.add_argument("--small", action="store_true", help="tiny networks and crops, to test the script")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.instructions != os.environ.get(MARK, "native"):
         environment = {**os.environ, MARK: arguments.instructions, **LIMITS[arguments.instructions]}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(arguments.huge_pages))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would count as CPU time
     import torch
     from steps import describe_run
 
     networks, generator = build(arguments.small), torch.Generator().manual_seed(0)
-    run = {**describe_run(torch.device("cpu")), "instructions": arguments.instructions}
-    run["capability"] = torch.backends.cpu.get_cpu_capability()
+    kind: dict[str, Any] = {"instructions": arguments.instructions, "huge_pages": arguments.huge_pages}
+    kind["thread_counts"] = arguments.threads or [1, 2]
+    run = {**describe_run(torch.device("cpu")), **kind, "capability": torch.backends.cpu.get_cpu_capability()}
     runs: list[dict[str, Any]] = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
-    runs = [each for each in runs if each["instructions"] != arguments.instructions]
+    runs = [each for each in runs if not kind.items() <= each.items()]
     runs.append({**run, "rows": []})
-    for threads in arguments.threads or (1, 2):
+    for threads in kind["thread_counts"]:
         torch.set_num_threads(threads)
         for batch in arguments.batch or (1, 8):
             samples = 0.1 * torch.randn(batch, 8000 if arguments.small else 80_000, generator=generator)

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -95,14 +96,50 @@ def nearest(library: EmbeddingTable | NeighbourIndex, query_D: np.ndarray) -> li
     return [next(ranked)[0] for _ in range(COUNT)]
 
 
+def build(folder: Path, rows: int, dim: int, threads: int) -> dict:
+    """Return what building the table's index took; a folder that has both keeps them, and what they took."""
+    record = folder / "build.json"
+    size = {"rows": rows, "dim": dim, "threads": threads}
+    if record.exists():
+        values = json.loads(record.read_text())
+        if not size.items() <= values.items():
+            sys.exit(f"{record}: was made with other options; choose another --folder")
+        return dict(values)
+    write_table(folder / "table.parquet", rows, dim)
+    start, start_cpu, loads = time.perf_counter(), time.process_time(), [os.getloadavg()[0]]
+    update_index(EmbeddingTable(folder / "table.parquet"), folder / "table.index", threads=threads)
+    values = {
+        **size,
+        "build_cpu_seconds": round(time.process_time() - start_cpu, 1),
+        "build_wall_seconds": round(time.perf_counter() - start, 1),
+        "build_load": [round(load, 1) for load in (*loads, os.getloadavg()[0])],
+        "build_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+        "build_date": time.strftime("%Y-%m-%d"),
+    }
+    write_text(record, json.dumps(values, indent=1) + "\n")
+    return values
+
+
+def update(folder: Path, rows: int, dim: int, threads: int) -> dict:
+    """Return what it takes to add new recordings to a copy of the index."""
+    path, copy = folder / "longer.parquet", folder / "longer.index"
+    write_table(path, rows + NEW, dim)
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder / "table.index", copy, copy_function=os.link)  # an update replaces files or appends to them
+    start, start_cpu = time.perf_counter(), time.process_time()
+    report = update_index(EmbeddingTable(path), copy, threads=threads)
+    return {
+        "new_recordings": report.added,
+        "update_cpu_seconds": round(time.process_time() - start_cpu, 1),
+        "update_wall_seconds": round(time.perf_counter() - start, 1),
+    }
+
+
 def measure(folder: Path, rows: int, dim: int, queries: int, threads: int) -> dict:
     """Return the measurements of one size."""
-    path, index_path = folder / "table.parquet", folder / "table.index"
-    write_table(path, rows, dim)
-    start, start_cpu = time.perf_counter(), time.process_time()
-    update_index(EmbeddingTable(path), index_path, threads=threads)
-    build_seconds, build_cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    table, index = EmbeddingTable(path), NeighbourIndex(index_path)
+    built = build(folder, rows, dim, threads)
+    index_path = folder / "table.index"
+    table, index = EmbeddingTable(folder / "table.parquet"), NeighbourIndex(index_path)
     drawn_QD = draw_vectors(queries, dim, 10**9)
     unit_QD = drawn_QD / np.linalg.norm(drawn_QD, axis=1, keepdims=True)
     truth_QK = exact_neighbours(table, unit_QD.astype(np.float64))
@@ -119,9 +156,6 @@ def measure(folder: Path, rows: int, dim: int, queries: int, threads: int) -> di
     exact_seconds = (time.process_time() - start) / len(exact_rows)
     command = [sys.executable, "-c", IDLE, str(index_path)]
     imported, idle = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-    write_table(path, rows + NEW, dim)
-    start, start_cpu = time.perf_counter(), time.process_time()
-    report = update_index(EmbeddingTable(path), index_path, threads=threads)
     return {
         "recall_at_10": round(float(np.mean(recalls)), 4),
         "index_cpu_ms": round(1000 * float(np.median(cpu_seconds)), 2),
@@ -135,13 +169,8 @@ def measure(folder: Path, rows: int, dim: int, queries: int, threads: int) -> di
         "resident_idle_mb": round(idle, 1),
         "resident_imports_mb": round(imported, 1),
         "index_mb": round(sum(file.stat().st_size for file in index_path.iterdir()) / 1e6, 1),
-        "threads": threads,
-        "build_cpu_seconds": round(build_cpu_seconds, 1),
-        "build_wall_seconds": round(build_seconds, 1),
-        "new_recordings": report.added,
-        "update_cpu_seconds": round(time.process_time() - start_cpu, 1),
-        "update_wall_seconds": round(time.perf_counter() - start, 1),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+        **built,
+        **update(folder, rows, dim, threads),
     }
 
 
@@ -152,7 +181,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where table and index stay; by default a temporary one")
+    parser.add_argument("--folder", type=Path, help="where tables and index stay and are used again; a temporary one")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     loads = [os.getloadavg()[0]]

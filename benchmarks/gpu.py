@@ -17,6 +17,7 @@ The JSON file is written after every section. Sections:
 - data: the fraction of time that such steps wait for crops read from WAV (24 kHz, mono) and FLAC (44.1 kHz, stereo).
 - encode: features of every layer of our mert-v1-95m and of transformers' HubertModel with the same weights, in turn,
   from 5-s crops that are already standardised. Compiled means the convolutions and each Transformer layer, of both.
+- embed: `carrara embed` of MP3 songs beside the slower of decoding alone and encoding alone, as in end_to_end.py.
 - grid: an epoch of 84 stacked probes beside one probe after another, as in grid.py.
 
 All weights are random.
@@ -28,6 +29,7 @@ import argparse
 import copy
 import gc
 import json
+import os
 import signal
 import tempfile
 import time
@@ -40,6 +42,7 @@ import grid
 import numpy as np
 import soundfile
 import torch
+from end_to_end import embed_stages, measure_stages, write_songs
 from steps import (
     HubertLoss,
     MaskedBatch,
@@ -331,6 +334,18 @@ def _time_encoders(setup: Setup, ours: Any, peer: Any, samples_BT: Tensor, preci
     }
 
 
+def measure_embedding(setup: Setup, rows: Rows) -> str:
+    """Measure embedding songs whole beside decoding and encoding alone."""
+    encoder, device, threads = hubert_encoder(setup.size).eval(), str(setup.device), min(os.cpu_count() or 1, 16)
+    songs, seconds = (3, 2.0) if setup.small else (64, 120.0)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        files = write_songs(folder, songs, seconds)
+        stages = embed_stages(encoder, files, None, device, threads, folder)
+        rows.append({"songs": songs, "seconds": seconds, "threads": threads, **measure_stages(stages, 3, device)})
+    return f"{rows[0]['ratio']:.0%} of the slower of decoding and encoding"
+
+
 def measure_grid(setup: Setup, rows: Rows) -> str:
     """Measure an epoch of stacked probes beside one probe after another."""
     train_clips, valid_clips, num_probes, num_timed = (128, 64, 4, 2) if setup.small else (5000, 1000, 84, 14)
@@ -364,6 +379,7 @@ SECTIONS: dict[str, tuple[Callable[[Setup, Rows], str], float]] = {
     "train": (measure_training, 120),
     "data": (measure_data_wait, 60),
     "encode": (measure_encoding, 140),
+    "embed": (measure_embedding, 30),
     "grid": (measure_grid, 50),
 }
 

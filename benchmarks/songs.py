@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as the command line has it
     torch.set_num_threads(1)
     result = {**describe_run(torch.device("cpu")), "seconds": arguments.seconds}
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ THREADS = 2
 
 
 def prefetched(sources: Iterable[Source[T]], depth: int) -> Iterator[tuple[int, T]]:
-    """Yield the items of sources in order, each with the index of its source, at most `depth` ahead in each thread.
+    """Yield the items of sources in order, each with the index of its source, at most twice `depth` ahead.
 
     Raises:
         DataError: a file cannot be decoded.

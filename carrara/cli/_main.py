@@ -167,6 +167,9 @@ def main() -> None:
     # OpenMP's threads otherwise spin at every barrier; with anything else on the cores, small products then take 30
     # times as long (measured on 2 cores). It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Large tensors in huge pages, where Linux gives them on request: half of the time of MusiCNN and CLMR went into
+    # faults of small ones. It must be set before the first tensor.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     warnings.showwarning = _show_warning
     watch_stdout()
     watch_signals()

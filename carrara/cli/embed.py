@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 EMBED_ENDINGS = (".parquet", ".csv", ".npy", ".arrow", ".feather", ".lance", ".faiss", ".index", "")
 CLUSTER = "Cluster"
-READERS = 8  # of remote files; a store answers slowly and several requests at once, local files keep two busy
+READERS = 8  # of remote files; a store answers slowly and several requests at once
+LOCAL_READERS = 2  # enough where the same cores encode; a GPU waits for all cores
 MAX_LIKE_PROBLEMS = 20  # of more files with the same problem the first stands for all
 
 Output = Annotated[
@@ -167,12 +168,19 @@ def embed(
     device = pick_device(device)
     limit_threads(threads)
     network = with_settings(load(encoder), assignments)
-    readers = min(threads or READERS, READERS if any(is_remote(str(path)) for path in files) else 2)
+    readers = count_readers(device, any(is_remote(str(path)) for path in files), threads)
     cluster = RayCluster(ray, workers, threads or 1, gpus_per_worker) if ray else None
     report = write_table(network, files, output, config, device, batch_size, overwrite, readers, cluster)
     _print_report(report, output, time.perf_counter() - start, as_json)
     if report.failed:
         raise typer.Exit(1)
+
+
+def count_readers(device: str, has_remote: bool, threads: int | None) -> int:
+    """Return how many recordings are read at once."""
+    readers = LOCAL_READERS if device == "cpu" else min(os.cpu_count() or 1, 16)
+    readers = max(readers, READERS) if has_remote else readers
+    return min(threads or readers, readers)
 
 
 def _parse_output(name: str, is_sharded: bool, as_json: bool) -> Path:

@@ -26,7 +26,6 @@ from carrara.features.prefetch import Source, prefetch
 from carrara.features.windows import Pool
 
 CNN, JOINT = "cnn", "joint"
-PREFETCH_DEPTH = 8
 RUN_BATCHES = 4
 RUN_BYTES = 256 * 2**20
 BATCH_BYTES = 128 * 2**20  # of the features of all layers of a batch on a CPU, twice of which exist at once
@@ -100,7 +99,14 @@ def encode_recordings(
         plan: How the windows are encoded.
         threads: How many threads decode.
     """
-    with closing(prefetch(sources, threads, PREFETCH_DEPTH)) as items:
+    max_windows, run_samples = RUN_BATCHES * plan.batch_limits()[0], _run_samples(encoder, plan)
+
+    def weigh(item: tuple[int, np.ndarray | None]) -> float:
+        samples_T = item[1]
+        return max(0 if samples_T is None else len(samples_T), run_samples / max_windows)
+
+    # While a run is encoded, the next is decoded.
+    with closing(prefetch(sources, threads, run_samples, weigh)) as items:
         windows = (
             Window(index, 0, None, None if item is None else str(item))
             if item is None or isinstance(item, AudioError)
@@ -114,8 +120,7 @@ def encode_recordings(
 def _encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePlan) -> Iterator[tuple[Window, Rows]]:
     """Yield each window with its rows by layer, "0" to "L" and "cnn"; a window without samples has none."""
     card = encoder.card
-    max_windows, max_seconds = plan.batch_limits()
-    run_samples = RUN_BATCHES * min(max_seconds, max_windows * 30.0) * card.sample_rate
+    max_windows, run_samples = plan.batch_limits()[0], _run_samples(encoder, plan)
     row_bytes = 4 * ((card.num_layers + 1) * card.dim + (card.cnn_dim or 0) * plan.cnn)
     run: list[Window] = []
     samples, size = 0, 0
@@ -128,6 +133,12 @@ def _encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePla
             yield from _encode_run(encoder, run, plan)
             run, samples, size = [], 0, 0
     yield from _encode_run(encoder, run, plan)
+
+
+def _run_samples(encoder: Encoder, plan: EncodePlan) -> float:
+    """Return how many samples the windows of a run may have in all."""
+    max_windows, max_seconds = plan.batch_limits()
+    return RUN_BATCHES * min(max_seconds, max_windows * 30.0) * encoder.card.sample_rate
 
 
 def merge_windows(windows: Iterable[tuple[Window, Rows]], encoder: Encoder, pool: Pool) -> Iterator[tuple[int, Rows]]:

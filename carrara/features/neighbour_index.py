@@ -132,10 +132,7 @@ def update_index(
     with file_lock(output / ".lock", wait=False), write_errors(output):
         for name in (INDEX_FILE, VECTORS) if rebuild else ():
             (output / name).unlink(missing_ok=True)
-        builder = _IndexBuilder(table, output, threads)
-        report = builder.update(commit_rows)
-        builder.sweep()
-        return report
+        return _IndexBuilder(table, output, threads).update(commit_rows)
 
 
 def check_index_folder(output: Path) -> None:
@@ -214,6 +211,8 @@ class _IndexBuilder:
         added = len(self.table.path_R.filter(pyarrow.array(new_R)).unique())
         if added or len(gone):
             self._add(new_R, commit_rows)
+        else:
+            self._sweep()
         return IndexReport(len(self.graph), added, len(gone))
 
     def _add(self, new_R: np.ndarray, commit_rows: int) -> None:
@@ -268,8 +267,9 @@ class _IndexBuilder:
             writer.write_table(self.rows.combine_chunks())
         self.state |= {"rows": self.rows.num_rows, "generation": generation}
         write_text(self.folder / INDEX_FILE, json.dumps(self.state) + "\n")
+        self._sweep()
 
-    def sweep(self) -> None:
+    def _sweep(self) -> None:
         """Remove files of former generations; a process that maps them keeps them until it ends."""
         generation = self.state["generation"]
         valid = {f"graph-{generation}.usearch", f"rows-{generation}.arrow", INDEX_FILE, VECTORS, ".lock"}

@@ -73,7 +73,7 @@ def test_every_section_measures_in_its_tiny_form(tmp_path):
     results = json.loads(output.read_text())
     sections = results["sections"]
     assert {name: section["status"] for name, section in sections.items()} == dict.fromkeys(
-        ("matrix", "sanity", "train", "data", "encode", "grid"), "ok"
+        ("matrix", "sanity", "train", "data", "encode", "embed", "grid"), "ok"
     ), done.stdout + done.stderr
     assert done.returncode == 0
     # The CPU agrees with itself exactly, and with the peer to float tolerance.

@@ -50,6 +50,58 @@ def test_prefetching_is_bounded_and_threads_end_with_the_reader():
     assert threading.active_count() == before
 
 
+def test_short_sources_are_read_ahead_by_weight_and_a_long_one_is_not_kept_from_its_room():
+    produced = []
+
+    def source(index, count):
+        def items():
+            for item in range(count):
+                produced.append(index)
+                yield item
+
+        return items
+
+    stream = prefetch([source(index, 3) for index in range(100)], workers=2, depth=20.0, weigh=lambda item: 2.0)
+    with closing(stream):
+        assert next(stream) == (0, 0)
+        time.sleep(0.3)
+        assert 12 <= len(produced) <= 15  # what was yielded, two of the first, ten after it, and one in each thread
+    produced.clear()
+    stream = prefetch([source(0, 1000), source(1, 1000)], workers=2, depth=10)
+    with closing(stream):
+        assert next(stream) == (0, 0)
+        time.sleep(0.3)
+        assert (11 <= produced.count(0) <= 12) and (10 <= produced.count(1) <= 11)
+
+
+def test_sources_without_items_are_not_begun_without_end():
+    begun = []
+
+    def fail():
+        begun.append(1)
+        raise AudioError("broken")
+
+    def sources():
+        yield lambda: iter([1])
+        yield from [fail] * 1000
+
+    stream = prefetch(sources(), workers=2, depth=3)
+    with closing(stream):
+        assert next(stream) == (0, 1)
+        time.sleep(0.3)
+        assert 0 < len(begun) < 100
+        assert sum(isinstance(item, AudioError) for _, item in stream) == 1000
+
+
+def test_an_error_of_the_list_of_sources_is_raised():
+    def sources():
+        yield lambda: iter([1])
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(prefetch(sources(), workers=2, depth=2))
+
+
 def test_an_error_in_a_source_is_raised():
     def source():
         yield 1
