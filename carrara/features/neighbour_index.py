@@ -11,6 +11,7 @@ Letters: R rows, N some of them, D dim.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -335,14 +336,22 @@ def _open_graph(path: Path, view: bool) -> Any:
     Raises:
         StoreError: It is missing or damaged.
     """
-    graph_type = _import_graph()
+    graph_type, graph, problem = _import_graph(), None, "damaged"
     try:
-        graph = graph_type.restore(str(path), view=view, enable_key_lookups=not view) if path.exists() else None
-        problem = "damaged" if path.exists() else "missing"
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        source = memoryview(mapped) if view else str(path)
+        graph = graph_type.restore(source, view=view, enable_key_lookups=not view)
+    except FileNotFoundError:
+        problem = "missing"
     except (RuntimeError, ValueError) as reason:
-        graph, problem = None, f"damaged ({reason})"
+        problem = f"damaged ({reason})"
     if graph is None:
         raise StoreError(f"{path}: {problem}; {CURE}")
+    if view:
+        graph.mapped = mapped  # it must live as long
+        if hasattr(mapped, "madvise"):  # opening reads a word of each node; its pages may go until a search
+            mapped.madvise(mmap.MADV_DONTNEED)
     graph.expansion_add, graph.expansion_search = EXPANSION_ADD, EXPANSION_SEARCH
     return graph
 
