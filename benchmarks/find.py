@@ -123,7 +123,8 @@ def build(folder: Path, rows: int, dim: int, threads: int) -> dict:
 def update(folder: Path, rows: int, dim: int, threads: int) -> dict:
     """Return what it takes to add new recordings to a copy of the index."""
     path, copy = folder / "longer.parquet", folder / "longer.index"
-    write_table(path, rows + NEW, dim)
+    if not path.exists():
+        write_table(path, rows + NEW, dim)
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder / "table.index", copy, copy_function=os.link)  # an update replaces files or appends to them
     start, start_cpu = time.perf_counter(), time.process_time()
