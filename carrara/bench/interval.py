@@ -93,6 +93,18 @@ def confidence_intervals(
     """
     groups = list(map(str, range(len(truths)))) if groups is None else groups
     counts_GU = resample_counts(groups, task.dataset, seed, draws)
+    return intervals_from_counts(task, task_type, truths, predictions_S, groups, counts_GU)
+
+
+def intervals_from_counts(
+    task: Task,
+    task_type: TaskType,
+    truths: Sequence[Any],
+    predictions_S: Sequence[Sequence[Any]],
+    groups: Sequence[str],
+    counts_GU: np.ndarray,
+) -> dict[str, ScoreInterval]:
+    """Return the intervals of `confidence_intervals` from given draws: draw g holds unit u `counts_GU[g, u]` times."""
     count = len(set(groups))
     values_S = [task_type.metrics(task, truths, predictions) for predictions in predictions_S]
     drawn_S = [resample_metrics(task, task_type, truths, predictions, counts_GU) for predictions in predictions_S]
@@ -105,18 +117,21 @@ def confidence_intervals(
         draw_G = centre_draws(mean_G, value, count)
         if name in deleted:
             draw_G = scale_draws(draw_G, value, jackknife_error(deleted[name]))
-        method = "t" if task_type.scale == "dB" else "log" if name.split("_")[0] == "r2" else "wilson"
-        if method == "wilson" and not 0 <= value <= 1:
-            method = "t"
+        scale = task_type.metric_scale(name)
+        method = "log" if name.split("_")[0] == "r2" else "wilson" if scale == "ratio" and 0 <= value <= 1 else "t"
         if not np.isfinite(draw_G).any() or not math.isfinite(value):
             low = high = math.nan
         elif method == "log":
             low, high = log_interval(value, mean_G, count, seed_values)
         elif method == "wilson":
-            low, high = wilson_interval(value, standard_error(draw_G, count, [seed_values]), count)
+            low, high = wilson_interval(
+                value, standard_error(draw_G, count, [seed_values]), count, grouped=count < len(truths)
+            )
         else:
             margin = standard_error(draw_G, count, [seed_values]).margin()
             low, high = value - margin, value + margin
+            if scale == "rank":
+                low = max(1.0, low)
         intervals[name] = ScoreInterval(low, high, method, count, draw_G)
     return intervals
 

@@ -36,6 +36,7 @@ from carrara.encoders._windows import split_clips
 from carrara.encoders.mert import ENCODER as MERT
 from carrara.encoders.mert import MertSettings
 from carrara.formats.safe_pickle import read_torch_checkpoint
+from carrara.nn.conv.waveform_frontend import standardize_waveform
 from carrara.nn.init import init_weights
 from carrara.nn.transformer.bert import Bert, BertShape, init_normal
 
@@ -129,7 +130,7 @@ class Clamp3Encoder(TextEncoder):
 
     def embed_windows(self, samples_T: Tensor) -> Tensor:
         """Return MERT's mean over frames and rows of each window of 5 s, `[windows, dim]`."""
-        standard_T = (samples_T - samples_T.mean()) / (samples_T.var(correction=0) + 1e-7).sqrt()
+        standard_T = standardize_waveform(samples_T[None])[0]
         windows = list(standard_T.split(_WINDOW))[: self.num_frames(len(samples_T))]
         means = []
         for start in range(0, len(windows), _BATCH_SIZE):

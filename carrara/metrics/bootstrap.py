@@ -10,7 +10,8 @@ for g groups, and the interval is centred on the score, with Student's t of g �
 [notes/benchmark §2.6]:
 
 - `wilson`, for a ratio between 0 and 1: Wilson's score interval with as many trials as give a proportion this standard
-  error [wilson1927] [korn1998]. It stays inside 0 and 1 and has a width at 0 and 1 too.
+  error [wilson1927] [korn1998]. It stays inside 0 and 1 and has a width at 0 and 1 too. Near one of them, in groups, the
+  end on its side is Wilson's with a smaller quantile, because only this end can miss, as in [blaker2000].
 - `log`, for R²: symmetric in log(1 − R²).
 - `t`, for levels in dB and for differences.
 
@@ -107,16 +108,43 @@ def standard_error(draw_G: np.ndarray, groups: int, seed_values: Sequence[Sequen
     return StandardError(math.sqrt(variance), freedom)
 
 
-def wilson_interval(value: float, error: StandardError, groups: int) -> tuple[float, float]:
+def wilson_interval(value: float, error: StandardError, groups: int, grouped: bool = False) -> tuple[float, float]:
     """Return Wilson's interval of a ratio between 0 and 1 with this standard error.
 
     Where all groups agree, so that the error is 0, the trials are the groups.
+
+    Args:
+        value: the ratio.
+        error: its standard error.
+        groups: how many groups were drawn from.
+        grouped: whether groups hold several units. No interval lies above a ratio near 1, or below one near 0, so that
+            all misses are intervals on the other side of it, and the quantile of Student for few groups leaves fewer
+            than 5 %. Where an interval about 1 reaches down to its upper end, that end takes the normal quantile
+            instead, or Student's one-sided one where that is larger; the lower end likewise. Units alone keep Student's
+            on both, because their ratio moves in steps.
     """
     trials = value * (1 - value) / error.value**2 if error.value > 0 and 0 < value < 1 else groups
-    z = error.margin() / error.value if error.value > 0 else float(special.stdtrit(groups - 1, (1 + LEVEL) / 2))
-    centre = (value + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * math.sqrt(value * (1 - value) / trials + (z / (2 * trials)) ** 2)
-    return min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half))
+    freedom = error.freedom if error.value > 0 else groups - 1
+    student = float(special.stdtrit(freedom, (1 + LEVEL) / 2))
+    low, high = _solve_wilson(value, trials, student)
+    if grouped:
+        quantile = min(student, max(float(special.ndtri((1 + LEVEL) / 2)), float(special.stdtrit(freedom, LEVEL))))
+        narrow_low, narrow_high = _solve_wilson(value, trials, quantile)
+        # So far an interval about 0 reaches up; one about 1 reaches down to 1 less this.
+        reach = student**2 / (trials + student**2)
+        low, high = min(narrow_low, max(low, reach)), max(narrow_high, min(high, 1 - reach))
+    return min(value, low), max(value, high)
+
+
+def _solve_wilson(value: float, trials: float, quantile: float) -> tuple[float, float]:
+    """Return the ratios p for which |value − p| is the quantile times √(p (1 − p) / trials)."""
+    centre = (value + quantile**2 / (2 * trials)) / (1 + quantile**2 / trials)
+    half = (
+        quantile
+        / (1 + quantile**2 / trials)
+        * math.sqrt(value * (1 - value) / trials + (quantile / (2 * trials)) ** 2)
+    )
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def log_interval(value: float, draw_G: np.ndarray, groups: int, seed_values: Sequence[float]) -> tuple[float, float]:

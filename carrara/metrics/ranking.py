@@ -93,10 +93,12 @@ def _weighted(
     draws, units = counts_GU.shape
     tags = [_RankedTag.of(ranking, tag) for tag in range(ranking.order_UK.shape[1])]
     values_GK = np.empty((draws, len(tags)))
-    # Few draws at a time, so that their counts stay in the processor's cache.
-    step = max(1, CACHE_BYTES // (8 * units))
+    # Sums of counts in the smallest type that holds them, of few draws at a time, so that they stay in the cache.
+    largest = units * int(counts_GU.max(initial=0))
+    counts_type = np.min_scalar_type(largest)
+    step = max(1, CACHE_BYTES // (counts_type.itemsize * units))
     for low in range(0, draws, step):
-        counts_UG = np.ascontiguousarray(np.asarray(counts_GU[low : low + step], dtype=np.float64).T)
+        counts_UG = np.ascontiguousarray(np.asarray(counts_GU[low : low + step], dtype=counts_type).T)
         for tag, ranked in enumerate(tags):
             values_GK[low : low + step, tag] = drawn_metric(ranked, counts_UG[ranked.order_U])
     return values_GK
@@ -131,17 +133,18 @@ class _RankedTag:
 
 def _sums_from_zero(weight_UG: np.ndarray) -> np.ndarray:
     """Return the sums of the first 0, 1, … rows, `[U + 1, G]`."""
-    sums = np.zeros((len(weight_UG) + 1, weight_UG.shape[1]))
-    np.cumsum(weight_UG, axis=0, out=sums[1:])
+    sums = np.zeros((len(weight_UG) + 1, weight_UG.shape[1]), dtype=weight_UG.dtype)
+    np.cumsum(weight_UG, axis=0, dtype=weight_UG.dtype, out=sums[1:])
     return sums
 
 
 def _drawn_area(tag: _RankedTag, weight_UG: np.ndarray) -> np.ndarray:
     positive_JG = weight_UG[tag.rank_J]
     units_UG, positives_JG = _sums_from_zero(weight_UG), _sums_from_zero(positive_JG)
-    before_JG = units_UG[tag.start_J] - positives_JG[tag.before_J]
+    before_JG = (units_UG[tag.start_J] - positives_JG[tag.before_J]).astype(np.float64)
     through_JG = units_UG[tag.end_J + 1] - positives_JG[tag.through_J]
-    pairs_G = positives_JG[-1] * (units_UG[-1] - positives_JG[-1])
+    positives_G = positives_JG[-1].astype(np.float64)
+    pairs_G = positives_G * (units_UG[-1] - positives_G)
     above_G = (positive_JG * (before_JG + through_JG) / 2).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(pairs_G > 0, 1 - above_G / pairs_G, np.nan)
@@ -151,7 +154,7 @@ def _drawn_precision(tag: _RankedTag, weight_UG: np.ndarray) -> np.ndarray:
     positive_JG = weight_UG[tag.rank_J]
     units_UG, positives_JG = _sums_from_zero(weight_UG), _sums_from_zero(positive_JG)
     # A positive that a draw leaves out may have nothing above it; it weighs nothing either.
-    precision_JG = positives_JG[tag.through_J] / np.maximum(units_UG[tag.end_J + 1], 1.0)
+    precision_JG = positives_JG[tag.through_J] / np.maximum(units_UG[tag.end_J + 1], 1.0, dtype=np.float64)
     total_G = positives_JG[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_G = (positive_JG * precision_JG).sum(0) / total_G

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -9,17 +10,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from carrara.bench import task_types, tasks
 from carrara.bench.interval import confidence_intervals, decode_draws, encode_draws, resample_metrics, unit_groups
 from carrara.bench.task_types.beat_tracking import TASK_TYPE as BEATS
 from carrara.bench.task_types.multiclass import TASK_TYPE as MULTICLASS
 from carrara.bench.task_types.multilabel import TASK_TYPE as MULTILABEL
 from carrara.bench.task_types.regression import TASK_TYPE as REGRESSION
 from carrara.bench.task_types.source_separation import TASK_TYPE as SEPARATION
+from carrara.bench.task_types.text_retrieval import TASK_TYPE as TEXT_RETRIEVAL
 from carrara.core.clip import Clip
 from carrara.core.task import Task
-from carrara.metrics.bootstrap import resample_counts
-
-KEYS = ("C major", "G major", "A minor", "C minor")
+from carrara.metrics.bootstrap import StandardError, resample_counts, wilson_interval
 
 
 def make_task(task_type, labels, metrics, monitor=None, **changes):
@@ -211,58 +212,115 @@ def test_draws_survive_the_record_as_standard_scores():
     assert scores_G[3] == 0 and decode_draws(encode_draws(np.full(9, 0.5))) is None
 
 
-def random_case(kind, rng, units=60):
-    """Return task, task type, truths and predictions of one kind, of noise or of some skill."""
-    skill = rng.choice([0.0, 1.0, 3.0])
-    if kind in ("accuracy", "key"):
-        labels, names = (
-            (KEYS, ("key_weighted", "key_weighted_2017")) if kind == "key" else (tuple("abcd"), ("accuracy",))
-        )
-        truths = rng.integers(0, 4, units)
-        right = rng.random(units) < (0.25, 0.6, 0.98)[int(skill > 0) + int(skill > 1)]
-        return (
-            make_task("multiclass", labels, names),
-            MULTICLASS,
-            truths.tolist(),
-            np.where(right, truths, rng.integers(0, 4, units)).tolist(),
-        )
-    if kind == "tags":
-        truth = (rng.random((units, 20)) < 0.15).astype(float)
-        task = make_task("multilabel", tuple(map(str, range(20))), ("roc_auc", "average_precision"))
-        return task, MULTILABEL, list(truth), list(skill * truth + rng.standard_normal((units, 20)))
-    if kind == "r2":
-        truth = rng.standard_normal((units, 2))
-        return (
-            make_task("regression", ("v", "a"), ("r2_v", "r2_a"), "r2"),
-            REGRESSION,
-            list(truth),
-            list(truth * skill / 3 + rng.standard_normal((units, 2))),
-        )
-    if kind == "beats":
+def random_segments(rng, seconds, label):
+    """Return segments that fill so many seconds, each with a label from a function."""
+    edges = [0.0, *np.sort(rng.uniform(0.5, seconds - 0.5, 6)).tolist(), seconds]
+    return [[start, end, label()] for start, end in itertools.pairwise(edges)]
+
+
+def random_answers(task, rng, units):
+    """Return truths and predictions of a kind of task as its metrics take them, of noise or of some skill."""
+    labels, skill = task.labels, float(rng.choice([0.0, 0.5, 0.99]))
+
+    def guess(truth, other):
+        return truth if rng.random() < skill else other()
+
+    if task.task_type == "multiclass":
+        truths = rng.integers(0, len(labels), units).tolist()
+        votes = 3 if task.aggregate == "window" else 1
+        guesses = [[guess(truth, lambda: int(rng.integers(len(labels)))) for _ in range(votes)] for truth in truths]
+        return truths, guesses if votes > 1 else [each for (each,) in guesses]
+    if task.task_type == "multilabel":
+        truth_UK = (rng.random((units, len(labels))) < 0.15).astype(float)
+        return list(truth_UK), list(3 * skill * truth_UK + rng.standard_normal(truth_UK.shape))
+    if task.task_type == "regression":
+        truth_UE = rng.standard_normal((units, len(labels)))
+        return list(truth_UE), list(skill * truth_UE + rng.standard_normal(truth_UE.shape))
+    if task.task_type == "beat_tracking":
         truths = [np.arange(0.3, 20, 0.5) for _ in range(units)]
-        predictions = [times[rng.random(len(times)) < rng.random()] + rng.normal(0, 0.04, 1) for times in truths]
-        return make_task("beat_tracking", ("beat",), ("beat_f_70ms", "beat_f_70ms_pooled")), BEATS, truths, predictions
-    task = make_task("source_separation", ("vocals",), ("sdr_vocals",))
-    return (
-        task,
-        SEPARATION,
-        [str(n) for n in range(units)],
-        [{"sdr_vocals": value} for value in rng.normal(3, 4, units)],
-    )
+        return truths, [times[rng.random(len(times)) < rng.random()] + rng.normal(0, 0.04) for times in truths]
+    if task.task_type == "tempo":
+        truths = rng.uniform(60, 180, units).tolist()
+        return truths, [guess(tempo, lambda: float(rng.uniform(60, 180))) * rng.choice([1, 2]) for tempo in truths]
+    if task.task_type == "source_separation":
+        stems = [*(f"sdr_{label}" for label in labels), "sdr"]
+        return list(map(str, range(units))), [{name: rng.normal(3, 4) for name in stems} for _ in range(units)]
+    if task.task_type == "retrieval":
+        truths = [str(unit // 3) for unit in range(units)]
+        centres = rng.standard_normal((units, 8))
+        return truths, [3 * skill * centres[unit // 3] + rng.standard_normal(8) for unit in range(units)]
+    if task.task_type == "text_retrieval":
+        return [["a text"]] * units, [[[guess(1, lambda: int(rng.integers(1, units)))]] for _ in range(units)]
+    if task.task_type == "melody":
+
+        def label():
+            return 440 * 2 ** (rng.integers(-24, 24) / 12)
+    else:
+
+        def label():
+            return labels[rng.integers(len(labels))]
+
+    truths = [random_segments(rng, 20.0, label) for _ in range(units)]
+    return truths, [guess(truth, lambda: random_segments(rng, 20.0, label)) for truth in truths]
 
 
-@pytest.mark.parametrize("kind", ["accuracy", "key", "tags", "r2", "beats", "sdr"])
-@pytest.mark.parametrize("grouped", [False, True])
+def all_metrics():
+    """Return a task of the registry for each kind of task and way to pool windows, with all metrics that it can have."""
+    by_kind = {}
+    for name in tasks.REGISTRY.names():
+        task = tasks.REGISTRY.get(name)
+        names = task_types.REGISTRY.get(task.task_type).metric_names(task)
+        is_key = "key_weighted" in names and "C major" in task.labels
+        if not is_key:
+            names = tuple(each for each in names if not each.startswith("key_weighted"))
+        kind = (task.task_type, *(each for each in names if not each.startswith(("r2_", "sdr_"))))
+        if kind not in by_kind or len(task.labels) < len(by_kind[kind].labels):
+            by_kind[kind] = task.model_copy(update={"metrics": names, "monitor": names[0]})
+    return list(by_kind.values())
+
+
+def test_the_metrics_of_all_task_types_are_among_those_below():
+    assert {task.task_type.replace("_", "-") for task in all_metrics()} == set(task_types.REGISTRY.names())
+
+
+@pytest.mark.parametrize("task", all_metrics(), ids=lambda task: f"{task.task_type}-{task.metrics[0]}")
 @pytest.mark.filterwarnings("ignore:.*tags have no")
-def test_the_score_lies_inside_its_own_interval(kind, grouped):
+def test_the_score_lies_inside_its_own_interval(task):
     rng = np.random.default_rng(7)
-    for _ in range(4):
-        task, task_type, truths, predictions = random_case(kind, rng)
-        groups = [str(unit // 6) for unit in range(len(truths))] if grouped else None
+    task_type = task_types.REGISTRY.get(task.task_type)
+    units = 12 if task.task_type == "structure" else 36
+    for groups in (None, [str(unit // 4) for unit in range(units)]) * 2:
+        truths, predictions = random_answers(task, rng, units)
         values = task_type.metrics(task, truths, predictions)
-        for name, own in confidence_intervals(task, task_type, truths, [predictions], groups, draws=100).items():
+        assert set(values) == set(task.metrics)
+        for name, own in confidence_intervals(task, task_type, truths, [predictions], groups, draws=40).items():
             assert own.low <= values[name] <= own.high
-            assert own.groups == (10 if grouped else 60)
+            assert own.groups == (units // 4 if groups else units)
+
+
+def test_a_median_rank_is_no_ratio_and_not_below_1():
+    """Every query first: Wilson's interval would end at 1."""
+    task = make_task("text_retrieval", ("similarity",), ("median_rank",))
+    ranks = [1] * 30 + [9] * 20
+    own = confidence_intervals(task, TEXT_RETRIEVAL, [["a"]] * 50, [[[[rank]] for rank in ranks]])["median_rank"]
+    assert own.method == "t" and own.low == 1 and own.high > 1
+
+
+@pytest.mark.parametrize("value, trials", [(0.95, 40), (0.05, 40), (0.97, 25), (1.0, 10)])
+def test_near_0_and_1_groups_take_the_normal_quantile_on_the_side_of_the_bound(value, trials):
+    error = StandardError(math.sqrt(value * (1 - value) / trials), 9)
+    student, normal = (wilson(value * trials, trials, z) for z in (stats.t.ppf(0.975, 9), stats.norm.ppf(0.975)))
+    expected = (student[0], normal[1]) if value > 0.5 else (normal[0], student[1])
+    assert wilson_interval(value, error, 10, grouped=True) == pytest.approx(expected)
+    assert wilson_interval(value, error, 10) == pytest.approx(student)
+
+
+@pytest.mark.parametrize("value", [0.3, 0.5, 0.7])
+def test_ratios_far_from_0_and_1_take_student_on_both_ends(value):
+    error = StandardError(math.sqrt(value * (1 - value) / 90), 9)
+    assert wilson_interval(value, error, 10, grouped=True) == pytest.approx(
+        wilson(value * 90, 90, stats.t.ppf(0.975, 9))
+    )
 
 
 @pytest.mark.slow

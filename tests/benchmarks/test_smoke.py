@@ -10,7 +10,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
-    "interval_coverage.py": ["--systems", "nsynth", "--repeats", "3"],
+    "coverage.py": ["--systems", "nsynth", "--repeats", "3"],
     "crops.py": ["--minutes", "2"],
     "grid.py": ["--probes", "3", "--plain-probes", "1", "--epochs", "1", "--device", "cpu"],
     "patchout.py": ["--seconds", "2", "--batch", "1", "--times", "1", "--device", "cpu"],

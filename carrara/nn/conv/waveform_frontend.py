@@ -57,15 +57,22 @@ def valid_mask(lengths_B: Tensor, size: int, device: torch.device) -> Tensor:
 
 
 def standardize_waveform(samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-    """Return each clip with mean 0 and variance 1 over its own samples (plus 1e-7 under the root); zero after them."""
+    """Return each clip with mean 0 and variance 1 over its own samples (plus 1e-7 under the root); zero after them.
+
+    Sums are in double precision (except on MPS, which has none), so that their order, which depends on the number of
+    threads, does not reach the samples.
+    """
+    precise = samples_BT.dtype if samples_BT.device.type == "mps" else torch.float64
     if lengths_B is None:
-        centred_BT = samples_BT - samples_BT.mean(1, keepdim=True)
-        return centred_BT * torch.rsqrt(centred_BT.square().mean(1, keepdim=True) + 1e-7)
+        centred_BT = samples_BT - samples_BT.mean(1, keepdim=True, dtype=precise).to(samples_BT.dtype)
+        variance_B1 = centred_BT.square().mean(1, keepdim=True, dtype=precise).to(samples_BT.dtype)
+        return centred_BT * torch.rsqrt(variance_B1 + 1e-7)
     valid_BT = valid_mask(lengths_B, samples_BT.shape[1], samples_BT.device)
     count_B1 = valid_BT.sum(1, keepdim=True).clamp(min=1)
-    mean_B1 = samples_BT.masked_fill(~valid_BT, 0).sum(1, keepdim=True) / count_B1
-    centred_BT = (samples_BT - mean_B1).masked_fill(~valid_BT, 0)
-    return centred_BT * torch.rsqrt(centred_BT.square().sum(1, keepdim=True) / count_B1 + 1e-7)
+    sum_B1 = samples_BT.masked_fill(~valid_BT, 0).sum(1, keepdim=True, dtype=precise)
+    centred_BT = (samples_BT - (sum_B1 / count_B1).to(samples_BT.dtype)).masked_fill(~valid_BT, 0)
+    variance_B1 = (centred_BT.square().sum(1, keepdim=True, dtype=precise) / count_B1).to(samples_BT.dtype)
+    return centred_BT * torch.rsqrt(variance_B1 + 1e-7)
 
 
 class _ConvLayer(nn.Module):

@@ -21,13 +21,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class _TapNorm(nn.Module):
+    """Weight normalization of a convolution with one gain for each tap, as `weight_norm(conv, dim=2)`.
+
+    PyTorch sums the squares in as many parts as there are threads, which moved the features of MERT by rounding. Where no
+    gradient is needed the sum is in double precision, whose rounding does not reach the weights.
+    """
+
+    def forward(self, gain: Tensor, direction: Tensor) -> Tensor:
+        if (torch.is_grad_enabled() and direction.requires_grad) or direction.device.type == "mps":
+            return torch._weight_norm(direction, gain, 2)
+        return (direction * (gain.double() / direction.double().norm(dim=(0, 1), keepdim=True))).to(direction.dtype)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.norm_except_dim(weight, 2, 2), weight
+
+
 class HubertPositions(nn.Module):
     """One weight-normalized convolution; keys `conv.bias` and `conv.parametrizations.weight.original{0,1}`."""
 
     def __init__(self, dim: int, kernel: int, groups: int):
         super().__init__()
-        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
-        self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
+        self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        nn.utils.parametrize.register_parametrization(self.conv, "weight", _TapNorm(), unsafe=True)
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
         """Return the positions, `[batch, frames, dim]`; `x_BFD` counts as zero where `valid_BF` is false."""

@@ -151,3 +151,15 @@ def test_standardised_clips_have_mean_0_and_variance_1_over_their_own_samples():
         assert row[:length].var(unbiased=False) == pytest.approx(1, abs=1e-3)
         assert not row[length:].any()
     torch.testing.assert_close(out[:1], standardize_waveform(x[:1]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([120_000])], ids=["whole", "padded"])
+def test_standardized_waveforms_do_not_depend_on_the_number_of_threads(lengths):
+    x = 0.3 + torch.randn(1, 120_000, generator=torch.Generator().manual_seed(0))
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(standardize_waveform(x, lengths))
+    assert all(torch.equal(each, results[0]) for each in results[1:])
+    double = (x.double() - x.double().mean()) / (x.double().var(correction=0) + 1e-7).sqrt()
+    torch.testing.assert_close(results[0].double(), double, atol=1e-6, rtol=1e-6)

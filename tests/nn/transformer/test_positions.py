@@ -37,6 +37,19 @@ def test_the_effective_kernel_has_one_gain_per_tap(kernel):
     torch.testing.assert_close(module(x), torch.nn.functional.gelu(expected).transpose(1, 2), atol=1e-5, rtol=1e-5)
 
 
+def test_the_effective_kernel_does_not_depend_on_the_number_of_threads():
+    """PyTorch sums the squares in one part a thread; without gradients they are summed in double precision."""
+    module = HubertPositions(128, 128, 4)
+    module.init_weights(generator(1))
+    kernels = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            kernels.append(module.conv.weight)
+    assert all(torch.equal(kernel, kernels[0]) for kernel in kernels[1:])
+    torch.testing.assert_close(module.conv.weight.detach(), kernels[0].clone(), atol=0, rtol=1e-5)
+
+
 def test_the_first_gains_are_the_norms_of_the_drawn_kernel():
     module = HubertPositions(64, 32, 16)
     module.init_weights(generator())
