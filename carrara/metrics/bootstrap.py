@@ -10,7 +10,7 @@ for g groups, and the interval is centred on the score, with Student's t of g �
 [notes/benchmark §2.6]:
 
 - `wilson`, for a ratio between 0 and 1: Wilson's score interval with as many trials as give a proportion this standard
-  error [wilson1927] [korn1998]. It stays inside 0 and 1 and has a width at 0 and 1 too. Near one of them, in groups, the
+  error [wilson1927] [korn1998]. It stays inside 0 and 1 and has a width there too. Near one of them, in groups, the
   end on its side is Wilson's with a smaller quantile, because only this end can miss, as in [blaker2000].
 - `log`, for R²: symmetric in log(1 − R²).
 - `t`, for levels in dB and for differences.
@@ -140,9 +140,7 @@ def _solve_wilson(value: float, trials: float, quantile: float) -> tuple[float, 
     """Return the ratios p for which |value − p| is the quantile times √(p (1 − p) / trials)."""
     centre = (value + quantile**2 / (2 * trials)) / (1 + quantile**2 / trials)
     half = (
-        quantile
-        / (1 + quantile**2 / trials)
-        * math.sqrt(value * (1 - value) / trials + (quantile / (2 * trials)) ** 2)
+        quantile / (1 + quantile**2 / trials) * math.sqrt(value * (1 - value) / trials + (quantile / (2 * trials)) ** 2)
     )
     return max(0.0, centre - half), min(1.0, centre + half)
 

@@ -265,7 +265,7 @@ def random_answers(task, rng, units):
 
 
 def all_metrics():
-    """Return a task of the registry for each kind of task and way to pool windows, with all metrics that it can have."""
+    """Return a task of the registry for each kind and way to pool windows, with all metrics that it can have."""
     by_kind = {}
     for name in tasks.REGISTRY.names():
         task = tasks.REGISTRY.get(name)

@@ -209,3 +209,16 @@ def test_weights_come_from_the_seed_alone_and_leave_the_global_generator_as_it_w
 def test_settings_that_do_not_fit_together_are_refused(changes):
     with pytest.raises(ValueError):
         HubertSettings(**{**SMALL, **changes})
+
+
+@pytest.mark.parametrize("name", ["mert-tiny", "musichubert-tiny", "music2vec-tiny"])
+def test_features_do_not_depend_on_the_number_of_threads(name):
+    """Bit for bit: sums whose order depends on threads are in double precision [docs/intervals]."""
+    encoder = build_encoder(name).eval()
+    samples = 0.1 * torch.randn(3, 2 * encoder.card.sample_rate, generator=torch.Generator().manual_seed(0))
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            results.append(encoder.encode(samples))
+    assert all(torch.equal(each, results[0]) for each in results[1:])

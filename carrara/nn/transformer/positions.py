@@ -24,7 +24,7 @@ from torch.nn import functional
 class _TapNorm(nn.Module):
     """Weight normalization of a convolution with one gain for each tap, as `weight_norm(conv, dim=2)`.
 
-    PyTorch sums the squares in as many parts as there are threads, which moved the features of MERT by rounding. Where no
+    PyTorch sums the squares in as many parts as there are threads, which moved MERT's features by rounding. Where no
     gradient is needed the sum is in double precision, whose rounding does not reach the weights.
     """
 

@@ -120,7 +120,7 @@ class _Clusters(Target):
 class _ChromaCQT(nn.Module):
     def __init__(self, grid: FrameGrid) -> None:
         super().__init__()
-        # In double precision, because each frame is divided by its maximum: in a silent frame that would be the rounding
+        # In double precision, because each frame is divided by its maximum: in a silent frame that is the rounding
         # of louder ones, which depends on the number of threads.
         bins = OCTAVES * BINS_PER_OCTAVE
         self.cqt = CQT(grid.sample_rate, grid.hop, bins=bins, bins_per_octave=BINS_PER_OCTAVE, double_long=True)
