@@ -57,3 +57,10 @@ def test_a_dataset_has_a_licence_source_and_citation(name):
 def test_a_suite_lists_tasks_that_exist(name):
     assert set(SUITES[name].tasks) <= set(TASKS.names())
     assert len(set(SUITES[name].tasks)) == len(SUITES[name].tasks)
+
+
+def test_tasks_of_one_name_have_one_category_on_all_datasets():
+    categories = {}
+    for name in TASKS.names():
+        categories.setdefault(name.split("/")[1].split("-v")[0], set()).add(task(name).category)
+    assert {name: each for name, each in categories.items() if len(each) > 1} == {}

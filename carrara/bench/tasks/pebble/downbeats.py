@@ -7,7 +7,7 @@ with its excerpts and patiences. The score's own bars, of three or four beats, a
 from carrara.core.task import Task
 
 TASK = Task(
-    version=1,
+    version=2,
     dataset="pebble",
     split_scheme="beats",
     task_type="beat_tracking",
@@ -17,7 +17,7 @@ TASK = Task(
     metrics=("beat_f_70ms",),
     extra_metrics=("beat_f_20ms",),
     monitor="beat_f_70ms",
-    category="high-level",
+    category="score",
     plateau_patience=2,
     stop_patience=4,
     max_epochs=8,
