@@ -220,5 +220,5 @@ def test_features_do_not_depend_on_the_number_of_threads(name):
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            results.append(encoder.encode(samples))
+            results.append(encoder(samples))
     assert all(torch.equal(each, results[0]) for each in results[1:])
