@@ -15,6 +15,7 @@ Letters: B batch, F frames, D dimension.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,9 @@ class HubertPositions(nn.Module):
 
     def __init__(self, dim: int, kernel: int, groups: int):
         super().__init__()
-        self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
-        nn.utils.parametrize.register_parametrization(self.conv, "weight", _TapNorm(), unsafe=True)
+        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        nn.utils.parametrize.register_parametrization(conv, "weight", _TapNorm(), unsafe=True)
+        self.conv: Any = conv
 
     def forward(self, x_BFD: Tensor, valid_BF: Tensor | None = None) -> Tensor:
         """Return the positions, `[batch, frames, dim]`; `x_BFD` counts as zero where `valid_BF` is false."""
