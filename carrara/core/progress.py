@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -48,8 +49,19 @@ def progress(title: str, total: float | None, of_audio: bool = False) -> Iterato
             yield advance
     else:
         lines = ProgressLines(title, total, of_audio)
-        yield lines.advance
+        is_over = threading.Event()
+        threading.Thread(target=_print_in_time, args=(lines, is_over), daemon=True).start()
+        try:
+            yield lines.advance
+        finally:
+            is_over.set()
         lines.finish()
+
+
+def _print_in_time(lines: ProgressLines, is_over: threading.Event) -> None:
+    """Print lines that are due while a unit takes long."""
+    while not is_over.wait(FIRST_LINE):
+        lines.print_if_due()
 
 
 class ProgressLines:
@@ -63,23 +75,31 @@ class ProgressLines:
         self.done, self.advances, self.note = 0.0, 0, ""
         self.started = self.printed_at = clock()
         self.printed_fraction = -1.0
+        self.lock = threading.Lock()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Count units, and print a line if it is due."""
         self.done += amount
         self.advances += 1
         self.note = note or self.note
-        now = self.clock()
-        fraction = self.done / self.total if self.total else 0.0
-        is_first = self.printed_fraction < 0 and now - self.started >= FIRST_LINE
-        is_further = self.printed_fraction >= 0 and now - self.printed_at >= FIRST_LINE
-        if is_first or (is_further and (fraction >= self.printed_fraction + 0.1 or now - self.printed_at >= LAST_LINE)):
-            self._print(now, fraction)
+        self.print_if_due()
+
+    def print_if_due(self) -> None:
+        """Print a line if there was none for long enough."""
+        with self.lock:
+            now = self.clock()
+            fraction = self.done / self.total if self.total else 0.0
+            is_first = self.printed_fraction < 0 and now - self.started >= FIRST_LINE
+            is_further = self.printed_fraction >= 0 and now - self.printed_at >= FIRST_LINE
+            is_late = now - self.printed_at >= LAST_LINE
+            if is_first or (is_further and (is_late or fraction >= self.printed_fraction + 0.1)):
+                self._print(now, fraction)
 
     def finish(self) -> None:
         """Print the last line, if there was any before and it was not the last."""
-        if 0 <= self.printed_fraction < 1:
-            self._print(self.clock(), 1.0)
+        with self.lock:
+            if 0 <= self.printed_fraction < 1:
+                self._print(self.clock(), 1.0)
 
     def _print(self, now: float, fraction: float) -> None:
         elapsed = now - self.started

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -211,7 +212,10 @@ def wrap_ddp(module: nn.Module, dist: Dist, has_unused_parameters: bool) -> nn.M
     if dist.world_size == 1:
         return module
     # Buffers are the same on all ranks, or as those of batch norms of no effect on the training.
-    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=has_unused_parameters)
+    with warnings.catch_warnings():
+        # Its successor, `forward_sync_buffers` of torch 2.13, would copy the buffers at the start.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=has_unused_parameters)
 
 
 def apply_fsdp(module: nn.Module, layers: Sequence[nn.Module], dist: Dist) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_long_work_says_a_line_each_tenth_and_the_end(capsys):
     # The estimates of steady work agree: what is over and what is left make the same whole.
     percents = [int(line.partition("(")[2].partition(" ")[0]) for line in lines]
     assert percents == sorted(percents)
+
+
+def test_a_unit_that_takes_long_says_a_line_too(capsys, monkeypatch):
+    monkeypatch.setenv("CARRARA_PROGRESS", "")
+    monkeypatch.setattr("carrara.core.progress.FIRST_LINE", 0.01)
+    said, deadline = "", time.monotonic() + 60
+    with progress("work", 2) as advance:
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+            said = capsys.readouterr().err
+        advance(2)
+    assert said.startswith("work: 0 of 2 (0 %), after ") and "left" not in said
 
 
 def test_the_end_is_said_once(capsys):
