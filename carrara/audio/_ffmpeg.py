@@ -25,11 +25,12 @@ import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
 from carrara.audio._header import DecodingStopped, Header, UnreadableFile
-from carrara.audio._scan import has_unfinished_size, is_chained_ogg, is_joined_flac, scan_mpeg
+from carrara.audio._scan import is_chained_ogg, is_joined_flac, scan_mpeg
+from carrara.audio._sizes import find_sound_bytes, has_unfinished_size, is_asf_broadcast
 from carrara.core.ranged import open_ranged
 
 VERSION = ".".join(str(part) for part in av.library_versions["libavcodec"])
-TIMED = {"mov", "matroska", "asf"}  # containers whose header declares their length
+TIMED = {"mov", "matroska", "asf", "rm"}  # containers whose header declares their length
 SEEKABLE = {"mov"}
 PREROLL_SECONDS = 0.5  # what a decoder needs after a seek before its output is right again
 # No playlists (hls, concat, dash, sdp), picture sequences, devices, or headerless samples.
@@ -64,8 +65,13 @@ def ffmpeg_header(path: Path) -> Header:
             seconds = None  # FFmpeg gives the length of one of the streams
         if _is_format(container, {"flac"}) and is_joined_flac(path):
             seconds = None
-        frames = None if seconds is None else round(seconds * rate)
-        return Header("av", rate, channels, frames, _is_format(container, TIMED))
+        is_au = _is_format(container, {"au"})
+        if (is_au and has_unfinished_size(path)) or (_is_format(container, {"asf"}) and is_asf_broadcast(path)):
+            seconds = None
+        frames = round(seconds * rate) if seconds else None  # of a file from a pipe it may be 0
+        sound = find_sound_bytes(path)
+        is_cut = sound is not None and sound.present < sound.declared
+        return Header("av", rate, channels, frames, _is_format(container, TIMED), is_cut)
 
 
 def ffmpeg_blocks(path: Path, start: int) -> Iterator[np.ndarray]:

@@ -39,6 +39,7 @@ class Header:
         channels: number of channels.
         frames: declared number of samples per channel; None where the file declares none.
         exact: whether the encoder counted that number; an estimate from sizes and bit rates is not exact.
+        is_cut: whether bytes of sound that it declares are missing, where `frames` is not exact.
     """
 
     decoder: Literal["soundfile", "av"]
@@ -46,6 +47,7 @@ class Header:
     channels: int
     frames: int | None
     exact: bool
+    is_cut: bool = False
 
 
 def to_mono(samples_TC: np.ndarray) -> np.ndarray:

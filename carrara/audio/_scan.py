@@ -1,8 +1,8 @@
-"""Read what a file's bytes hold where its header is silent or wrong: MPEG and FLAC frames, Ogg streams, a WAV's size.
+"""Read what a file's bytes hold where its header is silent or wrong: MPEG and FLAC frames, Ogg streams.
 
 libsndfile estimates the length of an MP3 whose header does not count its frames, and stops at the counted length where
-another MP3 was appended; it reads the first of several chained Ogg streams or joined FLACs only; and it takes a WAV
-that was never finished (data size 0) to be empty. These functions find such files without decoding.
+another MP3 was appended; it reads the first of several chained Ogg streams or joined FLACs only. These functions find
+such files without decoding.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def scan_mpeg(path: Path) -> MpegStream | None:
 
 @lru_cache(maxsize=4096)
 def _scan_mpeg(path: Path, size: int, time: int) -> MpegStream | None:
-    with _map(path) as data:
+    with map_bytes(path) as data:
         begin = _next_frame(data, _skip_id3(data, 0))
         first = None if begin is None else _frame(data, begin)
         if begin is None or first is None:
@@ -92,7 +92,7 @@ def _scan_mpeg(path: Path, size: int, time: int) -> MpegStream | None:
 
 def is_chained_ogg(path: Path) -> bool:
     """Return whether an Ogg file holds several streams one after the other."""
-    with _map(path) as data:
+    with map_bytes(path) as data:
         offset, in_data = 0, False
         if data[:4] != b"OggS":
             return False
@@ -113,7 +113,7 @@ def is_chained_ogg(path: Path) -> bool:
 
 def is_joined_flac(path: Path) -> bool:
     """Return whether a FLAC file holds several FLACs one after the other."""
-    with _map(path) as data:
+    with map_bytes(path) as data:
         begin = _skip_id3(data, 0)
         if data[begin : begin + 4] != b"fLaC":
             return False
@@ -121,12 +121,24 @@ def is_joined_flac(path: Path) -> bool:
         return any(data.find(b"fLaC" + block, begin + 8) >= 0 for block in (b"\0\0\0\x22", b"\x80\0\0\x22"))
 
 
+def is_mpeg_whole(path: Path) -> bool:
+    """Return whether all bytes or frames that the length tag of an MP3 counts are there, damaged or not."""
+    with map_bytes(path) as data:
+        begin = _next_frame(data, _skip_id3(data, 0))
+        first = None if begin is None else _frame(data, begin)
+        if begin is None or first is None or (tag := _length_tag(data, begin, first)) is None:
+            return False
+        if tag.size:
+            return begin + tag.size <= len(data)
+        return sum(1 for _ in _iter_frames(data, begin + first.size)) >= tag.frames > 0
+
+
 def last_flac_sample(path: Path) -> int | None:
     """Return the sample at which the last frame of a FLAC file ends, by the frame's header; None if there is none.
 
     Where decoding stops before it, the file is damaged and not cut short.
     """
-    with _map(path) as data:
+    with map_bytes(path) as data:
         begin = _skip_id3(data, 0)
         if data[begin : begin + 4] != b"fLaC" or begin + 42 > len(data):
             return None
@@ -162,42 +174,15 @@ def _flac_frame_number(head: bytes) -> int | None:
     return number if checksum == head[end] else None
 
 
-def has_unfinished_size(path: Path) -> bool:
-    """Return whether a WAV file states that it holds no samples although bytes follow that are no chunks."""
-    with _map(path) as data:
-        if data[:4] not in {b"RIFF", b"RF64", b"BW64"} or data[8:12] != b"WAVE":
-            return False
-        offset, data64 = 12, 0
-        while offset + 8 <= len(data):
-            name, size = data[offset : offset + 4], struct.unpack_from("<I", data, offset + 4)[0]
-            if name == b"ds64" and offset + 24 <= len(data):
-                data64 = struct.unpack_from("<Q", data, offset + 16)[0]
-            if name == b"data":
-                if size == 0xFFFFFFFF and data[:4] != b"RIFF":
-                    size = data64
-                return size == 0 and not _are_chunks(data, offset + 8)
-            offset += 8 + size + size % 2
-    return False
-
-
 @contextmanager
-def _map(path: Path) -> Iterator[mmap.mmap | bytes]:
+def map_bytes(path: Path) -> Iterator[mmap.mmap | bytes]:
+    """Map a file into memory; an empty one gives empty bytes."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             yield b""
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
-
-
-def _are_chunks(data: mmap.mmap | bytes, offset: int) -> bool:
-    """Return whether the rest of a file is empty or RIFF chunks of printable names that end where it ends."""
-    while offset + 8 <= len(data):
-        if not all(32 <= byte < 127 for byte in data[offset : offset + 4]):
-            return False
-        size = struct.unpack_from("<I", data, offset + 4)[0]
-        offset += 8 + size + size % 2
-    return len(data) - 1 <= offset <= len(data) + 1
 
 
 def _frame(data: mmap.mmap | bytes, offset: int) -> _Frame | None:

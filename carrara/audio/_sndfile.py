@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,8 @@ import numpy as np
 import soundfile
 
 from carrara.audio._header import SLACK_SECONDS, DecodingStopped, Header, UnreadableFile
-from carrara.audio._scan import has_unfinished_size, is_chained_ogg, is_joined_flac, scan_mpeg
+from carrara.audio._scan import is_chained_ogg, is_joined_flac, scan_mpeg
+from carrara.audio._sizes import find_sound_bytes, has_unfinished_size
 from carrara.core.ranged import open_ranged
 
 VERSION = soundfile.__libsndfile_version__
@@ -31,8 +32,6 @@ BLOCK = 65_536
 MP3_BLOCK = 2**20
 MP3_PREROLL = 32 * 1152  # 32 frames hold the 511 bytes that a frame may reach back, down to the lowest bit rate
 UNKNOWN_FRAMES = 2**62  # libsndfile returns its largest integer where a stream's length is unknown
-UNSET_SIZE = 0x7FFF_0000  # programs that write to a pipe leave the largest 31- or 32-bit number as the size
-_CORRECTED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def sndfile_header(path: Path) -> Header:
@@ -45,14 +44,15 @@ def sndfile_header(path: Path) -> Header:
         frames: int | None = file.frames if file.frames < UNKNOWN_FRAMES else None
         # An Ogg file takes its length from its last page, which is too long where pages are missing in a playable file.
         exact = frames is not None and file.format != "OGG"
-        if file.format == "MP3" and frames is not None and (mpeg := scan_mpeg(path)):
+        is_mpeg = file.format == "MP3" or file.subtype.startswith("MPEG")
+        if is_mpeg and frames is not None and (mpeg := scan_mpeg(path)):
             slack = SLACK_SECONDS * file.samplerate
             if mpeg.samples > frames + slack:
                 raise UnreadableFile("it goes on behind the length that libsndfile takes it to have")
             exact = mpeg.tagged
             if not exact and mpeg.samples < frames - slack:
                 frames = mpeg.samples
-        elif file.format == "MP3":
+        elif is_mpeg:
             exact = False
         if frames == 0 and has_unfinished_size(path):
             raise UnreadableFile("its header states no size")
@@ -60,10 +60,8 @@ def sndfile_header(path: Path) -> Header:
             raise UnreadableFile("libsndfile reads the first of its streams only")
         if file.format == "FLAC" and is_joined_flac(path):
             raise UnreadableFile("libsndfile reads the first of several joined files only")
-        if (corrected := _CORRECTED.search(file.extra_info)) and frames:
-            declared, present = (int(group) for group in corrected.groups())
-            if present < declared < UNSET_SIZE:
-                frames = round(frames * declared / present)
+        if frames and (sound := find_sound_bytes(path)) and 0 < sound.present < sound.declared:
+            frames, exact = round(frames * sound.declared / sound.present), True
         return Header("soundfile", file.samplerate, file.channels, frames, exact)
 
 
@@ -88,7 +86,7 @@ def sndfile_blocks(path: Path, start: int) -> Iterator[np.ndarray]:
                             raise DecodingStopped("damaged data")
                     samples_TC = file.read(lead + block, dtype="float32", always_2d=True)[lead:]
                 if not len(samples_TC):
-                    return
+                    break
                 skipped = max(start - position, 0)
                 position += len(samples_TC)
                 if skipped < len(samples_TC):
@@ -96,6 +94,9 @@ def sndfile_blocks(path: Path, start: int) -> Iterator[np.ndarray]:
         except soundfile.LibsndfileError as problem:
             reason = problem.error_string.removeprefix("Error : ")
             raise DecodingStopped("damaged data" if "psf_fseek" in reason else reason) from None
+        if file.format == "OGG" and start == 0 and position < file.frames - SLACK_SECONDS * file.samplerate:
+            lengths = f"{position / file.samplerate:.2f} of {file.frames / file.samplerate:.2f} s"
+            warnings.warn(f"{path}: damaged: {lengths} decode, the rest is missing inside of it", stacklevel=2)
 
 
 class _File(soundfile.SoundFile):

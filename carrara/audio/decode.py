@@ -2,9 +2,10 @@
 
 soundfile decodes the formats it knows and PyAV the others. Channels are averaged, integers scaled to ±1, floats kept.
 An excerpt is read by seeking, with a margin around it, so that it equals the same excerpt of the whole file after
-resampling. A file counts as cut short if its header declares a length (wav, aiff, flac, MP3 with a length tag, MP4,
-wma, webm; Ogg and bare AAC declare none) and the excerpt does not decode to within `SLACK_SECONDS`; an excerpt that
-decodes whole is returned even if the file breaks off later. Silent, constant and one-sample files are valid.
+resampling. A file counts as cut short if its header declares a length in samples, seconds or bytes (wav, w64, aiff,
+caf, au, avi, flac, MP3 with a length tag, MP4, wma, webm; Ogg and bare AAC and AC-3 declare none) and the excerpt does
+not decode to within `SLACK_SECONDS`; an excerpt that decodes whole is returned even if the file breaks off later. Pages
+that are missing inside of an Ogg file are warned of. Silent, constant and one-sample files are valid.
 
 A header may declare anything: sample rates of 1 to 1,000 kHz, 256 channels and 24 hours are the limits, and a length
 that the bytes of the file cannot hold is refused as well. At most `MAX_LOADED_SAMPLES` are loaded at once.
@@ -34,7 +35,7 @@ from carrara.audio._header import (
     refuse_pipe,
     to_mono,
 )
-from carrara.audio._scan import last_flac_sample
+from carrara.audio._scan import is_mpeg_whole, last_flac_sample
 from carrara.audio.resample import RESAMPLER, resample, resample_blocks
 from carrara.core.errors import AudioError
 
@@ -44,7 +45,7 @@ DECODING = 2  # raised whenever this package decodes a file to other samples, so
 VERSIONS = {**DECODERS, "resampler": RESAMPLER, "decoding": DECODING}
 MARGIN_SECONDS = 0.05  # longer than half of the resampler's filter at 8 kHz
 MAX_LOADED_SAMPLES = 2**32  # 24 hours at 48 kHz, 16 GiB
-CANCELLED = 1e-4  # power of the mean of the channels over their own, below which they cancel (-40 dB)
+CANCELLED = 1e-3  # power of the mean of the channels over their own, below which they cancel (-30 dB, with AAC's noise)
 AUDIBLE = 1e-7  # power (-70 dB) below which a file is silent anyway
 SUFFIXES = frozenset(
     {
@@ -95,7 +96,7 @@ def probe_audio(path: Path | str) -> AudioInfo:
         raise AudioError(f"{path}: holds no samples")
     counted = head.frames is not None and head.exact
     tail = max((head.frames or 0) - 2 * int(SLACK_SECONDS * head.sample_rate), 0) if counted else 0
-    for _ in _read_samples(path, head, tail, None if counted else 1):
+    for _ in _read_samples(path, head, tail, None if counted or head.is_cut else 1):
         pass
     return _to_info(head)
 
@@ -206,9 +207,12 @@ def _read_samples(
             reason = f" ({damage})" if damage else ""
             less = "" if got or not first else "less than "  # nothing of it was decoded, so its end is not known
             lengths = f"{less}{(first + got) / rate:.2f} of {declared / rate:.2f} s decode"
-            if (last_flac_sample(path) or 0) >= declared - slack:
+            if (last_flac_sample(path) or 0) >= declared - slack or is_mpeg_whole(path):
                 raise AudioError(f"{path}: damaged: {lengths}{reason}, although its end is there")
-            raise AudioError(f"{path}: cut short: {lengths}{reason}")
+            kind = "cut short" if head.decoder == "soundfile" else "cut short or damaged"
+            raise AudioError(f"{path}: {kind}: {lengths}{reason}")
+        if head.is_cut and declared is None and (needed is None or got < needed - slack):
+            raise AudioError(f"{path}: cut short after {(first + got) / rate:.2f} s: it declares more than it holds")
         if damage and declared is None:
             raise AudioError(f"{path}: damaged after {(first + got) / rate:.2f} s ({damage})")
         if not got:
