@@ -66,7 +66,8 @@ def test_a_file_cut_short(files, tmp_path, name):
         files.write_sndfile(path, samples_TC, RATE)
     whole_T = load_audio(path, 16_000, 0.5, 1.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(path, r"cut short( or damaged)?: (less than )?\d\.\d\d of \d\.\d\d s decode")  # a WMA's head is corrected by its size
+    # A WMA's head is corrected by its size.
+    refused(path, r"cut short( or damaged)?: (less than )?\d\.\d\d of \d\.\d\d s decode")
     if name in ("a.wav", "a.aiff"):
         # Looking for the end alone does not tell how far the sound goes; decoding it does.
         with pytest.raises(AudioError, match="cut short: less than 5.80 of 6.00 s"):
