@@ -57,31 +57,36 @@ def embed_stages(
     """Return the calls by name, after one of each but `encode`, whose batches they gave."""
     os.environ |= {"CARRARA_HOME": str(folder / "home"), "CARRARA_PROGRESS": "0"}
     batches: list[tuple[Tensor, Tensor]] = []
-    network = encoder.forward
+    network, card = encoder.mean_frames, encoder.card
+
+    def record(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        batches.append((samples_BT.cpu(), lengths_B.cpu()))
+        return network(samples_BT, lengths_B)
+
+    def skip(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        return samples_BT.new_zeros(len(samples_BT), card.num_layers + 1, card.dim)
 
     def embed() -> object:
         output = folder / "songs.parquet"
         output.unlink(missing_ok=True)
         return write_embeddings(encoder, files, output, EmbedConfig(sample=sample), device, threads=threads)
 
-    def decode() -> object:
-        card = encoder.card
-        encoder.forward = lambda samples_BT, lengths_B: samples_BT.new_zeros(
-            len(samples_BT), card.num_layers + 1, 1, card.dim
-        )
+    def embed_with(function: Callable[[Tensor, Tensor], Tensor]) -> object:
+        encoder.mean_frames = function
         try:
             return embed()
         finally:
-            encoder.forward = network
+            del encoder.mean_frames
+
+    def decode() -> object:
+        return embed_with(skip)
 
     def encode() -> None:
         with torch.inference_mode(), encoder_autocast(device):
             for samples_BT, lengths_B in batches:
-                encoder(samples_BT.to(device), lengths_B.to(device))
+                network(samples_BT.to(device), lengths_B.to(device))
 
-    hook = encoder.register_forward_pre_hook(lambda _, inputs: batches.append(tuple(x.cpu() for x in inputs)))
-    embed()
-    hook.remove()
+    embed_with(record)
     decode()
     return {"decode": decode, "encode": encode, "embed": embed}
 

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
@@ -20,7 +22,7 @@ SMALL = {
 }
 # Minutes of work, or what a test does not have: a browser, songs of Pebble, features and runs, official weights.
 BY_HAND = {
-    "beat_decoder.py", "differences.py", "equal_runs.py", "explorer.py", "find_copies.py", "jukebox.py",
+    "beat_decoder.py", "differences.py", "equal_runs.py", "explorer.py", "jukebox.py",
     "patchout_scores.py", "real_audio.py", "recipes.py", "relative_pitch.py", "selection_gap.py", "speech_corpus.py",
 }  # fmt: skip
 
@@ -63,6 +65,23 @@ def test_plans_are_compared_with_their_runs(tmp_path):
     result = json.loads(output.read_text())["embed mfcc"]
     assert result["run_over_plan"] == pytest.approx(result["run"] / result["plan"], abs=0.02)
     assert result["is_in_range"] == (result["low"] <= result["run"] <= result["high"])
+
+
+@pytest.mark.slow
+def test_copies_by_encoders_are_found_and_counted(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "songs").mkdir()
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        phase = 2 * np.pi * np.cumsum(np.repeat(300 * 2 ** (rng.integers(0, 24, 36) / 12), 4000)) / 16_000
+        sound = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 6))
+        soundfile.write(tmp_path / "songs" / f"{number}.wav", 0.1 * sound, 16_000)
+    output = tmp_path / "copies.json"
+    command = [sys.executable, BENCHMARKS / "find_copies.py", tmp_path, "-o", output]
+    subprocess.run(command, check=True, capture_output=True, cwd=BENCHMARKS.parent)
+    kinds = json.loads(output.read_text())["kinds"]
+    assert all(kind["of"] == 2 and kind["other_pairs"] == 0 for kind in kinds.values())
+    assert kinds["MP3 128 kbit/s"]["precision"] == 1 and kinds["MP3 128 kbit/s"]["found"] == 2
 
 
 def test_every_benchmark_has_a_smoke_run_or_a_reason():

@@ -158,6 +158,16 @@ def test_clips_of_unequal_length_have_the_same_features_as_alone(lengths, positi
         assert not row[:, frames:].any() and not features[frames:].any()
 
 
+@torch.no_grad()
+def test_the_convolutional_features_need_no_second_pass_of_the_front_end():
+    ours, passes = encoder(), []
+    original = ours.feature_extractor.forward
+    ours.feature_extractor.forward = lambda *inputs: passes.append(1) or original(*inputs)
+    layers, _ = ours.forward_with_cnn(noise(4000)[None])
+    assert passes == [1]
+    torch.testing.assert_close(layers, ours(noise(4000)[None]))
+
+
 @pytest.mark.parametrize("factor", [0.0, 0.1, 1.0])
 def test_the_gradient_of_the_front_end_is_scaled(factor):
     gradients = []
