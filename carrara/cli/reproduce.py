@@ -60,6 +60,9 @@ def reproduce(
     other_corpus: OtherCorpus = None,
     model: Model = None,
     changes: Changes = None,
+    protocol: Annotated[
+        str, typer.Option(help="Of the probes, with settings after a colon: linear:layers=concat:last4 is quick.")
+    ] = "constrained",
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -122,7 +125,10 @@ def reproduce(
         corpora,
         parse_assignments(changes or []),
         models,
+        protocol,
     )
+    if reproduction.measures == "tasks":
+        plan.bench_config(reproduction, 0).check()
     command = shlex.join(["carrara", *sys.argv[1:]])
     values, text, page = run_and_report(reproduction, plan, command)
     echo(json.dumps(values, ensure_ascii=False, indent=1) if as_json else text)

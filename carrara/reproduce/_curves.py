@@ -147,7 +147,7 @@ def draw_curves(path: Path, curves: Curves) -> None:
 
     lines = [line for logs in curves.values() for log in logs for line in log]
     panels = {key: title for key, title in PANELS.items() if any(line.get(key) is not None for line in lines)}
-    figure = Figure(figsize=(8, 2.6 * len(panels) + 0.4), layout="constrained")
+    figure = Figure(figsize=(8, 2.6 * len(panels) + 0.4 + 0.06 * len(curves)), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels.items()):
         for number, (label, logs) in enumerate(curves.items()):
             for index, log in enumerate(logs):
@@ -164,7 +164,8 @@ def draw_curves(path: Path, curves: Curves) -> None:
         if key != "loss":
             axes.set_yscale("log")
     axes.set_xlabel("steps")
-    figure.axes[0].legend(fontsize=7, ncols=3)
+    # Below the panels, where it hides no line.
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, ncols=4, loc="outside lower center")
     with atomic_write(path) as tmp:
         figure.savefig(tmp, dpi=150, format="png")
 

@@ -14,7 +14,7 @@ from carrara.bench.leaderboard.ranking import Interval
 from carrara.core.io import atomic_write, write_text
 from carrara.reproduce._base import AblationRow, Reproduction
 from carrara.reproduce._curves import Course, Curves, describe_flattening, draw_curves
-from carrara.reproduce._run import ReproductionPlan
+from carrara.reproduce._run import FIRST_SEED, ReproductionPlan
 from carrara.reproduce._verdict import RowResult, Verdict
 
 COLOUR = "#0072b2"
@@ -41,6 +41,7 @@ def page_values(
         "reproduction": reproduction.source,
         "scale": plan.scale,
         "steps": plan.steps,
+        "protocol": plan.bench_config(reproduction, FIRST_SEED).name,
         "tasks": list(reproduction.tasks),
         "rows": rows,
         "hypotheses": [asdict(verdict) for verdict in verdicts],
@@ -134,7 +135,9 @@ def _opening(reproduction: Reproduction, plan: ReproductionPlan, seeds: int) -> 
     steps = f", {plan.steps:,} steps" if plan.steps else ""
     changes = "".join(f", `{path}={value}`" for path, value in plan.changes.items())
     count = f"{seeds} seed{'s' * (seeds > 1)} a row"
-    return f"{reproduction.table} in miniature: scale `{plan.scale}`{steps}{changes}, {count}."
+    is_measured = reproduction.measures == "tasks"
+    protocol = f", protocol `{plan.bench_config(reproduction, FIRST_SEED).name}`" if is_measured else ""
+    return f"{reproduction.table} in miniature: scale `{plan.scale}`{steps}{changes}, {count}{protocol}."
 
 
 def _heading(reproduction: Reproduction, text: str, table: Sequence[Sequence[str]]) -> list[str]:

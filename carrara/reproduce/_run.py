@@ -6,7 +6,7 @@ Letters: B batch, T samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from carrara.audio.decode import SUFFIXES
-from carrara.bench.config import BenchConfig
+from carrara.bench.config import BenchConfig, parse_protocol_name
 from carrara.bench.run import bench
 from carrara.core.errors import UsageError
 from carrara.core.record import Record
@@ -49,6 +49,7 @@ class ReproductionPlan:
         corpora: other corpora to train on, by name: speech, other.
         changes: settings of every row's recipe, by dotted path; equal for all, so that budgets stay equal.
         models: encoders that rows have already, by label, one for each seed; these rows are not trained.
+        protocol: of the probes, as records name it: `linear:layers=concat:last4`.
     """
 
     corpus: tuple[Path, ...]
@@ -63,6 +64,12 @@ class ReproductionPlan:
     corpora: Mapping[str, Path] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    protocol: str = "constrained"
+
+    def bench_config(self, reproduction: Reproduction, seed: int) -> BenchConfig:
+        """Return how a model is measured: the plan's protocol with its settings, before them the reproduction's."""
+        config = parse_protocol_name(self.protocol)
+        return replace(config, settings={**reproduction.probes, **config.settings}, seeds=(seed,))
 
     def rows(self, reproduction: Reproduction) -> list[AblationRow]:
         """Return the rows to run, in the table's order."""
@@ -165,7 +172,7 @@ def run_reproduction(reproduction: Reproduction, plan: ReproductionPlan) -> Iter
                 reproduction.tasks,
                 data_dir=plan.data_dir,
                 results=plan.output / "results",
-                config=BenchConfig(settings=reproduction.probes, seeds=(seed,)),
+                config=plan.bench_config(reproduction, seed),
                 device=plan.device,
             )
             log = training_log(reproduction, row, plan, seed)

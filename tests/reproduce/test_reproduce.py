@@ -153,6 +153,8 @@ def test_a_reproduction_without_runnable_rows_names_what_they_need(tmp_path):
         ("maest-tokens", "--rows", "stack-8", "has no row 'stack-8'. Did you mean 'stack-7'"),
         ("stability", "--tasks", "pebble/key", "--tasks: stability measures no tasks; leave it out"),
         ("thesis-5-3", "--tasks", "pebble/kee", "there is no task 'pebble/kee'. Did you mean 'pebble/key'"),
+        ("thesis-5-3", "--protocol", "linaer", "Did you mean 'linear'"),
+        ("thesis-5-3", "--protocol", "linear:layer=1", "there is no setting 'layer'. Did you mean 'layers'"),
     ],
 )
 def test_misused_options_are_refused(name, option, value, message):
@@ -237,4 +239,13 @@ def test_a_reproduction_runs_from_the_command_line_and_resumes(tmp_path, data, m
     assert json.loads(fewer.stdout)["tasks"] == ["pebble/emotion"]
     scores = {row["label"]: row["tasks"] for row in json.loads(fewer.stdout)["rows"]}
     assert scores == {row["label"]: {"pebble/emotion": row["tasks"]["pebble/emotion"]} for row in values["rows"]}
+    quick = CliRunner().invoke(app, [*words, "--tasks", "pebble/emotion", "--protocol", "linear:standardise=true"])
+    assert json.loads(quick.stdout)["protocol"] == "linear:standardise=true"
+    assert "protocol `linear:standardise=true`" in (tmp_path / "out/thesis-T5.3.md").read_text()
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*@1.json")]
+    assert {(each["task"]["name"], each["protocol"]["name"]) for each in records} == {
+        ("pebble/key", "constrained"),
+        ("pebble/emotion", "constrained"),
+        ("pebble/emotion", "linear:standardise=true"),
+    }
     assert {path: path.stat().st_mtime_ns for path in models} == models
