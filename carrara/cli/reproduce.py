@@ -45,6 +45,10 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a setting of every row's recipe; may be repeated."),
 ]
+ProtocolName = Annotated[
+    str,
+    typer.Option("--protocol", help="Of the probes, with settings after a colon: linear:layers=concat:last4 is quick."),
+]
 
 
 def reproduce(
@@ -60,9 +64,7 @@ def reproduce(
     other_corpus: OtherCorpus = None,
     model: Model = None,
     changes: Changes = None,
-    protocol: Annotated[
-        str, typer.Option(help="Of the probes, with settings after a colon: linear:layers=concat:last4 is quick.")
-    ] = "constrained",
+    protocol: ProtocolName = "constrained",
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -81,7 +83,6 @@ def reproduce(
     `--rows`, `--steps` and `--set` make a run cheaper: every row keeps the same budget. The page shows each training's
     curve and says whether it has flattened; a verdict is in bold from three seeds on.
     """
-    from carrara.core.errors import UsageError, did_you_mean
     from carrara.data import REGISTRY as DATA
     from carrara.reproduce import REGISTRY
 
@@ -94,12 +95,7 @@ def reproduce(
 
     reproduction = REGISTRY.get(name.replace(".", "-"))
     known = [row.label for row in reproduction.rows]
-    labels = tuple(part.strip() for text in rows or () for part in text.split(",") if part.strip())
-    for label in labels:
-        if label not in known:
-            raise UsageError(
-                f"--rows: {name} has no row {label!r}.{did_you_mean(label, known)} The rows: {', '.join(known)}."
-            )
+    labels = _parse_rows(name, rows or (), known)
     if tasks:
         reproduction = _with_tasks(reproduction, name, tasks)
     kinds = {row.official_weights for row in reproduction.rows if row.official_weights}
@@ -133,6 +129,19 @@ def reproduce(
     values, text, page = run_and_report(reproduction, plan, command)
     echo(json.dumps(values, ensure_ascii=False, indent=1) if as_json else text)
     echo(f"wrote {page}", err=True)
+
+
+def _parse_rows(name: str, texts: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of `["a,b", "c"]`, each of them one of a reproduction's rows."""
+    from carrara.core.errors import UsageError, did_you_mean
+
+    labels = tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+    for label in labels:
+        if label not in known:
+            raise UsageError(
+                f"--rows: {name} has no row {label!r}.{did_you_mean(label, known)} The rows: {', '.join(known)}."
+            )
+    return labels
 
 
 def _with_tasks(reproduction: Reproduction, name: str, texts: Sequence[str]) -> Reproduction:
