@@ -27,7 +27,7 @@ from carrara.bench.leaderboard.mteb_results import mteb_model_name
 from carrara.core.errors import UsageError
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
-from carrara.encoders._text.tower import JointRows, TextEncoder
+from carrara.encoders._text.tower import JointAudio, TextEncoder
 from carrara.features.encode import EncodePlan, encode_recordings, merge_windows
 from carrara.features.windows import Pool, WindowSpec, window_grid
 
@@ -84,7 +84,7 @@ def mteb(encoder: AnyEncoder, layer: int | None = None, device: str = "cpu") -> 
         raise UsageError("the MTEB adapter needs mteb; run `pip install 'carrara[mteb]'`") from None
     resolved = resolve_encoder(encoder, device)
     text_tower = resolved if isinstance(resolved, TextEncoder) else None
-    audio = JointRows(resolved) if text_tower is not None and layer is None else resolved
+    audio = JointAudio(resolved) if text_tower is not None and layer is None else resolved
     index = _layer_index(audio, layer)
 
     class CarraraModel(AbsEncoder):

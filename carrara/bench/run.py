@@ -28,7 +28,6 @@ from carrara.bench.provenance import fingerprint, run_info
 from carrara.bench.select_tasks import select_tasks
 from carrara.bench.task_data import FeatureProvider
 from carrara.bench.task_types._base import Prediction, TaskType, Truth, requested_metrics
-from carrara.bench.text_retrieval import JointAudio, has_text_tower
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, CarraraError, DataError, StoreError, UsageError
 from carrara.core.printable import one_line
@@ -49,6 +48,7 @@ from carrara.data._base import Dataset
 from carrara.encoders._base import Encoder
 from carrara.encoders._fused import FusedEncoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
+from carrara.encoders._text.tower import JointAudio, TextEncoder
 from carrara.nn.device import pick_device
 
 FIRST_SEED = 1234
@@ -153,7 +153,7 @@ def _measure_missing(
             reason = "has no frames, which this task needs"
         elif card.is_constant and "retrieval" in task.task_type:
             reason = "finds all clips equally similar, noise is the floor here"
-        elif task_type.has_text_queries and not has_text_tower(provider.encoder):
+        elif task_type.has_text_queries and not isinstance(provider.encoder, TextEncoder):
             reason = "has no text tower, which this task needs"
         if reason:
             print(one_line(f"{task.name}: {card.name} {reason}; no record"), file=sys.stderr)

@@ -3,61 +3,21 @@
 Nothing is trained and nothing is chosen: the joint space is the authors'. Every text of a test clip is a query, all
 test clips are searched, and those that have the same text are its positives.
 
-Letters: B batch, T samples, U clips, Q texts, D features, R ranks.
+Letters: U clips, Q texts, D features, R ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from carrara.bench.protocols._base import Predictor, ProtocolInputs, ProtocolResult
 from carrara.bench.split_data import SplitData
 from carrara.core.clip import Clip
 from carrara.core.errors import UsageError
-from carrara.encoders._base import Encoder
+from carrara.encoders._text.tower import TextEncoder
 from carrara.metrics.retrieval import positive_ranks
-
-ENCODED_TEXTS = 64
-
-
-class JointAudio(Encoder):
-    """The audio tower of an encoder with a text tower: one layer, one vector a clip, in the joint space."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder, self.settings = encoder, encoder.settings
-        facts = encoder.card.model_dump() | {"name": f"{encoder.card.name}:joint", "frame_rate": None, "num_layers": 0}
-        self.card = type(encoder.card)(**facts | {"cnn_dim": None, "dim": len(encode_texts(encoder, ["music"])[0])})
-
-    def num_frames(self, samples: int) -> int:
-        """Return 1: a clip has one vector."""
-        return 1
-
-    def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return each clip's vector in the joint space, `[batch, 1, 1, dim]`."""
-        vector_BD: Tensor = self.encoder.encode_audio_joint(samples_BT, lengths_B)  # type: ignore[operator]
-        return vector_BD[:, None, None]
-
-
-def has_text_tower(encoder: Encoder) -> bool:
-    """Return whether an encoder encodes texts and audio in a joint space."""
-    return hasattr(encoder, "encode_text") and hasattr(encoder, "encode_audio_joint")
-
-
-def encode_texts(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Return the vectors of texts in the joint space, `[Q, D]`.
-
-    Raises:
-        UsageError: the encoder has no text tower, or refuses it.
-    """
-    if not has_text_tower(encoder):
-        raise UsageError(f"{encoder.card.name} has no text tower, which a search by text needs; take one that has one")
-    batches = [texts[low : low + ENCODED_TEXTS] for low in range(0, len(texts), ENCODED_TEXTS)]
-    return np.concatenate([encoder.encode_text(batch).cpu().numpy() for batch in batches])  # type: ignore[operator]
 
 
 def texts_of(clip: Clip, label: str) -> list[str]:
@@ -82,7 +42,7 @@ def rank_positives(text_QD: np.ndarray, audio_UD: np.ndarray, is_positive_QU: np
 class TextSearch(Predictor):
     """The search of a split's clips by their texts, the same for every seed."""
 
-    encoder: Encoder
+    encoder: TextEncoder
     label: str
     seeds: int
 
@@ -97,12 +57,19 @@ class TextSearch(Predictor):
         is_positive_QU = np.zeros((len(holders), len(texts_U)), dtype=bool)
         for row, indices in enumerate(holders.values()):
             is_positive_QU[row, indices] = True
-        ranks = rank_positives(encode_texts(self.encoder, list(holders)), audio_UD, is_positive_QU)
+        text_QD = self.encoder.encode_text(list(holders)).cpu().numpy()
+        ranks = rank_positives(text_QD, audio_UD, is_positive_QU)
         rank_of = {text: rank_R.tolist() for text, rank_R in zip(holders, ranks)}
         return [[[rank_of[text] for text in texts] for texts in texts_U]] * self.seeds
 
 
 def run_text_retrieval(inputs: ProtocolInputs) -> ProtocolResult:
-    """Return the search; there is nothing to train or to choose."""
+    """Return the search; there is nothing to train or to choose.
+
+    Raises:
+        UsageError: the encoder has no text tower.
+    """
+    if not isinstance(inputs.encoder, TextEncoder):
+        raise UsageError(f"{inputs.encoder.card.name} has no text tower; take an encoder with one, such as muq-mulan")
     predictor = TextSearch(inputs.encoder, inputs.task.label, len(inputs.seeds))
     return ProtocolResult(predictor, tried=0, grid=(), chosen=({"space": "joint"},) * len(inputs.seeds))

@@ -31,7 +31,7 @@ from carrara.core.settings import Settings, parse_settings
 from carrara.core.storage import is_remote, local_copy, remote_version
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
-from carrara.encoders._text.tower import JointRows
+from carrara.encoders._text.tower import JointAudio
 from carrara.features.encode import (
     CNN,
     JOINT,
@@ -246,7 +246,7 @@ def embed_files(
     spec = parse_settings(
         WindowSpec, {"pool": pool, "window_seconds": seconds, "hop_seconds": config.hop_seconds}, "--window and --hop"
     )
-    encoder = (JointRows(encoder) if config.layer == JOINT else encoder).to(device).eval()
+    encoder = (JointAudio(encoder) if config.layer == JOINT else encoder).to(device).eval()
     grid = window_grid(encoder, spec)
     opened = opened or partial(_open_audio, in_ranges=config.sample is not None)
     sources = (partial(_file_windows, path, encoder.card.sample_rate, grid, config.sample, opened) for path in files)

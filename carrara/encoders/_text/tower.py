@@ -184,18 +184,16 @@ class TextEncoder(Encoder):
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
 
-class JointRows(Encoder):
-    """An encoder's vectors in the space of its text tower as an encoder with one layer, a vector a clip."""
+class JointAudio(Encoder):
+    """The audio tower of an encoder with a text tower: one layer, one vector a clip, in the space of its texts."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         if not isinstance(encoder, TextEncoder):
-            raise UsageError(
-                f"--layer joint: {encoder.card.name} has no text tower; `carrara ls encoders` shows those that have one"
-            )
+            raise UsageError(f"{encoder.card.name} has no text tower; take an encoder with one, such as muq-mulan")
         self.encoder, self.settings = encoder, encoder.settings
         sizes = {"num_layers": 0, "dim": encoder.card.joint_dim, "frame_rate": None, "cnn_dim": None}
-        self.card = encoder.card.model_copy(update=sizes)
+        self.card = encoder.card.model_copy(update={"name": f"{encoder.card.name}:joint", **sizes})
 
     def hash_weights(self) -> str:
         """Return the hash of the encoder's weights."""

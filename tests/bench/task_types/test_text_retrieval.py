@@ -17,7 +17,8 @@ from carrara.bench.text_retrieval import rank_positives
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, UsageError
 from carrara.data import REGISTRY as DATASETS
-from carrara.encoders._base import Card, Encoder
+from carrara.encoders._base import Card
+from carrara.encoders._text.tower import TextEncoder
 
 TEXT = REGISTRY.get("text_retrieval")
 TASK = load_task("song-describer/text")
@@ -71,12 +72,19 @@ def test_labels():
             TEXT.truths(TASK, [Clip("a", Path("a.wav"), labels={"captions": wrong})])
 
 
-class Towers(Encoder):
+class Towers(TextEncoder):
     """A text tower that knows four words, and an audio tower that hears four pitches; the words are their names."""
 
     def __init__(self) -> None:
         super().__init__()
-        facts = {"sample_rate": RATE, "frame_rate": 10.0, "num_layers": 1, "dim": 8, "weights_sha256": "c" * 64}
+        facts = {
+            "sample_rate": RATE,
+            "frame_rate": 10.0,
+            "num_layers": 1,
+            "dim": 8,
+            "joint_dim": 4,
+            "weights_sha256": "c" * 64,
+        }
         self.card = Card(name="towers", **facts)
 
     def encode_text(self, texts):
