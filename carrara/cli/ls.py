@@ -10,6 +10,7 @@ import typer
 from carrara.cli._echo import echo
 from carrara.core.errors import UsageError
 
+MIN_TEXT_COLUMN = 14  # narrower, words of a cell would break
 TABLE_FIELDS = (
     "name",
     "frame_rate",
@@ -167,13 +168,34 @@ def _print_table(cards: list[dict[str, Any]], as_json: bool) -> None:
         row = (card["network"], size, card["input"], _seconds(stride), _seconds(card["context_seconds"]), hours)
         lines.append((card["name"], *(cell or "–" for cell in row), card["pretraining_task"] or "yours to choose"))
     width = output_width()
+    fixed = sum(max(len(line[column]) for line in lines) + 2 for column in (0, 2, 4, 5, 6))
     if width is None or sum(max(map(len, column)) + 2 for column in zip(*lines)) <= width:
         blocks = [lines]
+    elif fixed + 3 * MIN_TEXT_COLUMN <= width:
+        _print_wrapped(lines, width)
+        return
     else:
         blocks = [[(name, ""), *zip((f"  {title}" for title in head[1:]), cells)] for name, *cells in lines[1:]]
     for block in blocks:
         for line in format_columns(block, width):
             echo(line)
+
+
+def _print_wrapped(lines: list[tuple[str, ...]], width: int) -> None:
+    """Print a table whose network, input and task wrap within their columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="none")
+    for index, title in enumerate(lines[0]):
+        table.add_column(title, no_wrap=index not in (1, 3, 7), overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*line)
+    console = Console(width=width, color_system=None, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        echo(line.rstrip())
 
 
 def _seconds(value: float | None) -> str:

@@ -21,8 +21,9 @@ melody, composer, caption), `composers` (the same), `covers` (6 s: song, key, te
 
 Train / valid / test are 3:1:2; of `composers` and `covers`, for which nothing is trained, 1:2:3. `demo` has 300/100/200
 songs, 330/110/220 notes, 300/100/200 voices, 18/6/12 stems and 40 minutes unlabelled, 180/60/120 examples of each kind
-of theory, 30/10/20 pieces, 12/24/36 covers and 9/3/6 forms. `small` has four times the songs, notes, voices and stems,
-a third more theory, seven to eight times the others and 5 h unlabelled, `full` five times `small` and 33 h. A smaller
+of theory, 30/10/20 pieces, 12/24/36 covers and 36/12/24 forms. `small` has four times the songs, notes, voices and
+stems, a third more theory, eight times the pieces, seven times the covers, 120 forms and 5 h unlabelled, `full` five
+times `small` and 33 h. A smaller
 size is the beginning of a larger one, clip for clip. Theory, pieces, covers and forms came later: a folder without them
 serves all other tasks, and `carrara download pebble` adds them and keeps every file.
 

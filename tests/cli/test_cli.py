@@ -45,7 +45,7 @@ def test_ls_encoders_commercial_lists_what_the_licences_allow():
         assert (row["name"] in names) == bool(shown["card"]["commercial_use"])
 
 
-def test_ls_encoders_table_is_the_thesis_table_of_all():
+def test_ls_encoders_table_is_the_thesis_table_of_all(monkeypatch):
     """[yuan2023thesis table 6.1]: MAP-Music2Vec 95M, waveform, 20 ms, 30 s, 1k h; MULE log-mel, 2 s, 3 s, 117.5k h."""
     head, *lines = carrara("ls", "encoders", "--table").stdout.splitlines()
     columns = ("encoder", "network", "parameters", "input", "stride", "context", "hours", "pre-training task")
@@ -57,6 +57,15 @@ def test_ls_encoders_table_is_the_thesis_table_of_all():
     ]  # fmt: skip
     assert cells["mule"][2:8] == ["62 M", "log-mel", "2 s", "3 s", "117,500", "contrastive learning"]
     assert cells["jukebox-5b"][4:7] == ["23.78 s", "23.78 s", "60,000–120,000"]
+    # 120 columns hold the table with wrapped cells, 80 a block for each encoder; no number is cut.
+    monkeypatch.setenv("COLUMNS", "120")
+    wide = carrara("ls", "encoders", "--table").stdout.splitlines()
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = carrara("ls", "encoders", "--table").stdout.splitlines()
+    monkeypatch.delenv("COLUMNS")
+    assert max(map(len, wide)) <= 120 and max(map(len, narrow)) <= 80
+    assert wide[1].split()[:3] == ["encoder", "network", "parameters"] and narrow[0] == "choi"
+    assert next(line for line in wide if line.startswith("jukebox-5b")).count("60,000–120,000") == 1
     rows = json.loads(carrara("ls", "encoders", "--table", "--commercial", "--json").stdout)
     assert {"name", "training_hours", "pretraining_task", "network", "input"} <= set(rows[0])
     assert all(row["commercial_use"] for row in rows)

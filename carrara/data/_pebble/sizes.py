@@ -14,7 +14,7 @@ SIZES: dict[str, dict[str, int]] = {
     },
     "demo": {
         "songs": 600, "notes": 660, "voices": 600, "stems": 36, "unlabelled": 80,
-        "theory": 1800, "pieces": 60, "covers": 72, "forms": 18,
+        "theory": 1800, "pieces": 60, "covers": 72, "forms": 72,
     },
     "small": {
         "songs": 2400, "notes": 2640, "voices": 2400, "stems": 144, "unlabelled": 600,
