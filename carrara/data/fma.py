@@ -11,7 +11,7 @@ Each size contains the smaller ones; of the sizes on disk the largest is read. `
 downloads one. `carrara pretrain … --corpus fma` trains on the audio of the largest.
 
 Labels: `genre`, the top one, where a recording has one, and `genres`, the numbers of all its genres with their parents
-(genres.csv has the names). Split schemes, the authors': `small`, `medium`, `large` (whole recordings too: `full` on
+(genres.csv has the names), and `artist`, a number. Split schemes, the authors': `small`, `medium`, `large` (whole recordings too: `full` on
 disk). The group is the artist. Some excerpts of each size are known not to decode or to be shorter (the wiki of the
 repository lists them): `carrara check fma` names them.
 """
@@ -162,6 +162,8 @@ def _read_tracks(root: Path) -> list[tuple[Clip, str, Split]]:
             labels["genres"] = [str(genre) for genre in parse_json(own["genres"] or "[]")]
         except ValueError:
             raise DataError(f"{path}, line {line}: genres_all is {own['genres'][:40]!r}, should be a list") from None
+        if own["artist"]:
+            labels["artist"] = own["artist"]
         clip = Clip(id=number, path=folder / number[:3] / f"{number}.mp3", group=own["artist"] or None, labels=labels)
         tracks.append((clip, own["subset"], SPLITS[own["split"]]))
     return tracks

@@ -62,6 +62,7 @@ def test_the_demo_and_the_tiny_size_have_the_expected_counts(demo):
     assert DATASET.expected_counts["beats"] == {"train": 60, "valid": 20, "test": 40}
     assert DATASET.expected_counts["scales"] == {"train": 180, "valid": 60, "test": 120}
     assert DATASET.expected_counts["covers"] == {"train": 12, "valid": 24, "test": 36}
+    assert DATASET.expected_counts["forms"] == {"train": 36, "valid": 12, "test": 24}
     assert split_counts("small")["singer"] == {"train": 1200, "valid": 400, "test": 800}
     assert DATASET.expected_counts_at(DATASET.root(size="full")) == split_counts("full")
 

@@ -124,7 +124,8 @@ def fma(root):
     for number in range(48):
         split = ("training", "training", "validation", "test")[number // 12]
         genre, track = SMALL_GENRES[number % 4], 2 + 997 * number
-        rows.append([track, 'A "title",\nin two lines', 10 + number, split, "small", genre, f"[{number % 4}, 38]"])
+        artist = 10 + number // 12 * 4 + number % 4
+        rows.append([track, 'A "title",\nin two lines', artist, split, "small", genre, f"[{number % 4}, 38]"])
         write(root / f"fma_small/{f'{track:06}'[:3]}/{track:06}.mp3", [220 * 2 ** (number % 4 / 2)], seed=number)
     rows.append([90_000, "medium", 99, "training", "medium", "Jazz", "[4]"])
     (root / "fma_metadata").mkdir()
@@ -135,13 +136,13 @@ def fma(root):
 def music4all(root):
     tables = {"information": ["id\tartist\tsong\talbum_name"], "genres": ["id\tgenres"], "tags": ["id\ttags"],
               "lang": ["id\tlang"]}  # fmt: skip
-    for number in range(30):
+    for number in range(80):
         id = f"0009fFIM1eYThaP{number}"
         tables["information"].append(f"{id}\tBand {number // 2}\tSong\tAlbum")
         tables["genres"].append(f"{id}\trock,indie rock")
         tables["tags"].append(f"{id}\tslow,female vocalists")
         tables["lang"].append(f"{id}\ten")
-        write(root / f"audios/{id}.mp3", [220], seed=number)
+        write(root / f"audios/{id}.mp3", song_pitches(number // 2), seed=number)
     for name, lines in tables.items():
         text(root / f"id_{name}.csv", lines)
 
@@ -284,8 +285,10 @@ def test_music4alls_artists_are_in_one_split(copies):
     assert clip.labels == {
         "artist": "Band 0", "genres": ["rock", "indie rock"], "tags": ["slow", "female vocalists"], "language": "en",
     }  # fmt: skip
-    assert counts(dataset, root, "all") == {"train": 30}
-    assert not dataset.check(root).leaks and len(dataset.splits(root)["artist"]) == 30
+    assert counts(dataset, root, "all") == {"train": 80}
+    # SHA-1 modulo 10 of "Band 0" to "Band 39" is 8 for six and 9 for six.
+    assert counts(dataset, root, "artist") == {"train": 56, "valid": 12, "test": 12}
+    assert not dataset.check(root).leaks
 
 
 def test_both_divisions_of_msd_are_read(copies, tmp_path):
@@ -360,6 +363,8 @@ EXPECTED = {
     "hooktheory/key": ("mfcc", "key_weighted", 0.8),
     "hooktheory/structure": ("mfcc", "accuracy", 0.8),
     "fma/genre-small": ("mfcc", "accuracy", 0.8),
+    "fma/artist-small": ("mfcc", "map", 0.5),
+    "music4all/artist": ("mfcc", "map", 0.5),
     "msd/tags": ("mfcc", "average_precision", 0.8),
     "msd/tags-cals": ("mfcc", "average_precision", 0.8),
     "salami/structure": ("tiny", "segment_label_accuracy", 0.7),

@@ -1,0 +1,1 @@
+"""Tasks of Music4All."""
