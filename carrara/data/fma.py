@@ -10,10 +10,10 @@
 Each size contains the smaller ones; of the sizes on disk the largest is read. `carrara download fma --size small`
 downloads one. `carrara pretrain … --corpus fma` trains on the audio of the largest.
 
-Labels: `genre`, the top one, where a recording has one, and `genres`, the numbers of all its genres with their parents
-(genres.csv has the names), and `artist`, a number. Split schemes, the authors': `small`, `medium`, `large` (whole recordings too: `full` on
-disk). The group is the artist. Some excerpts of each size are known not to decode or to be shorter (the wiki of the
-repository lists them): `carrara check fma` names them.
+Labels: `genre`, the top one, where a recording has one, `genres`, the numbers of all its genres with their parents
+(genres.csv has the names), and `artist`, a number. Split schemes, the authors': `small`, `medium`, `large` (whole
+recordings too: `full` on disk). The group is the artist. Some excerpts of each size are known not to decode or to be
+shorter (the wiki of the repository lists them): `carrara check fma` names them.
 """
 
 from __future__ import annotations

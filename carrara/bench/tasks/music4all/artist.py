@@ -1,7 +1,8 @@
 """Music4All artist: find the other recordings of an artist, by mean average precision; nothing is trained.
 
-The division is ours, by the artist's name (`carrara/data/music4all.py`): a tenth of the artists is searched, the layer is
-chosen on another. Recordings of one album share its production, so a part of what is found may be the album.
+The division is ours, by the artist's name (`carrara/data/music4all.py`): a tenth of the artists is searched, the
+layer is chosen on another tenth. Recordings of one album share its production, so a part of what is found may be the
+album.
 """
 
 from carrara.core.task import Task
