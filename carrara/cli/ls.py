@@ -194,8 +194,8 @@ def _print_wrapped(lines: list[tuple[str, ...]], width: int) -> None:
     console = Console(width=width, color_system=None, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
-    for line in captured.get().splitlines():
-        echo(line.rstrip())
+    for printed in captured.get().splitlines():
+        echo(printed.rstrip())
 
 
 def _seconds(value: float | None) -> str:
