@@ -107,6 +107,15 @@ def read_table(
         yield Row(path, line, dict(zip(header, stripped)))
 
 
+def split_tags(cell: str) -> list[str]:
+    """Return the tags of a cell, separated by semicolons; one that holds a semicolon stands in double quotes."""
+    tags = []
+    for item in re.finditer(r'\s*"((?:[^"]|"")*)"\s*(?=;|$)|[^;]+', cell):
+        quoted = item[1] is not None and ";" in item[1]
+        tags.append((item[1].replace('""', '"') if quoted else item[0]).strip())
+    return [tag for tag in tags if tag]
+
+
 def parse_seconds(value: Any, location: str) -> float:
     """Return a time in seconds, not negative.
 

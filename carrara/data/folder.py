@@ -12,7 +12,8 @@ The CSV file is in UTF-8; commas, semicolons or tabs separate the columns. Colum
 - `split`: train, valid, test, or empty for clips that are in no split;
 - `group`: what may not be in two splits, such as the song, singer or artist;
 - any other column is a label. In a CSV file, a column `tags[]` becomes the label `tags`, a list separated by
-  semicolons; JSON lines hold lists, numbers and objects. Numbers have a decimal point.
+  semicolons, a tag with a semicolon in double quotes; JSON lines hold lists, numbers and objects. Numbers have a
+  decimal point.
 
 Other layouts, without such a file or with one of another name:
 
@@ -56,7 +57,7 @@ from carrara.core.printable import printable
 from carrara.core.strict_json import parse_json_object
 from carrara.data._annotations import add_annotations, has_annotations
 from carrara.data._base import Dataset
-from carrara.data._tables import read_text, split_lines
+from carrara.data._tables import read_text, split_lines, split_tags
 
 FILES = ("labels.csv", "labels.jsonl", "metadata.csv", "metadata.jsonl")
 SPLIT_FOLDERS: dict[str, Split] = {
@@ -228,8 +229,7 @@ def _parse_row(header: list[str], values: list[str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in zip(header, map(str.strip, values)):
         if name.endswith(LIST_SUFFIX):
-            items = (item.strip() for item in value.split(";"))
-            row[name.removesuffix(LIST_SUFFIX)] = [item for item in items if item]
+            row[name.removesuffix(LIST_SUFFIX)] = split_tags(value)
         elif value:
             row[name] = value
     return row

@@ -3,8 +3,10 @@
 import hashlib
 import io
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -284,23 +286,32 @@ def test_a_redirect_to_another_scheme_is_refused(server, tmp_path, target):
         download(Remote(server.url(), "file.bin"), tmp_path)
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl, which makes the server's certificate")
 def test_a_redirect_from_https_to_http_is_refused(server, tmp_path, monkeypatch):
-    import requests
-
-    # The connection is made by http: only the address that the answer states is https, as after a TLS handshake.
-    send = requests.adapters.HTTPAdapter.send
-
-    def send_as_https(adapter, request, **options):
-        address = request.url
-        request.url = address.replace("https://", "http://")
-        response = send(adapter, request, **options)
-        response.url = request.url = address
-        return response
-
-    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send_as_https)
-    server.redirect = "http://example.org/x"
-    with pytest.raises(DataError, match="redirects to http://example.org/x, which is not https"):
-        download(Remote(server.url().replace("http://", "https://"), "file.bin"), tmp_path)
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {key} -out {certificate} "
+        "-days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1".split(),
+        check=True,
+        capture_output=True,
+    )
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    secure = type(server)()
+    secure.reset(BODY)
+    secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    threading.Thread(target=secure.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        address = secure.url().replace("http://", "https://")
+        secure.redirect = "/elsewhere"
+        assert download(Remote(address, "other.bin"), tmp_path).read_bytes() == BODY
+        secure.redirect = "http://example.org/x"
+        with pytest.raises(DataError, match="redirects to http://example.org/x, which is not https"):
+            download(Remote(address, "file.bin"), tmp_path)
+    finally:
+        secure.shutdown()
+        secure.server_close()
 
 
 def test_a_redirect_within_one_server_is_followed(server, tmp_path):

@@ -16,7 +16,7 @@ from carrara.data.folder import DATASET, FolderDataset
 # With U+2028, U+0085, vertical tabs and form feeds inside, at which `str.splitlines` would part a value.
 WORDS = st.text(
     st.characters(exclude_categories=("Cs",), exclude_characters=";\0\r\n"), min_size=1, max_size=60
-).filter(lambda word: word == word.strip())
+).filter(lambda word: word == word.strip() and not word.startswith('"'))
 
 
 def write_labels(tmp_path, text, name="labels.csv"):
@@ -38,6 +38,23 @@ def test_clips_splits_groups_and_labels_are_read_from_a_csv(tmp_path):
     assert (second.start, second.duration) == (1.5, 2.0) and second.labels == {"mood": "wild, loud", "tags": []}
     assert third.id != second.id
     assert DATASET.splits(root) == {"given": {first.id: "train", second.id: "valid"}}
+
+
+@pytest.mark.parametrize(
+    ("cell", "tags"),
+    [
+        ('"rock;pop"; jazz', ["rock;pop", "jazz"]),
+        ('jazz;"a; ""b"""', ["jazz", 'a; "b"']),
+        ('7" single;12" mix', ['7" single', '12" mix']),
+        ('"live";rock', ['"live"', "rock"]),
+        ('"open;rock', ['"open', "rock"]),
+        (" ; ;", []),
+    ],
+)
+def test_a_tag_with_a_semicolon_stands_in_quotes(tmp_path, cell, tags):
+    with (tmp_path / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path", "tags[]"], ["a.wav", cell]])
+    assert DATASET.index(tmp_path)[0].labels["tags"] == tags
 
 
 def test_json_lines_keep_their_types(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 
 from carrara.core.errors import DataError
 from carrara.core.storage import absolute, open_filesystem, suffix
+from carrara.data._tables import split_tags
 
 if TYPE_CHECKING:
     import pyarrow
@@ -99,7 +100,7 @@ def read_manifest_tags(address: str, field: str) -> dict[str, tuple[list[str], s
     values = table[name].to_pylist()
     tags: dict[str, tuple[list[str], str]] = {}
     for item, value, split in zip(ids, values, splits):
-        parts = value.split(";") if name.endswith("[]") and isinstance(value, str) else value
+        parts = split_tags(value) if name.endswith("[]") and isinstance(value, str) else value
         parts = [parts] if isinstance(parts, str) else parts or []
         if not isinstance(parts, list) or not all(isinstance(tag, str) for tag in parts):
             kind = table[name].type if isinstance(table, pyarrow.Table) else ""
