@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -239,4 +240,12 @@ def _interval(interval: Interval | None) -> list[float | None] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or value in (float("inf"), -float("inf")) or value != value else round(value, DIGITS)
+    return None if value is None or not math.isfinite(value) else round_for_page(value)
+
+
+def round_for_page(value: float) -> float:
+    """Return a score to three decimals, or four where the page would otherwise show another tenth than the terminal."""
+    rounded, shown = round(value, DIGITS), float(f"{value:.1f}")
+    if math.isclose(abs(rounded - shown), 0.05, abs_tol=1e-9):  # halfway between two tenths
+        return round(rounded + math.copysign(0.1**DIGITS / 10, shown - rounded), DIGITS + 1)
+    return rounded

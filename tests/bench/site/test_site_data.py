@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.metrics import average_precision_score, r2_score, recall_score
 from typer.testing import CliRunner
 
 from carrara.bench.leaderboard.compare import compare_systems
-from carrara.bench.site.board_data import slug_names
+from carrara.bench.site.board_data import round_for_page, slug_names
 from carrara.bench.site.task_data import MAX_HARDEST, class_scores
 from carrara.bench.site.write import write_site
 from carrara.cli._main import app
@@ -115,6 +116,14 @@ def test_a_record_without_predictions_is_not_compared_with_the_reason(write_reco
     pair = read_data(tmp_path / "site", "compare/pebble-constrained/a")["b"]
     assert pair["tasks"] == []
     assert pair["not_comparable"] == [{"task": "pebble/key", "reason": "no predictions beside the record of a"}]
+
+
+@pytest.mark.parametrize("value", [63.050000000000004, 64.25, 64.75, 7.6499999999999995, -7.25, -7.35, 0.05, 12.3456])
+def test_the_page_shows_the_tenths_of_the_terminal(value):
+    """JavaScript's toFixed rounds the exact value, halves away from zero."""
+    given = round_for_page(value)
+    assert abs(given - value) < 6e-4
+    assert str(Decimal(given).quantize(Decimal("0.1"), ROUND_HALF_UP)) == f"{value:.1f}"
 
 
 def test_slugs_are_safe_and_distinct_where_case_is_ignored():
