@@ -97,7 +97,7 @@ function layerPlot(layers, chosen, label) {
 function scatterPlot(points, xName, yName, formatX, tell) {
   const width = plotWidth(), height = Math.max(300, width * 0.5), left = 44, right = 16, top = 12, bottom = height - 44;
   const [low, high] = extent(points.map((point) => Math.log10(point.x)), 0.06);
-  const [yLow, yHigh] = extent(points.map((point) => point.y), 0.08);
+  const [yLow, yHigh] = extent(points.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]), 0.08);
   const x = (value) => left + ((Math.log10(value) - low) / (high - low)) * (width - left - right);
   const y = (value) => bottom - ((value - yLow) / (yHigh - yLow)) * (bottom - top);
   const powers = [];
