@@ -113,13 +113,29 @@ class _Choi(Encoder):
         for batch_BT, batch_lengths_B in zip(samples_BT.float().split(size), lengths_B.split(size)):
             # A clip is repeated from its start until it is long enough.
             index_BT = torch.arange(CLIP_SAMPLES, device=samples_BT.device) % batch_lengths_B[:, None]
-            maps_BCMF = self._decibels(batch_BT.gather(1, index_BT)).mT[:, None]
-            means = []
-            for block in self.blocks:
-                maps_BCMF = block(maps_BCMF)
-                means.append(maps_BCMF.mean(dim=(-2, -1)))
-            features.append(torch.cat(means, dim=-1))
+            features.append(self._encode(batch_BT.gather(1, index_BT)))
         return torch.cat(features)[:, None, None]
+
+    def forward_traceable(self, samples_BT: Tensor) -> Tensor:
+        """Return `forward`'s features of clips of one length, by operations that a tracer follows.
+
+        Raises:
+            UsageError: the settings normalize over a batch.
+        """
+        if self.settings.batch_stats:
+            raise UsageError(f"{self.card.name}: its clips depend on their batch; use batch_stats=false")
+        index_T = torch.arange(CLIP_SAMPLES, device=samples_BT.device)
+        index_T = index_T - index_T // samples_BT.shape[1] * samples_BT.shape[1]
+        return self._encode(samples_BT[:, index_T])[:, None, None]
+
+    def _encode(self, samples_BT: Tensor) -> Tensor:
+        """Return the means of the maps, `[B, D]`, of clips of 29 s."""
+        maps_BCMF = self._decibels(samples_BT).mT[:, None]
+        means = []
+        for block in self.blocks:
+            maps_BCMF = block(maps_BCMF)
+            means.append(maps_BCMF.mean(dim=(-2, -1)))
+        return torch.cat(means, dim=-1)
 
     def _decibels(self, samples_BT: Tensor) -> Tensor:
         """Return the mel spectrogram in decibels below the maximum, `[B, F, M]`."""

@@ -7,7 +7,7 @@ compared with the encoder in onnxruntime, on inputs of other lengths than the on
 A spectrogram becomes a convolution with the windowed sines and cosines of the Fourier transform, which runtimes for the
 web have too. Networks over frames (HuBERT's shape, the conformers) are exported as they are, those that average over
 the windows of a clip through `window_batch` and `window_features`, which do all clips at once, and those that divide a
-clip into equal windows (MAEST, mel-patch) through `forward_traceable`.
+clip in another way (MAEST, mel-patch, CHOI) through `forward_traceable`.
 
 Letters: B batch, T samples, F frames, K frequencies, M bands, W samples of a frame, N windows, D dim.
 """
@@ -51,8 +51,8 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
     if not isinstance(encoder, FrameEncoder) and not any(hasattr(encoder, name) for name in TRACEABLE):
         raise UsageError(
             f"{card.name}: --format onnx holds networks over frames (MERT and its kind, MusicFM, MuQ, mel-conformer) "
-            "and over windows (MAEST, mel-patch, MusiCNN, EffNet-Discogs, CLMR, MULE); --format carrara holds every "
-            "encoder"
+            "and over windows (MAEST, mel-patch, MusiCNN, EffNet-Discogs, CLMR, MULE, CHOI); "
+            "--format carrara holds every encoder"
         )
     try:
         import onnxruntime  # noqa: F401
@@ -169,6 +169,20 @@ class _ConvolutionSpectrum(nn.Module):
         return power_BFK if bank_KM is None else power_BFK @ bank_KM
 
 
+class _InstanceNorm(nn.Module):
+    """torch's instance norm of maps `[B, C, H, W]` in operations that the exporter has."""
+
+    def __init__(self, norm: nn.InstanceNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the maps, each with mean 0 and variance 1 before weight and bias."""
+        centred = x - x.mean((2, 3), keepdim=True)
+        scaled = centred * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + self.eps)
+        return scaled * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 def _with_convolutions(encoder: Encoder) -> Encoder:
     """Make what the exporter cannot trace into what it can: Fourier transforms, and switches that are tensors."""
     for module in list(encoder.modules()):
@@ -181,6 +195,8 @@ def _with_convolutions(encoder: Encoder) -> Encoder:
         for name, child in module.named_children():
             if isinstance(child, Spectrum):
                 setattr(module, name, _ConvolutionSpectrum(child.framing))
+            elif isinstance(child, nn.InstanceNorm2d):
+                setattr(module, name, _InstanceNorm(child))
     return encoder
 
 

@@ -141,6 +141,7 @@ SMALL = {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64, "channels": 
         ("muq", SMALL),
         ("maest-tiny", {"num_layers": 1}),
         ("mel-patch-tiny", {"num_layers": 1}),
+        ("choi", {}),
     ],
 )
 @torch.no_grad()
@@ -178,6 +179,14 @@ def test_equal_windows_as_tensors_are_those_of_the_loop(name, changed):
         layers = ours(samples_BT)
         assert len(layers) == clips and layers.std() > 0.01
         torch.testing.assert_close(ours.forward_traceable(samples_BT), layers, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_short_clip_is_repeated_and_a_long_one_cut_by_what_a_tracer_follows():
+    ours = build_encoder("choi", seed=1).eval()
+    for clips, samples in ((2, 1200), (1, 36_005), (1, 360_007)):
+        samples_BT = sound(clips, samples)
+        torch.testing.assert_close(ours.forward_traceable(samples_BT), ours(samples_BT), atol=1e-5, rtol=1e-5)
 
 
 def test_patchout_is_reported_before_a_maest_becomes_onnx(tmp_path):
