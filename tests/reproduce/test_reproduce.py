@@ -239,13 +239,13 @@ def test_a_reproduction_runs_from_the_command_line_and_resumes(tmp_path, data, m
     assert json.loads(fewer.stdout)["tasks"] == ["pebble/emotion"]
     scores = {row["label"]: row["tasks"] for row in json.loads(fewer.stdout)["rows"]}
     assert scores == {row["label"]: {"pebble/emotion": row["tasks"]["pebble/emotion"]} for row in values["rows"]}
-    quick = CliRunner().invoke(app, [*words, "--tasks", "pebble/emotion", "--protocol", "linear:standardise=true"])
-    assert json.loads(quick.stdout)["protocol"] == "linear:standardise=true"
-    assert "protocol `linear:standardise=true`" in (tmp_path / "out/thesis-T5.3.md").read_text()
+    quick = CliRunner().invoke(app, [*words, "--tasks", "pebble/emotion", "--protocol", "linear:pooling=mean-std"])
+    assert json.loads(quick.stdout)["protocol"] == "linear:pooling=mean-std"
+    assert "protocol `linear:pooling=mean-std`" in (tmp_path / "out/thesis-T5.3.md").read_text()
     records = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*@1.json")]
     assert {(each["task"]["name"], each["protocol"]["name"]) for each in records} == {
         ("pebble/key", "constrained"),
         ("pebble/emotion", "constrained"),
-        ("pebble/emotion", "linear:standardise=true"),
+        ("pebble/emotion", "linear:pooling=mean-std"),
     }
     assert {path: path.stat().st_mtime_ns for path in models} == models
