@@ -1,6 +1,6 @@
 """How fast the spectra are: our CQT, mel and chroma beside librosa's and nnAudio's, in one process.
 
-    python benchmarks/spectra.py --seconds 5 --batch 8
+    python benchmarks/spectra.py --seconds 5 --batch 8 -o docs/spectra.json
 
 Each row is the median CPU time of several calls on the same clips (chords in noise), as times real time per clip,
 and the ratio to ours. Kernels and plans are made before the clock starts; librosa's own cache of filters is its own.
@@ -11,13 +11,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import librosa
 import numpy as np
 import torch
+from steps import describe_run
 
 from carrara.nn.spectral.chroma import ChromaSTFT, TunedChroma
 from carrara.nn.spectral.cqt import CQT
@@ -108,34 +111,40 @@ def other_rows(rate: int, x_BT: torch.Tensor) -> dict[str, dict[str, Call]]:
     }
 
 
-def show(title: str, rows: dict[str, Call], heard: float, runs: int) -> None:
-    """Print one comparison; `heard` is the seconds of sound in a call."""
-    took = {name: seconds_of(call, runs) for name, call in rows.items()}
-    for name, seconds in took.items():
-        print(
-            f"   {name:<24} {heard / seconds:8.0f} x real time   {seconds / took['ours']:6.1f} x our time   ({title})"
-        )
+def measure(rows: dict[str, Call], seconds: float, runs: int) -> dict[str, dict[str, float]]:
+    """Return how fast each call is, against real time of so many seconds of audio and against ours."""
+    times = {name: seconds_of(call, runs) for name, call in rows.items()}
+    return {
+        name: {"times_real_time": round(seconds / time), "times_our_time": round(time / times["ours"], 2)}
+        for name, time in times.items()
+    }
 
 
 def main() -> None:
-    """Print every comparison."""
+    """Print every comparison, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a clip (default 5)")
     parser.add_argument("--batch", type=int, default=8, help="clips at once (default 8)")
     parser.add_argument("--runs", type=int, default=5, help="calls of each (default 5)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    heard = options.batch * options.seconds
+    comparisons: dict[str, dict[str, Call]] = {}
     with torch.inference_mode():
         for rate in (24_000, 16_000):
             x_BT = clips(options.batch, options.seconds, rate)
             for bins, octave in ((336, 48), (84, 12)):
-                show(f"CQT {bins}, {rate} Hz", cqt_rows(rate, bins, octave, x_BT), heard, options.runs)
-            show(f"log-mel 128, {rate} Hz", mel_rows(rate, x_BT), heard, options.runs)
+                comparisons[f"CQT {bins}, {rate} Hz"] = cqt_rows(rate, bins, octave, x_BT)
+            comparisons[f"log-mel 128, {rate} Hz"] = mel_rows(rate, x_BT)
         x_BT = clips(options.batch, options.seconds, 22_050)
-        for title, rows in other_rows(22_050, x_BT).items():
-            show(f"{title}, 22050 Hz", rows, heard, options.runs)
+        comparisons |= {f"{title}, 22050 Hz": rows for title, rows in other_rows(22_050, x_BT).items()}
+        result = describe_run(torch.device("cpu"))
+        for title, rows in comparisons.items():
+            result[title] = measure(rows, options.batch * options.seconds, options.runs)
+            print(title, result[title], flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long a person waits for help and lists: CPU seconds of whole commands, beside a Python that does nothing.
 
-    python benchmarks/startup.py
+    python benchmarks/startup.py [-o docs/startup.json]
 
 Peers' figures on a like machine are in style.md 1.0 (lm-eval --help 3.7, mteb --help 16.7, lm-eval ls tasks 45.4).
 """
@@ -8,10 +8,15 @@ Peers' figures on a like machine are in style.md 1.0 (lm-eval --help 3.7, mteb -
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import time
+from pathlib import Path
+from typing import Any
 
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
@@ -35,10 +40,20 @@ def main() -> None:
     """Print the median of several runs of each command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7, help="runs of each command (default 7)")
-    runs = parser.parse_args().runs
+    parser.add_argument("-o", "--output", type=Path, help="JSON file")
+    options = parser.parse_args()
+    result: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "load": round(os.getloadavg()[0], 1),
+        "runs": options.runs,
+    }
     for name, command in COMMANDS.items():
-        times = [cpu_seconds(command) for _ in range(runs + 1)][1:]
-        print(f"{name:<24} {statistics.median(times):6.2f} s CPU   ({min(times):.2f} to {max(times):.2f})")
+        times = [cpu_seconds(command) for _ in range(options.runs + 1)][1:]
+        extremes = [round(min(times), 3), round(max(times), 3)]
+        result[name] = {"cpu_seconds": round(statistics.median(times), 3), "range": extremes}
+        print(name, result[name], flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """How often 95 % intervals cover the truth and contain the score: test sets drawn again and again from known systems.
 
-    python benchmarks/coverage.py --output docs/coverage.json   # every line of docs/intervals.md, about 30 minutes
-    python benchmarks/coverage.py --systems "tags, noise" --units 200 --groups in-groups --repeats 500
-    python benchmarks/coverage.py --table docs/coverage.json    # the table again
-    python benchmarks/coverage.py --proportions                 # other intervals of an accuracy near 1
+    python benchmarks/interval_coverage.py --output docs/coverage.json   # docs/intervals.md, about 30 minutes
+    python benchmarks/interval_coverage.py --systems "tags, noise" --units 200 --groups in-groups --repeats 500
+    python benchmarks/interval_coverage.py --table docs/coverage.json    # the table again
+    python benchmarks/interval_coverage.py --proportions                 # other intervals of an accuracy near 1
 
 A clip's answers come from latent normal variables. In groups, a part of their variance (--correlation, 0.3) is common
 to the clips of a group; groups have unequal sizes, a fifth of the units in number. `nsynth` is accuracy on NSynth's
