@@ -1,14 +1,17 @@
-"""Commands whose help has a short column of types: flags have none, and no type is cut in the middle of a word."""
+"""Commands with a short column of types in their help, and common options before or behind a command's name."""
 
 from __future__ import annotations
 
 import textwrap
+from itertools import islice
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 TYPE_WORDS = {"str": "TEXT", "path": "PATH", "Path": "PATH", "int": "INT", "float": "FLOAT", "bool": ""}
 MAX_TYPE = 16
+COMMON_FLAGS = {"--debug", "--progress", "--no-progress", "--quiet", "-q", "--verbose", "-v"}
+LOG_FILE = "--log-file"
 
 
 class HelpfulCommand(TyperCommand):
@@ -25,6 +28,19 @@ class HelpfulGroup(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, each with the type that help shows."""
         return [_shorten_type(parameter, ctx) for parameter in super().get_params(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options of all commands, which may stand behind the command's name too; return what is left."""
+        end = args.index("--") if "--" in args else len(args)
+        common, others, remaining = [], [], iter(args[:end])
+        for argument in remaining:
+            if argument in COMMON_FLAGS or argument.startswith(f"{LOG_FILE}="):
+                common.append(argument)
+            elif argument == LOG_FILE:
+                common += [argument, *islice(remaining, 1)]
+            else:
+                others.append(argument)
+        return super().parse_args(ctx, [*common, *others, *args[end:]])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return name, command and remaining arguments; two words go before one."""

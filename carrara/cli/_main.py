@@ -95,7 +95,8 @@ def carrara_command(
 
     Environment: CARRARA_DATA (datasets, ~/mir_datasets), CARRARA_HOME (features and imported encoders,
     ~/.cache/carrara), CARRARA_PROGRESS (0 or 1), CARRARA_DEBUG=1 (tracebacks), HF_HOME and HF_HUB_OFFLINE (the hub),
-    NO_COLOR, COLUMNS. `carrara --install-completion` completes commands and options in your shell.
+    NO_COLOR, COLUMNS. `carrara --install-completion` completes commands and options in your shell. --quiet, --verbose,
+    --log-file, --progress and --debug may stand behind a command's name too.
     """
     if version:
         echo(f"carrara {__version__}")
@@ -157,9 +158,15 @@ def _register_commands() -> None:
 _register_commands()
 
 
+@functools.cache
+def _echo_warning(line: str) -> None:
+    """Print a warning, the first time only: libraries give the same one for every encoder and file."""
+    echo(f"carrara: {line}", err=True)
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Show a warning as one line, without its source line."""
-    echo(f"carrara: {one_line(str(message))}", err=True)
+    _echo_warning(one_line(str(message)))
 
 
 def main() -> None:

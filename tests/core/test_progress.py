@@ -91,6 +91,10 @@ def test_quiet_says_only_results_and_the_error_and_a_log_file_gets_all(tmp_path)
     assert carrara(tmp_path, "-q", "ls", "encodes").stderr.count("\n") == 1
     logged = carrara(tmp_path, "--log-file", "run.log", "ls")
     assert logged.stderr == loud.stderr == (tmp_path / "run.log").read_text()
+    behind = carrara(tmp_path, "ls", "-q", "protocols", "--log-file", "behind.log")
+    before = carrara(tmp_path, "--quiet", "--log-file", "before.log", "ls", "protocols")
+    assert behind.returncode == 0 and (behind.stdout, behind.stderr) == (before.stdout, before.stderr)
+    assert (tmp_path / "behind.log").read_text() == (tmp_path / "before.log").read_text()
     refused = carrara(tmp_path, "--log-file", "no/such/run.log", "ls")
     assert refused.returncode == 2 and "--log-file no/such/run.log" in refused.stderr
 
