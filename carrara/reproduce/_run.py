@@ -66,10 +66,16 @@ class ReproductionPlan:
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocol: str = "constrained"
 
-    def bench_config(self, reproduction: Reproduction, seed: int) -> BenchConfig:
-        """Return how a model is measured: the plan's protocol with its settings, before them the reproduction's."""
+    def bench_config(self, reproduction: Reproduction, seed: int, row: AblationRow | None = None) -> BenchConfig:
+        """Return how a model is measured: the plan's protocol with its settings, before them the reproduction's.
+
+        A row that selects a layer has no other to choose, to add or to concatenate.
+        """
         config = parse_protocol_name(self.protocol)
-        return replace(config, settings={**reproduction.probes, **config.settings}, seeds=(seed,))
+        settings = {**reproduction.probes, **config.settings}
+        if row is not None and row.selection:
+            settings.pop("layers", None)
+        return replace(config, settings=settings, seeds=(seed,))
 
     def rows(self, reproduction: Reproduction) -> list[AblationRow]:
         """Return the rows to run, in the table's order."""
@@ -172,7 +178,7 @@ def run_reproduction(reproduction: Reproduction, plan: ReproductionPlan) -> Iter
                 reproduction.tasks,
                 data_dir=plan.data_dir,
                 results=plan.output / "results",
-                config=plan.bench_config(reproduction, seed),
+                config=plan.bench_config(reproduction, seed, row),
                 device=plan.device,
             )
             log = training_log(reproduction, row, plan, seed)

@@ -170,6 +170,15 @@ def test_a_fraction_of_a_corpus_is_its_first_files_by_name(tmp_path):
         ReproductionPlan((tmp_path / "a/notes.txt",), tmp_path).files(AblationRow("x", corpus_fraction=0.5))
 
 
+@pytest.mark.parametrize("protocol", ["constrained", "linear:layers=concat:last4"])
+def test_a_row_that_selects_a_layer_has_no_other_to_choose(protocol, tmp_path):
+    poster = REGISTRY.get("music2vec-poster")
+    plan = ReproductionPlan((tmp_path,), tmp_path, protocol=protocol)
+    layers = {row.label: plan.bench_config(poster, 1, row).settings.get("layers") for row in poster.rows}
+    assert {label for label, value in layers.items() if value is None} == {"conv", "last"}
+    assert {value for value in layers.values() if value} == {protocol.partition("=")[2] or "transformer+cnn"}
+
+
 def test_pairs_of_tokens_are_parts_of_the_stack(tmp_path):
     encoder = build_encoder("maest-tiny", 3).eval()
     save_pretrained(encoder, tmp_path / "model")
