@@ -94,21 +94,24 @@ class NeighbourIndex(EmbeddedRows):
     def nearest(self, query_D: np.ndarray) -> Iterator[tuple[int, float]]:
         """Yield rows with their cosine similarity to a unit vector, the most similar first.
 
-        The graph gives four times as many candidates as are yielded before it is searched again, more widely.
+        The graph gives four times as many candidates as are yielded before it is searched again, more widely. When they
+        come near all rows, or the index is small, all rows are compared: a graph may not lead to each of them.
         """
         yielded: set[int] = set()
-        candidates = FIRST_CANDIDATES
-        while len(yielded) < len(self._graph):
-            self._graph.expansion_search = max(EXPANSION_SEARCH, candidates)
-            keys_N = self._graph.search(query_D, candidates, threads=1).keys.astype(np.int64)
+        candidates, is_exact = FIRST_CANDIDATES, False
+        while not is_exact:
+            is_exact = 4 * candidates >= len(self._graph)
+            if is_exact:
+                keys_N = self.present_rows()
+            else:
+                self._graph.expansion_search = max(EXPANSION_SEARCH, candidates)
+                keys_N = self._graph.search(query_D, candidates, threads=1).keys.astype(np.int64)
             similarity_N = self.unit_vectors(self.vectors(keys_N)) @ query_D
-            last = len(keys_N) if len(keys_N) >= len(self._graph) or len(keys_N) < candidates else candidates // 4
+            last = len(keys_N) if is_exact else candidates // 4
             for index in np.argsort(-similarity_N, kind="stable")[:last]:
                 if int(keys_N[index]) not in yielded:
                     yielded.add(int(keys_N[index]))
                     yield int(keys_N[index]), float(similarity_N[index])
-            if len(keys_N) < candidates:
-                return
             candidates *= 4
 
 

@@ -281,14 +281,16 @@ def find_path(queries: Sequence[Query], library: EmbeddedRows, count: int, field
     if len(queries) != 2 or count < 2:
         raise UsageError("--path: give two recordings, and at least --count 2")
     first, last = queries
-    angle = float(np.arccos(np.clip(first.unit_D @ last.unit_D, -1, 1)))
+    first_D, last_D = first.unit_D.astype(np.float64), last.unit_D.astype(np.float64)
+    # Exact near 0 and 180 degrees, where the arc cosine of a rounded product is not.
+    angle = 2 * float(np.arctan2(np.linalg.norm(first_D - last_D), np.linalg.norm(first_D + last_D)))
     if np.sin(angle) < 1e-6:
         raise UsageError(f"--path: {first.path} and {last.path} have the same or opposite embeddings")
     used = {os.path.abspath(query.path) for query in queries}
     steps = [Neighbour(1.0, first.row, first.path, 0.0, first.duration or 0.0)]
     for step in range(1, count - 1):
         fraction = step / (count - 1)
-        point_D = np.sin((1 - fraction) * angle) * first.unit_D + np.sin(fraction * angle) * last.unit_D
+        point_D = np.sin((1 - fraction) * angle) * first_D + np.sin(fraction * angle) * last_D
         unit_D = (point_D / np.linalg.norm(point_D)).astype(np.float32)
         excluded = fields.values([steps[-1].path])
         for row, similarity in library.nearest(unit_D):

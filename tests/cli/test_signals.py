@@ -22,7 +22,7 @@ def run(*arguments, **options):
 def test_killed_at_random_moments_of_the_start_it_says_a_word(tmp_path, number, word):
     """A moment is after so many imports, so that it is one of the start on a busy machine too."""
     sound, output = tmp_path / "a.wav", tmp_path / "o.parquet"
-    soundfile.write(sound, np.random.default_rng(0).uniform(-0.3, 0.3, 30 * 16_000), 16_000)
+    soundfile.write(sound, np.random.default_rng(0).uniform(-0.3, 0.3, 300 * 16_000), 16_000)
     arguments = [*COMMAND, "embed", sound, "-e", "mert-tiny:random", "-o", output]
     environment = os.environ | {"PYTHONVERBOSE": "1", "CARRARA_HOME": str(tmp_path / "home")}
     rng = random.Random(int(number))
