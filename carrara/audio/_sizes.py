@@ -38,23 +38,23 @@ def find_sound_bytes(path: Path) -> SoundBytes | None:
     with map_bytes(path) as data:
         magic = data[:4]
         if magic in {b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"}:
-            found = _find_riff_sound(data)
+            extent = _find_riff_sound(data)
         elif data[:8] == _W64_MAGIC:
-            found = _find_w64_sound(data)
+            extent = _find_w64_sound(data)
         elif magic == b"caff":
-            found = _find_caf_sound(data)
+            extent = _find_caf_sound(data)
         elif magic == b".snd" and len(data) >= 12:
             begin, size = struct.unpack_from(">II", data, 4)
-            found = (begin, 0 if size >= UNSET_SIZE else size)
+            extent = (begin, 0 if size >= UNSET_SIZE else size)
         elif data[:19] == b"Creative Voice File":
-            found = _find_voc_sound(data)
+            extent = _find_voc_sound(data)
         elif data[:7] == b"NIST_1A":
-            found = _find_nist_sound(data[:1024])
+            extent = _find_nist_sound(data[:1024])
         else:
-            found = None
-        if found is None or not 0 < found[1] < UNSET_LONG_SIZE:
+            extent = None
+        if extent is None or not 0 < extent[1] < UNSET_LONG_SIZE:
             return None
-        return SoundBytes(found[1], max(min(found[1], len(data) - found[0]), 0))
+        return SoundBytes(extent[1], max(min(extent[1], len(data) - extent[0]), 0))
 
 
 def _iter_riff_chunks(data: mmap.mmap | bytes) -> Iterator[tuple[bytes, int, int]]:

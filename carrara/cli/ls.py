@@ -10,6 +10,7 @@ import typer
 from carrara.cli._echo import echo
 from carrara.core.errors import UsageError
 
+TEXT_COLUMNS = (1, 3, 7)  # of the table: network, input and task, which may wrap
 MIN_TEXT_COLUMN = 14  # narrower, words of a cell would break
 TABLE_FIELDS = (
     "name",
@@ -168,10 +169,10 @@ def _print_table(cards: list[dict[str, Any]], as_json: bool) -> None:
         row = (card["network"], size, card["input"], _seconds(stride), _seconds(card["context_seconds"]), hours)
         lines.append((card["name"], *(cell or "–" for cell in row), card["pretraining_task"] or "yours to choose"))
     width = output_width()
-    fixed = sum(max(len(line[column]) for line in lines) + 2 for column in (0, 2, 4, 5, 6))
+    fixed = sum(max(map(len, cells)) + 2 for index, cells in enumerate(zip(*lines)) if index not in TEXT_COLUMNS)
     if width is None or sum(max(map(len, column)) + 2 for column in zip(*lines)) <= width:
         blocks = [lines]
-    elif fixed + 3 * MIN_TEXT_COLUMN <= width:
+    elif fixed + len(TEXT_COLUMNS) * MIN_TEXT_COLUMN <= width:
         _print_wrapped(lines, width)
         return
     else:
@@ -188,7 +189,7 @@ def _print_wrapped(lines: list[tuple[str, ...]], width: int) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="none")
     for index, title in enumerate(lines[0]):
-        table.add_column(title, no_wrap=index not in (1, 3, 7), overflow="fold")
+        table.add_column(title, no_wrap=index not in TEXT_COLUMNS, overflow="fold")
     for line in lines[1:]:
         table.add_row(*line)
     console = Console(width=width, color_system=None, highlight=False, markup=False)

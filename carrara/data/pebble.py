@@ -23,9 +23,8 @@ Train / valid / test are 3:1:2; of `composers` and `covers`, for which nothing i
 songs, 330/110/220 notes, 300/100/200 voices, 18/6/12 stems and 40 minutes unlabelled, 180/60/120 examples of each kind
 of theory, 30/10/20 pieces, 12/24/36 covers and 36/12/24 forms. `small` has four times the songs, notes, voices and
 stems, a third more theory, eight times the pieces, seven times the covers, 120 forms and 5 h unlabelled, `full` five
-times `small` and 33 h. A smaller
-size is the beginning of a larger one, clip for clip. Theory, pieces, covers and forms came later: a folder without them
-serves all other tasks, and `carrara download pebble` adds them and keeps every file.
+times `small` and 33 h. A smaller size is the beginning of a larger one, clip for clip. Theory, pieces, covers and forms
+came later: a folder without them serves all other tasks, and `carrara download pebble` adds them and keeps every file.
 
 A clip depends on Pebble's version, its collection and its number alone. Rendered again on the same machine it is
 bit-equal; elsewhere, where a processor rounds sines differently, equal within 2 steps of the 16 bits. The songs are
