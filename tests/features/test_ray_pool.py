@@ -40,7 +40,7 @@ def rows(path):
     return sorted(pq.read_table(path).to_pylist(), key=lambda row: row["path"])
 
 
-# Slow enough to be killed in the middle: an encoder that waits in the actors.
+# Each actor's second batch waits until the gate is there, so that both kills come before the end on any machine.
 DRIVER = """
 import sys, time
 from pathlib import Path
@@ -49,11 +49,14 @@ from carrara.encoders._hub.load import load
 from carrara.features.embed import EmbedConfig
 from carrara.features.parquet import write_embeddings
 from carrara.features.ray_pool import RayCluster
-encoder = load("mfcc")
-forward = encoder.forward
+from carrara.features.ray_pool import BATCH_FILES
+encoder, gate = load("mfcc"), Path(sys.argv[4])
 class Waiting(type(encoder)):
+    calls = 0
     def forward(self, *arguments):
-        time.sleep(0.5)
+        Waiting.calls += 1
+        while Waiting.calls > BATCH_FILES and not gate.exists():
+            time.sleep(0.05)
         return super().forward(*arguments)
 encoder.__class__ = Waiting
 cluster = RayCluster(sys.argv[1], workers=2)
@@ -70,17 +73,20 @@ def test_actors_and_the_driver_may_be_killed_and_the_rows_are_those_of_one_proce
     address, folder = cluster
     result = CliRunner().invoke(app, ["embed", str(folder), "-e", "mfcc", "-o", str(tmp_path / "one.parquet")])
     assert result.exit_code == 1 and "broken.wav: not an audio file" in result.stderr
-    driver = [sys.executable, "-c", DRIVER, address, str(folder), str(tmp_path / "killed")]
+    gate = tmp_path / "gate"
+    driver = [sys.executable, "-c", DRIVER, address, str(folder), str(tmp_path / "killed"), str(gate)]
     parts = tmp_path / "killed"
     with subprocess.Popen(driver, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _wait(lambda: list(parts.glob("part-*.parquet")) or process.poll() is not None)
         process.send_signal(signal.SIGKILL)
     kept = sum(pq.read_metadata(part).num_rows for part in parts.glob("part-*.parquet"))
     assert 0 < kept < FILES
+    _wait(lambda: not _actors())
     with subprocess.Popen(driver, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL) as process:
         _wait(lambda: _actors() or process.poll() is not None)
         for actor in _actors()[:1]:
             actor.kill()
+        gate.touch()
         output = process.communicate(timeout=500)[0]
     assert process.returncode == 0
     embedded, reused, failed = map(int, output.split())
