@@ -239,6 +239,7 @@ def test_refusals_are_one_line_with_the_cure(hub, folder, tmp_path, monkeypatch)
     (folder / "model.safetensors").write_bytes(whole)
     hub.shutdown()
     hub.server_close()
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between huggingface_hub's further attempts
     with pytest.raises(UsageError, match=r"cannot be uploaded \(.*\); check the connection") as refused:
         push_encoder(folder, "lab/mine")
     assert "\n" not in str(refused.value)

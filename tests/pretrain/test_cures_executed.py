@@ -469,7 +469,7 @@ def test_a_batch_that_ranks_cannot_divide_names_one_that_they_can(changes, words
 
 
 def test_of_two_processes_in_one_folder_the_second_is_refused_and_both_ways_out_work(music, tmp_path):
-    command, folder = command_of("mert-v0", {"steps": 400, "checkpoint_every": 1000}, music["files"]), tmp_path / "x"
+    command, folder = command_of("mert-v0", {"steps": 60, "checkpoint_every": 1000}, music["files"]), tmp_path / "x"
     first = started(command, folder)
     try:
         deadline = time.monotonic() + 120
@@ -494,4 +494,4 @@ def test_of_two_processes_in_one_folder_the_second_is_refused_and_both_ways_out_
     # The first is done; its folder was not touched.
     code, line = ended(started([*command, "--resume"], folder))
     assert code == 0, line
-    assert [entry["step"] for entry in read_metrics(folder / "metrics.jsonl")][-1] == 400
+    assert [entry["step"] for entry in read_metrics(folder / "metrics.jsonl")][-1] == 60

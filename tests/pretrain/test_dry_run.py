@@ -189,8 +189,9 @@ SMALLER = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", ["small", "tiny"])
-@pytest.mark.parametrize("name", SMALLER)
+@pytest.mark.parametrize(
+    ("name", "scale"), [*((name, "tiny") for name in SMALLER), ("mert-v1-95m", "small"), ("a-jepa", "small")]
+)
 def test_a_recipe_has_a_plan_at_the_smaller_scales(name, scale):
     plan = plan_run(name, scale=scale, device="cpu")
     assert plan["flops_per_step"] > 0 and plan["this_device"]["accumulation_steps"]
