@@ -5,7 +5,7 @@ the table (`row:17`); several queries are one, the mean of their unit vectors. W
 with the encoder that made it; another encoder, or other weights of it, are refused. A text is a query, too, where the
 table has the layer "joint" of an encoder with a text tower: its vector is that of `encode_text`.
 
-Letters: Q queries, D dim.
+Letters: Q queries, D dim, S steps of a walk between its ends.
 """
 
 from __future__ import annotations
@@ -281,17 +281,12 @@ def find_path(queries: Sequence[Query], library: EmbeddedRows, count: int, field
     if len(queries) != 2 or count < 2:
         raise UsageError("--path: give two recordings, and at least --count 2")
     first, last = queries
-    first_D, last_D = first.unit_D.astype(np.float64), last.unit_D.astype(np.float64)
-    # Exact near 0 and 180 degrees, where the arc cosine of a rounded product is not.
-    angle = 2 * float(np.arctan2(np.linalg.norm(first_D - last_D), np.linalg.norm(first_D + last_D)))
-    if np.sin(angle) < 1e-6:
+    points_SD = points_on_arc(first.unit_D, last.unit_D, count)
+    if points_SD is None:
         raise UsageError(f"--path: {first.path} and {last.path} have the same or opposite embeddings")
     used = {os.path.abspath(query.path) for query in queries}
     steps = [Neighbour(1.0, first.row, first.path, 0.0, first.duration or 0.0)]
-    for step in range(1, count - 1):
-        fraction = step / (count - 1)
-        point_D = np.sin((1 - fraction) * angle) * first_D + np.sin(fraction * angle) * last_D
-        unit_D = (point_D / np.linalg.norm(point_D)).astype(np.float32)
+    for unit_D in points_SD:
         excluded = fields.values([steps[-1].path])
         for row, similarity in library.nearest(unit_D):
             path = library.path_R[row].as_py()
@@ -300,6 +295,21 @@ def find_path(queries: Sequence[Query], library: EmbeddedRows, count: int, field
                 steps.append(_neighbour(library, row, similarity))
                 break
     return [*steps, Neighbour(1.0, last.row, last.path, 0.0, last.duration or 0.0)]
+
+
+def points_on_arc(first_D: np.ndarray, last_D: np.ndarray, count: int) -> np.ndarray | None:
+    """Return unit vectors at equal angles on the arc between two, without its ends, float32 `[count - 2, D]`.
+
+    None where there is no such arc: the two are the same or opposite.
+    """
+    first_D, last_D = first_D.astype(np.float64), last_D.astype(np.float64)
+    # Exact near 0 and 180 degrees, where the arc cosine of a rounded product is not.
+    angle = 2 * float(np.arctan2(np.linalg.norm(first_D - last_D), np.linalg.norm(first_D + last_D)))
+    if np.sin(angle) < 1e-6:
+        return None
+    share_S1 = np.arange(1, count - 1)[:, None] / (count - 1)
+    points_SD = np.sin((1 - share_S1) * angle) * first_D + np.sin(share_S1 * angle) * last_D
+    return (points_SD / np.linalg.norm(points_SD, axis=1, keepdims=True)).astype(np.float32)
 
 
 def write_playlist(neighbours: Sequence[Neighbour]) -> str:

@@ -19,6 +19,7 @@ from carrara.cli._main import app
 from carrara.core.errors import StoreError, UsageError
 from carrara.features.embedding_table import EmbeddingTable
 from carrara.features.neighbour_index import INDEX_FILE, update_index
+from carrara.features.search import points_on_arc
 
 RATE = 16_000
 SETTINGS = {"encoder": "mfcc", "weights_sha256": "0" * 64, "output_version": 1, "encoder_settings": {"size": 1}}
@@ -312,3 +313,13 @@ def test_find_needs_a_query_or_a_path(tmp_path):
     for arguments in [(), ("row:1", "--path", "row:1", "row:2"), ("--path", "row:1", "row:1")]:
         result = run("find", *arguments, "--in", library)
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+
+
+def test_points_on_an_arc_are_at_equal_angles_also_on_a_very_short_one():
+    for whole in (np.pi / 2, 3.1, 1e-3, 1e-5):
+        last = np.array([np.cos(whole), np.sin(whole)])
+        points = points_on_arc(np.array([1.0, 0.0]), last, 4)
+        np.testing.assert_allclose(np.arctan2(points[:, 1], points[:, 0]), [whole / 3, whole * 2 / 3], rtol=1e-6)
+    for last in ([1.0, 0.0], [-1.0, 0.0]):
+        assert points_on_arc(np.array([1.0, 0.0]), np.array(last), 4) is None
+    assert len(points_on_arc(np.array([1.0, 0.0]), np.array([0.0, 1.0]), 2)) == 0

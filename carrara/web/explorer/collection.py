@@ -1,6 +1,6 @@
 """The recordings that the explorer shows: positions, neighbours, walks, a probe of labels, and their audio files.
 
-Letters: N recordings, D dim.
+Letters: N recordings, D dim, S steps of a walk between its ends.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from carrara.audio.decode import SUFFIXES
 from carrara.core.errors import UsageError
 from carrara.features.draw_map import is_numeric
 from carrara.features.embedding_map import MapPoints, Method, project_points
+from carrara.features.search import points_on_arc
 
 MAX_CATEGORIES = 256
 MAX_LISTED = 12  # most and least certain recordings
@@ -93,13 +94,11 @@ class Collection:
             UsageError: They have the same or opposite embeddings.
         """
         unit_ND = self.unit_vectors(layer)
-        angle = float(np.arccos(np.clip(unit_ND[first] @ unit_ND[last], -1, 1)))
-        if np.sin(angle) < 1e-6:
+        points_SD = points_on_arc(unit_ND[first], unit_ND[last], count)
+        if points_SD is None:
             raise UsageError("these two have the same or opposite embeddings; choose another one")
         rows = [first, last]
-        for step in range(1, count - 1):
-            share = step / (count - 1)
-            point_D = np.sin((1 - share) * angle) * unit_ND[first] + np.sin(share * angle) * unit_ND[last]
+        for point_D in points_SD:
             nearest = self.neighbours(layer, point_D, 1, rows)
             rows[-1:-1] = [item["row"] for item in nearest]
         return [{**self.describe(row), "similarity": round(float(unit_ND[first] @ unit_ND[row]), 4)} for row in rows]
