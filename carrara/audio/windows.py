@@ -26,7 +26,7 @@ def window_spans(samples: int, window: int | None, hop: int | None = None, min_t
         samples: length of the recording.
         window: length of a window; None means the whole recording.
         hop: distance between starts; None means the length of a window.
-        least: fewest samples of a shorter last window that no other window holds.
+        min_tail: fewest samples of a shorter last window that no other window holds.
     """
     if samples <= 0:
         return []

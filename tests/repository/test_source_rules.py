@@ -54,6 +54,36 @@ def test_files_and_public_definitions_have_docstrings():
     assert not undocumented
 
 
+def described_names(docstring, section):
+    """Return the names in a section such as `Args:` of a docstring."""
+    block = re.search(rf"^{section}:\n((?:(?: +.*)?\n?)*)", docstring or "", re.MULTILINE)
+    entries = re.findall(r"^    ([*\w, ]+?)(?: \(.*?\))?:(?: |$)", block.group(1) if block else "", re.MULTILINE)
+    return [each.strip("* ") for entry in entries for each in re.split(r", | and ", entry)]
+
+
+def parameters(function):
+    """Return the names of a function's parameters."""
+    own = function.args
+    starred = [argument for argument in (own.vararg, own.kwarg) if argument]
+    return {argument.arg for argument in [*own.posonlyargs, *own.args, *own.kwonlyargs, *starred]}
+
+
+def test_docstrings_describe_parameters_that_exist():
+    unknown = []
+    for path in PACKAGE:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, FUNCTIONS):
+                wrong = set(described_names(ast.get_docstring(node), "Args")) - parameters(node)
+            elif isinstance(node, ast.ClassDef):
+                inits = [each for each in node.body if isinstance(each, FUNCTIONS) and each.name == "__init__"]
+                wrong = {each for init in inits for each in described_names(ast.get_docstring(node), "Args")}
+                wrong -= {each for init in inits for each in parameters(init)}
+            else:
+                continue
+            unknown += [f"{name(path)}:{node.lineno} {node.name}: {each}" for each in sorted(wrong)]
+    assert not unknown
+
+
 def test_json_of_others_is_read_by_the_one_helper():
     """Python's own reader takes NaN, any depth and any number of digits; what the package itself wrote is no matter."""
     faults = [
