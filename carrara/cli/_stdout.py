@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 class OutputError(OSError):
-    """Standard output cannot be written; told apart from errors of other files by its class."""
+    """Standard output cannot be written; a class of its own, unlike errors of other files."""
 
 
 class _OutputFile(io.FileIO):

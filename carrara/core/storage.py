@@ -126,7 +126,7 @@ def remote_version(address: str) -> str:
     """Return what a store states of a remote file's content (ETag, checksum, time), empty if it states nothing.
 
     Raises:
-        AudioError: it cannot be asked, or has no such file.
+        AudioError: it does not answer, or has no such file.
     """
     if is_url(address):
         with store_errors(address, "cannot be read", AudioError):

@@ -46,7 +46,7 @@ def train(run: Run) -> None:
     """Take the remaining steps and probe between them.
 
     Raises:
-        KeyboardInterrupt: the run was asked to stop; its checkpoint is written.
+        KeyboardInterrupt: a signal requested the end; its checkpoint is written.
         DataError: no file of the corpus can be read, or the training fails again and again.
         StoreError: a checkpoint or the log cannot be written.
         CarraraError: another rank is gone.
@@ -136,7 +136,7 @@ class StepResult:
         loss: loss of the whole batch.
         norm: norm of the whole gradient before clipping.
         num_clips: crops of the whole batch; 0 where the step cannot be taken.
-        stop: whether some rank was asked to stop.
+        stop: whether some rank is to stop.
     """
 
     sums: Mapping[str, Tensor]
@@ -152,7 +152,7 @@ def compute_gradient(run: Run, batch: CropBatch, stop: bool = False) -> StepResu
     Args:
         run: the run.
         batch: this rank's share of the step's crops.
-        stop: whether this rank was asked to stop; the ranks agree on it here.
+        stop: whether this rank is to stop; the ranks agree on it here.
 
     Raises:
         CarraraError: another rank is gone.

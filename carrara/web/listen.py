@@ -66,7 +66,7 @@ def run_application(application: Any, listener: socket.socket) -> None:
     """Answer requests until Ctrl-C or SIGTERM; requests in progress may end.
 
     Raises:
-        KeyboardInterrupt: A signal asked for the end.
+        KeyboardInterrupt: a signal requested the end.
     """
     uvicorn = import_web()
     config = uvicorn.Config(

@@ -38,7 +38,7 @@ LENGTHS = ("duration", "seconds", "samples", "sample_rate")
 
 
 def open_parquet(address: str) -> parquet.ParquetFile:
-    """Return a Parquet file, local or remote; only what is asked of it is read.
+    """Return a Parquet file, local or remote; only the columns and rows in use are read.
 
     Raises:
         AudioError: it cannot be read, or is none.

@@ -154,7 +154,7 @@ def open_database(address: str, tries: int = CONNECT_TRIES, wait_seconds: float 
 
     Args:
         address: `sqlite:///file.db` or `postgresql://user:password@host/name`.
-        tries: how often a PostgreSQL that does not answer is asked.
+        tries: how often a PostgreSQL that does not answer is tried.
         wait_seconds: between two tries.
 
     Raises:
