@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
+from carrara.core.errors import UsageError
 from carrara.pretrain.recipes._base import AdamWSettings, OptimiserSettings
 
 # The three-stage schedule starts and ends at this fraction of the peak.
 TRI_STAGE_FLOOR = 0.01
+# Modules before the Transformer that learn: convolutions on samples (HuBERT's name for them) and on mel bands.
+FRONT_ENDS = ("feature_extractor", "subsampling_module")
 
 
 def adamw(model: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
-    """Return fused AdamW with weight decay on every parameter, biases and norms too, as in fairseq."""
+    """Return fused AdamW with weight decay on every parameter, biases and norms too, as in fairseq.
+
+    With a `front_end_factor` other than 1 the front end is the second group of parameters. Each group has its factor of
+    the scheduled rate as `rate_factor`.
+
+    Raises:
+        UsageError: a factor for a network without a front end.
+    """
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "rate_factor": 1.0}]
+    if settings.front_end_factor != 1:
+        rest: list[nn.Parameter] = []
+        front_end: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            (front_end if set(name.split(".")) & set(FRONT_ENDS) else rest).append(parameter)
+        if not front_end:
+            raise UsageError(
+                "optimiser.front_end_factor: this network has no convolutions before its Transformer; leave it at 1"
+            )
+        groups = [
+            {"params": rest, "rate_factor": 1.0},
+            {"params": front_end, "rate_factor": settings.front_end_factor},
+        ]
     return torch.optim.AdamW(
-        model.parameters(),
+        groups,
         lr=settings.learning_rate,
         betas=settings.betas,
         eps=settings.epsilon,

@@ -100,7 +100,7 @@ def _take_step(run: Run, batch: CropBatch, averager: MetricAverager, stop: bool)
     averager.steps += 1
     averager.missing += len(batch.errors)
     for group in run.optimiser.param_groups:
-        group["lr"] = objective.learning_rate(run.step)
+        group["lr"] = objective.learning_rate(run.step) * group["rate_factor"]
     try:
         result = compute_gradient(run, batch, stop)
     except RuntimeError as problem:

@@ -182,3 +182,34 @@ def test_a_layer_of_an_encoder_is_clustered_for_the_second_iteration(melody, tmp
         UsageError, match=r"takes 16000 Hz and gives 50 frames per second, the student needs 24000 and 75"
     ):
         clusters(settings, FrameGrid(24_000, 320, 200))
+
+
+def onset_grid_and_samples():
+    rate, hop = 16_000, 640
+    time = np.arange(6 * rate) / rate
+    clicks = (np.sin(2 * np.pi * 880 * time) * np.exp(-30 * (time % 0.4))).astype(np.float32)
+    return FrameGrid(rate, hop, 0), torch.from_numpy(clicks[None] * 0.3)
+
+
+def test_onsets_are_the_rises_of_librosas_log_mel():
+    grid, samples = onset_grid_and_samples()
+    ours = clusters(clusters.settings_type(feature="onsets", k=2), grid).features(samples, 120)[0].numpy()
+    mel = librosa.feature.melspectrogram(
+        y=samples[0].numpy(), sr=16_000, n_fft=2048, hop_length=640, n_mels=229, fmin=30, fmax=8000, pad_mode="constant"
+    )
+    theirs = librosa.onset.onset_strength(S=np.log(np.maximum(mel, 1e-10)), lag=1, center=False)
+    np.testing.assert_allclose(ours.mean(-1), theirs[:120], atol=2e-3, rtol=2e-3)
+
+
+def test_the_tempogram_is_librosas_and_peaks_at_the_beat():
+    grid, samples = onset_grid_and_samples()
+    target = clusters(clusters.settings_type(feature="tempogram", k=2), grid)
+    ours = target.features(samples, 150)[0].numpy()
+    strength = target.transform.onsets(samples)[0].mean(-1).numpy()
+    padded = np.pad(strength, (50, 49))
+    theirs = librosa.feature.tempogram(onset_envelope=padded, win_length=100, center=False)
+    assert ours.shape == (150, 50)
+    np.testing.assert_allclose(ours, theirs[1:51, :150].T, atol=1e-4)
+    # 0.4 s at 25 frames a second.
+    assert (ours[40:110].argmax(-1) + 1 == 10).all()
+    assert np.isfinite(target.features(torch.zeros(1, 16_000), None)).all()

@@ -153,6 +153,8 @@ class AdamWSettings(Settings):
         learning_rate: the highest.
         betas, epsilon, weight_decay: AdamW's.
         max_grad_norm: largest norm of the gradient; 0 for no clipping.
+        front_end_factor: learning rate of the front end (what comes before the Transformer) over that of the rest; 0
+            keeps it at its initial weights.
     """
 
     learning_rate: float = Field(default=5e-4, gt=0)
@@ -160,6 +162,7 @@ class AdamWSettings(Settings):
     epsilon: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=10.0, ge=0)
+    front_end_factor: float = Field(default=1.0, ge=0)
 
 
 class OptimiserSettings(AdamWSettings):

@@ -9,6 +9,9 @@ of 500.
 - `chroma-264`: the chromagram of MERT's authors, from an FFT of 512, with the window of 400 that they intended, tuning
   440 Hz.
 - `chroma-cqt`: 36 pitch classes folded from a CQT of seven octaves, which separates bass notes. Our own.
+- `onsets`: how much each of the 229 bands of `log-mel-229` has risen since the frame before [boeck2012]. Our own.
+- `tempogram`: the autocorrelation of the mean rise, within a Hann window of 4 s around each frame, for lags up to 2 s,
+  over that at lag 0 [grosche2010]; beyond a crop's ends there are no onsets. Our own.
 - `layer`: a layer of any encoder with the student's frame rate: the second iteration of HuBERT and MusicHuBERT.
 
 As in the papers, nothing is standardised, so loudness dominates the distances of log-mel and MFCC. Labels are computed
@@ -41,6 +44,8 @@ from carrara.pretrain.targets._mel_codes import log_mel_229
 MEMORY_BYTES = 2**30
 START_POINTS = 20_000
 BINS_PER_OCTAVE, OCTAVES = 36, 7
+TEMPOGRAM_SECONDS = 4.0
+TINY_STRENGTH = 1e-12
 
 
 class _ClustersSettings(TargetSettings):
@@ -53,7 +58,9 @@ class _ClustersSettings(TargetSettings):
     """
 
     target: Literal["clusters"] = "clusters"
-    feature: Literal["mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt", "layer"] = "log-mel-229"
+    feature: Literal[
+        "mfcc-39", "mfcc-60", "log-mel-229", "chroma-264", "chroma-cqt", "onsets", "tempogram", "layer"
+    ] = "log-mel-229"
     encoder: str | None = None
     layer: int = Field(default=6, ge=0)
     k: int = Field(default=300, ge=2)
@@ -129,6 +136,35 @@ class _ChromaCQT(nn.Module):
         return fold_to_chroma(self.cqt(samples_BT), BINS_PER_OCTAVE, BINS_PER_OCTAVE)
 
 
+class _Onsets(nn.Module):
+    def __init__(self, grid: FrameGrid) -> None:
+        super().__init__()
+        self.mel = log_mel_229(grid)
+
+    def forward(self, samples_BT: Tensor) -> Tensor:
+        return functional.pad(self.mel(samples_BT).diff(dim=1), (0, 0, 1, 0)).clamp(min=0)
+
+
+class _Tempogram(nn.Module):
+    """`W` frames of a window, `L` lags from 1 to half of it."""
+
+    window_W: Tensor
+
+    def __init__(self, grid: FrameGrid) -> None:
+        super().__init__()
+        self.onsets = _Onsets(grid)
+        frames = round(TEMPOGRAM_SECONDS * grid.sample_rate / grid.hop)
+        self.register_buffer("window_W", torch.hann_window(frames), persistent=False)
+
+    def forward(self, samples_BT: Tensor) -> Tensor:
+        strength_BF = self.onsets(samples_BT).mean(-1)
+        width = len(self.window_W)
+        padded_BF = functional.pad(strength_BF, (width // 2, width - width // 2 - 1))
+        spectrum_BFK = torch.fft.rfft(padded_BF.unfold(-1, width, 1) * self.window_W, n=2 * width)
+        correlation_BFW = torch.fft.irfft(spectrum_BFK.abs().square(), n=2 * width)
+        return correlation_BFW[..., 1 : width // 2 + 1] / correlation_BFW[..., :1].clamp(min=TINY_STRENGTH)
+
+
 class _EncoderLayer(nn.Module):
     """A layer of an encoder; the encoder's weights are loaded from its own folder, never saved with the target."""
 
@@ -163,6 +199,8 @@ def _transform(settings: _ClustersSettings, grid: FrameGrid) -> nn.Module:
         "log-mel-229": lambda: log_mel_229(grid),
         "chroma-264": lambda: ChromaSTFT(rate, 264, framing_preset("librosa", window=400, hop=hop, fft_size=512)),
         "chroma-cqt": lambda: _ChromaCQT(grid),
+        "onsets": lambda: _Onsets(grid),
+        "tempogram": lambda: _Tempogram(grid),
         "layer": lambda: _EncoderLayer(str(settings.encoder), settings.layer, grid),
     }
     return transforms[settings.feature]()
