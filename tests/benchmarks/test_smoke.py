@@ -22,7 +22,7 @@ SMALL = {
 }
 # Minutes of work, or what a test does not have: a browser, songs of Pebble, features and runs, official weights.
 BY_HAND = {
-    "beat_decoder.py", "differences.py", "equal_runs.py", "explorer.py", "jukebox.py",
+    "beat_decoder.py", "candidates.py", "differences.py", "equal_runs.py", "explorer.py", "jukebox.py",
     "patchout_scores.py", "real_audio.py", "recipes.py", "relative_pitch.py", "selection_gap.py", "speech_corpus.py",
 }  # fmt: skip
 

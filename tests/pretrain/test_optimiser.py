@@ -50,7 +50,9 @@ def test_the_front_end_has_its_own_rate():
     optimiser.step()
     for name, parameter in network.named_parameters():
         moved = (parameter - before[name]).abs().detach()
-        torch.testing.assert_close(moved, torch.full_like(moved, 0.001 if "feature" in name else 0.01), rtol=1e-3, atol=0)
+        torch.testing.assert_close(
+            moved, torch.full_like(moved, 0.001 if "feature" in name else 0.01), rtol=1e-3, atol=0
+        )
 
 
 def test_a_network_without_a_front_end_has_no_factor_for_it():
