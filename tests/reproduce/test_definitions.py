@@ -18,7 +18,7 @@ from carrara.core.errors import UsageError
 from carrara.core.settings import iter_paths
 from carrara.data import REGISTRY as DATA
 from carrara.data._pebble import sizes
-from carrara.encoders._hub.load import build_encoder, save_pretrained
+from carrara.encoders._hub.load import build_encoder, load, save_pretrained
 from carrara.features.embedding_map import measure_separation, read_points
 from carrara.pretrain.recipes._base import resolve
 from carrara.reproduce import REGISTRY
@@ -356,6 +356,39 @@ def test_rows_with_other_corpora_steps_and_last_weights_are_trained(tmp_path, da
     keys = [validation_keys(row)[-1] for row in rows]
     log = training_log(reproduction, rows[1], plan, 1337)
     assert all(any(key in line for line in log) for key in keys) and keys[0] != keys[1]
+
+    # A row from official weights, with a file of DeiT's format in the network's size.
+    tensors = deit_tensors(dim=24, layers=2)
+    torch.save({"model": tensors}, tmp_path / "deit.pth")
+    poster = REGISTRY.get("maest-init")
+    changes = tagger | {"precision": "float32", "accumulation_steps": 1}
+    given = {"deit": tmp_path / "deit.pth"}
+    plan = ReproductionPlan((root,), tmp_path / "init", "base", seeds=1, weights=given, changes=changes)
+    assert "deit" not in plan.missing_weights(poster) and "passt" in plan.missing_weights(poster)
+    encoder = load(train_row(poster, poster.row("deit"), plan, 1337))
+    assert encoder.card.trained_on[0] == "ImageNet"
+    trained = encoder.get_parameter("vit.blocks.1.mlp.fc1.weight")
+    # Two steps at 2e-5 change them by little.
+    torch.testing.assert_close(trained, tensors["blocks.1.mlp.fc1.weight"], atol=1e-3, rtol=0)
+
+
+def deit_tensors(dim, layers):
+    """Return random tensors with the names and shapes of DeiT's distilled file for 384 pixels, in another size."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "cls_token": (1, 1, dim), "dist_token": (1, 1, dim), "pos_embed": (1, 2 + 24 * 24, dim),
+        "patch_embed.proj.weight": (dim, 3, 16, 16), "patch_embed.proj.bias": (dim,),
+        "norm.weight": (dim,), "norm.bias": (dim,),
+    }  # fmt: skip
+    for block in range(layers):
+        for name, shape in {
+            "norm1": (dim,), "norm2": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim),
+            "mlp.fc1": (dim, dim), "mlp.fc2": (dim, dim),
+        }.items():  # fmt: skip
+            shapes |= {f"blocks.{block}.{name}.weight": shape, f"blocks.{block}.{name}.bias": shape[:1]}
+    for head in ("head", "head_dist"):
+        shapes |= {f"{head}.weight": (1000, dim), f"{head}.bias": (1000,)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 @pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed")
