@@ -106,7 +106,9 @@ def main() -> None:
             start = time.process_time()
             model = train_row(_study(PEBBLE), row, plan, seed)
             trained = time.process_time()
-            config = plan.bench_config(_study(PEBBLE), seed)
+            # The hand-crafted features are one layer; there is nothing to put beside it.
+            own = plan if row.label not in plan.models else replace(plan, protocol="linear")
+            config = own.bench_config(_study(PEBBLE), seed)
             results = bench(model, tasks, results=options.output / "results", config=config, device="cpu")
             seconds = f"{trained - start:.0f} + {time.process_time() - trained:.0f} s of CPU"
             print(f"{row.label} {seed}: {seconds}", flush=True)
