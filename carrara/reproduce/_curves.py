@@ -39,6 +39,7 @@ class Course:
         label: of the row.
         stopped: step and reason where a run stopped by itself, one for each such run.
         diverged: how many runs ended far above their lowest loss.
+        stuck: how many runs skipped more than half of their steps because they were not finite.
         skipped: steps that were not taken because they were not finite.
         highest_norm, lowest_scale: of all runs; None where the log has no such number.
     """
@@ -46,14 +47,15 @@ class Course:
     label: str
     stopped: tuple[str, ...]
     diverged: int
+    stuck: int
     skipped: int
     highest_norm: float | None
     lowest_scale: float | None
 
     @property
     def is_broken(self) -> bool:
-        """Whether a run stopped by itself or diverged."""
-        return bool(self.stopped or self.diverged)
+        """Whether a run stopped by itself, diverged, or skipped most of its steps."""
+        return bool(self.stopped or self.diverged or self.stuck)
 
 
 def train_rows(reproduction: Reproduction, plan: ReproductionPlan) -> dict[str, Course]:
@@ -66,7 +68,9 @@ def train_rows(reproduction: Reproduction, plan: ReproductionPlan) -> dict[str, 
     """
     courses = {}
     for row in runnable_rows(reproduction, plan):
-        stopped, logs, skipped = [], [], 0
+        stopped: list[str] = []
+        logs: list[list[dict[str, Any]]] = []
+        skipped: list[int] = []
         for seed in range(FIRST_SEED, FIRST_SEED + plan.seeds):
             log = plan.model_folder(row.label, seed) / LOG_FILE
             try:
@@ -76,7 +80,7 @@ def train_rows(reproduction: Reproduction, plan: ReproductionPlan) -> dict[str, 
                     raise
                 stopped.append(f"step {read_metrics(log)[-1]['step']}: {problem}")
             logs.append(read_metrics(log))
-            skipped += sum(event["event"] == SKIPPED for event in read_events(log))
+            skipped.append(sum(event["event"] == SKIPPED for event in read_events(log)))
         norms = [line["gradient_norm"] for lines in logs for line in lines if "gradient_norm" in line]
         scales = [line["loss_scale"] for lines in logs for line in lines if "loss_scale" in line]
         finite = [norm for norm in norms if math.isfinite(norm)]
@@ -84,7 +88,8 @@ def train_rows(reproduction: Reproduction, plan: ReproductionPlan) -> dict[str, 
             row.label,
             tuple(stopped),
             sum(has_diverged([line["loss"] for line in lines if "loss" in line]) for lines in logs),
-            skipped,
+            sum(bool(lines) and count > lines[-1]["step"] / 2 for count, lines in zip(skipped, logs)),
+            sum(skipped),
             max(finite, default=None),
             min(scales, default=None),
         )

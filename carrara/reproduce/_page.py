@@ -110,13 +110,15 @@ def training_markdown(
     table = [["row", "broke", "largest gradient norm", "smallest loss scale", "skipped steps", "as published"]]
     for row in plan.rows(reproduction):
         course = courses[row.label]
-        broke = f"{len(course.stopped)} stopped, {course.diverged} diverged" if course.is_broken else "no"
+        kinds = {"stopped": len(course.stopped), "diverged": course.diverged, "stuck": course.stuck}
+        broke = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "no"
         norm = NOTHING if course.highest_norm is None else f"{course.highest_norm:.3g}"
         scale = NOTHING if course.lowest_scale is None else f"{course.lowest_scale:g}"
         table.append([row.label, broke, norm, scale, str(course.skipped), row.outcome or NOTHING])
     text = (
         f"{_opening(reproduction, plan, plan.seeds)} A run has broken where it stopped by itself (smallest loss scale, "
-        "collapse) or where its last ten losses are on average above twice the lowest ten."
+        "collapse), where its last ten losses are on average above twice the lowest ten, or where it is stuck: more than "
+        "half of its steps were skipped because they were not finite."
     )
     lines = [
         *_heading(reproduction, f"{text} {reproduction.notes}", table),

@@ -236,11 +236,14 @@ def test_stability_is_held_where_only_the_other_broke():
 def test_a_verdict_is_bold_from_three_seeds_on(tmp_path, seeds, shown):
     rows = (AblationRow("good", "r", outcome="stable"), AblationRow("bad", "r", outcome="crashed"))
     reproduction = Reproduction("t", "s", "", rows, (Hypothesis("x", "good", "bad"),), measures="training")
-    courses = {"good": Course("good", (), 0, 0, 2.5, 8.0), "bad": Course("bad", ("step 7: gone",), 0, 3, None, None)}
+    courses = {
+        "good": Course("good", (), 0, 0, 0, 2.5, 8.0),
+        "bad": Course("bad", ("step 7: gone",), 0, 1, 3, None, None),
+    }
     verdicts = decide_stability(reproduction, {"good": False, "bad": True}, seeds)
     page = training_markdown(reproduction, ReproductionPlan((), tmp_path, seeds=seeds), courses, verdicts, "x", {})
     assert f"| x | {shown} |" in page
-    assert "| bad | 1 stopped, 0 diverged | – | – | 3 | crashed |" in page and "`bad`: step 7: gone" in page
+    assert "| bad | 1 stopped, 1 stuck | – | – | 3 | crashed |" in page and "`bad`: step 7: gone" in page
 
 
 def test_curves_are_drawn_with_the_panels_that_have_data(tmp_path):
