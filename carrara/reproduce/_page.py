@@ -117,8 +117,8 @@ def training_markdown(
         table.append([row.label, broke, norm, scale, str(course.skipped), row.outcome or NOTHING])
     text = (
         f"{_opening(reproduction, plan, plan.seeds)} A run has broken where it stopped by itself (smallest loss scale, "
-        "collapse), where its last ten losses are on average above twice the lowest ten, or where it is stuck: more than "
-        "half of its steps were skipped because they were not finite."
+        "collapse), where its last ten losses are on average above twice the lowest ten, or where it is stuck: more "
+        "than half of its steps were skipped because they were not finite."
     )
     lines = [
         *_heading(reproduction, f"{text} {reproduction.notes}", table),
