@@ -12,13 +12,16 @@ from carrara.bench import tasks
 from carrara.data import REGISTRY
 
 REFERENCES = "references.md"
+NOTES = re.compile(r"(?<!`)\[notes/(\w+)((?: §[^\]]*)?)\](?![(\[:])")
+INTERVAL = re.compile(r"(?<=[\d.]) (\[[-+]?[\d.]+,) ([-+]?[\d.]+\])")
+PICTURE = re.compile(r"^(!\[[^\]]*\]\(([^)]+)\))$")
 DEFINITION = re.compile(r"\*\*\[([\w-]+)\]\*\*")
 CITATION = re.compile(r"(?<![\[`\w])\[([\w-]+)((?: §[^\]]*)?)\](?![(\[:])")
 KEYS = set(DEFINITION.findall((Path(__file__).parent / REFERENCES).read_text(encoding="utf-8")))
 
 
 def on_page_markdown(markdown: str, page, config, files: Files) -> str:
-    """Link `[key §n]` to the reference, which becomes an anchor on its own page.
+    """Link `[key §n]` to the reference, `[notes/name §n]` to its page and a picture to its file.
 
     Args:
         markdown: text of the page.
@@ -34,7 +37,14 @@ def on_page_markdown(markdown: str, page, config, files: Files) -> str:
         key, section = match.groups()
         return f"[\\[{key}{section}\\]]({target}#{key})" if key in KEYS else match.group()
 
-    return CITATION.sub(link, markdown)
+    markdown = CITATION.sub(link, markdown)
+    if not page.file.src_uri.startswith("notes/"):
+        notes = posixpath.relpath("notes", posixpath.dirname(page.file.src_uri) or ".")
+        markdown = NOTES.sub(rf"[\\[notes/\1\2\\]]({notes}/\1.md)", markdown)
+    # On a telephone the letters of a wide picture are too small to read before it is opened.
+    lines = [PICTURE.sub(r"[\1](\2)", line) for line in markdown.split("\n")]
+    # A table's columns are narrow: no interval is broken there.
+    return "\n".join(INTERVAL.sub("\xa0\\1\xa0\\2", line) if line.startswith("|") else line for line in lines)
 
 
 def on_files(files: Files, config) -> Files:
@@ -68,8 +78,9 @@ def on_files(files: Files, config) -> Files:
 
 def _page(name: str, task_names: list[str]) -> str:
     dataset, entry = REGISTRY.get(name), REGISTRY.get_entry(name)
-    parts = [f"# {dataset.title}", "", entry.text, "", "## How to get it", "", "```sh", f"carrara download {name}"]
-    parts += [f"carrara check {name}", "```", "", f"Source: {dataset.source}", ""]
+    commands = ["```sh", f"carrara download {name}", f"carrara check {name}", "```", ""] if name != "folder" else []
+    title = dataset.title[:1].upper() + dataset.title[1:]
+    parts = [f"# {title}", "", entry.text, "", "## How to get it", "", *commands, f"Source: {dataset.source}", ""]
     if dataset.manual_steps:
         parts += ["What has to be done by hand:", "", "```text", dataset.manual_steps, "```", ""]
     parts += ["## Facts", "", "| | |", "|---|---|", f"| licence | {dataset.license} |"]

@@ -269,10 +269,12 @@ class FeatureProvider:
         counts = Counter(clip.split for clip in clips)
         for split in splits:
             if counts[split] < MIN_CLIPS:
-                check = self.dataset(task).check_command(self.data_dir)
+                cure = f"`{self.dataset(task).check_command(self.data_dir)}` shows what is on disk"
+                if self.dataset(task).name == "folder":
+                    cure = "add recordings, or say in a column `split` what each clip is for"
                 raise DataError(
                     f"task {task.name!r}: the {split} split of {task.dataset}/{task.split_scheme} has "
-                    f"{counts[split]} clips, fewer than {MIN_CLIPS}; `{check}` shows what is on disk"
+                    f"{counts[split]} clips, fewer than {MIN_CLIPS}; {cure}"
                 )
 
     def _warn_of_leaks(self, task: Task, dataset: Dataset, clips: Sequence[Clip]) -> None:

@@ -37,7 +37,9 @@ with a time is not read.
 `carrara new task FOLDER` writes a task file from what it reads.
 
 Split scheme: `given` if any clip has a split. Otherwise `hashed`: the SHA-1 of the group (or of the id, by default the
-path) modulo 10 is 0 to 6 for train, 7 for valid, and 8 or 9 for test, so splits never change as a folder grows.
+path) modulo 10 is 0 to 6 for train, 7 for valid, and 8 or 9 for test, so splits never change as a folder grows. In a
+small folder, where a split would have fewer than two clips, of six groups or more the two with the lowest hashes (or a
+tenth) are valid and the next two (or a fifth) are test.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ import csv
 import hashlib
 import io
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,8 @@ SPLIT_FOLDERS: dict[str, Split] = {
 PATH_COLUMNS = ("path", "file_name")
 CLIP_COLUMNS = ("path", "id", "split", "group", "start", "duration")
 LIST_SUFFIX = "[]"
+MIN_SPLIT_CLIPS = 2
+MIN_GROUPS = 3 * MIN_SPLIT_CLIPS
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MAX_NAME_BYTES = 255  # of a file's name, on every usual file system
 MAX_SHOWN = 60
@@ -88,11 +93,12 @@ class FolderDataset(Dataset):
     commercial_use = None
     citation = "none: private data"
     finds_copies = True
-    source = "your own folder with labels.csv or labels.jsonl in it; `carrara show folder` explains the columns"
+    source = "your own folder of recordings and labels; `carrara show folder` explains the layouts"
     manual_steps = (
-        "1. Put the recordings into one folder.\n"
-        "2. Write labels.csv beside them: path,split,<label>,… with one line per recording.\n"
-        "3. carrara check FOLDER"
+        "1. Put the recordings into a folder for each class, or into one folder with a file labels.csv beside them:\n"
+        "   path,split,<label>,… with one line per recording.\n"
+        "2. carrara check FOLDER\n"
+        "3. carrara new task FOLDER"
     )
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -143,7 +149,7 @@ class FolderDataset(Dataset):
         clips = self.index(root)
         if any(clip.split for clip in clips):
             return {"given": {clip.id: clip.split for clip in clips if clip.split}}
-        return {"hashed": {clip.id: _hash_split(clip.group or clip.id) for clip in clips}}
+        return {"hashed": _hash_splits(clips)}
 
 
 def _list_classes(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -284,9 +290,20 @@ def _parse_seconds(row: Mapping[str, Any], column: str, location: str) -> float 
     return seconds
 
 
-def _hash_split(key: str) -> Split:
-    remainder = int(hashlib.sha1(key.encode()).hexdigest(), 16) % 10
-    return "train" if remainder < 7 else "valid" if remainder < 8 else "test"
+def _hash_splits(clips: Iterable[Clip]) -> dict[str, Split]:
+    """Return the split of each clip by the hash of its group or id, in small folders by the order of the hashes."""
+    group_of = {clip.id: clip.group or clip.id for clip in clips}
+    hashes = {group: int(hashlib.sha1(group.encode()).hexdigest(), 16) for group in group_of.values()}
+    splits: dict[str, Split] = {
+        group: "train" if number % 10 < 7 else "valid" if number % 10 < 8 else "test"
+        for group, number in hashes.items()
+    }
+    counts = Counter(splits[group] for group in group_of.values())
+    if len(splits) >= MIN_GROUPS and any(counts[split] < MIN_SPLIT_CLIPS for split in SPLITS):
+        valid, test = (max(MIN_SPLIT_CLIPS, round(share * len(splits))) for share in (0.1, 0.2))
+        for rank, group in enumerate(sorted(hashes, key=hashes.__getitem__)):
+            splits[group] = "valid" if rank < valid else "test" if rank < valid + test else "train"
+    return {clip: splits[group] for clip, group in group_of.items()}
 
 
 DATASET = FolderDataset()

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -71,6 +72,23 @@ def test_without_splits_the_hash_of_the_group_determines_them(tmp_path):
     for clip in DATASET.index(root):
         tenth = int(hashlib.sha1(clip.group.encode()).hexdigest(), 16) % 10
         assert splits[clip.id] == [*["train"] * 7, "valid", "test", "test"][tenth]
+    assert not DATASET.check(root).leaks
+
+
+@pytest.mark.parametrize("groups", range(1, 21))
+def test_a_small_folder_of_six_groups_or_more_has_two_clips_in_each_split(tmp_path, groups):
+    root = write_labels(
+        tmp_path, "path,group\n" + "\n".join(f"{number}.wav,g{number // 2}" for number in range(2 * groups))
+    )
+    splits = DATASET.splits(root)["hashed"]
+    counts = Counter(splits.values())
+    if groups >= 6:
+        assert min(counts["train"], counts["valid"], counts["test"]) >= 2 and counts["train"] >= groups // 2
+    else:
+        tenths = {g: int(hashlib.sha1(f"g{g}".encode()).hexdigest(), 16) % 10 for g in range(groups)}
+        assert all(
+            splits[f"{n}.wav"] == [*["train"] * 7, "valid", "test", "test"][tenths[n // 2]] for n in range(2 * groups)
+        )
     assert not DATASET.check(root).leaks
 
 
