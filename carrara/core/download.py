@@ -4,8 +4,8 @@ pooch transfers plain files. It neither resumes nor recognises a page in the pla
 file grows as `.<name>.part` and is renamed when it is complete and its SHA-256 is right. `.<name>.part.version` holds
 the server's strong ETag or Last-Modified (RFC 9110 §13.1.5, §14); a file that has changed since, or a server that
 cannot resume, starts over. A file with a known hash resumes without a version too, since the hash finds any mistake. A
-lost connection is retried after growing pauses, which start over whenever the part has grown. A second process that
-wants the same file waits for the first.
+lost connection is retried after growing pauses, which start over whenever the part has grown; without a network there
+is one retry. A second process that wants the same file waits for the first.
 
 A redirect is followed only to a public address, or within one server, and never from https to http. Symbolic links in
 the place of a part are refused.
@@ -13,6 +13,7 @@ the place of a part are refused.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import re
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2**13  # what a lost connection may cost
 PAUSES_SECONDS = (1.0, 3.0, 10.0, 30.0)
 TIMEOUT_SECONDS = 60
+NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 RANGE_NOT_SATISFIABLE = 416
 TEMPORARY_STATUSES = (408, 425, 429)
 CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
@@ -66,6 +68,10 @@ class Remote:
 
 class _ConnectionLost(Exception):
     """The connection failed or broke off; a retry may succeed."""
+
+
+class _Offline(_ConnectionLost):
+    """The host's name is not known, or no route leads to it: there is no network, or none of that name."""
 
 
 class _Refused(Exception):
@@ -257,10 +263,11 @@ def _retry(url: str, part: Path, sha256: str | None, quiet: bool = False) -> Non
 
     Raises:
         _Refused: the host refuses to send the file.
-        DataError: one try and one after each pause brought nothing new.
+        DataError: one try and one after each pause brought nothing new, or two tries reached no network.
         OSError: the file cannot be written.
     """
-    failures, largest = 0, _size(part)
+    failures, start = 0, _size(part)
+    largest = start
     while True:
         try:
             return _append_range(url, part, sha256, quiet)
@@ -271,7 +278,8 @@ def _retry(url: str, part: Path, sha256: str | None, quiet: bool = False) -> Non
         except _ConnectionLost as problem:
             size = _size(part)
             failures, largest = (0 if size > largest else failures + 1), max(largest, size)
-            if failures > len(PAUSES_SECONDS):
+            tries = 1 if isinstance(problem, _Offline) and largest == start else len(PAUSES_SECONDS)
+            if failures > tries:
                 cure = "check the network connection and run the same command again"
                 if size and (sha256 or _read_version(part)):
                     cure = f"run the same command again, it resumes at {size / MEGABYTE:.1f} MB"
@@ -349,7 +357,8 @@ def _append_range(url: str, part: Path, sha256: str | None, quiet: bool) -> None
             while cause.__context__ is not None:  # requests wraps urllib3, which wraps the system's own short reason
                 cause = cause.__context__
             reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-            raise _ConnectionLost(reason) from None
+            is_offline = isinstance(cause, socket.gaierror) or getattr(cause, "errno", None) in NO_ROUTE
+            raise (_Offline if is_offline else _ConnectionLost)(reason) from None
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,5 +1,6 @@
 """Downloads from a server that drops connections, stalls, changes its file, or serves something else."""
 
+import errno
 import hashlib
 import io
 import os
@@ -233,6 +234,24 @@ def test_a_missing_server_is_reported(tmp_path, pauses):
         with pytest.raises(DataError, match="Connection refused; check the network connection") as caught:
             download(Remote(url, "file.bin"), tmp_path)
     assert url in str(caught.value) and pauses == [1.0, 3.0, 10.0, 30.0]
+
+
+@pytest.mark.parametrize(
+    ("owner", "function", "problem"),
+    [
+        (socket, "getaddrinfo", socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")),
+        (socket, "getaddrinfo", socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+        (socket.socket, "connect", OSError(errno.ENETUNREACH, "Network is unreachable")),
+    ],
+)
+def test_without_a_network_there_is_one_retry(tmp_path, pauses, monkeypatch, owner, function, problem):
+    def fail(*_, **__):
+        raise problem
+
+    monkeypatch.setattr(owner, function, fail)
+    with pytest.raises(DataError, match=f"{problem.strerror}; check the network connection"):
+        download(Remote("https://192.0.2.1/file.bin", "file.bin"), tmp_path)
+    assert pauses == [1.0]
 
 
 def test_a_connection_that_is_reset_is_not_reported_as_a_full_disk(server, tmp_path):
