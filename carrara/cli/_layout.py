@@ -1,15 +1,11 @@
 """Text that fits the width of a terminal: paragraphs, columns and tables of settings.
 
-The width is that of `$COLUMNS` or of the terminal. Where standard output is neither, lines are as long as they are, so
-that they can be searched and cut.
+Where no width is given, lines are as long as they are, so that they can be searched and cut.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,13 +13,6 @@ from typing import Any
 MAX_TEXT = 100  # a longer line of prose is hard to read
 MIN_LAST_COLUMN = 30
 LIST_ITEM = re.compile(r"^(\s*)(- |\d+\. )")
-
-
-def output_width() -> int | None:
-    """Return the width that standard output should fit, in columns; None where lines may have any length."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
-        return shutil.get_terminal_size().columns
-    return None
 
 
 def reflow(text: str, width: int | None) -> str:

@@ -28,7 +28,8 @@ def download(
 
     Where a host requires steps by hand, they are printed at once, before the download, and the exit code is 1.
     """
-    from carrara.cli._layout import output_width, reflow
+    from carrara.cli._layout import reflow
+    from carrara.core.printable import output_width
     from carrara.data import REGISTRY
 
     definition: Dataset = REGISTRY.get(dataset)

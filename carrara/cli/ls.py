@@ -65,8 +65,9 @@ def ls(
     - `carrara ls data --commercial`
     - `carrara ls tasks --json`
     """
-    from carrara.cli._layout import format_columns, output_width, wrap
+    from carrara.cli._layout import format_columns, wrap
     from carrara.cli._registries import KINDS, list_entries
+    from carrara.core.printable import output_width
 
     kind = "data" if kind == "datasets" else kind  # as carrara.datasets
     if ready and kind not in ("encoders", "data"):
@@ -145,7 +146,8 @@ def _read_cards(names: list[str]) -> dict[str, dict[str, Any]]:
 
 def _print_table(cards: list[dict[str, Any]], as_json: bool) -> None:
     """Print table 6.1 of [yuan2023thesis], of these encoders."""
-    from carrara.cli._layout import format_columns, output_width
+    from carrara.cli._layout import format_columns
+    from carrara.core.printable import output_width
 
     if as_json:
         echo(json.dumps([{field: card[field] for field in TABLE_FIELDS} for card in cards], indent=1))

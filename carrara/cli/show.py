@@ -76,7 +76,8 @@ def show(
 
 def _to_text(kind: str, entry: Entry) -> str:
     """Return an entry's documentation, its facts, and a table of its settings, fitted to the terminal."""
-    from carrara.cli._layout import format_columns, output_width, reflow, wrap
+    from carrara.cli._layout import format_columns, reflow, wrap
+    from carrara.core.printable import output_width
 
     width = output_width()
     details = {key: value for key, value in _describe(kind, entry.name).items() if key != "settings"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
 
 # C0, DEL and C1 (with ESC, CSI and OSC), marks of direction, line and paragraph separators, halves of characters.
 CODES = re.compile(
@@ -26,3 +29,10 @@ def one_line(text: str) -> str:
 def count_of(number: int, noun: str) -> str:
     """Return a number with its noun, such as `1 task` and `2 tasks`."""
     return f"{number} {noun}" + "s" * (number != 1)
+
+
+def output_width() -> int | None:
+    """Return the width that standard output should fit, in columns; None where lines may have any length."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
+        return shutil.get_terminal_size().columns
+    return None

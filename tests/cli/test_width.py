@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from carrara.bench.leaderboard.tables import print_frame, split_columns
+from carrara.bench.leaderboard.tables import frame_to_text, print_frame, split_columns
 from carrara.cli._layout import reflow, settings_rows
 from carrara.cli._main import app
 from carrara.cli._registries import KINDS, list_entries
@@ -105,6 +105,15 @@ def test_a_wide_table_becomes_several_with_every_cell_whole(monkeypatch, capsys,
     monkeypatch.delenv("COLUMNS")
     print_frame("title", frame, [])
     assert capsys.readouterr().out.count("pebble/a-long-name") == 1
+
+
+@pytest.mark.parametrize("width", range(60, 100))
+def test_text_of_a_table_fits_any_width_with_every_cell_whole(width):
+    cells = [["64.5 [61.0, 67.6]†", "9.1 [7.7, 12.0]", "floor", "–"], ["1", "-7.4 [-12.8, -2.3]", "99.9", "2"]]
+    frame = pd.DataFrame(cells, index=["average of the 7 shared", "rank"], columns=["cqt-mel", "b", "a-long-name", "d"])
+    text = frame_to_text("title", frame, ["a note " * 30], width)
+    assert max(map(len, text.splitlines())) <= width
+    assert all(cell in text for cell in [*frame.columns, *frame.to_numpy().flat])
 
 
 def test_paragraphs_are_wrapped_and_examples_are_not():

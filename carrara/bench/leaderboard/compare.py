@@ -26,7 +26,7 @@ from carrara.bench.leaderboard.ranking import PERCENT, Interval, name_systems
 from carrara.bench.predictions import predictions_path, read_groups, read_predictions, to_metric_input
 from carrara.bench.suites import SUITES
 from carrara.core.errors import CarraraError, StoreError, UsageError, did_you_mean
-from carrara.core.printable import count_of
+from carrara.core.printable import count_of, output_width
 from carrara.core.record import Record
 from carrara.core.settings import parse_settings
 from carrara.core.task import Task
@@ -127,7 +127,8 @@ class Comparison:
     def __str__(self) -> str:
         from carrara.bench.leaderboard.tables import frame_to_text
 
-        return frame_to_text(f"{self.first} against {self.second}", comparison_frame(self), comparison_notes(self))
+        title = f"{self.first} against {self.second}"
+        return frame_to_text(title, comparison_frame(self), comparison_notes(self), output_width())
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{sum(t.verdict == name for t in self.tasks)} {name}" for name in VERDICTS)

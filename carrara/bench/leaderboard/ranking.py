@@ -32,7 +32,7 @@ from carrara.bench.interval import decode_draws
 from carrara.bench.leaderboard.published import DEFAULT_SOURCES, PublishedSystem, published_systems
 from carrara.bench.suites import MARBLE_14, MARBLE_V2, PEBBLE_2, SUITES
 from carrara.core.errors import UsageError, did_you_mean
-from carrara.core.printable import count_of
+from carrara.core.printable import count_of, output_width
 from carrara.core.record import Record, Score
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Leaderboard:
     def __str__(self) -> str:
         from carrara.bench.leaderboard.tables import to_text
 
-        return to_text(self)
+        return to_text(self, output_width())
 
     def __repr__(self) -> str:
         size = f"{count_of(len(self.systems), 'system')} on {count_of(len(self.tasks), 'task')}"

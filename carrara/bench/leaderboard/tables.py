@@ -142,9 +142,9 @@ def best_systems(leaderboard: Leaderboard) -> dict[str, set[str]]:
     return best
 
 
-def to_text(leaderboard: Leaderboard) -> str:
-    """Return the leaderboard as plain text with its notes."""
-    return frame_to_text(leaderboard.title, to_frame(leaderboard).map(str), leaderboard_notes(leaderboard))
+def to_text(leaderboard: Leaderboard, width: int | None = None) -> str:
+    """Return the leaderboard as plain text with its notes, in blocks of columns that fit a width in characters."""
+    return frame_to_text(leaderboard.title, to_frame(leaderboard).map(str), leaderboard_notes(leaderboard), width)
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) -> None:
@@ -154,11 +154,20 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) 
     print_frame(leaderboard.title, frame, leaderboard_notes(leaderboard), summary, console)
 
 
-def frame_to_text(title: str, frame: pd.DataFrame, notes: Iterable[str]) -> str:
-    """Return a table of strings with its title and notes as plain text, each row on one line."""
-    table = "" if frame.empty else frame.rename(index=one_line, columns=one_line).map(one_line).to_string() + "\n"
-    lines = (line.rstrip() for line in table.split("\n"))
-    return "\n".join([one_line(title), "", *lines, *map(one_line, notes), ""])
+def frame_to_text(title: str, frame: pd.DataFrame, notes: Iterable[str], width: int | None = None) -> str:
+    """Return a table of strings with its title and notes as plain text.
+
+    Each row and each note is one line; with a width in characters, columns stand in blocks and notes are wrapped.
+    """
+    frame = frame.rename(index=one_line, columns=one_line).map(one_line)
+    notes = [one_line(note) if width is None else _wrap_note(note, width) for note in notes]
+    blocks = [] if frame.empty else [frame] if width is None else split_columns(frame, width)
+    tables = ("\n".join([*map(str.rstrip, block.to_string().split("\n")), ""]) for block in blocks)
+    return "\n".join([one_line(title), "", *tables, *[""] * frame.empty, *notes, ""])
+
+
+def _wrap_note(note: str, width: int) -> str:
+    return textwrap.fill(one_line(note), width, break_long_words=False, break_on_hyphens=False)
 
 
 def print_frame(
@@ -189,8 +198,7 @@ def print_frame(
             console.print(Text(line.rstrip(), style="bold" if name in bold_rows else ""), soft_wrap=True)
     console.print()
     for note in notes:
-        text = textwrap.fill(one_line(note), console.width, break_long_words=False, break_on_hyphens=False)
-        console.print(Text(text, style="dim"), soft_wrap=True)
+        console.print(Text(_wrap_note(note, console.width), style="dim"), soft_wrap=True)
 
 
 def split_columns(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
@@ -198,8 +206,8 @@ def split_columns(frame: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
     index = max((len(str(name)) for name in frame.index), default=0)
     block: list[Any] = []
     used = index
-    for position, name in enumerate(frame.columns):
-        size = 1 + max([len(str(name)), *(len(str(cell)) for cell in frame.iloc[:, position])])
+    for position in range(len(frame.columns)):
+        size = max(map(len, frame.iloc[:, [position]].to_string().split("\n"))) - index  # pandas pads cells and titles
         if block and used + size > width:
             yield frame.iloc[:, block]
             block, used = [], index

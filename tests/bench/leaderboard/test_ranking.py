@@ -69,6 +69,16 @@ def ranks(leaderboard):
     return [(system.name, system.rank) for system in leaderboard.systems]
 
 
+def test_print_fits_the_width_that_columns_gives(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    leaderboard = build_leaderboard(
+        [record(f"system-{number}", f"pebble/{task}", 0.5) for number in range(4) for task in "abcde"]
+    )
+    wide = str(leaderboard)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, wide.splitlines())) > 60 >= max(map(len, str(leaderboard).splitlines()))
+
+
 def test_averages_are_means_over_tasks_of_means_over_metrics():
     by_name = systems(build_leaderboard(FULL))
     assert by_name["good"].results["pebble/tags"].score.value == pytest.approx(70)
