@@ -3,7 +3,6 @@
     python benchmarks/interval_coverage.py --output docs/coverage.json   # docs/intervals.md, about 30 minutes
     python benchmarks/interval_coverage.py --systems "tags, noise" --units 200 --groups in-groups --repeats 500
     python benchmarks/interval_coverage.py --table docs/coverage.json    # the table again
-    python benchmarks/interval_coverage.py --proportions                 # other intervals of an accuracy near 1
 
 A clip's answers come from latent normal variables. In groups, a part of their variance (--correlation, 0.3) is common
 to the clips of a group; groups have unequal sizes, a fifth of the units in number. `nsynth` is accuracy on NSynth's
@@ -31,7 +30,6 @@ from scipy import special, stats
 from carrara.bench import task_types
 from carrara.bench.interval import JACKKNIFE_GROUPS, intervals_from_counts, resample_metrics
 from carrara.core.task import Task
-from carrara.metrics.bootstrap import StandardError, wilson_interval
 
 KEYS = ("C major", "G major", "A minor", "C minor", "Gb major")
 TAGS = 50
@@ -244,55 +242,6 @@ def table_head() -> str:
     return "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
 
 
-def compare_proportions(options: argparse.Namespace) -> None:
-    """Print the coverage of an accuracy's interval by several methods, from the same groups' errors."""
-    print("| accuracy | clips | groups | method | covers | all below the truth | all above it | mean width |")
-    print("|---" * 8 + "|")
-    for units in options.units:
-        for p in (0.8, 0.9, 0.95, 0.97, 0.99):
-            rng = np.random.default_rng([options.seed, units])
-            ends: dict[str, list[tuple[float, float]]] = {}
-            for _ in range(options.repeats):
-                groups_U = draw_groups(rng, units, IN_GROUPS)
-                right_U = make_latent(rng, groups_U, options.correlation)() < special.ndtri(p)
-                counts_GU = draw_counts(rng, groups_U, DRAWS).astype(float)
-                groups = groups_U.max() + 1
-                with np.errstate(invalid="ignore"):
-                    draw_G = counts_GU @ right_U / counts_GU.sum(1)
-                error = float(np.nanstd(draw_G) * np.sqrt(groups / (groups - 1)))
-                for method, pair in _proportion_intervals(float(right_U.mean()), error, int(groups)).items():
-                    ends.setdefault(method, []).append(pair)
-            for method, pairs in ends.items():
-                low, high = np.array(pairs).T
-                shares = [np.mean((low <= p) & (p <= high)), np.mean(high < p), np.mean(low > p), np.mean(high - low)]
-                cells = [f"{p:.2f}", f"{units:,}", "n / 5", method, *(f"{share:.3f}" for share in shares)]
-                print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def _proportion_intervals(value: float, error: float, groups: int) -> dict[str, tuple[float, float]]:
-    """Return an accuracy's interval by several methods; all but ours have published forms [korn1998]."""
-    student = float(special.stdtrit(groups - 1, 0.975))
-    freedom = StandardError(error, groups - 1)
-    trials = value * (1 - value) / error**2 if error > 0 and 0 < value < 1 else groups
-    normal = StandardError(error, 1e9)
-    # Korn and Graubard's: Clopper and Pearson's with the effective number of trials.
-    effective = trials * (1.96 / student) ** 2
-    hits, misses = value * effective, (1 - value) * effective
-    exact = (
-        float(special.betaincinv(hits, misses + 1, 0.025)) if hits > 0 else 0.0,
-        float(special.betaincinv(hits + 1, misses, 0.975)) if misses > 0 else 1.0,
-    )
-    jeffreys = tuple(float(special.betaincinv(hits + 0.5, misses + 0.5, level)) for level in (0.025, 0.975))
-    return {
-        "ours": wilson_interval(value, freedom, groups, grouped=True),
-        "Wilson, Student": wilson_interval(value, freedom, groups),
-        "Wilson, normal": wilson_interval(value, normal, groups),
-        "Clopper-Pearson": exact,
-        "Jeffreys": (jeffreys[0], jeffreys[1]),
-        "plain Student": (value - student * error, value + student * error),
-    }
-
-
 def main() -> None:
     """Print a table of coverages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -305,12 +254,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file to add lines to")
     parser.add_argument("--table", type=Path, help="print the table of this JSON file and end")
-    parser.add_argument("--proportions", action="store_true", help="compare methods for an accuracy in groups and end")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.proportions:
-        compare_proportions(options)
-        return
     source = options.table or options.output
     lines = json.loads(source.read_text()) if source and source.exists() else {}
     print(table_head())

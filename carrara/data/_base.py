@@ -158,6 +158,8 @@ class Dataset(ABC):
 
     def comparability(self, split_scheme: str, available: int, total: int) -> str:
         """Return what scores on a copy with `available` of `total` clips of a split scheme are comparable with."""
+        if total == 0:
+            return f"{self.title}, {split_scheme} split: no clips here, so no scores"
         if available == total:
             return f"{self.title}, {split_scheme} split"
         return (

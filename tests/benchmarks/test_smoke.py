@@ -16,6 +16,7 @@ SMALL = {
     "crops.py": ["--minutes", "2"],
     "grid.py": ["--probes", "3", "--plain-probes", "1", "--epochs", "1", "--device", "cpu"],
     "patchout.py": ["--seconds", "2", "--batch", "1", "--times", "1", "--device", "cpu"],
+    "proportion_intervals.py": ["--repeats", "3", "--accuracies", ".9", "--slow"],
     "spectra.py": ["--seconds", "1", "--batch", "1", "--runs", "1"],
     "startup.py": ["--runs", "1"],
     "students.py": ["mert-v0", "--rounds", "1"],

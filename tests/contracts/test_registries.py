@@ -51,6 +51,7 @@ def test_a_dataset_has_a_licence_source_and_citation(name):
     assert dataset.license
     assert dataset.source
     assert dataset.citation
+    assert "no clips" in dataset.comparability("x", 0, 0) or "partial (0 of" in dataset.comparability("x", 0, 0)
 
 
 @pytest.mark.parametrize("name", list(SUITES))

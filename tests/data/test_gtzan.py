@@ -28,12 +28,14 @@ LISTS = {
 }
 IDS = ["blues.00029", "country.00000", "hiphop.00099", "jazz.00054", "rock.00003"]
 FOLDERS = ("genres", "genres_original", "Data/genres_original", "gtzan_genre/genres", ".")
+SCHEMES = ("fault-filtered", "fault-filtered-downbeats")
 
 
 class Small(GTZAN):
     """Five clips of a fifth of a second."""
 
     expected_counts: ClassVar = {"fault-filtered": {"train": 3, "valid": 1, "test": 1}}
+    downbeats_count: ClassVar = 5
     seconds = (0.19, 0.21)
 
 
@@ -185,7 +187,7 @@ def test_a_complete_copy_passes_and_the_seventy_others_are_not_extra(tmp_path):
     write_audio(root / "genres/pop/pop.00000.wav", seed=9)
     report = Small().check(root)
     assert report.ok and report.found == 6 and not report.extra
-    assert report.comparability["fault-filtered"] == "GTZAN, fault-filtered split"
+    assert report.comparability == {name: f"GTZAN, {name} split" for name in SCHEMES}
     assert "pop.00000" not in DATASET.splits(root)["fault-filtered"]
 
 
@@ -205,6 +207,18 @@ def test_the_check_names_faulty_files(tmp_path):
     ]
     assert len(report.extra) == 3 and report.differing == ("beats: 1 of 5 clips have no file of beats: rock.00003 …",)
     assert "partial (2 of 5 clips)" in report.comparability["fault-filtered"]
+    assert "partial (2 of 5 clips)" in report.comparability["fault-filtered-downbeats"]
+
+
+@pytest.mark.parametrize("beats", ["beats", ""])
+def test_a_copy_whose_clips_are_all_of_a_wrong_length_may_be_called_nothing(tmp_path, beats):
+    root = build(tmp_path / "gtzan", beats=beats)
+    for path in (root / "genres").rglob("*.wav"):
+        write_audio(path, seconds=0.1)
+    report = Small().check(root)
+    assert not report.ok and len(report.wrong_length) == 5
+    for name in SCHEMES:
+        assert report.comparability[name].startswith(f"GTZAN, {name} split, partial (0 of 5 clips): not comparable")
 
 
 @pytest.mark.parametrize("left_in_list", [True, False])
