@@ -72,8 +72,8 @@ class Score(Settings):
 class GridPoint(Settings):
     """One probe of the grid search: its setting and its best monitored validation score, reached at `epoch`.
 
-    Each of its `epochs` was scored on all validation clips that the record counts (`data.n`), so that the best score of a
-    grid is above what to expect of its probe [tsamardinos2018].
+    Each of its `epochs` was scored on all validation clips that the record counts (`data.n`), so that the best score of
+    a grid is above what to expect of its probe [tsamardinos2018].
 
     `settings` has what else the protocol searches over, such as C; what has no learning rate has 0.
     """
