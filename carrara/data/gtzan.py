@@ -95,7 +95,7 @@ class GTZAN(Dataset):
     seconds = (29.0, 31.0)
 
     def comparability(self, split_scheme: str, available: int, total: int) -> str:
-        """Return what scores are comparable with; clips without a file of beats are missing ones. See the base class."""
+        """Return what scores are comparable with; clips without beats are missing ones. See the base class."""
         if split_scheme == "fault-filtered-downbeats":
             total = max(total, self.downbeats_count)
         return super().comparability(split_scheme, available, total)
