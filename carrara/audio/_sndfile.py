@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ import soundfile
 from carrara.audio._header import SLACK_SECONDS, DecodingStopped, Header, UnreadableFile
 from carrara.audio._scan import is_chained_ogg, is_joined_flac, scan_mpeg
 from carrara.audio._sizes import find_sound_bytes, has_unfinished_size
+from carrara.audio.file_warnings import warn_of_file
 from carrara.core.ranged import open_ranged
 
 VERSION = soundfile.__libsndfile_version__
@@ -96,7 +96,7 @@ def sndfile_blocks(path: Path, start: int) -> Iterator[np.ndarray]:
             raise DecodingStopped("damaged data" if "psf_fseek" in reason else reason) from None
         if file.format == "OGG" and start == 0 and position < file.frames - SLACK_SECONDS * file.samplerate:
             lengths = f"{position / file.samplerate:.2f} of {file.frames / file.samplerate:.2f} s"
-            warnings.warn(f"{path}: damaged: {lengths} decode, the rest is missing inside of it", stacklevel=2)
+            warn_of_file(path, f"damaged: {lengths} decode, the rest is missing inside of it")
 
 
 class _File(soundfile.SoundFile):

@@ -16,7 +16,6 @@ Letters: T samples.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from carrara.audio._header import (
     to_mono,
 )
 from carrara.audio._scan import is_mpeg_whole, last_flac_sample
+from carrara.audio.file_warnings import warn_of_file
 from carrara.audio.resample import RESAMPLER, resample, resample_blocks
 from carrara.core.errors import AudioError
 
@@ -219,10 +219,8 @@ def _read_samples(
             where = f"at {first / rate:g} s, the file is shorter" if first else "in it"
             raise AudioError(f"{path}: no samples {where}")
     if got >= rate / 2 and power > AUDIBLE * got and mean_power < CANCELLED * power:
-        warnings.warn(
-            f"{path}: its channels cancel each other (antiphase), so their mean is silent; invert one channel",
-            stacklevel=2,
-        )
+        text = "its channels cancel each other (antiphase), so their mean is silent; invert one channel"
+        warn_of_file(path, text)
 
 
 def _to_info(head: Header) -> AudioInfo:

@@ -16,7 +16,8 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from carrara.core.errors import CarraraError
+from carrara.audio.file_warnings import collect_warnings
+from carrara.core.errors import AudioError, CarraraError
 from carrara.core.io import draft_folder
 from carrara.core.printable import one_line
 from carrara.features.embedding_map import Method
@@ -181,7 +182,7 @@ def _add_search_calls(app: FastAPI, collection: Collection, queries: QueryEncode
         return collection.walk(layer, first, last, count)
 
     @app.post("/api/search")
-    def search(file: Annotated[UploadFile, File()], layer: str, count: Count = 12) -> list[dict[str, Any]]:
+    def search(file: Annotated[UploadFile, File()], layer: str, count: Count = 12) -> dict[str, Any]:
         check_request(collection, layer)
         if queries is None:
             raise HTTPException(404, "a feature store has no encoder; explore a table of `carrara embed`")
@@ -189,8 +190,12 @@ def _add_search_calls(app: FastAPI, collection: Collection, queries: QueryEncode
             dropped = folder / f"dropped{Path(file.filename or '').suffix[:16]}"
             with open(dropped, "wb") as target:
                 shutil.copyfileobj(file.file, target)
-            vector_D = queries.embed_file(dropped, layer)
-        return collection.neighbours(layer, vector_D, count)
+            try:
+                with collect_warnings(dropped) as warnings:
+                    vector_D = queries.embed_file(dropped, layer)
+            except AudioError as problem:
+                raise AudioError(str(problem).replace(f"{dropped}: ", "")) from None
+        return {"recordings": collection.neighbours(layer, vector_D, count), "warnings": warnings}
 
     @app.get("/api/text")
     def text(text: Annotated[str, Query(min_length=1, max_length=1000)], count: Count = 12) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from carrara.audio.file_warnings import collect_warnings
 from carrara.audio.decode import iter_audio, read_info
 from carrara.core import __version__
 from carrara.core.errors import AudioError, CarraraError
@@ -112,16 +113,15 @@ class EncodingService:
             self.metrics.batch.observe,
         )
 
-    async def encode(self, upload: UploadFile, kind: str, config: EmbedConfig) -> pyarrow.Table:
-        """Return the rows of an upload, as `carrara.embed` does.
+    async def encode(self, upload: UploadFile, kind: str, config: EmbedConfig) -> tuple[pyarrow.Table, list[str]]:
+        """Return the rows of an upload, as `carrara.embed` does, and what that would warn of.
 
         Raises:
             HTTPException: The recording is too long, the queue is full, or the time is over.
             AudioError: It cannot be decoded.
         """
         name = one_line(Path(upload.filename or "upload").name) or "upload"
-        with draft_folder() as folder:
-            path = folder / f"recording{Path(name).suffix[:16]}"
+        with draft_folder() as folder, collect_warnings(path := folder / f"recording{Path(name).suffix[:16]}") as texts:
             await run_in_threadpool(_write_upload, upload, path)
             seconds = await run_in_threadpool(measure_seconds, path, name, self.limits.max_seconds)
             if seconds > self.limits.max_seconds:
@@ -140,7 +140,7 @@ class EncodingService:
                 LOGGER.exception("encoding failed")
                 raise HTTPException(500, one_line(f"{type(problem).__name__}: {problem}")) from problem
             self.metrics.audio.inc(seconds)
-            return table
+            return table, [f"{name}: {text}" for text in texts]
 
 
 def measure_seconds(path: Path, name: str, limit: float) -> float:
@@ -189,8 +189,9 @@ def create_service(service: EncodingService, song_ids: Mapping[str, str] | None 
         """Return the embeddings of a recording, as `carrara embed` computes them."""
         layer_names(service.encoder, layer)
         config = parse_settings(EmbedConfig, {"layer": layer, "per": per}, "embed")
-        table = await service.encode(file, EMBED, config)
-        return {"encoder": card.name, "embeddings": table.drop_columns(["path"]).to_pylist()}
+        table, warnings = await service.encode(file, EMBED, config)
+        rows = table.drop_columns(["path"]).to_pylist()
+        return {"encoder": card.name, "embeddings": rows, "warnings": warnings}
 
     @app.post("/tag", responses=ERRORS)
     async def tag(file: Upload, top: Annotated[int, Query(ge=1, le=1000)] = 5) -> dict[str, Any]:
@@ -199,11 +200,12 @@ def create_service(service: EncodingService, song_ids: Mapping[str, str] | None 
             raise HTTPException(404, f"{card.name} predicts no tags; serve a MAEST, a MusiCNN or an EfficientNet")
         seconds = service.queue.encoders[TAG].card.window_seconds
         config = EmbedConfig(per="window", layer="0", window_seconds=seconds, hop_seconds=seconds)
-        table = await service.encode(file, TAG, config)
+        table, warnings = await service.encode(file, TAG, config)
         probability_WK = table["embedding"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         start_W, duration_W = table["start"].to_numpy(), table["duration"].to_numpy()
         summary = TrackTags("", start_W, duration_W, probability_WK).summary(service.encoder.tag_names, top)
-        return {"encoder": card.name, **{key: value for key, value in summary.items() if key != "path"}}
+        del summary["path"]
+        return {"encoder": card.name, **summary, "warnings": warnings}
 
     @app.post("/find", responses=ERRORS)
     async def find(
@@ -215,7 +217,7 @@ def create_service(service: EncodingService, song_ids: Mapping[str, str] | None 
         library = service.library
         if library is None:
             raise HTTPException(404, "there is no library; start the service with --index LIBRARY")
-        table = await service.encode(file, EMBED, clip_config(library))
+        table, warnings = await service.encode(file, EMBED, clip_config(library))
         query = unit_query(library, table["embedding"][0].values.to_numpy())
 
         def search() -> list[Neighbour]:
@@ -223,7 +225,7 @@ def create_service(service: EncodingService, song_ids: Mapping[str, str] | None 
                 return find_nearest([query], library, count, SongFields([]), passages)
 
         results = await run_in_threadpool(search)
-        return {"results": [vars(result) for result in results]}
+        return {"results": [vars(result) for result in results], "warnings": warnings}
 
     @app.get("/health")
     async def health() -> Response:

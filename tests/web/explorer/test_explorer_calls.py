@@ -10,6 +10,7 @@ import soundfile
 from sklearn.decomposition import PCA
 from starlette.testclient import TestClient
 
+from carrara.audio.decode import load_audio
 from carrara.data.folder import DATASET
 from carrara.features.embedding_map import MapPoints
 from carrara.web.explorer.app import QueryEncoder, create_explorer
@@ -71,7 +72,21 @@ def test_neighbours_and_search_are_by_cosine(client, points):
     near = client.get("/api/neighbours", params={"row": 7, "layer": "0", "count": 5}).json()
     assert [item["row"] for item in near] == order[1:6]
     dropped = client.post("/api/search", params={"layer": "0", "count": 3}, files={"file": ("x.wav", b"RIFF")})
-    assert [item["row"] for item in dropped.json()] == order[:3]
+    assert [item["row"] for item in dropped.json()["recordings"]] == order[:3]
+
+
+def test_warnings_and_errors_of_a_dropped_file_do_not_name_its_copy(points, tmp_path):
+    sound_T = np.random.default_rng(0).uniform(-0.3, 0.3, 8000)
+    soundfile.write(tmp_path / "antiphase.wav", np.stack([sound_T, -sound_T], axis=1), 8000)
+    queries = QueryEncoder(lambda path, layer: load_audio(path, 8000)[:6] + 1)
+    client = TestClient(create_explorer(Collection(points), "test", queries, ["testserver"]))
+
+    def drop(content):
+        return client.post("/api/search", params={"layer": "0"}, files={"file": ("x.wav", content)}).json()
+
+    [text] = drop((tmp_path / "antiphase.wav").read_bytes())["warnings"]
+    assert text.startswith("its channels cancel each other")
+    assert drop(b"RIFF")["error"].startswith("not an audio file")
 
 
 def test_a_path_has_its_ends_and_each_recording_once(client):

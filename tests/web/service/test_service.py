@@ -232,3 +232,25 @@ def test_health_metrics_and_openapi(start, post, mert, recordings):
     schema = client.get("/openapi.json").json()
     assert {"/embed", "/tag", "/find", "/health", "/metrics"} <= set(schema["paths"])
     assert "503" in schema["paths"]["/embed"]["post"]["responses"]
+
+
+def test_warnings_of_a_recording_are_in_its_answer_only(start, post, mert, recordings, library, tmp_path, recwarn):
+    sound_T = np.random.default_rng(0).uniform(-0.3, 0.3, 8 * RATE)
+    antiphase, gap = tmp_path / "antiphase.wav", tmp_path / "gap.ogg"
+    soundfile.write(antiphase, np.stack([sound_T, -sound_T], axis=1), RATE)
+    with soundfile.SoundFile(gap, "w", RATE, 1) as file:
+        for part_T in np.array_split(sound_T, 64):  # libsndfile crashes when a long array goes into Ogg in one call
+            file.write(part_T)
+    data = bytearray(gap.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = np.random.default_rng(3).bytes(3000)
+    gap.write_bytes(data)
+    client = start(mert, open_library(library), batch_wait=1.0, max_batch=3)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda path: post(client, path, "/embed"), [antiphase, recordings[0], gap]))
+    warnings = [answer.json()["warnings"] for answer in answers]
+    assert [len(texts) for texts in warnings] == [1, 0, 1]
+    assert warnings[0][0].startswith("antiphase.wav: its channels cancel each other")
+    assert warnings[2][0].startswith("gap.ogg: damaged: ") and "of 8.00 s decode" in warnings[2][0]
+    assert post(client, antiphase, "/find").json()["warnings"] == warnings[0]
+    assert not [each for each in recwarn if "antiphase" in str(each.message)]

@@ -301,8 +301,10 @@ function listRecordings(target, items, detail) {
 async function showList(title, address, options) {
   try {
     byId("list-title").textContent = title;
-    const items = await getJson(address, options);
+    const answer = await getJson(address, options);
+    const items = answer.recordings || answer;
     listRecordings(byId("list"), items, (item) => item.similarity.toFixed(3));
+    byId("list").prepend(...(answer.warnings || []).map((text) => element("li", { class: "error" }, "Warning: " + text)));
     return items;
   } catch (problem) {
     byId("list").replaceChildren(element("li", { class: "error" }, problem.message));
