@@ -30,7 +30,7 @@ from carrara.audio._sizes import find_sound_bytes, has_unfinished_size, is_asf_b
 from carrara.core.ranged import open_ranged
 
 VERSION = ".".join(str(part) for part in av.library_versions["libavcodec"])
-TIMED = {"mov", "matroska", "asf", "rm"}  # containers whose header declares their length
+TIMED = {"mov", "matroska", "asf", "rm", "flv"}  # containers whose header declares their length
 SEEKABLE = {"mov"}
 PREROLL_SECONDS = 0.5  # what a decoder needs after a seek before its output is right again
 # No playlists (hls, concat, dash, sdp), picture sequences, devices, or headerless samples.

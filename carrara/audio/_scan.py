@@ -111,6 +111,16 @@ def is_chained_ogg(path: Path) -> bool:
     return False
 
 
+def is_unfinished_ogg(path: Path) -> bool:
+    """Return whether the last page of an Ogg file is cut off or not marked as the last of its stream."""
+    with map_bytes(path) as data:
+        if data[:4] != b"OggS" or (offset := data.rfind(b"OggS")) + 27 > len(data):
+            return data[:4] == b"OggS"
+        segments = data[offset + 26]
+        sizes = data[offset + 27 : offset + 27 + segments]
+        return not data[offset + 5] & 4 or offset + 27 + segments + sum(sizes) > len(data)
+
+
 def is_joined_flac(path: Path) -> bool:
     """Return whether a FLAC file holds several FLACs one after the other."""
     with map_bytes(path) as data:
@@ -208,13 +218,17 @@ def _parse_frame(second: int, third: int) -> _Frame | None:
 
 def _skip_id3(data: mmap.mmap | bytes, offset: int) -> int:
     """Return where the ID3v2 tags at an offset end; a tag that would reach behind the file is not skipped."""
-    while data[offset : offset + 3] == b"ID3" and offset + 10 <= len(data):
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(data[offset + 6 : offset + 10], (21, 14, 7, 0)))
-        end = offset + 10 + size + (10 if data[offset + 5] & 0x10 else 0)
-        if end >= len(data):
-            break
+    while data[offset : offset + 3] == b"ID3" and (end := skip_id3_tag(data, offset)) < len(data):
         offset = end
     return offset
+
+
+def skip_id3_tag(data: mmap.mmap | bytes, offset: int) -> int:
+    """Return where the ID3v2 tag at an offset ends, by its size."""
+    if offset + 10 > len(data):
+        return len(data)
+    size = sum((byte & 0x7F) << shift for byte, shift in zip(data[offset + 6 : offset + 10], (21, 14, 7, 0)))
+    return offset + 10 + size + (10 if data[offset + 5] & 0x10 else 0)
 
 
 def _next_frame(data: mmap.mmap | bytes, offset: int) -> int | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import mmap
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from carrara.audio._scan import map_bytes
+from carrara.audio._scan import map_bytes, skip_id3_tag
 
 UNSET_SIZE = 0x7FFF_0000  # sizes of 32 bits from here on stand for an unknown size
 UNSET_LONG_SIZE = 2**62
@@ -33,11 +33,14 @@ class SoundBytes(NamedTuple):
 def find_sound_bytes(path: Path) -> SoundBytes | None:
     """Return how many bytes of sound a file declares and holds; None if it does not say.
 
-    WAV, RF64, W64, AVI, AIFF, 8SVX, CAF, AU, VOC and NIST declare it.
+    WAV, RF64, W64, AVI, AIFF, 8SVX, CAF, AU, VOC and NIST declare it, and the formats of `_FIXED_HEADS`.
     """
     with map_bytes(path) as data:
         magic = data[:4]
-        if magic in {b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"}:
+        find = next((find for start, find in _FIXED_HEADS.items() if data[: len(start)] == start), None)
+        if find is not None:
+            extent = find(data[:4096]) if len(data) >= 512 else None
+        elif magic in {b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"}:
             extent = _find_riff_sound(data)
         elif data[:8] == _W64_MAGIC:
             extent = _find_w64_sound(data)
@@ -46,10 +49,12 @@ def find_sound_bytes(path: Path) -> SoundBytes | None:
         elif magic == b".snd" and len(data) >= 12:
             begin, size = struct.unpack_from(">II", data, 4)
             extent = (begin, 0 if size >= UNSET_SIZE else size)
+        elif magic == b"MMMD":
+            extent = _find_mmf_sound(data)
+        elif data[:6] == b"MATLAB":
+            extent = _find_mat5_sound(data)
         elif data[:19] == b"Creative Voice File":
             extent = _find_voc_sound(data)
-        elif data[:7] == b"NIST_1A":
-            extent = _find_nist_sound(data[:1024])
         else:
             extent = None
         if extent is None or not 0 < extent[1] < UNSET_LONG_SIZE:
@@ -105,13 +110,101 @@ def _find_caf_sound(data: mmap.mmap | bytes) -> tuple[int, int] | None:
 
 
 def _find_voc_sound(data: mmap.mmap | bytes) -> tuple[int, int] | None:
-    """Return where the first of the blocks begins and the last one ends; each has three bytes for its size."""
-    begin = offset = int.from_bytes(data[20:22], "little")
+    """Return where the first of the blocks begins, and the size up to where the last one ends."""
+    begin = end = int.from_bytes(data[20:22], "little")
+    for _, start, size in _iter_voc_blocks(data):
+        end = start + size
+    return begin, end - begin
+
+
+def is_voc_of_many_blocks(path: Path) -> bool:
+    """Return whether a VOC has several blocks with sound, of which libsndfile reads all but the first one's heads."""
+    with map_bytes(path) as data:
+        if data[:19] != b"Creative Voice File":
+            return False
+        kinds = [kind for kind, _, _ in _iter_voc_blocks(data)]
+        return sum(kind in {1, 2, 9} for kind in kinds) > 1
+
+
+def _iter_voc_blocks(data: mmap.mmap | bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield kind, begin and declared size of each block; three bytes hold the size."""
+    offset = int.from_bytes(data[20:22], "little")
+    while offset + 4 <= len(data) and data[offset]:
+        size = int.from_bytes(data[offset + 1 : offset + 4], "little")
+        yield data[offset], offset + 4, size
+        offset += 4 + size
+
+
+def _find_mmf_sound(data: mmap.mmap | bytes) -> tuple[int, int] | None:
+    """Return where the waves of a Yamaha SMAF begin, in the first track of them, and their size."""
+    offset, is_inside = 8, False
     for _ in range(MAX_CHUNKS):
-        if offset + 4 > len(data) or data[offset] == 0:
+        if offset + 8 > len(data):
+            return None
+        name, size = data[offset : offset + 3], struct.unpack_from(">I", data, offset + 4)[0]
+        if name == b"Awa":
+            return offset + 8, size
+        if name == b"ATR" and not is_inside:
+            offset, is_inside = offset + 14, True  # behind six bytes of format are chunks again
+        else:
+            offset += 8 + size
+    return None
+
+
+def _find_mat5_sound(data: mmap.mmap | bytes) -> tuple[int, int] | None:
+    """Return where the last matrix of a MATLAB 5 file begins and its size: the sound stands behind its sample rate."""
+    number = ">I" if data[126:128] == b"MI" else "<I"
+    offset, extent = 128, None
+    for _ in range(MAX_CHUNKS):
+        if offset + 8 > len(data) or struct.unpack_from(number, data, offset)[0] != 14:  # a matrix
             break
-        offset += 4 + int.from_bytes(data[offset + 1 : offset + 4], "little")
-    return begin, offset - begin
+        extent = offset + 8, struct.unpack_from(number, data, offset + 4)[0]
+        offset += 8 + (extent[1] + 7) // 8 * 8
+    return extent
+
+
+def _find_mat4_sound(head: bytes) -> tuple[int, int] | None:
+    """Return where the second matrix of a MATLAB 4 file begins, the sound behind its sample rate, and its size."""
+    number, offset = (">" if head[7] else "<") + "5I", 0  # of the one row of the sample rate
+    for index in range(2):
+        kind, rows, columns, _, name = struct.unpack_from(number, head, offset)
+        begin = offset + 20 + name
+        size = rows * columns * {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}.get(kind % 100 // 10, 0)
+        if index == 1:
+            return begin, size
+        if begin + size + 20 > len(head):
+            break
+        offset = begin + size
+    return None
+
+
+def _find_adx_sound(head: bytes) -> tuple[int, int] | None:
+    begin, block, channels, samples = *struct.unpack_from(">H", head, 2), head[5], head[7], head[12:16]
+    block_samples = (block - 2) * 2  # a scale of two bytes, then four bits a sample
+    if block_samples <= 0 or head[4] != 3 or head[begin - 2 : begin + 4] != b"(c)CRI":
+        return None
+    return begin + 4, -(-int.from_bytes(samples, "big") // block_samples) * block * channels
+
+
+def _find_sox_sound(head: bytes) -> tuple[int, int]:
+    begin, samples = struct.unpack_from("<IQ" if head[0] == ord(".") else ">IQ", head, 4)
+    return begin + 4, 4 * samples  # of all channels
+
+
+def _find_avr_sound(head: bytes) -> tuple[int, int]:
+    is_stereo, bits = struct.unpack_from(">HH", head, 12)
+    return 128, struct.unpack_from(">I", head, 26)[0] * (2 if is_stereo else 1) * bits // 8
+
+
+def _find_mpc2k_sound(head: bytes) -> tuple[int, int] | None:
+    if not all(byte == 0 or 32 <= byte < 127 for byte in head[2:19]):  # its name
+        return None
+    return 42, struct.unpack_from("<I", head, 30)[0] * (4 if head[21] else 2)
+
+
+def _find_xi_sound(head: bytes) -> tuple[int, int] | None:
+    count, size = struct.unpack_from("<HI", head, 296)
+    return (338, size) if count == 1 else None
 
 
 def _find_nist_sound(head: bytes) -> tuple[int, int] | None:
@@ -124,15 +217,27 @@ def _find_nist_sound(head: bytes) -> tuple[int, int] | None:
     return (int(begin), size) if begin.isdigit() else None
 
 
-def has_unfinished_size(path: Path) -> bool:
-    """Return whether a WAV or AU states no size of its sound, or that it holds none although bytes follow.
+_FIXED_HEADS: dict[bytes, Callable[[bytes], tuple[int, int] | None]] = {
+    b"NIST_1A": lambda head: _find_nist_sound(head[:1024]),
+    b".SoX": _find_sox_sound,
+    b"XoS.": _find_sox_sound,
+    b"2BIT": _find_avr_sound,
+    b"\1\4": _find_mpc2k_sound,
+    b"\x80\0": _find_adx_sound,
+    b"ALawSoundFile**\0": lambda head: (32, *struct.unpack_from(">I", head, 18)),
+    b"Extended Instrument: ": _find_xi_sound,
+    b"STRM": lambda head: (64, *struct.unpack_from(">I", head, 4)),  # AST
+    struct.pack("<II", 0, 1): _find_mat4_sound,  # MATLAB 4
+    struct.pack(">II", 1000, 1): _find_mat4_sound,
+}
 
-    An AU states the largest number for an unknown size, which libsndfile knows of 32 bits only.
-    """
+
+def has_unfinished_size(path: Path) -> bool:
+    """Return whether a WAV or AU states no size of its sound, or that it holds none although bytes follow."""
     with map_bytes(path) as data:
         if data[:4] == b".snd" and len(data) >= 12:
             begin, size = struct.unpack_from(">II", data, 4)
-            return begin < len(data) and (size == 0 or UNSET_SIZE <= size < 0xFFFF_FFFF)
+            return begin < len(data) and (size == 0 or size >= UNSET_SIZE)
         if data[:4] not in {b"RIFF", b"RF64", b"BW64"} or data[8:12] != b"WAVE":
             return False
         long_size = 0
@@ -144,6 +249,23 @@ def has_unfinished_size(path: Path) -> bool:
                     size = long_size
                 return size == 0 and not _are_chunks(data, begin)
     return False
+
+
+def has_many_chunks(path: Path) -> bool:
+    """Return whether more than `MAX_CHUNKS` chunks or ID3 tags stand before the sound.
+
+    libsndfile and FFmpeg take minutes for a file of some megabytes that is nothing else.
+    """
+    with map_bytes(path) as data:
+        count, offset = 0, 0
+        while data[offset : offset + 3] == b"ID3" and count < MAX_CHUNKS:
+            count, offset = count + 1, skip_id3_tag(data, offset)
+        if data[:4] in {b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"}:
+            for name, _, _ in _iter_riff_chunks(data):
+                if name in {b"data", b"SSND", b"BODY"}:
+                    break
+                count += 1
+        return count >= MAX_CHUNKS
 
 
 def is_asf_broadcast(path: Path) -> bool:

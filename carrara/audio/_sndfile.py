@@ -12,18 +12,20 @@ Letters: T samples, C channels.
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from carrara.audio._header import SLACK_SECONDS, DecodingStopped, Header, UnreadableFile
 from carrara.audio._scan import is_chained_ogg, is_joined_flac, scan_mpeg
-from carrara.audio._sizes import find_sound_bytes, has_unfinished_size
+from carrara.audio._sizes import find_sound_bytes, has_unfinished_size, is_voc_of_many_blocks
 from carrara.audio.file_warnings import warn_of_file
 from carrara.core.ranged import open_ranged
 
@@ -58,6 +60,8 @@ def sndfile_header(path: Path) -> Header:
             raise UnreadableFile("its header states no size")
         if file.format == "OGG" and is_chained_ogg(path):
             raise UnreadableFile("libsndfile reads the first of its streams only")
+        if file.format == "VOC" and is_voc_of_many_blocks(path):
+            raise UnreadableFile("libsndfile takes the heads of its blocks for sound")
         if file.format == "FLAC" and is_joined_flac(path):
             raise UnreadableFile("libsndfile reads the first of several joined files only")
         if frames and (sound := find_sound_bytes(path)) and 0 < sound.present < sound.declared:
@@ -118,6 +122,17 @@ class _File(soundfile.SoundFile):
             return file.read(3) == b"ID3"
 
 
+class _UnsizedAu(io.FileIO):
+    """An AU that states no size, read as if it stated the largest number, which libsndfile takes for an unknown one."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        begin = self.tell()
+        count = super().readinto(buffer)
+        for position in range(max(8, begin), min(12, begin + (count or 0))):
+            memoryview(buffer)[position - begin : position - begin + 1] = b"\xff"
+        return count
+
+
 def open_sndfile(path: Path) -> soundfile.SoundFile:
     """Open a file with libsndfile.
 
@@ -130,7 +145,8 @@ def open_sndfile(path: Path) -> soundfile.SoundFile:
         with silent_mpg123():
             # Bytes, because a name need not be UTF-8; absolute, because libsndfile reads standard input for "-".
             name = os.fsencode(os.path.abspath(path)) if os.name == "posix" else str(path)
-            return _File(open_ranged(path) or name)
+            is_unsized_au = path.suffix.lower() in {".au", ".snd"} and has_unfinished_size(path)
+            return _File(open_ranged(path) or (_UnsizedAu(name) if is_unsized_au else name))
     except soundfile.LibsndfileError as problem:
         raise UnreadableFile(problem.error_string) from None
 

@@ -3,9 +3,10 @@
 soundfile decodes the formats it knows and PyAV the others. Channels are averaged, integers scaled to ±1, floats kept.
 An excerpt is read by seeking, with a margin around it, so that it equals the same excerpt of the whole file after
 resampling. A file counts as cut short if its header declares a length in samples, seconds or bytes (wav, w64, aiff,
-caf, au, avi, flac, MP3 with a length tag, MP4, wma, webm; Ogg and bare AAC and AC-3 declare none) and the excerpt does
-not decode to within `SLACK_SECONDS`; an excerpt that decodes whole is returned even if the file breaks off later. Pages
-that are missing inside of an Ogg file are warned of. Silent, constant and one-sample files are valid.
+caf, au, avi, flac, MP3 with a length tag, MP4, wma, webm, flv and older ones; bare AAC and AC-3 declare none) and the
+excerpt does not decode to within `SLACK_SECONDS`; an excerpt that decodes whole is returned even if the file breaks off
+later. Ogg declares no length: pages that are missing inside of it or at its end are warned of. Silent, constant and
+one-sample files are valid.
 
 A header may declare anything: sample rates of 1 to 1,000 kHz, 256 channels and 24 hours are the limits, and a length
 that the bytes of the file cannot hold is refused as well. At most `MAX_LOADED_SAMPLES` are loaded at once.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,8 @@ from carrara.audio._header import (
     refuse_pipe,
     to_mono,
 )
-from carrara.audio._scan import is_mpeg_whole, last_flac_sample
+from carrara.audio._scan import is_mpeg_whole, is_unfinished_ogg, last_flac_sample
+from carrara.audio._sizes import MAX_CHUNKS, has_many_chunks
 from carrara.audio.file_warnings import warn_of_file
 from carrara.audio.resample import RESAMPLER, resample, resample_blocks
 from carrara.core.errors import AudioError
@@ -99,6 +101,21 @@ def probe_audio(path: Path | str) -> AudioInfo:
     for _ in _read_samples(path, head, tail, None if counted or head.is_cut else 1):
         pass
     return _to_info(head)
+
+
+def check_audio(path: Path | str) -> AudioInfo:
+    """Return the facts of a file, with its length, after decoding what shows whether it is whole.
+
+    That is its end where its encoder counted the length, and all of it otherwise.
+
+    Raises:
+        AudioError: as `probe_audio`, and samples that are not finite.
+    """
+    info = probe_audio(path)
+    if info.exact:
+        return info
+    samples = sum(len(block_T) for block_T in iter_audio(path, info.sample_rate))
+    return replace(info, duration_seconds=samples / info.sample_rate)
 
 
 def load_audio(path: Path | str, sample_rate: int, start: float = 0.0, duration: float | None = None) -> np.ndarray:
@@ -218,6 +235,8 @@ def _read_samples(
         if not got:
             where = f"at {first / rate:g} s, the file is shorter" if first else "in it"
             raise AudioError(f"{path}: no samples {where}")
+    if count is None and is_unfinished_ogg(path):
+        warn_of_file(path, f"may be cut short: it ends after {(first + got) / rate:.2f} s without the mark of an end")
     if got >= rate / 2 and power > AUDIBLE * got and mean_power < CANCELLED * power:
         text = "its channels cancel each other (antiphase), so their mean is silent; invert one channel"
         warn_of_file(path, text)
@@ -239,6 +258,8 @@ def _open_header(path: Path) -> Header:
         raise AudioError(f"{path}: {reasons.get(type(problem), problem.strerror or problem)}") from None
     if empty:
         raise AudioError(f"{path}: empty (0 bytes)")
+    if has_many_chunks(path):
+        raise AudioError(f"{path}: damaged: more than {MAX_CHUNKS:,} chunks or tags stand before its sound")
     try:
         head = _sndfile.sndfile_header(path)
     except UnreadableFile:

@@ -32,7 +32,8 @@ def check(
 
     Lists files that are missing, extra, unreadable, of a wrong length or duplicated, groups that occur in two splits,
     and what scores on this copy are comparable with. Of your own folder also recordings that share audio,
-    whatever their codec, level and start; of a task file also its labels.
+    whatever their codec, level and start; of a task file also its labels. A file is decoded at its end, or whole where
+    its encoder did not count its length (Ogg, AAC without a container, some MP3).
     """
     definition = _resolve(dataset, data_dir)
     report = definition.check(definition.root(data_dir))

@@ -292,18 +292,22 @@ def check_dataset(dataset: Dataset, root: Path) -> DatasetCheck:
 
 def _open_files(dataset: Dataset, clips: list[Clip]) -> tuple[dict[str, str], dict[str, str]]:
     """Return why files do not open, by path, and the wrong durations, by clip id."""
-    from carrara.audio.decode import probe_audio
+    from carrara.audio.decode import check_audio
 
     unreadable: dict[str, str] = {}
     wrong_length: dict[str, str] = {}
+    seconds_of: dict[Path, float | None] = {}  # clips may be segments of one file
     for clip in track(clips, f"opening {dataset.name}"):
         for path in dataset.paths(clip):
-            try:
-                seconds = probe_audio(path).duration_seconds
-            except AudioError as problem:
-                unreadable[str(path)] = str(problem)
+            if str(path) in unreadable:
                 continue
-            expected = dataset.expected_seconds(clip)
+            if path not in seconds_of:
+                try:
+                    seconds_of[path] = check_audio(path).duration_seconds
+                except AudioError as problem:
+                    unreadable[str(path)] = str(problem)
+                    continue
+            seconds, expected = seconds_of[path], dataset.expected_seconds(clip)
             if expected and seconds is not None and not expected[0] <= seconds <= expected[1]:
                 wrong_length[clip.id] = f"{seconds:.2f} s, should be {expected[0]:g} to {expected[1]:g} s: {path}"
     return unreadable, wrong_length

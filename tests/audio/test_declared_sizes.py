@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from carrara.audio.decode import load_audio, probe_audio
+from carrara.audio._sizes import find_sound_bytes
+from carrara.audio.decode import check_audio, load_audio, probe_audio
 from carrara.core.errors import AudioError
 
 RATE = 8000
@@ -16,12 +17,15 @@ SNDFILE = [
     ("wav", "WAV", "PCM_16"), ("wav", "RF64", "PCM_24"), ("wav", "WAVEX", "FLOAT"), ("wav", "WAV", "MS_ADPCM"),
     ("w64", "W64", "PCM_16"), ("w64", "W64", "GSM610"), ("aiff", "AIFF", "PCM_16"), ("au", "AU", "PCM_16"),
     ("au", "AU", "G721_32"), ("caf", "CAF", "PCM_16"), ("svx", "SVX", "PCM_16"), ("nist", "NIST", "PCM_16"),
-    ("nist", "NIST", "ALAW"), ("voc", "VOC", "PCM_16"),
+    ("nist", "NIST", "ALAW"), ("voc", "VOC", "PCM_16"), ("avr", "AVR", "PCM_16"), ("avr", "AVR", "PCM_U8"),
+    ("mpc", "MPC2K", "PCM_16"), ("mat", "MAT4", "PCM_16"), ("mat", "MAT4", "DOUBLE"), ("mat", "MAT5", "FLOAT"),
+    ("wve", "WVE", "ALAW"),
 ]  # fmt: skip
 # What FFmpeg reads: a container that states bytes, with and without a number of samples.
 FFMPEG = [
     ("avi", "pcm_s16le"), ("avi", "mp2"), ("wav", "ac3"), ("wav", "mp2"), ("wav", "adpcm_yamaha"),
-    ("rm", "ac3"),
+    ("rm", "ac3"), ("sox", "pcm_s32le"), ("sox", "pcm_s32be"), ("adx", "adpcm_adx"), ("voc", "pcm_s16le"),
+    ("ast", "pcm_s16be_planar"), ("flv", "libmp3lame"),
 ]  # fmt: skip
 
 
@@ -48,7 +52,7 @@ def test_half_a_file_of_libsndfile(files, tmp_path, ending, kind, subtype):
 
 @pytest.mark.parametrize(("ending", "codec"), FFMPEG)
 def test_half_a_file_of_ffmpeg(files, tmp_path, ending, codec):
-    path, rate = tmp_path / f"a.{ending}", 32_000
+    path, rate = tmp_path / f"a.{ending}", 44_100 if ending == "flv" else 32_000
     files.write_av(path, files.chirp(4.0, rate), rate, codec)
     whole_T = load_audio(path, RATE)
     probe_audio(path)
@@ -95,14 +99,38 @@ def test_files_from_a_pipe(files, tmp_path, codec):
     assert len(load_audio(path, RATE)) == pytest.approx(4 * RATE, abs=0.1 * RATE)
 
 
-@pytest.mark.parametrize("size", [0x7FFF_FFFF, 0xFFFF_FFFF])
-def test_an_au_whose_size_was_never_written(files, tmp_path, size):
-    path = files.write_sndfile(tmp_path / "a.au", files.chirp(2.0, RATE), RATE)
+@pytest.mark.parametrize("subtype", ["PCM_16", "ULAW", "G721_32"])
+@pytest.mark.parametrize("size", [0, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF])
+def test_an_au_whose_size_was_never_written(files, tmp_path, size, subtype):
+    path = files.write_sndfile(tmp_path / "a.au", files.chirp(2.0, RATE), RATE, subtype=subtype)
+    whole_T = load_audio(path, RATE)
     data = bytearray(path.read_bytes())
     data[8:12] = struct.pack(">I", size)
     path.write_bytes(data)
     probe_audio(path)
-    assert len(load_audio(path, RATE)) == 2 * RATE
+    np.testing.assert_array_equal(load_audio(path, RATE), whole_T)
+    np.testing.assert_array_equal(load_audio(path, RATE, 0.5, 1.0), whole_T[RATE // 2 : 3 * RATE // 2])
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_the_sizes_of_headers_written_by_hand(tmp_path, order):
+    """A SMAF of Yamaha, an XI of FastTracker and a MATLAB 4 file, of which no encoder here writes these sizes."""
+    wave = bytes(1000)
+    smaf = b"CNTI\0\0\0\5abcdeATR\0" + struct.pack(">I", 1014) + bytes(6) + b"Awa\1" + struct.pack(">I", 1000)
+    xi = b"Extended Instrument: ".ljust(296, b"\0") + struct.pack("<HI", 1, 1000) + bytes(36)
+    type = 1000 * (order == ">")
+    matlab = struct.pack(f"{order}5I", type, 1, 1, 0, 5) + b"rate\0" + struct.pack(f"{order}d", 8000)
+    matlab += struct.pack(f"{order}5I", type + 30, 2, 250, 0, 5) + b"wave\0"
+    for head in (b"MMMD\0\0\0\0" + smaf, xi, matlab):
+        (tmp_path / "a").write_bytes((head + wave)[:-400])
+        assert find_sound_bytes(tmp_path / "a") == (1000, 600)
+
+
+def test_a_voc_of_many_blocks_is_sound_throughout(files, tmp_path):
+    """libsndfile takes the head of each block for two samples."""
+    sweep_TC = files.chirp(4.0, 32_000)
+    path = files.write_av(tmp_path / "a.voc", sweep_TC, 32_000, "pcm_s16le")
+    np.testing.assert_allclose(load_audio(path, 32_000), sweep_TC[:, 0], atol=2 / 32_768)
 
 
 @pytest.mark.parametrize("tag", [0x00FF, 0x1600, 0x1610])
@@ -131,6 +159,33 @@ def test_pages_that_are_missing_inside_of_an_ogg_are_warned_of(files, tmp_path):
         assert len(load_audio(path, RATE)) < 19.9 * RATE
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_without_its_end_is_warned_of(files, tmp_path, subtype):
+    noise_TC = np.random.default_rng(0).uniform(-0.3, 0.3, (64_000, 1))
+    path = files.write_sndfile(tmp_path / "a.ogg", noise_TC, 16_000, subtype=subtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_audio(path, RATE)
+    data = path.read_bytes()
+    last_page = data.rfind(b"OggS")
+    for size in (last_page, (last_page + len(data)) // 2):  # behind a page, and inside of one
+        path.write_bytes(data[:size])
+        with pytest.warns(UserWarning, match=r"a\.ogg: may be cut short: it ends after [23]\.\d\d s without the mark"):
+            load_audio(path, RATE)
+
+
+def test_files_without_a_counted_length_are_checked_whole(files, tmp_path):
+    noise_TC = np.random.default_rng(0).uniform(-0.3, 0.3, (64_000, 1))
+    path = files.write_sndfile(tmp_path / "a.ogg", noise_TC, 16_000)
+    assert check_audio(path).duration_seconds == pytest.approx(4.0, abs=0.01)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = np.random.default_rng(3).bytes(3000)
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match="the rest is missing inside of it"):
+        assert check_audio(path).duration_seconds < 3.9
+
+
 def test_a_damaged_mp3_whose_end_is_there_is_not_called_cut_short(files, tmp_path):
     rng = np.random.default_rng(0)
     path = files.write_sndfile(tmp_path / "a.mp3", rng.uniform(-0.3, 0.3, (10 * 44_100, 1)), 44_100)
@@ -150,8 +205,23 @@ def test_a_file_of_empty_chunks_is_refused(tmp_path, head):
     with path.open("wb") as file:
         file.write(head)
         file.truncate(2**20)
-    with pytest.raises(AudioError, match="not an audio file"):
+    with pytest.raises(AudioError, match="not an audio file|more than 10,000 chunks"):
         load_audio(path, RATE)
+
+
+def test_a_flood_of_chunks_or_tags_is_refused_at_once(files, tmp_path):
+    """libsndfile and FFmpeg take minutes for some megabytes of them."""
+    sound = files.write_sndfile(tmp_path / "a.wav", files.chirp(0.1, RATE), RATE).read_bytes()
+    mp3 = files.write_sndfile(tmp_path / "a.mp3", files.chirp(0.5, 44_100), 44_100).read_bytes()
+    floods = {
+        "a.wav": sound[:12] + b"junk\0\0\0\0" * 10_000 + sound[12:],
+        "a.iff": b"FORM\0\1\x38\x84" + b"8SVX" + b"NAME\0\0\0\0" * 10_000,
+        "a.mp3": b"ID3\3\0\0\0\0\0\0" * 10_000 + mp3,
+    }
+    for name, data in floods.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(AudioError, match=rf"{name}: damaged: more than 10,000 chunks or tags stand before"):
+            load_audio(tmp_path / name, RATE)
 
 
 def test_the_libraries_lengths_are_as_they_are_believed_to_be(files, tmp_path):

@@ -23,8 +23,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from carrara.audio.file_warnings import collect_warnings
 from carrara.audio.decode import iter_audio, read_info
+from carrara.audio.file_warnings import collect_warnings
 from carrara.core import __version__
 from carrara.core.errors import AudioError, CarraraError
 from carrara.core.io import draft_folder
