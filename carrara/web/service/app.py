@@ -190,8 +190,7 @@ def create_service(service: EncodingService, song_ids: Mapping[str, str] | None 
         layer_names(service.encoder, layer)
         config = parse_settings(EmbedConfig, {"layer": layer, "per": per}, "embed")
         table, warnings = await service.encode(file, EMBED, config)
-        rows = table.drop_columns(["path"]).to_pylist()
-        return {"encoder": card.name, "embeddings": rows, "warnings": warnings}
+        return {"encoder": card.name, "embeddings": table.drop_columns(["path"]).to_pylist(), "warnings": warnings}
 
     @app.post("/tag", responses=ERRORS)
     async def tag(file: Upload, top: Annotated[int, Query(ge=1, le=1000)] = 5) -> dict[str, Any]:
