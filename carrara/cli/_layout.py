@@ -104,5 +104,6 @@ def _read_attributes(kind: type) -> dict[str, str]:
         for entry in re.split(r"\n(?=    ?\s{0,4}\w[\w, ]*: )", f"\n{section}"):
             names, colon, text = entry.strip().partition(": ")
             if colon:
-                described |= dict.fromkeys((name.strip() for name in names.split(",")), " ".join(text.split()))
+                text = re.sub(r"\bNone\b", "none", " ".join(text.split()))
+                described |= dict.fromkeys((name.strip() for name in names.split(",")), text)
     return described

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from carrara.cli._echo import echo
+from carrara.core.printable import count_of
 
 if TYPE_CHECKING:
     from carrara.core.errors import CarraraError
@@ -243,7 +244,7 @@ def _print_summary(
     if as_json:
         values = [record.model_dump(mode="json", by_alias=True) for record in records]
         echo(json.dumps(values, ensure_ascii=False))
-    summary = f"{len(records)} records in {output}"
+    summary = f"{count_of(len(records), 'record')} in {output}"
     if records:
         summary += f"; `carrara leaderboard {output}` ranks them"
     if failures:

@@ -199,15 +199,15 @@ def describe_plan(plan: Mapping[str, Any]) -> str:
     """Return a plan as lines for people."""
     total, measured, memory, labels = plan["parameters"]["total"], plan["measured"], plan["memory"], plan["labels"]
     parts = ", ".join(f"{name} {count:,}" for name, count in plan["parameters"].items() if name != "total")
-    sizes = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.2f}" for name, size in memory.items())
+    sizes = ", ".join(f"{name.replace('_', ' ')} {_round(size / GIB)}" for name, size in memory.items())
     scaled = ", scaled" if measured["crops"] == 1 else ""
     lines = [
         f"parameters\t{total:,} ({parts})",
-        f"audio\t{plan['audio_hours_per_step']:.3g} hours a step, {plan['steps']:,} steps, {plan['audio_hours']:,.0f} "
-        "hours",
+        f"audio\t{_round(plan['audio_hours_per_step'])} hours a step, {plan['steps']:,} steps, "
+        f"{_round(plan['audio_hours'])} hours",
         f"operations\t{plan['flops_per_step']:.3g} FLOPs a step",
-        f"time\t{plan['seconds_per_step']:.3g} ({plan['seconds_per_step_low']:.3g} to "
-        f"{plan['seconds_per_step_high']:.3g}) s a step on {measured['device']} in {measured['precision']}, from "
+        f"time\t{_round(plan['seconds_per_step'])} ({_round(plan['seconds_per_step_low'])} to "
+        f"{_round(plan['seconds_per_step_high'])}) s a step on {measured['device']} in {measured['precision']}, from "
         f"{measured['micro_batches']} × {measured['crops']} crops{scaled}",
         f"memory in GiB\t{sizes} (in {measured['precision']})",
     ]
@@ -218,16 +218,21 @@ def describe_plan(plan: Mapping[str, Any]) -> str:
     for key in ("this_device", "gpus"):
         device = plan[key]
         name = f"{device['count']} x {device['device']}"
-        fit = f"accumulation_steps={device['accumulation_steps']}, {device['memory'] / GIB:.1f}"
+        fit = f"accumulation_steps={device['accumulation_steps']}, {_round(device['memory'] / GIB)}"
         if device["accumulation_steps"] is None:
             cure = "activation_checkpointing=true or fsdp=true may help"
-            fit = f"one crop does not fit, {cure}: {device['memory'] / GIB:.1f}"
+            fit = f"one crop does not fit, {cure}: {_round(device['memory'] / GIB)}"
         assumed = ""
         if "assumed_mfu" in device:
             assumed = f" at an assumed MFU of {device['assumed_mfu']:.0%} ({MFU_RANGE[1]:.0%} to {MFU_RANGE[0]:.0%})"
+        days = f" ({_round(device['hours'] / 24)} days)" if device["hours"] > 24 else ""
         lines.append(
-            f"{name}\t{device['hours']:,.1f} ({device['hours_low']:,.1f} to {device['hours_high']:,.1f}) hours "
-            f"({device['hours'] / 24:,.1f} days){assumed}; {fit} of "
-            f"{device['capacity'] / GIB:.0f} GiB each"
+            f"{name}\t{_round(device['hours'])} ({_round(device['hours_low'])} to {_round(device['hours_high'])}) hours"
+            f"{days}{assumed}; {fit} of {device['capacity'] / GIB:.0f} GiB each"
         )
     return "\n".join(lines)
+
+
+def _round(number: float) -> str:
+    """Return a number with three significant digits, and commas between the thousands."""
+    return f"{float(f'{number:.3g}'):,.10g}"

@@ -71,7 +71,7 @@ def test_an_encoder_that_does_not_load_is_reported_and_the_others_are_measured(r
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["noise"]
     ready, first, *_, last = done.stderr.splitlines()
     assert ready == "2 encoders are ready: clmr, noise" and first.startswith("no record of clmr: clmr: its weights (")
-    assert last.startswith("1 records in ") and last.endswith("; clmr did not load")
+    assert last.startswith("1 record in ") and last.endswith("; clmr did not load")
 
 
 def test_a_single_encoder_that_does_not_load_is_an_error(run, task, tmp_path):

@@ -100,10 +100,12 @@ def _published_notes(leaderboard: Leaderboard) -> list[str]:
         BEAT_TASK in leaderboard.tasks and "f1_beat" in system.tasks.get(BEAT_TASK, ())
         for system in leaderboard.published
     )
+    noted: dict[str, list[str]] = {}  # systems with the same note stand in one line
     for system in leaderboard.published:
         for note, noted_tasks in system.notes:
             here = [task for task in leaderboard.tasks if task in noted_tasks]
             if here:
-                on = "" if set(noted_tasks) == set(system.tasks) else f" on {', '.join(here)}"
-                notes.append(f"{system.name}‡{on}: {note}.")
+                on = "" if set(system.tasks) <= set(noted_tasks) else f" on {', '.join(here)}"
+                noted.setdefault(f"{on}: {note}.", []).append(f"{system.name}‡")
+    notes += [", ".join(names) + rest for rest, names in noted.items()]
     return notes
