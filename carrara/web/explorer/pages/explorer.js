@@ -7,6 +7,7 @@ const CATEGORIES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55
 const RAMP = ["#2c3e8f", "#3569ab", "#3b90b5", "#4cb3a8", "#7fcb8c", "#c2da6c", "#f4e04d"];
 const NONE = "#9aa1a9";
 const HOVER_DELAY = 60; // ms
+const MAX_LABEL = 60; // letters
 const byId = (id) => document.getElementById(id);
 const state = { info: null, points: null, codes: null, chosen: null, hovered: null, marked: null, selected: [], labels: new Map(), pathStart: null, outline: null };
 const hoverSound = new Audio(), chosenSound = new Audio();
@@ -226,7 +227,12 @@ function hover(row, isPointer) {
   }
 }
 
-const describeLabels = (labels) => Object.entries(labels).slice(0, 6).map(([name, value]) => " · " + name + ": " + value).join("");
+function describeLabels(labels) {
+  return Object.entries(labels).slice(0, 6).map(([name, value]) => {
+    const text = Array.isArray(value) ? value.join(", ") : String(value);
+    return " · " + name + ": " + (text.length > MAX_LABEL ? text.slice(0, MAX_LABEL) + " …" : text); // beats are many
+  }).join("");
+}
 
 function selectPoints(rows) {
   if (rows.length === 1 && rows[0] !== state.chosen) choose(rows[0], true);
