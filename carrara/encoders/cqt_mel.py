@@ -228,7 +228,7 @@ class CqtMelEncoder(Encoder):
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the features of every layer, `[batch, layers + 1, frames, dim]` (see `Encoder.forward`)."""
         if lengths_B is None or bool((lengths_B >= samples_BT.shape[1]).all()):
-            return torch.stack(self.layer_outputs(self.values(samples_BT)), 1)
+            return self.forward_traceable(samples_BT)
         # Each clip by itself, because its peak is its own and its end is reflected.
         clips = [self.values(samples_T[None, :length])[0] for samples_T, length in zip(samples_BT, lengths_B.tolist())]
         values_BGM = pad_sequence([*clips, clips[0].new_zeros(self.num_frames(samples_BT.shape[1]), VALUES)])
@@ -237,6 +237,10 @@ class CqtMelEncoder(Encoder):
         valid_BG = torch.arange(values_BGM.shape[1], device=values_BGM.device) < counts_B[:, None]
         layers_BLGD = torch.stack(self.layer_outputs(values_BGM, valid_BG), 1)
         return layers_BLGD.masked_fill(~valid_BG[:, None, :, None], 0)
+
+    def forward_traceable(self, samples_BT: Tensor) -> Tensor:
+        """Return `forward`'s features of clips of one length, by operations that a tracer follows."""
+        return torch.stack(self.layer_outputs(self.values(samples_BT)), 1)
 
 
 def _update_card(card: Card, settings: CqtMelSettings) -> Card:

@@ -137,6 +137,27 @@ class DashengEncoder(Encoder):
         ]
         return torch.cat(parts, dim=2).masked_fill(~valid_BP[:, None, :, None], 0)
 
+    def forward_traceable(self, samples_BT: Tensor) -> Tensor:
+        """Return `forward`'s features of clips of one length, at least four frames, by what a tracer follows."""
+        level_BFM = to_decibels(self.mel(samples_BT), _TOP_DB)
+        normal_BMF = self.init_bn["1"](level_BFM.mT[..., None])[..., 0]
+        x_BPD = self.patch_embed["proj"](normal_BMF[:, None])[:, :, 0].mT
+        # Parts of 252 patches, gathered by number, because a tracer would take a reshape for one of this length only. The
+        # last part of a clip has fewer; the patches in their place are not attended to.
+        clips, patches = x_BPD.shape[:2]
+        parts = (patches + POSITIONS - 1) // POSITIONS
+        part_W1 = torch.arange(clips * parts, device=x_BPD.device)[:, None]
+        clip_W1 = part_W1 // parts
+        patch_WP = (part_W1 - clip_W1 * parts) * POSITIONS + torch.arange(POSITIONS, device=x_BPD.device)
+        parts_WPD = x_BPD.flatten(0, 1)[clip_W1 * patches + patch_WP.clamp(max=patches - 1)]
+        outputs = [parts_WPD + (self.time_pos_embed + self.freq_pos_embed)[0, :, 0].T]
+        for block in self.blocks:
+            outputs.append(block(outputs[-1], patch_WP < patches))
+        outputs[-1] = self.norm(outputs[-1])
+        clip_B1 = torch.arange(clips, device=x_BPD.device)[:, None]
+        own_BP = clip_B1 * (parts * POSITIONS) + torch.arange(patches, device=x_BPD.device)
+        return torch.stack([output_WPD.flatten(0, 1)[own_BP] for output_WPD in outputs], dim=1)
+
     def spectrogram(self, samples_T: Tensor) -> Tensor:
         """Return a clip's decibels after the batch norm, `[frames, bands]`."""
         level_FM = to_decibels(self.mel(samples_T[None]), _TOP_DB)[0]

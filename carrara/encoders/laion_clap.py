@@ -219,6 +219,20 @@ class ClapEncoder(TextEncoder):
         windows = [split_into_windows(samples_T) for samples_T in split_clips(samples_BT, lengths_B)]
         return mean_over_windows(self._encode_windows, windows, _BATCH_SIZE)[:, None, None]
 
+    def forward_traceable(self, samples_BT: Tensor) -> Tensor:
+        """Return `forward`'s features of clips of one length, by operations that a tracer follows."""
+        length, own = CLIP_SECONDS * SAMPLE_RATE, samples_BT.shape[1]
+        windows = (own + length - 1) // length
+        # Tensors and not numbers, so that no branch depends on the length.
+        start_N = torch.arange(windows + 1, device=samples_BT.device)[:-1] * length
+        start_N = torch.minimum(start_N, (torch.zeros_like(start_N) + (own - length)).clamp(min=0))
+        index_NT = start_N[:, None] + torch.arange(length, device=samples_BT.device)
+        # A shorter clip is repeated as often as it fits; zeros follow.
+        is_own_NT = (index_NT < own) | (index_NT < length // own * own)
+        windows_WT = (samples_BT[:, index_NT - index_NT // own * own] * is_own_NT).flatten(0, 1)
+        features_BND = self._encode_windows(windows_WT).unflatten(0, (samples_BT.shape[0], -1))
+        return features_BND.mean(1)[:, None, None]
+
     @torch.no_grad()
     def encode_audio_joint(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return each clip's unit vector in the space of `encode_text`: the mean of its windows' unit vectors."""

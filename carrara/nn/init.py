@@ -26,7 +26,8 @@ def init_weights(network: nn.Module, initialize: Callable[[torch.Generator], Non
     device = torch.get_default_device()
     if device.type == "meta":
         return
-    network.to_empty(device="cpu")
+    # What to_empty does, whose empty_like of a meta tensor loads sympy, 40 MB of it.
+    network._apply(lambda meta: torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype, device="cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the last digits of a QR decomposition depend on them
     try:

@@ -66,6 +66,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(x, weight, bias)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Return GELU of a tensor that is not needed afterwards, in its own memory where `is_cpu_inference`."""
+    return torch.ops.aten.gelu_(x) if is_cpu_inference(x) else functional.gelu(x)
+
+
 def is_cpu_inference(x: Tensor) -> bool:
     """Return whether a tensor is float32 on a CPU, gradients are off, and nothing casts or traces operations."""
     return (

@@ -7,7 +7,7 @@ compared with the encoder in onnxruntime, on inputs of other lengths than the on
 A spectrogram becomes a convolution with the windowed sines and cosines of the Fourier transform, which runtimes for the
 web have too. Networks over frames (HuBERT's shape, the conformers) are exported as they are, those that average over
 the windows of a clip through `window_batch` and `window_features`, which do all clips at once, and those that divide a
-clip in another way (MAEST, mel-patch, CHOI) through `forward_traceable`.
+clip in another way (MAEST, mel-patch, CHOI, Dasheng, LAION-CLAP) through `forward_traceable`. A CQT becomes matrix products.
 
 Letters: B batch, T samples, F frames, K frequencies, M bands, W samples of a frame, N windows, D dim.
 """
@@ -32,6 +32,7 @@ from carrara.encoders._base import Encoder
 from carrara.encoders._frame_encoder import FrameEncoder
 from carrara.nn.conv.efficientnet import EfficientNet
 from carrara.nn.conv.subsampling import ConvSubsampling
+from carrara.nn.spectral.cqt import CQT, MatrixCQT
 from carrara.nn.spectral.framing import Framing, Spectrum, make_window
 
 MODEL = "model.onnx"
@@ -51,8 +52,8 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
     if not isinstance(encoder, FrameEncoder) and not any(hasattr(encoder, name) for name in TRACEABLE):
         raise UsageError(
             f"{card.name}: --format onnx holds networks over frames (MERT and its kind, MusicFM, MuQ, mel-conformer) "
-            "and over windows (MAEST, mel-patch, MusiCNN, EffNet-Discogs, CLMR, MULE, CHOI); "
-            "--format carrara holds every encoder"
+            "and over windows (MAEST, mel-patch, MusiCNN, EffNet-Discogs, CLMR, MULE, CHOI, Dasheng, LAION-CLAP, "
+            "cqt-mel); --format carrara holds every encoder"
         )
     try:
         import onnxruntime  # noqa: F401
@@ -195,6 +196,8 @@ def _with_convolutions(encoder: Encoder) -> Encoder:
         for name, child in module.named_children():
             if isinstance(child, Spectrum):
                 setattr(module, name, _ConvolutionSpectrum(child.framing))
+            elif isinstance(child, CQT):
+                setattr(module, name, MatrixCQT(child))
             elif isinstance(child, nn.InstanceNorm2d):
                 setattr(module, name, _InstanceNorm(child))
     return encoder

@@ -36,6 +36,8 @@ C1 = 32.7
 SHORT_HOPS, SHORT_TAPS = 3, 256
 # A Hann kernel is below 1e-5 of its peak this many of its own cycles (rate / length) away from its centre.
 LOBES = 32
+# Hops by which `MatrixCQT` extends long kernels: where their spectra end, they ring on.
+RINGING_HOPS = 8
 MAX_PLANS = 8
 # More clips at once fall out of a CPU's cache (measured: 1.4 times slower in eights than in twos).
 CPU_CLIPS = 2
@@ -161,6 +163,7 @@ class CQT(nn.Module):
         lengths = self.kernels.lengths
         self.num_long = sum(length > max(SHORT_HOPS * hop, SHORT_TAPS) for length in lengths)
         self.margin = math.ceil(self.kernels.reach / hop)
+        self.largest_block = _fast_fft_length(max(16 * self.margin, 1024))  # in hops
         # Short kernels in groups whose lengths differ by less than a factor of two: name of the taps, half length.
         self.short: list[tuple[str, int]] = []
         first = self.num_long
@@ -216,8 +219,7 @@ class CQT(nn.Module):
 
     def _long_magnitudes(self, samples_BT: Tensor, first: int, count: int) -> Tensor:
         """Return the magnitudes of the long kernels, `[B, F, M]`, from frame `first` on; long clips in blocks."""
-        hop, margin = self.hop, self.margin
-        largest = _fast_fft_length(max(16 * margin, 1024))
+        hop, margin, largest = self.hop, self.margin, self.largest_block
         # One block is enough where the zeros after the clip also serve as the zeros before it.
         if (needed := math.ceil(samples_BT.shape[-1] / hop) + margin) <= largest:
             frames = _fast_fft_length(needed)
@@ -253,6 +255,20 @@ class CQT(nn.Module):
             folded_BMD = (bands_BMRD * band.spectra_MRD).sum(dim=2)
             parts.append(torch.fft.ifft(folded_BMD).abs().float())
         return torch.cat(parts, dim=1).transpose(1, 2)
+
+    def long_kernels(self) -> Tensor:
+        """Return what a long clip's block is convolved with for each long kernel's bin, `[M, N]` complex double.
+
+        Number 0 is the centre; the others follow circularly.
+        """
+        kernels = []
+        for band in self._plan(self.largest_block, torch.device("cpu")):
+            size = self.largest_block * self.hop
+            for start, spectrum_RD in zip(band.starts_M - self.largest_block, band.spectra_MRD.to(torch.complex128)):
+                spectrum_N = torch.zeros(size, dtype=torch.complex128)
+                spectrum_N[(start + torch.arange(spectrum_RD.numel())) % size] = self.hop * spectrum_RD.flatten()
+                kernels.append(torch.fft.ifft(spectrum_N))
+        return torch.stack(kernels)
 
     def _plan(self, frames: int, device: torch.device) -> list[_Band]:
         """Return the long kernels' spectra at an FFT of that many hops; the last few are cached."""
@@ -291,3 +307,50 @@ def _fast_fft_length(minimum: int) -> int:
         if rest == 1:
             return number
         number += 2
+
+
+class MatrixCQT(nn.Module):
+    """The magnitudes of a `CQT` with zeros beyond the clips' ends, by matrix products only, for runtimes without FFTs.
+
+    Long kernels are in double precision, and end where those of `CQT` do in frequency: of clips that are shorter than
+    its largest block the ends differ by less than a bin of their FFT.
+    """
+
+    def __init__(self, cqt: CQT) -> None:
+        """Prepare all kernels, in groups whose lengths differ by less than a factor of two."""
+        super().__init__()
+        self.hop = cqt.hop
+        self.groups: list[tuple[str, int]] = []
+        lengths, long_MN, first = cqt.kernels.lengths, cqt.long_kernels(), 0
+        while first < cqt.num_long:
+            end = next((bin for bin in range(first, cqt.num_long) if 2 * lengths[bin] <= lengths[first]), cqt.num_long)
+            left = math.ceil(lengths[first] / 2) + RINGING_HOPS * self.hop
+            chunks = math.ceil(2 * left / self.hop)
+            taps_ML = long_MN[first:end, (left - torch.arange(chunks * self.hop)) % long_MN.shape[1]]
+            taps_MCH2 = torch.view_as_real(taps_ML).unflatten(1, (chunks, self.hop))
+            self._add_group(taps_MCH2.permute(1, 2, 0, 3).flatten(2).contiguous(), left)
+            first = end
+        for name, left in cqt.short:
+            self._add_group(cqt.get_buffer(name), left)
+
+    def _add_group(self, taps_CHM: Tensor, left: int) -> None:
+        name = f"taps_{len(self.groups)}"
+        self.register_buffer(name, taps_CHM)
+        self.groups.append((name, left))
+
+    def forward(self, samples_BT: Tensor) -> Tensor:
+        """Return the magnitudes, `[B, F, M]`."""
+        count, parts = samples_BT.shape[-1] // self.hop + 1, []
+        for name, left in self.groups:
+            taps_CHM = self.get_buffer(name)
+            chunks = len(taps_CHM)
+            padded_BT = nn.functional.pad(samples_BT.to(taps_CHM.dtype), (left, chunks * self.hop))
+            # Gathered by number: a tracer would take a reshape for one of this length only.
+            row_R1 = torch.arange(count + chunks - 1, device=samples_BT.device)[:, None]
+            rows_BRH = padded_BT[:, row_R1 * self.hop + torch.arange(self.hop, device=samples_BT.device)]
+            products_BRCM = (rows_BRH @ taps_CHM.transpose(0, 1).flatten(1)).unflatten(-1, (chunks, -1))
+            chunk_C = torch.arange(chunks, device=samples_BT.device)
+            frame_F1 = torch.arange(count, device=samples_BT.device)[:, None]
+            sums_BFM = products_BRCM.flatten(1, 2)[:, (frame_F1 + chunk_C) * chunks + chunk_C].sum(2)
+            parts.append(sums_BFM.unflatten(-1, (-1, 2)).square().sum(-1).sqrt().float())
+        return torch.cat(parts, dim=-1)

@@ -50,9 +50,11 @@ class BertEmbeddings(nn.Module):
     def __init__(self, shape: BertShape):
         super().__init__()
         self.first_position = shape.first_position
-        self.word_embeddings = nn.Embedding(shape.vocabulary, shape.dim)
-        self.position_embeddings = nn.Embedding(shape.positions, shape.dim)
-        self.token_type_embeddings = nn.Embedding(shape.types, shape.dim)
+        # Not nn.Embedding(rows, dim), which draws weights: on the meta device that loads torch's compiler.
+        self.word_embeddings, self.position_embeddings, self.token_type_embeddings = (
+            nn.Embedding.from_pretrained(torch.empty(rows, shape.dim), freeze=False)
+            for rows in (shape.vocabulary, shape.positions, shape.types)
+        )
         self.LayerNorm = nn.LayerNorm(shape.dim, eps=shape.eps)
 
     def forward(self, tokens_BF: Tensor | None, vectors_BFD: Tensor | None) -> Tensor:

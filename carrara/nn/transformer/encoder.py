@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import OnednnLinear
+from carrara.nn.linear import OnednnLinear, gelu
 from carrara.nn.recompute import forward_and_recompute
 from carrara.nn.transformer.attention import AttentionMode, MultiHeadAttention
 from carrara.nn.transformer.positions import Data2vecPositions, HubertPositions
@@ -81,7 +81,7 @@ class TransformerFeedForward(nn.Module):
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         """Return `[batch, frames, dim]`."""
-        hidden = functional.gelu(self.intermediate_dense(x_BFD))
+        hidden = gelu(self.intermediate_dense(x_BFD))
         return self.output_dense(functional.dropout(hidden, self.dropout, self.training))
 
 

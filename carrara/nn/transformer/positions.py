@@ -32,9 +32,15 @@ class _TapNorm(nn.Module):
     def forward(self, gain: Tensor, direction: Tensor) -> Tensor:
         if (torch.is_grad_enabled() and direction.requires_grad) or direction.device.type == "mps":
             return torch._weight_norm(direction, gain, 2)
-        return (direction * (gain.double() / direction.double().norm(dim=(0, 1), keepdim=True))).to(direction.dtype)
+        ratio_11K = gain.double() / direction.double().norm(dim=(0, 1), keepdim=True)
+        weight = torch.empty_like(direction)
+        for own_IK, direction_IK in zip(weight, direction):  # output by output: in double precision all are 38 MB
+            own_IK.copy_(direction_IK * ratio_11K[0])
+        return weight
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if weight.is_meta:  # whose norm loads torch's compiler, 110 MB of it
+            return weight.new_empty(1, 1, weight.shape[2]), weight
         return torch.norm_except_dim(weight, 2, 2), weight
 
 

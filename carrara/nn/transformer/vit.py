@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from carrara.core.errors import UsageError
-from carrara.nn.linear import OnednnLinear
+from carrara.nn.linear import OnednnLinear, gelu
 from carrara.nn.recompute import forward_and_recompute
 
 EPS = 1e-6
@@ -102,7 +102,7 @@ class VitFeedForward(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Return `[batch, tokens, dim]`."""
-        return self.fc2(functional.gelu(self.fc1(x_BND)))
+        return self.fc2(gelu(self.fc1(x_BND)))
 
 
 class VitBlock(nn.Module):

@@ -127,6 +127,11 @@ def test_onnxruntime_gives_the_same_layers_at_any_size(tmp_path, encoder):
 
 
 SMALL = {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64, "channels": 8}
+SMALL_DASHENG = {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64}
+SMALL_CLAP = {
+    "dim": 8, "depths": (1, 2), "heads": (1, 2), "joint_dim": 8, "text_dim": 8, "text_layers": 1, "text_heads": 1,
+    "text_ffn_dim": 8, "vocabulary": 20,
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -142,6 +147,8 @@ SMALL = {"num_layers": 1, "dim": 32, "num_heads": 2, "ffn_dim": 64, "channels": 
         ("maest-tiny", {"num_layers": 1}),
         ("mel-patch-tiny", {"num_layers": 1}),
         ("choi", {}),
+        ("dasheng-base", SMALL_DASHENG),
+        ("laion-clap-general", SMALL_CLAP),
     ],
 )
 @torch.no_grad()
@@ -181,10 +188,15 @@ def test_equal_windows_as_tensors_are_those_of_the_loop(name, changed):
         torch.testing.assert_close(ours.forward_traceable(samples_BT), layers, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "changed"), [("choi", {}), ("dasheng-base", SMALL_DASHENG), ("laion-clap-general", SMALL_CLAP)]
+)
 @torch.no_grad()
-def test_a_short_clip_is_repeated_and_a_long_one_cut_by_what_a_tracer_follows():
-    ours = build_encoder("choi", seed=1).eval()
-    for clips, samples in ((2, 1200), (1, 36_005), (1, 360_007)):
+def test_other_windows_as_tensors_are_those_of_the_loop(name, changed):
+    """Clips shorter than a window, which are repeated or filled up, and of more than one."""
+    ours = build_encoder(name, seed=1, changes=changed).eval()
+    rate = ours.card.sample_rate
+    for clips, samples in ((1, rate // 10), (2, 3 * rate + 5), (1, 23 * rate + 7)):
         samples_BT = sound(clips, samples)
         torch.testing.assert_close(ours.forward_traceable(samples_BT), ours(samples_BT), atol=1e-5, rtol=1e-5)
 
