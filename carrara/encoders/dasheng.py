@@ -142,8 +142,8 @@ class DashengEncoder(Encoder):
         level_BFM = to_decibels(self.mel(samples_BT), _TOP_DB)
         normal_BMF = self.init_bn["1"](level_BFM.mT[..., None])[..., 0]
         x_BPD = self.patch_embed["proj"](normal_BMF[:, None])[:, :, 0].mT
-        # Parts of 252 patches, gathered by number, because a tracer would take a reshape for one of this length only. The
-        # last part of a clip has fewer; the patches in their place are not attended to.
+        # Parts of 252 patches, gathered by number, because a tracer would take a reshape for one of this length only.
+        # The last part of a clip has fewer; the patches in their place are not attended to.
         clips, patches = x_BPD.shape[:2]
         parts = (patches + POSITIONS - 1) // POSITIONS
         part_W1 = torch.arange(clips * parts, device=x_BPD.device)[:, None]

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from carrara.core.errors import UsageError
-from carrara.nn.linear import LARGEST_WEIGHT, OnednnLinear, is_cpu_inference, linear
+from carrara.nn.linear import LARGEST_WEIGHT, OnednnLinear, gelu, is_cpu_inference, linear
 
 
 def noise(*shape, seed=0):
@@ -85,3 +85,15 @@ def test_int8_is_refused_where_it_would_not_be_used():
     layer.quantize()
     with pytest.raises(UsageError, match="int8 is for encoding on a CPU"):
         layer(noise(2, 48))
+
+
+@torch.no_grad()
+def test_gelu_is_torchs_to_the_bit_in_the_memory_of_its_input():
+    x = noise(7, 13)
+    expected = torch.nn.functional.gelu(x)
+    assert gelu(x) is x and torch.equal(x, expected)
+    with torch.enable_grad():
+        weight = noise(7, 13).requires_grad_()
+        before = weight.detach().clone()
+        gelu(weight).sum().backward()
+    assert torch.equal(weight, before) and weight.grad is not None

@@ -42,6 +42,20 @@ def test_help_and_lists_load_nothing_heavy(code):
     assert not loaded_by(code) & HEAVY
 
 
+@pytest.mark.slow
+def test_encoders_load_without_torchs_compiler_or_sympy():
+    """They would be 110 MB and seconds of every command; torch imports them for some operations on the meta device."""
+    small = {"dim": 8, "depths": (1,), "heads": (1,), "text_layers": 1, "vocabulary": 20, "text_dim": 16}
+    code = (
+        "from carrara.encoders._hub.load import build_encoder\n"
+        "for name in ('mert-tiny', 'music2vec-tiny', 'maest-tiny', 'mel-conformer-tiny', 'cqt-mel-tiny'):\n"
+        "    build_encoder(name)\n"
+        f"build_encoder('laion-clap-general', changes={small!r})"
+    )
+    loaded = loaded_by(code)
+    assert "torch" in loaded and not loaded & {"sympy", "cloudpickle", "triton", "mpmath"}
+
+
 TABLES = ["leaderboard --published", "leaderboard --published --format csv", "show pebble/key", "show gtzan"]
 MISTAKES = [
     "bench nothing -t pebble/key",

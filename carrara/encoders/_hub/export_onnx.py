@@ -7,7 +7,8 @@ compared with the encoder in onnxruntime, on inputs of other lengths than the on
 A spectrogram becomes a convolution with the windowed sines and cosines of the Fourier transform, which runtimes for the
 web have too. Networks over frames (HuBERT's shape, the conformers) are exported as they are, those that average over
 the windows of a clip through `window_batch` and `window_features`, which do all clips at once, and those that divide a
-clip in another way (MAEST, mel-patch, CHOI, Dasheng, LAION-CLAP) through `forward_traceable`. A CQT becomes matrix products.
+clip in another way (MAEST, mel-patch, CHOI, Dasheng, LAION-CLAP) through `forward_traceable`. A CQT becomes matrix
+products.
 
 Letters: B batch, T samples, F frames, K frequencies, M bands, W samples of a frame, N windows, D dim.
 """
@@ -60,7 +61,8 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise UsageError("--format onnx needs onnx, onnxscript and onnxruntime; pip install 'carrara[onnx]'") from None
-    if 4 * card.parameters > PROTOBUF_LIMIT:
+    audio = sum(tensor.numel() for name, tensor in encoder.named_parameters() if not name.startswith("text_"))
+    if 4 * audio > PROTOBUF_LIMIT:
         raise UsageError(f"{card.name}: is larger than the 2 GB that one ONNX file can hold")
     copied = copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False)
     exported = _SamplesOnly(_with_convolutions(copy.deepcopy(copied)))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from carrara.core.errors import DataError, UsageError
-from carrara.nn.spectral.cqt import CQT, kernel_spectra, kernel_taps, make_kernels
+from carrara.nn.spectral.cqt import CQT, MatrixCQT, kernel_spectra, kernel_taps, make_kernels
 from carrara.nn.spectral.cqt_target import compute_bin_statistics, cqt_target
 
 REAL = ("game.wav", "game-1.mp3", "ending.ogg")
@@ -192,3 +192,15 @@ def test_invalid_cqt_settings_are_refused(wrong, kind, says):
 
 def test_the_number_of_bins_in_the_error_message_is_valid():
     assert CQT(8000, 160, bins=333)(torch.zeros(1, 1600)).shape == (1, 11, 333)
+
+
+@pytest.mark.parametrize("samples", [1, 700, 24_000, 100_003])
+def test_matrix_products_give_the_magnitudes_of_the_ffts(samples):
+    """Also in bins that are 100 dB below the loudest, where a kernel that ends elsewhere would show."""
+    time_T = torch.arange(samples) / 16_000
+    noise_T = 1e-3 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+    samples_BT = torch.stack([0.3 * torch.sin(2 * math.pi * 220 * time_T) + noise_T, 30 * noise_T])
+    cqt = CQT(16_000, 320, 84, 12, double_long=True)
+    expected = cqt(samples_BT)
+    difference = (MatrixCQT(cqt)(samples_BT) - expected).abs().amax((1, 2))
+    assert bool((difference < 3e-6 * expected.amax((1, 2))).all())
