@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,12 +29,13 @@ from carrara.core.strict_json import read_json_object
 from carrara.features.embedding_table import EmbeddedRows, EmbeddingTable, flatten_settings
 from carrara.features.store import write_errors
 
-INDEX_FILE, VECTORS, FORMAT = "index.json", "vectors.f32", 1
+INDEX_FILE, VECTORS, FORMAT = "index.json", "vectors.f32", 2
 INDEX_TABLE = ".table"  # folder inside, with the table of an index that `carrara embed` wrote
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 256
 FIRST_CANDIDATES = 128
 COMMIT_ROWS = 100_000  # added between two commits, so that an interrupted build continues
 ADD_ROWS = 4096  # added at once: then progress is shown, and Ctrl-C is obeyed
+CHECKED_BYTES = 2**28  # what is larger is not read when an index is opened, but searched at once
 CURE = "make it again with `carrara index --rebuild`"
 
 
@@ -55,8 +57,6 @@ class NeighbourIndex(EmbeddedRows):
         Raises:
             StoreError: There is no index, or it is damaged.
         """
-        import pyarrow
-
         self.path = Path(path)
         state = _read_state(self.path)
         self.settings, self.layer = state["settings"], state["layer"]
@@ -64,13 +64,14 @@ class NeighbourIndex(EmbeddedRows):
             mean_D, std_D = np.asarray(state["scaling"], np.float32)
             self.scaling = (mean_D, std_D)
         rows, dim, generation = state["rows"], state["dim"], state["generation"]
+        _verify_files(self.path, state)
+        self._table = _map_rows(self.path / f"rows-{generation}.arrow")
         try:
-            self._table = _map_rows(self.path / f"rows-{generation}.arrow")
             self._vectors_RD = np.memmap(self.path / VECTORS, np.dtype("<f4"), "r", shape=(rows, dim))
             self._graph = _open_graph(self.path / f"graph-{generation}.usearch", view=True)
             if self._table.num_rows != rows:
                 raise ValueError(f"{self._table.num_rows} rows instead of {rows}")
-        except (OSError, pyarrow.ArrowException, ValueError) as problem:
+        except (OSError, ValueError) as problem:
             raise StoreError(f"{path}: damaged ({problem}); {CURE}") from None
         self.path_R = self._table["path"].combine_chunks()
         self.start_R, self.duration_R = (self._table[name].to_numpy() for name in ("start", "duration"))
@@ -174,6 +175,7 @@ class _IndexBuilder:
         if (folder / INDEX_FILE).exists():
             self.state = _read_state(folder)
             _check_same(self.state, table, folder)
+            _verify_files(folder, self.state)
             generation = self.state["generation"]
             self.rows = _map_rows(folder / f"rows-{generation}.arrow")
             self.graph = _open_graph(folder / f"graph-{generation}.usearch", view=False)
@@ -269,7 +271,9 @@ class _IndexBuilder:
             pyarrow.ipc.new_file(sink, self.schema) as writer,
         ):
             writer.write_table(self.rows.combine_chunks())
+        files = [self.folder / name for name in (f"graph-{generation}.usearch", f"rows-{generation}.arrow")]
         self.state |= {"rows": self.rows.num_rows, "generation": generation}
+        self.state["files"] = {file.name: [file.stat().st_size, _checksum(file)] for file in files}
         write_text(self.folder / INDEX_FILE, json.dumps(self.state) + "\n")
         self._sweep()
 
@@ -318,19 +322,61 @@ def _read_state(folder: Path) -> dict[str, Any]:
         state = read_json_object(path)
         if state["format"] != FORMAT:
             raise StoreError(f"{folder}: an index of another version of Carrara; {CURE}")
-        if not all(key in state for key in ("settings", "layer", "dim", "scaling", "rows", "generation")):
+        if not all(key in state for key in ("settings", "layer", "dim", "scaling", "rows", "generation", "files")):
             raise ValueError("keys are missing")
+        if not all(isinstance(state[key], dict) for key in ("settings", "files")):
+            raise ValueError("settings and files are no objects")
+        if not all(type(state[key]) is int and state[key] >= 0 for key in ("dim", "rows", "generation")):
+            raise ValueError("dim, rows and generation are no numbers")
+        scaling, dim = state["scaling"], state["dim"]
+        if scaling is not None and np.asarray(scaling, np.float32).shape != (2, dim):
+            raise ValueError(f"scaling is no mean and standard deviation of {dim} values")
     except FileNotFoundError:
         raise StoreError(f"{folder}: no index; make one with `carrara index`") from None
-    except (OSError, KeyError, ValueError) as problem:
+    except (OSError, KeyError, TypeError, ValueError) as problem:
         raise StoreError(f"{path}: damaged ({problem}); {CURE}") from None
     return dict(state)
 
 
+def _verify_files(folder: Path, state: dict[str, Any]) -> None:
+    """Check size and checksum of the files that native code maps: it ends the process where they are damaged.
+
+    Raises:
+        StoreError: One is missing or damaged.
+    """
+    for name in (f"graph-{state['generation']}.usearch", f"rows-{state['generation']}.arrow"):
+        path, expected = folder / name, state["files"].get(name)
+        try:
+            is_equal = [path.stat().st_size, _checksum(path)] == expected
+        except FileNotFoundError:
+            raise StoreError(f"{path}: missing; {CURE}") from None
+        if not is_equal:
+            raise StoreError(f"{path}: damaged (not what was written); {CURE}")
+
+
+def _checksum(path: Path) -> int | None:
+    """Return the CRC-32 of a file; None for one so large that reading it would delay every search."""
+    if path.stat().st_size > CHECKED_BYTES:
+        return None
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
 def _map_rows(path: Path) -> Any:
+    """Return the table of rows, mapped from its file.
+
+    Raises:
+        StoreError: It is missing or damaged.
+    """
     import pyarrow
 
-    return pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+    try:
+        return pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+    except (OSError, pyarrow.ArrowException) as problem:
+        raise StoreError(f"{path}: damaged ({problem}); {CURE}") from None
 
 
 def _open_graph(path: Path, view: bool) -> Any:

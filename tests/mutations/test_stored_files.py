@@ -1,9 +1,12 @@
 """Mutated records, predictions, logs, feature stores, label stores, tables of embeddings and configs of encoders."""
 
 import base64
+import itertools
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -12,9 +15,12 @@ import carrara
 from carrara.bench.predictions import predictions_path, read_predictions, write_predictions
 from carrara.cli._main import app
 from carrara.core.clip import Clip
+from carrara.core.errors import StoreError
 from carrara.core.record import Record, read_record, write_record
 from carrara.encoders._hub.load import load, save_pretrained
 from carrara.features.cache import list_stores
+from carrara.features.embedding_table import EmbeddingTable
+from carrara.features.neighbour_index import NeighbourIndex, update_index
 from carrara.features.store import FeatureStore
 from carrara.pretrain.corpus.label_store import LabelStore
 from carrara.pretrain.metrics_log import MetricsLog, read_events, read_metrics, read_probes
@@ -185,6 +191,45 @@ def test_tables_of_embeddings(tmp_path, survive):
         out.write_bytes(content)
 
     survive(out, read, "embed", times=40)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A table of 600 rows, of which a search compares those that the graph leads to, and its index."""
+    pytest.importorskip("usearch")
+    folder = tmp_path_factory.mktemp("library")
+    names, draw = [f"{row}.wav" for row in range(600)], np.random.default_rng(0)
+    columns = {
+        "path": pa.array(names), "start": pa.array([0.0] * 600), "duration": pa.array([1.0] * 600),
+        "layer": pa.array(["mean"] * 600),
+        "embedding": pa.array(list(draw.standard_normal((600, 8)).astype("f")), pa.list_(pa.float32(), 8)),
+    }  # fmt: skip
+    settings = {"encoder": "mfcc", "weights_sha256": "0" * 64, "output_version": 1, "encoder_settings": {}}
+    metadata = {"settings": json.dumps(settings), "files": json.dumps([[name, "a" * 64] for name in names])}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), folder / "lib.parquet")
+    update_index(EmbeddingTable(folder / "lib.parquet", standardise=True), folder / "lib.index")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["index.json", "graph-1.usearch", "rows-1.arrow", "vectors.f32"])
+def test_indexes(library, survive, name):
+    """Native code maps graph and rows, and would end the process: they are refused before."""
+    query_D = np.ones(8, np.float32) / np.sqrt(8, dtype=np.float32)
+
+    def read():
+        opened = NeighbourIndex(library / "lib.index")
+        for row, _ in itertools.islice(opened.nearest(query_D), 20):
+            assert opened.path_R[row].as_py().endswith(".wav") and opened.sha256(row)
+
+    refused = survive(library / "lib.index" / name, read, name, times=100, names=False)
+    assert refused == 100 or name in ("index.json", "vectors.f32")
+    (library / "lib.index" / name).write_bytes(b"")
+    if name != "vectors.f32":
+        with pytest.raises(StoreError, match="damaged.*--rebuild"):
+            update_index(EmbeddingTable(library / "lib.parquet", standardise=True), library / "lib.index")
+    update_index(EmbeddingTable(library / "lib.parquet", standardise=True), library / "lib.index", rebuild=True)
+    read()
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
