@@ -31,7 +31,7 @@ from carrara.reproduce._base import AblationRow, Hypothesis, Reproduction
 from carrara.reproduce._run import FIRST_SEED, MeasuredModel, ReproductionPlan, train_row
 from carrara.reproduce._verdict import RowResult, decide_hypotheses, summarise_rows
 
-PACKAGES = ("asc-music", "hyperrogue-music", "singularity-music")
+PACKAGES = ("hyperrogue-music", "singularity-music")
 RATE, SPAN_SECONDS, SPANS = 24_000, 30, 80
 PEBBLE = ("pebble/key", "pebble/genre", "pebble/emotion", "pebble/technique")
 REAL = ("instrument", "note", "drum")
