@@ -33,8 +33,8 @@ from carrara.reproduce._verdict import RowResult, decide_hypotheses, summarise_r
 
 PACKAGES = ("hyperrogue-music", "singularity-music")
 RATE, SPAN_SECONDS, SPANS = 24_000, 30, 80
-PEBBLE = ("pebble/key", "pebble/genre", "pebble/emotion", "pebble/technique")
-REAL = ("instrument", "note", "drum")
+PEBBLE = ("pebble/key", "pebble/genre", "pebble/emotion", "pebble/tags")
+REAL = ("instrument", "note")
 PROTOCOL = "linear:layers=concat:last4"
 
 PAIRS: dict[str, Any] = {"steps": 64, "batch": 32, "pairs.group": 32, "checkpoint_every": 10_000, "log_every": 4}
