@@ -22,4 +22,6 @@ def main(folder: str, output: str, encoder: str = "chroma-mfcc") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) <= 2:
+        sys.exit(__doc__)
     main(*sys.argv[1:4])

@@ -21,4 +21,6 @@ def main(encoder: str, data_dir: str, results: str, epochs: str = "10") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) <= 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:5])

@@ -26,4 +26,6 @@ def main(data_dir: str, picture: str, size: str = "demo") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) <= 2:
+        sys.exit(__doc__)
     main(*sys.argv[1:4])

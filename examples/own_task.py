@@ -29,4 +29,6 @@ def main(folder: str, results: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) <= 2:
+        sys.exit(__doc__)
     main(*sys.argv[1:3])

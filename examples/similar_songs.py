@@ -22,4 +22,6 @@ def main(table: str, song: str, other: str = "") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) <= 2:
+        sys.exit(__doc__)
     main(*sys.argv[1:4])
