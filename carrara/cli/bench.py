@@ -202,6 +202,8 @@ def _select_names(encoders: list[str] | None, protocol: str, is_restricted: bool
 
     protocols.REGISTRY.get_entry(protocol)
     if encoders:
+        if tables := [name for name in encoders if name.endswith(".toml")]:
+            raise UsageError(f"{tables[0]}: a task file, not an encoder; give it as -t {tables[0]}")
         if len(encoders) == 1:  # one of several is reported and skipped
             parse_encoder_spec(encoders[0])
         return encoders

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from carrara.cli._echo import echo
+from carrara.core.printable import one_line
 
 
 def dedupe(
@@ -44,7 +45,7 @@ def dedupe(
     else:
         for number, group in enumerate(groups, 1):
             for path in group:
-                echo(f"{number}\t{path}")
+                echo(f"{number}\t{one_line(path)}")
     counts = f"{len(groups)} groups of {sum(map(len, groups))} recordings; {report.compared} pairs were compared"
     echo(counts, err=True)
     if report.failed:

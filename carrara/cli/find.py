@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from carrara.cli._echo import echo
+from carrara.core.printable import one_line
 
 PLAYLIST_ENDINGS = (".m3u8", ".m3u")
 
@@ -115,4 +116,4 @@ def find(
         echo(json.dumps(neighbours, indent=1, ensure_ascii=False))
         return
     for item in neighbours:
-        echo(f"{item['similarity']:.3f}\t{item['start']:g}\t{item['path']}")
+        echo(f"{item['similarity']:.3f}\t{item['start']:g}\t{one_line(item['path'])}")

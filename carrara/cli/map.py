@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from carrara.cli._echo import echo
+from carrara.core.printable import one_line
 
 if TYPE_CHECKING:
     from carrara.core.clip import Clip
@@ -145,5 +146,5 @@ def _print_separations(points: MapPoints, separations: dict[str, Separation], as
     first = next(iter(separations.values()))
     echo("layer\tpurity\tsilhouette")
     for name, each in separations.items():
-        echo(f"{name}\t{each.purity:.3f}\t{each.silhouette:.3f}")
+        echo(f"{one_line(name)}\t{each.purity:.3f}\t{each.silhouette:.3f}")
     echo(f"{first.points} recordings; purity without any order would be {first.chance:.3f}", err=True)

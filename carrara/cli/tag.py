@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carrara.cli._echo import echo
+from carrara.core.printable import one_line
 
 if TYPE_CHECKING:
     from carrara.features.tags import TrackTags
@@ -142,9 +143,10 @@ def _print_problems(failed: dict[str, str], kept: list[str], output: Path | None
 
 
 def _print_track(track: TrackTags, tags: list[dict[str, Any]], over_time: bool) -> None:
+    path = one_line(track.path)  # a name may hold line ends
     for entry in tags:
-        echo(f"{track.path}\t{entry['tag']}\t{entry[track.measure]:.3f}\t{entry['strongest_at']:.1f}")
+        echo(f"{path}\t{one_line(entry['tag'])}\t{entry[track.measure]:.3f}\t{entry['strongest_at']:.1f}")
     if over_time:
-        echo("\t".join([track.path, "start_seconds", *(entry["tag"] for entry in tags)]))
+        echo("\t".join([path, "start_seconds", *(one_line(entry["tag"]) for entry in tags)]))
         for start, probability_K in zip(track.start_W, track.probability_WK[:, track.top(len(tags))]):
-            echo("\t".join([track.path, f"{start:.1f}", *(f"{value:.3f}" for value in probability_K)]))
+            echo("\t".join([path, f"{start:.1f}", *(f"{value:.3f}" for value in probability_K)]))

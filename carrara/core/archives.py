@@ -8,6 +8,8 @@ writing takes 0.1 ms (20 kB, ext4), and one archive of NSynth has 289,205 member
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import lzma
 import os
@@ -25,6 +27,7 @@ from carrara.core.errors import DataError, StoreError
 from carrara.core.progress import progress, track
 
 BLOCK_BYTES = 2**18
+MAX_READ_BYTES = 2**20  # a name or a header of a member is shorter, and sound is read in blocks
 TAR_BLOCK_BYTES = 512
 MAX_GROWTH, SMALL_BYTES = 100, 10**7  # an archive may always grow to 10 MB: texts of few words pack well
 FILE_TYPE_MASK, LINK_TYPE, PLAIN_TYPES = 0o170000, 0o120000, (0, 0o100000)
@@ -49,9 +52,11 @@ def unpack(archive: Path, folder: Path) -> None:
     archive, folder = Path(archive), Path(folder)
     with _read_errors(archive):
         # tarfile first: zipfile also opens a tar whose last member is a zip.
-        if tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as tar:
-                members = list(track(_tar_members(archive, tar, folder), f"reading {archive.name}"))
+        if _is_tar(archive):
+            with _open_compressed(archive) as file, tarfile.open(fileobj=_BoundedReads(file), mode="r:") as tar:
+                is_compressed = not isinstance(file, io.BufferedReader)
+                found = _tar_members(archive, tar, folder, is_compressed)
+                members = list(track(found, f"reading {archive.name}"))
                 _write_members(archive, members, folder)
         elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
@@ -76,6 +81,55 @@ def _read_errors(archive: Path) -> Iterator[None]:
     ) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise DataError(f"{archive}: cannot be unpacked ({reason}); remove it and download it again") from None
+
+
+class _BoundedReads(io.RawIOBase):
+    """A tar, whose reader takes a name or a header of any size into memory at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_READ_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _open_compressed(archive: Path) -> IO[bytes]:
+    """Open a file that may be compressed, by how it begins."""
+    with archive.open("rb") as file:
+        magic = file.read(6)
+    openers: dict[bytes, Callable[..., IO[bytes]]] = {
+        b"\x1f\x8b": gzip.open,
+        b"BZh": bz2.open,
+        b"\xfd7zXZ\0": lzma.open,
+    }
+    for start, opener in openers.items():
+        if magic.startswith(start):
+            return opener(archive, "rb")
+    return archive.open("rb")
+
+
+def _is_tar(archive: Path) -> bool:
+    try:
+        with _open_compressed(archive) as file:
+            head = file.read(TAR_BLOCK_BYTES)
+        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error):
+        return False
+    return True
 
 
 def _check_growth(archive: Path, unpacked_bytes: int) -> None:
@@ -103,11 +157,11 @@ def _zip_members(archive: Path, zipped: zipfile.ZipFile) -> Iterator[_Member]:
         yield _Member(name, info.file_size, partial(zipped.open, info), info.CRC)
 
 
-def _tar_members(archive: Path, tar: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
+def _tar_members(archive: Path, tar: tarfile.TarFile, folder: Path, is_compressed: bool) -> Iterator[_Member]:
     unpacked_bytes = 0
     for info in tar:
         # Before the next header is searched behind this member, which unpacks it.
-        unpacked_bytes += max(info.size, 0)
+        unpacked_bytes += TAR_BLOCK_BYTES + max(info.size, 0)  # its header, too: empty members are files as well
         _check_growth(archive, unpacked_bytes)
         _check_name(archive, info.name)
         if info.isfile():
@@ -117,13 +171,14 @@ def _tar_members(archive: Path, tar: tarfile.TarFile, folder: Path) -> Iterator[
             raise _special_file(archive, info.name, is_link=info.issym() or info.islnk())
     # tarfile takes a damaged or missing header for the end of the archive, so what follows the last member is checked.
     file = tar.fileobj
-    if isinstance(file, io.BufferedReader):
+    assert file is not None
+    if not is_compressed:
         file.seek(tar.offset)
         if file.read(TAR_BLOCK_BYTES) != bytes(TAR_BLOCK_BYTES):
             raise tarfile.ReadError("the block of zeros that ends a tar is missing")
-    elif file is not None:
-        while file.read(BLOCK_BYTES):  # a compressed archive has its checksum at its end
-            pass
+    while is_compressed and (block := file.read(BLOCK_BYTES)):  # a compressed archive has its checksum at its end
+        unpacked_bytes += len(block)
+        _check_growth(archive, unpacked_bytes)
 
 
 def _special_file(archive: Path, name: str, is_link: bool) -> DataError:

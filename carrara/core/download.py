@@ -26,7 +26,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from carrara.core.archives import unpack
 from carrara.core.errors import DataError, StoreError, UsageError
@@ -47,6 +47,10 @@ CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 WEB_PAGE = (b"<!doctype html", b"<html")
 MEGABYTE = 10**6
+# Of IPv6, whose last 32 bits are an address of IPv4: of NAT64 (two), of SIIT, and compatible ones.
+TRANSLATED = [
+    ipaddress.ip_network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")
+]
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def fetch_range(url: str, begin: int, end: int, version: str) -> tuple[bytes, in
 
     def check(response: Response, **_: Any) -> None:
         if response.is_redirect:
-            _check_redirect(response.url, urljoin(response.url, response.headers["Location"]))
+            _check_redirect(response)
 
     headers = {"Accept-Encoding": "identity", "User-Agent": "carrara", "If-Range": version}
     headers["Range"] = f"bytes={begin}-{end - 1}"
@@ -185,7 +189,7 @@ def read_version(url: str) -> str:
 
     def check(response: Response, **_: Any) -> None:
         if response.is_redirect:
-            _check_redirect(response.url, urljoin(response.url, response.headers["Location"]))
+            _check_redirect(response)
 
     headers = {"Accept-Encoding": "identity", "User-Agent": "carrara"}
     try:
@@ -311,7 +315,7 @@ def _append_range(url: str, part: Path, sha256: str | None, quiet: bool) -> None
 
         def continue_or_restart(response: Response, **_: Any) -> None:
             if response.is_redirect:
-                _check_redirect(response.url, urljoin(response.url, response.headers["Location"]))
+                _check_redirect(response)
             if response.is_redirect or not response.ok:
                 return
             version = _version_of(response.headers)
@@ -367,26 +371,45 @@ def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-def _check_redirect(origin: str, target: str) -> None:
+def _check_redirect(response: Response) -> None:
     """Refuse a redirect from https to anything else, or from one server to an address that is not public.
 
     Raises:
         _Refused: It is not followed.
     """
-    before, after = urlsplit(origin), urlsplit(target)
-    if (before.scheme, before.hostname, before.port) == (after.scheme, after.hostname, after.port):
-        return
+    target = response.headers["Location"]
+    try:
+        target = urljoin(response.url, target)
+        before, after = urlsplit(response.url), urlsplit(target)
+        if (before.scheme, before.hostname, before.port) == (after.scheme, after.hostname, after.port):
+            return
+    except ValueError:  # brackets without an end, or a port that is no number
+        raise _Refused(f"it redirects to {target}, which is no address") from None
     if after.scheme != "https" and (before.scheme == "https" or after.scheme != "http"):
         raise _Refused(f"it redirects to {target}, which is not https")
+    host = unquote(after.hostname or "")
     try:
-        found = socket.getaddrinfo(after.hostname, None)
-    except OSError:
-        return  # only a proxy may know this name; without one the request fails by itself
-    for *_, address in found:
-        ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        if not ip.is_global or ip.is_multicast:
-            raise _Refused(f"it redirects to {target}, which is not a public address")
+        addresses = [ipaddress.ip_address(host)]
+    except ValueError:
+        try:
+            addresses = [ipaddress.ip_address(str(address[0])) for *_, address in socket.getaddrinfo(host, None)]
+        except (OSError, UnicodeError):
+            return  # only a proxy may know this name; without one the request fails by itself
+    if not all(_is_public(address) for address in addresses):
+        raise _Refused(f"it redirects to {target}, which is not a public address")
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Return whether an address is of the internet; one of IPv6 that stands for one of IPv4 is judged as that."""
+    if isinstance(address, ipaddress.IPv6Address):
+        is_translated = any(address in network for network in TRANSLATED)
+        last = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF) if is_translated else None
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1] or last
+        if inner is not None:
+            return _is_public(inner)
+        if address.is_site_local:
+            return False
+    return address.is_global and not address.is_multicast
 
 
 def _version_of(headers: Mapping[str, str]) -> str:

@@ -47,7 +47,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         # A folder is held, not the draft in it, because libraries may replace the file that they are to write.
         folder = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=parent))
     except (OSError, RuntimeError) as problem:  # pathlib raises a RuntimeError where links form a loop
-        raise StoreError(f"{path}: cannot write here ({getattr(problem, 'strerror', None) or problem})") from None
+        raise StoreError(f"{path}: cannot write here ({_explain(problem)})") from None
     tmp = folder / f".draft{path.suffix if len(path.suffix) < 20 else ''}"  # readers skip names with a dot
     handle = hold_folder(folder)
     try:
@@ -69,6 +69,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
             os.close(handle)
+
+
+def _explain(problem: OSError | RuntimeError) -> str:
+    """Return why a folder cannot be created; the system calls it an existing file."""
+    if isinstance(problem, FileExistsError | NotADirectoryError):
+        return "it would be a folder, but is a file or device"
+    return getattr(problem, "strerror", None) or str(problem)
 
 
 def _resolve_target(path: Path) -> Path | None:
@@ -154,7 +161,7 @@ def hold_folder(folder: Path) -> int | None:
         except FileNotFoundError:  # another process removed it since
             pass
         except OSError as problem:
-            raise StoreError(f"{folder}: cannot write here ({problem.strerror or problem})") from None
+            raise StoreError(f"{folder}: cannot write here ({_explain(problem)})") from None
         if handle is not None:
             os.close(handle)
 
@@ -215,7 +222,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
         except FileNotFoundError:  # another process removed the folder after mkdir
             continue
         except OSError as problem:
-            raise StoreError(f"{path.parent}: cannot write here ({problem.strerror or problem})") from None
+            raise StoreError(f"{path.parent}: cannot write here ({_explain(problem)})") from None
     try:
         yield
     finally:

@@ -73,6 +73,10 @@ class EmbeddedRows(ABC):
         from pyarrow import compute
 
         full = os.path.abspath(path)
+        try:
+            full.encode()
+        except UnicodeEncodeError:  # a name that is not UTF-8 is in no table
+            return np.zeros(0, int)
         named_R = compute.ends_with(self.path_R, os.path.basename(full))
         rows_N = np.flatnonzero(named_R.to_numpy(zero_copy_only=False))
         paths = self.path_R.take(rows_N).to_pylist()

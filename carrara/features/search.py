@@ -24,6 +24,7 @@ import numpy as np
 
 from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.printable import one_line
+from carrara.core.storage import is_remote
 from carrara.features.embedding_table import EmbeddedRows, EmbeddingTable
 from carrara.features.song_fields import SongFields
 
@@ -320,7 +321,11 @@ def write_playlist(neighbours: Sequence[Neighbour]) -> str:
         if item.start:
             lines.append(f"#EXTVLCOPT:start-time={item.start:g}")
             lines.append(f"#EXTVLCOPT:stop-time={item.start + item.duration:g}")
-        lines.append(item.path if "://" in item.path else os.path.abspath(item.path))
+        if is_remote(item.path):
+            lines.append(one_line(item.path))
+        else:
+            path = os.path.abspath(item.path)
+            lines.append(path if path == one_line(path) else Path(path).as_uri())  # a name may hold line ends
     return "\n".join(lines) + "\n"
 
 

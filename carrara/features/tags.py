@@ -27,6 +27,7 @@ from carrara.core.errors import AudioError, StoreError, UsageError
 from carrara.core.hashing import sha256_of_json
 from carrara.core.io import atomic_write, write_text
 from carrara.core.strict_json import read_json, read_json_object
+from carrara.data._tables import split_lines
 from carrara.encoders._base import Encoder
 from carrara.encoders._maest.labels import read_label_names, require_same_labels
 from carrara.encoders._maest.network import HOP, SAMPLE_RATE, MaestEncoder
@@ -114,7 +115,8 @@ def read_labels(labels: str | None, name: str) -> tuple[str, ...]:
     path = Path(labels)
     if path.is_file():
         try:
-            items = read_json(path) if path.suffix == ".json" else path.read_text(encoding="utf-8").splitlines()
+            is_json = path.suffix == ".json"
+            items = read_json(path) if is_json else split_lines(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as problem:
             raise UsageError(f"--labels {labels}: cannot be read ({problem})") from None
     elif path.suffix in (".json", ".txt"):
@@ -255,6 +257,8 @@ def read_pictures(folder: Path) -> dict[str, str]:
         return {recording["path"]: recording["picture"] for recording in recordings if "picture" in recording}
     except FileNotFoundError:
         return {}
+    except NotADirectoryError:
+        raise StoreError(f"{folder}: a file or device, not a folder; choose another -o") from None
     except (OSError, KeyError, TypeError, ValueError):
         raise StoreError(f"{path}: exists already, and was not made by this command; choose another -o") from None
 

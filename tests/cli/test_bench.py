@@ -81,6 +81,11 @@ def test_a_single_encoder_that_does_not_load_is_an_error(run, task, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_task_file_among_the_encoders_is_misuse(run):
+    result = run("noise", "own/mood.toml")
+    assert result.exit_code == 2 and "own/mood.toml: a task file, not an encoder; give it as -t" in result.stderr
+
+
 def test_neither_encoders_nor_tasks_is_misuse(run):
     done = run(encoders=())
     assert done.exit_code == 2 and "give encoders, or only --suite or --tasks" in done.stderr

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -118,6 +119,15 @@ def test_a_link_stays_a_link_and_a_pipe_is_refused(tmp_path, music):
     assert len(rows(tmp_path / "deep" / "real.parquet")) == 3
     os.mkfifo(pipe)
     assert "pipe.parquet: a pipe or device" in run("embed", music, "-e", "noise", "-o", pipe).stderr
+
+
+@pytest.mark.parametrize("command", [("embed", "-e", "noise"), ("tag", "-e", "musicnn-mtt:random")])
+def test_an_output_folder_that_is_a_file_or_device_is_named_as_one(tmp_path, music, command):
+    (tmp_path / "file").write_text("precious")
+    for output in (tmp_path / "file", "/dev/null"):
+        result = run(*command, music / "a.wav", "-o", output)
+        assert result.exit_code == 1 and f"{output}: " in result.stderr and "a file or device" in result.stderr
+    assert (tmp_path / "file").read_text() == "precious" and Path("/dev/null").is_char_device()
 
 
 def test_killed_at_any_step_of_the_join_nothing_is_lost(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Archives that are complete, cut short, stopped midway or built to leave their folder."""
 
+import gzip
 import io
 import os
 import signal
@@ -177,6 +178,28 @@ def test_an_archive_that_would_grow_a_hundred_times_is_refused_before_anything_i
     with pytest.raises(DataError, match="would grow to more than 10,000,000; nothing was unpacked"):
         unpack(tmp_path / "archive", tmp_path / "here")
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_of_megabytes_is_not_taken_into_memory(tmp_path, kind):
+    """An archive of 2 kB whose header grows to 2 MB; one of 2 MB would take gigabytes of memory."""
+    head = tarfile.TarInfo("x")
+    head.type, head.size = kind, 2 * 2**20
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(head.tobuf() + bytes(2 * 2**20) + tarfile.TarInfo("a.txt").tobuf() + bytes(1024)))
+    with pytest.raises(DataError, match=r"a\.tar\.gz: cannot be unpacked \(a header of 2,097,152 bytes\)"):
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flood_of_empty_members_and_a_tail_that_grows_are_refused(tmp_path):
+    member = tarfile.TarInfo("x").tobuf()
+    for name, content in {"members": member * 20_000 + bytes(1024), "tail": member + bytes(11 * 10**6)}.items():
+        path = tmp_path / f"{name}.tar.gz"
+        path.write_bytes(gzip.compress(content, 9))
+        with pytest.raises(DataError, match=r"tar\.gz: its .* bytes would grow to more than 10,000,000"):
+            unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_many_members_that_grow_together_are_refused(tmp_path):

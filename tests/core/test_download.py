@@ -287,7 +287,9 @@ def test_a_link_in_the_place_of_a_part_is_refused(server, tmp_path, name):
 
 
 PRIVATE = ["127.0.0.1:1", "localhost:1", "[::1]:1", "169.254.169.254", "10.0.0.1", "192.168.1.1", "0.0.0.0:1",
-           "2130706433", "[::ffff:127.0.0.1]", "[fe80::1]", "100.64.0.1", "224.0.0.1"]  # fmt: skip
+           "2130706433", "[::ffff:127.0.0.1]", "[fe80::1]", "100.64.0.1", "224.0.0.1",
+           "[fe80::1%25eth0]", "[64:ff9b::7f00:1]", "[2002:a9fe:a9fe::]", "[fec0::1]", "[::]", "127.1", "0x7f000001",
+           "[::127.0.0.1]", "[::ffff:0:10.0.0.1]", "example.org@127.0.0.1"]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", PRIVATE)
@@ -303,6 +305,14 @@ def test_a_redirect_to_another_scheme_is_refused(server, tmp_path, target):
     server.redirect = target
     with pytest.raises(DataError, match="which is not https"):
         download(Remote(server.url(), "file.bin"), tmp_path)
+
+
+@pytest.mark.parametrize("target", ["http://[::1/x", "http://127.0.0.1:99999/x", "http://127.0.0.1:x/y"])
+def test_a_redirect_to_no_address_is_refused(server, tmp_path, target):
+    server.redirect = target
+    with pytest.raises(DataError, match="the host refuses it .it redirects to .*, which is no address") as caught:
+        download(Remote(server.url(), "file.bin"), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl, which makes the server's certificate")

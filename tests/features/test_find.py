@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -232,6 +233,18 @@ def test_a_playlist_names_files_absolutely_and_times_of_passages(tmp_path):
     printed = run("find", "a/x.wav", "--in", library, "-o", "-", "--passages").stdout
     assert printed == (tmp_path / "list.m3u8").read_text()
     assert run("find", "a/x.wav", "--in", library, "-o", "list.txt").exit_code == 2
+
+
+def test_names_with_line_ends_and_names_that_are_not_utf8(tmp_path):
+    """A line end in a name is neither a line of the list nor of a playlist, which could name another file."""
+    name = "a\n/other/x.mp3"
+    write_table(tmp_path / "lib.parquet", np.eye(3) + 0.1, ["q.wav", name, "c.wav"])
+    lines = run("find", "q.wav", "--in", "lib.parquet").stdout.splitlines()
+    assert len(lines) == 2 and any(line.endswith("\ta\\n/other/x.mp3") for line in lines)
+    playlist = run("find", "q.wav", "--in", "lib.parquet", "-o", "-").stdout.splitlines()
+    assert Path(tmp_path / name).as_uri() in playlist and not any(line.startswith("/other") for line in playlist)
+    result = run("find", "c\udcff.wav", "--in", "lib.parquet")
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1 and "c\\udcff.wav" in result.stderr
 
 
 def test_an_index_takes_new_recordings_and_loses_removed_ones(tmp_path):

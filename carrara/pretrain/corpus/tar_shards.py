@@ -27,6 +27,7 @@ from carrara.core.io import atomic_write
 from carrara.core.paths import home
 from carrara.core.storage import local_copy, open_filesystem, suffix
 from carrara.core.strict_json import parse_json, read_json_object
+from carrara.data._tables import split_lines
 from carrara.pretrain.corpus.durations import read_duration
 
 FORMAT = 1
@@ -216,7 +217,7 @@ def _tags_of_texts(texts: dict[str, str], field: str, name: str) -> tuple[list[s
     content = content if isinstance(content, dict) else {}
     value = content.get(field)
     if value is None:
-        value = [line.strip() for line in texts.get(".txt", texts.get(".cls", "")).splitlines()]
+        value = [line.strip() for line in split_lines(texts.get(".txt", texts.get(".cls", "")))]
     tags = [value] if isinstance(value, str) else value
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise DataError(
