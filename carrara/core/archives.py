@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from carrara.core.errors import DataError, StoreError
 from carrara.core.progress import progress, track
@@ -111,14 +111,15 @@ def _open_compressed(archive: Path) -> IO[bytes]:
     """Open a file that may be compressed, by how it begins."""
     with archive.open("rb") as file:
         magic = file.read(6)
-    openers: dict[bytes, Callable[..., IO[bytes]]] = {
+    openers: dict[bytes, Any] = {
         b"\x1f\x8b": gzip.open,
         b"BZh": bz2.open,
         b"\xfd7zXZ\0": lzma.open,
     }
     for start, opener in openers.items():
         if magic.startswith(start):
-            return opener(archive, "rb")
+            opened: IO[bytes] = opener(archive, "rb")
+            return opened
     return archive.open("rb")
 
 
