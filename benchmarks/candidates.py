@@ -27,6 +27,7 @@ import soxr
 
 from carrara.bench.run import bench
 from carrara.data import REGISTRY as DATA
+from carrara.pretrain.recipes._base import resolve
 from carrara.reproduce._base import AblationRow, Hypothesis, Reproduction
 from carrara.reproduce._run import FIRST_SEED, MeasuredModel, ReproductionPlan, train_row
 from carrara.reproduce._verdict import RowResult, decide_hypotheses, summarise_rows
@@ -42,14 +43,15 @@ MASKED: dict[str, Any] = {
     "network.conv_strides": (160, 2, 2), "network.conv_channels": 128, "network.conv_norm": "layer",
     "optimiser.learning_rate": 1e-3, "batch": 2, "crop_seconds": 2.56, "steps": 300, "checkpoint_every": 10_000,
 }  # fmt: skip
-TIME = {
-    "targets.onsets": {"target": "clusters", "feature": "onsets", "k": 100},
-    "targets.tempogram": {"target": "clusters", "feature": "tempogram", "k": 60},
+TIME: dict[str, Any] = {
+    "onsets": {"target": "clusters", "feature": "onsets", "k": 100},
+    "tempogram": {"target": "clusters", "feature": "tempogram", "k": 60},
 }
 
 
 def _row(label: str, changes: dict[str, Any], corpus: str = "", steps_factor: float = 1.0) -> AblationRow:
     recipe, own = ("contrastive", PAIRS) if label.startswith("pairs") else ("mert-v0", MASKED)
+    recipe = "mert-v0-no-cqt" if label == "masked-no-cqt" else recipe
     return AblationRow(label, recipe, changes={**own, **changes}, corpus=corpus, steps_factor=steps_factor)
 
 
@@ -64,8 +66,8 @@ ROWS = (
     _row("masked", {}),
     _row("masked-front-end", {"optimiser.front_end_factor": 0.1}),
     _row("masked-fixed-front-end", {"optimiser.front_end_factor": 0.0}),
-    _row("masked-time", TIME),
-    _row("masked-no-cqt", {"targets.cqt": None}),
+    _row("masked-time", {"targets": resolve("mert-v0", "tiny").model_dump()["targets"] | TIME}),
+    _row("masked-no-cqt", {}),
     _row("masked-real", {}, corpus="other"),
     _row("masked-long", {}, steps_factor=2),
     AblationRow("masked-untrained", untrained_of="masked"),
