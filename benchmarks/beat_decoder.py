@@ -10,15 +10,18 @@ with the best change of interval, back pointers are kept. Both find the same bea
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from steps import describe_run
 
-from carrara.bench.beat_decoder import OBSERVATION, beat_times, tempo_space
+from carrara.bench.beat_decoder import BEAT, beat_times, tempo_space
 
 RATE, SECONDS, GOAL = 75.0, 30, 20
 
@@ -42,9 +45,9 @@ def state_by_state(logits: np.ndarray) -> np.ndarray:
     first = np.concatenate(([0], np.cumsum(intervals)[:-1]))
     last = first + intervals - 1
     position = np.arange(intervals.sum()) - np.repeat(first, intervals)
-    beat = position < np.repeat(intervals, intervals) / OBSERVATION
+    beat = position < np.repeat(intervals, intervals) / BEAT.observation
     log_p = -np.logaddexp(0, -logits.astype(np.float64))
-    log_rest = -np.logaddexp(0, logits.astype(np.float64)) - math.log(OBSERVATION - 1)
+    log_rest = -np.logaddexp(0, logits.astype(np.float64)) - math.log(BEAT.observation - 1)
     score = np.where(beat, log_p[0], log_rest[0])
     backs = []
     for frame in range(1, len(logits)):
@@ -80,9 +83,12 @@ def main() -> None:
     """Check that both agree, time both and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="where our decoder runs (default cpu)")
-    device = parser.parse_args().device
+    parser.add_argument("--clips", type=int, nargs="+", default=[1, 16, 64, 512], help="how many at once")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file of the numbers")
+    arguments = parser.parse_args()
+    device = arguments.device
     torch.set_num_threads(1)
-    examples = make_clips(512, device)
+    examples = make_clips(max(3, *arguments.clips), device)
     for logits in examples[:3]:
         plain = state_by_state(logits.cpu().numpy()) / RATE
         ours = beat_times([logits], RATE)[0]
@@ -93,11 +99,15 @@ def main() -> None:
     alone = best_seconds(lambda: state_by_state(examples[0].cpu().numpy()), 3, "cpu")
     print(f"{len(examples[0])} frames a clip, one core; the goal is {GOAL} ms a clip")
     print(f"state by state    1 clip   {alone * 1e3:8.1f} ms a clip")
-    for count in (1, 16, 64, 512):
+    result: dict[str, Any] = {"state_by_state_ms": round(alone * 1e3, 2), "ours_ms": {}, "goal_ms": GOAL}
+    for count in arguments.clips:
         each = (
             best_seconds(lambda count=count: beat_times(examples[:count], RATE), 3 if count > 64 else 5, device) / count
         )
         print(f"ours on {device:<4} {count:6d} clips  {each * 1e3:8.1f} ms a clip   {alone / each:6.1f} times faster")
+        result["ours_ms"][count] = round(each * 1e3, 2)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result | describe_run(torch.device(device)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ bytes are copied first.
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import tarfile
 import tempfile
 import time
@@ -26,6 +28,8 @@ import librosa
 import numpy as np
 import soundfile
 import soxr
+import torch
+from steps import describe_run
 
 from carrara.audio.decode import load_audio
 from carrara.core.storage import local_copy
@@ -106,8 +110,8 @@ def best(work: Callable[[], Any], times: int) -> float:
     return 1e3 * min(found)
 
 
-def timed(path: Path, late: float) -> None:
-    """Check one format, time it and print a line."""
+def timed(path: Path, late: float) -> dict[str, float | None]:
+    """Check one format, time it, print a line and return the milliseconds."""
     ours_T, peers_T = load_audio(path, RATE, late, SECONDS), whole(path, late)
     edge = RATE // 10
     # AAC fills bands with noise of its own, which a seek draws anew.
@@ -122,32 +126,42 @@ def timed(path: Path, late: float) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            other = f"{best(lambda: librosa.load(path, sr=RATE, offset=late, duration=SECONDS), 2):9.1f}"
+            other = best(lambda: librosa.load(path, sr=RATE, offset=late, duration=SECONDS), 2)
     except audioread.NoBackendError:
-        other = "        –"
+        other = None
     megabytes = path.stat().st_size / 1e6
     print(
-        f"{path.suffix[1:]:5} {megabytes:6.0f} MB {first:9.1f} {last:9.1f} {in_tar:9.1f} {other} {peer:10.0f}"
-        f"   {peer / last:6.0f} times faster",
+        f"{path.suffix[1:]:5} {megabytes:6.0f} MB {first:9.1f} {last:9.1f} {in_tar:9.1f} {other or math.nan:9.1f} "
+        f"{peer:10.0f}   {peer / last:6.0f} times faster",
         flush=True,
     )
+    return {
+        name: value and round(value, 1)
+        for name, value in (("start", first), ("late", last), ("in_tar", in_tar), ("librosa", other), ("whole", peer))
+    }
 
 
 def main() -> None:
     """Write the files, and time each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="length of the file (default 60)")
-    minutes = parser.parse_args().minutes
+    parser.add_argument("-o", "--output", type=Path, help="JSON file of the numbers")
+    arguments = parser.parse_args()
+    minutes = arguments.minutes
     late = 60 * (minutes - 1)
     print(f"a crop of {SECONDS:g} s from {minutes:g} min of 44.1-kHz stereo, in ms")
     print(f"{'':15}{'at 0 s':>9} {f'at {late:g} s':>9} {'in a tar':>9} {'librosa':>9} {'whole':>10}")
     samples_TC = music(minutes)
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in [*FORMATS, "m4a"]:
             path = Path(folder) / f"long.{kind}"
             write(path, samples_TC)
-            timed(path, late)
+            result[kind] = timed(path, late)
             path.unlink()
+    if arguments.output:
+        head = {"unit": "milliseconds", "minutes": minutes, **describe_run(torch.device("cpu"))}
+        arguments.output.write_text(json.dumps(result | head, indent=1) + "\n")
 
 
 if __name__ == "__main__":

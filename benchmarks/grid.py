@@ -14,11 +14,14 @@ copy. State that stays in cache may beat the second part.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+from steps import describe_run
 from torch.nn import functional as F
 
 from carrara.bench.probes.examples import Examples
@@ -163,6 +166,7 @@ def main() -> None:
     options.add_argument("--plain-probes", type=int, default=14, help="probes of the plain loop that are timed")
     options.add_argument("--epochs", type=int, default=3, help="epochs of the grid that are timed")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("-o", "--output", type=Path, help="JSON file of the numbers")
     arguments = options.parse_args()
     problem = make_problem()
     points = grid_points(tuple(problem.train.layers), (1234,))
@@ -182,6 +186,11 @@ def main() -> None:
     bound = arithmetic + traffic
     print(f"bound  {bound:8.2f} s an epoch   ({arithmetic:.2f} arithmetic + {traffic:.2f} Adam's traffic)")
     print(f"grid / bound = {ours / bound:.2f}")
+    if arguments.output:
+        result = {"probes": len(specs), "grid_seconds": ours, "plain_seconds": theirs, "bound_seconds": bound}
+        result |= {"plain_over_grid": theirs / ours, "grid_over_bound": ours / bound}
+        rounded = {name: round(value, 3) for name, value in result.items()}
+        arguments.output.write_text(json.dumps(rounded | describe_run(torch.device(arguments.device)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ allocator on a GPU. On a CPU one thread is measured in its own seconds, so that 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import resource
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,11 +103,13 @@ def main() -> None:
     parser.add_argument("--base", action="store_true", help="the published size, 86M; else 4 layers of 192")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("-o", "--output", type=Path, help="JSON file of the numbers")
     options = parser.parse_args()
     options.device = pick_device(options.device)
     size = "the published size" if options.base else "4 layers of 192"
     print(f"{options.batch} crops of {options.seconds:g} s, {size}, {options.precision} on {options.device}")
     print(f"{'':9}{'left out':>9} {'min/s':>9} {'times':>6} {'MB':>8} {'times':>6}")
+    lines = []
     for training in (True, False):
         first: tuple[float, float] | None = None
         for share in SHARES:
@@ -117,6 +121,14 @@ def main() -> None:
                 f"{megabytes:8.0f} {megabytes / max(first[1], 1e-9):6.2f}",
                 flush=True,
             )
+            lines.append({"training": training, "left_out": share, "minutes_a_second": round(rate, 3)})
+            lines[-1] |= {"gain": round(first[0] / took, 2), "mb": round(megabytes)}
+    if options.output:
+        from steps import describe_run
+
+        head = {"seconds": options.seconds, "batch": options.batch, "times": options.times, "clock": "CPU seconds"}
+        result = head | describe_run(torch.device(options.device)) | {"lines": lines}
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ class DashengEncoder(Encoder):
             self._run_layers(part_BPD, own_BP)
             for part_BPD, own_BP in zip(x_BPD.split(POSITIONS, 1), valid_BP.split(POSITIONS, 1))
         ]
-        return torch.cat(parts, dim=2).masked_fill(~valid_BP[:, None, :, None], 0)
+        return torch.cat(parts, dim=2).masked_fill_(~valid_BP[:, None, :, None], 0)
 
     def forward_traceable(self, samples_BT: Tensor) -> Tensor:
         """Return `forward`'s features of clips of one length, at least four frames, by what a tracer follows."""

@@ -1,7 +1,8 @@
 """The objectives without a corpus, for measurements: random weights, crops of anything, labels drawn at random.
 
 Micro-batches and losses are the objectives' own. Targets that are fitted on a corpus or need weights give random labels
-of as many classes; others (CQT, teacher) are as they are.
+of as many classes, clusters of spectra those of random centroids from `compute_labels` on; others (CQT, teacher) are as
+they are.
 
 Letters: B batch, T samples, F frames, Q codebooks, N clips, C tags.
 """
@@ -54,9 +55,18 @@ class _RandomClasses(Target):
         is_codes = settings.target == "codes"
         self.num_classes = (settings.codebook_size,) * settings.num_codebooks if is_codes else (settings.k,)
         self.use = settings.use if is_codes else "all"
+        self.computed: Target | None = None
+
+    def compute(self) -> None:
+        """Compute labels from now on as a run does, of random centroids, unless the features are an encoder's."""
+        if self.settings.target == "clusters" and self.settings.encoder is None:
+            self.computed = TARGETS.get("clusters")(self.settings, self.grid)
+            self.computed.get_buffer("centroids_KD").normal_()
 
     def labels(self, samples_BT: Tensor, frames: int) -> Tensor:
         """Return random classes `[B, F, Q]`; see the base class."""
+        if self.computed is not None:
+            return self.computed.to(samples_BT.device).labels(samples_BT, frames)
         shape = (len(samples_BT), frames, len(self.num_classes))
         return torch.randint(self.num_classes[0], shape, device=samples_BT.device)
 
@@ -81,6 +91,12 @@ class _MaskedDryRun(MaskedPredictionObjective):
         silence_BT, frames = torch.zeros(1, samples, device=device), encoder.num_frames(samples)
         fixed = [target for target in self.targets.values() if not target.is_ema]
         self.num_frames = min([frames, *(target.labels(silence_BT, frames).shape[1] for target in fixed)])
+
+    def compute_labels(self) -> None:
+        """Compute labels from now on, for their time; before, drawn ones keep their operations out of the plan."""
+        for target in self.targets.values():
+            if isinstance(target, _RandomClasses):
+                target.compute()
 
 
 class _TaggingDryRun(TaggingObjective):

@@ -12,6 +12,7 @@ import soundfile
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
+    "beat_decoder.py": ["--clips", "3"],
     "interval_coverage.py": ["--systems", "nsynth", "--repeats", "3"],
     "crops.py": ["--minutes", "2"],
     "grid.py": ["--probes", "3", "--plain-probes", "1", "--epochs", "1", "--device", "cpu"],
@@ -60,7 +61,7 @@ def test_memory_is_that_of_the_embedding_process_and_files_are_added_to(tmp_path
 @pytest.mark.slow
 def test_plans_are_compared_with_their_runs(tmp_path):
     output = tmp_path / "plan.json"
-    small = ["--encoders", "mfcc", "--files", "3", "--seconds", "0.2", "--recipe", ""]
+    small = ["--encoders", "mfcc", "--files", "3", "--seconds", "1", "--recipe", ""]
     command = [sys.executable, BENCHMARKS / "plan.py", *small, "--output", output]
     subprocess.run(command, check=True, capture_output=True, cwd=BENCHMARKS.parent)
     result = json.loads(output.read_text())["embed mfcc"]

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from operator import itemgetter
 from pathlib import Path
 
@@ -155,18 +154,22 @@ from carrara.features.parquet import write_embeddings
 files = select_shard(list_audio_files([sys.argv[1]]), 2, int(sys.argv[2]))
 encoder = load("mfcc")
 import time
-encoder.register_forward_pre_hook(lambda *_: time.sleep(0.2))
-print("ready", flush=True)
+windows = []
+def wait(*_):
+    windows.append(1)
+    print(len(windows), flush=True)
+    if len(windows) == int(sys.argv[4]):
+        time.sleep(600)
+encoder.register_forward_pre_hook(wait)
 write_embeddings(encoder, files, Path(sys.argv[3]), EmbedConfig(), batch_size=1, part_rows=1, threads=1)
 """
     for shard in range(2):
         command = [sys.executable, "-c", code, music, str(shard), tmp_path / "many" / f"shard-{shard}"]
-        for seconds in (0.5, 1.0):
-            with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-                process.stdout.readline()
-                time.sleep(seconds)
+        for window in ("5", "1"):  # four of six are written before the first kill
+            with subprocess.Popen([*command, window], stdout=subprocess.PIPE, text=True) as process:
+                assert next((line for line in process.stdout if line.strip() == window), None)
                 process.send_signal(signal.SIGKILL)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "0"], check=True, stdout=subprocess.DEVNULL)
     assert run("embed", music, "-e", "mfcc", "-o", "one.parquet").exit_code == 0
     assert [row["path"] for row in rows("many")] == [row["path"] for row in rows("one.parquet")]
     ours, whole = (np.stack([row["embedding"] for row in rows(path)]) for path in ("many", "one.parquet"))

@@ -145,13 +145,20 @@ def test_killed_at_any_step_it_resumes_bit_for_bit(finished, corpus, micro, tmp_
         "from carrara.core.settings import parse_settings\n"
         "from carrara.pretrain.recipes._base import Recipe\n"
         "from carrara.pretrain.run import pretrain\n"
-        "register_optimizer_step_pre_hook(lambda *arguments: time.sleep(0.1))\n"
+        "from carrara.pretrain.metrics_log import read_metrics\n"
+        "def wait(*_):\n"
+        f"    lines = read_metrics(Path({str(folder / 'metrics.jsonl')!r}))\n"
+        "    if lines and lines[-1]['step'] >= int(sys.argv[1]):\n"
+        "        time.sleep(600)\n"
+        "register_optimizer_step_pre_hook(wait)\n"
         f"recipe = parse_settings(Recipe, json.loads(Path({str(tmp_path / 'recipe.json')!r}).read_text()), 'test')\n"
         f"pretrain(recipe, {str(corpus)!r}, {str(folder)!r}, resume=True, device='cpu')\n"
     )
     for reached in (5, 9):
         child = subprocess.Popen(
-            [sys.executable, script], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+            [sys.executable, script, str(reached)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and child.poll() is None:
