@@ -59,7 +59,7 @@ class _RandomClasses(Target):
 
     def compute(self) -> None:
         """Compute labels from now on as a run does, of random centroids, unless the features are an encoder's."""
-        if self.settings.target == "clusters" and self.settings.encoder is None:
+        if self.settings.target == "clusters" and getattr(self.settings, "encoder", None) is None:
             self.computed = TARGETS.get("clusters")(self.settings, self.grid)
             self.computed.get_buffer("centroids_KD").normal_()
 

@@ -34,8 +34,8 @@ class _TapNorm(nn.Module):
             return torch._weight_norm(direction, gain, 2)
         ratio_11K = gain.double() / direction.double().norm(dim=(0, 1), keepdim=True)
         weight = torch.empty_like(direction)
-        for own_IK, direction_IK in zip(weight, direction):  # output by output: in double precision all are 38 MB
-            own_IK.copy_(direction_IK * ratio_11K[0])
+        for own_OIK, direction_OIK in zip(weight.split(64), direction.split(64)):  # in double precision all are 38 MB
+            own_OIK.copy_(direction_OIK * ratio_11K)
         return weight
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
