@@ -140,12 +140,12 @@ class FeatureProvider:
         dataset = self.dataset(task)
         root = dataset.root(self.data_dir)
         if not root.exists():
-            raise AbsentError(f"{dataset.name} is not at {root}; {dataset.download_cure()}")
+            raise AbsentError(f"{dataset.name} is not at {root}; {dataset.download_cure(self.data_dir)}")
         clips = [clip for clip in dataset.clips(root, task.split_scheme) if clip.split]
         absent = {clip.id for clip in clips if not all(path.is_file() for path in dataset.paths(clip))}
         if len(absent) == len(clips) > 0:
             path = next(path for clip in clips for path in dataset.paths(clip) if not path.is_file())
-            raise dataset.absent_audio(f"the audio of {dataset.name} is not at {root}, such as {path}")
+            raise dataset.absent_audio(f"the audio of {dataset.name} is not at {root}, such as {path}", self.data_dir)
         self._warn_of_leaks(task, dataset, clips)
         if self.limit is not None:
             clips, absent = _limit([clip for clip in clips if clip.id not in absent], self.limit), set()
@@ -171,10 +171,12 @@ class FeatureProvider:
         if index.absent and not self.partial:
             names = ", ".join(sorted(index.absent)[:MAX_NAMED]) + (", …" if len(index.absent) > MAX_NAMED else "")
             raise self._incomplete(
-                task, f"the audio of {len(index.absent)} ({names}) of {len(index.clips)} clips is not on disk"
+                task,
+                f"the audio of {len(index.absent)} ({names}) of {len(index.clips)} clips is not on disk",
+                self.dataset(task).completion_cure(self.data_dir),
             )
         if index.shortfall and not self.partial and self.limit is None:
-            raise self._incomplete(task, index.shortfall)
+            raise self._incomplete(task, index.shortfall, self.dataset(task).completion_cure(self.data_dir))
         clips = [clip for clip in index.clips if clip.id not in index.absent]
         self._check_split_sizes(task, clips, splits)
         return clips
@@ -258,11 +260,11 @@ class FeatureProvider:
             )
         return self._features[key]
 
-    def _incomplete(self, task: Task, problem: str) -> DataError:
+    def _incomplete(self, task: Task, problem: str, cure: str = "") -> DataError:
         check = self.dataset(task).check_command(self.data_dir)
         return DataError(
-            f"task {task.name!r}: {problem}; `{check}` shows all, --partial measures on the others (the record is then "
-            "marked partial)"
+            f"task {task.name!r}: {problem}; {cure}{', ' if cure else ''}`{check}` shows all, --partial measures on "
+            "the others (the record is then marked partial)"
         )
 
     def _check_split_sizes(self, task: Task, clips: Sequence[Clip], splits: Sequence[Split] = SPLITS) -> None:

@@ -122,13 +122,18 @@ class Dataset(ABC):
         """Return the command that checks this dataset below `data_dir`."""
         return f"carrara check {self.name}" + (f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else "")
 
-    def download_cure(self) -> str:
-        """Return what to do where the dataset is not on disk."""
-        return f"`carrara download {self.name}` downloads it or says how"
+    def download_cure(self, data_dir: Path | None = None) -> str:
+        """Return what to do where the dataset is not on disk below `data_dir`."""
+        option = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+        return f"`carrara download {self.name}{option}` downloads it or says how"
 
-    def absent_audio(self, problem: str) -> DataError:
+    def completion_cure(self, data_dir: Path | None = None) -> str:
+        """Return what adds the files that are missing below `data_dir`; empty where that is not one command."""
+        return ""
+
+    def absent_audio(self, problem: str, data_dir: Path | None = None) -> DataError:
         """Return the error of a dataset whose audio is not on disk."""
-        return AbsentError(f"{problem}; {self.download_cure()}")
+        return AbsentError(f"{problem}; {self.download_cure(data_dir)}")
 
     def paths(self, clip: Clip) -> tuple[Path, ...]:
         """Return all audio files of a clip."""

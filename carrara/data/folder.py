@@ -119,11 +119,11 @@ class FolderDataset(Dataset):
         """Return the command that checks the folder; see the base class."""
         return f"carrara check {shlex.quote(str(self.root(data_dir)))}"
 
-    def download_cure(self) -> str:
+    def download_cure(self, data_dir: Path | None = None) -> str:
         """Return what to do where the folder has no audio; see the base class."""
         return f"put the recordings where the paths of {' or '.join(FILES)} say"
 
-    def absent_audio(self, problem: str) -> DataError:
+    def absent_audio(self, problem: str, data_dir: Path | None = None) -> DataError:
         """Return an error that fails the task: no one's own folder is merely not downloaded; see the base class."""
         return DataError(f"{problem}; {self.download_cure()}")
 

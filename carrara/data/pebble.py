@@ -33,6 +33,7 @@ free (CC0); the soundfont, TimGM6mb.sf2 by Tim Brechbill, is under the GPL and n
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,11 @@ class Pebble(Dataset):
     def root_for_size(self, data_dir: Path | None, size: str) -> Path:
         """Return the folder of a size; see the base class."""
         return self.root(data_dir, size)
+
+    def completion_cure(self, data_dir: Path | None = None) -> str:
+        """Return the command that renders the missing clips; see the base class."""
+        option = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+        return f"`carrara download {self.name}{option}` renders what is missing"
 
     def expected_counts_at(self, root: Path) -> Mapping[str, Mapping[str, int]]:
         """Return the counts of the size that the folder is named after; see the base class."""

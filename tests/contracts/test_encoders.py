@@ -4,13 +4,17 @@ Cards are checked on networks without memory (torch's meta device). For all else
 large ones are the same code with fewer and narrower layers; only a new kind of large network needs a line in SHRUNK.
 """
 
+import ast
+import sys
 from functools import cache
+from pathlib import Path
 
 import psutil
 import pytest
 import soundfile
 import torch
 
+import carrara
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.load import build_encoder
 from carrara.features.embed import EmbedConfig, embed_files
@@ -192,6 +196,23 @@ def test_variants_are_those_the_file_names(name):
     assert set(family.variants) == {
         entry.name for entry in REGISTRY.entries.values() if entry.module == REGISTRY.get_entry(name).module
     }
+
+
+@pytest.mark.usefixtures("inference")
+@pytest.mark.parametrize("name", smallest_of_each_network())
+def test_no_network_needs_transformers(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    encoder = runnable.__wrapped__(name)  # not one built before
+    assert encoder(noise(0.5, encoder.card.sample_rate)).isfinite().all()
+
+
+def test_nothing_imports_transformers_with_the_package():
+    """Encoders are imported before the test above hides it, so no module may have it at its top."""
+    for path in Path(carrara.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] == "transformers"], path
 
 
 @pytest.mark.usefixtures("inference")

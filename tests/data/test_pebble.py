@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -12,14 +15,17 @@ import mir_eval
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+from carrara.bench.run import bench
+from carrara.cli._main import app
 from carrara.core.errors import DataError, UsageError
 from carrara.data import REGISTRY
 from carrara.data._pebble import labels, theory
 from carrara.data._pebble.clips import COLLECTIONS, NOTE_PRESETS, create_clip, note_presets, theory_instrument
 from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, split_counts
 from carrara.data._pebble.suite import write
-from carrara.data.pebble import DATASET
+from carrara.data.pebble import DATASET, Pebble
 
 pytestmark = pytest.mark.slow
 
@@ -219,6 +225,23 @@ def test_a_folder_of_before_the_later_collections_serves_the_others_and_names_th
     assert len(DATASET.clips(root, "covers")) == 4
     first = digests(pebble_root)
     assert digests(root) == before | {name: first[name] for name in digests(root) if "covers" in name}
+
+
+def test_a_missing_file_names_the_command_that_renders_it(pebble_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    root = tmp_path / "my data" / "pebble" / "demo"
+    counts = {"notes": 30}
+    shutil.copytree(pebble_root / "audio/notes", root / "audio/notes")
+    write(root, "demo", counts, processes=1)
+    lost = root / "audio/notes/notes-00004.flac"
+    lost.unlink()
+    with pytest.raises(DataError, match=r"1 \(notes-00004\) of \d+ clips.*`carrara check pebble") as refused:
+        bench("noise", "pebble/pitch", data_dir=tmp_path / "my data", results=tmp_path / "out")
+    # Few clips instead of all of demo's, which the command renders.
+    monkeypatch.setattr(Pebble, "download", lambda self, root, size: write(root, "demo", counts, processes=1) or "")
+    command = re.search(r"`carrara (download pebble [^`]*)` renders what is missing", str(refused.value)).group(1)
+    assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0
+    assert digests(root)["audio/notes/notes-00004.flac"] == digests(pebble_root)["audio/notes/notes-00004.flac"]
 
 
 def digests(root):

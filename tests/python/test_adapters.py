@@ -1,7 +1,7 @@
 """Adapters for MTEB, X-ARES and HEAR: their documented interfaces, embeddings against the encoder's own output.
 
-MTEB's real package is used where it is installed (it is in no extra of the tests); X-ARES and HEAR are not installable
-beside a CPU torch, so their checks are written out here.
+MTEB's real package is used (extra `test`). X-ARES and HEAR are not installable beside a CPU torch, so their checks are
+written out here.
 """
 
 from __future__ import annotations

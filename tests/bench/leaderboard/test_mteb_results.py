@@ -1,6 +1,6 @@
 """Records as MTEB's results: scores against brute force and trec_eval, files against mteb's loader and its evaluation.
 
-What needs mteb runs where it is installed (it is in no extra of the tests).
+What needs mteb runs where it is installed, as it is with the extra `test`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """MERT-v2's network against one written in NumPy (float64) from the description; files by the official names."""
 
 import json
+import sys
 
 import numpy as np
 import psutil
@@ -429,7 +430,10 @@ class TestFile:
         assert (card.license, card.commercial_use, card.is_gated) == ("CC-BY-NC-4.0", False, True)
         assert (card.num_layers, card.dim, card.sample_rate, card.frame_rate) == (24, 1024, 24_000, 25)
 
-    def test_a_file_alone_gives_the_same_encoder_as_its_folder(self, folder, encoder, noise):
+    def test_a_file_alone_and_no_transformers_give_the_same_encoder_as_its_folder(
+        self, folder, encoder, noise, monkeypatch
+    ):
+        monkeypatch.setitem(sys.modules, "transformers", None)
         (folder / "config.json").unlink()
         again = convert_official("mert-v2-fullsong", folder / "model.safetensors").eval()
         assert torch.equal(again(noise(0.5)), encoder(noise(0.5)))

@@ -271,20 +271,40 @@ def test_names_and_shapes_at_full_size_are_those_of_transformers(name):
     assert actual == {key: shape for key, shape in expected.items() if not key.endswith(constants)}
 
 
-def test_recordings_are_searched_by_text_from_the_command_line(encoder, folder, tmp_path, monkeypatch):
-    """The score on files of Song Describer's layout is that of the towers' own vectors, ranked by hand."""
-    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
-    root = tmp_path / "song-describer"
+def write_song_describer(root, texts):
     lines = ["caption_id,track_id,caption,is_valid_subset,familiarity,artist_id,album_id,path,duration"]
-    clips, texts = [], PROMPTS[:6]
     for number, text in enumerate(texts):
-        path = root / f"audio/00/{number}.2min.mp3"
+        yield root / f"song-describer/audio/00/{number}.2min.mp3"
+        lines.append(f'{number},{number},"{text}",True,3,{number},6,00/{number}.mp3,200.5')
+    (root / "song-describer/song_describer.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_pebble(root, texts):
+    meta, lines = {"version": 1, "counts": {"pieces": len(texts)}, "identity": "0"}, []
+    for number, text in enumerate(texts):
+        name = f"pieces-{number:05}"
+        yield root / f"pebble/demo/audio/pieces/{name}.flac"
+        entry = {"id": name, "files": [f"audio/pieces/{name}.flac"], "bytes": [1], "seconds": 1.0,
+                 "groups": {"pieces": name}, "sides": {"pieces": "test"}, "labels": {"caption": text}}  # fmt: skip
+        lines.append(json.dumps(entry))
+    (root / "pebble/demo/meta.json").write_text(json.dumps(meta))
+    (root / "pebble/demo/index.jsonl").write_text("\n".join(lines) + "\n")
+
+
+TEXT_TASKS = ("song-describer/text", "song-describer/text-full", "pebble/caption")
+
+
+@pytest.mark.parametrize("task", TEXT_TASKS)
+def test_recordings_are_searched_by_text_from_the_command_line(encoder, folder, tmp_path, monkeypatch, task):
+    """The score on files of a dataset's layout is that of the towers' own vectors, ranked by hand."""
+    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+    clips, texts = [], PROMPTS[:6]
+    layout = write_pebble if task.startswith("pebble") else write_song_describer
+    for number, path in enumerate(layout(tmp_path, texts)):
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, noise(1, number).numpy() * (1 + number), RATE)
         clips.append(torch.from_numpy(load_audio(path, RATE)))
-        lines.append(f'{number},{number},"{text}",True,3,{number},6,00/{number}.mp3,200.5')
-    (root / "song_describer.csv").write_text("\n".join(lines) + "\n")
-    words = ["bench", str(folder), "-t", "song-describer/text", "--partial", "--data", str(tmp_path), "--json"]
+    words = ["bench", str(folder), "-t", task, "--partial", "--data", str(tmp_path), "--json"]
     done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out"), "--device", "cpu"])
     assert done.exit_code == 0, done.stderr
     (record,) = json.loads(done.stdout)
