@@ -18,7 +18,7 @@ from carrara.bench.task_types.multilabel import TASK_TYPE as MULTILABEL
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError
 from carrara.core.io import sweep_drafts
-from carrara.core.record import read_record, read_records
+from carrara.core.record import read_record, read_records, write_record
 
 SPLIT_SIZES = {"train": 24, "valid": 12, "test": 18}
 
@@ -51,11 +51,15 @@ def test_a_record_of_each_task_type_is_written_with_its_predictions(measure, tmp
     assert right == pytest.approx(pitch.scores["accuracy"].value)
 
 
-def test_a_task_that_has_a_record_is_not_measured_again(measure, task):
+def test_a_task_that_has_a_record_is_not_measured_again(measure, task, tmp_path):
     first = measure(task())[0]
     assert measure(task())[0].run.date == first.run.date
     again = measure(task(), overwrite="always")[0]
     assert again.scores == first.scores and again.run.seconds != first.run.seconds
+    path = again.path(tmp_path / "results")
+    write_record(again.model_copy(update={"partial": True}), tmp_path / "results")
+    assert path.is_file() and not measure(task())[0].partial, "all clips are there"
+    again = read_record(path)
     changed = task(max_epochs=39)
     assert measure(changed, overwrite="never")[0] == measure(task(), overwrite="never")[0] == again
     assert measure(changed)[0].task.fingerprint != first.task.fingerprint
