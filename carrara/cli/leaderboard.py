@@ -69,7 +69,8 @@ def leaderboard(
         bool,
         typer.Option(
             "--published",
-            help="Add the systems of the thesis's tables 6.2 and 6.3, unranked; needs no records.",
+            help="Add the systems of the thesis's tables 6.2 and 6.3, or with --suite marble-v2 those of the MERT-v2 "
+            "model card, unranked; needs no records.",
         ),
     ] = False,
     source: Annotated[
@@ -90,7 +91,7 @@ def leaderboard(
     - `carrara leaderboard results --published -o leaderboard.html`
     - `carrara leaderboard results --site site`, then open site/index.html
     - `carrara leaderboard results --mteb mteb`
-    - `carrara leaderboard --source mert-v2-card --source pupujepa-T3-T5`
+    - `carrara leaderboard --published --suite marble-v2`
     - `carrara leaderboard results --published --figure figures.png`
 
     Ranks compare the tasks that all systems have. `carrara compare A B` tests two systems task by task.
@@ -100,7 +101,7 @@ def leaderboard(
     if output is not None:
         check_ending(output, FORMATS)
     from carrara.bench.leaderboard import tables
-    from carrara.bench.leaderboard.published import DEFAULT_SOURCES
+    from carrara.bench.leaderboard.published import DEFAULT_SOURCES, SUITE_SOURCES
     from carrara.bench.leaderboard.ranking import add_published, build_leaderboards
     from carrara.core.errors import UsageError
 
@@ -111,7 +112,7 @@ def leaderboard(
     if mteb is not None and (site is not None or figure is not None or published or source):
         raise UsageError("--mteb writes result files alone; leave out --site, --figure, --published and --source")
     chosen = _choose_format("json" if as_json and form is None else form, output, as_json, site or mteb)
-    sources = source or (DEFAULT_SOURCES if published else ())
+    sources = source or (SUITE_SOURCES.get(suite or "", DEFAULT_SOURCES) if published else ())
     records = _read_records(results, needs_some=site is not None or mteb is not None or not sources)
     leaderboards = build_leaderboards(records, suite)
     if records and not leaderboards and not sources:

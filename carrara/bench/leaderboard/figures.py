@@ -56,12 +56,21 @@ ENCODERS = {
     "MERT-Large": "mert-v1-330m",
     "MERT-v2-30s": "mert-v2-30s",
     "MERT-v2-FullSong": "mert-v2-fullsong",
+    "Dasheng-1.2B": "dasheng-1.2b",
     "MuQ": "muq",
     "MusicFM": "musicfm-msd",
 }
-# The thesis's own figure counts all of Jukebox; the card has the 36 of 72 layers that are run.
-PARAMETERS = {"Jukebox-5B": 5e9}
+# The thesis's own figure counts all of Jukebox; the card has the 36 of 72 layers that are run. The others have no card.
+PARAMETERS = {
+    "Jukebox-5B": 5e9,
+    "AudioMAE++": 307e6,
+    "MATPAC++": 307e6,
+    "A-JEPA": 307e6,
+    "PupuJEPA-Large": 307e6,
+    "PupuJEPA-Huge": 632e6,
+}
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a7000", "#5d6bb0", "#7f7f7f", "#b2182b")
+HATCHES = ("", "////", "....")  # of the first, second and third systems of a colour
 NAME_GAP = 0.07  # of the height, between the names of two points
 UNKNOWN_HOURS = 30.0  # where systems of unknown hours stand on the axis
 
@@ -138,7 +147,8 @@ def draw_figures(path: Path | str, leaderboard: Leaderboard) -> Path:
     if not systems:
         raise UsageError(f"--figure: no system of {leaderboard.title} has a complete score; measure without --limit")
     levels = level_tasks(leaderboard)
-    colours = {system.name: PALETTE[index % len(PALETTE)] for index, system in enumerate(systems)}
+    bars = [system for system in systems if not system.name.startswith(STATE_OF_THE_ART)]
+    colours = {system.name: PALETTE[index % len(PALETTE)] for index, system in enumerate(bars)}
     with matplotlib.rc_context({"font.size": 8.5, "text.color": INK, "text.parse_math": False}):
         width = max(11.0, 1.1 * len(task_kinds(leaderboard)) + 2)
         figure = Figure(figsize=(width, 11), facecolor=PAPER, layout="constrained")
@@ -169,8 +179,9 @@ def _draw_kinds(
             [value for _, value in drawn],
             width * 0.92,
             color=colours[system.name],
-            edgecolor=INK if system.is_own else "none",
+            edgecolor=INK if system.is_own else PAPER if index >= len(PALETTE) else "none",
             linewidth=1.2 if system.is_own else 0,
+            hatch=HATCHES[index // len(PALETTE) % len(HATCHES)],
             label=f"{system.name} (measured here)" if system.is_own else system.name,
         )
     best = [system for system in systems if system not in bars]

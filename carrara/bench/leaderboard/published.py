@@ -24,6 +24,7 @@ COLUMNS = ["system", "dataset", "task", "metric", "value", "source_table", "note
 # Tables that are printed in two halves: the second half has the average over both.
 HALVES = (("thesis-T6.2", "thesis-T6.3"), ("thesis-T5.1", "thesis-T5.2"))
 DEFAULT_SOURCES = HALVES[0]
+SUITE_SOURCES = {"marble-v2": ("mert-v2-card", "pupujepa-T3-T5")}  # instead of the default
 TASKS = {
     ("GS", "key"): "giantsteps/key",
     ("MTT", "tagging"): "magnatagatune/tags",

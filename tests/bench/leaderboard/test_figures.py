@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from carrara.bench.leaderboard.figures import draw_figures, figure_systems, level_tasks, task_kinds
-from carrara.bench.leaderboard.published import TABLE
+from carrara.bench.leaderboard.published import SUITE_SOURCES, TABLE
 from carrara.bench.leaderboard.ranking import add_published
 from carrara.cli._main import app
 from carrara.core.errors import UsageError
@@ -105,3 +105,19 @@ def test_another_ending_is_refused(published, tmp_path):
     with pytest.raises(UsageError, match=r"\.png or \.svg"):
         draw_figures(tmp_path / "figures.pdf", published)
     assert not list(tmp_path.iterdir())
+
+
+def test_more_systems_than_colours_differ_by_hatching(tmp_path, monkeypatch):
+    """The systems of 2026 are eleven; their parameters are those that MERT-v2's card prints, in millions."""
+    monkeypatch.chdir(tmp_path)
+    words = ["leaderboard", "none", "--published", "--suite", "marble-v2"]
+    done = CliRunner().invoke(app, [*words, "--figure", "figure.svg"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "figure.svg").read_text().count("<pattern") == 1
+    table = CliRunner().invoke(app, words).stdout
+    assert "MERT-v2-FullSong‡" in table and "Music2Vec" not in table
+    board = add_published([], SUITE_SOURCES["marble-v2"], "marble-v2")[0]
+    systems = {system.name.rstrip("‡"): system for system in figure_systems(board)}
+    expected = {"MERT-v2-30s": 632, "Dasheng-1.2B": 1200, "MuQ": 310, "A-JEPA": 307, "PupuJEPA-Huge": 632}
+    assert {name: systems[name].parameters / 1e6 for name in expected} == pytest.approx(expected, rel=0.06)
+    assert systems["Dasheng-1.2B"].hours == (272_000, 272_000) and systems["A-JEPA"].hours is None
