@@ -69,9 +69,12 @@ def test_one_command_measures_every_task_above_chance(everything, tmp_path, monk
         assert f"{name}: chroma-mfcc has no frames" in done.stderr
 
 
-def test_variants_of_the_tasks_are_measured_above_chance(everything, tmp_path, monkeypatch):
-    words = ("chroma-mfcc", "--protocol", "linear", "--task", ",".join(VARIANTS), "--partial")
-    check_scores(run(everything, tmp_path, monkeypatch, *words), VARIANTS)
+@pytest.mark.parametrize("protocol", ["linear", "constrained"])
+def test_variants_of_the_tasks_are_measured_above_chance(everything, tmp_path, monkeypatch, protocol):
+    # A linear probe is the cheaper one, but too weak for the ratings.
+    expected = {name: least for name, least in VARIANTS.items() if ("emotion" in name) == (protocol == "constrained")}
+    words = ("chroma-mfcc", "--protocol", protocol, "--task", ",".join(expected), "--partial")
+    check_scores(run(everything, tmp_path, monkeypatch, *words), expected)
 
 
 def test_beats_from_features_beat_those_from_noise(everything, tiny, tmp_path, monkeypatch):
