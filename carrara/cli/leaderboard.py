@@ -69,8 +69,7 @@ def leaderboard(
         bool,
         typer.Option(
             "--published",
-            help="Add the systems of the thesis's tables 6.2 and 6.3, or with --suite marble-v2 those of the MERT-v2 "
-            "model card, unranked; needs no records.",
+            help="Add the thesis's tables 6.2 and 6.3, of marble-v2 MERT-v2's card; unranked, needs no records.",
         ),
     ] = False,
     source: Annotated[
