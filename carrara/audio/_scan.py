@@ -10,12 +10,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import TypeVar
 
+Result = TypeVar("Result")
 _RESYNC_FRAMES = 3  # as many frames in a row are a stream, fewer are chance
 _BIT_RATES = {  # kbit/s by MPEG-1 or not, and layer
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -61,14 +63,24 @@ class _LengthTag:
     trimmed: int
 
 
+def _cache_scan(scan: Callable[[Path], Result]) -> Callable[[Path], Result]:
+    """Keep what a scan returned while the file has the same size and time: a file is opened for each crop of it."""
+
+    @lru_cache(maxsize=4096)
+    def scan_version(path: Path, size: int, time: int) -> Result:
+        return scan(path)
+
+    @wraps(scan)
+    def scan_once(path: Path) -> Result:
+        status = os.stat(path)
+        return scan_version(path, status.st_size, status.st_mtime_ns)
+
+    return scan_once
+
+
+@_cache_scan
 def scan_mpeg(path: Path) -> MpegStream | None:
     """Return the length of an MPEG audio file by its frames; None if it holds no frames."""
-    status = os.stat(path)
-    return _scan_mpeg(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _scan_mpeg(path: Path, size: int, time: int) -> MpegStream | None:
     with map_bytes(path) as data:
         begin = _next_frame(data, _skip_id3(data, 0))
         first = None if begin is None else _frame(data, begin)
@@ -90,6 +102,7 @@ def _scan_mpeg(path: Path, size: int, time: int) -> MpegStream | None:
         return MpegStream(max(samples, 0), counted > 0 and samples <= counted + first.samples)
 
 
+@_cache_scan
 def is_chained_ogg(path: Path) -> bool:
     """Return whether an Ogg file holds several streams one after the other."""
     with map_bytes(path) as data:
@@ -121,6 +134,7 @@ def is_unfinished_ogg(path: Path) -> bool:
         return not data[offset + 5] & 4 or offset + 27 + segments + sum(sizes) > len(data)
 
 
+@_cache_scan
 def is_joined_flac(path: Path) -> bool:
     """Return whether a FLAC file holds several FLACs one after the other."""
     with map_bytes(path) as data:

@@ -101,8 +101,10 @@ def _explain(problem: ValidationError, skeleton: dict[str, Any]) -> str:
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key {path!r}.{did_you_mean(path, iter_paths(skeleton))}"
+    is_own = first["type"] == "value_error"  # with a message of this package
+    message = str(first["msg"]).removeprefix("Value error, ") if is_own else str(first["msg"]).lower()
     # A validator of several settings has no path of its own; its message names them.
     if not path:
-        return str(first["msg"]).removeprefix("Value error, ")
+        return message
     given = repr(first.get("input"))
-    return f"{path}: {first['msg'].lower()}" + (f" (given {given})" if len(given) < 60 else "")
+    return f"{path}: {message}" + (f" (given {given})" if len(given) < 60 and given not in message else "")

@@ -256,6 +256,15 @@ def test_joined_flacs_are_decoded_to_the_last(files, tmp_path, channels, between
     probe_audio(path)
 
 
+@pytest.mark.parametrize(("suffix", "extra"), [("flac", {}), ("ogg", {"subtype": "VORBIS"}), ("mp3", {})])
+def test_a_file_that_grows_by_another_one_is_read_anew(files, tmp_path, suffix, extra):
+    path = files.write_sndfile(tmp_path / f"a.{suffix}", files.chirp(2.0, RATE), RATE, **extra)
+    first = path.read_bytes()
+    assert len(load_audio(path, RATE)) == pytest.approx(2 * RATE, abs=2000)
+    path.write_bytes(first + first)
+    assert len(load_audio(path, RATE)) == pytest.approx(4 * RATE, abs=4000)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("tag", [b"", id3(b"\0a title", b"TIT2")])
 def test_a_damaged_flac_and_one_that_is_cut_short_are_told_apart(files, tmp_path, seed, tag):

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from carrara.core.errors import UsageError
 from carrara.core.settings import Settings, parse_assignments, parse_settings, replace
@@ -63,3 +63,36 @@ def test_assignments_read_json_values(value):
 @given(st.text(alphabet="abcxyz =/.", min_size=1))
 def test_assignments_take_anything_else_as_a_string(text):
     assert parse_assignments([f"key={text}"])["key"] == text
+
+
+class Checked(Settings):
+    mode: str = "C:maj"
+    low: int = 0
+    high: int = 1
+
+    @field_validator("mode")
+    @classmethod
+    def check_mode(cls, text):
+        if text != "C:maj":
+            raise ValueError(f"{text!r} is not C:maj")
+        return text
+
+    @model_validator(mode="after")
+    def check_range(self):
+        if self.low > self.high:
+            raise ValueError(f"low={self.low} is above high={self.high}")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mode": "Am"}, "x: mode: 'Am' is not C:maj"),
+        ({"low": 3}, "x: low=3 is above high=1"),
+        ({"low": "a"}, "x: low: input should be a valid integer, unable to parse string as an integer (given 'a')"),
+    ],
+)
+def test_a_message_is_the_validators_own_words(values, message):
+    with pytest.raises(UsageError) as problem:
+        parse_settings(Checked, values, "x")
+    assert str(problem.value) == message

@@ -75,15 +75,15 @@ class LayerSettings(Settings):
     layers: str = "transformer"
     pooling: Literal["mean", "mean-std"] = "mean"
 
-    @field_validator("layers")
+    @field_validator("layers", mode="before")
     @classmethod
-    def _check_layers(cls, text: str) -> str:
-        for part in text.split(","):
+    def _check_layers(cls, text: Any) -> str:
+        for part in str(text).split(","):
             if part not in ("transformer", TRANSFORMER_CNN) and not CONCAT.fullmatch(part):
                 raise ValueError(
                     f"{part!r} is none of transformer, {TRANSFORMER_CNN} and concat:last4 (or another number)"
                 )
-        return text
+        return str(text)
 
     def parts(self) -> list[str]:
         """Return what is tried."""
