@@ -257,6 +257,14 @@ def test_a_folder_without_a_config_and_a_file_are_reported(tmp_path):
         load(tmp_path / "w.safetensors")
 
 
+def test_a_folder_without_its_weights_or_with_a_file_of_another_name_is_reported(tmp_path):
+    folder = tmp_path / "own"
+    save_pretrained(build_encoder("mert-tiny", 0), folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"model\.safetensors: is not there; .* save the encoder again"):
+        load(folder)
+
+
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write"):

@@ -29,10 +29,10 @@ def leaderboard_notes(leaderboard: Leaderboard) -> list[str]:
     systems, tasks, ranked_tasks = leaderboard.systems, leaderboard.averaged_tasks, leaderboard.ranked_tasks
     ranked = [system for system in systems if system.rank]
     unranked = [system for system in systems if not (system.rank or system.is_floor)]
-    notes = [
-        "Scores in percent (R² too) with 95 % intervals over the test clips. Systems share a rank where their "
-        "intervals do not separate them."
-    ]
+    measured = (
+        " with 95 % intervals over the test clips. Systems share a rank where their intervals do not separate them"
+    )
+    notes = [f"Scores in percent (R² too){measured * bool(systems)}."]
     resampled: dict[str, set[str]] = {}
     for system in systems:
         for task, result in system.results.items():

@@ -255,6 +255,11 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     if seed is not None:
         return _untrained(_with_hash(family.build(settings, card.model_copy(update={"name": random_name}), seed)))
     weights = folder / WEIGHTS
+    if not weights.exists():
+        raise WeightsError(
+            f"{weights}: is not there; weights of a folder with this {CONFIG} have this name: copy the file here, or save "
+            "the encoder again (encoder.save_pretrained; after a training, `carrara pretrain … --resume`)"
+        )
     named_card = card.model_copy(update={"name": name})
     encoder = build_with_weights(family.build, settings, named_card, read_tensors(weights), str(weights))
     if card.weights_sha256 and card.weights_sha256 != encoder.card.weights_sha256:

@@ -310,6 +310,7 @@ def test_published_systems_alone_make_a_leaderboard(tmp_path):
     own = [[value for (task, _), value in printed.items() if task == name] for name in both.tasks]
     assert full.average(both.tasks) == pytest.approx(sum(sum(own_values) / len(own_values) for own_values in own) / 10)
     assert "20 ms" not in "\n".join(leaderboard_notes(both))
+    assert "Scores in percent (R² too)." in leaderboard_notes(both)
     for arguments in (["--published"], ["--source", "mert-v2-card", "--suite", "marble-v2"]):
         done = CliRunner().invoke(app, ["leaderboard", str(tmp_path / "none"), *arguments, "--json"])
         assert done.exit_code == 0, done.output
