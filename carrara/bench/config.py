@@ -64,12 +64,17 @@ class BenchConfig:
         return replace(protocol.settings(), self.settings)
 
 
-def parse_protocol_name(name: str) -> BenchConfig:
+def parse_protocol_name(name: str, more: Mapping[str, Any] | None = None) -> BenchConfig:
     """Return the protocol and settings of a protocol's name in a record, the inverse of `BenchConfig.name`.
+
+    Args:
+        name: such as `semi-constrained:head=svm`.
+        more: settings beside those of the name.
 
     Raises:
         UsageError: a change is not of the form setting=value.
     """
     protocol, _, changes = name.partition(":")
     # Values may be lists, whose commas are followed by no setting.
-    return BenchConfig(protocol, parse_assignments(re.split(r",(?=[A-Za-z_][\w.]*=)", changes) if changes else ()))
+    settings = parse_assignments(re.split(r",(?=[A-Za-z_][\w.]*=)", changes) if changes else ())
+    return BenchConfig(protocol, {**settings, **(more or {})})

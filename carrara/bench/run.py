@@ -13,12 +13,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from carrara.audio.decode import probe_audio
 from carrara.bench import protocols, task_types, tasks
-from carrara.bench.config import BenchConfig
+from carrara.bench.config import BenchConfig, parse_protocol_name
 from carrara.bench.constant import answer_constantly
 from carrara.bench.fusion import build_provider, fuse_late
 from carrara.bench.interval import confidence_intervals, encode_draws, unit_groups
@@ -88,7 +89,7 @@ def bench(
         data_dir: folder of the datasets. None means `$CARRARA_DATA`.
         results: folder of the records.
         suite: all tasks of this suite. None means only `tasks`, and without those Pebble's.
-        protocol: name of the protocol (`carrara ls protocols`).
+        protocol: name of the protocol (`carrara ls protocols`), also with settings: `semi-constrained:head=svm`.
         settings: changes to the protocol's settings by dotted path, such as `{"head": "lstm"}`.
         seeds: how many seeds from 1234 on are trained, or the seeds.
         corruptions: corruptions of the test audio on which the chosen probe is scored too, such as `noise:20db`.
@@ -107,9 +108,8 @@ def bench(
         DataError: a dataset that is not on disk or incomplete, or a split with too few clips.
         StoreError: a record that cannot be read or written.
     """
-    config = config or BenchConfig(
-        protocol=protocol,
-        settings=dict(settings or {}),
+    config = config or replace(
+        parse_protocol_name(protocol, settings),
         seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds),
         corruptions=(corruptions,) if isinstance(corruptions, str) else tuple(corruptions),
         overwrite=overwrite,

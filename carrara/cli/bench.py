@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -62,7 +63,13 @@ Partial = Annotated[
     ),
 ]
 ProtocolName = Annotated[
-    str, typer.Option("--protocol", "-p", help="A name from `carrara ls protocols`.", rich_help_panel=PROTOCOL)
+    str,
+    typer.Option(
+        "--protocol",
+        "-p",
+        help="A name from `carrara ls protocols`, or a record's: semi-constrained:head=svm.",
+        rich_help_panel=PROTOCOL,
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -132,20 +139,20 @@ def bench(
 
     A task without its dataset, and one of several encoders that does not load, is reported and skipped.
     """
-    from carrara.bench.config import BenchConfig
+    from carrara.bench.config import parse_protocol_name
     from carrara.bench.select_tasks import select_tasks
     from carrara.core.settings import parse_assignments
 
-    names = _select_names(encoders, protocol, is_restricted=bool(suite or tasks))  # before torch is imported
+    config = parse_protocol_name(protocol, parse_assignments(changes or ()))
+    names = _select_names(encoders, config.protocol, is_restricted=bool(suite or tasks))  # before torch is imported
     selected, datasets = select_tasks(suite, tasks)
 
     from carrara.bench.run import bench as measure
     from carrara.core.errors import AbsentError
     from carrara.nn.device import pick_device
 
-    config = BenchConfig(
-        protocol=protocol,
-        settings=parse_assignments(changes or ()),
+    config = replace(
+        config,
         seeds=tuple(range(seed, seed + seeds)),
         corruptions=tuple(part.strip() for text in corrupt or () for part in text.split(",") if part.strip()),
         overwrite=overwrite,

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from carrara.bench.config import parse_protocol_name
 from carrara.cli._main import app
 from carrara.encoders._hub import availability
 from carrara.encoders._hub.availability import Availability
@@ -123,3 +124,14 @@ def test_records_hold_seeds_and_robustness(run, task):
 def test_an_unknown_name_is_refused_with_a_similar_one(run, task, arguments, message):
     done = run("-t", str(task), *arguments)
     assert done.exit_code == 2 and message in done.stderr
+
+
+def test_a_protocol_is_given_as_records_name_it(run, task, tmp_path):
+    done = run("-t", str(task), "--protocol", "semi-constrained:head=svm,C=[1]", "--set", "layer=0", "--json")
+    assert done.exit_code == 0, done.output
+    name = json.loads(done.stdout)[0]["protocol"]["name"]
+    assert parse_protocol_name(name).settings == {"head": "svm", "C": [1], "layer": 0}
+    again = run("-t", str(task), "--protocol", name)
+    assert again.exit_code == 0 and len(list((tmp_path / "out").rglob("*.json"))) == 1
+    refused = run("-t", str(task), "--protocol", "semi-constrained:head")
+    assert refused.exit_code == 2 and "write it as path=value" in refused.stderr

@@ -257,8 +257,8 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
     weights = folder / WEIGHTS
     if not weights.exists():
         raise WeightsError(
-            f"{weights}: is not there; weights of a folder with this {CONFIG} have this name: copy the file here, or save "
-            "the encoder again (encoder.save_pretrained; after a training, `carrara pretrain … --resume`)"
+            f"{weights}: is not there; weights of a folder with this {CONFIG} have this name: copy the file here, or "
+            "save the encoder again (encoder.save_pretrained; after a training, `carrara pretrain … --resume`)"
         )
     named_card = card.model_copy(update={"name": name})
     encoder = build_with_weights(family.build, settings, named_card, read_tensors(weights), str(weights))
