@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
+_PART_BYTES = 8 * 2**20
 _RESYNC_FRAMES = 3  # as many frames in a row are a stream, fewer are chance
 _BIT_RATES = {  # kbit/s by MPEG-1 or not, and layer
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -109,7 +110,9 @@ def is_chained_ogg(path: Path) -> bool:
         offset, in_data = 0, False
         if data[:4] != b"OggS":
             return False
+        forgotten = 0
         while offset + 27 <= len(data):
+            forgotten = _forget_pages(data, forgotten, offset)
             if data[offset : offset + 4] != b"OggS":
                 offset = data.find(b"OggS", offset)
                 if offset < 0:
@@ -142,7 +145,13 @@ def is_joined_flac(path: Path) -> bool:
         if data[begin : begin + 4] != b"fLaC":
             return False
         # Marker and header of the first block, which is the last one or not: eight bytes that sound hardly ever has.
-        return any(data.find(b"fLaC" + block, begin + 8) >= 0 for block in (b"\0\0\0\x22", b"\x80\0\0\x22"))
+        heads = [b"fLaC" + block for block in (b"\0\0\0\x22", b"\x80\0\0\x22")]
+        forgotten = 0
+        for low in range(begin + 8, len(data), _PART_BYTES):
+            if any(data.find(head, low, low + _PART_BYTES + len(head) - 1) >= 0 for head in heads):
+                return True
+            forgotten = _forget_pages(data, forgotten, low + _PART_BYTES)
+        return False
 
 
 def is_mpeg_whole(path: Path) -> bool:
@@ -209,6 +218,18 @@ def map_bytes(path: Path) -> Iterator[mmap.mmap | bytes]:
             yield data
 
 
+def _forget_pages(data: mmap.mmap | bytes, forgotten: int, offset: int) -> int:
+    """Give back the pages of a map before an offset, some megabytes at once, and return up to where that was done.
+
+    Pages that were read count as this process's memory for as long as they are mapped.
+    """
+    if offset - forgotten < _PART_BYTES or isinstance(data, bytes) or not hasattr(mmap, "MADV_DONTNEED"):
+        return forgotten
+    end = min(offset, len(data)) // mmap.PAGESIZE * mmap.PAGESIZE
+    data.madvise(mmap.MADV_DONTNEED, forgotten, end - forgotten)
+    return end
+
+
 def _frame(data: mmap.mmap | bytes, offset: int) -> _Frame | None:
     if offset + 4 > len(data) or data[offset] != 0xFF:
         return None
@@ -264,8 +285,9 @@ def _next_frame(data: mmap.mmap | bytes, offset: int) -> int | None:
 
 def _iter_frames(data: mmap.mmap | bytes, offset: int) -> Iterator[_Frame]:
     """Yield the whole frames from an offset on; what is no frame (tags, damage) is passed over."""
-    kind, end = None, len(data)
+    kind, end, forgotten = None, len(data), 0
     while offset < end:
+        forgotten = _forget_pages(data, forgotten, offset)
         frame = _frame(data, offset)
         if frame is None or frame.kind != kind:
             resync = _next_frame(data, _skip_id3(data, offset))

@@ -1,6 +1,8 @@
 """A file is decoded to its end, or refused with the reason: lengths that headers estimate, omit or get wrong."""
 
 import struct
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -278,3 +280,25 @@ def test_a_damaged_flac_and_one_that_is_cut_short_are_told_apart(files, tmp_path
         load_audio(damaged, RATE)
     with pytest.raises(AudioError, match=r"cut short: \d\.\d\d of 8\.00 s decode"):
         load_audio(cut, RATE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the largest memory is counted in other units elsewhere")
+@pytest.mark.parametrize(
+    ("scan", "head", "unit"),
+    [
+        ("is_joined_flac", b"fLaC", bytes(1000)),
+        ("is_chained_ogg", b"", b"OggS\0\0" + bytes(20) + b"\x10" + b"\xff" * 16 + b"\1" * 4080),
+        ("scan_mpeg", b"", b"\xff\xfb\x90\x64" + b"\1" * 413),
+    ],
+)
+def test_the_scan_of_a_large_file_takes_little_memory(tmp_path, scan, head, unit):
+    path = tmp_path / "large"
+    path.write_bytes(head + unit * (96 * 2**20 // len(unit)))
+    code = (
+        f"import pathlib, resource, sys; from carrara.audio._scan import {scan}\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{scan}(pathlib.Path(sys.argv[1]))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 40
