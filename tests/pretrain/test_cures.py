@@ -146,6 +146,7 @@ WITHOUT_FLAG = {
     "or mel-patch-tiny": "the same",
     "or cqt-mel-small": "the same",
     "or another MAEST": "the same",
+    "leave it at 1": "takes an option away",
 }
 CURE = re.compile(
     r"(?:[;,:.] |\bor )(give|choose|take|use|leave|make|train|start|install|change|set|add|lower|raise|remove|inspect"
