@@ -5,12 +5,20 @@ XLM-R's unigrams.
 """
 
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+
+
+def pytest_configure():
+    """Let what the tests start be interrupted; a shell makes commands in its background ignore that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -41,8 +41,8 @@ def rows(path):
     return sorted(pq.read_table(path).to_pylist(), key=lambda row: row["path"])
 
 
-# Each actor's third batch waits until the gate is there, so that both kills come before the end on any machine: Ray Data
-# hands out a batch when the next one is there, so an actor alone writes its first, and both together at most four of seven.
+# Each actor's third batch waits until the gate is there, so that both kills come before the end on any machine. Ray
+# hands out a batch when the next one is there: an actor alone writes its first, both together at most four of seven.
 DRIVER = """
 import sys, time
 from pathlib import Path
