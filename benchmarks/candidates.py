@@ -51,7 +51,6 @@ TIME: dict[str, Any] = {
 
 def _row(label: str, changes: dict[str, Any], corpus: str = "", steps_factor: float = 1.0) -> AblationRow:
     recipe, own = ("contrastive", PAIRS) if label.startswith("pairs") else ("mert-v0", MASKED)
-    recipe = "mert-v0-no-cqt" if label == "masked-no-cqt" else recipe
     return AblationRow(label, recipe, changes={**own, **changes}, corpus=corpus, steps_factor=steps_factor)
 
 
@@ -67,7 +66,6 @@ ROWS = (
     _row("masked-front-end", {"optimiser.front_end_factor": 0.1}),
     _row("masked-fixed-front-end", {"optimiser.front_end_factor": 0.0}),
     _row("masked-time", {"targets": resolve("mert-v0", "tiny").model_dump()["targets"] | TIME}),
-    _row("masked-no-cqt", {}),
     _row("masked-real", {}, corpus="other"),
     _row("masked-long", {}, steps_factor=2),
     AblationRow("masked-untrained", untrained_of="masked"),

@@ -62,11 +62,11 @@ class Words(TextEncoder):
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the numbers of the words that each text names; a key also has its mode's."""
         index = {word.lower(): number for number, word in enumerate(WORDS)}
-        found = []
+        rows = []
         for text in texts:
             plain = text.lower().replace("without drums", "no drums")
-            found.append([index[word] for word in PATTERN.findall(plain)] or [self.pad_token])
-        return found
+            rows.append([index[word] for word in PATTERN.findall(plain)] or [self.pad_token])
+        return rows
 
     def forward_text(self, tokens_NF: Tensor, valid_NF: Tensor) -> Tensor:
         """Return the sum of the texts' words, each by its weight, `[texts, words]`."""

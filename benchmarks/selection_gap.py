@@ -107,10 +107,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--draws", type=int, default=1000)
     options = parser.parse_args()
-    print(
-        "| encoder | task | validation clips | tries | scores on them | validation | test | met | nested | optimism |"
-    )
-    print("|---" * 10 + "|", flush=True)
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     for name in options.encoders:
         provider = FeatureProvider(
             resolve_encoder(name, "cpu", None), options.data_dir, "cpu", options.limit, False, {}

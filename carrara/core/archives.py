@@ -55,8 +55,8 @@ def unpack(archive: Path, folder: Path) -> None:
         if _is_tar(archive):
             with _open_compressed(archive) as file, tarfile.open(fileobj=_BoundedReads(file), mode="r:") as tar:
                 is_compressed = not isinstance(file, io.BufferedReader)
-                found = _tar_members(archive, tar, folder, is_compressed)
-                members = list(track(found, f"reading {archive.name}"))
+                read = _tar_members(archive, tar, folder, is_compressed)
+                members = list(track(read, f"reading {archive.name}"))
                 _write_members(archive, members, folder)
         elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:

@@ -120,12 +120,11 @@ class Dataset(ABC):
 
     def check_command(self, data_dir: Path | None = None) -> str:
         """Return the command that checks this dataset below `data_dir`."""
-        return f"carrara check {self.name}" + (f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else "")
+        return f"carrara check {self.name}{data_dir_option(data_dir)}"
 
     def download_cure(self, data_dir: Path | None = None) -> str:
         """Return what to do where the dataset is not on disk below `data_dir`."""
-        option = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-        return f"`carrara download {self.name}{option}` downloads it or says how"
+        return f"`carrara download {self.name}{data_dir_option(data_dir)}` downloads it or says how"
 
     def completion_cure(self, data_dir: Path | None = None) -> str:
         """Return what adds the files that are missing below `data_dir`; empty where that is not one command."""
@@ -220,6 +219,11 @@ class DatasetCheck(Settings):
     differing: tuple[str, ...]
     leaks: tuple[Leak, ...]
     comparability: dict[str, str]
+
+
+def data_dir_option(data_dir: Path | None) -> str:
+    """Return the option of a command for a folder of datasets, with a space before it; empty for the default."""
+    return f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
 
 
 def check_dataset(dataset: Dataset, root: Path) -> DatasetCheck:

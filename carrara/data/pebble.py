@@ -33,7 +33,6 @@ free (CC0); the soundfont, TimGM6mb.sf2 by Tim Brechbill, is under the GPL and n
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,7 @@ from typing import ClassVar
 
 from carrara.core.clip import Clip, Split
 from carrara.core.errors import DataError
-from carrara.data._base import Dataset
+from carrara.data._base import Dataset, data_dir_option
 from carrara.data._pebble.labels import STEMS
 from carrara.data._pebble.sizes import (
     BEATS_EVERY,
@@ -91,8 +90,7 @@ class Pebble(Dataset):
 
     def completion_cure(self, data_dir: Path | None = None) -> str:
         """Return the command that renders the missing clips; see the base class."""
-        option = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-        return f"`carrara download {self.name}{option}` renders what is missing"
+        return f"`carrara download {self.name}{data_dir_option(data_dir)}` renders what is missing"
 
     def expected_counts_at(self, root: Path) -> Mapping[str, Mapping[str, int]]:
         """Return the counts of the size that the folder is named after; see the base class."""
