@@ -62,6 +62,7 @@ def build(small: bool) -> dict[str, Any]:
     import torch
     from steps import NetworkSize, hubert_encoder, hubert_peer
 
+    from carrara.nn.conv.waveform_frontend import WaveformFrontend
     from carrara.nn.linear import OnednnLinear
 
     size = NetworkSize(16, 32, 2, 4) if small else NetworkSize()
@@ -69,7 +70,7 @@ def build(small: bool) -> dict[str, Any]:
     peer.load_state_dict(ours.state_dict())
     quantized = copy.deepcopy(ours)
     for module in quantized.modules():
-        if isinstance(module, OnednnLinear):
+        if isinstance(module, OnednnLinear | WaveformFrontend):
             module.quantize()
     return {
         "float32": ours,

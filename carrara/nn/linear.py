@@ -4,7 +4,8 @@ On CPUs torch multiplies float32 matrices by MKL, whose AVX-512 kernels are for 
 others too. Same weights, same result up to rounding; benchmarks/encode.py measures by how much it is faster.
 
 In int8, each output's weights have one scale and each vector (frame, token) of the input its own, taken when it comes,
-so that a clip has the same features in a batch as alone. One scale for a whole batch would not give that.
+so that a clip has the same features in a batch as alone. One scale for a whole batch would not give that. The
+convolutions of waveform_frontend.py multiply in the same way.
 
 Letters: N vectors, I inputs, O outputs.
 """
@@ -36,9 +37,7 @@ class OnednnLinear(nn.Linear):
 
     def quantize(self) -> None:
         """Multiply in int8 from now on; the weights stay, for their hash and for saving."""
-        weight_OI = self.weight.detach()
-        self.scale_O = weight_OI.abs().amax(1).clamp(min=1e-12) / LARGEST_WEIGHT
-        self.weight_OI = (weight_OI / self.scale_O[:, None]).round().to(torch.int8)
+        self.weight_OI, self.scale_O = quantize_weight(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[…, outputs]`.
@@ -48,15 +47,43 @@ class OnednnLinear(nn.Linear):
         """
         if self.weight_OI is None or self.scale_O is None:
             return linear(input, self.weight, self.bias)
-        if not is_cpu_inference(input):
-            raise UsageError("int8 is for encoding on a CPU; use --device cpu, or the encoder without :int8")
+        refuse_int8_unless_cpu_inference(input)
         x_NI = input.reshape(-1, input.shape[-1])
         if not len(x_NI):
             return linear(input, self.weight, self.bias)
-        scale_N1 = x_NI.abs().amax(1, keepdim=True).clamp(min=1e-12) / LARGEST
-        products_NO = torch._int_mm((x_NI / scale_N1).round().to(torch.int8), self.weight_OI.mT) * scale_N1
-        out_NO = products_NO * self.scale_O if self.bias is None else self.bias.addcmul(products_NO, self.scale_O)
+        out_NO = linear_int8(x_NI, x_NI.abs().amax(1), self.weight_OI, self.scale_O, self.bias)
         return out_NO.view(*input.shape[:-1], -1)
+
+
+def quantize_weight(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight in int8 and the scale of each output, whose product is the weight up to rounding."""
+    weight_OI = weight_OI.detach()
+    scale_O = weight_OI.abs().amax(1).clamp(min=1e-12) / LARGEST_WEIGHT
+    return (weight_OI / scale_O[:, None]).round().to(torch.int8), scale_O
+
+
+def linear_int8(x_NI: Tensor, largest_N: Tensor, weight_OI: Tensor, scale_O: Tensor, bias: Tensor | None) -> Tensor:
+    """Return `[N, outputs]`, multiplied in int8.
+
+    Args:
+        x_NI: vectors, in float32.
+        largest_N: the largest absolute value of each, or an upper bound.
+        weight_OI, scale_O: of `quantize_weight`.
+        bias: of the layer, in float32.
+    """
+    scale_N1 = largest_N[:, None].clamp(min=1e-12) / LARGEST
+    products_NO = torch._int_mm((x_NI / scale_N1).round_().to(torch.int8), weight_OI.mT) * scale_N1
+    return products_NO.mul_(scale_O) if bias is None else torch.addcmul(bias, products_NO, scale_O)
+
+
+def refuse_int8_unless_cpu_inference(x: Tensor) -> None:
+    """Raise an error where int8 could not be used.
+
+    Raises:
+        UsageError: This is not encoding in float32 on a CPU.
+    """
+    if not is_cpu_inference(x):
+        raise UsageError("int8 is for encoding on a CPU; use --device cpu, or the encoder without :int8")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -33,8 +33,10 @@ from carrara.encoders._hub.spec import INT8, parse_encoder_spec
 from carrara.encoders._hubert.huggingface import STANDARDISED, load_hubert_folder
 from carrara.encoders._text.tower import TOKENIZER, TextEncoder, read_tokenizer
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
+from carrara.nn.conv.waveform_frontend import WaveformFrontend
 from carrara.nn.linear import OnednnLinear
 
+INT8_VERSION = 1  # of 0 only linear layers were in int8
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model*.bin", "README.md"]
 
@@ -73,7 +75,8 @@ def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
     Args:
         spec: A registered name, a folder made by `save_pretrained`, or a hub id `org/name`. `SPEC:random` or
             `SPEC:random-SEED` is the same network with random weights; after either, `:int8` multiplies its linear
-            layers in int8, on a CPU; `A+B` and `A+B:late` are a fusion of two or more, for `carrara bench` only.
+            layers and waveform front end in int8, on a CPU; `A+B` and `A+B:late` are a fusion of two or more, for
+            `carrara bench` only.
         device: Where to put it.
 
     Raises:
@@ -301,13 +304,16 @@ def _with_hash(encoder: Encoder) -> Encoder:
 
 
 def _quantize(encoder: Encoder) -> Encoder:
-    """Let an encoder's linear layers multiply in int8, and say so in its name."""
-    layers = [module for module in encoder.modules() if isinstance(module, OnednnLinear)]
-    if not layers:
+    """Let an encoder's linear layers and waveform front end multiply in int8, and say so in its name."""
+    layers = [module for module in encoder.modules() if isinstance(module, OnednnLinear | WaveformFrontend)]
+    if not any(isinstance(layer, OnednnLinear) for layer in layers):
         raise UsageError(f"{encoder.card.name}: has no linear layers that {INT8} would make faster; leave {INT8} out")
     for layer in layers:
         layer.quantize()
-    encoder.card = encoder.card.model_copy(update={"name": encoder.card.name.removesuffix(INT8) + INT8})
+    changes: dict[str, Any] = {"name": encoder.card.name.removesuffix(INT8) + INT8}
+    if not encoder.card.name.endswith(INT8):
+        changes["output_version"] = encoder.card.output_version + INT8_VERSION
+    encoder.card = encoder.card.model_copy(update=changes)
     return encoder
 
 

@@ -23,7 +23,7 @@ class EncoderSpec:
         kind: where it is looked for.
         source: its registered name, folder or hub id.
         seed: of random weights; None for its own.
-        is_int8: whether its linear layers multiply in int8.
+        is_int8: whether its linear layers and waveform front end multiply in int8.
     """
 
     kind: Literal["registered", "folder", "hub"]

@@ -24,7 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import is_cpu_inference, linear
+from carrara.nn.linear import (
+    is_cpu_inference,
+    linear,
+    linear_int8,
+    quantize_weight,
+    refuse_int8_unless_cpu_inference,
+)
 
 Padding = Literal["masked", "original"]
 ConvNorm = Literal["group", "layer"]
@@ -78,6 +84,9 @@ def standardize_waveform(samples_BT: Tensor, lengths_B: Tensor | None = None) ->
 class _ConvLayer(nn.Module):
     """A convolution, its norm if any, and GELU."""
 
+    weight_OI: Tensor | None = None
+    scale_O: Tensor | None = None
+
     def __init__(self, conv: nn.Conv1d, norm: ConvNorm | None):
         super().__init__()
         self.conv = conv
@@ -91,6 +100,20 @@ class _ConvLayer(nn.Module):
     def forward(self, x_BCF: Tensor, counts_B: Tensor | None) -> Tensor:
         """Return `[batch, channels, frames]`; group norm uses the first `counts_B` frames of each clip only."""
         return self.activate(self.conv(x_BCF), counts_B)
+
+    def quantize(self) -> None:
+        """Multiply in int8 from now on; a window is one vector, its K frames one after another."""
+        self.weight_OI, self.scale_O = quantize_weight(self.conv.weight.mT.flatten(1))
+
+    def convolve_int8(self, x_FC: Tensor) -> Tensor:
+        """Return the convolution of one clip's frames `[frames, channels]`; each window has its own scale."""
+        assert self.weight_OI is not None and self.scale_O is not None
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        x_FC = x_FC.contiguous()
+        frames, channels = (len(x_FC) - kernel) // stride + 1, x_FC.shape[1]
+        windows_NI = x_FC.as_strided((frames, kernel * channels), (stride * channels, 1))
+        largest_N = x_FC.abs().amax(1).unfold(0, kernel, stride).amax(1)
+        return linear_int8(windows_NI, largest_N, self.weight_OI, self.scale_O, self.conv.bias)
 
     def activate(self, x_BCF: Tensor, counts_B: Tensor | None = None) -> Tensor:
         """Return the norm, if any, and GELU of the convolution's output."""
@@ -139,6 +162,8 @@ class WaveformFrontend(nn.Module):
         if lengths_B is not None and padding == "masked":
             counts_B = num_conv_frames(lengths_B.clamp(min=field), self.kernels[:1], self.strides[:1])
         frames_B = None if lengths_B is None else num_conv_frames(lengths_B, self.kernels, self.strides)
+        if any(layer.weight_OI is not None for layer in self.conv_layers):
+            refuse_int8_unless_cpu_inference(x_BT)
         if is_cpu_inference(x_BT):
             return self._forward_in_tiles(x_BT, counts_B, frames_B)
         x_BCF = x_BT[:, None]
@@ -170,11 +195,20 @@ class WaveformFrontend(nn.Module):
                 x_FC = linear(windows_FK[start * hop : (stop - 1) * hop + field], weight_CK, bias_C)
                 x_FC = functional.gelu(x_FC) if is_folded else first.activate(x_FC.mT[None])[0].mT
                 for layer, weight_CC1K in zip(others, weights):
-                    x_1C1F = x_FC[None, None].permute(0, 3, 1, 2)
-                    x_1C1F = functional.conv2d(x_1C1F, weight_CC1K, layer.conv.bias, (1, layer.conv.stride[0]))
-                    x_FC = layer.activate(x_1C1F[:, :, 0])[0].mT
+                    if layer.weight_OI is None:
+                        x_1C1F = x_FC[None, None].permute(0, 3, 1, 2)
+                        x_1C1F = functional.conv2d(x_1C1F, weight_CC1K, layer.conv.bias, (1, layer.conv.stride[0]))
+                        x_1CF = x_1C1F[:, :, 0]
+                    else:
+                        x_1CF = layer.convolve_int8(x_FC).mT[None]
+                    x_FC = layer.activate(x_1CF)[0].mT
                 features_FC[start:stop] = x_FC
         return features_BFC
+
+    def quantize(self) -> None:
+        """Multiply in int8 from now on, in all layers but the first, whose windows have only ten inputs."""
+        for layer in self.conv_layers[1:]:
+            layer.quantize()
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

@@ -1,11 +1,15 @@
 """The convolutional front end: frame counts of the published stack, and norms against PyTorch's on each clip alone."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
+from carrara.core.errors import UsageError
 from carrara.nn.conv.waveform_frontend import WaveformFrontend, num_conv_frames, receptive_field, standardize_waveform
+from carrara.nn.linear import LARGEST_WEIGHT
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
@@ -163,3 +167,43 @@ def test_standardized_waveforms_do_not_depend_on_the_number_of_threads(lengths):
     assert all(torch.equal(each, results[0]) for each in results[1:])
     double = (x.double() - x.double().mean()) / (x.double().var(correction=0) + 1e-7).sqrt()
     torch.testing.assert_close(results[0].double(), double, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layer", [1, 6])
+@torch.no_grad()
+def test_a_convolution_in_int8_is_numpys_of_windows_rounded_one_by_one(layer, bias):
+    conv_layer = front(bias=bias).conv_layers[layer]
+    conv, x_FC = conv_layer.conv, noise(20, 8, seed=layer)
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    conv_layer.quantize()
+    weight_OCK = conv.weight.numpy()
+    scale_O = np.abs(weight_OCK).max((1, 2)) / LARGEST_WEIGHT
+    expected = []
+    for start in range(0, 20 - kernel + 1, stride):
+        window_CK = x_FC[start : start + kernel].numpy().T
+        scale = np.abs(window_CK).max() / 127
+        whole = np.round(weight_OCK / scale_O[:, None, None]) * np.round(window_CK / scale)
+        expected.append(whole.sum((1, 2)) * scale * scale_O + (conv.bias.numpy() if bias else 0))
+    np.testing.assert_allclose(conv_layer.convolve_int8(x_FC).numpy(), np.array(expected), atol=1e-5)
+    exact = functional.conv1d(x_FC.T[None], conv.weight, conv.bias, stride)[0].T
+    assert torch.linalg.norm(conv_layer.convolve_int8(x_FC) - exact) < 0.03 * torch.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@torch.no_grad()
+def test_in_int8_a_clip_has_the_same_features_in_a_batch_as_alone_and_nearly_those_of_float32(norm):
+    network, samples_BT = front(norm), noise(2, 60_000)
+    exact = network(samples_BT)
+    network.quantize()
+    rounded = network(samples_BT, torch.tensor([60_000, 47_000]))
+    assert 1e-4 < torch.linalg.norm(rounded[0] - exact[0]) / torch.linalg.norm(exact[0]) < 0.1
+    alone = network(samples_BT[1:, :47_000])[0]
+    torch.testing.assert_close(rounded[1, : len(alone)], alone, atol=1e-5, rtol=0)
+
+
+def test_int8_is_refused_with_gradients():
+    network = front()
+    network.quantize()
+    with pytest.raises(UsageError, match="int8 is for encoding on a CPU"):
+        network(noise(1, 4000))
