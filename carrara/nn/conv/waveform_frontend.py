@@ -207,7 +207,8 @@ class WaveformFrontend(nn.Module):
 
     def quantize(self) -> None:
         """Multiply in int8 from now on, in all layers but the first, whose windows have only ten inputs."""
-        for layer in self.conv_layers[1:]:
+        layers: list[Any] = list(self.conv_layers[1:])
+        for layer in layers:
             layer.quantize()
 
     @torch.no_grad()
