@@ -3,11 +3,13 @@
     carrara download pebble
     python benchmarks/real_audio.py REAL                     # the tasks of real sounds
     python benchmarks/candidates.py --real REAL -o candidates [--rows pairs,pairs-long] [--seeds 3]
+    python benchmarks/candidates.py --real REAL -o demo --rows chroma-mfcc,demo,demo-untrained --protocol constrained \
+        --tasks pebble/key,pebble/pitch,pebble/genre,pebble/moods,pebble/emotion,pebble/instrument,pebble/technique
 
 Two baselines at a fifth of the demo's budget: `pairs` is the demo's recipe (contrastive) with 64 steps of 32 crops,
-`masked` is MERT's with three convolutions, 300 steps of 2 crops of 2.56 s. Every other row changes one thing.
-Linear probes on all layers side by side; intervals and paired differences over seeds and test clips, as of
-`carrara reproduce`. Rows named `real` train on spans of free game soundtracks too, of Debian's packages PACKAGES, none
+`masked` is MERT's with three convolutions, 300 steps of 2 crops of 2.56 s. Every other row changes one thing; `demo` is
+the demo's recipe as it is. Linear probes on all layers side by side, or another protocol; intervals and paired
+differences over seeds and test clips, as of `carrara reproduce`. Rows named `real` train on spans of free game soundtracks too, of Debian's packages PACKAGES, none
 of which is in REAL's tasks; they are downloaded by apt-get. The same command continues a stopped run.
 """
 
@@ -35,7 +37,6 @@ from carrara.reproduce._verdict import RowResult, decide_hypotheses, summarise_r
 PACKAGES = ("hyperrogue-music", "singularity-music")
 RATE, SPAN_SECONDS, SPANS = 24_000, 30, 80
 PEBBLE = ("pebble/key", "pebble/genre", "pebble/emotion", "pebble/tags")
-REAL = ("instrument", "note")
 PROTOCOL = "linear:layers=concat:last4"
 
 PAIRS: dict[str, Any] = {"steps": 64, "batch": 32, "pairs.group": 32, "checkpoint_every": 10_000, "log_every": 4}
@@ -47,10 +48,13 @@ TIME: dict[str, Any] = {
     "onsets": {"target": "clusters", "feature": "onsets", "k": 100},
     "tempogram": {"target": "clusters", "feature": "tempogram", "k": 60},
 }
+BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "pairs": ("contrastive", PAIRS), "masked": ("mert-v0", MASKED), "demo": ("contrastive", {}),
+}  # fmt: skip
 
 
 def _row(label: str, changes: dict[str, Any], corpus: str = "", steps_factor: float = 1.0) -> AblationRow:
-    recipe, own = ("contrastive", PAIRS) if label.startswith("pairs") else ("mert-v0", MASKED)
+    recipe, own = BASELINES[label.split("-")[0]]
     return AblationRow(label, recipe, changes={**own, **changes}, corpus=corpus, steps_factor=steps_factor)
 
 
@@ -61,6 +65,7 @@ ROWS = (
     _row("pairs-long", {}, steps_factor=2),
     _row("pairs-fast", {"optimiser.learning_rate": 3e-3}),
     _row("pairs-slow", {"optimiser.learning_rate": 3e-4}),
+    _row("pairs-muon", {"optimiser.name": "muon"}),
     AblationRow("pairs-untrained", untrained_of="pairs"),
     _row("masked", {}),
     _row("masked-front-end", {"optimiser.front_end_factor": 0.1}),
@@ -69,13 +74,15 @@ ROWS = (
     _row("masked-real", {}, corpus="other"),
     _row("masked-long", {}, steps_factor=2),
     AblationRow("masked-untrained", untrained_of="masked"),
+    _row("demo", {}),
+    AblationRow("demo-untrained", untrained_of="demo"),
 )
 
 
 def _hypotheses() -> tuple[Hypothesis, ...]:
     texts = []
     for row in ROWS:
-        for baseline in ("pairs", "masked", "chroma-mfcc"):
+        for baseline in (*BASELINES, "chroma-mfcc"):
             is_same_family = row.label.split("-")[0] == baseline
             if row.label != baseline and (is_same_family or baseline == "chroma-mfcc"):
                 texts.append(Hypothesis(f"{row.label} − {baseline}", row.label, baseline))
@@ -87,6 +94,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, required=True, help="what benchmarks/real_audio.py built")
     parser.add_argument("--rows", default=",".join(row.label for row in ROWS))
+    parser.add_argument("--tasks", default=",".join(PEBBLE), help="Pebble's; of REAL it measures all")
+    parser.add_argument("--protocol", default=PROTOCOL)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=Path("candidates"))
     options = parser.parse_args()
@@ -95,11 +104,12 @@ def main() -> None:
     root = pebble.root(None)
     pebble.download(root)
     corpus = tuple(clip.path for clip in pebble.clips(root, "unlabelled"))
-    plan = ReproductionPlan(corpus, options.output, seeds=options.seeds, labels=labels, protocol=PROTOCOL)
+    plan = ReproductionPlan(corpus, options.output, seeds=options.seeds, labels=labels, protocol=options.protocol)
     plan = replace(plan, models={"chroma-mfcc": ("chroma-mfcc",) * options.seeds})
     if any(row.corpus for row in plan.rows(_study(PEBBLE))):
         plan = replace(plan, corpora={"other": build_corpus(options.output / "corpus", corpus)})
-    tasks = [*PEBBLE, *(options.real / f"{name}.toml" for name in REAL)]
+    of_pebble = tuple(options.tasks.split(","))
+    tasks = [*of_pebble, *sorted(options.real.glob("*.toml"))]
     models: list[MeasuredModel] = []
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         for row in plan.rows(_study(PEBBLE)):
@@ -107,14 +117,15 @@ def main() -> None:
             model = train_row(_study(PEBBLE), row, plan, seed)
             trained = time.process_time()
             # The hand-crafted features are one layer; there is nothing to put beside it.
-            own = plan if row.label not in plan.models else replace(plan, protocol="linear")
+            is_single = row.label in plan.models and plan.protocol == PROTOCOL
+            own = replace(plan, protocol="linear") if is_single else plan
             config = own.bench_config(_study(PEBBLE), seed)
             results = bench(model, tasks, results=options.output / "results", config=config, device="cpu")
             seconds = f"{trained - start:.0f} + {time.process_time() - trained:.0f} s of CPU"
             print(f"{row.label} {seed}: {seconds}", flush=True)
             models.append(MeasuredModel(row.label, seed, {record.task.name: record for record in results}, 0.0))
-    real = [name for name in models[0].records if name not in PEBBLE]
-    for title, names in (("Pebble", PEBBLE), ("real", real)):
+    real = [name for name in models[0].records if name not in of_pebble]
+    for title, names in (("Pebble", of_pebble), ("real", real)):
         study = _study(names)
         results_by_row = summarise_rows(study, models, options.output / "results")
         print_table(title, study, results_by_row)

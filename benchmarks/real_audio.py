@@ -33,6 +33,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from carrara.audio.decode import load_audio
+from carrara.core.errors import AudioError
+
 RATE = 24_000
 PACKAGES = {
     "fluid-soundfont-gm": "sounds", "hydrogen-drumkits": "drums", "klettres-data": "speech",
@@ -241,8 +244,19 @@ def _build_speech(packages: dict[str, Path], folder: Path, rng: random.Random) -
     for language, paths in by_language.items():
         if len(paths) >= 36:
             for index, path in enumerate(rng.sample(paths, 36)):
+                if not _is_whole(path):
+                    continue
                 row = {"path": str(path.absolute()), "id": f"{language}/{path.parent.name}/{path.stem}"}
                 yield row | {"split": SPLITS[index % 6], "language": language}
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a file decodes to its end; 15 of KLettres' Czech syllables do not."""
+    try:
+        load_audio(path, RATE)
+    except AudioError:
+        return False
+    return True
 
 
 def _render(packages: dict[str, Path], notes: list[Event], program: int, seconds: float) -> np.ndarray:

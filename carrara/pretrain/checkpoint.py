@@ -28,7 +28,8 @@ from carrara.pretrain.distributed import full_tensor, shard_like
 # Folder of the checkpoints within the folder of a run.
 TRAINING = "training"
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+# Of AdamW and of Muon.
+MOMENTS, MOMENTUM = ("exp_avg", "exp_avg_sq", "step"), ("momentum_buffer",)
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,9 @@ def restore_checkpoint(
                 f"the checkpoint is of another network ({reason}); choose another folder with -o"
             ) from None
     optimiser.state.clear()
+    has_momentum = {parameter for group in optimiser.param_groups if "momentum" in group for parameter in group["params"]}
     for name, parameter in model.named_parameters():
-        for moment in MOMENTS:
+        for moment in MOMENTUM if parameter in has_momentum else MOMENTS:
             tensor = tensors.get(f"{moment}.{name}")
             if tensor is None:
                 continue

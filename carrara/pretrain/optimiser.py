@@ -1,8 +1,9 @@
-"""AdamW and learning-rate schedules: fairseq's linear decay and three stages, and a cosine."""
+"""AdamW, Muon and learning-rate schedules: fairseq's linear decay and three stages, and a cosine."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -15,22 +16,78 @@ from carrara.pretrain.recipes._base import AdamWSettings, OptimiserSettings
 TRI_STAGE_FLOOR = 0.01
 # Modules before the Transformer that learn: convolutions on samples (HuBERT's name for them) and on mel bands.
 FRONT_ENDS = ("feature_extractor", "subsampling_module")
+# What the layers of a Transformer are in; Muon is for their matrices.
+LAYERS = ("layers", "blocks")
 
 
-def adamw(model: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for some parameters and AdamW for the others, with one list of groups and one state.
+
+    Args:
+        muon, adam: the two; their groups are of different parameters.
+    """
+
+    def __init__(self, muon: torch.optim.Muon, adam: torch.optim.AdamW) -> None:
+        super().__init__([*muon.param_groups, *adam.param_groups], {})
+        self.parts = (muon, adam)
+        for part in self.parts:
+            part.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Take a step of both."""
+        for part in self.parts:
+            part.step()
+
+
+def build_optimiser(model: nn.Module, settings: AdamWSettings) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe's settings, see `AdamWSettings`.
+
+    Raises:
+        UsageError: a setting that does not fit the network.
+    """
+    if settings.name == "adamw":
+        return adamw(model, settings)
+    matrices = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and set(name.split(".")) & set(LAYERS)
+    }
+    if not matrices:
+        raise UsageError(
+            "optimiser.name=muon is for the matrices of a Transformer, which this network has not; give --set "
+            "optimiser.name=adamw"
+        )
+    muon = torch.optim.Muon(
+        [{"params": list(matrices.values()), "rate_factor": 1.0}],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return MuonWithAdamW(muon, adamw(model, settings, leave_out=matrices))
+
+
+def adamw(model: nn.Module, settings: AdamWSettings, leave_out: Collection[str] = ()) -> torch.optim.AdamW:
     """Return fused AdamW with weight decay on every parameter, biases and norms too, as in fairseq.
 
     With a `front_end_factor` other than 1 the front end is the second group of parameters. Each group has its factor of
     the scheduled rate as `rate_factor`.
 
+    Args:
+        model: whose parameters are trained.
+        settings: of the recipe.
+        leave_out: names of parameters that it does not get.
+
     Raises:
         UsageError: a factor for a network without a front end.
     """
-    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "rate_factor": 1.0}]
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name not in leave_out}
+    groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "rate_factor": 1.0}]
     if settings.front_end_factor != 1:
         rest: list[nn.Parameter] = []
         front_end: list[nn.Parameter] = []
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters.items():
             (front_end if set(name.split(".")) & set(FRONT_ENDS) else rest).append(parameter)
         if not front_end:
             raise UsageError(

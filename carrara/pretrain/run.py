@@ -34,7 +34,7 @@ from carrara.pretrain.objectives.contrastive import ContrastiveObjective
 from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 from carrara.pretrain.objectives.tagging import TaggingObjective
-from carrara.pretrain.optimiser import adamw
+from carrara.pretrain.optimiser import build_optimiser
 from carrara.pretrain.process import one_thread_if_small
 from carrara.pretrain.recipes._base import Recipe, TrainingSettings, resolve
 from carrara.pretrain.recipes.contrastive import ContrastiveRecipe
@@ -175,7 +175,7 @@ def build_run(
             recipe=recipe,
             objective=objective,
             network=network,
-            optimiser=adamw(objective.module, recipe.optimiser),
+            optimiser=build_optimiser(objective.module, recipe.optimiser),
             dist=dist,
             log=MetricsLog(folder, 0, silent=True),
         )

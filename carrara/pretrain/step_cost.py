@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backwa
 
 from carrara.features.plan import ratio_error
 from carrara.pretrain.corpus.stream import CropBatch
-from carrara.pretrain.optimiser import adamw
+from carrara.pretrain.optimiser import build_optimiser
 from carrara.pretrain.recipes._base import TrainingSettings
 
 USABLE = 0.9  # fraction of the memory that a run may fill
@@ -36,7 +36,7 @@ def measure_cost(objective: Any, recipe: TrainingSettings) -> dict[str, Any]:
     device, module = objective.dist.device, objective.module.train()
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    optimiser = adamw(module, recipe.optimiser)
+    optimiser = build_optimiser(module, recipe.optimiser)
     optimiser.step()
     optimiser_seconds = _timed(optimiser.step, device)
     counter, peak = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION), PeakMemory()

@@ -147,19 +147,25 @@ class ObjectiveSettings(Settings):
 
 
 class AdamWSettings(Settings):
-    """AdamW on every parameter, whatever the schedule of the learning rate (optimiser.py).
+    """AdamW, whatever the schedule of the learning rate (optimiser.py).
 
     Attributes:
+        name: `adamw` for every parameter, or `muon`: Muon for the matrices of the Transformer's layers [jordan2024],
+            with the size of AdamW's steps, so that one rate fits both [liu2025], and AdamW for the rest.
         learning_rate: the highest.
-        betas, epsilon, weight_decay: AdamW's.
+        betas, epsilon: AdamW's.
+        momentum: Muon's.
+        weight_decay: of both.
         max_grad_norm: largest norm of the gradient; 0 for no clipping.
         front_end_factor: learning rate of the front end (what comes before the Transformer) over that of the rest; 0
             keeps it at its initial weights.
     """
 
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = Field(default=1e-6, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=10.0, ge=0)
     front_end_factor: float = Field(default=1.0, ge=0)
@@ -232,6 +238,15 @@ class TrainingSettings(Settings):
     timeout_seconds: float = Field(default=600.0, gt=0)
     checkpoint_every: int = Field(default=100, ge=1)
     log_every: int = Field(default=10, ge=1)
+
+    @model_validator(mode="after")
+    def _check_optimiser(self) -> TrainingSettings:
+        if self.fsdp and self.optimiser.name == "muon":
+            raise ValueError(
+                "optimiser.name=muon needs whole matrices, and fsdp=true shards them; give --set fsdp=false or --set "
+                "optimiser.name=adamw"
+            )
+        return self
 
     @property
     def pretraining_task(self) -> str:
