@@ -168,7 +168,9 @@ def restore_checkpoint(
                 f"the checkpoint is of another network ({reason}); choose another folder with -o"
             ) from None
     optimiser.state.clear()
-    has_momentum = {parameter for group in optimiser.param_groups if "momentum" in group for parameter in group["params"]}
+    has_momentum = {
+        parameter for group in optimiser.param_groups if "momentum" in group for parameter in group["params"]
+    }
     for name, parameter in model.named_parameters():
         for moment in MOMENTUM if parameter in has_momentum else MOMENTS:
             tensor = tensors.get(f"{moment}.{name}")
