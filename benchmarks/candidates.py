@@ -9,8 +9,9 @@
 Two baselines at a fifth of the demo's budget: `pairs` is the demo's recipe (contrastive) with 64 steps of 32 crops,
 `masked` is MERT's with three convolutions, 300 steps of 2 crops of 2.56 s. Every other row changes one thing; `demo` is
 the demo's recipe as it is. Linear probes on all layers side by side, or another protocol; intervals and paired
-differences over seeds and test clips, as of `carrara reproduce`. Rows named `real` train on spans of free game soundtracks too, of Debian's packages PACKAGES, none
-of which is in REAL's tasks; they are downloaded by apt-get. The same command continues a stopped run.
+differences over seeds and test clips, as of `carrara reproduce`. Rows named `real` train on spans of free game
+soundtracks too, of Debian's packages PACKAGES, none of which is in REAL's tasks; they are downloaded by apt-get. The
+same command continues a stopped run.
 """
 
 from __future__ import annotations

@@ -200,7 +200,8 @@ def test_every_setting_of_masked_prediction_has_a_recipe_that_uses_it():
     infrastructure = ("seed", "fsdp", "compile", "timeout_seconds", "accumulation_steps", "loss_scale.", "recovery.")
     constants = {
         "masking.noise_std", "mixup.excerpts", "mixup.volume", "objective.temperature", "optimiser.betas",
-        "optimiser.epsilon", "optimiser.front_end_factor", "optimiser.momentum", "optimiser.name", "optimiser.weight_decay",
+        "optimiser.epsilon", "optimiser.front_end_factor", "optimiser.momentum", "optimiser.name",
+        "optimiser.weight_decay",
     }  # fmt: skip
     values = {}
     for name, scale in SCALED:
