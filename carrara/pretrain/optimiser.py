@@ -34,10 +34,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
             part.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Take a step of both."""
-        for part in self.parts:
-            part.step()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step of both, and return the closure's loss."""
+        muon, adam = self.parts
+        loss = muon.step(closure)
+        adam.step()
+        return loss
 
 
 def build_optimiser(model: nn.Module, settings: AdamWSettings) -> torch.optim.Optimizer:
