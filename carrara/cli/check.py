@@ -35,6 +35,9 @@ def check(
     whatever their codec, level and start; of a task file also its labels. A file is decoded at its end, or whole where
     its encoder did not count its length (Ogg, AAC without a container, some MP3).
     """
+    from carrara.cli._layout import wrap
+    from carrara.core.printable import output_width
+
     definition = _resolve(dataset, data_dir)
     report = definition.check(definition.root(data_dir))
     if as_json:
@@ -58,11 +61,26 @@ def check(
                 echo(f"  {kind}: {line}")
             if len(lines) > MAX_LINES:
                 echo(f"  {kind}: and {len(lines) - MAX_LINES} more (--json lists all)")
-        for comparability in report.comparability.values():
-            echo(f"  scores on this copy: {comparability}")
+        if absent := definition.absent_parts(definition.root(data_dir)):
+            echo(f"  {absent}")
+        echo("  scores on this copy:")
+        for line in _group_comparability(report.comparability):
+            echo(wrap(f"    {line}", output_width(), 6 * " "))
         echo(f"  {'complete and correct' if report.ok else 'not as expected'}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _group_comparability(comparability: dict[str, str]) -> list[str]:
+    """Return what scores are comparable with, once for all split schemes of which the same is said."""
+    schemes: dict[str, list[str]] = {}
+    for scheme, text in comparability.items():
+        schemes.setdefault(text.replace(f"{scheme} split", "{schemes}", 1), []).append(scheme)
+    lines = []
+    for text, same in schemes.items():
+        word = "split" if len(same) == 1 else "splits"
+        lines.append(text.replace("{schemes}", f"{', '.join(same)} {word}", 1))
+    return lines
 
 
 def _resolve(name: str, data_dir: Path | None) -> Dataset:

@@ -72,3 +72,19 @@ def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
         os.write(2, f"carrara: {word}\n".encode())
     finally:
         os._exit(128 + number)
+
+
+def end_with_parent() -> None:
+    """Leave Ctrl-C of this process, one of multiprocessing, to its parent, and end it when the parent is gone."""
+    import multiprocessing
+    import threading
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def wait_and_exit() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_and_exit, daemon=True).start()

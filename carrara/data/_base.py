@@ -130,6 +130,10 @@ class Dataset(ABC):
         """Return what adds the files that are missing below `data_dir`; empty where that is not one command."""
         return ""
 
+    def absent_parts(self, root: Path) -> str:
+        """Return which parts, as a whole, are not in a folder that is right without them, and what adds them."""
+        return ""
+
     def absent_audio(self, problem: str, data_dir: Path | None = None) -> DataError:
         """Return the error of a dataset whose audio is not on disk."""
         return AbsentError(f"{problem}; {self.download_cure(data_dir)}")

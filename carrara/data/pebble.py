@@ -23,8 +23,9 @@ Train / valid / test are 3:1:2; of `composers` and `covers`, for which nothing i
 songs, 330/110/220 notes, 300/100/200 voices, 18/6/12 stems and 40 minutes unlabelled, 180/60/120 examples of each kind
 of theory, 30/10/20 pieces, 12/24/36 covers and 36/12/24 forms. `small` has four times the songs, notes, voices and
 stems, a third more theory, eight times the pieces, seven times the covers, 120 forms and 5 h unlabelled, `full` five
-times `small` and 33 h. A smaller size is the beginning of a larger one, clip for clip. Theory, pieces, covers and forms
-came later: a folder without them serves all other tasks, and `carrara download pebble` adds them and keeps every file.
+times `small` and 33 h. A smaller size is the beginning of a larger one, clip for clip. A folder may lack collections:
+`carrara demo` renders those of suite `pebble` and the unlabelled one, and older versions had no theory, pieces, covers
+and forms. It serves all other tasks, and `carrara download pebble` adds what is missing and keeps every file.
 
 A clip depends on Pebble's version, its collection and its number alone. Rendered again on the same machine it is
 bit-equal; elsewhere, where a processor rounds sines differently, equal within 2 steps of the 16 bits. The songs are
@@ -33,7 +34,7 @@ free (CC0); the soundfont, TimGM6mb.sf2 by Tim Brechbill, is under the GPL and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -49,6 +50,7 @@ from carrara.data._pebble.sizes import (
     THEORY,
     TIMBRE_KINDS,
     clip_counts,
+    collection_of,
     split_counts,
 )
 
@@ -93,8 +95,27 @@ class Pebble(Dataset):
         return f"`carrara download {self.name}{data_dir_option(data_dir)}` renders what is missing"
 
     def expected_counts_at(self, root: Path) -> Mapping[str, Mapping[str, int]]:
-        """Return the counts of the size that the folder is named after; see the base class."""
-        return split_counts(root.name) if root.name in SIZES else {}
+        """Return the counts of the size that the folder is named after, of its collections; see the base class."""
+        from carrara.data._pebble.suite import read_counts
+
+        if root.name not in SIZES:
+            return {}
+        counts, schemes = read_counts(root), split_counts(root.name)
+        return {scheme: schemes[scheme] for scheme in schemes if collection_of(scheme) in counts}
+
+    def absent_parts(self, root: Path) -> str:
+        """Return which collections the folder does not have, and what renders them; see the base class."""
+        from carrara.data._pebble.suite import read_counts
+
+        counts = read_counts(root)
+        absent = [name for name in SPLIT_SCHEMES if name not in counts]
+        return f"not rendered yet: {', '.join(absent)}; {self._cure(root)} adds them" if absent else ""
+
+    def _cure(self, root: Path) -> str:
+        """Return the command that renders all of a folder."""
+        if root == self.root(None, root.name if root.name in SIZES else "demo"):
+            return f"`carrara download {self.name} --size {root.name}`"
+        return f"`carrara download {self.name}{data_dir_option(root)}`"
 
     def index(self, root: Path) -> list[Clip]:
         """Return every clip in a fixed order; clips in two split schemes have no group. See the base class."""
@@ -117,33 +138,32 @@ class Pebble(Dataset):
         return (clip.path, *stems)
 
     def splits(self, root: Path) -> dict[str, dict[str, Split]]:
-        """Return the split of each clip for each scheme; see the base class."""
-        from carrara.data._pebble.suite import read_index
+        """Return the split of each clip for each scheme of the collections that the folder has; see the base class."""
+        from carrara.data._pebble.suite import read_counts, read_index
 
-        schemes: dict[str, dict[str, Split]] = {scheme: {} for scheme in split_counts("demo")}
+        counts = read_counts(root)
+        schemes: dict[str, dict[str, Split]] = {
+            scheme: {} for scheme in split_counts("demo") if collection_of(scheme) in counts
+        }
         for entry in read_index(root):
             for scheme, split in entry["sides"].items():
                 schemes[scheme][entry["id"]] = split
         if timbre := {id: split for kind in TIMBRE_KINDS for id, split in schemes.get(kind, {}).items()}:
             schemes["timbre"] = timbre
-        schemes["beats"] = dict(list(schemes["songs"].items())[::BEATS_EVERY])
+        if "songs" in schemes:
+            schemes["beats"] = dict(list(schemes["songs"].items())[::BEATS_EVERY])
         return schemes
 
     def clips(self, root: Path, split_scheme: str) -> list[Clip]:
         """Return the clips of a split scheme with that scheme's groups; see the base class.
 
         Raises:
-            DataError: the folder was rendered before Pebble had them.
+            DataError: the folder was rendered without them.
         """
         from carrara.data._pebble.suite import read_counts, read_index
 
-        collection = next((name for name, schemes in SPLIT_SCHEMES.items() if split_scheme in schemes), "songs")
-        if collection not in read_counts(root):
-            size = f" --size {root.name}" if root.name in SIZES else ""
-            raise DataError(
-                f"{root} was rendered before Pebble had {collection}: `carrara download pebble{size}` adds them and "
-                "keeps the rest"
-            )
+        if (collection := collection_of(split_scheme)) not in read_counts(root):
+            raise DataError(f"{root} has no {collection} yet: {self._cure(root)} adds them and keeps the rest")
         groups = {entry["id"]: entry["groups"] for entry in read_index(root)}
         scheme = "songs" if split_scheme == "beats" else split_scheme
         clips = super().clips(root, split_scheme)
@@ -157,16 +177,27 @@ class Pebble(Dataset):
             ]
         return [replace(clip, group=groups[clip.id][scheme]) for clip in clips]
 
-    def download(self, root: Path, size: str | None = None) -> str:
+    def download(
+        self, root: Path, size: str | None = None, split_schemes: Collection[str] = tuple(split_counts("demo"))
+    ) -> str:
         """Render a size below `root`; complete files are kept, and an interrupted rendering is resumed.
+
+        Args:
+            root: The folder of the size.
+            size: Its name; None takes the folder's.
+            split_schemes: Render the collections of these; of others what the folder was to have before, if anything.
 
         Raises:
             UsageError: there is no such size.
             StoreError: the folder cannot be written.
         """
-        from carrara.data._pebble.suite import write
+        from carrara.data._pebble.suite import read_counts, write
 
-        write(Path(root), size or (root.name if root.name in SIZES else "demo"))
+        root = Path(root)
+        size = size or (root.name if root.name in SIZES else "demo")
+        counts, names = read_counts(root), {collection_of(scheme) for scheme in split_schemes}
+        counts |= {name: number for name, number in clip_counts(size).items() if name in names}
+        write(root, size, counts)
         return ""
 
 

@@ -218,7 +218,11 @@ class CqtMelEncoder(Encoder):
         """
         view_BGM = values_BGM.clone()
         view_BGM[..., BINS + MEL_BANDS : STATIC] *= self.settings.view_chroma_weight / self.settings.chroma_weight
-        outputs, x_BGD = [self.project(view_BGM)], self.project(values_BGM)
+        return [self.project(view_BGM), *self.transformed(values_BGM, valid_BG)]
+
+    def transformed(self, values_BGM: Tensor, valid_BG: Tensor | None = None) -> list[Tensor]:
+        """Return the outputs of the layers after layer 0, which are all that training needs; see `layer_outputs`."""
+        outputs, x_BGD = [], self.project(values_BGM)
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.layers:
             x_BGD = forward_and_recompute(layer, x_BGD, valid_BG) if recompute else layer(x_BGD, valid_BG)

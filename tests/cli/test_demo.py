@@ -7,11 +7,8 @@ from typer.testing import CliRunner
 
 from carrara.cli import _demo
 from carrara.cli._main import app
-from carrara.data._pebble import sizes
 
 pytestmark = pytest.mark.slow
-
-FEW = {"songs": 60, "notes": 36, "voices": 12, "stems": 0, "unlabelled": 6}
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +16,9 @@ def twice(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARRARA_HOME", str(root / "home"))
-        patch.setitem(sizes.SIZES, "demo", FEW)
+        patch.setattr(_demo, "SIZE", "tiny")
         patch.setattr(_demo, "TASKS", ("pebble/key", "pebble/emotion", "pebble/beats"))
-        arguments = ["demo", "-o", str(root / "out"), "--data-dir", str(root / "data"), "--steps", "4"]
+        arguments = ["demo", "-o", str(root / "out"), "--data-dir", str(root / "pebble/tiny"), "--steps", "4"]
         first = CliRunner().invoke(app, arguments)
         stamps = {path: path.stat().st_mtime_ns for path in (root / "out/results").rglob("*.json")}
         second = CliRunner().invoke(app, arguments)
@@ -37,7 +34,7 @@ def test_it_ends_with_a_leaderboard_a_report_and_commands_to_try(twice):
     assert "carrara embed ~/Music" in first.stderr
     assert len(stamps) == 11, "chroma-mfcc has no beats"
     record = json.loads(next(path for path in stamps if "key" in path.name).read_text())
-    assert record["data"]["n"] == {"train": 30, "valid": 10, "test": 20} and not record["partial"]
+    assert record["data"]["n"] == {"train": 36, "valid": 12, "test": 24} and not record["partial"]
     page = (root / "out/report.html").read_text()
     assert "<svg" in page and "http" not in page.partition("</style>")[2].replace("https://github.com", "")
 

@@ -17,11 +17,12 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from carrara.bench.provenance import index_identity
 from carrara.bench.run import bench
 from carrara.cli._main import app
 from carrara.core.errors import DataError, UsageError
 from carrara.data import REGISTRY
-from carrara.data._pebble import labels, theory
+from carrara.data._pebble import labels, sizes, theory
 from carrara.data._pebble.clips import COLLECTIONS, NOTE_PRESETS, create_clip, note_presets, theory_instrument
 from carrara.data._pebble.sizes import BEATS_EVERY, SIZES, split_counts
 from carrara.data._pebble.suite import write
@@ -214,17 +215,30 @@ def test_labels_of_scores_are_well_formed(pebble_root):
     assert len(versions) == 6 and all(len(set(keys)) == 4 for keys in versions.values())
 
 
-def test_a_folder_of_before_the_later_collections_serves_the_others_and_names_the_cure(pebble_root, tmp_path):
+def test_a_folder_without_some_collections_serves_the_others_and_names_the_cure(pebble_root, tmp_path, monkeypatch):
     root = tmp_path / "pebble" / "tiny"
-    write(root, "tiny", {"songs": 6, "notes": 3}, processes=1)
-    before = digests(root)
-    assert len(DATASET.clips(root, "songs")) == 6
-    with pytest.raises(DataError, match="before Pebble had covers: `carrara download pebble --size tiny` adds them"):
+    monkeypatch.setitem(sizes.SIZES, "tiny", {"songs": 6, "covers": 4, "unlabelled": 1})
+    DATASET.download(root, "tiny", ("beats", "unlabelled"))
+    before, index = digests(root), (root / "index.jsonl").read_text()
+    assert {name.split("/")[1] for name in before} == {"songs", "unlabelled"}
+    songs, identity = DATASET.clips(root, "songs"), index_identity(DATASET.clips(root, "songs"))
+    with pytest.raises(DataError, match="has no covers yet: `carrara download pebble --data-dir") as refused:
         DATASET.clips(root, "covers")
-    write(root, "tiny", {"songs": 6, "notes": 3, "covers": 4}, processes=1)
-    assert len(DATASET.clips(root, "covers")) == 4
+    checked = CliRunner().invoke(app, ["check", "pebble", "--data-dir", str(root)])
+    assert checked.exit_code == 0 and "not rendered yet" in checked.stdout and "covers, forms" in checked.stdout
+    assert checked.stdout.count("scores on this copy") == checked.stdout.count("Pebble, songs, unlabelled, beats") == 1
+    stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*.flac")}
+    command = re.search(r"`carrara ([^`]*)`", str(refused.value)).group(1)
+    assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0
+    assert len(DATASET.clips(root, "covers")) == 4 and DATASET.clips(root, "songs") == songs
+    assert index_identity(DATASET.clips(root, "songs")) == identity
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "nothing was rendered twice"
+    whole = (root / "index.jsonl").read_text()
+    assert whole.startswith(index) and whole != index
     first = digests(pebble_root)
     assert digests(root) == before | {name: first[name] for name in digests(root) if "covers" in name}
+    DATASET.download(root, "tiny", ("songs",))
+    assert (root / "index.jsonl").read_text() == whole, "what was there stays there"
 
 
 def test_a_missing_file_names_the_command_that_renders_it(pebble_root, tmp_path, monkeypatch):

@@ -51,6 +51,11 @@ def clip_counts(size: str) -> dict[str, int]:
     return SIZES[size]
 
 
+def collection_of(split_scheme: str) -> str:
+    """Return the collection that has the clips of a split scheme; `songs` for an unknown one."""
+    return next((name for name, schemes in SPLIT_SCHEMES.items() if split_scheme in schemes), "songs")
+
+
 def split_counts(size: str) -> dict[str, dict[str, int]]:
     """Return the number of clips of each split of a size, by split scheme.
 

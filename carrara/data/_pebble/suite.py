@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -21,6 +19,7 @@ import soundfile
 
 from carrara.core.errors import DataError
 from carrara.core.hashing import sha256_of_file, sha256_of_json
+from carrara.core.interrupts import end_with_parent
 from carrara.core.io import atomic_write, write_text
 from carrara.core.progress import progress
 from carrara.core.strict_json import parse_json_object, read_json_object
@@ -147,7 +146,7 @@ def _render_chunks(
             yield _render_chunk(root, chunk, known)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context, initializer=end_with_parent)
     try:
         futures = []
         for chunk in chunks:
@@ -157,19 +156,6 @@ def _render_chunks(
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Leave Ctrl-C to the parent, which waits for the current clips, and exit when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def wait_and_exit() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait_and_exit, daemon=True).start()
 
 
 def _render_chunk(root: Path, chunk: list[tuple[str, int]], known: dict[str, list[int]]) -> list[Entry]:

@@ -72,7 +72,7 @@ class PairNetwork(nn.Module):
 
     def forward(self, values_VGM: Tensor) -> Tensor:
         """Return the projections of views, `[V, P]`, of norm 1, from the encoder's input."""
-        mean_VD = self.encoder.layer_outputs(values_VGM)[-1].mean(1)
+        mean_VD = self.encoder.transformed(values_VGM)[-1].mean(1)
         projected_VP = self.projection(mean_VD)
         with no_autocast(projected_VP):
             return functional.normalize(projected_VP.float(), dim=-1)
