@@ -2,6 +2,9 @@
 
     python benchmarks/memory.py --minutes 180 [--encoders musicnn-mtt:random,…] [--output docs/memory.json]
 
+Of `NAME:saved` and `NAME:saved:int8` the random weights are saved first and loaded from their folder, as imported weights
+are: what is not used of a file that is mapped takes no memory.
+
 A process of its own embeds each encoder's recording, on the CPU with one thread; its peak resident size is the kernel's
 (ru_maxrss; this process, which it includes, is smaller). The recording is noise around a tone, written as a stream. Of
 costly encoders less can be measured, once with half of it beside: what a recording's length does not change is the same
@@ -27,6 +30,7 @@ from carrara.core.io import write_text
 from carrara.encoders import get_card
 
 RATE, BLOCK_SECONDS = 16_000, 60
+SAVED = ":saved"
 ENCODERS = ("chroma-mfcc", "cqt-mel:random", "musicnn-mtt:random", "effnet-discogs:random", "clmr:random")
 
 
@@ -44,6 +48,11 @@ def measure(encoder: str, recording: Path, folder: Path) -> dict:
     """Embed a recording in a process of its own; return its peak memory and its times."""
     output = folder / "out.parquet"
     output.unlink(missing_ok=True)
+    if SAVED in encoder:
+        name, _, int8 = encoder.partition(SAVED)
+        save = f"import carrara; carrara.load({name + ':random'!r}).save_pretrained({str(folder / name)!r})"
+        subprocess.run([sys.executable, "-c", save], check=True)
+        encoder = f"{folder / name}{int8}"
     command = [sys.executable, "-m", "carrara", "embed", recording, "-e", encoder, "-o", output, "--threads", "1"]
     environment = {**os.environ, "CARRARA_PROGRESS": "0", "CARRARA_HOME": str(folder / "home")}
     start = time.perf_counter()
@@ -79,7 +88,7 @@ def main() -> None:
             values = measure(encoder, recording, folder)
             results[f"{encoder}, {arguments.minutes:g} minutes of {arguments.format}"] = {
                 **values,
-                "weights_mb": round(4 * get_card(encoder.removesuffix(":random")).parameters / 1e6),
+                "weights_mb": round(4 * get_card(encoder.partition(":")[0]).parameters / 1e6),
                 "load": round(load, 1),
                 "date": time.strftime("%Y-%m-%d"),
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -12,12 +12,15 @@ DistributedDataParallel.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
+import mmap
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,10 +34,16 @@ NEW_GAIN, NEW_DIRECTION = ".parametrizations.weight.original0", ".parametrizatio
 OLD_GAIN, OLD_DIRECTION = ".weight_g", ".weight_v"
 COMPILED, PARALLEL, LIGHTNING = "_orig_mod.", "module.", "model."
 METADATA = {"format": "pt"}  # transformers 4 does not open a file without it
+BLOCK_BYTES = 2**24
+# Of a page in Linux's /proc/PID/pagemap.
+PAGE_IN_MEMORY, PAGE_SWAPPED, PAGE_OF_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file or of a pickled dictionary, by name, on the CPU.
+
+    A .safetensors file is mapped, so tensors that are not used, such as those of a text tower when audio is encoded,
+    take no memory.
 
     Raises:
         WeightsError: The file is missing, empty, cut short, not weights, or a pickle that would run code.
@@ -45,7 +54,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return strip_wrappers(load_file(path), str(path))
     with wrap_errors(path, "a torch file"):
         try:
-            # Given a path, torch would take every .safetensors for that format.
+            # Given a path, torch would take every .safetensors for that format. Nor is the file mapped: the checksums in
+            # it would not be compared.
             with open(path, "rb") as file:
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as problem:
@@ -108,8 +118,31 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for part in tensor.reshape(-1).view(torch.uint8).split(BLOCK_BYTES):
+            digest.update(part.numpy().data)
+            release_memory(part)
     return digest.hexdigest()
+
+
+def release_memory(tensor: Tensor) -> None:
+    """Give the memory of a tensor back if it is an unchanged part of a mapped file, from which it is then read again.
+
+    Without effect on other tensors, on those that were written to, and where there is no Linux.
+    """
+    if tensor.device.type != "cpu" or not tensor.nbytes:
+        return
+    first, end = tensor.data_ptr() // mmap.PAGESIZE, -(-(tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE)
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+            file.seek(8 * first)
+            entries = np.frombuffer(file.read(8 * (end - first)), np.uint64)
+    except OSError:
+        return
+    # A page that was written to is no longer the file's; it would be lost.
+    is_lost = ((entries & PAGE_IN_MEMORY) != 0) & ((entries & PAGE_OF_FILE) == 0) | ((entries & PAGE_SWAPPED) != 0)
+    if len(entries) == end - first and not is_lost.any():
+        address, size = first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 
 
 def load_state_dict_strict(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -1,7 +1,11 @@
 """Weights files: read without running them, named for what is wrong with them, loaded whole or not at all."""
 
+import hashlib
 import os
 import pickle
+import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from carrara.core.errors import StoreError, UsageError, WeightsError
 from carrara.formats.magic import format_bytes, wrap_errors
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
 
+MB = 2**20
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "half": torch.ones(4).bfloat16()}
 
 
@@ -21,6 +26,12 @@ class Trap:
 
     def __reduce__(self):
         return os.mkdir, (self.path,)
+
+
+def mapped_megabytes(path):
+    """Return how much of a file is in this process's memory, as Linux counts it."""
+    mappings = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    return sum(int(re.search(r"Rss: +(\d+)", own)[1]) for own in mappings if str(path) in own) / 1024
 
 
 def same(first, other):
@@ -175,6 +186,26 @@ def test_the_hash_depends_on_name_dtype_shape_and_bytes_but_not_order():
 
 def conv():
     return nn.ModuleDict({"conv": nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 4, 3), dim=2)})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_hashing_weights_of_a_file_keeps_none_of_it_in_memory_and_loses_no_change(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_tensors({"a": torch.arange(6 * MB).float(), "b": torch.ones(6 * MB), "c": torch.tensor(3)}, path)
+    tensors = read_tensors(path)
+    tensors["a"][:10] = -1
+
+    def expected():
+        digest = hashlib.sha256()
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    assert hash_tensors(tensors) == expected() == hash_tensors(tensors)
+    # Of "a" the part that was written to stays, 16 MB; the rest is given back.
+    assert mapped_megabytes(path) < 20
+    assert tensors["a"][:10].eq(-1).all() and tensors["a"][10:].equal(torch.arange(10, 6 * MB).float())
+    assert tensors["b"].eq(1).all() and mapped_megabytes(path) > 40
 
 
 @pytest.mark.parametrize("spelling", ["new", "old", "folded"])

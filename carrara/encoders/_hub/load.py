@@ -32,7 +32,7 @@ from carrara.encoders._hub.official import HEADS, convert_official, fetch_offici
 from carrara.encoders._hub.spec import INT8, parse_encoder_spec
 from carrara.encoders._hubert.huggingface import STANDARDISED, load_hubert_folder
 from carrara.encoders._text.tower import TOKENIZER, TextEncoder, read_tokenizer
-from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, save_tensors
+from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, release_memory, save_tensors
 from carrara.nn.conv.waveform_frontend import WaveformFrontend
 from carrara.nn.linear import OnednnLinear
 
@@ -310,6 +310,8 @@ def _quantize(encoder: Encoder) -> Encoder:
         raise UsageError(f"{encoder.card.name}: has no linear layers that {INT8} would make faster; leave {INT8} out")
     for layer in layers:
         layer.quantize()
+        for parameter in layer.parameters():
+            release_memory(parameter)
     changes: dict[str, Any] = {"name": encoder.card.name.removesuffix(INT8) + INT8}
     if not encoder.card.name.endswith(INT8):
         changes["output_version"] = encoder.card.output_version + INT8_VERSION

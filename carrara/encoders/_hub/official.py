@@ -23,7 +23,7 @@ from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weig
 from carrara.encoders._hub.availability import URL_PREFIX, is_downloadable, split_hub_address
 from carrara.encoders._hubert.huggingface import CONFIG, PROCESSOR, config_folder, read_hubert_heads
 from carrara.encoders._text.tower import TextEncoder, read_tokenizer
-from carrara.formats.weights import load_state_dict_strict, read_tensors
+from carrara.formats.weights import load_state_dict_strict, read_tensors, release_memory
 
 HEADS = "heads.safetensors"
 DOWNLOADS = ".downloads"
@@ -125,6 +125,7 @@ def convert_official(name: str, path: Path, interpolate: bool = False) -> Encode
             raise WeightsError(f"{path}: its {key} holds numbers that are not finite; fetch it again")
         if key in matrices and not tensor.any():
             raise WeightsError(f"{path}: its {key} holds zeros alone, so a part of the file is lost; fetch it again")
+        release_memory(tensor)
     if isinstance(encoder, TextEncoder):
         encoder.tokenizer_json = read_tokenizer(card, path if path.is_dir() else path.parent)
     return encoder

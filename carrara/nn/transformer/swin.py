@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from carrara.nn.linear import OnednnLinear
+from carrara.nn.linear import OnednnLinear, gelu
 
 EPS = 1e-5
 
@@ -90,8 +90,9 @@ class SwinLayer(nn.Module):
             .transpose(2, 3)
             .reshape(batch, side, side, dim)
         )
+        del normed_BSSD, windows_WND, q_WHNE, k_WHNE, v_WHNE, bias_WHNN, out_WHNE, out_WND  # a third of the memory
         x_BSSD = x_BSSD + torch.roll(out_BSSD, (self.shift, self.shift), (1, 2))
-        hidden = functional.gelu(self.intermediate["dense"](self.layernorm_after(x_BSSD)))
+        hidden = gelu(self.intermediate["dense"](self.layernorm_after(x_BSSD)))
         return x_BSSD + self.output["dense"](hidden)
 
     def _bias(self, side: int) -> Tensor:

@@ -1,12 +1,16 @@
 """LAION-CLAP against transformers' ClapModel: folders that it saved, both towers, odd lengths, and refused texts."""
 
 import json
+import re
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -17,7 +21,8 @@ from carrara.core.errors import UsageError, WeightsError
 from carrara.encoders._hub.load import build_encoder
 from carrara.encoders._hub.official import convert_official
 from carrara.encoders._text.tower import PROMPTS
-from carrara.encoders.laion_clap import ENCODER, split_into_windows
+from carrara.encoders.laion_clap import ENCODER, ClapEncoder, ClapSettings, split_into_windows
+from carrara.formats.weights import hash_tensors
 
 RATE = 48_000
 TEXTS = ["jazz standard", "a much longer text about heavy metal and string quartets", ""]
@@ -81,6 +86,27 @@ def test_audio_is_that_of_transformers(encoder, model):
     torch.testing.assert_close(encoder(samples)[:, 0, 0], expected, atol=1e-5, rtol=1e-5)
     joint = encoder.encode_audio_joint(samples[None])
     torch.testing.assert_close(joint, model.get_audio_features(log_mel(samples)).pooler_output, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_text_tower_takes_no_memory_until_a_text_comes(tmp_path):
+    text = {"text_dim": 256, "text_layers": 1, "text_heads": 4, "text_ffn_dim": 64, "vocabulary": 16_000}
+    settings = ClapSettings(dim=8, depths=(1, 2, 2, 1), heads=(1, 2, 2, 4), **text)
+    saved = ClapEncoder(settings, ENCODER.variants["laion-clap-general"][0]).eval()
+    saved.save_pretrained(tmp_path)
+    loaded = carrara.load(tmp_path)
+    weights, clip = tmp_path / "model.safetensors", noise(10)[None]
+
+    def mapped_kilobytes():
+        mappings = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+        return sum(int(re.search(r"Rss: +(\d+)", own)[1]) for own in mappings if str(weights) in own)
+
+    assert loaded.hash_weights() == saved.hash_weights() == hash_tensors(dict(load_file(weights)))
+    tower = sum(4 * value.numel() for key, value in saved.named_parameters() if key.startswith("text_"))
+    torch.testing.assert_close(loaded.encode_audio_joint(clip), saved.encode_audio_joint(clip), atol=1e-5, rtol=0)
+    assert tower > 16_000_000 and mapped_kilobytes() < 4_000
+    tokens = torch.arange(2, 12)[None], torch.ones(1, 10, dtype=torch.bool)
+    torch.testing.assert_close(loaded.forward_text(*tokens), saved.forward_text(*tokens), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
