@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --minutes 180 [--encoders musicnn-mtt:random,…] [--output docs/memory.json]
 
-Of `NAME:saved` and `NAME:saved:int8` the random weights are saved first and loaded from their folder, as imported weights
-are: what is not used of a file that is mapped takes no memory.
+Of `NAME:saved` and `NAME:saved:int8` the random weights are saved first and loaded from their folder, as imported
+weights are: what is not used of a file that is mapped takes no memory.
 
 A process of its own embeds each encoder's recording, on the CPU with one thread; its peak resident size is the kernel's
 (ru_maxrss; this process, which it includes, is smaller). The recording is noise around a tone, written as a stream. Of

@@ -54,8 +54,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return strip_wrappers(load_file(path), str(path))
     with wrap_errors(path, "a torch file"):
         try:
-            # Given a path, torch would take every .safetensors for that format. Nor is the file mapped: the checksums in
-            # it would not be compared.
+            # Given a path, torch would take every .safetensors for that format. Nor is the file mapped: torch would not
+            # compare its checksums.
             with open(path, "rb") as file:
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as problem:
