@@ -1,10 +1,11 @@
 """Short synthetic corpora, micro networks and ranks for the tests of pre-training."""
 
 import itertools
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,45 @@ from carrara.pretrain.distributed import Dist
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import build_run
 
-ROOT = Path(__file__).parents[2]
 RATE = 16_000
-CHILD = """
-import json, sys, time
+# Other processes are forked from one that has imported what takes each of them five seconds.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "carrara.pretrain.run",
+        "carrara.cli._main",
+        "matplotlib.pyplot",
+        "pandas",
+        "torch.onnx",
+        "torch.utils.tensorboard",
+    ]
+)
+FORKED = """
+import os, torch
+os.environ.clear()
+os.environ.update(environment)
+os.dup2(os.open(messages, os.O_WRONLY | os.O_CREAT), 2)
+torch.set_num_threads(1)
+"""
+RANK = """
+import itertools, json, time
 from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from carrara.core.settings import parse_settings
 from carrara.pretrain.run import OBJECTIVES, pretrain
-register_optimizer_step_pre_hook(lambda *arguments: time.sleep(float(sys.argv[4])))
-kind = next(kind for kind in OBJECTIVES if kind.__name__ == sys.argv[5])
-recipe = parse_settings(kind, json.loads(Path(sys.argv[1]).read_text()), "test")
-pretrain(recipe, sys.argv[2], sys.argv[3], resume=True, device="cpu")
+
+recipe, kind, corpus, folder, gate = arguments
+steps = itertools.count(1)
+
+def wait_in_step_4(*_):
+    is_step_4 = next(steps) == 4
+    while is_step_4 and not Path(gate).exists():
+        time.sleep(0.02)
+
+if gate:
+    register_optimizer_step_pre_hook(wait_in_step_4)
+kind = next(each for each in OBJECTIVES if each.__name__ == kind)
+pretrain(parse_settings(kind, json.loads(recipe), "test"), corpus, folder, resume=True, device="cpu")
 """
 MICRO = {
     "network.conv_channels": 16,
@@ -121,30 +149,53 @@ def before_optimiser_steps():
 
 
 @pytest.fixture(scope="session")
-def start_ranks():
-    """(recipe, corpus, folder) → two processes that train together, or torchrun as their parent."""
+def micro_changes():
+    """The settings by which `micro` differs from MERT-v0's tiny scale."""
+    return MICRO
 
-    def start(recipe, corpus, folder, pause=0.0, launcher=False):
-        folder.parent.mkdir(exist_ok=True, parents=True)
-        path, script = folder.parent / f"{folder.name}.json", folder.parent / "child.py"
-        path.write_text(recipe.model_dump_json())
-        script.write_text(CHILD)
-        arguments = [str(script), str(path), str(corpus), str(folder), str(pause), type(recipe).__name__]
-        options = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+@dataclass
+class Forked:
+    """A process and the file that it writes to stderr."""
+
+    process: BaseProcess
+    messages: Path
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory):
+    """(code, arguments, environment) → a process that runs the code, in which `arguments` are those."""
+
+    def start(code, arguments, **environment):
+        messages = tmp_path_factory.mktemp("forked") / "stderr.txt"
+        values = {"arguments": arguments, "environment": {**os.environ, **environment}, "messages": str(messages)}
+        forked = Forked(FORKS.Process(target=exec, args=(FORKED + code, values)), messages)
+        forked.process.start()
+        return forked
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def fork_ranks(fork):
+    """(code, arguments) → two processes that torchrun would have given the ranks 0 and 1."""
+
+    def start(code, arguments):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        if launcher:
-            torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-            return [subprocess.Popen([*torchrun, *arguments], env=environment, **options)]
-        own = {**environment, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        return [
-            subprocess.Popen(
-                [sys.executable, *arguments], env={**own, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options
-            )
-            for rank in range(2)
-        ]
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        return [fork(code, arguments, WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank, **address) for rank in "01"]
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def start_ranks(fork_ranks):
+    """(recipe, corpus, folder) → two processes that train together; with a gate, their fourth step waits for it."""
+
+    def start(recipe, corpus, folder, gate=""):
+        arguments = [recipe.model_dump_json(), type(recipe).__name__, str(corpus), str(folder), str(gate)]
+        return fork_ranks(RANK, arguments)
 
     return start
 
@@ -153,12 +204,12 @@ def start_ranks():
 def wait_for():
     """(processes) → their exit codes and what they wrote to stderr, once all have ended."""
 
-    def wait(children, seconds=120):
-        try:
-            messages = [child.communicate(timeout=seconds)[1] for child in children]
-        finally:
-            for child in children:
-                child.kill()
-        return [child.returncode for child in children], messages
+    def wait(forked, seconds=300):
+        for each in forked:
+            each.process.join(seconds)
+        codes = [each.process.exitcode for each in forked]
+        for each in forked:
+            each.process.kill()
+        return codes, [each.messages.read_text() for each in forked]
 
     return wait

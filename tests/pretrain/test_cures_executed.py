@@ -5,8 +5,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,6 @@ from carrara.pretrain.metrics_log import read_metrics
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 SWITCHES = ("--resume", "--yes")
 VALUED = ("--set", "--scale", "--device", "--from", "--tracker", "--gpu")
 HUBERT = {
@@ -430,23 +427,20 @@ def test_options_that_messages_of_the_command_propose(music, tmp_path):
     )
 
 
-def started(command, folder, *, ranks=1):
-    """Start the command as its user does, in a process of its own or under torchrun."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    typed = [sys.executable, *launcher, "-m", "carrara", "pretrain", *map(str, command), "-o", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CARRARA_PROGRESS": "0"}
-    return subprocess.Popen(typed, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+COMMAND = "import sys; from carrara.cli._main import main; sys.argv = ['carrara', 'pretrain', *arguments]; main()"
 
 
-def ended(process):
-    """Return the exit code of a process and its one line of an error, if it has one."""
-    try:
-        _, stderr = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    lines = [line for line in stderr.splitlines() if line.startswith("carrara pretrain: ")]
-    assert len(lines) <= 1, stderr
-    return process.returncode, (lines or [""])[0]
+@pytest.fixture
+def run_ranks(fork_ranks, wait_for):
+    """(command, folder) → the exit codes of the command on two ranks, and its one line of an error, if it has one."""
+
+    def run(command, folder):
+        codes, messages = wait_for(fork_ranks(COMMAND, [*map(str, command), "-o", str(folder)]))
+        lines = [line for line in "".join(messages).splitlines() if line.startswith("carrara pretrain: ")]
+        assert len(lines) <= 1, messages
+        return codes, (lines or [""])[0]
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -457,41 +451,37 @@ def ended(process):
         ({"batch": 6, "mixup.probability": 0.5, "mixup.pool": 2}, ".pool 2 does not fit the 6 crops", 1),
     ],
 )
-def test_a_batch_that_ranks_cannot_divide_names_one_that_they_can(changes, words, count, music, tmp_path):
+def test_a_batch_that_ranks_cannot_divide_names_one_that_they_can(changes, words, count, music, run_ranks, tmp_path):
     command = command_of("mert-v0", {"network.num_layers": 1, "steps": 1, **changes}, music["files"])
-    code, line = ended(started(command, tmp_path / "x", ranks=2))
-    assert code != 0 and words in line and not (tmp_path / "x").exists()
+    codes, line = run_ranks(command, tmp_path / "x")
+    assert 0 not in codes and words in line and not (tmp_path / "x").exists()
     alternatives = proposals(line)
     assert len(alternatives) == count, line
     for number, cure in enumerate(alternatives):
-        code, line = ended(started([*command, *cure], tmp_path / str(number), ranks=2))
-        assert code == 0, line
+        codes, line = run_ranks([*command, *cure], tmp_path / str(number))
+        assert codes == [0, 0], line
 
 
-def test_of_two_processes_in_one_folder_the_second_is_refused_and_both_ways_out_work(music, tmp_path):
+def test_of_two_processes_in_one_folder_the_second_is_refused_and_both_ways_out_work(music, fork, wait_for, tmp_path):
     command, folder = command_of("mert-v0", {"steps": 60, "checkpoint_every": 1000}, music["files"]), tmp_path / "x"
-    first = started(command, folder)
+    first = fork(COMMAND, [*map(str, command), "-o", str(folder)])
     try:
-        deadline = time.monotonic() + 120
         while not (folder / "run.json").exists():
-            assert first.poll() is None and time.monotonic() < deadline
+            assert first.process.is_alive()
             time.sleep(0.02)
-        first.send_signal(signal.SIGSTOP)  # it trains on once the others have been refused
+        os.kill(first.process.pid, signal.SIGSTOP)  # it trains on once the others have been refused
         for arguments in (command, [*command, "--resume"]):
-            code, line = ended(started(arguments, folder))
-            assert code == 1
             assert (
-                f"{folder}: another process is training here; wait until it is done, or choose another folder" in line
+                f"{folder}: another process is training here; wait until it is done, or choose another folder"
+                in refusal(run(*arguments, "-o", folder))
             )
-        assert first.poll() is None
+        assert first.process.is_alive()
         # Another folder.
-        code, line = ended(started([*command, "--set", "steps=1"], tmp_path / "y"))
-        assert code == 0, line
+        done(run(*command, "--set", "steps=1", "-o", tmp_path / "y"))
     finally:
-        first.send_signal(signal.SIGCONT)
-        code, line = ended(first)
-    assert code == 0, line
+        os.kill(first.process.pid, signal.SIGCONT)
+        codes, messages = wait_for([first])
+    assert codes == [0], messages
     # The first is done; its folder was not touched.
-    code, line = ended(started([*command, "--resume"], folder))
-    assert code == 0, line
+    done(run(*command, "--resume", "-o", folder))
     assert [entry["step"] for entry in read_metrics(folder / "metrics.jsonl")][-1] == 60

@@ -137,7 +137,7 @@ def test_interrupted_it_resumes_bit_for_bit(recipe, corpus, alone, tmp_path, bef
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"fsdp": True}])
 def test_two_processes_give_the_weights_of_one(changes, start_ranks, wait_for, recipe, corpus, alone, tmp_path):
-    codes, messages = wait_for(start_ranks(replace(recipe, changes), corpus, tmp_path / "two"), seconds=300)
+    codes, messages = wait_for(start_ranks(replace(recipe, changes), corpus, tmp_path / "two"))
     assert codes == [0, 0], messages
     two = weights(tmp_path / "two")
     for name, tensor in weights(alone).items():

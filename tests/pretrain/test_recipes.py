@@ -1,10 +1,6 @@
 """Each kind of recipe, killed (SIGKILL) in the middle, resumes to the weights of an uninterrupted run."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +11,6 @@ from carrara.pretrain.run import pretrain
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "network.conv_channels": 16,
     "network.dim": 32,
@@ -36,6 +31,7 @@ CONFORMER = {
     "network.dropout": 0.1,
     "targets.codes.codebook_size": 8,
     "targets.codes.fraction": 1.0,
+    "targets.codes.learning_steps": 20,
     "masking.mask_length": 3,
     "crop_seconds": 1.0,
     "batch": 4,
@@ -87,53 +83,33 @@ KINDS = {
     | {"crop_seconds": 0.2},
 }
 STEPS = {"steps": 8, "checkpoint_every": 3, "log_every": 1}
-# One process imports everything and forks a child for each recipe; a child kills itself in the middle of its sixth
-# step, which is then neither in the log nor in a checkpoint. Steps by which targets are fitted come before the log.
-PARENT = """
-import json, os, sys
+# A child kills itself in the middle of its sixth step, which is then neither in the log nor in a checkpoint. Steps by
+# which targets are fitted come before the log.
+CHILD = """
+import os
 from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from carrara.pretrain.recipes._base import resolve
 from carrara.pretrain.run import pretrain
 
-for name, changes, corpus, folder in json.load(sys.stdin):
-    child = os.fork()
-    if not child:
-        log = Path(folder, "metrics.jsonl")
-        register_optimizer_step_pre_hook(
-            lambda *_: os.kill(os.getpid(), 9) if log.is_file() and '"step": 5,' in log.read_text() else None
-        )
-        pretrain(resolve(name, "tiny", changes), corpus, folder, device="cpu")
-        os._exit(0)
-    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+name, changes, corpus, folder = arguments
+log = Path(folder, "metrics.jsonl")
+register_optimizer_step_pre_hook(
+    lambda *_: os.kill(os.getpid(), 9) if log.is_file() and '"step": 5,' in log.read_text() else None
+)
+pretrain(resolve(name, "tiny", changes), corpus, folder, device="cpu")
 """
 
 
-@pytest.fixture(scope="module")
-def killed(corpus, tmp_path_factory):
-    """Folders of runs that were killed."""
-    folders = {name: tmp_path_factory.mktemp("killed") / "run" for name in KINDS}
-    runs = [(name, KINDS[name] | STEPS, str(corpus), str(folder)) for name, folder in folders.items()]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(
-        [sys.executable, "-c", PARENT],
-        input=json.dumps(runs),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | threads,
-        timeout=300,
-    )
-    assert done.stdout.split("\n")[:-1] == [f"{name} -9" for name in folders], done.stderr
-    return folders
-
-
 @pytest.mark.parametrize("name", KINDS)
-def test_killed_it_resumes_bit_for_bit(name, corpus, killed, tmp_path):
-    recipe = resolve(name, "tiny", KINDS[name] | STEPS)
+def test_killed_it_resumes_bit_for_bit(name, corpus, fork, wait_for, tmp_path):
+    changes = KINDS[name] | STEPS
+    codes, messages = wait_for([fork(CHILD, [name, changes, str(corpus), str(tmp_path / "killed")])])
+    assert codes == [-9], messages
+    recipe = resolve(name, "tiny", changes)
     whole = pretrain(recipe, corpus, tmp_path / "run", device="cpu")
-    assert json.loads((killed[name] / "metrics.jsonl").read_text().splitlines()[-1])["step"] < 8
-    resumed = pretrain(recipe, corpus, killed[name], resume=True, device="cpu")
+    assert json.loads((tmp_path / "killed/metrics.jsonl").read_text().splitlines()[-1])["step"] < 8
+    resumed = pretrain(recipe, corpus, tmp_path / "killed", resume=True, device="cpu")
     expected, actual = (load_file(folder / "training" / "last.safetensors") for folder in (whole, resumed))
     assert expected.keys() == actual.keys()
     assert not [tensor for tensor in expected if not torch.equal(expected[tensor], actual[tensor])]
