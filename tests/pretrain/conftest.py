@@ -38,6 +38,9 @@ os.environ.clear()
 os.environ.update(environment)
 os.dup2(os.open(messages, os.O_WRONLY | os.O_CREAT), 2)
 torch.set_num_threads(1)
+
+import carrara.pretrain.run
+carrara.pretrain.run.plot_log = lambda folder: None
 """
 RANK = """
 import itertools, json, time
@@ -92,6 +95,15 @@ def render_melody(seconds, seed):
         note = sum(np.sin(2 * np.pi * pitch * h * time) / h for h in range(1, 5)) * np.exp(-4 * time)
         notes.append(0.2 * rng.uniform(0.3, 1) * note)
     return (np.concatenate(notes) + 0.003 * rng.normal(size=quarter * len(notes)))[: int(seconds * RATE)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_picture():
+    """Runs leave out the picture of their log, which takes a second each; tests/cli/test_pretrain.py has it drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("run", "probes"):
+            patch.setattr(f"carrara.pretrain.{module}.plot_log", lambda folder: None)
+        yield
 
 
 @pytest.fixture(scope="session")

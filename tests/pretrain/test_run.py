@@ -91,7 +91,6 @@ def test_the_log_has_a_line_every_two_steps(finished):
         assert all(key in line for line in lines)
     assert all(line["skipped"] == line["missing"] == 0 for line in lines)
     assert list((finished / "tensorboard").iterdir())
-    assert (finished / "metrics.png").is_file()
 
 
 def test_the_log_has_the_speed_the_waiting_and_the_time_that_remains(finished, micro):

@@ -238,6 +238,12 @@ def everything(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A CARRARA_HOME in which features of one test are there for the next."""
+    return tmp_path_factory.mktemp("home")
+
+
 TINY = {
     "conv_channels": 32,
     "conv_kernels": (640, 4, 2),

@@ -43,11 +43,11 @@ VARIANTS = {
 FRAMES = ("gtzan/beats", "musdb18/stems")
 
 
-def run(everything, tmp_path, monkeypatch, *words):
-    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
-    return CliRunner().invoke(
-        app, ["bench", *words, "--data", str(everything), "-o", str(tmp_path / "out"), "--device", "cpu", "--json"]
-    )
+@pytest.fixture
+def run(everything, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(home))
+    options = ["--data", str(everything), "-o", str(tmp_path / "out"), "--device", "cpu", "--json"]
+    return lambda *words: CliRunner().invoke(app, ["bench", *words, *options])
 
 
 def check_scores(done, expected):
@@ -61,24 +61,25 @@ def check_scores(done, expected):
         assert record["partial"] == (not name.startswith("vocalset")), "small copies are marked partial"
 
 
-def test_one_command_measures_every_task_above_chance(everything, tmp_path, monkeypatch):
+def test_one_command_measures_every_task_above_chance(run):
     assert set(CHANCE) == set(SUITES["marble-14"].tasks) - set(FRAMES)
-    done = run(everything, tmp_path, monkeypatch, "chroma-mfcc", "--suite", "marble-14", "--partial")
+    done = run("chroma-mfcc", "--suite", "marble-14", "--partial")
     check_scores(done, CHANCE)
     for name in FRAMES:
         assert f"{name}: chroma-mfcc has no frames" in done.stderr
 
 
 @pytest.mark.parametrize("protocol", ["linear", "constrained"])
-def test_variants_of_the_tasks_are_measured_above_chance(everything, tmp_path, monkeypatch, protocol):
+def test_variants_of_the_tasks_are_measured_above_chance(run, protocol):
     # A linear probe is the cheaper one, but too weak for the ratings.
     expected = {name: least for name, least in VARIANTS.items() if ("emotion" in name) == (protocol == "constrained")}
     words = ("chroma-mfcc", "--protocol", protocol, "--task", ",".join(expected), "--partial")
-    check_scores(run(everything, tmp_path, monkeypatch, *words), expected)
+    check_scores(run(*words), expected)
 
 
-def test_beats_from_features_beat_those_from_noise(everything, tiny, tmp_path, monkeypatch):
-    done = run(everything, tmp_path, monkeypatch, str(tiny), "noise", "-t", "gtzan/beats", "--partial")
+def test_beats_from_features_beat_those_from_noise(run, tiny, monkeypatch):
+    monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-3, 1e-2))
+    done = run(str(tiny), "noise", "-t", "gtzan/beats", "--partial")
     assert done.exit_code == 0, done.stderr
     record, noise = json.loads(done.stdout)
     assert set(record["scores"]) == {
@@ -91,7 +92,7 @@ def test_beats_from_features_beat_those_from_noise(everything, tiny, tmp_path, m
     assert record["scores"]["beat_f_70ms"]["value"] > noise["scores"]["beat_f_70ms"]["value"] + 0.2
 
 
-def test_a_small_head_separates_stems(everything, tiny, tmp_path, monkeypatch):
+def test_a_small_head_separates_stems(run, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-2,))
     monkeypatch.setitem(BY_DATASET, "musdb18", SeparationSettings(hidden=16, batch_size=4, micro_batch_size=4))
     task = tmp_path / "stems.py"
@@ -99,7 +100,7 @@ def test_a_small_head_separates_stems(everything, tiny, tmp_path, monkeypatch):
         "from carrara.bench.tasks.musdb18.stems import TASK as STEMS\n"
         "TASK = STEMS.model_copy(update={'max_epochs': 8, 'examples_per_clip': 4, 'window_seconds': 1.0})\n"
     )
-    done = run(everything, tmp_path, monkeypatch, str(tiny), "--task", str(task), "--partial")
+    done = run(str(tiny), "--task", str(task), "--partial")
     assert done.exit_code == 0, done.stderr
     (record,) = json.loads(done.stdout)
     names = ["sdr_vocals", "sdr_drums", "sdr_bass", "sdr_other"]

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from carrara.bench.protocols import constrained
 from carrara.cli._main import app
 from carrara.core.errors import DataError
 from carrara.data import REGISTRY as DATASETS
@@ -134,8 +135,10 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", list(EXPECTED))
-def test_a_task_runs_from_the_command_line_and_beats_its_floor(copies, tiny, tmp_path, monkeypatch, name):
-    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+def test_a_task_runs_from_the_command_line_and_beats_its_floor(copies, tiny, home, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("CARRARA_HOME", str(home))
+    # The whole search runs in test_marble_tasks.py; here one of its rates suffices.
+    monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-2,))
     data = copies / "tempi" if name == "harmonix/tempo" else copies
     words = ["bench", str(tiny), "noise", "-t", name, "--partial", "--data", str(data), "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(app, [*words, "--device", "cpu", "--json"])

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from carrara.bench.protocols import constrained
 from carrara.bench.suites import SUITES
 from carrara.bench.tasks import task as load_task
 from carrara.cli._main import app
@@ -374,8 +375,10 @@ EXPECTED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(EXPECTED))
-def test_a_task_runs_from_the_command_line_and_beats_its_floor(copies, tiny, tmp_path, monkeypatch, name):
-    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+def test_a_task_runs_from_the_command_line_and_beats_its_floor(copies, tiny, home, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("CARRARA_HOME", str(home))
+    # The whole search runs in test_marble_tasks.py; here one of its rates suffices.
+    monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-2,))
     encoder, metric, least = EXPECTED[name]
     monkeypatch.setattr("carrara.data.msd.TRAIN_SONGS", 24)
     if name == "fma/genre-medium":

@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from carrara.bench.protocols import constrained
 from carrara.bench.suites import SUITES
 from carrara.bench.tasks import task
 from carrara.cli._main import app
@@ -19,8 +20,10 @@ CLASSES = [name for name in CLIPS if task(name).task_type in ("multiclass", "mul
 
 
 @pytest.fixture
-def run(everything, tmp_path, monkeypatch):
-    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
+def run(everything, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRARA_HOME", str(home))
+    # The whole search runs in test_marble_tasks.py.
+    monkeypatch.setattr(constrained, "LEARNING_RATES", (1e-3, 1e-2))
 
     def measure(*words):
         options = ["--data", str(everything), "-o", str(tmp_path / "out"), "--device", "cpu", "--partial", "--json"]
