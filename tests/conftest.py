@@ -4,6 +4,7 @@ A browser for the tests with the marker `web`. Small tokenizers in the authors' 
 XLM-R's unigrams.
 """
 
+import os
 import shutil
 import signal
 import threading
@@ -50,6 +51,21 @@ def same_threads():
 def fixtures_dir():
     """The folder of official annotations; for tests with the marker `needs_fixtures`."""
     return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def tiny_pebble(tmp_path_factory):
+    """The tiny Pebble, rendered once for all processes of a run of tests: read it, or copy it."""
+    from carrara.core.io import file_lock
+    from carrara.data._pebble.suite import write
+
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "data" / "pebble" / "tiny"
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(root.with_suffix(".lock")):
+        if not (root / "index.jsonl").exists():
+            write(root, "tiny", processes=1)
+    return root
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from carrara.bench.plan import Speed, TaskSize, estimate_features, estimate_prob
 from carrara.bench.protocols.constrained import PROTOCOL
 from carrara.bench.task_data import FeatureProvider
 from carrara.cli._main import app
-from carrara.data import REGISTRY as DATASETS
 from carrara.encoders._hub.load import load
 from carrara.features.plan import DRIFT, Estimate
 
@@ -22,13 +21,6 @@ COUNTS = {"train": 600, "valid": 100, "test": 300}
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CARRARA_DATA", raising=False)
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "pebble" / "tiny"
-    DATASETS.get("pebble").download(root, "tiny")
-    return root
 
 
 def spec_of(name, encoder):
@@ -82,11 +74,12 @@ def test_a_dataset_that_is_not_at_hand_has_the_size_that_it_states(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pebble/key", "pebble/beats"])
-def test_rows_and_disk_are_those_of_the_store(pebble, tmp_path, name):
+def test_rows_and_disk_are_those_of_the_store(tiny_pebble, tmp_path, name):
     encoder = load("mert-tiny:random")
     task, spec = spec_of(name, encoder)
-    provider = FeatureProvider(encoder, pebble, limit=2, home=tmp_path / "home")
+    provider = FeatureProvider(encoder, tiny_pebble, limit=2, home=tmp_path / "home")
     size = measure_size(provider, task, spec)
     provider.load(task, task_types.REGISTRY.get(task.task_type), spec)
     card = encoder.card
@@ -100,9 +93,10 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_the_command_prints_sane_numbers_for_pebble(pebble, tmp_path):
+@pytest.mark.slow
+def test_the_command_prints_sane_numbers_for_pebble(tiny_pebble, tmp_path):
     names = "pebble/key,pebble/genre,pebble/beats,pebble/stems,gtzan/genre,covers80/covers"
-    options = ("chroma-mfcc", "-t", names, "--data-dir", pebble, "--seconds", 1, "--price", 2)
+    options = ("chroma-mfcc", "-t", names, "--data-dir", tiny_pebble, "--seconds", 1, "--price", 2)
     result = run(*options, "--json")
     assert result.exit_code == 0, result.stderr
     (plan,) = json.loads(result.stdout)
@@ -118,7 +112,7 @@ def test_the_command_prints_sane_numbers_for_pebble(pebble, tmp_path):
         assert plan["seconds"][bound] == pytest.approx(plan["feature_seconds"][bound] + plan["probe_seconds"][bound])
     assert plan["memory_bytes"]["expected"] > 1e8
     assert not (tmp_path / "home").exists()  # nothing is written
-    text = run("noise", "-t", "pebble/key", "--data-dir", pebble, "--seconds", 1).stdout
+    text = run("noise", "-t", "pebble/key", "--data-dir", tiny_pebble, "--seconds", 1).stdout
     assert [line.split("\t")[0] for line in text.splitlines()] == [
         "encoder", "pebble/key", "features on cpu", "probes on cpu", "time on cpu", "memory", "disk"
     ]  # fmt: skip

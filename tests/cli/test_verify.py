@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -56,9 +57,9 @@ def test_a_damaged_file_fails_with_the_reason(tmp_path):
     assert [check["status"] for check in choi["checks"]] == ["failed", "failed"]
 
 
-def test_a_dataset_is_checked_by_its_annotations(tmp_path):
-    assert CliRunner().invoke(app, ["download", "pebble", "--size", "tiny"]).exit_code == 0
-    (tmp_path / "data/pebble/tiny").rename(tmp_path / "data/pebble/demo")
+@pytest.mark.slow
+def test_a_dataset_is_checked_by_its_annotations(tiny_pebble, tmp_path):
+    shutil.copytree(tiny_pebble, tmp_path / "data/pebble/demo")
     result = run("pebble", "--json")
     (pebble,) = json.loads(result.stdout)["verified"]
     statuses = {check["check"]: check["status"] for check in pebble["checks"]}

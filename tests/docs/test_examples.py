@@ -1,6 +1,7 @@
 """Every script of examples/ runs as its docstring says, on a little music and the tiny Pebble."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,11 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, tiny_pebble):
     """Returns a function that runs an example in a folder with recordings, the tiny Pebble and an encoder."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("examples")
     pebble = folder / "data/pebble/tiny"
-    REGISTRY.get("pebble").download(pebble, "tiny")
+    shutil.copytree(tiny_pebble, pebble)
     songs = [clip for clip in REGISTRY.get("pebble").clips(pebble, "songs") if clip.split]
     (folder / "music").mkdir()
     for clip in songs[:8]:

@@ -9,33 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from carrara.data import REGISTRY
-
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))]
 NUM_RECORDINGS = 16
 
 
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory):
-    """A folder of datasets that holds the tiny Pebble."""
-    data = tmp_path_factory.mktemp("data")
-    REGISTRY.get("pebble").download(data / "pebble/tiny", "tiny")
-    return data
-
-
 @pytest.fixture
-def user(tmp_path, pebble):
+def user(tmp_path, tiny_pebble):
     """A user's working folder and environment: recordings in ~/Music, by class in ~/my-music; `carrara` on the path."""
     home, work = tmp_path / "home", tmp_path / "work"
     (home / "Music").mkdir(parents=True)
-    for path in sorted((pebble / "pebble/tiny/audio/songs").rglob("*.flac"))[:NUM_RECORDINGS]:
+    for path in sorted((tiny_pebble / "audio/songs").rglob("*.flac"))[:NUM_RECORDINGS]:
         shutil.copy(path, home / "Music")
     for number, path in enumerate(sorted((home / "Music").iterdir())):
         folder = home / "my-music" / ("train", "train", "valid", "test")[number // 2 % 4] / ("calm", "wild")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder)
-    shutil.copytree(pebble, work / "data")
+    shutil.copytree(tiny_pebble, work / "data/pebble/tiny")
     command = tmp_path / "bin/carrara"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m carrara "$@"\n')
