@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a crop (default 10)")
     parser.add_argument("--batch", type=int, default=8, help="crops at once (default 8)")
     parser.add_argument("--times", type=int, default=5, help="measured batches of each line (default 5)")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="columns left out (default 0 to .75)")
     parser.add_argument("--base", action="store_true", help="the published size, 86M; else 4 layers of 192")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16", "float16"])
@@ -112,7 +113,7 @@ def main() -> None:
     lines = []
     for training in (True, False):
         first: tuple[float, float] | None = None
-        for share in SHARES:
+        for share in options.shares:
             took, megabytes = alone(options, training, share)
             first = first or (took, megabytes)
             rate = options.batch * options.seconds / 60 / took

@@ -14,9 +14,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
     "beat_decoder.py": ["--clips", "3"],
     "interval_coverage.py": ["--systems", "nsynth", "--repeats", "3"],
-    "crops.py": ["--minutes", "2"],
+    "crops.py": ["--minutes", "1.1"],
     "grid.py": ["--probes", "3", "--plain-probes", "1", "--epochs", "1", "--device", "cpu"],
-    "patchout.py": ["--seconds", "2", "--batch", "1", "--times", "1", "--device", "cpu"],
+    "patchout.py": ["--seconds", "2", "--batch", "1", "--times", "1", "--device", "cpu", "--shares", "0", ".5"],
     "proportion_intervals.py": ["--repeats", "3", "--accuracies", ".9", "--slow"],
     "spectra.py": ["--seconds", "1", "--batch", "1", "--runs", "1"],
     "startup.py": ["--runs", "1"],

@@ -25,7 +25,7 @@ from carrara.pretrain.train import train
 
 EXECUTED = ("effnet-tagger", "rvq-vae")
 # One of each other family: all recipes together take a quarter of an hour.
-SLOW = ("mert-v1-330m", "music2vec", "maest-30s", "m2d")
+SLOW = ("mert-v1-95m", "music2vec-crop5s", "maest-5s", "m2d")
 CPU = torch.device("cpu")
 
 
@@ -189,9 +189,7 @@ SMALLER = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "scale"), [*((name, "tiny") for name in SMALLER), ("mert-v1-95m", "small"), ("a-jepa", "small")]
-)
+@pytest.mark.parametrize(("name", "scale"), [*((name, "tiny") for name in SMALLER), ("a-jepa", "small")])
 def test_a_recipe_has_a_plan_at_the_smaller_scales(name, scale):
     plan = plan_run(name, scale=scale, device="cpu")
     assert plan["flops_per_step"] > 0 and plan["this_device"]["accumulation_steps"]

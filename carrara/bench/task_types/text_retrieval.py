@@ -14,6 +14,7 @@ Letters: R ranks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,12 @@ from carrara.core.task import Task
 from carrara.metrics.retrieval import query_scores
 
 MEDIAN_RANK, WITH_POSITIVE = "median_rank", "with_positive"
+
+
+@lru_cache(maxsize=8192)
+def _query_scores(rank_R: tuple[int, ...]) -> dict[str, float]:
+    """Return the metrics of a query; each of the thousand draws of an interval has the same queries."""
+    return query_scores(np.asarray(rank_R))
 
 
 class _TextRetrieval(TaskType):
@@ -67,7 +74,7 @@ class _TextRetrieval(TaskType):
     def unit_sums(
         self, task: Task, truths: Sequence[list[str]], predictions: Sequence[Any]
     ) -> dict[str, tuple[list[float], list[float]]]:
-        scores = [[query_scores(np.asarray(rank_R)) for rank_R in ranks if rank_R] for ranks in predictions]
+        scores = [[_query_scores(tuple(rank_R)) for rank_R in ranks if rank_R] for ranks in predictions]
         counted = [float(len(each)) for each in scores]
         sums: dict[str, tuple[list[float], list[float]]] = {}
         for name in requested_metrics(task):
