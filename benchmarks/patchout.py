@@ -4,8 +4,8 @@
     python benchmarks/patchout.py --base --batch 48 --precision bfloat16 --device cuda
 
 The peer of each line is the first one: the same network and the same step with every column. A training step is
-forward, backward and AdamW; hearing is the encoder from samples to the features of all layers. Columns are left out at
-random in training and evenly when hearing, as the encoder's setting `drop_columns` does. What that costs in
+forward, backward and AdamW; encoding is the encoder from samples to the features of all layers. Columns are left out at
+random in training and evenly when encoding, as the encoder's setting `drop_columns` does. What that costs in
 score: patchout_scores.py. Each line is measured in a
 process of its own, so that its peak of memory is its own: of the process beyond what it had before on a CPU, of torch's
 allocator on a GPU. On a CPU one thread is measured in its own seconds, so that other work changes little.
@@ -95,7 +95,7 @@ def alone(options: argparse.Namespace, training: bool, share: float) -> tuple[fl
 
 
 def main() -> None:
-    """Measure every share in training and in hearing, and print a table."""
+    """Measure every share in training and in encoding, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a crop (default 10)")
     parser.add_argument("--batch", type=int, default=8, help="crops at once (default 8)")
@@ -118,7 +118,7 @@ def main() -> None:
             first = first or (took, megabytes)
             rate = options.batch * options.seconds / 60 / took
             print(
-                f"{'training' if training else 'hearing':9}{share:9.0%} {rate:9.3f} {first[0] / took:6.2f} "
+                f"{'training' if training else 'encoding':9}{share:9.0%} {rate:9.3f} {first[0] / took:6.2f} "
                 f"{megabytes:8.0f} {megabytes / max(first[1], 1e-9):6.2f}",
                 flush=True,
             )

@@ -13,7 +13,7 @@ from carrara.data import REGISTRY
 
 REFERENCES = "references.md"
 NOTES = re.compile(r"(?<!`)\[notes/(\w+)((?: §[^\]]*)?)\](?![(\[:])")
-INTERVAL = re.compile(r"(?<=[\d.]) (\[[-+]?[\d.]+,) ([-+]?[\d.]+\])")
+INTERVAL = re.compile(r"(?<=[\d.]) (\[[-+]?[\d.]+,) ([-+]?[\d.]+\])(?: (†))?")
 PICTURE = re.compile(r"^(!\[[^\]]*\]\(([^)]+)\))$")
 DEFINITION = re.compile(r"\*\*\[([\w-]+)\]\*\*")
 CITATION = re.compile(r"(?<![\[`\w])\[([\w-]+)((?: §[^\]]*)?)\](?![(\[:])")
@@ -44,7 +44,11 @@ def on_page_markdown(markdown: str, page, config, files: Files) -> str:
     # On a telephone the letters of a wide picture are too small to read before it is opened.
     lines = [PICTURE.sub(r"[\1](\2)", line) for line in markdown.split("\n")]
     # A table's columns are narrow: no interval is broken there.
-    return "\n".join(INTERVAL.sub("\xa0\\1\xa0\\2", line) if line.startswith("|") else line for line in lines)
+    return "\n".join(INTERVAL.sub(_unbroken, line) if line.startswith("|") else line for line in lines)
+
+
+def _unbroken(interval: re.Match[str]) -> str:
+    return "".join(f"\xa0{part}" for part in interval.groups() if part)
 
 
 def on_files(files: Files, config) -> Files:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,3 +72,22 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if page not in navigation] == []
+
+
+def read_table(text, first_cell):
+    """Return a table's cells by row and column name; its heading begins with this cell."""
+    lines = text[text.index(f"|  | {first_cell} |") :].split("\n\n")[0].splitlines()
+    heading, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: dict(zip(heading[1:], row[1:])) for row in rows}
+
+
+def test_the_half_widths_of_the_readme_are_those_of_the_page_of_scores():
+    readme = read_table(PAGES[0].read_text(encoding="utf-8"), "cqt-mel† | chroma-mfcc")
+    scores = read_table((ROOT / "docs/pebble-scores.md").read_text(encoding="utf-8"), "relative-chroma | cqt-mel†")
+    tasks = [task for task in readme if task.startswith("pebble/")]
+    assert len(tasks) == 9 and len(readme[tasks[0]]) == 6
+    for task in tasks:
+        for system, cell in readme[task].items():
+            value, half_width = map(float, cell.split(" ± "))
+            score, low, high = map(float, re.findall(r"-?[\d.]+", scores[task][system]))
+            assert value == score and half_width == pytest.approx((high - low) / 2, abs=0.1), (task, system)

@@ -325,6 +325,8 @@ def mean_interval(
     count = len(intervals)
     if not draws or len({len(draw_G) for draw_G in draws if draw_G is not None}) > 1:
         draws = [None] * count
+    # Draws without a value are stored as 0: without a mean square of 1 again they would narrow the interval.
+    draws = [draw_G if draw_G is None else draw_G / (math.sqrt(np.mean(draw_G**2)) or 1) for draw_G in draws]
     value = sum(each.value for each in intervals) / count
 
     def half_width(widths: Sequence[float]) -> float:

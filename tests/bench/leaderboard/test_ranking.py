@@ -197,6 +197,18 @@ def test_intervals_combine_as_their_draws_are_correlated():
     assert system.average.high - system.average.value == pytest.approx(expected, rel=0.01)
 
 
+def test_draws_without_a_value_do_not_narrow_an_interval():
+    """A score of three clips is shown with the interval of its record, though some draws left all three out."""
+    draw_G = np.random.default_rng(0).standard_normal(1000)
+    draw_G[::5] = np.nan
+    made = record("x", "pebble/key", 0.5)
+    score = Score(value=0.5, low=0.1, high=0.8, unit="clip", n=3, draws=encode_draws(draw_G))
+    made = made.model_copy(update={"scores": dict.fromkeys(made.scores, score)})
+    (system,) = build_leaderboard([made]).systems
+    for shown in (system.results["pebble/key"].score, system.average):
+        assert (shown.low, shown.high) == (pytest.approx(10), pytest.approx(80))
+
+
 def test_systems_that_intervals_do_not_separate_share_a_rank():
     scores = zip("abcd", (0.700, 0.690, 0.60, 0.2))
     leaderboard = build_leaderboard([record(name, "pebble/key", score) for name, score in scores])
