@@ -45,7 +45,7 @@ def read_facts(kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _stored_facts(kind: str) -> dict[str, str]:
     """Return the facts of every entry of a kind that can be imported, each as JSON, of which most are not read."""
     path = home() / FACTS / f"{kind}.json"
-    sources = _identify_sources(kind)
+    sources = identify_sources(kind)
     with suppress(OSError, ValueError):
         stored = read_json_object(path)
         if stored["sources"] == sources:
@@ -67,7 +67,7 @@ def _write_facts(path: Path, content: dict[str, Any]) -> None:
         write_text(path, json.dumps(content, ensure_ascii=False))
 
 
-def _identify_sources(kind: str) -> str:
+def identify_sources(kind: str) -> str:
     """Return a hash of the version, and of size and time of every source file of the package and of plug-ins."""
     files = [*PACKAGE.rglob("*.py")]
     for module in {entry.module for entry in REGISTRIES[kind].entries.values()}:

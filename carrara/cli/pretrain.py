@@ -12,6 +12,7 @@ import typer
 from carrara.cli._echo import echo
 
 RUN_FILE, MAX_CPU_STEPS = "run.json", 1000
+SIZES = ("steps", "epochs", "batch", "crop_seconds")
 TRAINING, PROBES, PLAN = "Training", "Probes during training", "Plan"
 
 Name = Annotated[str, typer.Argument(help="A recipe's name (`carrara ls recipes`).")]
@@ -131,20 +132,25 @@ def pretrain(
     """
     from carrara.core.interrupts import stop_signal
     from carrara.core.settings import parse_assignments
+    from carrara.nn.device import pick_device
     from carrara.pretrain import recipes
+    from carrara.pretrain.trackers import check_trackers
 
     # Whatever can be wrong in the command is looked at before torch is imported.
     recipes.REGISTRY.get_entry(recipe)
+    assignments = parse_assignments(changes or []) | ({"steps": steps} if steps else {})
+    trackers = ",".join(tracker).split(",") if tracker else None
+    check_trackers(trackers)
     if not dry_run:
         output = _check_output(output, resume)
         _check_corpus(corpus)
-
-    from carrara.nn.device import pick_device
+        if scale == "base" and not yes and not (output / RUN_FILE).is_file():
+            _refuse_on_cpu(recipe, assignments, device)
+    _check_names(device, probe, None if resume else start)  # a run that goes on needs its initial weights no more
     from carrara.pretrain.log_plot import PLOT_FILE
     from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
     from carrara.pretrain.run import pretrain as train
 
-    assignments = parse_assignments(changes or []) | ({"steps": steps} if steps else {})
     if dry_run:
         from carrara.pretrain.dry_run import describe_plan, plan_run
 
@@ -152,9 +158,6 @@ def pretrain(
         echo(json.dumps(plan) if as_json else describe_plan(plan))
         return
     assert output is not None and corpus is not None, "checked above"
-    if scale == "base" and not yes and not (output / RUN_FILE).is_file():
-        _refuse_on_cpu(recipe, assignments, device)
-    trackers = ",".join(tracker).split(",") if tracker else None
     options: dict[str, Any] = {"start": start, "device": device, "trackers": trackers}
     if probe:
         from carrara.cli._probes import build_probe
@@ -180,11 +183,14 @@ def _check_output(output: Path | None, resume: bool) -> Path:
 
     Raises:
         UsageError: there is none.
+        StoreError: it cannot be the folder of this run.
     """
     from carrara.core.errors import UsageError
+    from carrara.pretrain.run_file import check_folder
 
     if output is None:
         raise UsageError("there is no output folder; give the folder of the encoder with -o my-encoder")
+    check_folder(output, resume)
     if resume and not (output / RUN_FILE).is_file():
         echo(f"carrara pretrain: {output} holds no run to resume; a new one starts", err=True)
     return output
@@ -209,28 +215,60 @@ def _check_corpus(corpus: list[Path] | None) -> None:
         check_paths([Path(each).expanduser() for name in local for each in expand_braces(name)])
 
 
+def _check_names(device: str, probe: list[str] | None, start: str | None) -> None:
+    """Check that a device, tasks and an encoder of these names exist.
+
+    Raises:
+        UsageError: one does not.
+    """
+    from carrara.nn.device import pick_device
+
+    if device != "auto":
+        pick_device(device)
+    if probe:
+        from carrara.bench.select_tasks import select_tasks
+
+        select_tasks(None, probe)
+    if start and not Path(start).expanduser().exists():
+        from carrara.encoders._hub.spec import parse_encoder_spec
+
+        parse_encoder_spec(start)
+
+
 def _refuse_on_cpu(recipe: str, changes: dict[str, Any], device: str) -> None:
     """Refuse a run of the published size on a CPU, unless its steps are few.
 
     Raises:
         UsageError: it has more than `MAX_CPU_STEPS` steps; the message says what it is.
     """
+    from carrara.cli._facts import read_facts
     from carrara.core.errors import UsageError
-    from carrara.nn.device import pick_device
-    from carrara.pretrain.recipes._base import resolve
 
-    settings = resolve(recipe, "base", changes)
-    if not pick_device(device).startswith("cpu") or (settings.steps is not None and settings.steps <= MAX_CPU_STEPS):
+    settings = read_facts("recipes", [recipe])[recipe]["settings"]
+    settings |= {path: value for path, value in changes.items() if path in SIZES and isinstance(value, int | float)}
+    steps = settings.get("steps")
+    if not _is_cpu(device) or (steps is not None and steps <= MAX_CPU_STEPS):
         return
-    if settings.steps is None:
-        size = f"{settings.epochs} epochs"
+    if steps is None:
+        size = f"{settings['epochs']} epochs"
     else:
-        hours = settings.steps * settings.batch * settings.crop_seconds / 3600
-        size = f"{settings.steps:,} steps over {hours:,.0f} hours of audio"
+        hours = steps * settings["batch"] * settings["crop_seconds"] / 3600
+        size = f"{steps:,} steps over {hours:,.0f} hours of audio"
     raise UsageError(
         f"{recipe} at its published size is {size}, far too much for a CPU; train it with --scale tiny or small, on a "
         f"GPU, or with --yes all the same (`carrara pretrain {recipe} --dry-run` measures what it takes)"
     )
+
+
+def _is_cpu(device: str) -> bool:
+    """Return whether a run is on a CPU; where PyTorch has nothing else, without importing it."""
+    from importlib.metadata import version
+
+    from carrara.nn.device import pick_device
+
+    if device == "cpu" or (device == "auto" and version("torch").endswith("+cpu")):
+        return True
+    return pick_device(device).startswith("cpu")
 
 
 def _next_command(folder: Path) -> str:

@@ -213,6 +213,9 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
     while not lock.is_locked:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:  # also no such folder: where none can be made, or the current one is gone
+            raise StoreError(f"{path.parent}: cannot write here ({_explain(problem)})") from None
+        try:
             with progress(f"waiting for another process that holds {path}", None) if waiting else nullcontext():
                 lock.acquire(timeout=-1 if waiting else 0.1)
         except Timeout:

@@ -106,7 +106,7 @@ def read_points(source: Path, clips: Sequence[Clip] = (), layers: Sequence[str] 
     """
     if (source / META).is_file():
         names, available = _read_store(source, layers)
-        hashes = hash_files([clip.path for clip in clips])
+        hashes = hash_files([clip.path for clip in clips], title="reading the labelled recordings")
         known = {
             f"{digest}:{float(clip.start)!r}:{clip.duration and float(clip.duration)!r}": clip
             for clip in clips

@@ -23,6 +23,7 @@ from carrara.audio.files import check_file
 from carrara.core.errors import AudioError
 from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import home as carrara_home
+from carrara.core.progress import track
 from carrara.core.ranged import SUFFIXES, ranged_file
 from carrara.core.storage import is_remote, local_copy, remote_version, suffix
 
@@ -32,7 +33,7 @@ AnyPath = TypeVar("AnyPath", Path, Path | str)
 
 
 def hash_files(
-    paths: Iterable[AnyPath], home: Path | None = None, threads: int = 2, in_ranges: bool = False
+    paths: Iterable[AnyPath], home: Path | None = None, threads: int = 2, in_ranges: bool = False, title: str = ""
 ) -> dict[AnyPath, str | AudioError]:
     """Return the SHA-256 of each file, or the error of one that cannot be read.
 
@@ -41,6 +42,7 @@ def hash_files(
         home: Carrara's home. None means `$CARRARA_HOME`.
         threads: How many files are read at once.
         in_ranges: As of `FileHashCache.open`.
+        title: Of the progress; none is shown without.
     """
     cache = FileHashCache(home)
 
@@ -53,7 +55,8 @@ def hash_files(
     paths = list(dict.fromkeys(paths))
     try:
         with ThreadPoolExecutor(threads) as workers:
-            return dict(zip(paths, workers.map(digest, paths)))
+            digests = workers.map(digest, paths)
+            return dict(zip(paths, track(digests, title, len(paths)) if title else digests))
     finally:
         cache.close()
 

@@ -190,7 +190,8 @@ def _find_new(
     stored: dict[str, set[str]] = {}
     for item in former:
         stored.setdefault(item.path, set()).add(item.sha256)
-    digests = hash_files((path for path in files if str(path) in stored), threads=threads, in_ranges=in_ranges)
+    kept = [path for path in files if str(path) in stored]
+    digests = hash_files(kept, threads=threads, in_ranges=in_ranges, title="looking for changed files")
     new: list[Path | str] = []
     hashes: dict[str, str] = {}
     for path in dict.fromkeys(files):

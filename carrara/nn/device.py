@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from carrara.core.errors import UsageError
 
 
@@ -13,12 +11,14 @@ def pick_device(name: str = "auto") -> str:
     Raises:
         UsageError: the name is no device, or this machine does not have it.
     """
+    if name.lower() in ("gpu", "nvidia"):
+        raise UsageError(f"--device {name}: write cuda for an NVIDIA GPU (mps on a Mac), or auto")
+    import torch  # seconds, which a wrong word need not cost
+
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    if name.lower() in ("gpu", "nvidia"):
-        raise UsageError(f"--device {name}: write cuda for an NVIDIA GPU (mps on a Mac), or auto")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as problem:
@@ -31,6 +31,7 @@ def limit_threads(threads: int | None) -> None:
     """Cap the threads of torch, OpenMP, BLAS and pyarrow, each; None leaves them as they are."""
     if threads is not None:
         import pyarrow
+        import torch
         from threadpoolctl import threadpool_limits
 
         torch.set_num_threads(threads)

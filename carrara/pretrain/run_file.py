@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carrara.core import __version__
 from carrara.core.errors import CarraraError, StoreError
 from carrara.core.io import file_lock, write_text
 from carrara.core.settings import Settings, iter_paths, parse_settings
 from carrara.core.strict_json import read_json, read_json_object
-from carrara.pretrain.corpus.stream import Corpus
+
+if TYPE_CHECKING:
+    from carrara.pretrain.corpus.build import Corpus
 
 RUN, LOCK = "run.json", ".lock"
 KEPT_IF_DISK_IS_FULL = ("targets", "labels")
@@ -77,15 +79,24 @@ def prepare_run_file(
         **({"initialization": dict(initialization)} if initialization else {}),
     }
     path = folder / RUN
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder}: is a file; choose a folder with -o")
+    check_folder(folder, resume)
     changes: list[ChangedSetting] = []
     if path.exists():
-        if not resume:
-            raise StoreError(f"{folder}: holds a run already; go on with --resume, or choose another folder with -o")
         changes = _check_same(path, content, type(recipe))
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return changes
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Check that a folder is none yet, or one that holds no run where none may be there.
+
+    Raises:
+        StoreError: it is a file, or holds a run and `resume` is false.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: is a file; choose a folder with -o")
+    if (folder / RUN).exists() and not resume:
+        raise StoreError(f"{folder}: holds a run already; go on with --resume, or choose another folder with -o")
 
 
 def _check_same(path: Path, new: Mapping[str, Any], recipe_type: type[Settings]) -> list[ChangedSetting]:

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from carrara.cli._facts import identify_sources
 from carrara.cli._main import app
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.spec import parse_encoder_spec
@@ -85,8 +86,17 @@ WRONG = [
     (["tag", "musik"], 1, "Did you mean 'music'?"),
     (["tag", "music", "-e", "maest-40s"], 2, "'maest-"),
     (["export", "mert-v9", "--format", "onnx", "-o", "x"], 2, "'mert-v0'"),
+    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--device", "cpu"], 2, "400,000 steps over"),
+    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--device", "gpu"], 2, "write cuda"),
+    (["pretrain", "mert-v0", "-c", "music", "-o", "models", "--scale", "tiny"], 1, "holds a run already"),
+    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--tracker", "wandbb"], 2, "'wandb'"),
+    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--set", "x"], 2, "path=value"),
+    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--from", "./x"], 2, "no such folder"),
+    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--probe", "pebble/kex"], 2, "'pebble/key'"),
     (["leaderboard", "music", "-o", "a.pdf"], 2, "give .md, .csv, .json, .html, .tex, .png, .txt or -"),
 ]
+
+MERT = {"steps": 400_000, "batch": 16, "crop_seconds": 5.0}
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.npy"])
@@ -110,13 +120,22 @@ def test_mistakes_are_said_before_torch_is_imported(tmp_path, arguments, code, m
     (tmp_path / "music").mkdir()
     soundfile.write(tmp_path / "music" / "a.wav", np.zeros(100), 8000)
     (tmp_path / "models" / "mert").mkdir(parents=True)
+    (tmp_path / "models" / "run.json").write_text("{}")
+    # What importing recipes tells is stored between runs.
+    facts = {"sources": identify_sources("recipes"), "facts": {"mert-v0": json.dumps({"settings": MERT})}}
+    (tmp_path / "home" / "facts").mkdir(parents=True)
+    (tmp_path / "home" / "facts" / "recipes.json").write_text(json.dumps(facts))
     program = (
         "import json, sys\nfrom typer.testing import CliRunner\nfrom carrara.cli._main import app\n"
         f"done = CliRunner().invoke(app, {arguments!r})\n"
         "print(json.dumps([done.exit_code, done.stderr, 'torch' in sys.modules]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "CARRARA_HOME": str(tmp_path / "home")},
     )
     exit_code, stderr, has_torch = json.loads(done.stdout)
     assert exit_code == code and message in stderr and not has_torch

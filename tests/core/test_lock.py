@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +75,19 @@ def test_waiting_is_shown(tmp_path, holder, monkeypatch, capsys):
 def test_a_folder_that_cannot_be_created_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StoreError, match="file: cannot write here"), file_lock(tmp_path / "file" / "lock"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_and_no_endless_loop(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for folder in ("/proc/none/such", tmp_path / "file" / "below"):
+        with pytest.raises(StoreError, match="cannot write here"), file_lock(Path(folder) / "lock", wait=False):
+            pass
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(StoreError, match="cannot write here"), file_lock(Path("below/lock"), wait=False):
         pass
 
 
