@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 import warnings
 
@@ -186,11 +185,9 @@ def test_names_that_are_not_utf8(wav, tmp_path):
 def test_a_pipe_is_refused_at_once(tmp_path):
     path = tmp_path / "p.wav"
     os.mkfifo(path)
-    start = time.monotonic()
     refused(path, "a pipe or device, not an audio file")
     assert "a pipe or device" in str(hash_files([path], tmp_path / "home")[path])
-    refused("/dev/zero", "a pipe or device")
-    assert time.monotonic() - start < 5
+    refused("/dev/zero", "a pipe or device")  # neither is read: that would never end
 
 
 def test_an_existing_folder_is_never_expanded(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ COMMAND = [sys.executable, "-m", "carrara"]
 
 
 def run(*arguments, **options):
-    return subprocess.run([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, timeout=120, **options)
+    return subprocess.run([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, timeout=300, **options)
 
 
 @pytest.mark.slow

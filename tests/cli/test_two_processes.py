@@ -51,7 +51,7 @@ def run_together():
             for child in children:
                 child.stdin.write("\n")
                 child.stdin.flush()
-            ends = [child.communicate(timeout=240)[1] for child in children]
+            ends = [child.communicate(timeout=500)[1] for child in children]
         finally:
             for child in children:
                 child.kill()

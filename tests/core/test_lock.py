@@ -15,6 +15,7 @@ import pytest
 from carrara.core.download import Remote, download
 from carrara.core.errors import StoreError
 from carrara.core.io import file_lock
+from carrara.core.progress import progress
 
 BODY = np.random.default_rng(0).bytes(300_000)
 HOLD = """
@@ -49,7 +50,7 @@ def test_a_lock_waits_for_another_process_even_one_that_is_killed(tmp_path, hold
     thread.start()
     assert not acquired.wait(0.5)
     holder.send_signal(signal.SIGKILL)
-    assert acquired.wait(10)
+    assert acquired.wait(120)
     thread.join()
     assert list(tmp_path.iterdir()) == []
 
@@ -64,9 +65,12 @@ def test_a_lock_that_does_not_wait_says_that_another_process_writes(tmp_path, ho
 
 
 def test_waiting_is_shown(tmp_path, holder, monkeypatch, capsys):
+    def kill_and_show(*arguments):
+        holder.kill()
+        return progress(*arguments)
+
     monkeypatch.setenv("CARRARA_PROGRESS", "1")
-    timer = threading.Timer(0.5, holder.kill)
-    timer.start()
+    monkeypatch.setattr("carrara.core.io.progress", kill_and_show)
     with file_lock(tmp_path / "lock"):
         pass
     assert "waiting for another process" in capsys.readouterr().err

@@ -267,7 +267,7 @@ def test_another_process_renders_the_same_bytes(pebble_root, tmp_path):
         "import sys, pathlib; from carrara.data._pebble.suite import write;"
         "write(pathlib.Path(sys.argv[1]), 'demo', {'songs': 3, 'notes': 3, 'voices': 3, 'stems': 1}, processes=1)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=400)
     again, first = digests(tmp_path), digests(pebble_root)
     assert len(again) == 3 * 3 + 5
     assert again == {name: first[name] for name in again}

@@ -57,7 +57,7 @@ def test_extraction_killed_at_random_moments_equals_an_undisturbed_one(tmp_path,
             before = lines(home)
             parent.stdin.write("\n")
             child = int(parent.stdout.readline())
-            until = time.monotonic() + 120
+            until = time.monotonic() + 300
             while lines(home) == before and time.monotonic() < until:
                 time.sleep(0.001)
             time.sleep(rng.uniform(0, 0.05))

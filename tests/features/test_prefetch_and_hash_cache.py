@@ -33,6 +33,14 @@ def test_sources_are_yielded_in_order_each_with_its_end():
     assert [source_index for source_index, _ in pairs] == sorted(source_index for source_index, _ in pairs)
 
 
+def wait_until_idle(done, least=1):
+    """Wait until so much is done, and nothing more is within 0.3 s."""
+    before = -1
+    while len(done) < least or len(done) > before:
+        before = len(done)
+        time.sleep(0.3)
+
+
 def test_prefetching_is_bounded_and_threads_end_with_the_reader():
     produced = []
 
@@ -44,7 +52,7 @@ def test_prefetching_is_bounded_and_threads_end_with_the_reader():
     before = threading.active_count()
     stream = prefetch([source] * 5, workers=2, depth=3)
     assert next(stream) == (0, 0)
-    time.sleep(0.3)
+    wait_until_idle(produced)
     assert len(produced) <= 2 * (3 + 2) + 1
     stream.close()
     assert threading.active_count() == before
@@ -64,13 +72,13 @@ def test_short_sources_are_read_ahead_by_weight_and_a_long_one_is_not_kept_from_
     stream = prefetch([source(index, 3) for index in range(100)], workers=2, depth=20.0, weigh=lambda item: 2.0)
     with closing(stream):
         assert next(stream) == (0, 0)
-        time.sleep(0.3)
+        wait_until_idle(produced, 12)
         assert 12 <= len(produced) <= 15  # what was yielded, two of the first, ten after it, and one in each thread
     produced.clear()
     stream = prefetch([source(0, 1000), source(1, 1000)], workers=2, depth=10)
     with closing(stream):
         assert next(stream) == (0, 0)
-        time.sleep(0.3)
+        wait_until_idle(produced, 21)
         assert (11 <= produced.count(0) <= 12) and (10 <= produced.count(1) <= 11)
 
 
@@ -88,7 +96,7 @@ def test_sources_without_items_are_not_begun_without_end():
     stream = prefetch(sources(), workers=2, depth=3)
     with closing(stream):
         assert next(stream) == (0, 1)
-        time.sleep(0.3)
+        wait_until_idle(begun)
         assert 0 < len(begun) < 100
         assert sum(isinstance(item, AudioError) for _, item in stream) == 1000
 

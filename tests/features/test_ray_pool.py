@@ -86,7 +86,7 @@ def test_actors_and_the_driver_may_be_killed_and_the_rows_are_those_of_one_proce
     kept = sum(pq.read_metadata(part).num_rows for part in parts.glob("part-*.parquet"))
     assert 0 < kept < FILES
     gates[0].touch()  # Ray ends an actor of a killed driver once it is idle
-    _wait(lambda: not _actors(), 60)
+    _wait(lambda: not _actors())
     with subprocess.Popen(second, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL) as process:
         _wait(lambda: _actors() or process.poll() is not None)
         for actor in _actors()[:1]:

@@ -9,7 +9,7 @@ import pytest
 from carrara.core.errors import CarraraError
 
 TIMES = 150  # mutations of each file
-MAX_SECONDS = 10.0  # of one reading: a limit on growth, not a measure of speed
+MAX_CPU_SECONDS = 10.0  # of one reading: a limit on growth, not a measure of speed
 PIECES = [
     b"NaN", b"-Infinity", b"1e999", b"9" * 400, b"9" * 5000, b"-1", b"0", b"null", b"true", b"[]", b"{}", b'""',
     b"[" * 3000, b'{"a":' * 150, b"\xff", b"\xed\xa0\x80", b'"\\ud800"', b"\x00", b"\n", b"\r", b'"', b",", b";", b"\t",
@@ -66,7 +66,7 @@ def survive():
         read()
         for number in range(times):
             path.write_bytes(mutate(content, draw))
-            start = time.monotonic()
+            start = time.process_time()
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -76,7 +76,7 @@ def survive():
                 assert "\n" not in str(problem), number
                 assert not names or path.name in str(problem), (number, str(problem))
                 assert len(str(problem)) < 1000, number
-            assert time.monotonic() - start < MAX_SECONDS, number
+            assert time.process_time() - start < MAX_CPU_SECONDS, number
         path.write_bytes(content)
         return refused
 

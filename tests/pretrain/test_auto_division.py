@@ -134,7 +134,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_killed_one_is_no_obsta
     arguments = [str(tmp_path / "recipe.json"), str(corpus), str(folder)]
     child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (folder / "training" / "last.safetensors").exists():
             assert child.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)

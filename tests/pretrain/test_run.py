@@ -159,7 +159,7 @@ def test_killed_at_any_step_it_resumes_bit_for_bit(finished, corpus, micro, tmp_
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and child.poll() is None:
             lines = read_metrics(folder / "metrics.jsonl")
             if lines and lines[-1]["step"] >= reached:

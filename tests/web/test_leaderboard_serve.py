@@ -25,7 +25,7 @@ def test_it_serves_until_a_signal(tmp_path, write_genre_record):
     try:
         line = process.stdout.readline()
         url = re.fullmatch(r"leaderboard at (http://127\.0\.0\.1:\d+) \(Ctrl-C ends it\)\n", line)[1]
-        assert requests.get(f"{url}/api/health", timeout=30).json()["status"] == "ok"
+        assert requests.get(f"{url}/api/health", timeout=120).json()["status"] == "ok"
         add = [sys.executable, "-m", "carrara", "leaderboard", "token", "add", "ada", "--database"]
         token = subprocess.check_output([*add, f"sqlite:///{tmp_path}/l.db"], text=True).strip()
         path = write_genre_record(tmp_path, "a")
@@ -34,7 +34,7 @@ def test_it_serves_until_a_signal(tmp_path, write_genre_record):
         assert (done.returncode, done.stderr) == (0, "1 accepted\n"), done.stderr
     finally:
         process.send_signal(signal.SIGTERM)
-        _, problems = process.communicate(timeout=60)
+        _, problems = process.communicate(timeout=1200)
     assert process.returncode == 143
     assert "Traceback" not in problems
 
@@ -45,6 +45,6 @@ def test_a_port_in_use_is_one_line(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         process = start(tmp_path, "--port", str(port))
-        _, problems = process.communicate(timeout=120)
+        _, problems = process.communicate(timeout=1200)
     assert process.returncode == 2
     assert problems.count("\n") == 1 and f"--port {port}: in use by another program" in problems

@@ -52,7 +52,7 @@ def exploring(tmp_path, *words):
         yield match[1], "".join(lines)
     finally:
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=300)
     assert (process.returncode, rest) == (130, "carrara explore: stopped\n")
 
 
@@ -85,7 +85,7 @@ def test_texts_are_looked_for_in_the_page(browser, clap, music, tmp_path):
         page.wait_for_function("document.getElementById('state').textContent === ''")
         page.fill("#text", text)
         page.keyboard.press("Enter")
-        page.wait_for_function("document.querySelectorAll('#list small').length === 4", timeout=60_000)
+        page.wait_for_function("document.querySelectorAll('#list small').length === 4", timeout=300_000)
         assert page.inner_text("#list-title") == f"Nearest to “{text}”"
         order = [names[row].rsplit("/", 1)[1].removesuffix(".wav") for row in np.argsort(-cosine_N)]
         assert page.locator("#list span").all_inner_texts() == order

@@ -55,7 +55,7 @@ def start():
         server = uvicorn.Server(uvicorn.Config(create_service(service, song_ids), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        client = httpx.Client(base_url=format_url(listener), timeout=60, trust_env=False)
+        client = httpx.Client(base_url=format_url(listener), timeout=300, trust_env=False)
         client.service = service
         running.append((server, thread, client))
         return client

@@ -34,10 +34,10 @@ def test_starts_answers_and_stops_by_ctrl_c(recordings, tmp_path):
     )
     url = re.search(r"http://\S+", process.stderr.readline())[0]
     with open(recordings[0], "rb") as file:
-        answer = httpx.post(f"{url}/embed", files={"file": file}, timeout=60, trust_env=False)
+        answer = httpx.post(f"{url}/embed", files={"file": file}, timeout=300, trust_env=False)
     assert answer.status_code == 200
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
+    _, rest = process.communicate(timeout=300)
     assert (process.returncode, rest) == (130, "carrara serve: stopped\n")
 
 

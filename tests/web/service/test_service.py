@@ -56,7 +56,7 @@ def slow():
     module.may_run.set()
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen"
@@ -109,7 +109,7 @@ def test_a_full_queue_is_503_with_retry_after_and_then_takes_more(start, post, s
     client = start(encoder, max_waiting=1, max_batch=1)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(post, client, recordings[0], "/embed")
-        assert module.has_begun.wait(30)
+        assert module.has_begun.wait(120)
         second = pool.submit(post, client, recordings[1], "/embed")
         wait_until(lambda: client.service.queue.is_full)
         refused = post(client, recordings[2], "/embed")
@@ -122,7 +122,7 @@ def test_a_full_queue_is_503_with_retry_after_and_then_takes_more(start, post, s
 
 def test_a_request_that_waits_too_long_is_504_and_is_not_encoded_later(start, post, slow, recordings):
     encoder, module = slow
-    client = start(encoder, timeout=0.4, max_batch=1)
+    client = start(encoder, timeout=2, max_batch=1)
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda path: post(client, path, "/embed"), recordings[:2]))
     assert [answer.status_code for answer in answers] == [504, 504]
@@ -180,7 +180,7 @@ def test_bad_audio_and_bad_requests_are_one_line(start, post, mert, recordings, 
 
 
 def test_an_upload_that_is_cut_off_harms_nothing(start, post, mert, recordings):
-    client = start(mert, timeout=0.5)
+    client = start(mert, timeout=2)
     head = (
         b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
@@ -191,7 +191,7 @@ def test_an_upload_that_is_cut_off_harms_nothing(start, post, mert, recordings):
         connection.sendall(head)
     with socket.create_connection(address) as connection:  # stays open, but sends nothing more
         connection.sendall(head)
-        connection.settimeout(30)
+        connection.settimeout(120)
         assert b"408" in connection.recv(4096).split(b"\r\n")[0]
     wait_until(lambda: sample(client, "carrara_requests_total", path="/embed") == 2)
     assert post(client, recordings[0], "/embed").status_code == 200
