@@ -1,6 +1,5 @@
-"""Spoilt sound against what each kind says of itself, and librosa's estimate of a pitch."""
+"""Spoilt sound against what each kind says of itself, and the peak of a spectrum."""
 
-import librosa
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,8 +52,9 @@ def test_pitch_shift_moves_by_semitones_and_keeps_time(semitones):
     sound = tone()
     sound[: RATE // 2] = 0
     moved = corrupt(sound, RATE, f"pitch:{semitones:+}")
-    found = librosa.yin(moved[RATE : 2 * RATE - 4000], fmin=100, fmax=2000, sr=RATE)
-    assert np.median(12 * np.log2(found / 440)) == pytest.approx(semitones, abs=0.15)
+    middle = moved[RATE : 2 * RATE - 4000]
+    peak = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 2**18)).argmax() * RATE / 2**18
+    assert 12 * np.log2(peak / 440) == pytest.approx(semitones, abs=0.15)
     onset = np.flatnonzero(np.abs(moved) > 0.1)[0] / RATE
     assert onset == pytest.approx(0.5, abs=0.07) and power(moved) == pytest.approx(power(sound), rel=0.15)
 

@@ -195,7 +195,9 @@ def test_numbers_many_classes_and_hostile_names_are_drawn(tmp_path):
 
 
 @pytest.mark.slow
-def test_umap_keeps_the_groups_apart_and_places_test_points():
+def test_umap_keeps_the_groups_apart_and_places_test_points(monkeypatch):
+    # For so few points compiling takes several times as long as computing.
+    monkeypatch.setattr(pytest.importorskip("numba").config, "DISABLE_JIT", 1)
     pytest.importorskip("umap")
     vectors, labels = blobs(count=60)
     points = MapPoints(
