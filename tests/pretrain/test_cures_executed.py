@@ -188,6 +188,7 @@ CASES = [
     Case("rvq-vae", "fsdp=true shards Transformers", 1, {"fsdp": True}),
     Case("mert-v0", "accumulation_steps=auto cannot probe", 1, {"fsdp": True, "accumulation_steps": "auto"},
          follow="fsdp=true needs several ranks"),
+    Case("rvq-vae", "muon is for the matrices of a Transformer, which", 1, {"optimiser.name": "muon"}),
     Case("rvq-vae", "too few to start 500 codes from", 2, {"network.codebook_size": 500}),
     Case("rvq-vae", "is another codec: ", 1, {"network.filters": 8}, ("--from", "RUN rvq-vae")),
     Case("m2d", "gives 8 columns of patches, network.columns is 9", 2, {"network.columns": 9}),
