@@ -88,6 +88,6 @@ def test_the_half_widths_of_the_readme_are_those_of_the_page_of_scores():
     assert len(tasks) == 9 and len(readme[tasks[0]]) == 6
     for task in tasks:
         for system, cell in readme[task].items():
-            value, half_width = map(float, cell.split(" ± "))
+            value, half_width = map(float, cell.split("±"))
             score, low, high = map(float, re.findall(r"-?[\d.]+", scores[task][system]))
             assert value == score and half_width == pytest.approx((high - low) / 2, abs=0.1), (task, system)
