@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from carrara.cli._completion import complete_names
 from carrara.cli._echo import echo
 from carrara.core.printable import count_of
 
@@ -25,12 +26,17 @@ Encoders = Annotated[
     list[str] | None,
     typer.Argument(
         help="Registered names, folders or hub ids; NAME:random has random weights, A+B and A+B:late fuse. By default, "
-        "with --suite or --tasks, every encoder that is ready on this machine (`carrara ls encoders`)."
+        "with --suite or --tasks, every encoder that is ready on this machine (`carrara ls encoders`).",
+        autocompletion=complete_names("encoders"),
     ),
 ]
 Suite = Annotated[
     str | None,
-    typer.Option(help="A named list of tasks (`carrara ls suites`); by default pebble.", rich_help_panel=DATA),
+    typer.Option(
+        help="A named list of tasks (`carrara ls suites`); by default pebble.",
+        rich_help_panel=DATA,
+        autocompletion=complete_names("suites"),
+    ),
 ]
 Tasks = Annotated[
     list[str] | None,
@@ -40,6 +46,7 @@ Tasks = Annotated[
         "-t",
         help="Task names, with commas or repeated; patterns such as 'pebble/*'; your own task files (.toml, .py).",
         rich_help_panel=DATA,
+        autocompletion=complete_names("tasks"),
     ),
 ]
 DataDir = Annotated[
@@ -69,6 +76,7 @@ ProtocolName = Annotated[
         "-p",
         help="A name from `carrara ls protocols`, or a record's: semi-constrained:head=svm.",
         rich_help_panel=PROTOCOL,
+        autocompletion=complete_names("protocols"),
     ),
 ]
 Changes = Annotated[
@@ -142,14 +150,15 @@ def bench(
     from carrara.bench.config import parse_protocol_name
     from carrara.bench.select_tasks import select_tasks
     from carrara.core.settings import parse_assignments
+    from carrara.nn.device import pick_device
 
     config = parse_protocol_name(protocol, parse_assignments(changes or ()))
     names = _select_names(encoders, config.protocol, is_restricted=bool(suite or tasks))  # before torch is imported
     selected, datasets = select_tasks(suite, tasks)
+    device = pick_device(device)
 
     from carrara.bench.run import bench as measure
     from carrara.core.errors import AbsentError
-    from carrara.nn.device import pick_device
 
     config = replace(
         config,
@@ -159,7 +168,6 @@ def bench(
         time_limit_hours=time_limit_hours,
     )
     config.check()
-    device = pick_device(device)
     records: list[Record] = []
     failures: dict[str, CarraraError] = {}
     not_loaded: list[str] = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carrara.cli._completion import complete_names
 from carrara.cli._echo import echo
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ MAX_LINES = 20
 def check(
     dataset: Annotated[
         str,
-        typer.Argument(help="A name from `carrara ls data`, a folder of yours with labels, or a task file of yours."),
+        typer.Argument(
+            help="A name from `carrara ls data`, a folder of yours with labels, or a task file of yours.",
+            autocompletion=complete_names("data"),
+        ),
     ],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the datasets. [env: CARRARA_DATA]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carrara.cli._completion import complete_names
 from carrara.cli._echo import echo
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def download(
-    dataset: Annotated[str, typer.Argument(help="A name from `carrara ls data`.")],
+    dataset: Annotated[
+        str, typer.Argument(help="A name from `carrara ls data`.", autocompletion=complete_names("data"))
+    ],
     size: Annotated[
         str | None, typer.Option(help="For datasets that come in sizes; Pebble: tiny, demo (default), small, full.")
     ] = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from carrara.cli._completion import complete_names
 from carrara.cli._echo import echo
 
 if TYPE_CHECKING:
@@ -92,12 +93,19 @@ WindowSeconds = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as tokens=frames.")
 ]
+EncoderName = Annotated[
+    str,
+    typer.Option(
+        "--encoder",
+        "-e",
+        help="Registry name, folder or hub id; also NAME:random and NAME:int8.",
+        autocompletion=complete_names("encoders"),
+    ),
+]
 
 
 def embed(
-    encoder: Annotated[
-        str, typer.Option("--encoder", "-e", help="Registry name, folder or hub id; also NAME:random and NAME:int8.")
-    ],
+    encoder: EncoderName,
     output_name: Output,
     paths: Paths = None,
     files_from: FilesFrom = None,
@@ -141,6 +149,7 @@ def embed(
     from carrara.core.settings import parse_assignments, parse_settings
     from carrara.core.storage import is_remote
     from carrara.encoders._hub.spec import parse_encoder_spec
+    from carrara.nn.device import limit_threads, pick_device
 
     # Whatever can be wrong in the command is looked at before torch is imported.
     named = [*(paths or ()), *read_list(files_from)]
@@ -150,6 +159,7 @@ def embed(
     output = _parse_output(output_name, shard_index is not None, as_json)
     _check_division(num_shards, shard_index, ray is None and (workers is not None or gpus_per_worker > 0))
     parse_encoder_spec(encoder)
+    device = pick_device(device)
     assignments = parse_assignments(changes or [])
     files = list_audio_files(named)
     if shard_index is not None:
@@ -160,12 +170,10 @@ def embed(
     from carrara.features.embed import EmbedConfig
     from carrara.features.ray_pool import RayCluster
     from carrara.features.table_files import write_table
-    from carrara.nn.device import limit_threads, pick_device
 
     start = time.perf_counter()
     values = {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop, "sample": sample}
     config = parse_settings(EmbedConfig, values, "embed")
-    device = pick_device(device)
     limit_threads(threads)
     network = with_settings(load(encoder), assignments)
     readers = count_readers(device, any(is_remote(str(path)) for path in files), threads)

@@ -8,11 +8,18 @@ from typing import Annotated
 
 import typer
 
+from carrara.cli._completion import complete_names
 from carrara.cli._echo import echo
 
 
 def import_(
-    name: Annotated[str, typer.Argument(help="An encoder (`carrara ls encoders`), or a family for all its encoders.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An encoder (`carrara ls encoders`), or a family for all its encoders.",
+            autocompletion=complete_names("encoders"),
+        ),
+    ],
     file: Annotated[
         Path | None,
         typer.Option(

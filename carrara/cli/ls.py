@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from carrara.cli._completion import complete_kinds
 from carrara.cli._echo import echo
 from carrara.core.errors import UsageError
 
@@ -38,7 +39,8 @@ def ls(
         str | None,
         typer.Argument(
             help="encoders, tasks, data, targets, recipes, protocols, heads, suites or reproductions; by default the "
-            "kinds with their counts."
+            "kinds with their counts.",
+            autocompletion=complete_kinds,
         ),
     ] = None,
     commercial: Annotated[

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from carrara.cli._completion import complete_names
 from carrara.cli._echo import echo
 
 RUN_FILE, MAX_CPU_STEPS = "run.json", 1000
 SIZES = ("steps", "epochs", "batch", "crop_seconds")
 TRAINING, PROBES, PLAN = "Training", "Probes during training", "Plan"
 
-Name = Annotated[str, typer.Argument(help="A recipe's name (`carrara ls recipes`).")]
+Name = Annotated[
+    str, typer.Argument(help="A recipe's name (`carrara ls recipes`).", autocompletion=complete_names("recipes"))
+]
 Corpus = Annotated[
     list[Path] | None,
     typer.Option(

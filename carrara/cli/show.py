@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carrara.cli._completion import complete_names
 from carrara.cli._echo import echo
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ TITLES = {
 
 def show(
     name: Annotated[
-        str, typer.Argument(help="A name that `carrara ls` lists; KIND:NAME where two kinds share it (data:pebble).")
+        str,
+        typer.Argument(
+            help="A name that `carrara ls` lists; KIND:NAME where two kinds share it (data:pebble).",
+            autocompletion=complete_names(),
+        ),
     ],
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the datasets, for --clips. [env: CARRARA_DATA]")

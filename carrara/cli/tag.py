@@ -74,19 +74,19 @@ def tag(
     from carrara.core.io import draft_folder
     from carrara.core.settings import parse_assignments
     from carrara.encoders._hub.spec import parse_encoder_spec
+    from carrara.nn.device import pick_device
 
     check_paths(paths)
     parse_encoder_spec(encoder)
+    device = pick_device(device)
     from carrara.encoders._hub.load import load, with_settings
     from carrara.encoders._text.tower import TextEncoder
     from carrara.features.embed import EmbedConfig
     from carrara.features.parquet import write_embeddings
     from carrara.features.tags import find_too_short, make_tagger, read_pictures, read_tracks
-    from carrara.nn.device import pick_device
 
-    files, device = list_audio_files(paths), pick_device(device)
-    network = with_settings(load(encoder), parse_assignments(changes or []))
-    tagger, names = make_tagger(network, labels)
+    files = list_audio_files(paths)
+    tagger, names = make_tagger(network := with_settings(load(encoder), parse_assignments(changes or [])), labels)
     measure = "similarity" if isinstance(network, TextEncoder) else "probability"
     seconds = window or tagger.card.window_seconds  # never None, so that `--window DEFAULT` continues the same table
     config = EmbedConfig(per="window", layer="0", window_seconds=seconds, hop_seconds=hop or seconds)
