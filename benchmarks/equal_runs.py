@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("encoders", nargs="+")
     parser.add_argument("--tasks", default="pebble/*")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--also", nargs="*", default=["in parts", "again"], help="other runs of the first's threads")
     options, passed = parser.parse_known_args()
     arguments = ["--tasks", options.tasks, "--device", "cpu", *passed]
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
@@ -95,7 +96,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             first = Path(folder) / "first"
             records = run_bench(first, options.threads[0], arguments, encoder)
-            for label in (*options.threads[1:], "in parts", "again"):
+            for label in (*options.threads[1:], *options.also):
                 home, threads = Path(folder) / str(label), label if isinstance(label, int) else options.threads[0]
                 if label == "in parts":
                     run_bench(home, threads, [*arguments, "--limit", str(IN_PARTS_LIMIT)], encoder)

@@ -77,7 +77,7 @@ def _summarize(first: dict[str, Any], last: dict[str, Any]) -> list[tuple[str, s
     rows = []
     for key in last:
         kind, _, name = key.partition("/")
-        if kind == "accuracy":
+        if kind == "accuracy" and name:
             before, after = (f"{line['loss/' + name]:.2f} ({line[key]:.1%})" for line in (first, last))
             baseline = f"{math.log(last[f'perplexity_target/{name}']):.2f}"
             rows.append((f"{name}: nats per masked frame (accuracy)", before, after, baseline))

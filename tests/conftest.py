@@ -48,6 +48,17 @@ def same_threads():
 
 
 @pytest.fixture(scope="session")
+def pebble_root(tmp_path_factory):
+    """A Pebble of a few clips of each collection, in the layout of the real sizes, rendered once a session."""
+    from carrara.data._pebble.suite import write
+
+    root = tmp_path_factory.mktemp("data") / "pebble" / "demo"
+    few = {"songs": 60, "notes": 33, "voices": 40, "stems": 2, "unlabelled": 1}
+    write(root, "demo", few | {"theory": 60, "pieces": 18, "covers": 24, "forms": 8}, processes=1)
+    return root
+
+
+@pytest.fixture(scope="session")
 def fixtures_dir():
     """The folder of official annotations; for tests with the marker `needs_fixtures`."""
     return FIXTURES
