@@ -189,11 +189,12 @@ def _check_output(output: Path | None, resume: bool) -> Path:
         StoreError: it cannot be the folder of this run.
     """
     from carrara.core.errors import UsageError
-    from carrara.pretrain.run_file import check_folder
+    from carrara.pretrain.run_file import LOCK, check_folder
 
     if output is None:
         raise UsageError("there is no output folder; give the folder of the encoder with -o my-encoder")
-    check_folder(output, resume)
+    # A folder with a lock is looked at by who has tried the lock: another process may be training in it.
+    check_folder(output, resume or (output / LOCK).exists())
     if resume and not (output / RUN_FILE).is_file():
         echo(f"carrara pretrain: {output} holds no run to resume; a new one starts", err=True)
     return output
