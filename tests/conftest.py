@@ -52,7 +52,7 @@ def pebble_root(tmp_path_factory):
     """A Pebble of a few clips of each collection, in the layout of the real sizes, rendered once a session."""
     from carrara.data._pebble.suite import write
 
-    root = tmp_path_factory.mktemp("data") / "pebble" / "demo"
+    root = tmp_path_factory.mktemp("pebble")
     few = {"songs": 60, "notes": 33, "voices": 40, "stems": 2, "unlabelled": 1}
     write(root, "demo", few | {"theory": 60, "pieces": 18, "covers": 24, "forms": 8}, processes=1)
     return root
