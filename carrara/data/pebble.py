@@ -95,12 +95,12 @@ class Pebble(Dataset):
         return f"`carrara download {self.name}{data_dir_option(data_dir)}` renders what is missing"
 
     def expected_counts_at(self, root: Path) -> Mapping[str, Mapping[str, int]]:
-        """Return the counts of the size that the folder is named after, of its collections; see the base class."""
+        """Return the counts of the size that a folder is named after, of its collections or all; see the base class."""
         from carrara.data._pebble.suite import read_counts
 
         if root.name not in SIZES:
             return {}
-        counts, schemes = read_counts(root), split_counts(root.name)
+        counts, schemes = read_counts(root) or clip_counts(root.name), split_counts(root.name)
         return {scheme: schemes[scheme] for scheme in schemes if collection_of(scheme) in counts}
 
     def absent_parts(self, root: Path) -> str:
