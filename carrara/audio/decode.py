@@ -147,6 +147,8 @@ def load_audio(path: Path | str, sample_rate: int, start: float = 0.0, duration:
             samples += len(part_T)
             if samples > MAX_LOADED_SAMPLES:
                 raise MemoryError
+        if not parts:
+            raise AudioError(f"{path}: no samples at {start:g} s, the file is shorter")
         samples_T = resample(np.concatenate(parts), source, sample_rate)
     except MemoryError:
         seconds = samples / source
@@ -232,9 +234,8 @@ def _read_samples(
             raise AudioError(f"{path}: cut short after {(first + got) / rate:.2f} s: it declares more than it holds")
         if damage and declared is None:
             raise AudioError(f"{path}: damaged after {(first + got) / rate:.2f} s ({damage})")
-        if not got:
-            where = f"at {first / rate:g} s, the file is shorter" if first else "in it"
-            raise AudioError(f"{path}: no samples {where}")
+        if not got and not first:
+            raise AudioError(f"{path}: no samples in it")
     if count is None and is_unfinished_ogg(path):
         warn_of_file(path, f"may be cut short: it ends after {(first + got) / rate:.2f} s without the mark of an end")
     if got >= rate / 2 and power > AUDIBLE * got and mean_power < CANCELLED * power:

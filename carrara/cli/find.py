@@ -106,6 +106,9 @@ def find(
         metadata,
         text,
     ).to_pylist()
+    if not neighbours:
+        same = f", without those of the same {', '.join(exclude_same)}" if exclude_same else ""
+        echo(f"carrara find: {library}: no other recording is in it{same}", err=True)
     if output is not None:
         playlist = write_playlist([Neighbour(**item) for item in neighbours])
         if str(output) == "-":

@@ -227,6 +227,7 @@ def _import_extra(module: str, output: Path) -> Any:
     Raises:
         UsageError: It is not installed.
     """
+    os.environ.setdefault("LANCE_LOG", "error")  # it warns of each dataset that is new
     try:
         return importlib.import_module(module)
     except ImportError:

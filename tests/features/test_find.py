@@ -146,6 +146,9 @@ def test_results_differ_from_the_query_in_the_fields_that_are_named(tmp_path):
     table = carrara.find("row:9", library, exclude_same="artist", metadata=tmp_path / "songs.csv")
     assert table["row"].to_pylist() == expected
     assert len(carrara.find("row:9", library, exclude_same="folder")) == 0
+    result = run("find", "row:9", "--in", library, "--exclude-same", "folder")
+    assert result.exit_code == 0 and not result.stdout
+    assert "no other recording is in it, without those of the same folder" in result.stderr
     with pytest.raises(UsageError, match=r"songs.csv: has no column 'artists'. Did you mean 'artist'\?"):
         carrara.find("row:9", library, exclude_same="artists", metadata=tmp_path / "songs.csv")
 
@@ -185,7 +188,7 @@ def test_queries_that_the_table_does_not_hold_are_embedded_with_its_encoder(tmp_
         ("3.wav", "no such file, and no recording of lib.parquet"),
         ("1.wav@3-2", "the span ends before it begins"),
         ("1.wav@1:2:3:4-9", "not a time"),
-        ("1.wav@9-10", "no samples"),
+        ("1.wav@9-10", "no samples at 9 s, the file is shorter"),
         ("row:9", r"no such row \(0 to 2\)"),
     ]:
         result = run("find", query, "--in", "lib.parquet")
