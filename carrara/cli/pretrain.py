@@ -149,7 +149,8 @@ def pretrain(
         _check_corpus(corpus)
         if scale == "base" and not yes and not (output / RUN_FILE).is_file():
             _refuse_on_cpu(recipe, assignments, device)
-    _check_names(device, probe, None if resume else start)  # a run that goes on needs its initial weights no more
+    # A run that goes on needs its initial weights no more, and those of a codec are no encoder's.
+    _check_names(device, probe, None if resume or recipe == "rvq-vae" else start)
     from carrara.pretrain.log_plot import PLOT_FILE
     from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
     from carrara.pretrain.run import pretrain as train

@@ -9,8 +9,9 @@ Letters: B batch, T samples, F frames, L layers (layer 0 included), D dim.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -132,7 +133,14 @@ def _encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePla
         if samples >= run_samples or size >= RUN_BYTES or len(run) >= RUN_BATCHES * max_windows:
             yield from _encode_run(encoder, run, plan)
             run, samples, size = [], 0, 0
+            _give_memory_back()
     yield from _encode_run(encoder, run, plan)
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system; glibc keeps that of tensors of ever new sizes in pieces, half a gigabyte."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _run_samples(encoder: Encoder, plan: EncodePlan) -> float:

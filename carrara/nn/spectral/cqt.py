@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,9 @@ SHORT_HOPS, SHORT_TAPS = 3, 256
 LOBES = 32
 # Hops by which `MatrixCQT` extends long kernels: where their spectra end, they ring on.
 RINGING_HOPS = 8
-MAX_PLANS = 8
+# Of the long kernels' spectra that all transforms keep. Those of one tuning are 10 MB, as slow to make as to use for a
+# minute of audio, and hand-crafted chroma has 100 tunings.
+PLAN_BYTES = 256 * 2**20
 # More clips at once fall out of a CPU's cache (measured: 1.4 times slower in eights than in twos).
 CPU_CLIPS = 2
 FOLDS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
@@ -125,6 +127,14 @@ class _Band:
     spectra_MRD: Tensor
 
 
+# The spectra by transform, number of hops and device, the last used last.
+_plans: dict[tuple[Any, ...], list[_Band]] = {}
+
+
+def _count_bytes(plans: list[list[_Band]]) -> int:
+    return sum(band.spectra_MRD.nbytes for plan in plans for band in plan)
+
+
 class CQT(nn.Module):
     """Samples `[B, T]` to CQT magnitudes `[B, T // hop + 1, bins]`, in single precision under autocast too."""
 
@@ -173,7 +183,7 @@ class CQT(nn.Module):
             self.short.append((name, math.ceil(lengths[first] / 2)))
             self.register_buffer(name, self._chunked_taps(range(first, end)), persistent=False)
             first = end
-        self.plans: dict[tuple[int, torch.device], list[_Band]] = {}
+        self.identity = (sample_rate, bins, bins_per_octave, lowest, hop)
 
     def forward(self, samples_BT: Tensor) -> Tensor:
         """Return the magnitudes, `[B, F, M]`; they are linear in a clip's gain.
@@ -271,29 +281,34 @@ class CQT(nn.Module):
         return torch.stack(kernels)
 
     def _plan(self, frames: int, device: torch.device) -> list[_Band]:
-        """Return the long kernels' spectra at an FFT of that many hops; the last few are cached."""
-        key = (frames, device)
-        if key not in self.plans:
-            kernels, size = self.kernels, frames * self.hop
-            # Width of each kernel's band, in frame rates.
-            widths = (2 * LOBES * self.hop / length for length in kernels.lengths[: self.num_long])
-            folds = [next(fold for fold in FOLDS if fold >= width) for width in widths]
-            bands = []
-            # Constants made inside inference mode could not be used in training afterwards.
-            with torch.inference_mode(False):
-                for fold in sorted(set(folds)):
-                    first = folds.index(fold)
-                    bins, width = range(first, first + folds.count(fold)), fold * frames
-                    cycles = size / kernels.sample_rate
-                    centres_M = torch.tensor([round(kernels.frequencies[bin] * cycles) for bin in bins])
-                    starts_M = (centres_M - width // 2).clamp(-frames, size // 2 + 1 - width)
-                    spectra_MK = kernel_spectra(kernels, bins, starts_M, width, size) / self.hop
-                    spectra_MRD = spectra_MK.to(torch.complex64).unflatten(-1, (-1, frames))
-                    bands.append(_Band((starts_M + frames).to(device), spectra_MRD.to(device)))
-            self.plans[key] = bands
-            while len(self.plans) > MAX_PLANS:
-                self.plans.pop(next(iter(self.plans)))
-        return self.plans[key]
+        """Return the long kernels' spectra at an FFT of that many hops; the last that were used are kept."""
+        key = (*self.identity, frames, device)
+        plan = _plans.pop(key, None)
+        if plan is None:
+            plan = self._make_plan(frames, device)
+            while _plans and _count_bytes([plan, *_plans.values()]) > PLAN_BYTES:
+                _plans.pop(next(iter(_plans)), None)
+        _plans[key] = plan
+        return plan
+
+    def _make_plan(self, frames: int, device: torch.device) -> list[_Band]:
+        kernels, size = self.kernels, frames * self.hop
+        # Width of each kernel's band, in frame rates.
+        widths = (2 * LOBES * self.hop / length for length in kernels.lengths[: self.num_long])
+        folds = [next(fold for fold in FOLDS if fold >= width) for width in widths]
+        bands = []
+        # Constants made inside inference mode could not be used in training afterwards.
+        with torch.inference_mode(False):
+            for fold in sorted(set(folds)):
+                first = folds.index(fold)
+                bins, width = range(first, first + folds.count(fold)), fold * frames
+                cycles = size / kernels.sample_rate
+                centres_M = torch.tensor([round(kernels.frequencies[bin] * cycles) for bin in bins])
+                starts_M = (centres_M - width // 2).clamp(-frames, size // 2 + 1 - width)
+                spectra_MK = kernel_spectra(kernels, bins, starts_M, width, size) / self.hop
+                spectra_MRD = spectra_MK.to(torch.complex64).unflatten(-1, (-1, frames))
+                bands.append(_Band((starts_M + frames).to(device), spectra_MRD.to(device)))
+        return bands
 
 
 def _fast_fft_length(minimum: int) -> int:

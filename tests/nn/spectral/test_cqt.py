@@ -1,6 +1,7 @@
 """The CQT against nnAudio's, against librosa's, and against its definition as a sum."""
 
 import contextlib
+import gc
 import io
 import math
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from carrara.core.errors import DataError, UsageError
+from carrara.nn.spectral import cqt
 from carrara.nn.spectral.cqt import CQT, MatrixCQT, kernel_spectra, kernel_taps, make_kernels
 from carrara.nn.spectral.cqt_target import compute_bin_statistics, cqt_target
 
@@ -204,3 +206,16 @@ def test_matrix_products_give_the_magnitudes_of_the_ffts(samples):
     expected = cqt(samples_BT)
     difference = (MatrixCQT(cqt)(samples_BT) - expected).abs().amax((1, 2))
     assert bool((difference < 3e-6 * expected.amax((1, 2))).all())
+
+
+def test_the_spectra_of_many_tunings_stay_within_a_limit_and_change_nothing(monkeypatch):
+    samples = torch.randn(1, 22_050, generator=torch.Generator().manual_seed(0))
+    transforms = [CQT(22_050, 512, 252, 36, 32.7 * 2 ** (tuning / 432), padding="reflect") for tuning in range(8)]
+    expected = [transform(samples) for transform in transforms]
+    monkeypatch.setattr(cqt, "PLAN_BYTES", 2**21)  # one of them; all eight are 12 MB
+    for transform, magnitudes in zip(transforms, expected):
+        assert torch.equal(transform(samples), magnitudes)
+    CQT(22_050, 512, 252, 36, 31.0, padding="reflect")(samples)
+    gc.collect()
+    held = [tensor for tensor in gc.get_objects() if type(tensor) is torch.Tensor and tensor.dtype == torch.complex64]
+    assert 0 < sum(tensor.nbytes for tensor in held) < 2**22
