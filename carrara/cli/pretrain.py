@@ -149,8 +149,7 @@ def pretrain(
         _check_corpus(corpus)
         if scale == "base" and not yes and not (output / RUN_FILE).is_file():
             _refuse_on_cpu(recipe, assignments, device)
-    # A run that goes on needs its initial weights no more, and those of a codec are no encoder's.
-    _check_names(device, probe, None if resume or recipe == "rvq-vae" else start)
+    _check_names(device, probe, "" if resume or recipe == "rvq-vae" else start)
     from carrara.pretrain.log_plot import PLOT_FILE
     from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
     from carrara.pretrain.run import pretrain as train
@@ -222,6 +221,10 @@ def _check_corpus(corpus: list[Path] | None) -> None:
 
 def _check_names(device: str, probe: list[str] | None, start: str | None) -> None:
     """Check that a device, tasks and an encoder of these names exist.
+
+    Args:
+        device, probe: of the command.
+        start: initial weights; empty where a run goes on, which needs them no more, and where they are a codec's.
 
     Raises:
         UsageError: one does not.
