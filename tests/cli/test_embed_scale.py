@@ -157,19 +157,20 @@ import time
 windows = []
 def wait(*_):
     windows.append(1)
-    print(len(windows), flush=True)
-    if len(windows) == int(sys.argv[4]):
+    if len(windows) == {"last": len(files), "first": 1, "none": 0}[sys.argv[4]]:
+        print("waiting", flush=True)
         time.sleep(600)
 encoder.register_forward_pre_hook(wait)
 write_embeddings(encoder, files, Path(sys.argv[3]), EmbedConfig(), batch_size=1, part_rows=1, threads=1)
 """
+    music = music.relative_to(tmp_path)  # the shards follow from the paths: so they are the same in every run
     for shard in range(2):
         command = [sys.executable, "-c", code, music, str(shard), tmp_path / "many" / f"shard-{shard}"]
-        for window in ("5", "1"):  # four of six are written before the first kill
-            with subprocess.Popen([*command, window], stdout=subprocess.PIPE, text=True) as process:
-                assert next((line for line in process.stdout if line.strip() == window), None)
+        for file in ("last", "first"):  # before the first kill all are written but one
+            with subprocess.Popen([*command, file], stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout.readline() == "waiting\n"
                 process.send_signal(signal.SIGKILL)
-        subprocess.run([*command, "0"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "none"], check=True, stdout=subprocess.DEVNULL)
     assert run("embed", music, "-e", "mfcc", "-o", "one.parquet").exit_code == 0
     assert [row["path"] for row in rows("many")] == [row["path"] for row in rows("one.parquet")]
     ours, whole = (np.stack([row["embedding"] for row in rows(path)]) for path in ("many", "one.parquet"))
