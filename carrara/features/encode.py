@@ -139,7 +139,7 @@ def _encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePla
 
 def _give_memory_back() -> None:
     """Return freed memory to the system; glibc keeps that of tensors of ever new sizes in pieces, half a gigabyte."""
-    with suppress(OSError, AttributeError):  # another C library
+    with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -1,4 +1,4 @@
-"""Spoilt sound against what each kind says of itself, and the peak of a spectrum."""
+"""Corrupted audio against what each kind is documented to do, and the peak of a spectrum."""
 
 import numpy as np
 import pytest

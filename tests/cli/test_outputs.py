@@ -124,7 +124,7 @@ def test_mistakes_are_said_before_torch_is_imported(tmp_path, arguments, code, m
     soundfile.write(tmp_path / "music" / "a.wav", np.zeros(100), 8000)
     (tmp_path / "models" / "mert").mkdir(parents=True)
     (tmp_path / "models" / "run.json").write_text("{}")
-    # What importing recipes tells is stored between runs.
+    # Facts that take an import of the recipes are stored between runs.
     facts = {"sources": identify_sources("recipes"), "facts": {"mert-v0": json.dumps({"settings": MERT})}}
     (tmp_path / "home" / "facts").mkdir(parents=True)
     (tmp_path / "home" / "facts" / "recipes.json").write_text(json.dumps(facts))
