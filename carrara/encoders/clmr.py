@@ -43,7 +43,7 @@ VARIANTS = {
 _SAMPLE_RATE = 22_050
 _MIN_WINDOW = 3**10
 _CHANNELS = (128, 128, 128, 256, 256, 256, 256, 256, 256, 512, 512)
-_BATCH_SIZE = 8  # windows: 80 MB for each of the first maps
+_BATCH_SIZE, _GPU_BATCH_SIZE = 2, 8  # windows at once: 10 MB each for each of the first maps
 CHECKPOINT_FILE = "clmr_epoch=10000.ckpt"
 FILES = {
     "clmr": {"https://github.com/Spijkervet/CLMR/releases/download/2.1/clmr_magnatagatune_mlp.zip": ""},
@@ -86,7 +86,8 @@ class _Clmr(Encoder):
     def forward(self, samples_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Return the mean over each clip's windows, `[B, 1, 1, D]`."""
         windows = [clmr_windows(samples_T, self.settings.window) for samples_T in split_clips(samples_BT, lengths_B)]
-        return mean_over_windows(self.window_features, windows, _BATCH_SIZE)[:, None, None]
+        batch_size = _BATCH_SIZE if samples_BT.device.type == "cpu" else _GPU_BATCH_SIZE
+        return mean_over_windows(self.window_features, windows, batch_size)[:, None, None]
 
     def window_features(self, windows_NW: Tensor) -> Tensor:
         """Return the features of windows, `[N, D]`."""

@@ -11,24 +11,26 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from carrara.audio.windows import merge_overlaps
 from carrara.core.errors import AudioError
 from carrara.encoders._base import Encoder
 from carrara.features.prefetch import Source, prefetch
 from carrara.features.windows import Pool
+from carrara.formats.weights import release_memory
 
 CNN, JOINT = "cnn", "joint"
 RUN_BATCHES = 4
 RUN_BYTES = 256 * 2**20
+WEIGHTS_BYTES = 128 * 2**20
 BATCH_BYTES = 128 * 2**20  # of the features of all layers of a batch on a CPU, twice of which exist at once
 
 Rows = Mapping[str, np.ndarray]  # name of a layer → its float32 rows [rows, dim]
@@ -125,16 +127,39 @@ def _encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePla
     row_bytes = 4 * ((card.num_layers + 1) * card.dim + (card.cnn_dim or 0) * plan.cnn)
     run: list[Window] = []
     samples, size = 0, 0
-    for window in windows:
-        run.append(window)
-        if window.samples_T is not None:
-            samples += len(window.samples_T)
-            size += row_bytes * (encoder.num_frames(len(window.samples_T)) if plan.pool == "frames" else 1)
-        if samples >= run_samples or size >= RUN_BYTES or len(run) >= RUN_BATCHES * max_windows:
-            yield from _encode_run(encoder, run, plan)
-            run, samples, size = [], 0, 0
-            _give_memory_back()
-    yield from _encode_run(encoder, run, plan)
+    with _blocks_released(encoder):
+        for window in windows:
+            run.append(window)
+            if window.samples_T is not None:
+                samples += len(window.samples_T)
+                size += row_bytes * (encoder.num_frames(len(window.samples_T)) if plan.pool == "frames" else 1)
+            if samples >= run_samples or size >= RUN_BYTES or len(run) >= RUN_BATCHES * max_windows:
+                yield from _encode_run(encoder, run, plan)
+                run, samples, size = [], 0, 0
+                _give_memory_back()
+        yield from _encode_run(encoder, run, plan)
+
+
+@contextmanager
+def _blocks_released(encoder: Encoder) -> Iterator[None]:
+    """Give the memory of each block's mapped weights back after it has run, if the weights are large.
+
+    They are then read from the system's cache of the file, which takes a few hundredths of a second a gigabyte.
+    """
+    blocks: list[nn.Module] = []
+    if sum(parameter.nbytes for parameter in encoder.parameters()) > WEIGHTS_BYTES:
+        blocks = [block for module in encoder.modules() if isinstance(module, nn.ModuleList) for block in module]
+
+    def release(block: nn.Module, *_: object) -> None:
+        for parameter in block.parameters():
+            release_memory(parameter)
+
+    hooks = [block.register_forward_hook(release) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _give_memory_back() -> None:

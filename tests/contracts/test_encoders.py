@@ -4,12 +4,14 @@ Cards are checked on networks without memory (torch's meta device). For all else
 large ones are the same code with fewer and narrower layers; only a new kind of large network needs a line in SHRUNK.
 """
 
+import ctypes
+import gc
+import os
 import re
 import sys
 from functools import cache
 from pathlib import Path
 
-import psutil
 import pytest
 import soundfile
 import torch
@@ -20,7 +22,7 @@ from carrara.encoders._hub.load import build_encoder
 from carrara.features.embed import EmbedConfig, embed_files
 
 SMALL = 5_000_000
-MEMORY = 500e6  # bytes, above what the process had
+MEMORY = 700e6  # bytes, above what the process had: 1 GB is the goal, and the libraries take 0.3
 NAMES = REGISTRY.names()
 TRANSFORMER = {"num_layers": 2, "num_heads": 2, "ffn_dim": 48}
 SHRUNK = {
@@ -286,23 +288,33 @@ class TestOutput:
             assert torch.equal(layers, encoder(samples))
 
 
+def current_and_peak_memory():
+    """Return the process's resident bytes, and the most since `reset_peak_memory`."""
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return [1024 * int(fields[name].split()[0]) for name in ("VmRSS", "VmHWM")]
+
+
+def reset_peak_memory():
+    """Let the kernel count the most memory of this process from now on, without what earlier tests have freed."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel does not count the peak anew")
 @pytest.mark.parametrize("name", smallest_of_each_network())
 def test_ten_minutes_are_encoded_within_a_bound_of_memory(tmp_path, name):
-    encoder, process = runnable(name), psutil.Process()
-    rate, seconds, peak = encoder.card.sample_rate, 600, 0
+    encoder = runnable(name)
+    rate, seconds = encoder.card.sample_rate, 600
     with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 1) as file:
         for second in range(seconds):
             file.write(noise(1, rate, second)[0].numpy())
-    before = process.memory_info().rss
-
-    def measure(*_):
-        nonlocal peak
-        peak = max(peak, process.memory_info().rss - before)
-
-    config = EmbedConfig(layer="all")
-    tables = [piece.table for piece in embed_files(encoder, [tmp_path / "long.wav"], config, advance=measure)]
+    reset_peak_memory()
+    before, _ = current_and_peak_memory()
+    tables = [piece.table for piece in embed_files(encoder, [tmp_path / "long.wav"], EmbedConfig(layer="all"))]
     assert tables[0].num_rows == encoder.card.num_layers + 1
     assert tables[0]["duration"].to_pylist() == [seconds] * tables[0].num_rows
     assert all(torch.isfinite(torch.tensor(row)).all() for row in tables[0]["embedding"].to_pylist())
-    assert peak < MEMORY
+    _, peak = current_and_peak_memory()
+    assert peak - before < MEMORY

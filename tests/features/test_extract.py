@@ -1,6 +1,8 @@
 """Extraction against a loop that encodes one window at a time; keys, sharing, broken files, the grid of frames."""
 
+import re
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from carrara.audio.decode import load_audio
 from carrara.audio.windows import window_spans
 from carrara.core.clip import Clip
 from carrara.core.errors import DataError, StoreError
-from carrara.encoders._hub.load import build_encoder
+from carrara.encoders._hub.load import build_encoder, load
+from carrara.features import encode
 from carrara.features.encode import EncodePlan, encode_recordings
 from carrara.features.extract import extract
 from carrara.features.windows import WindowSpec, window_grid
@@ -226,3 +229,29 @@ def test_both_outputs_of_one_pass_equal_two_passes_bit_for_bit():
         layers_BLFD, cnn_BFC = encoder.forward_with_cnn(samples_BT, lengths_B)
         assert torch.equal(layers_BLFD, encoder(samples_BT, lengths_B))
         assert torch.equal(cnn_BFC, encoder.feature_extractor(samples_BT, lengths_B, encoder.settings.padding))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say which pages are in memory")
+@pytest.mark.parametrize("name", ["mert-tiny", "musicfm-tiny", "mel-conformer-tiny", "maest-tiny"])
+def test_blocks_of_mapped_weights_are_given_back_after_they_have_run(tmp_path, monkeypatch, clips, name):
+    build_encoder(name).save_pretrained(tmp_path / "saved")
+    weights = tmp_path / "saved" / "model.safetensors"
+    spec, sounds = WindowSpec(window_seconds=2), clips(3.0, 5.7)
+    kept = load(str(tmp_path / "saved"))
+    features = extract(kept, sounds, spec, home=tmp_path / "kept")
+    assert resident_bytes(weights) > 0.9 * weights.stat().st_size
+    del kept
+    monkeypatch.setattr(encode, "WEIGHTS_BYTES", 0)
+    encoder = load(str(tmp_path / "saved"))
+    released = extract(encoder, sounds, spec, home=tmp_path / "released")
+    assert resident_bytes(weights) < 0.5 * weights.stat().st_size
+    for layer in features.layers:
+        assert np.array_equal(features.layer(layer), released.layer(layer))
+    assert not any(module._forward_hooks for module in encoder.modules())
+
+
+def resident_bytes(file):
+    """Return how many bytes of the mappings of a file are in memory."""
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    own = [mapping for mapping in mappings if mapping.partition("\n")[0].endswith(str(file))]
+    return sum(1024 * int(re.search(r"^Rss: +(\d+) kB", mapping, re.MULTILINE)[1]) for mapping in own)
