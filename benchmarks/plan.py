@@ -2,7 +2,7 @@
 
     chrt -f 1 python benchmarks/plan.py [--encoders chroma-mfcc,clmr:random] [--recipe mert-v0] [--task pebble/key …]
 
-Recordings of noise and tones are embedded: planned from a few seconds of some of them, then all. A recipe's tiny scale
+Recordings of noise and tones (or those of --music) are embedded: planned from a few seconds of some of them, then all. A recipe's tiny scale
 is planned, then trained for two numbers of steps, whose difference is the time of a step. A task of Pebble is planned,
 then benchmarked. Times are seconds on the wall: above all other work (`chrt -f 1`), or on a machine that does nothing
 else. `run_over_plan` is within 0.7 to 1.3 where the goal is met.
@@ -52,15 +52,13 @@ def run_command(*arguments: str | Path) -> tuple[str, float]:
     return done.stdout, seconds
 
 
-def compare_embed(name: str, folder: Path, seconds: float) -> dict[str, Any]:
-    """Return plan and run of embedding, both with the start of the command."""
-    limits = ("--threads", "1", "--device", "cpu")
-    plan = json.loads(
-        run_command("plan", "embed", folder / "music", "-e", name, "--seconds", f"{seconds:g}", *limits, "--json")[0]
-    )
-    _, spent = run_command("embed", folder / "music", "-e", name, "-o", folder / "out.parquet", *limits)
-    start, planned = plan["start_seconds"], plan["seconds"]
-    return _compare(*(start + planned[key] for key in ("expected", "low", "high")), spent)
+def compare_embed(name: str, music: Path, folder: Path, seconds: float) -> dict[str, Any]:
+    """Return plan and run of embedding."""
+    common = (music, "-e", name, "--threads", "1", "--device", "cpu")
+    plan = json.loads(run_command("plan", "embed", *common, "--seconds", f"{seconds:g}", "--json")[0])
+    _, spent = run_command("embed", *common, "-o", folder / "out.parquet")
+    size = {"files": plan["files"], "audio_seconds": round(plan["audio_hours"]["expected"] * 3600)}
+    return size | _compare(*(plan["seconds"][key] for key in ("expected", "low", "high")), spent)
 
 
 def compare_pretrain(recipe: str, folder: Path, steps: int) -> dict[str, Any]:
@@ -105,7 +103,8 @@ def main() -> None:
     parser.add_argument("--recipe", default="mert-v0")
     parser.add_argument("--task", default="", help="of Pebble; needs --data-dir")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--files", type=int, default=20)
+    parser.add_argument("--files", type=int, default=20, help="how many to write")
+    parser.add_argument("--music", type=Path, help="a folder of recordings to embed instead")
     parser.add_argument("--seconds", type=float, default=4.0, help="of calibration")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--output", type=Path, help="comparisons of others in it stay")
@@ -117,7 +116,13 @@ def main() -> None:
         (folder / "music").mkdir()
         write_music(folder / "music", arguments.files)
         named = list(filter(None, arguments.encoders.split(",")))
-        works = {f"embed {name}": lambda name=name: compare_embed(name, folder, arguments.seconds) for name in named}
+        music = arguments.music or folder / "music"
+        works = {
+            f"embed {name}, {sum(1 for _ in music.iterdir())} files": (
+                lambda name=name: compare_embed(name, music, folder, arguments.seconds)
+            )
+            for name in named
+        }
         if arguments.recipe:
             key = f"pretrain {arguments.recipe}, a step"
             works[key] = lambda: compare_pretrain(arguments.recipe, folder, arguments.steps)

@@ -2,7 +2,8 @@
 
 Recordings drawn at random are embedded until some seconds have passed, in the batches and threads of the real run; the
 others will take as long by second of audio. The length of all is estimated from headers, of at most `MAX_HEADERS` drawn
-at random. A range is two standard errors of both together with the drift of a machine's speed.
+at random. The start of the command (Python, torch, loading the encoder, by what the first batches are slower) is what it
+took here. A range is two standard errors of all together with the drift of a machine's speed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from carrara.audio.decode import read_info
 from carrara.core.errors import AudioError
@@ -63,6 +65,7 @@ def plan_embed(
     num_files: int | None = None,
     seconds: float = 10.0,
     threads: int = 2,
+    start_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Return what `write_embeddings` will take: estimates of audio_hours, seconds and disk_bytes, and their basis.
 
@@ -70,6 +73,7 @@ def plan_embed(
         encoder, files, config, device, batch_size, threads: As of `carrara.features.parquet.write_embeddings`.
         num_files: For so many recordings like these. None means these.
         seconds: How long the calibration embeds; longer where `MIN_RUNS` runs of batches take longer.
+        start_seconds: What comes before the first recording, on the wall; part of the estimate.
 
     Raises:
         AudioError: None of the recordings drawn can be embedded.
@@ -77,13 +81,14 @@ def plan_embed(
     """
     num_files = num_files or len(files)
     lengths = [_encoded_seconds(length, config) for length in _header_seconds(files)]
-    times, audio = _time_runs(encoder, files, config, device, batch_size, seconds, threads)
+    times, audio, warm_up = _time_runs(encoder, files, config, device, batch_size, seconds, threads)
     if not lengths:
         raise AudioError(f"{files[0]}: no header of {len(files)} recordings states a length; name local files")
     is_all = len(lengths) == len(files) == num_files
     mean_length, length_error = mean_and_error(lengths, is_all)
     total = mean_length * num_files
     rate, rate_error = sum(times) / sum(audio), ratio_error(times, audio)
+    work = Estimate.around(rate * total, math.hypot(rate_error, length_error, DRIFT))
     width = 4 * embedding_schema(encoder, config).field("embedding").type.list_size + ROW_BYTES
     rows_each = {
         "clip": 1.0,
@@ -98,7 +103,8 @@ def plan_embed(
     return {
         "files": num_files,
         "audio_hours": Estimate.around(total / 3600, length_error),
-        "seconds": Estimate.around(rate * total, math.hypot(rate_error, length_error, DRIFT)),
+        "start_seconds": start_seconds + warm_up,
+        "seconds": Estimate.around(start_seconds + warm_up, DRIFT) + work,
         "disk_bytes": Estimate.around(disk, math.hypot(0.0 if config.per == "clip" else length_error, 0.05)),
         "calibration": {
             "runs": len(times),
@@ -107,6 +113,15 @@ def plan_embed(
             "headers": len(lengths),
         },
     }
+
+
+def process_seconds() -> float:
+    """Return the seconds on the wall since this process began."""
+    created = psutil.Process().create_time()
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return time.time() - created
+    # Linux states the time of boot in whole seconds, which psutil has added.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - (created - psutil.boot_time())
 
 
 class _Enough(Exception):
@@ -121,8 +136,10 @@ def _time_runs(
     batch_size: int | None,
     seconds: float,
     threads: int,
-) -> tuple[list[float], list[float]]:
-    """Return seconds and seconds of audio of each run of batches; the first only where there is no other.
+) -> tuple[list[float], list[float], float]:
+    """Return seconds and seconds of audio of each run of batches, and by how many seconds the first is slower.
+
+    The first is among the runs only where they are few; then it is not slower.
 
     Raises:
         AudioError: None of the recordings drawn can be embedded.
@@ -154,8 +171,10 @@ def _time_runs(
     if not sum(audio):
         raise AudioError(problem)
     times = [float(each) for each in np.diff(begins)]
-    first = 1 if len(times) > MIN_RUNS else 0
-    return times[first:], audio[first:]
+    if len(times) <= MIN_RUNS:
+        return times, audio, 0.0
+    rate = sum(times[1:]) / sum(audio[1:])
+    return times[1:], audio[1:], max(times[0] - rate * audio[0], 0.0)
 
 
 def _window_seconds(encoder: Encoder, config: EmbedConfig) -> float:

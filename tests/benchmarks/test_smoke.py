@@ -150,7 +150,7 @@ def test_plans_are_compared_with_their_runs(tmp_path):
     small = ["--encoders", "mfcc", "--files", "3", "--seconds", "1", "--recipe", ""]
     command = [sys.executable, BENCHMARKS / "plan.py", *small, "--output", output]
     subprocess.run(command, check=True, capture_output=True, cwd=BENCHMARKS.parent)
-    result = json.loads(output.read_text())["embed mfcc"]
+    result = json.loads(output.read_text())["embed mfcc, 3 files"]
     assert result["run_over_plan"] == pytest.approx(result["run"] / result["plan"], abs=0.02)
     assert result["is_in_range"] == (result["low"] <= result["run"] <= result["high"])
 

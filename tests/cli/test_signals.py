@@ -17,6 +17,14 @@ def run(*arguments, **options):
     return subprocess.run([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, timeout=300, **options)
 
 
+def test_no_garbage_is_collected_when_it_ends():
+    """What torch leaves takes a second to look through; functions registered before `main` run after its own."""
+    code = "import atexit, gc; atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0)); "
+    code += "from carrara.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "frozen True"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_killed_at_random_moments_of_the_start_it_says_a_word(tmp_path, number, word):

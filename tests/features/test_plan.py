@@ -1,6 +1,9 @@
 """`carrara plan` against what was planned: sizes exactly, times by an encoder of known speed."""
 
 import json
+import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -13,7 +16,7 @@ from carrara.cli._main import app
 from carrara.encoders._hub.load import load
 from carrara.features.embed import EmbedConfig
 from carrara.features.parquet import write_embeddings
-from carrara.features.plan import Estimate, plan_embed
+from carrara.features.plan import DRIFT, Estimate, plan_embed
 
 RATE = 22_050
 
@@ -56,6 +59,49 @@ def test_the_time_is_that_of_an_encoder_of_known_speed(files):
     assert slower["seconds"].expected > 0.099 * audio
 
 
+@pytest.fixture
+def counted_clock(monkeypatch):
+    """Return the clock's reading as a list: nothing but a test moves it."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("first_batch", [0.0, 3.0])
+@pytest.mark.parametrize(("start", "num_files"), [(0.0, 40), (5.0, 40), (5.0, 4_000_000)])
+def test_the_time_is_start_and_work(files, counted_clock, start, num_files, first_batch):
+    encoder = load("noise")
+    slower = iter([first_batch])
+
+    class Counting(type(encoder)):
+        def forward(self, samples_BT, lengths_B=None):
+            counted_clock[0] += next(slower, 0.0) + 0.25 * float(
+                lengths_B.sum() if lengths_B is not None else samples_BT.numel()
+            )
+            return super().forward(samples_BT, lengths_B)
+
+    encoder.__class__ = Counting
+    plan = plan_embed(encoder, files, EmbedConfig(), batch_size=1, num_files=num_files, start_seconds=start)
+    work = 0.25 * encoder.card.sample_rate * 3600 * plan["audio_hours"].expected
+    start += first_batch
+    assert plan["start_seconds"] == pytest.approx(start, abs=1e-6)
+    assert plan["seconds"].expected == pytest.approx(start + work, rel=1e-6)
+    # Every part of it may be off by the drift of the machine's speed.
+    assert plan["seconds"].high >= (start + work) * math.exp(2 * DRIFT) * 0.999
+    assert plan["seconds"].low <= (start + work) * math.exp(-2 * DRIFT) * 1.001
+
+
+def test_a_process_counts_from_its_begin():
+    """Beside the clock of the parent, which begins before it; it stops at the line, before Python ends."""
+    code = "import time; time.sleep(0.5); from carrara.features.plan import process_seconds; print(process_seconds())"
+    begin = time.time()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        counted = time.time() - begin
+    hundredth = 0.01  # the kernel's unit
+    assert 0.5 - hundredth <= float(line) <= counted + hundredth
+
+
 def test_sampled_recordings_take_what_their_excerpts_take(files):
     plan = plan_embed(load("noise"), files, EmbedConfig(sample="1x1"), batch_size=1, seconds=0.1)
     assert plan["audio_hours"].expected == pytest.approx(40 / 3600)
@@ -92,12 +138,21 @@ def test_the_command_prints_all_parts(files):
     assert plan["files"] == 10**6 and plan["memory_bytes"]["expected"] > 1e8
     assert plan["price"]["here"]["expected"] == pytest.approx(2 * plan["seconds"]["expected"] / 3600)
     assert plan["price"]["gpus"]["high"] == pytest.approx(4 * 2 * plan["gpus"]["seconds"]["high"] / 3600)
-    # 0.2 of the peak of four H200.
-    assert plan["gpus"]["seconds"]["expected"] == pytest.approx(plan["gpus"]["flops"] / (4 * 989e12 * 0.2))
+    # 0.2 of the peak of four H200, after a start of each.
+    work = plan["gpus"]["flops"] / (4 * 989e12 * 0.2)
+    assert plan["gpus"]["seconds"]["expected"] == pytest.approx(plan["start_seconds"] + work)
     text = run("embed", files[0].parent, *options).stdout
     assert [line.split("\t")[0] for line in text.splitlines()] == [
         "audio", "time on cpu", "memory", "disk", "4 x h200", "price here", "price of the GPUs"
     ]  # fmt: skip
+
+
+def test_the_start_is_named_where_it_is_a_noticeable_part(files):
+    """This process began long before two files were embedded; ten million take far longer."""
+    line = run("embed", files[0].parent, "-e", "noise", "--seconds", 1).stdout.splitlines()[1]
+    assert line.startswith("time on cpu\t") and line.endswith(" s start the command")
+    many = run("embed", files[0].parent, "-e", "noise", "--seconds", 1, "--files", 10**10).stdout
+    assert "start the command" not in many
 
 
 def test_operations_of_a_second_are_those_of_its_products():
