@@ -3,7 +3,7 @@
     carrara download pebble
     python benchmarks/real_audio.py REAL                     # the tasks of real sounds
     python benchmarks/candidates.py --real REAL -o candidates [--rows pairs,pairs-long] [--seeds 3]
-    python benchmarks/candidates.py --real REAL -o demo --rows chroma-mfcc,demo,demo-untrained --protocol constrained \
+    python benchmarks/candidates.py --real REAL -o demo --rows chroma-mfcc,demo --protocol constrained \
         --tasks pebble/key,pebble/pitch,pebble/genre,pebble/moods,pebble/emotion,pebble/instrument,pebble/technique
 
 Two baselines at a fifth of the demo's budget: `pairs` is the demo's recipe (contrastive) with 64 steps of 32 crops,
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from typing import Any
 
 import soundfile
 import soxr
+from real_audio import unpack
 
 from carrara.bench.run import bench
 from carrara.data import REGISTRY as DATA
@@ -98,15 +98,20 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(PEBBLE), help="Pebble's; of REAL it measures all")
     parser.add_argument("--protocol", default=PROTOCOL)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, help="of every training, instead of the rows' own: a first look")
+    parser.add_argument("--limit", type=int, help="clips of each split, instead of all: a first look")
     parser.add_argument("-o", "--output", type=Path, default=Path("candidates"))
     options = parser.parse_args()
     labels = tuple(options.rows.split(","))
+    if unknown := set(labels) - {row.label for row in ROWS}:
+        parser.error(f"--rows: no {', '.join(sorted(unknown))}; there are {', '.join(row.label for row in ROWS)}")
     pebble = DATA.get("pebble")
     root = pebble.root(None)
-    pebble.download(root)
     corpus = tuple(clip.path for clip in pebble.clips(root, "unlabelled"))
-    plan = ReproductionPlan(corpus, options.output, seeds=options.seeds, labels=labels, protocol=options.protocol)
-    plan = replace(plan, models={"chroma-mfcc": ("chroma-mfcc",) * options.seeds})
+    plan = ReproductionPlan(
+        corpus, options.output, seeds=options.seeds, steps=options.steps, labels=labels, protocol=options.protocol,
+        models={"chroma-mfcc": ("chroma-mfcc",) * options.seeds},
+    )  # fmt: skip
     if any(row.corpus for row in plan.rows(_study(PEBBLE))):
         plan = replace(plan, corpora={"other": build_corpus(options.output / "corpus", corpus)})
     of_pebble = tuple(options.tasks.split(","))
@@ -121,7 +126,9 @@ def main() -> None:
             is_single = row.label in plan.models and plan.protocol == PROTOCOL
             own = replace(plan, protocol="linear") if is_single else plan
             config = own.bench_config(_study(PEBBLE), seed)
-            results = bench(model, tasks, results=options.output / "results", config=config, device="cpu")
+            results = bench(
+                model, tasks, results=options.output / "results", config=config, device="cpu", limit=options.limit
+            )
             seconds = f"{trained - start:.0f} + {time.process_time() - trained:.0f} s of CPU"
             print(f"{row.label} {seed}: {seconds}", flush=True)
             models.append(MeasuredModel(row.label, seed, {record.task.name: record for record in results}, 0.0))
@@ -140,7 +147,7 @@ def build_corpus(folder: Path, own: Sequence[Path]) -> Path:
     """Return a folder with links to Pebble's files and as many spans of 30 s of soundtracks from PACKAGES."""
     if not (folder / "done.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        tracks = [track for package in PACKAGES for track in sorted(_unpack(package, folder.parent / "packages"))]
+        tracks = [track for package in PACKAGES for track in _tracks(unpack(package, folder.parent / "packages"))]
         spans = [(track, start) for track in tracks for start in range(10, int(_seconds(track)) - SPAN_SECONDS, 60)]
         chosen = spans[:: max(len(spans) // SPANS, 1)][:SPANS]
         for number, (track, start) in enumerate(chosen):
@@ -154,13 +161,8 @@ def build_corpus(folder: Path, own: Sequence[Path]) -> Path:
     return folder
 
 
-def _unpack(package: str, folder: Path) -> list[Path]:
-    target = folder / package
-    if not target.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
-        subprocess.run(["dpkg-deb", "-x", next(folder.glob(f"{package}_*.deb")), target], check=True)
-    return [path for path in target.rglob("*") if path.suffix == ".ogg" and _seconds(path) > 2 * SPAN_SECONDS]
+def _tracks(package: Path) -> list[Path]:
+    return [path for path in sorted(package.rglob("*.ogg")) if _seconds(path) > 2 * SPAN_SECONDS]
 
 
 def _seconds(path: Path) -> float:

@@ -1,10 +1,11 @@
 """Builds a small evaluation on sounds that Pebble did not make, from Debian's and Python's package registries.
 
-    pip install music21 symusic==0.5.9
+    apt-get install libfluidsynth3; pip install music21 pyfluidsynth
     python benchmarks/real_audio.py DIR          # downloads 650 MB by apt-get, renders, writes DIR/*.toml
+    python benchmarks/real_audio.py DIR --tasks language     # only some: 40 MB, and nothing to install
     carrara bench chroma-mfcc --task DIR/instrument.toml,DIR/key.toml -o results
 
-Seven tasks, multiclass, by accuracy (keys: weighted):
+A package that stands unpacked in DIR/packages is not downloaded. Seven tasks, multiclass, by accuracy (keys: weighted):
 
 - `instrument`, `note`: notes of the Fluid soundfont (recorded samples, not Pebble's), 11 families; presets split.
 - `key`, `style`: music21's corpus (chorales, fiddle tunes, madrigals, masses, ballate), the first 9.5 s of a score
@@ -19,6 +20,7 @@ These numbers are ours: no publication has them. Nothing of this is distributed 
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
@@ -41,6 +43,11 @@ PACKAGES = {
     "fluid-soundfont-gm": "sounds", "hydrogen-drumkits": "drums", "klettres-data": "speech",
     "wesnoth-1.16-music": "game", "warzone2100-music": "game", "extremetuxracer-data": "game", "hedgewars-data": "game",
     "openclonk-data": "game", "xmoto-data": "game",
+}  # fmt: skip
+# By task: the set of clips and the label.
+TASKS = {
+    "instrument": ("notes", "family"), "note": ("notes", "note"), "key": ("keys", "key"), "style": ("scores", "style"),
+    "drum": ("drums", "drum"), "soundtrack": ("games", "game"), "language": ("speech", "language"),
 }  # fmt: skip
 # General-MIDI programs of NSynth's families, as the standard names them.
 FAMILIES = {
@@ -67,37 +74,46 @@ Event = tuple[float, float, int, int]
 SPLITS = ("train", "train", "train", "valid", "test", "test")
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """Download, render and write everything that is not there yet."""
-    packages = {name: _unpack(name, folder / "packages") for name in PACKAGES}
-    for name, build in {
-        "notes": _build_notes, "scores": _build_scores, "keys": _build_keys, "drums": _build_drums,
-        "games": _build_games, "speech": _build_speech,
-    }.items():  # fmt: skip
-        if not (folder / name / "labels.jsonl").is_file():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            rows = list(build(packages, folder / name, random.Random(name)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    options = parser.parse_args()
+    folder, names = options.folder, options.tasks.split(",")
+    if unknown := set(names) - TASKS.keys():
+        parser.error(f"--tasks: no {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
+    builds = {
+        "notes": ("sounds", _build_notes), "scores": ("sounds", _build_scores), "keys": ("sounds", _build_keys),
+        "drums": ("drums", _build_drums), "games": ("game", _build_games), "speech": ("speech", _build_speech),
+    }  # fmt: skip
+    for data in dict.fromkeys(TASKS[name][0] for name in names):
+        kind, build = builds[data]
+        of_kind = [package for package, own in PACKAGES.items() if own == kind]
+        packages = {package: unpack(package, folder / "packages") for package in of_kind}
+        if not (folder / data / "labels.jsonl").is_file():
+            (folder / data).mkdir(parents=True, exist_ok=True)
+            rows = list(build(packages, folder / data, random.Random(data)))
             text = "".join(json.dumps(row) + "\n" for row in rows)
-            (folder / name / "labels.jsonl").write_text(text, encoding="utf-8")
-        print(name, sum(1 for _ in (folder / name / "labels.jsonl").open()), "clips", flush=True)
-    for task, data, label in (
-        ("instrument", "notes", "family"), ("note", "notes", "note"), ("key", "keys", "key"),
-        ("style", "scores", "style"),
-        ("drum", "drums", "drum"), ("soundtrack", "games", "game"), ("language", "speech", "language"),
-    ):  # fmt: skip
-        weighted = 'metrics = ["key_weighted"]\nmonitor = "key_weighted"\n' if task == "key" else ""
+            (folder / data / "labels.jsonl").write_text(text, encoding="utf-8")
+        print(data, sum(1 for _ in (folder / data / "labels.jsonl").open()), "clips", flush=True)
+    for name in names:
+        data, label = TASKS[name]
+        weighted = 'metrics = ["key_weighted"]\nmonitor = "key_weighted"\n' if name == "key" else ""
         text = f'data = "{data}"\ntask_type = "multiclass"\nlabel = "{label}"\n{weighted}'
-        (folder / f"{task}.toml").write_text(text, encoding="utf-8")
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
 
 
-def _unpack(package: str, folder: Path) -> Path:
-    """Return the folder with a Debian package's files."""
-    target = folder / package
+def unpack(package: str, folder: Path) -> Path:
+    """Return the folder with a Debian package's files, downloaded unless it is there."""
+    target, partial = folder / package, folder / f".{package}"
     if not target.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
         archive = next(folder.glob(f"{package}_*.deb"))
-        subprocess.run(["dpkg-deb", "-x", archive, target], check=True)
+        # Under its name only when it is whole, or a stopped run would take a part for the package.
+        subprocess.run(["dpkg-deb", "-x", archive, partial], check=True)
+        partial.rename(target)
         archive.unlink()
     return target
 
@@ -261,26 +277,35 @@ def _is_whole(path: Path) -> bool:
 
 def _render(packages: dict[str, Path], notes: list[Event], program: int, seconds: float) -> np.ndarray:
     """Return notes played by a preset of the Fluid soundfont, mono."""
-    import symusic
-
-    score = symusic.Score(480)
-    score.tempos.append(symusic.Tempo(0, 120.0))
-    track = symusic.Track("", program, False)
-    for start, length, pitch, velocity in notes:
-        track.notes.append(symusic.Note(round(start * 960), max(round(length * 960), 1), pitch, velocity))
-    score.tracks.append(track)
-    soundfont = next(packages["fluid-soundfont-gm"].rglob("*.sf2"))
-    audio = np.asarray(_synthesizer(str(soundfont)).render(score, stereo=True)).mean(0)
-    samples = np.zeros(round(seconds * RATE), np.float32)
-    samples[: len(audio)] = audio[: len(samples)]
-    return samples / max(float(np.abs(samples).max()), 1e-6) * 0.5
+    synthesizer, soundfont = _synthesizer(str(next(packages["fluid-soundfont-gm"].rglob("*.sf2"))))
+    synthesizer.system_reset()
+    synthesizer.program_select(0, soundfont, 0, program)
+    # Sorted so that a key is released before it is played again at the same time.
+    changes = [(round(start * RATE), 1, pitch, velocity) for start, _, pitch, velocity in notes]
+    changes += [(round((start + length) * RATE), 0, pitch, 0) for start, length, pitch, _ in notes]
+    total, done, parts = round(seconds * RATE), 0, []
+    for time, is_start, pitch, velocity in sorted(changes):
+        time = min(time, total)
+        parts.append(synthesizer.get_samples(time - done))
+        done = time
+        if is_start:
+            synthesizer.noteon(0, pitch, velocity)
+        else:
+            synthesizer.noteoff(0, pitch)
+    parts.append(synthesizer.get_samples(total - done))
+    samples = np.concatenate(parts).reshape(-1, 2).mean(1, dtype=np.float32)
+    return samples / max(float(np.abs(samples).max()), 1) * 0.5
 
 
 @cache
-def _synthesizer(path: str) -> Any:
-    import symusic
+def _synthesizer(path: str) -> tuple[Any, int]:
+    """Return FluidSynth without effects and the number of the soundfont in it."""
+    import fluidsynth
 
-    return symusic.Synthesizer(path, sample_rate=RATE, quality=4)
+    synthesizer = fluidsynth.Synth(samplerate=RATE)
+    synthesizer.setting("synth.reverb.active", 0)
+    synthesizer.setting("synth.chorus.active", 0)
+    return synthesizer, synthesizer.sfload(path)
 
 
 def _write(folder: Path, name: str, samples: np.ndarray) -> str:
@@ -290,4 +315,4 @@ def _write(folder: Path, name: str, samples: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -26,32 +25,10 @@ SMALL = {
 }
 # What they need beyond this repository, or beyond a test's minutes.
 BY_HAND = {
-    "candidates.py": "what real_audio.py builds, and ten trainings with Pebble's four tasks",
     "differences.py": "checkouts of MERT and fairseq",
     "explorer.py": "a browser with a graphics card's clock: a minute of gestures and four-minute recordings",
     "jukebox.py": "16 GB of files in the published sizes; its network runs small in tests/encoders/jukebox",
-    "real_audio.py": "650 MB of Debian's packages",
 }
-
-
-def run(script, arguments, monkeypatch):
-    """Run a script's main in this process: importing torch for each takes longer than its work."""
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
-
-
-@pytest.fixture
-def own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("CARRARA_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def pebble_folder(pebble_root, tmp_path):
-    """What --data-dir takes for the small Pebble."""
-    (tmp_path / "data/pebble").mkdir(parents=True)
-    (tmp_path / "data/pebble/demo").symlink_to(pebble_root)
-    return tmp_path / "data"
 
 
 @pytest.fixture(scope="module")
@@ -68,49 +45,49 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_gaps_of_selected_probes_are_printed(pebble_folder, own_home, capsys, monkeypatch):
+def test_gaps_of_selected_probes_are_printed(run, pebble_folder, own_home, capsys):
     small = ["--tasks", "pebble/key", "--data-dir", pebble_folder, "--limit", "8", "--draws", "20"]
-    run("selection_gap.py", ["mfcc", *small], monkeypatch)
+    run("selection_gap.py", ["mfcc", *small])
     cells = capsys.readouterr().out.splitlines()[-1].strip("| ").split("|")
     assert cells[1].strip() == "mean" and -100 <= float(cells[-2]) <= 100
 
 
 @pytest.mark.slow
-def test_invariant_features_are_scored_on_theory_and_covers(pebble_folder, own_home, capsys, monkeypatch):
-    run("relative_pitch.py", [pebble_folder], monkeypatch)
+def test_invariant_features_are_scored_on_theory_and_covers(run, pebble_folder, own_home, capsys):
+    run("relative_pitch.py", [pebble_folder])
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines][-1] == "pebble/covers" and len(lines) == 5
     assert all(0 <= float(line.rpartition(" ")[2]) <= 1 for line in lines)
 
 
 @pytest.mark.slow
-def test_recipes_are_trained_drawn_and_tabulated(corpus, own_home, tmp_path, monkeypatch):
-    run("recipes.py", [corpus, "-o", tmp_path / "out", "--steps", "1", "--only", "contrastive"], monkeypatch)
+def test_recipes_are_trained_drawn_and_tabulated(run, corpus, own_home, tmp_path):
+    run("recipes.py", [corpus, "-o", tmp_path / "out", "--steps", "1", "--only", "contrastive"])
     assert {path.name for path in (tmp_path / "out").glob("contrastive.*")} == {"contrastive.jsonl", "contrastive.png"}
     assert (tmp_path / "out/table.md").read_text().splitlines()[2].startswith("| contrastive |")
 
 
 @pytest.mark.slow
-def test_taggers_with_patchout_are_trained_scored_and_drawn(corpus, own_home, tmp_path, capsys, monkeypatch):
+def test_taggers_with_patchout_are_trained_scored_and_drawn(run, corpus, own_home, tmp_path, capsys):
     small = ["--corpus", corpus, "--steps", "1", "--batch", "2", "--device", "cpu"]
-    run("patchout_scores.py", [tmp_path, *small], monkeypatch)
+    run("patchout_scores.py", [tmp_path, *small])
     last = capsys.readouterr().out.splitlines()[-1].split()
     assert last[0] == "EfficientNet" and float(last[1]) > 0 and 0 <= float(last[2]) <= 1
     assert (tmp_path / "patchout.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
-def test_a_repeated_run_has_equal_features_and_scores(pebble_folder, capsys, monkeypatch):
+def test_a_repeated_run_has_equal_features_and_scores(run, pebble_folder, capsys):
     small = ["--tasks", "pebble/key", "--data-dir", pebble_folder, "--limit", "8"]
-    run("equal_runs.py", ["mfcc", *small, "--threads", "1", "--also", "again"], monkeypatch)
+    run("equal_runs.py", ["mfcc", *small, "--threads", "1", "--also", "again"])
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("|").split("|")]
     assert cells[:4] == ["mfcc", "again", "0.000 %", "0.0e+00"] and {float(cell) for cell in cells[-3:]} == {0.0}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed")
-def test_speech_is_rendered(tmp_path, monkeypatch):
-    run("speech_corpus.py", [tmp_path, "--files", "1"], monkeypatch)
+def test_speech_is_rendered(run, tmp_path):
+    run("speech_corpus.py", [tmp_path, "--files", "1"])
     samples, rate = soundfile.read(tmp_path / "speech-00000.flac")
     assert len(samples) == 30 * rate and np.abs(samples).max() > 0.01
 
