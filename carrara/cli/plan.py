@@ -216,7 +216,7 @@ def _plan_bench(
     device = pick_device(device)
     limit_threads(threads)
     resolved = [tasks.task(task) if isinstance(task, str) else task for task in selected]
-    results = []
+    results: list[dict[str, Any]] = []
     for name in names:
         # Only the first encoder of a command waits for Python and torch.
         started = time.perf_counter() if results else time.perf_counter() - process_seconds()

@@ -2,8 +2,8 @@
 
 Recordings drawn at random are embedded until some seconds have passed, in the batches and threads of the real run; the
 others will take as long by second of audio. The length of all is estimated from headers, of at most `MAX_HEADERS` drawn
-at random. The start of the command (Python, torch, loading the encoder, by what the first batches are slower) is what it
-took here. A range is two standard errors of all together with the drift of a machine's speed.
+at random. The start of the command (Python, torch, loading the encoder, by what the first batches are slower) is what
+it took here. A range is two standard errors of all together with the drift of a machine's speed.
 """
 
 from __future__ import annotations

@@ -75,9 +75,8 @@ def test_the_time_is_start_and_work(files, counted_clock, start, num_files, firs
 
     class Counting(type(encoder)):
         def forward(self, samples_BT, lengths_B=None):
-            counted_clock[0] += next(slower, 0.0) + 0.25 * float(
-                lengths_B.sum() if lengths_B is not None else samples_BT.numel()
-            )
+            samples = samples_BT.numel() if lengths_B is None else int(lengths_B.sum())
+            counted_clock[0] += next(slower, 0.0) + 0.25 * samples
             return super().forward(samples_BT, lengths_B)
 
     encoder.__class__ = Counting
