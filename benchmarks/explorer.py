@@ -4,7 +4,7 @@
 
 The map is made up: rows of 64 dimensions in ten groups. A frame is the time between two calls of
 requestAnimationFrame while wheel or mouse are moved as fast as the page takes them. The delay of sound is the time from
-the pointer's event to the event `playing` of the page's audio element, for recordings of four minutes in each format,
+the pointer's event to the event `playing` of the page's audio element, for recordings of --length in each format,
 each measured on several files that the browser has not loaded before.
 """
 
@@ -34,7 +34,7 @@ from carrara.web.explorer.collection import Collection
 from carrara.web.listen import bind_socket, format_url
 
 GROUPS, DIM = 10, 64
-SECONDS, RATE = 240, 44100
+RATE = 44100
 FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader"]
 FRAMES = """() => {
   window.frames_ms = [];
@@ -115,9 +115,9 @@ def measure_frames(browser: Any, rows: int, seconds: float) -> dict[str, Any]:
     return result
 
 
-def measure_sound(browser: Any, folder: Path, files: int) -> dict[str, Any]:
+def measure_sound(browser: Any, folder: Path, files: int, length: float) -> dict[str, Any]:
     """Return milliseconds from the pointer's event to `playing`, by format, of pointing and of clicking."""
-    noise_T2 = 0.05 * np.random.default_rng(0).standard_normal((SECONDS * RATE, 2))
+    noise_T2 = 0.05 * np.random.default_rng(0).standard_normal((round(length * RATE), 2))
     names = []
     for form in ("wav", "flac", "mp3"):
         soundfile.write(folder / f"0.{form}", noise_T2, RATE)
@@ -125,7 +125,7 @@ def measure_sound(browser: Any, folder: Path, files: int) -> dict[str, Any]:
     angle_N = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     around_N2 = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1).astype(np.float32)
     points = MapPoints([str(name) for name in names], {"0": around_N2})
-    result: dict[str, Any] = {"seconds": SECONDS}
+    result: dict[str, Any] = {"seconds": length}
     with served(points) as address:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.add_init_script(SOUND)
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each gesture")
     parser.add_argument("--files", type=int, default=5, help="of each format and gesture")
+    parser.add_argument("--length", type=float, default=240, help="of the recordings, in seconds (default 240)")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -185,7 +186,7 @@ def main() -> None:
         }
         result = {**facts, "frames": [measure_frames(browser, rows, options.seconds) for rows in options.rows]}
         with tempfile.TemporaryDirectory() as folder:
-            result["sound"] = measure_sound(browser, Path(folder), options.files)
+            result["sound"] = measure_sound(browser, Path(folder), options.files, options.length)
         browser.close()
     text = json.dumps(result, indent=1)
     print(text)

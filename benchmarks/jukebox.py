@@ -2,6 +2,7 @@
 
     python benchmarks/jukebox.py /tmp/jukebox                  a whole window of 23.8 s
     python benchmarks/jukebox.py /tmp/jukebox --seconds 3      an eighth of one
+    python benchmarks/jukebox.py /tmp/small --set dim=480 --set layer=4    a smaller network (another folder)
 
 There is no peer beside it: JukeMIR's README asks for 30 GB of memory and a GPU of 12 GB. FOLDER gets files of the
 published names, shapes and kinds with random weights (10.6 GB), which stay for another run, and the imported encoder
@@ -22,12 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from carrara.core.settings import parse_assignments, replace
 from carrara.encoders._hub.import_official import import_official
 from carrara.encoders._hub.load import build_encoder, load
 from carrara.encoders._jukebox import files as files
-from carrara.encoders.jukebox import SAMPLE_RATE
+from carrara.encoders.jukebox import ENCODER, SAMPLE_RATE
 
-BLOCKS = 72
+NAME, BLOCKS = "jukebox-5b", 72
 NAMES = {ours: theirs for theirs, ours in files.PRIOR_NAMES.items()}
 INNER = {ours: theirs for theirs, ours in files.BLOCK_NAMES.items()}
 
@@ -48,10 +50,18 @@ def published(ours: str) -> str:
     return f"{files.CODEC_LEVELS}{level}.model.{'.'.join(places)}.{leaf}"
 
 
-def write(folder: Path) -> None:
+def change(settings: dict[str, Any]) -> None:
+    """Let the registered name stand for a network of other sizes, in this process."""
+    card, published_settings = ENCODER.variants[NAME]
+    changed = replace(published_settings, settings, source="--set")
+    ENCODER.variants[NAME] = (ENCODER.update_card(card, changed), changed)
+
+
+def write(folder: Path, settings: dict[str, Any]) -> None:
     """Save both files with random weights, as they are published."""
+    change(settings)
     with torch.device("meta"):
-        network = build_encoder("jukebox-5b", changes={"layer": BLOCKS})
+        network = build_encoder(NAME, changes={"layer": BLOCKS})
     tables: dict[str, dict[str, Tensor]] = {files.CODEC_FILE: {}, files.PRIOR_FILE: {}}
     generator = torch.Generator().manual_seed(0)
     for ours, like in network.state_dict().items():
@@ -64,9 +74,10 @@ def write(folder: Path) -> None:
         torch.save({"model": table, "step": 0}, folder / name)
 
 
-def convert(folder: Path) -> None:
+def convert(folder: Path, settings: dict[str, Any]) -> None:
     """Import them."""
-    import_official("jukebox-5b", folder, folder / "imported")
+    change(settings)
+    import_official(NAME, folder, folder / "imported")
 
 
 def hear(folder: Path, seconds: float) -> None:
@@ -75,7 +86,7 @@ def hear(folder: Path, seconds: float) -> None:
     samples_BT = 0.1 * torch.randn(1, round(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         answer = encoder(samples_BT)
-    assert answer.shape == (1, 1, 1, 4800) and torch.isfinite(answer).all()
+    assert answer.shape == (1, 1, 1, encoder.card.dim) and torch.isfinite(answer).all()
 
 
 def _measured(work: Callable[..., None], *given: Any) -> tuple[float, float]:
@@ -96,11 +107,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for 16 GB of files")
     parser.add_argument("--seconds", type=float, default=23.8, help="of sound (default 23.8, a whole window)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a size of the network")
     options = parser.parse_args()
+    settings = parse_assignments(options.set)
+    change(settings)
+    layer = ENCODER.variants[NAME][1].layer
     options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.folder / files.PRIOR_FILE).is_file():
-        alone("writing 72 blocks", write, options.folder)
-    alone("importing 36 of them", convert, options.folder)
+        alone(f"writing {BLOCKS} blocks", write, options.folder, settings)
+    alone(f"importing {layer} of them", convert, options.folder, settings)
     alone(f"loading, hearing {options.seconds:g} s", hear, options.folder, options.seconds)
 
 

@@ -4,8 +4,8 @@
 
 Recordings of noise and tones (or those of --music) are embedded: planned from a few seconds of some of them, then all.
 A recipe's tiny scale is planned, then trained for two numbers of steps, whose difference is the time of a step. A task
-of Pebble is planned, then benchmarked. Times are seconds on the wall: above all other work (`chrt -f 1`), or on a machine that does nothing
-else. `run_over_plan` is within 0.7 to 1.3 where the goal is met.
+of Pebble is planned, then benchmarked. Times are seconds on the wall: above all other work (`chrt -f 1`), or on a
+machine that does nothing else. `run_over_plan` is within 0.7 to 1.3 where the goal is met.
 """
 
 from __future__ import annotations

@@ -26,8 +26,6 @@ SMALL = {
 # What they need beyond this repository, or beyond a test's minutes.
 BY_HAND = {
     "differences.py": "checkouts of MERT and fairseq",
-    "explorer.py": "a browser with a graphics card's clock: a minute of gestures and four-minute recordings",
-    "jukebox.py": "16 GB of files in the published sizes; its network runs small in tests/encoders/jukebox",
 }
 
 
@@ -130,6 +128,33 @@ def test_plans_are_compared_with_their_runs(tmp_path):
     result = json.loads(output.read_text())["embed mfcc, 3 files"]
     assert result["run_over_plan"] == pytest.approx(result["run"] / result["plan"], abs=0.02)
     assert result["is_in_range"] == (result["low"] <= result["run"] <= result["high"])
+
+
+@pytest.mark.web
+@pytest.mark.slow
+def test_the_explorer_is_opened_pointed_at_and_played(browser, tmp_path):
+    output = tmp_path / "explorer.json"
+    small = ["--rows", "300", "--seconds", "0.3", "--files", "1", "--length", "4"]
+    command = [sys.executable, BENCHMARKS / "explorer.py", *small, "-o", output]
+    subprocess.run(command, check=True, capture_output=True, cwd=BENCHMARKS.parent)
+    result = json.loads(output.read_text())
+    assert [result["frames"][0][gesture]["count"] > 0 for gesture in ("point", "zoom", "drag", "lasso")] == [True] * 4
+    for gesture in ("point", "click"):
+        delays = result["sound"][gesture]
+        assert set(delays) == {"wav", "flac", "mp3"} and all(each["median_ms"] > 0 for each in delays.values())
+
+
+@pytest.mark.slow
+def test_a_small_jukebox_is_written_imported_and_encodes(tmp_path):
+    sizes = "layer=2 dim=32 num_heads=2 context=64 row_length=4 codebook_size=64 code_dim=8 codec_channels=4 "
+    sizes += "codec_depth=1 num_artists=5 num_genres=3 time_bins=4096"
+    changes = [part for size in sizes.split() for part in ("--set", size)]
+    command = [sys.executable, BENCHMARKS / "jukebox.py", tmp_path, "--seconds", "1", *changes]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    works = [line.rsplit(maxsplit=4)[0] for line in done.stdout.splitlines()]
+    assert works == ["writing 72 blocks", "importing 2 of them", "loading, hearing 1 s"]
+    assert (tmp_path / "imported/model.safetensors").is_file()
 
 
 @pytest.mark.slow
