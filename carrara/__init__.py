@@ -18,6 +18,7 @@ until one of these is used.
 from __future__ import annotations
 
 import importlib
+import sys
 
 from carrara.core import __version__ as __version__
 
@@ -83,7 +84,8 @@ def __getattr__(name: str) -> object:
         return importlib.import_module("carrara.bench.tasks").CATALOGUE
     if name == "datasets":
         return importlib.import_module("carrara.data").CATALOGUE
-    raise AttributeError(f"module 'carrara' has no attribute {name!r}")
+    message = f"module 'carrara' has no attribute {name!r}"
+    raise AttributeError(message, name=name, obj=sys.modules[__name__])  # with both, a traceback suggests near names
 
 
 def __dir__() -> list[str]:

@@ -60,10 +60,10 @@ def list_audio_files(paths: Iterable[str | Path]) -> list[Path | str]:
         if is_remote(address):
             files.update(dict.fromkeys(_list_remote(address)))
             continue
-        path = Path(name)
+        path = Path(os.path.expanduser(name))
         # os.path's answers are False for a name that is too long; such a file fails alone, not the whole run.
         if not os.path.exists(path) and glob.has_magic(str(path)):
-            matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(path), recursive=True))]
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
             matches = [match for match in matches if match.suffix.lower() in SUFFIXES and match.is_file()]
             if not matches:
                 raise DataError(f"{path}: no audio file matches")
@@ -171,7 +171,7 @@ def check_paths(paths: Iterable[str | Path]) -> None:
     Raises:
         DataError: none of them exists; the message names the first and similar names beside it.
     """
-    named = [Path(path) for path in paths]
+    named = [Path(os.path.expanduser(path)) for path in paths]
     if not named:
         raise DataError("no audio files were named")
     if any(os.path.exists(path) or glob.has_magic(str(path)) or is_remote(normalize(path)) for path in named):

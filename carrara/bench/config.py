@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, get_args
 
 from carrara.audio.corruptions import parse_corruption
 from carrara.bench import protocols
 from carrara.core.errors import UsageError
 from carrara.core.settings import parse_assignments, replace
+
+Overwrite = Literal["never", "missing", "always"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class BenchConfig:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (1234,)
     corruptions: tuple[str, ...] = ()
-    overwrite: Literal["never", "missing", "always"] = "missing"
+    overwrite: Overwrite = "missing"
     time_limit_hours: float = 168.0
 
     @property
@@ -47,8 +50,10 @@ class BenchConfig:
             UsageError: an unknown protocol, setting or corruption, or one that the protocol does not support.
         """
         self.protocol_settings()
-        if not self.seeds:
-            raise UsageError("seeds: there is none; give a number of at least 1, or the seeds")
+        if not self.seeds or not all(isinstance(seed, Integral) for seed in self.seeds):
+            raise UsageError("seeds: there is none; give a number of at least 1, or the seeds as whole numbers")
+        if self.overwrite not in get_args(Overwrite):
+            raise UsageError(f"overwrite={self.overwrite!r}: give one of {', '.join(get_args(Overwrite))}")
         for corruption in self.corruptions:
             parse_corruption(corruption)
         if self.corruptions and not protocols.REGISTRY.get(self.protocol).supports_corruption:

@@ -14,12 +14,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from carrara.audio.decode import probe_audio
 from carrara.bench import protocols, task_types, tasks
-from carrara.bench.config import BenchConfig, parse_protocol_name
+from carrara.bench.config import BenchConfig, Overwrite, parse_protocol_name
 from carrara.bench.constant import answer_constantly
 from carrara.bench.fusion import build_provider, fuse_late
 from carrara.bench.interval import confidence_intervals, encode_draws, unit_groups
@@ -31,6 +32,7 @@ from carrara.bench.task_data import FeatureProvider
 from carrara.bench.task_types._base import Prediction, TaskType, Truth, requested_metrics
 from carrara.core.clip import Clip
 from carrara.core.errors import AudioError, CarraraError, DataError, StoreError, UsageError
+from carrara.core.paths import user_path
 from carrara.core.printable import one_line
 from carrara.core.record import (
     DataInfo,
@@ -66,7 +68,7 @@ def bench(
     settings: Mapping[str, Any] | None = None,
     seeds: int | Sequence[int] = 1,
     corruptions: str | Iterable[str] = (),
-    overwrite: Literal["never", "missing", "always"] = "missing",
+    overwrite: Overwrite = "missing",
     device: str = "auto",
     sample_rate: int | None = None,
     limit: int | None = None,
@@ -108,6 +110,8 @@ def bench(
         DataError: a dataset that is not on disk or incomplete, or a split with too few clips.
         StoreError: a record that cannot be read or written.
     """
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UsageError('settings: give them by dotted path in a dictionary, such as {"head": "lstm"}')
     config = config or replace(
         parse_protocol_name(protocol, settings),
         seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds),
@@ -115,23 +119,29 @@ def bench(
         overwrite=overwrite,
     )
     config.check()
+    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
+        raise UsageError(f"limit={limit!r}: give a number of clips, at least 1")
     selected, own_datasets = select_tasks(suite, tasks)
     device = pick_device(device)
+    data_dir = None if data_dir is None else user_path(data_dir, "data_dir")
+    results = user_path(results, "results")
+    if results.is_file():
+        raise StoreError(f"{results}: is a file; give the folder of the records")
     records = Records()
     # A network may be iterable (nn.Sequential) and is still one encoder.
-    given_encoders = [encoders] if isinstance(encoders, str | Path) or callable(encoders) else encoders
-    for given in given_encoders:
+    is_list = isinstance(encoders, Iterable) and not isinstance(encoders, str | Mapping) and not callable(encoders)
+    for given in encoders if is_list else [encoders]:
         encoder = resolve_encoder(given, device, sample_rate)
         provider = build_provider(
             encoder,
-            Path(data_dir) if data_dir else None,
+            data_dir,
             device,
             limit=limit,
             partial=partial,
             datasets={**own_datasets, **(datasets or {})},
         )
         records += _measure_missing(
-            provider, config, [_resolve_task(task) for task in selected], Path(results), on_record, on_problem
+            provider, config, [_resolve_task(task) for task in selected], results, on_record, on_problem
         )
     return records
 

@@ -32,7 +32,11 @@ def select_tasks(
     """
     if suite is not None and suite not in SUITES:
         raise UsageError(f"there is no suite {suite!r}.{did_you_mean(suite, SUITES)} The suites: {', '.join(SUITES)}.")
+    if texts is not None and not isinstance(texts, Iterable | Path):
+        raise UsageError(f"tasks: give names, patterns, files or tasks, not a value of the type {type(texts).__name__}")
     given = [texts] if isinstance(texts, str | Path | Task) else list(texts or ())
+    if texts is not None and not given and suite is None:
+        raise UsageError("tasks: an empty list; give names or patterns, or None for those of Pebble")
     selected: list[str | Task] = list(SUITES[suite or "pebble"].tasks) if suite or not given else []
     datasets: dict[str, Dataset] = {}
     names = tasks.REGISTRY.names()

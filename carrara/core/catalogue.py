@@ -52,11 +52,23 @@ class Catalogue(Generic[T]):
         return len(self._registry.entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._registry.entries
+        return isinstance(name, str) and name.strip().replace("_", "-") in self._registry.entries
 
     def keys(self) -> list[str]:
         """Return every name, sorted."""
         return self._registry.names()
+
+    def values(self) -> Iterator[T]:
+        """Return an iterator over the objects, in the order of their names."""
+        return map(self.__getitem__, self)
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Return an iterator over the names and objects, in the order of the names."""
+        return ((name, self[name]) for name in self)
+
+    def get(self, name: str, default: T | None = None) -> T | None:
+        """Return the object of that name, or `default` where there is none."""
+        return self[name] if name in self else default  # noqa: SIM401
 
     def to_frame(self) -> pd.DataFrame:
         """Return a DataFrame with the column `summary`, by name."""

@@ -43,5 +43,7 @@ class StoreError(CarraraError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x' or 'y'?` for the known words nearest to `word`, or an empty string."""
-    close = difflib.get_close_matches(word, set(known), n=3, cutoff=0.5)
+    names = set(known)
+    same = [name for name in sorted(names) if name.lower() == word.lower()]
+    close = same or difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""

@@ -8,7 +8,11 @@ creates a folder.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from carrara.core.errors import UsageError
 
 
 def home() -> Path:
@@ -32,3 +36,32 @@ def encoders_home() -> Path:
 def data_home() -> Path:
     """Return the folder with one subfolder for each dataset."""
     return Path(os.environ.get("CARRARA_DATA", "~/mir_datasets")).expanduser()
+
+
+def user_path(path: Any, option: str) -> Path:
+    """Return a path as a caller from Python gave it, with `~` as the home folder, which no shell has replaced there.
+
+    Raises:
+        UsageError: it is neither text nor a path; the message names the option.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"{option}: give a path, not {_describe(path)}")
+    return Path(os.path.expanduser(path))
+
+
+def user_paths(paths: Any, option: str, cure: str = "") -> list[str | Path]:
+    """Return one or more paths or addresses as a list, with `~` as the home folder; `cure` ends the message otherwise.
+
+    Raises:
+        UsageError: they are neither texts nor paths; the message names the option.
+    """
+    # Whoever iterates over a table or a dictionary gets the names of its columns.
+    is_list = isinstance(paths, Iterable) and not isinstance(paths, str) and not hasattr(paths, "keys")
+    items = list(paths) if is_list else [paths]
+    if not all(isinstance(item, str | Path) for item in items):
+        raise UsageError(f"{option}: give a path or a list of paths, not {_describe(paths)}{cure}")
+    return [type(item)(os.path.expanduser(item)) for item in items]
+
+
+def _describe(value: Any) -> str:
+    return "None" if value is None else f"a value of the type {type(value).__name__}"

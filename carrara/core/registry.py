@@ -76,7 +76,7 @@ class Registry:
         Raises:
             UsageError: no such name; the message suggests similar ones.
         """
-        key = name.strip().replace("_", "-")
+        key = str(name).strip().replace("_", "-")
         if key not in self.entries:
             similar = did_you_mean(key, self.entries)
             raise UsageError(f"there is no {self.kind} {name!r}.{similar} `carrara ls` shows every {self.kind}.")

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from carrara.core.errors import UsageError
+from carrara.core.paths import user_path
 from carrara.core.printable import count_of
 from carrara.core.settings import Settings
 from carrara.formats.weights import hash_tensors, load_state_dict_strict
@@ -92,6 +93,28 @@ class Card(Settings):
     output_version: int = 1
     weights_sha256: str = ""
 
+    def describe(self) -> str:
+        """Return name, sample rate and sizes in one line."""
+        rate = "a vector a clip" if self.frame_rate is None else f"{self.frame_rate:g} frames a second"
+        layers = count_of(self.num_layers + 1, "layer")
+        sizes = f"{layers} of {self.dim}, {rate}, {self.parameters:,} parameters"
+        return f"{self.name}: {self.sample_rate:,} Hz, {sizes}"
+
+    def __repr__(self) -> str:
+        return f"<card {self.describe()}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        values = self.model_dump(mode="json", exclude={"files"})
+        texts = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
+        rows = "".join(
+            f"<tr><td>{escape(key)}</td><td>{escape(str(text))}</td></tr>"
+            for key, text in texts.items()
+            if text not in (None, "")
+        )
+        return f"<table>{rows}</table>"
+
 
 # What a card says of the weights, whatever the settings of the network are.
 WEIGHT_FACTS = {
@@ -134,14 +157,10 @@ class Encoder(nn.Module):
                 samples require a gradient.
 
         Raises:
-            UsageError: The samples are integers, or have other dimensions.
+            UsageError: The samples are integers, or have other dimensions, or the lengths do not fit them.
         """
         samples_BT = self._to_batch(samples)
-        if isinstance(lengths, list | tuple | np.ndarray) and not all(0 < n <= samples_BT.shape[1] for n in lengths):
-            raise UsageError(
-                f"{self.card.name}: lengths are numbers of samples from 1 to {samples_BT.shape[1]}; given {lengths}"
-            )
-        lengths_B = None if lengths is None else torch.as_tensor(lengths, device=samples_BT.device)
+        lengths_B = None if lengths is None else self._to_lengths(lengths, samples_BT)
         if gradients is None:
             gradients = self.training or samples_BT.requires_grad
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
@@ -151,7 +170,15 @@ class Encoder(nn.Module):
         name = self.card.name
         if isinstance(samples, str | Path):
             raise UsageError(f"{name}: takes samples, not a file; carrara.embed({str(samples)!r}, …) reads files")
-        samples_BT = torch.as_tensor(samples)
+        try:
+            # torch refuses negative strides and warns of memory that cannot be written; such arrays are copied.
+            arrays = samples if isinstance(samples, Tensor) else np.require(np.asarray(samples), requirements="CW")
+            samples_BT = torch.as_tensor(arrays)
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(
+                f"{name}: the samples are no array of numbers; give [samples] or [batch, samples], with shorter clips "
+                "padded and their lengths"
+            ) from None
         if samples_BT.numel() == 0:
             raise UsageError(f"{name}: there are no samples")
         if not samples_BT.is_floating_point():
@@ -170,24 +197,25 @@ class Encoder(nn.Module):
         device = next((tensor.device for tensor in self.parameters()), samples_BT.device)
         return samples_BT.to(device, torch.float32 if samples_BT.dtype == torch.float64 else samples_BT.dtype)
 
+    def _to_lengths(self, lengths: Tensor | np.ndarray | Sequence[int], samples_BT: Tensor) -> Tensor:
+        lengths_B = torch.as_tensor(lengths, device=samples_BT.device)
+        if lengths_B.shape != samples_BT.shape[:1]:
+            raise UsageError(
+                f"{self.card.name}: lengths are a list of numbers of samples, one for each of the "
+                f"{count_of(len(samples_BT), 'clip')}; given {lengths}"
+            )
+        # Values of a tensor are not looked at, which would wait for a GPU.
+        if not isinstance(lengths, Tensor) and not all(0 < n <= samples_BT.shape[1] for n in lengths):
+            raise UsageError(
+                f"{self.card.name}: lengths are numbers of samples from 1 to {samples_BT.shape[1]}; given {lengths}"
+            )
+        return lengths_B
+
     def __repr__(self) -> str:
-        card = self.card
-        rate = "a vector a clip" if card.frame_rate is None else f"{card.frame_rate:g} frames a second"
-        layers = count_of(card.num_layers + 1, "layer")
-        return (
-            f"<encoder {card.name}: {card.sample_rate:,} Hz, {layers} of {card.dim}, {rate}, "
-            f"{card.parameters:,} parameters>"
-        )
+        return f"<encoder {self.card.describe()}>"
 
     def _repr_html_(self) -> str:
-        values = self.card.model_dump(mode="json", exclude={"files"})
-        rows = "".join(
-            f"<tr><td>{escape(key)}</td><td>{escape(', '.join(value) if isinstance(value, list) else str(value))}</td>"
-            "</tr>"
-            for key, value in values.items()
-            if value not in (None, "", [])
-        )
-        return f"<table>{rows}</table>"
+        return self.card._repr_html_()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `carrara.load` and `from_pretrained` read: config.json, model.safetensors, README.md.
@@ -198,7 +226,7 @@ class Encoder(nn.Module):
         """
         from carrara.encoders._hub.load import save_pretrained
 
-        save_pretrained(self, Path(folder))
+        save_pretrained(self, user_path(folder, "folder"))
 
     def push_to_hub(self, repository: str, private: bool = False) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face hub, and return the address of the commit.

@@ -15,16 +15,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from carrara.core.errors import UsageError
+from carrara.core.printable import count_of, one_line
 from carrara.core.settings import Settings
 from carrara.encoders._base import Card, Encoder
 
 PROBE_SECONDS = (1, 2, 3)
+MIN_RATE = 200  # below stands kHz instead of Hz
 WINDOW_SECONDS = 30.0
 
 
@@ -93,11 +96,21 @@ def wrap_encoder(
     rate = sample_rate or getattr(config, "sample_rate", None) or getattr(config, "sampling_rate", None)
     if not rate:
         raise UsageError(f"{name}: give the sample rate that it takes, such as sample_rate=16000")
+    if not isinstance(rate, Real) or rate != round(rate) or rate < MIN_RATE:
+        raise UsageError(f"{name}: sample_rate={rate!r}: give whole samples a second, such as sample_rate=16000")
+    rate = int(rate)
     if isinstance(function, nn.Module):
         function.eval()
     outputs = _probe(function, rate, name)
     frames = [layers_BLFD.shape[2] for layers_BLFD in outputs]
     _, num_layers, _, dim = outputs[0].shape
+    for seconds, (_, layers, _, size) in zip(PROBE_SECONDS, (layers_BLFD.shape for layers_BLFD in outputs)):
+        if (layers, size) != (num_layers, dim):
+            raise UsageError(
+                f"{name}: returned {count_of(num_layers, 'layer')} of {dim} values for {PROBE_SECONDS[0]} s and "
+                f"{layers} of {size} for {seconds} s; only the frames may depend on the length, and they are the "
+                "last dimension but one: [batch, layers, frames, dim]"
+            )
     card = Card(
         name=name,
         sample_rate=rate,
@@ -127,7 +140,15 @@ def _probe(function: Callable[..., Any], rate: int, name: str) -> list[Tensor]:
     with torch.no_grad():
         for seconds in PROBE_SECONDS:
             noise_BT = 0.1 * torch.randn(1, seconds * rate, generator=torch.Generator().manual_seed(seconds))
-            outputs.append(_call(function, noise_BT.to(device), name))
+            try:
+                outputs.append(_call(function, noise_BT.to(device), name))
+            except (IndexError, RuntimeError, TypeError, ValueError) as problem:
+                if not _has_hidden_states(function):
+                    raise
+                raise UsageError(
+                    f"{name}: does not take samples [batch, samples] ({type(problem).__name__}: "
+                    f"{one_line(str(problem))}); give a function that calls its feature extractor first"
+                ) from problem
     return outputs
 
 
@@ -137,24 +158,32 @@ def _call(function: Callable[..., Any], samples_BT: Tensor, name: str = "the enc
     Raises:
         UsageError: It is something else.
     """
-    if hasattr(getattr(function, "config", None), "output_hidden_states"):
+    if _has_hidden_states(function):
         states = function(samples_BT, output_hidden_states=True).hidden_states
         return torch.stack([state if state.ndim == 3 else state.flatten(1, -2) for state in states], dim=1)
     lengths_B = torch.full((len(samples_BT),), samples_BT.shape[1], device=samples_BT.device)
     features = function(samples_BT, lengths_B) if _takes_lengths(function) else function(samples_BT)
     if not isinstance(features, Tensor):
-        raise UsageError(f"{name}: returned {type(features).__name__}, not a tensor [batch, layers, frames, dim]")
+        raise UsageError(
+            f"{name}: returned {type(features).__name__}, not a tensor [batch, layers, frames, dim]; torch.from_numpy "
+            "makes one of an array"
+        )
+    shape = ", ".join(map(str, features.shape))
     if features.ndim == 2:
         features = features[:, None, None]
     elif features.ndim == 3:
         features = features[:, None]
     if features.ndim != 4 or len(features) != len(samples_BT):
-        shape = ", ".join(map(str, features.shape))
         raise UsageError(
             f"{name}: returned [{shape}] for a batch of {len(samples_BT)}, not [batch, layers, frames, dim], "
             "[batch, frames, dim] or [batch, dim]"
         )
     return features.float()
+
+
+def _has_hidden_states(function: Callable[..., Any]) -> bool:
+    """Return whether it is a model of transformers."""
+    return hasattr(getattr(function, "config", None), "output_hidden_states")
 
 
 def _takes_lengths(function: Callable[..., Any]) -> bool:

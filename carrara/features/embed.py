@@ -26,6 +26,7 @@ from carrara.audio.files import check_file, list_audio_files
 from carrara.audio.windows import split_windows
 from carrara.core import __version__
 from carrara.core.errors import AudioError, UsageError
+from carrara.core.paths import user_paths
 from carrara.core.ranged import ranged_file
 from carrara.core.settings import Settings, parse_settings
 from carrara.core.storage import is_remote, local_copy, remote_version
@@ -43,6 +44,7 @@ from carrara.features.encode import (
     merge_windows,
 )
 from carrara.features.windows import WindowGrid, WindowSpec, window_grid
+from carrara.nn.device import pick_device
 
 if TYPE_CHECKING:
     import pyarrow
@@ -96,6 +98,7 @@ def embed(
     hop: float | None = None,
     sample_rate: int | None = None,
     sample: str | None = None,
+    device: str | None = None,
 ) -> pyarrow.Table:
     """Return a table with the columns path, start, duration (s), layer and embedding (float32, of fixed size).
 
@@ -105,8 +108,7 @@ def embed(
 
     Args:
         paths: Audio files, folders of them and manifests, here or as fsspec addresses (`s3://bucket/music`).
-        encoder: An encoder, the name, folder or hub id of one, or a network or function as for `carrara.bench`; it runs
-            on the device of its weights.
+        encoder: An encoder, the name, folder or hub id of one, or a network or function as for `carrara.bench`.
         per: A row is a recording ("clip"), a "window" or a "frame".
         layer: 0 to L, "last", "mean" (of 0 to L), "cnn", "joint" (the space of a text tower), or "all" (a row
             for each).
@@ -115,23 +117,29 @@ def embed(
             overlap.
         sample_rate: In Hz, that a network or function takes.
         sample: "3x10" encodes only three excerpts of ten seconds, spread evenly over each recording.
+        device: Where the encoder runs: auto, cpu, cuda, cuda:1, mps. None means where its weights are, and auto for
+            a name, folder or hub id.
 
     Raises:
-        UsageError: No such encoder, layer or window, or frames of an encoder that has one vector per window.
+        UsageError: No such encoder, layer, window or device, samples instead of files, or frames of an encoder that has
+            one vector per window.
         DataError: There is no audio file among the paths.
         AudioError: No file could be decoded.
     """
     import pyarrow
 
-    encoder = resolve_encoder(encoder, sample_rate=sample_rate)
+    named = user_paths(paths, "paths", "; an encoder takes samples itself: carrara.load(NAME)(samples)")
+    if device is not None or isinstance(encoder, str | Path):
+        device = pick_device(device or "auto")
+    encoder = resolve_encoder(encoder, device, sample_rate)
     values = {"per": per, "layer": str(layer), "window_seconds": window, "hop_seconds": hop, "sample": sample}
     config = parse_settings(EmbedConfig, values, "embed")
-    device = str(next((tensor.device for tensor in encoder.parameters()), "cpu"))
-    files = list_audio_files([paths] if isinstance(paths, str | Path) else paths)
+    home = str(next((tensor.device for tensor in encoder.parameters()), device or "cpu"))
+    files = list_audio_files(named)
     tables: list[pyarrow.Table] = []
     current: list[pyarrow.Table] = []
     problem = None
-    with closing(embed_files(encoder, files, config, device)) as chunks:
+    with closing(embed_files(encoder, files, config, home)) as chunks:
         for chunk in chunks:
             if chunk.table is not None:
                 current.append(chunk.table)
@@ -146,7 +154,7 @@ def embed(
     if problem and not tables:
         raise AudioError(problem)
     table = pyarrow.concat_tables([embedding_schema(encoder, config).empty_table(), *tables]).combine_chunks()
-    return table.replace_schema_metadata(settings_metadata(embed_settings(encoder, config, device)))
+    return table.replace_schema_metadata(settings_metadata(embed_settings(encoder, config, home)))
 
 
 def embed_settings(encoder: Encoder, config: EmbedConfig, device: str) -> dict[str, Any]:

@@ -17,12 +17,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from carrara.core.errors import AudioError, StoreError, UsageError
+from carrara.core.paths import user_path, user_paths
 from carrara.core.printable import one_line
 from carrara.core.storage import is_remote
 from carrara.features.embedding_table import EmbeddedRows, EmbeddingTable
@@ -108,9 +110,20 @@ def find(
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "table.parquet"
             parquet.write_table(library, file)
-            return find(queries, file, count, exclude_same, passages, path, layer, standardise, encoder, metadata, text)
-    rows = open_library(library, layer, standardise)
-    texts = [str(item) for item in ([queries] if isinstance(queries, str | Path) else queries)]
+            options = (count, exclude_same, passages, path, layer, standardise, encoder, metadata, text)
+            try:
+                return find(queries, file, *options)
+            except (StoreError, UsageError) as problem:
+                raise type(problem)(str(problem).replace(str(file), "the table")) from None
+    if not isinstance(count, Integral) or count < 1:
+        raise UsageError(f"count={count!r}: give how many recordings to find, at least 1")
+    cure = "; an array or table of samples is written to a file first"
+    texts = [str(item) for item in user_paths(queries, "queries", cure)]
+    if not isinstance(library, str | Path):
+        raise UsageError(
+            f"library: give the file of a table, or the pyarrow.Table of carrara.embed, not a {type(library).__name__}"
+        )
+    rows = open_library(user_path(library, "library"), layer, standardise)
     resolved = resolve_queries(texts, rows, encoder)
     if text is not None:
         if path:

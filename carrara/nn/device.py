@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from carrara.core.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
 
-def pick_device(name: str = "auto") -> str:
+
+def pick_device(device: str | torch.device = "auto") -> str:
     """Return `cuda`, `mps` or `cpu`, the first that is available, for `auto`; return any other name after a check.
 
     Raises:
         UsageError: the name is no device, or this machine does not have it.
     """
+    name = str(device)
     if name.lower() in ("gpu", "nvidia"):
         raise UsageError(f"--device {name}: write cuda for an NVIDIA GPU (mps on a Mac), or auto")
     import torch  # seconds, which a wrong word need not cost

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from carrara.core.errors import UsageError
+from carrara.core.paths import user_path, user_paths
 from carrara.core.settings import replace
 from carrara.nn.device import pick_device
 from carrara.pretrain.card import identify_corpus, trained_card
@@ -96,8 +97,8 @@ def pretrain(
     """
     changes = {**(changes or {}), **({"steps": steps} if steps is not None else {})}
     resolved: Any = resolve(recipe, scale, changes) if isinstance(recipe, str) else replace(recipe, changes)
-    paths = [corpus] if isinstance(corpus, str | Path) else list(corpus)
-    folder, torch_device = Path(output), torch.device(pick_device(str(device)))
+    paths, folder = user_paths(corpus, "corpus"), user_path(output, "output")
+    torch_device = torch.device(pick_device(device))
     if probe and isinstance(resolved, CodecRecipe):
         raise UsageError("--probe measures encoders, and a codec is none; leave it out")
     if probe_every < 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 from carrara.bench.leaderboard.compare import Comparison, compare_systems
 from carrara.bench.leaderboard.ranking import Leaderboard, add_published, build_leaderboards
 from carrara.core.errors import UsageError, did_you_mean
+from carrara.core.paths import user_path
 from carrara.core.record import Record, read_records
 
 
@@ -30,8 +31,10 @@ def leaderboard(
         StoreError: the folder does not exist, or a file in it is not a record.
     """
     if isinstance(results, str | Path):
-        results = read_records(Path(results))
-    records = [results] if isinstance(results, Record) else list(results)
+        results = read_records(user_path(results, "results"))
+    records = list(results) if isinstance(results, Iterable) and not isinstance(results, Record) else [results]
+    if not all(isinstance(record, Record) for record in records):
+        raise UsageError("results: give the folder of the records, a record or a list of records")
     leaderboards = build_leaderboards(records, suite)
     if protocol is not None:
         protocols = sorted({each.protocol for each in leaderboards})
@@ -63,4 +66,5 @@ def compare(first: str, second: str, results: str | Path = "results", suite: str
         raise UsageError(
             "compare needs the folder of the records, which also holds the predictions: the `results` of carrara.bench"
         )
-    return compare_systems(read_records(Path(results)), first, second, results, suite)
+    folder = user_path(results, "results")
+    return compare_systems(read_records(folder), first, second, folder, suite)

@@ -31,7 +31,10 @@ def resolve_encoder(encoder: AnyEncoder, device: str | None = None, sample_rate:
         return load(encoder, device or "cpu")
     if not callable(encoder):
         raise UsageError(
-            f"{encoder!r}: is no encoder; give a name, a folder, a carrara.Encoder, a torch.nn.Module or a function"
+            f"a value of the type {type(encoder).__name__} is no encoder; give a name, a folder, a carrara.Encoder, a "
+            "torch.nn.Module or a function"
         )
+    if isinstance(encoder, type):
+        raise UsageError(f"{encoder.__name__}: is a class; give an instance of it, such as {encoder.__name__}(…)")
     resolved = encoder if isinstance(encoder, Encoder) else wrap_encoder(encoder, sample_rate)
     return (resolved.to(device) if device else resolved).eval()

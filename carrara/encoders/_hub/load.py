@@ -34,6 +34,7 @@ from carrara.encoders._hubert.huggingface import STANDARDISED, load_hubert_folde
 from carrara.encoders._text.tower import TOKENIZER, TextEncoder, read_tokenizer
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, release_memory, save_tensors
 from carrara.nn.conv.waveform_frontend import WaveformFrontend
+from carrara.nn.device import pick_device
 from carrara.nn.linear import OnednnLinear
 
 INT8_VERSION = 1  # of 0 only linear layers were in int8
@@ -77,12 +78,16 @@ def load(spec: str | Path, device: str | torch.device = "cpu") -> Encoder:
             `SPEC:random-SEED` is the same network with random weights; after either, `:int8` multiplies its linear
             layers and waveform front end in int8, on a CPU; `A+B` and `A+B:late` are a fusion of two or more, for
             `carrara bench` only.
-        device: Where to put it.
+        device: Where to put it: auto, cpu, cuda, cuda:1, mps.
 
     Raises:
-        UsageError: Nothing has that name, a config is invalid, or the weights are not on this machine.
+        UsageError: Nothing has that name, there is no such device, a config is invalid, or the weights are not on this
+            machine.
         WeightsError: The weights are damaged or another network's.
     """
+    if not isinstance(spec, str | Path):
+        raise UsageError(f"load takes a name, a folder or a hub id, not a value of the type {type(spec).__name__}")
+    device = pick_device(device)
     if parts := split_fusion(spec):
         return fuse([load(part, device) for part in parts], str(spec).endswith(LATE), device)
     parsed = parse_encoder_spec(spec)
