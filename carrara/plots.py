@@ -1,17 +1,19 @@
 """Figures for notebooks and files, as SVG that stands alone: every picture that the site, report and explorer show.
 
-Each function but `picture` returns an `SvgFigure`: a notebook shows it, and `save` writes it to a file.
+Each function but `picture` returns an `SvgFigure`: a notebook shows it, and `save` writes it to a file. A leaderboard
+may also be given as what `carrara.leaderboard` makes it of: records, or their folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from carrara.bench.leaderboard.compare import Comparison
+from carrara.bench.leaderboard.from_results import leaderboard as build_leaderboard
 from carrara.bench.leaderboard.picture import INK, PAPER, RULE, draw_leaderboard
 from carrara.bench.leaderboard.ranking import Leaderboard
 from carrara.bench.report.classes import class_results
@@ -21,6 +23,8 @@ from carrara.bench.report.plots import layer_plot, measured_corruptions, robustn
 from carrara.bench.report.site_plots import confusion_plot, cost_plot, difference_plot, system_plot, task_plot
 from carrara.core.errors import UsageError
 from carrara.core.io import write_text
+from carrara.core.paths import user_path
+from carrara.core.record import Record
 from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
 
 __all__ = [
@@ -39,6 +43,9 @@ __all__ = [
     "training",
 ]
 COLOURS = {"--ink": INK, "--line": RULE, "--paper": PAPER, "--blue": "#0072b2"}
+
+
+AnyResults = Leaderboard | str | Path | Record | Iterable[Record]
 
 
 def __dir__() -> list[str]:
@@ -74,27 +81,31 @@ class SvgFigure:
         return f"<SVG figure of {len(self.svg):,} characters>"
 
 
-def scores(leaderboard: Leaderboard) -> SvgFigure:
+def _board(results: AnyResults) -> Leaderboard:
+    return results if isinstance(results, Leaderboard) else build_leaderboard(results)
+
+
+def scores(leaderboard: AnyResults) -> SvgFigure:
     """Return the scores of each task with their intervals."""
-    return SvgFigure(score_plot(leaderboard))
+    return SvgFigure(score_plot(_board(leaderboard)))
 
 
-def task_scores(leaderboard: Leaderboard, task: str) -> SvgFigure:
+def task_scores(leaderboard: AnyResults, task: str) -> SvgFigure:
     """Return the scores of all systems on a task, the best first; published ones are hollow.
 
     Raises:
         UsageError: no system has a score on such a task.
     """
-    return SvgFigure(task_plot(leaderboard, task))
+    return SvgFigure(task_plot(_board(leaderboard), task))
 
 
-def system_scores(leaderboard: Leaderboard, system: str) -> SvgFigure:
+def system_scores(leaderboard: AnyResults, system: str) -> SvgFigure:
     """Return a system's scores with intervals, beside the best other system and the best published score.
 
     Raises:
         UsageError: there is no such system.
     """
-    return SvgFigure(system_plot(leaderboard, system))
+    return SvgFigure(system_plot(_board(leaderboard), system))
 
 
 def differences(comparison: Comparison) -> SvgFigure:
@@ -106,7 +117,7 @@ def differences(comparison: Comparison) -> SvgFigure:
     return SvgFigure(difference_plot(comparison))
 
 
-def quality_and_cost(leaderboard: Leaderboard, by: str = "parameters", task: str | None = None) -> SvgFigure:
+def quality_and_cost(leaderboard: AnyResults, by: str = "parameters", task: str | None = None) -> SvgFigure:
     """Return the average of the ranked tasks, or a task's score, against a cost.
 
     Args:
@@ -117,10 +128,10 @@ def quality_and_cost(leaderboard: Leaderboard, by: str = "parameters", task: str
     Raises:
         UsageError: there is no such cost, or no system with a score states it.
     """
-    return SvgFigure(cost_plot(leaderboard, by, task))
+    return SvgFigure(cost_plot(_board(leaderboard), by, task))
 
 
-def confusions(leaderboard: Leaderboard, results: str | Path, task: str) -> dict[str, SvgFigure]:
+def confusions(leaderboard: AnyResults, results: str | Path, task: str) -> dict[str, SvgFigure]:
     """Return by system which classes of a multiclass task it takes for which, from the predictions beside its record.
 
     Args:
@@ -132,7 +143,10 @@ def confusions(leaderboard: Leaderboard, results: str | Path, task: str) -> dict
         UsageError: the task has no classes, too many for a picture, or no predictions.
         StoreError: predictions are damaged.
     """
-    chosen = next((each for each in class_results(leaderboard, Path(results)) if each["task"] == task), None)
+    chosen = next(
+        (each for each in class_results(_board(leaderboard), user_path(results, "results")) if each["task"] == task),
+        None,
+    )
     if chosen is None or not chosen["matrices"]:
         raise UsageError(f"{task}: no confusions; it needs one label a clip, few classes, and predictions in {results}")
     return {
@@ -163,20 +177,21 @@ def example_clip(samples: np.ndarray, sample_rate: int, labels: Mapping[str, Any
     return SvgFigure(example_plot(samples, sample_rate, labels or {}))
 
 
-def layers(leaderboard: Leaderboard) -> SvgFigure:
+def layers(leaderboard: AnyResults) -> SvgFigure:
     """Return the best validation score of each layer, by task and system."""
-    return SvgFigure(layer_plot(leaderboard))
+    return SvgFigure(layer_plot(_board(leaderboard)))
 
 
-def robustness(leaderboard: Leaderboard) -> SvgFigure:
+def robustness(leaderboard: AnyResults) -> SvgFigure:
     """Return what corruptions of the test audio cost each system.
 
     Raises:
         UsageError: no record has scores on corrupted audio.
     """
-    if not measured_corruptions(leaderboard):
+    board = _board(leaderboard)
+    if not measured_corruptions(board):
         raise UsageError("no record has scores on corrupted audio; carrara.bench(…, corruptions=['noise:20db']) has")
-    return SvgFigure(robustness_plot(leaderboard))
+    return SvgFigure(robustness_plot(board))
 
 
 def training(folder: str | Path) -> SvgFigure:
@@ -188,16 +203,16 @@ def training(folder: str | Path) -> SvgFigure:
     Raises:
         UsageError: the folder holds no log.
     """
-    log = Path(folder) / LOG_FILE
+    log = user_path(folder, "folder") / LOG_FILE
     if not log.is_file():
         raise UsageError(f"{log}: missing; give the folder of a run of carrara.pretrain")
     return SvgFigure(training_plot(read_metrics(log)))
 
 
-def picture(leaderboard: Leaderboard, path: str | Path, caption: str = "") -> Path:
+def picture(leaderboard: AnyResults, path: str | Path, caption: str = "") -> Path:
     """Write a leaderboard as a PNG picture and return its path; `caption` is a line beneath.
 
     Raises:
         StoreError: the file cannot be written.
     """
-    return draw_leaderboard(path, leaderboard, caption)
+    return draw_leaderboard(path, _board(leaderboard), caption)

@@ -196,6 +196,20 @@ def test_a_leaderboard_is_of_records(results):
         carrara.leaderboard(results)
 
 
+def test_systems_are_compared_by_name():
+    with pytest.raises(UsageError, match="^compare: give the names of two systems"):
+        carrara.compare(carrara.load("noise"), "mfcc")
+
+
+def test_plots_take_what_leaderboards_take(tmp_path):
+    with pytest.raises(UsageError, match="^results: give the folder of the records"):
+        carrara.plots.scores(5)
+    with pytest.raises(StoreError, match="no such folder of results"):
+        carrara.plots.layers(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="^there are no records"):
+        carrara.plots.robustness([])
+
+
 def test_catalogues_are_mappings_and_suggest_names_in_other_case():
     for catalogue in (carrara.encoders, carrara.tasks, carrara.datasets):
         name = next(iter(catalogue))

@@ -66,5 +66,7 @@ def compare(first: str, second: str, results: str | Path = "results", suite: str
         raise UsageError(
             "compare needs the folder of the records, which also holds the predictions: the `results` of carrara.bench"
         )
+    if not isinstance(first, str) or not isinstance(second, str):
+        raise UsageError("compare: give the names of two systems, as the leaderboard has them")
     folder = user_path(results, "results")
     return compare_systems(read_records(folder), first, second, folder, suite)
