@@ -130,7 +130,8 @@ def bench(
     records = Records()
     # A network may be iterable (nn.Sequential) and is still one encoder.
     is_list = isinstance(encoders, Iterable) and not isinstance(encoders, str | Mapping) and not callable(encoders)
-    for given in encoders if is_list else [encoders]:
+    listed: Any = encoders if is_list else [encoders]
+    for given in listed:
         encoder = resolve_encoder(given, device, sample_rate)
         provider = build_provider(
             encoder,

@@ -172,7 +172,9 @@ class Encoder(nn.Module):
             raise UsageError(f"{name}: takes samples, not a file; carrara.embed({str(samples)!r}, …) reads files")
         try:
             # torch refuses negative strides and warns of memory that cannot be written; such arrays are copied.
-            arrays = samples if isinstance(samples, Tensor) else np.require(np.asarray(samples), requirements="CW")
+            arrays = (
+                samples if isinstance(samples, Tensor) else np.require(np.asarray(samples), requirements=["C", "W"])
+            )
             samples_BT = torch.as_tensor(arrays)
         except (TypeError, ValueError, RuntimeError):
             raise UsageError(

@@ -93,12 +93,12 @@ def wrap_encoder(
     """
     name = name or getattr(function, "__name__", type(function).__name__).strip("<>")
     config = getattr(function, "config", None)
-    rate = sample_rate or getattr(config, "sample_rate", None) or getattr(config, "sampling_rate", None)
+    rate: Any = sample_rate or getattr(config, "sample_rate", None) or getattr(config, "sampling_rate", None)
     if not rate:
         raise UsageError(f"{name}: give the sample rate that it takes, such as sample_rate=16000")
     if not isinstance(rate, Real) or rate != round(rate) or rate < MIN_RATE:
         raise UsageError(f"{name}: sample_rate={rate!r}: give whole samples a second, such as sample_rate=16000")
-    rate = int(rate)
+    rate = round(rate)
     if isinstance(function, nn.Module):
         function.eval()
     outputs = _probe(function, rate, name)
