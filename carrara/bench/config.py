@@ -77,8 +77,10 @@ def parse_protocol_name(name: str, more: Mapping[str, Any] | None = None) -> Ben
         more: settings beside those of the name.
 
     Raises:
-        UsageError: a change is not of the form setting=value.
+        UsageError: a change is not of the form setting=value, or `more` is no dictionary.
     """
+    if more is not None and not isinstance(more, Mapping):
+        raise UsageError('settings: give them by dotted path in a dictionary, such as {"head": "lstm"}')
     protocol, _, changes = name.partition(":")
     # Values may be lists, whose commas are followed by no setting.
     settings = parse_assignments(re.split(r",(?=[A-Za-z_][\w.]*=)", changes) if changes else ())

@@ -110,8 +110,6 @@ def bench(
         DataError: a dataset that is not on disk or incomplete, or a split with too few clips.
         StoreError: a record that cannot be read or written.
     """
-    if settings is not None and not isinstance(settings, Mapping):
-        raise UsageError('settings: give them by dotted path in a dictionary, such as {"head": "lstm"}')
     config = config or replace(
         parse_protocol_name(protocol, settings),
         seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds),
@@ -119,19 +117,13 @@ def bench(
         overwrite=overwrite,
     )
     config.check()
-    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
-        raise UsageError(f"limit={limit!r}: give a number of clips, at least 1")
     selected, own_datasets = select_tasks(suite, tasks)
     device = pick_device(device)
     data_dir = None if data_dir is None else user_path(data_dir, "data_dir")
     results = user_path(results, "results")
-    if results.is_file():
-        raise StoreError(f"{results}: is a file; give the folder of the records")
+    _check_options(results, limit)
     records = Records()
-    # A network may be iterable (nn.Sequential) and is still one encoder.
-    is_list = isinstance(encoders, Iterable) and not isinstance(encoders, str | Mapping) and not callable(encoders)
-    listed: Any = encoders if is_list else [encoders]
-    for given in listed:
+    for given in _list_encoders(encoders):
         encoder = resolve_encoder(given, device, sample_rate)
         provider = build_provider(
             encoder,
@@ -145,6 +137,25 @@ def bench(
             provider, config, [_resolve_task(task) for task in selected], results, on_record, on_problem
         )
     return records
+
+
+def _check_options(results: Path, limit: int | None) -> None:
+    """Check what would be noticed only after a measurement, or measure something else.
+
+    Raises:
+        StoreError: the folder of the records is a file.
+        UsageError: the limit is no number of clips.
+    """
+    if results.is_file():
+        raise StoreError(f"{results}: is a file; give the folder of the records")
+    if limit is not None and (not isinstance(limit, Integral) or limit < 1):
+        raise UsageError(f"limit={limit!r}: give a number of clips, at least 1")
+
+
+def _list_encoders(encoders: Any) -> list[AnyEncoder]:
+    # A network may be iterable (nn.Sequential) and is still one encoder.
+    is_list = isinstance(encoders, Iterable) and not isinstance(encoders, str | Mapping) and not callable(encoders)
+    return list(encoders) if is_list else [encoders]
 
 
 def _measure_missing(
