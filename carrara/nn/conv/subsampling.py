@@ -22,7 +22,7 @@ from carrara.nn.linear import OnednnLinear
 
 STRIDE = 4  # input frames of an output frame
 CONTEXT = 3  # output frames on either side of a block that its input must cover: ±9 input frames, in fours
-BLOCK_FRAMES = 4096  # input frames of a block: a quarter of a gigabyte for 512 channels
+BLOCK_FRAMES = 1024  # input frames of a block: 67 MB for each map of 512 channels, five of which exist at once
 
 
 def num_subsampled_frames(frames: int) -> int:
@@ -52,7 +52,7 @@ class ConvSubsampling(nn.Module):
     """Both blocks and the linear map; attributes named as in the authors' files.
 
     Attributes:
-        block_frames: input frames of a block over all clips; None takes all at once, which a tracer can follow.
+        block_frames: input frames of a block; None takes all clips at once, which a tracer can follow.
     """
 
     def __init__(self, bands: int, channels: int, dim: int):
@@ -70,8 +70,15 @@ class ConvSubsampling(nn.Module):
         """
         if self.training or self.block_frames is None:
             return self._forward_block(mel_BFM, counts_B)
-        frames = mel_BFM.shape[1]
-        size = max(self.block_frames // len(mel_BFM) // STRIDE, 1) * STRIDE
+        clips = max(self.block_frames // max(mel_BFM.shape[1], 1), 1)  # at once
+        outputs = []
+        for first in range(0, len(mel_BFM), clips):
+            own_B = None if counts_B is None else counts_B[first : first + clips]
+            outputs.append(self._forward_in_blocks(mel_BFM[first : first + clips], own_B, self.block_frames))
+        return torch.cat(outputs)
+
+    def _forward_in_blocks(self, mel_BFM: Tensor, counts_B: Tensor | None, block_frames: int) -> Tensor:
+        frames, size = mel_BFM.shape[1], max(block_frames // STRIDE, 1) * STRIDE
         if frames <= size:
             return self._forward_block(mel_BFM, counts_B)
         blocks = []

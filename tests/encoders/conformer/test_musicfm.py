@@ -107,7 +107,7 @@ class TestNetwork:
         encoder.conv.conv[0].register_forward_hook(lambda module, given, out: widest.append(given[0].shape[-1]))
         layers = encoder(noise(600))
         assert layers.shape == (1, 2, 15_000, 8) and torch.isfinite(layers).all()
-        assert len(widest) == 15 and max(widest) <= 4096 + 24
+        assert len(widest) == 59 and max(widest) <= 1024 + 24
 
     def test_the_published_size(self, twin):
         for name in ("musicfm-fma", "musicfm-msd"):
