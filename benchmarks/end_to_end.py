@@ -29,7 +29,7 @@ from torch import Tensor
 
 import carrara
 from carrara.encoders._base import Encoder
-from carrara.features.embed import EmbedConfig
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.encode import encoder_autocast
 from carrara.features.parquet import write_embeddings
 

@@ -16,11 +16,11 @@ import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from carrara.core import __version__
 from carrara.core.download import is_in_hub_cache
@@ -31,10 +31,10 @@ from carrara.core.strict_json import read_json
 from carrara.data import REGISTRY as DATASETS
 from carrara.data._base import Dataset
 from carrara.encoders import REGISTRY as ENCODERS
-from carrara.encoders._base import Encoder, EncoderFamily
 from carrara.encoders._hub.availability import is_on_hub, read_published_files, split_hub_address
-from carrara.encoders._hub.load import load
-from carrara.encoders._hub.official import convert_official, download_paths, fetch_official
+
+if TYPE_CHECKING:
+    from carrara.encoders._base import Encoder, EncoderFamily
 
 Status = Literal["passed", "failed", "recorded", "not at hand"]
 REFERENCES = Path(__file__).with_name("reference_outputs")
@@ -83,6 +83,8 @@ def reference_outputs(encoder: Encoder) -> dict[str, Any]:
 
     Numbers are rounded to seven digits.
     """
+    import torch
+
     samples_1T = torch.from_numpy(fixed_sound(encoder.card.sample_rate))[None]
     with torch.inference_mode():
         layers_LFD = encoder.eval()(samples_1T)[0].double().numpy()
@@ -157,6 +159,9 @@ def verify(
 
 def verify_encoder(name: str, file: Path | None = None, allow_download: bool = True) -> Verification:
     """Return the verification of an encoder with its official files, or of one that needs none."""
+    from carrara.encoders._hub.load import load
+    from carrara.encoders._hub.official import convert_official, fetch_official
+
     family: EncoderFamily = ENCODERS.get(name)
     card = family.variants[name][0]
     checks: list[Check] = []
@@ -223,7 +228,7 @@ def render_verifications(verifications: Iterable[Verification], as_json: bool = 
     versions = {
         "carrara": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "numpy": np.__version__,
         "platform": platform.platform(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -250,11 +255,13 @@ def write_reference(name: str, file: Path, folder: Path = REFERENCES) -> Path:
         file: its official file.
         folder: of the references.
     """
+    from carrara.encoders._hub.official import convert_official
+
     encoder = convert_official(name, file)
     values = {
         "file": file.name,
         "sha256": sha256_of_file(file),
-        "written_with": {"carrara": __version__, "torch": torch.__version__, "date": f"{datetime.now(UTC):%Y-%m-%d}"},
+        "written_with": {"carrara": __version__, "torch": version("torch"), "date": f"{datetime.now(UTC):%Y-%m-%d}"},
         **reference_outputs(encoder),
     }
     path = folder / f"{name}.json"
@@ -264,6 +271,8 @@ def write_reference(name: str, file: Path, folder: Path = REFERENCES) -> Path:
 
 def _is_at_hand(name: str, files: dict[str, str]) -> bool:
     if any(not is_on_hub(address) for address in files):
+        from carrara.encoders._hub.official import download_paths
+
         return all(path.is_file() for path in download_paths(name))
     return bool(files) and all(is_in_hub_cache(*split_hub_address(address)) for address in files)
 

@@ -12,11 +12,13 @@ from typing import Any
 
 MAX_TEXT = 100  # a longer line of prose is hard to read
 MIN_LAST_COLUMN = 30
+# A line of a folder's layout: a file, at least two spaces, what it is.
+LAYOUT_LINE = re.compile(r"^(\s*)(\S.*?\s{2,})(\S.*)$")
 LIST_ITEM = re.compile(r"^(\s*)(- |\d+\. )")
 
 
 def reflow(text: str, width: int | None) -> str:
-    """Return a docstring with its paragraphs and lists wrapped anew; indented blocks stay as they are."""
+    """Return a docstring with its paragraphs and lists wrapped anew; of indented blocks only notes beside files."""
     if width is None:
         return text
     blocks: list[str] = []
@@ -28,16 +30,28 @@ def reflow(text: str, width: int | None) -> str:
                 items.append([line])
             else:
                 items[-1].append(line.strip())
-        blocks.append("\n".join(_wrap_item(lines, min(width, MAX_TEXT)) for lines in items))
+        blocks.append("\n".join(_wrap_item(lines, width) for lines in items))
     return "\n\n".join(blocks)
 
 
 def _wrap_item(lines: list[str], width: int) -> str:
     marker = LIST_ITEM.match(lines[0])
     if lines[0].startswith("    ") and not marker:
-        return "\n".join(lines)
+        return "\n".join(_wrap_layout_line(line, width) for line in lines)
     indent = " " * len(marker.group(0)) if marker else ""
-    return wrap(" ".join(lines), width, indent)
+    return wrap(" ".join(lines), min(width, MAX_TEXT), indent)
+
+
+def _wrap_layout_line(line: str, width: int) -> str:
+    """Return a line of a folder's layout with its note wrapped in its column, or beneath where that is narrow."""
+    match = LAYOUT_LINE.match(line)
+    if len(line) <= width or not match:
+        return line
+    margin, file, note = match.groups()
+    if width - len(margin + file) >= MIN_LAST_COLUMN:
+        return wrap(line, width, " " * len(margin + file))
+    indent = f"{margin}    "
+    return f"{margin}{file.rstrip()}\n{wrap(indent + note, width, indent)}"
 
 
 def wrap(text: str, width: int | None, indent: str = "") -> str:

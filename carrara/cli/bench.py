@@ -149,25 +149,29 @@ def bench(
     """
     from carrara.bench.config import parse_protocol_name
     from carrara.bench.select_tasks import select_tasks
+    from carrara.cli._checks import check_bench_config, check_output_folder
     from carrara.core.settings import parse_assignments
-    from carrara.nn.device import pick_device
+    from carrara.nn.device import check_device, pick_device
 
-    config = parse_protocol_name(protocol, parse_assignments(changes or ()))
-    names = _select_names(encoders, config.protocol, is_restricted=bool(suite or tasks))  # before torch is imported
-    selected, datasets = select_tasks(suite, tasks)
-    device = pick_device(device)
-
-    from carrara.bench.run import bench as measure
-    from carrara.core.errors import AbsentError
-
+    # Whatever can be wrong in the command is looked at before torch is imported.
     config = replace(
-        config,
+        parse_protocol_name(protocol, parse_assignments(changes or ())),
         seeds=tuple(range(seed, seed + seeds)),
         corruptions=tuple(part.strip() for text in corrupt or () for part in text.split(",") if part.strip()),
         overwrite=overwrite,
         time_limit_hours=time_limit_hours,
     )
+    check_bench_config(config)
+    names = _select_names(encoders, is_restricted=bool(suite or tasks))
+    selected, datasets = select_tasks(suite, tasks)
+    check_device(device)
+    check_output_folder(output)
+
+    from carrara.bench.run import bench as measure
+    from carrara.core.errors import AbsentError
+
     config.check()
+    device = pick_device(device)
     records: list[Record] = []
     failures: dict[str, CarraraError] = {}
     not_loaded: list[str] = []
@@ -202,25 +206,25 @@ def bench(
         raise typer.Exit(1)
 
 
-def _select_names(encoders: list[str] | None, protocol: str, is_restricted: bool) -> list[str]:
+def _select_names(encoders: list[str] | None, is_restricted: bool) -> list[str]:
     """Return the encoders to measure, by default those that are ready on this machine, which are printed.
 
     Raises:
-        UsageError: there is no such protocol, the only encoder is none, or no encoder is given and neither suite nor
+        UsageError: the only encoder is none, or no encoder is given and neither suite nor
             tasks are; `carrara bench` alone must not measure everything.
     """
-    from carrara.bench import protocols
+    from carrara.cli._checks import check_encoder
     from carrara.core.errors import UsageError
     from carrara.encoders import REGISTRY
     from carrara.encoders._hub.availability import check_availability
-    from carrara.encoders._hub.spec import parse_encoder_spec
+    from carrara.encoders._hub.spec import split_fusion
 
-    protocols.REGISTRY.get_entry(protocol)
     if encoders:
         if tables := [name for name in encoders if name.endswith(".toml")]:
             raise UsageError(f"{tables[0]}: a task file, not an encoder; give it as -t {tables[0]}")
         if len(encoders) == 1:  # one of several is reported and skipped
-            parse_encoder_spec(encoders[0])
+            for part in split_fusion(encoders[0]) or encoders:
+                check_encoder(part)
         return encoders
     if not is_restricted:
         raise UsageError(

@@ -145,11 +145,12 @@ def embed(
     NumPy files are written anew, and refused where that would drop a recording. --overwrite drops them in any format.
     """
     from carrara.audio.files import check_paths, list_audio_files, select_shard
+    from carrara.cli._checks import check_encoder
     from carrara.core.errors import UsageError
     from carrara.core.settings import parse_assignments, parse_settings
     from carrara.core.storage import is_remote
-    from carrara.encoders._hub.spec import parse_encoder_spec
-    from carrara.nn.device import limit_threads, pick_device
+    from carrara.features.embed_config import EmbedConfig
+    from carrara.nn.device import check_device, limit_threads, pick_device
 
     # Whatever can be wrong in the command is looked at before torch is imported.
     named = [*(paths or ()), *read_list(files_from)]
@@ -158,22 +159,22 @@ def embed(
     check_paths(named)
     output = _parse_output(output_name, shard_index is not None, as_json)
     _check_division(num_shards, shard_index, ray is None and (workers is not None or gpus_per_worker > 0))
-    parse_encoder_spec(encoder)
-    device = pick_device(device)
     assignments = parse_assignments(changes or [])
+    check_encoder(encoder, assignments)
+    check_device(device)
+    values = {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop, "sample": sample}
+    config = parse_settings(EmbedConfig, values, "embed")
     files = list_audio_files(named)
     if shard_index is not None:
         files = select_shard(files, num_shards, shard_index)
         output = output / f"shard-{shard_index:05d}-of-{num_shards:05d}"
 
     from carrara.encoders._hub.load import load, with_settings
-    from carrara.features.embed import EmbedConfig
     from carrara.features.ray_pool import RayCluster
     from carrara.features.table_files import write_table
 
     start = time.perf_counter()
-    values = {"per": per, "layer": layer, "window_seconds": window, "hop_seconds": hop, "sample": sample}
-    config = parse_settings(EmbedConfig, values, "embed")
+    device = pick_device(device)
     limit_threads(threads)
     network = with_settings(load(encoder), assignments)
     readers = count_readers(device, any(is_remote(str(path)) for path in files), threads)

@@ -62,6 +62,7 @@ def explore(
     """
     import webbrowser
 
+    from carrara.cli._checks import check_encoder
     from carrara.cli.map import read_label_clips
     from carrara.core.errors import UsageError
     from carrara.core.interrupts import stop_signal
@@ -72,6 +73,8 @@ def explore(
     for folder in audio or ():
         if not folder.is_dir():
             raise UsageError(f"--audio {folder}: no such folder")
+    if encoder is not None:
+        check_encoder(encoder)
     import_web()
     listener = bind_socket(host, port)
 
@@ -114,15 +117,15 @@ def _embed_folder(folder: Path, spec: str, layers: list[str]) -> Path:
     from carrara.audio.files import list_audio_files
     from carrara.core.errors import AudioError
     from carrara.core.paths import home
+
+    files = list_audio_files([folder])
+
     from carrara.encoders._hub.load import load
-    from carrara.encoders._hub.spec import parse_encoder_spec
-    from carrara.features.embed import EmbedConfig
+    from carrara.features.embed_config import EmbedConfig
     from carrara.features.encode import JOINT
     from carrara.features.table_files import write_table
     from carrara.nn.device import pick_device
 
-    parse_encoder_spec(spec)
-    files = list_audio_files([folder])
     network = load(spec)
     whole = JOINT if network.card.joint_dim else "all"
     chosen = layers[0] if len(layers) == 1 else whole

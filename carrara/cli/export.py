@@ -29,9 +29,12 @@ def export(
     ONNX holds the front end too: MERT and its kind, MusicFM, MuQ, mel-conformer, MAEST, mel-patch, MusiCNN,
     EffNet-Discogs, CLMR and MULE; clips of one length in a batch. It needs `pip install 'carrara[onnx]'`.
     """
-    from carrara.encoders._hub.spec import parse_encoder_spec
+    from carrara.cli._checks import check_encoder, check_output_folder
 
-    parse_encoder_spec(encoder)
+    # Whatever can be wrong in the command is looked at before torch is imported.
+    check_encoder(encoder)
+    check_output_folder(output)
+
     from carrara.encoders._hub.export import export_encoder
     from carrara.encoders._hub.load import load
 

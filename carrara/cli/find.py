@@ -81,6 +81,7 @@ def find(
     the table does not hold are embedded with the encoder that made it. Above 100,000 rows `carrara index` makes this
     fast.
     """
+    from carrara.cli._checks import check_encoder
     from carrara.cli._outputs import check_ending
     from carrara.core.errors import UsageError
     from carrara.core.io import write_text
@@ -89,6 +90,10 @@ def find(
         raise UsageError("give what to look for, such as a recording or --text, or --path A B, and not both")
     if output is not None:
         check_ending(output, PLAYLIST_ENDINGS)
+    if encoder is not None:
+        check_encoder(encoder)
+    if metadata is not None and not exclude_same:
+        raise UsageError(f"--metadata {metadata}: is read for --exclude-same FIELD; give that too, or leave it out")
 
     from carrara.features.search import Neighbour, write_playlist
     from carrara.features.search import find as find_rows

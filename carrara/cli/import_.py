@@ -49,6 +49,7 @@ def import_(
     written. Of a family, every encoder that is available is imported, and the others are listed. Pre-training heads are
     kept where the file has them (fairseq checkpoints do), so that pre-training can continue.
     """
+    from carrara.cli._checks import check_output_folder
     from carrara.core.errors import UsageError
     from carrara.encoders._hub.spec import select_variants
 
@@ -56,6 +57,8 @@ def import_(
     select_variants(name, file)
     if file is not None and not file.expanduser().exists():
         raise UsageError(f"--file {file}: does not exist")
+    if output is not None:
+        check_output_folder(output)
 
     from carrara.encoders._hub.import_official import import_official
 

@@ -55,9 +55,7 @@ def map(
 
     outputs = output or []
     for path in outputs:
-        check_ending(path, (*PICTURE_ENDINGS, ".parquet"))
-        if str(path) == "-":
-            raise UsageError("-o -: a map is a file; name one that ends in .png, .svg, .pdf or .parquet")
+        check_ending(path, (*PICTURE_ENDINGS, ".parquet"), has_stdout=False)
     if labels is not None and data is not None:
         raise UsageError("--labels and --data both name labels; give one of them")
     if color is not None and labels is None and data is None:

@@ -112,8 +112,13 @@ def plan(
     planned on this machine only.
     """
     from carrara.core.settings import parse_assignments
+    from carrara.nn.device import check_device
+    from carrara.pretrain.gpus import check_gpu
 
+    # Whatever can be wrong in the command is looked at before torch is imported.
     assignments = parse_assignments(changes or [])
+    check_device(device)
+    check_gpu(gpu)
     if kind == "pretrain":
         _plan_pretrain(targets, scale, corpus, assignments, device, gpu, gpus, price, as_json)
     elif kind == "bench":
@@ -140,25 +145,26 @@ def _plan_embed(
     """Print what embedding takes.
 
     Raises:
-        UsageError: no encoder is given, or there is no such GPU.
+        UsageError: no encoder is given.
     """
     from carrara.audio.files import check_paths, list_audio_files
-    from carrara.core.errors import UsageError, did_you_mean
+    from carrara.cli._checks import check_encoder
+    from carrara.core.errors import UsageError
+    from carrara.core.settings import parse_settings
+    from carrara.features.embed_config import EmbedConfig
 
     if encoder is None:
         raise UsageError("plan embed needs the encoder; give -e NAME (`carrara ls encoders` lists them)")
     check_paths([Path(target) for target in targets])
+    check_encoder(encoder, changes)
+    config = parse_settings(EmbedConfig, config_values, "plan embed")
     named = list_audio_files(targets)
-    from carrara.core.settings import parse_settings
+
     from carrara.encoders._hub.load import load, with_settings
-    from carrara.features.embed import EmbedConfig
     from carrara.features.plan import DRIFT, Estimate, plan_embed, process_seconds
     from carrara.nn.device import limit_threads, pick_device
     from carrara.pretrain.gpus import GPUS
 
-    if gpu not in GPUS:
-        raise UsageError(f"--gpu {gpu}: is not known.{did_you_mean(gpu, GPUS)} There are: {', '.join(GPUS)}")
-    config = parse_settings(EmbedConfig, config_values, "plan embed")
     device = pick_device(device)
     limit_threads(threads)
     network = with_settings(load(encoder), changes)
@@ -200,6 +206,7 @@ def _plan_bench(
         UsageError: neither suite nor tasks are given, or the protocol is to be changed.
     """
     from carrara.bench.select_tasks import select_tasks
+    from carrara.cli._checks import check_encoder
     from carrara.core.errors import UsageError
 
     if not suite and not task_names:
@@ -207,6 +214,9 @@ def _plan_bench(
     if changes:
         raise UsageError("plan bench plans the constrained protocol as it is; leave --set out")
     selected, datasets = select_tasks(suite, task_names)
+    for name in names:
+        check_encoder(name)
+
     from carrara.bench import tasks
     from carrara.bench.plan import plan_bench
     from carrara.encoders._hub.load import load
@@ -277,11 +287,16 @@ def _plan_pretrain(
     Raises:
         UsageError: more than one recipe is named.
     """
+    from carrara.cli._checks import check_corpus, check_recipe
     from carrara.core.errors import UsageError
-    from carrara.pretrain.dry_run import describe_plan, plan_run
 
     if len(targets) != 1:
         raise UsageError(f"plan pretrain takes one recipe, not {', '.join(targets)}")
+    check_recipe(targets[0], scale, changes)
+    check_corpus(corpus or ())
+
+    from carrara.pretrain.dry_run import describe_plan, plan_run
+
     result = plan_run(targets[0], corpus or (), scale=scale, changes=changes, device=device, gpu=gpu, gpus=gpus)
     if price is not None:
         result["price"] = {key: price * result[key]["count"] * result[key]["hours"] for key in ("this_device", "gpus")}

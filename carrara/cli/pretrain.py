@@ -133,20 +133,27 @@ def pretrain(
     Ctrl-C writes a checkpoint before it stops; with --resume the run continues exactly. The folder also holds the log,
     metrics.jsonl, and its plot.
     """
+    from carrara.cli._checks import check_corpus, check_recipe
+    from carrara.core.errors import UsageError
     from carrara.core.interrupts import stop_signal
     from carrara.core.settings import parse_assignments
     from carrara.nn.device import pick_device
-    from carrara.pretrain import recipes
+    from carrara.pretrain.gpus import check_gpu
     from carrara.pretrain.trackers import check_trackers
 
     # Whatever can be wrong in the command is looked at before torch is imported.
-    recipes.REGISTRY.get_entry(recipe)
     assignments = parse_assignments(changes or []) | ({"steps": steps} if steps else {})
+    check_recipe(recipe, scale, assignments)
     trackers = ",".join(tracker).split(",") if tracker else None
     check_trackers(trackers)
-    if not dry_run:
+    if dry_run:
+        check_gpu(gpu)
+        check_corpus(corpus or ())
+    else:
         output = _check_output(output, resume)
-        _check_corpus(corpus)
+        if not corpus:
+            raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
+        check_corpus(corpus)
         if scale == "base" and not yes and not (output / RUN_FILE).is_file():
             _refuse_on_cpu(recipe, assignments, device)
     _check_names(device, probe, "" if resume or recipe == "rvq-vae" else start)
@@ -200,25 +207,6 @@ def _check_output(output: Path | None, resume: bool) -> Path:
     return output
 
 
-def _check_corpus(corpus: list[Path] | None) -> None:
-    """Check that there is a corpus, and that files and folders of it exist on this machine.
-
-    Raises:
-        UsageError: there is none.
-        DataError: none of the local paths exists.
-    """
-    from carrara.audio.files import check_paths
-    from carrara.core.errors import UsageError
-    from carrara.core.storage import expand_braces
-    from carrara.data import REGISTRY
-
-    if not corpus:
-        raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
-    local = [name for name in map(str, corpus) if ":/" not in name and name not in REGISTRY.entries]
-    if local:
-        check_paths([Path(each).expanduser() for name in local for each in expand_braces(name)])
-
-
 def _check_names(device: str, probe: list[str] | None, start: str | None) -> None:
     """Check that a device, tasks and an encoder of these names exist.
 
@@ -229,10 +217,9 @@ def _check_names(device: str, probe: list[str] | None, start: str | None) -> Non
     Raises:
         UsageError: one does not.
     """
-    from carrara.nn.device import pick_device
+    from carrara.nn.device import check_device
 
-    if device != "auto":
-        pick_device(device)
+    check_device(device)
     if probe:
         from carrara.bench.select_tasks import select_tasks
 
@@ -270,11 +257,9 @@ def _refuse_on_cpu(recipe: str, changes: dict[str, Any], device: str) -> None:
 
 def _is_cpu(device: str) -> bool:
     """Return whether a run is on a CPU; where PyTorch has nothing else, without importing it."""
-    from importlib.metadata import version
+    from carrara.nn.device import is_cpu_build, pick_device
 
-    from carrara.nn.device import pick_device
-
-    if device == "cpu" or (device == "auto" and version("torch").endswith("+cpu")):
+    if device == "cpu" or (device == "auto" and is_cpu_build()):
         return True
     return pick_device(device).startswith("cpu")
 

@@ -27,9 +27,13 @@ def push(
     Checkpoints, run.json and labels stay here. Read README.md first: it is what the hub shows.
     """
     from carrara.core.errors import UsageError
+    from carrara.encoders._hub.spec import CONFIG, check_repository
 
-    if not folder.is_dir():  # looked at before torch is imported
-        raise UsageError(f"{folder}: there is no such folder; give that of a training run or of `carrara export`")
+    # Whatever can be wrong in the command is looked at before torch is imported.
+    if not (folder / CONFIG).is_file():
+        problem = f"holds no {CONFIG}" if folder.is_dir() else "there is no such folder"
+        raise UsageError(f"{folder}: {problem}; give the folder of a training run or of `carrara export`")
+    check_repository(repository)
 
     from carrara.encoders._hub.push import push_encoder
 

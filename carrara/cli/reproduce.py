@@ -83,16 +83,14 @@ def reproduce(
     `--rows`, `--steps` and `--set` make a run cheaper: every row keeps the same budget. The page shows each training's
     curve and says whether it has flattened; a verdict is in bold from three seeds on.
     """
+    from carrara.bench.config import parse_protocol_name
+    from carrara.cli._checks import check_bench_config, check_corpus, check_encoder, check_output_folder, check_recipe
+    from carrara.core.settings import parse_assignments
     from carrara.data import REGISTRY as DATA
+    from carrara.nn.device import check_device, pick_device
     from carrara.reproduce import REGISTRY
 
-    REGISTRY.get_entry(name.replace(".", "-"))  # looked at before torch is imported
-
-    from carrara.core.settings import parse_assignments
-    from carrara.nn.device import pick_device
-    from carrara.reproduce._report import run_and_report
-    from carrara.reproduce._run import ReproductionPlan
-
+    # Whatever can be wrong in the command is looked at before torch is imported.
     reproduction = REGISTRY.get(name.replace(".", "-"))
     known = [row.label for row in reproduction.rows]
     labels = _parse_rows(name, rows or (), known)
@@ -103,6 +101,18 @@ def reproduce(
     corpora_kinds = {row.corpus for row in reproduction.rows if row.corpus}
     corpora = _parse_paths("--other-corpus", other_corpus or (), corpora_kinds, "no row has another corpus")
     models = _parse_models(model or (), known)
+    for encoder in sum(models.values(), ()):
+        check_encoder(encoder)
+    assignments = parse_assignments(changes or [])
+    for recipe in {row.recipe for row in reproduction.rows if row.recipe and (not labels or row.label in labels)}:
+        check_recipe(recipe, scale, assignments)
+    check_bench_config(parse_protocol_name(protocol))
+    check_device(device)
+    check_corpus(corpus or ())
+    check_output_folder(output)
+
+    from carrara.reproduce._report import run_and_report
+    from carrara.reproduce._run import ReproductionPlan
 
     pebble = DATA.get("pebble")
     root = pebble.root(data_dir)
@@ -119,7 +129,7 @@ def reproduce(
         pick_device(device),
         files,
         corpora,
-        parse_assignments(changes or []),
+        assignments,
         models,
         protocol,
     )

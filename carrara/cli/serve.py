@@ -58,24 +58,29 @@ def serve(
     getSonicSimilarTracks and findSonicPath below /rest. Requests are encoded together where they meet, with the results
     of `carrara embed`; beyond --max-queue they get 503. There are no accounts: put a proxy before it on open networks.
     """
+    from carrara.cli._checks import check_encoder
     from carrara.core.errors import UsageError
     from carrara.core.interrupts import stop_signal
     from carrara.core.settings import parse_assignments
-    from carrara.encoders._hub.spec import parse_encoder_spec
+    from carrara.features.search import open_library, require_same_encoder
+    from carrara.nn.device import check_device, pick_device
     from carrara.web.listen import bind_socket, format_url, import_web, run_application
 
-    parse_encoder_spec(encoder)
+    # Whatever can be wrong in the command is looked at before torch is imported.
     assignments = parse_assignments(changes or [])
+    check_encoder(encoder, assignments)
+    check_device(device)
     if library is None and (song_ids is not None or layer is not None):
         raise UsageError(f"--{'layer' if layer else 'song-ids'}: needs a library; name it with --index")
     import_web()
+    from carrara.web.service.subsonic import read_song_ids
+
+    rows = None if library is None else open_library(library, layer)
+    ids = None if song_ids is None else read_song_ids(song_ids)
     listener = bind_socket(host, port)
 
     from carrara.encoders._hub.load import load, with_settings
-    from carrara.features.search import open_library, require_same_encoder
-    from carrara.nn.device import pick_device
     from carrara.web.service.app import EncodingService, ServiceLimits, create_service
-    from carrara.web.service.subsonic import read_song_ids
 
     limits = ServiceLimits(
         max_bytes=round(max_megabytes * 2**20),
@@ -87,11 +92,8 @@ def serve(
     )
     device = pick_device(device)
     network = with_settings(load(encoder), assignments).to(device).eval()
-    rows = None
-    if library is not None:
-        rows = open_library(library, layer)
+    if rows is not None:
         require_same_encoder(network, encoder, rows, "serve the encoder that made it, or embed the library again")
-    ids = None if song_ids is None else read_song_ids(song_ids)
     application = create_service(EncodingService(network, rows, limits, device), ids)
     echo(f"{network.card.name} at {format_url(listener)} (/docs shows the calls); Ctrl-C stops", err=True)
     try:

@@ -71,22 +71,31 @@ def tag(
     every window. The same command run again embeds only new recordings.
     """
     from carrara.audio.files import check_paths, list_audio_files
+    from carrara.cli._checks import check_encoder, check_output_folder
+    from carrara.core.errors import UsageError
     from carrara.core.io import draft_folder
     from carrara.core.settings import parse_assignments
-    from carrara.encoders._hub.spec import parse_encoder_spec
-    from carrara.nn.device import pick_device
+    from carrara.nn.device import check_device, pick_device
 
+    # Whatever can be wrong in the command is looked at before torch is imported.
     check_paths(paths)
-    parse_encoder_spec(encoder)
-    device = pick_device(device)
+    assignments = parse_assignments(changes or [])
+    check_encoder(encoder, assignments)
+    check_device(device)
+    if output is not None:
+        check_output_folder(output)
+    if labels is not None and labels.endswith(".json") and not Path(labels).is_file():
+        raise UsageError(f"--labels {labels}: no such file")
+    files = list_audio_files(paths)
+
     from carrara.encoders._hub.load import load, with_settings
     from carrara.encoders._text.tower import TextEncoder
-    from carrara.features.embed import EmbedConfig
+    from carrara.features.embed_config import EmbedConfig
     from carrara.features.parquet import write_embeddings
     from carrara.features.tags import find_too_short, make_tagger, read_pictures, read_tracks
 
-    files = list_audio_files(paths)
-    tagger, names = make_tagger(network := with_settings(load(encoder), parse_assignments(changes or [])), labels)
+    device = pick_device(device)
+    tagger, names = make_tagger(network := with_settings(load(encoder), assignments), labels)
     measure = "similarity" if isinstance(network, TextEncoder) else "probability"
     seconds = window or tagger.card.window_seconds  # never None, so that `--window DEFAULT` continues the same table
     config = EmbedConfig(per="window", layer="0", window_seconds=seconds, hop_seconds=hop or seconds)

@@ -45,6 +45,16 @@ def replace(settings: S, changes: Mapping[str, Any], source: str = "--set") -> S
         UsageError: a path does not exist (the message suggests similar ones) or a value is invalid.
     """
     tree = settings.model_dump()
+    change_tree(tree, changes, source)
+    return parse_settings(type(settings), tree, source)
+
+
+def change_tree(tree: dict[str, Any], changes: Mapping[str, Any], source: str = "--set") -> None:
+    """Change settings by dotted path in their tree, in place; the values are not looked at.
+
+    Raises:
+        UsageError: a path does not exist; the message suggests similar ones.
+    """
     known = list(iter_paths(tree))
     for path, value in changes.items():
         *branch, leaf = path.split(".")
@@ -57,7 +67,6 @@ def replace(settings: S, changes: Mapping[str, Any], source: str = "--set") -> S
                 hint = f" The settings: {', '.join(known)}."
             raise UsageError(f"{source}: there is no setting {path!r}.{hint}")
         node[leaf] = value
-    return parse_settings(type(settings), tree, source)
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:

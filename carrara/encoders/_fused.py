@@ -7,16 +7,13 @@ weights of all.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from carrara.core.errors import UsageError
 from carrara.core.hashing import sha256_of_json
 from carrara.encoders._base import Card, Encoder
-
-LATE = ":late"
+from carrara.encoders._hub.spec import LATE
 
 
 class FusedEncoder(Encoder):
@@ -72,13 +69,6 @@ class FusedEncoder(Encoder):
             UsageError: always.
         """
         raise UsageError(f"{self.card.name}: a fusion is for `carrara bench`; use one of its parts here")
-
-
-def split_fusion(spec: str | Path) -> list[str]:
-    """Return the specs of the parts of a fusion; empty where it is none, such as a folder with a + in its name."""
-    text = str(spec).removesuffix(LATE)
-    parts = [part.strip() for part in text.split("+")]
-    return [] if len(parts) < 2 or Path(str(spec)).expanduser().exists() else parts
 
 
 def fuse(parts: list[Encoder], is_late: bool, device: str | torch.device = "cpu") -> FusedEncoder:

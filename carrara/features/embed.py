@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from carrara.audio.decode import VERSIONS, iter_audio, load_audio, read_info
 from carrara.audio.files import check_file, list_audio_files
@@ -28,11 +27,12 @@ from carrara.core import __version__
 from carrara.core.errors import AudioError, UsageError
 from carrara.core.paths import user_paths
 from carrara.core.ranged import ranged_file
-from carrara.core.settings import Settings, parse_settings
+from carrara.core.settings import parse_settings
 from carrara.core.storage import is_remote, local_copy, remote_version
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.any_encoder import AnyEncoder, resolve_encoder
 from carrara.encoders._text.tower import JointAudio
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.encode import (
     CNN,
     JOINT,
@@ -51,33 +51,6 @@ if TYPE_CHECKING:
 
 DEFAULT_WINDOW_SECONDS = 30.0
 BLOCK_SECONDS = 10.0
-
-
-class EmbedConfig(Settings):
-    """What a row of the table is.
-
-    Attributes:
-        per: A row is a recording (`clip`), a window or a frame.
-        layer: "0" to "L"; "last"; "mean", the mean of 0 to L; "cnn"; "joint", the space of a text tower; or
-            "all", a row for each of 0 to L.
-        window_seconds: Length of a window. None means the encoder's own, or 30 s.
-        hop_seconds: From one window to the next. None means a window; for frames a little less, so that windows
-            overlap.
-        sample: "3x10" encodes three excerpts of ten seconds, spread evenly, of each recording that is longer than
-            these; they are read by seeking. None encodes whole recordings.
-    """
-
-    per: Literal["clip", "window", "frame"] = "clip"
-    layer: str = "mean"
-    window_seconds: float | None = None
-    hop_seconds: float | None = None
-    sample: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*(\.\d+)?$")
-
-    @model_validator(mode="after")
-    def _frames_are_whole(self) -> EmbedConfig:
-        if self.sample and self.per == "frame":
-            raise ValueError("sample: frames need whole recordings; choose per=clip or per=window")
-        return self
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from carrara.core.strict_json import parse_json, parse_json_object
 from carrara.encoders._base import Encoder
 from carrara.features.embed import (
     EmbedChunk,
-    EmbedConfig,
     embed_files,
     embed_settings,
     embedding_schema,
     settings_metadata,
 )
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.embedding_table import flatten_settings
 from carrara.features.hash_cache import FileHashCache, hash_files
 from carrara.features.ray_pool import RayCluster, embed_on_ray

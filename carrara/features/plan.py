@@ -23,7 +23,8 @@ import psutil
 from carrara.audio.decode import read_info
 from carrara.core.errors import AudioError
 from carrara.encoders._base import Encoder
-from carrara.features.embed import DEFAULT_WINDOW_SECONDS, EmbedConfig, embed_files, embedding_schema, layer_names
+from carrara.features.embed import DEFAULT_WINDOW_SECONDS, embed_files, embedding_schema, layer_names
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.parquet import ROW_GROUP_BYTES
 
 MAX_HEADERS, MAX_FILES = 300, 500

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from carrara.core.errors import CarraraError, StoreError, UsageError
 from carrara.core.storage import is_remote
 from carrara.encoders._base import Encoder
-from carrara.features.embed import EmbedChunk, EmbedConfig, embed_files
+from carrara.features.embed import EmbedChunk, embed_files
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.hash_cache import FileHashCache
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from carrara.features.song_fields import SongFields
 if TYPE_CHECKING:
     import pyarrow
 
-    from carrara.features.embed import EmbedConfig
+    from carrara.features.embed_config import EmbedConfig
 
 EXACT_ROWS = 100_000  # up to here a scan of the whole table takes a fraction of a second
 SPAN = re.compile(r"(?P<path>.+)@(?P<start>[\d:.]+)-(?P<end>[\d:.]+)")
@@ -414,7 +414,7 @@ def require_same_encoder(encoder: Any, name: str, library: EmbeddedRows, cure: s
 
 def clip_config(library: EmbeddedRows, is_span: bool = False) -> EmbedConfig:
     """Return how a recording is embedded so that it compares with a library's rows; spans are embedded whole."""
-    from carrara.features.embed import EmbedConfig
+    from carrara.features.embed_config import EmbedConfig
 
     keys = ("window_seconds", "hop_seconds") if is_span else ("window_seconds", "hop_seconds", "sample")
     return EmbedConfig(per="clip", layer=library.layer, **{key: library.settings.get(key) for key in keys})

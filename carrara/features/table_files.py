@@ -17,7 +17,7 @@ import numpy as np
 from carrara.core.errors import UsageError
 from carrara.core.io import atomic_write, draft_folder
 from carrara.encoders._base import Encoder
-from carrara.features.embed import EmbedConfig
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.embedding_table import SMALLEST, EmbeddingTable
 from carrara.features.parquet import EmbedReport, write_embeddings
 from carrara.features.ray_pool import RayCluster

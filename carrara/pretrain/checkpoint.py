@@ -21,7 +21,8 @@ from carrara.core.errors import CarraraError, StoreError
 from carrara.core.hashing import canonical_json
 from carrara.core.io import atomic_write, sweep_drafts
 from carrara.core.strict_json import parse_json_object, read_json_object
-from carrara.encoders._hub.load import CONFIG, WEIGHTS
+from carrara.encoders._hub.load import WEIGHTS
+from carrara.encoders._hub.spec import CONFIG
 from carrara.formats.weights import hash_tensors, read_tensors
 from carrara.pretrain.distributed import full_tensor, shard_like
 

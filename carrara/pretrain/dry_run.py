@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from carrara.core.errors import UsageError, did_you_mean
+from carrara.core.errors import UsageError
 from carrara.core.settings import replace
 from carrara.features.plan import DRIFT, Estimate
 from carrara.nn.device import pick_device
 from carrara.pretrain.corpus.build import build_corpus
 from carrara.pretrain.dry_objectives import dry_objective
-from carrara.pretrain.gpus import GIB, GPUS
+from carrara.pretrain.gpus import GIB, GPUS, check_gpu
 from carrara.pretrain.objectives.joint_embedding import JointEmbeddingObjective
 from carrara.pretrain.objectives.masked_prediction import MaskedPredictionObjective
 from carrara.pretrain.objectives.tagging import TaggingObjective
@@ -83,8 +83,7 @@ def plan_run(
         UsageError: an unknown recipe, setting, device or GPU.
         DataError: the corpus cannot be used.
     """
-    if gpu not in GPUS:
-        raise UsageError(f"--gpu {gpu}: is not known.{did_you_mean(gpu, GPUS)} There are: {', '.join(GPUS)}")
+    check_gpu(gpu)
     resolved: Any = resolve(recipe, scale, changes) if isinstance(recipe, str) else replace(recipe, changes or {})
     torch_device = torch.device(pick_device(device))
     # A CPU computes half precision slowly; one micro-batch is one piece here, of as many crops as fit.

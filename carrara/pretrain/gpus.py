@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-import torch
+from carrara.core.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
 
 GIB = 2**30
 # For `--gpu`: FLOP/s and bytes.
@@ -33,6 +37,16 @@ PEAKS = {
 }
 
 
+def check_gpu(name: str) -> None:
+    """Check that a GPU can be planned for.
+
+    Raises:
+        UsageError: its name is not known; the message lists the names.
+    """
+    if name not in GPUS:
+        raise UsageError(f"--gpu {name}: is not known.{did_you_mean(name, GPUS)} There are: {', '.join(GPUS)}")
+
+
 def peak_flops(name: str) -> float | None:
     """Return the peak FLOP/s in half precision of a GPU of that name, as PyTorch states it; None where unknown."""
     return next((peak for pattern, peak in PEAKS.items() if re.search(pattern, name)), None)
@@ -42,4 +56,6 @@ def device_peak_flops(device: torch.device, precision: str) -> float | None:
     """Return the peak FLOP/s of a device in a precision; None where it is unknown, as on CPUs and in float32."""
     if device.type != "cuda" or precision == "float32":
         return None
+    import torch
+
     return peak_flops(torch.cuda.get_device_name(device))

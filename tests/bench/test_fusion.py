@@ -15,8 +15,9 @@ from carrara.bench.task_types import REGISTRY
 from carrara.core.errors import UsageError
 from carrara.core.record import read_records
 from carrara.encoders._base import Encoder
-from carrara.encoders._fused import FusedEncoder, fuse, split_fusion
+from carrara.encoders._fused import FusedEncoder, fuse
 from carrara.encoders._hub.load import load
+from carrara.encoders._hub.spec import split_fusion
 from carrara.features.windows import WindowSpec
 
 

@@ -21,7 +21,8 @@ import carrara
 from carrara.cli._main import app
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.load import load
-from carrara.features.embed import EmbedConfig, embed_files
+from carrara.features.embed import embed_files
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.parquet import write_embeddings
 
 RATE = 16_000
@@ -206,7 +207,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from carrara.encoders._hub.load import load
-from carrara.features.embed import EmbedConfig
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.parquet import write_embeddings
 
 encoder = load("noise")

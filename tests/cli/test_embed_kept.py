@@ -16,7 +16,7 @@ import carrara
 from carrara.cli._main import app
 from carrara.core.io import file_lock
 from carrara.encoders._hub.load import load
-from carrara.features.embed import EmbedConfig
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.parquet import write_embeddings
 
 RATE = 16_000

@@ -149,7 +149,7 @@ import sys
 from pathlib import Path
 from carrara.audio.files import list_audio_files, select_shard
 from carrara.encoders._hub.load import load
-from carrara.features.embed import EmbedConfig
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.parquet import write_embeddings
 files = select_shard(list_audio_files([sys.argv[1]]), 2, int(sys.argv[2]))
 encoder = load("mfcc")
@@ -188,7 +188,7 @@ import time
 from pathlib import Path
 from carrara.audio.files import check_paths, list_audio_files
 from carrara.encoders._hub.load import load
-from carrara.features.embed import EmbedConfig
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.parquet import write_embeddings
 start = time.monotonic()
 encoder = load("mfcc")

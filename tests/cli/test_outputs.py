@@ -1,9 +1,6 @@
-"""`-o` endings are obeyed or refused, and what is wrong in a command is said before torch is imported."""
+"""`-o` endings are obeyed or refused, lists and patterns name recordings, and names are no hub ids."""
 
 import io
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +10,9 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from carrara.cli._facts import identify_sources
 from carrara.cli._main import app
 from carrara.core.errors import UsageError
 from carrara.encoders._hub.spec import parse_encoder_spec
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -73,35 +67,6 @@ def test_recordings_come_from_patterns_and_lists(music, tmp_path):
     assert "no audio file matches" in carrara("embed", f"{music}/*.mp3", "-e", "mfcc", "-o", "a.csv", code=1).stderr
 
 
-WRONG = [
-    (["embed", "musik", "-e", "mfcc", "-o", "a.csv"], 1, "Did you mean 'music'?"),
-    (["embed", "-e", "mfcc", "-o", "a.csv"], 2, "--files-from"),
-    (["embed", "music", "-e", "mffc", "-o", "a.csv"], 2, "Did you mean 'mfcc'"),
-    (
-        ["embed", "music", "-e", "mfcc", "-o", "a.pdf"],
-        2,
-        ".arrow, .feather",
-    ),
-    (["embed", "music", "-e", "models/mret", "-o", "a.csv"], 2, "Did you mean 'mert'?"),
-    (["tag", "musik"], 1, "Did you mean 'music'?"),
-    (["tag", "music", "-e", "maest-40s"], 2, "'maest-"),
-    (["export", "mert-v9", "--format", "onnx", "-o", "x"], 2, "'mert-v0'"),
-    (["embed", "music", "-e", "mfcc", "-o", "a.csv", "--device", "gpu"], 2, "write cuda"),
-    (["bench", "mfcc", "--device", "nvidia"], 2, "write cuda"),
-    (["tag", "music", "--device", "gpu"], 2, "write cuda"),
-    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--device", "cpu"], 2, "400,000 steps over"),
-    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--device", "gpu"], 2, "write cuda"),
-    (["pretrain", "mert-v0", "-c", "music", "-o", "models", "--scale", "tiny"], 1, "holds a run already"),
-    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--tracker", "wandbb"], 2, "'wandb'"),
-    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--set", "x"], 2, "path=value"),
-    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--from", "./x"], 2, "no such folder"),
-    (["pretrain", "mert-v0", "-c", "music", "-o", "m", "--scale", "tiny", "--probe", "pebble/kex"], 2, "'pebble/key'"),
-    (["leaderboard", "music", "-o", "a.pdf"], 2, "give .md, .csv, .json, .html, .tex, .png, .txt or -"),
-]
-
-MERT = {"steps": 400_000, "batch": 16, "crop_seconds": 5.0}
-
-
 @pytest.mark.parametrize("name", ["out.csv", "out.npy"])
 def test_a_table_that_is_written_anew_loses_no_recording(music, tmp_path, name):
     whole, part = sorted(music.glob("*/*.wav")), sorted(music.glob("*/*.wav"))[:1]
@@ -116,33 +81,6 @@ def test_a_table_that_is_written_anew_loses_no_recording(music, tmp_path, name):
     assert list(pd.read_csv(rows)["path"]) == list(map(str, part))
     rows.write_text("path,label\na.wav,calm\n")
     assert "no table of embeddings" in carrara("embed", *part, "-e", "noise", "-o", output, code=2).stderr
-
-
-@pytest.mark.parametrize(("arguments", "code", "message"), WRONG)
-def test_mistakes_are_said_before_torch_is_imported(tmp_path, arguments, code, message):
-    (tmp_path / "music").mkdir()
-    soundfile.write(tmp_path / "music" / "a.wav", np.zeros(100), 8000)
-    (tmp_path / "models" / "mert").mkdir(parents=True)
-    (tmp_path / "models" / "run.json").write_text("{}")
-    # Facts that take an import of the recipes are stored between runs.
-    facts = {"sources": identify_sources("recipes"), "facts": {"mert-v0": json.dumps({"settings": MERT})}}
-    (tmp_path / "home" / "facts").mkdir(parents=True)
-    (tmp_path / "home" / "facts" / "recipes.json").write_text(json.dumps(facts))
-    program = (
-        "import json, sys\nfrom typer.testing import CliRunner\nfrom carrara.cli._main import app\n"
-        f"done = CliRunner().invoke(app, {arguments!r})\n"
-        "print(json.dumps([done.exit_code, done.stderr, 'torch' in sys.modules]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "CARRARA_HOME": str(tmp_path / "home")},
-    )
-    exit_code, stderr, has_torch = json.loads(done.stdout)
-    assert exit_code == code and message in stderr and not has_torch
-    assert stderr.count("\n") == 1
 
 
 def test_a_missing_folder_is_no_hub_id(tmp_path):

@@ -182,3 +182,20 @@ def test_help_has_an_example_and_describes_every_option(monkeypatch, name):
     assert f"- `carrara {name}".rstrip() in command.help
     missing = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
     assert missing == []
+
+
+def test_notes_of_a_layout_wrap_in_their_column_or_beneath_the_file():
+    text = "Layout:\n\n    audio/<id>.wav    mono, 22,050 Hz, of a length that is not the same in all files\n    a.csv"
+    column = " " * len("    audio/<id>.wav    ")
+    assert reflow(text, 60).split("\n")[2:] == [
+        "    audio/<id>.wav    mono, 22,050 Hz, of a length that is",
+        f"{column}not the same in all files",
+        "    a.csv",
+    ]
+    assert reflow(text, 45).split("\n")[2:] == [
+        "    audio/<id>.wav",
+        "        mono, 22,050 Hz, of a length that is",
+        "        not the same in all files",
+        "    a.csv",
+    ]
+    assert reflow(text, 100) == text

@@ -19,7 +19,8 @@ import torch
 import carrara
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.load import build_encoder
-from carrara.features.embed import EmbedConfig, embed_files
+from carrara.features.embed import embed_files
+from carrara.features.embed_config import EmbedConfig
 
 SMALL = 5_000_000
 MEMORY = 700e6  # bytes, above what the process had: 1 GB is the goal, and the libraries take 0.3

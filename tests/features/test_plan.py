@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from carrara.cli._main import app
 from carrara.encoders._hub.load import load
-from carrara.features.embed import EmbedConfig
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.parquet import write_embeddings
 from carrara.features.plan import DRIFT, Estimate, plan_embed
 

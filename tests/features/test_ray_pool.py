@@ -48,7 +48,7 @@ import sys, time
 from pathlib import Path
 from carrara.audio.files import list_audio_files
 from carrara.encoders._hub.load import load
-from carrara.features.embed import EmbedConfig
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.parquet import write_embeddings
 from carrara.features.ray_pool import RayCluster
 from carrara.features.ray_pool import BATCH_FILES

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from carrara.core.download import is_in_hub_cache
-from carrara.core.errors import WeightsError
+from carrara.core.errors import UsageError, WeightsError
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
 from carrara.formats.magic import is_safetensors, read_magic
@@ -64,6 +64,26 @@ def check_availability(name: str) -> Availability:
     if addresses and all(is_on_hub(address) and is_in_hub_cache(*split_hub_address(address)) for address in addresses):
         return Availability("ready")
     return needs_import(entry.name, addresses)
+
+
+def check_is_loadable(name: str, addresses: Collection[str], allow_download: bool = False) -> None:
+    """Check that an encoder with official files at these addresses can be loaded without an import.
+
+    Raises:
+        UsageError: no weights are published, or they are outside the hub and may not be downloaded.
+    """
+    if not addresses:
+        raise UsageError(
+            f"{name}: no weights of it are published; give the folder of one that you trained, or {name}:random for "
+            "the same network with random weights"
+        )
+    has_urls = any(address.startswith(URL_PREFIX) for address in addresses)
+    if not is_downloadable(addresses) or (has_urls and not allow_download):
+        cure = f"`carrara import {name}` fetches and converts them" if has_urls else f"`carrara import {name} --file …`"
+        raise UsageError(
+            f"{name}: its weights ({', '.join(addresses)}) are not on this machine; {cure}, or give {name}:random for "
+            "the same network with random weights"
+        )
 
 
 def needs_import(name: str, addresses: list[str]) -> Availability:

@@ -22,8 +22,9 @@ from carrara.core.errors import StoreError, UsageError, did_you_mean
 from carrara.core.io import file_lock, write_text
 from carrara.encoders._base import Encoder
 from carrara.encoders._hub.export_onnx import export_onnx
-from carrara.encoders._hub.load import CONFIG, README, load, model_card, save_pretrained
+from carrara.encoders._hub.load import README, load, model_card, save_pretrained
 from carrara.encoders._hub.official import HEADS, read_heads
+from carrara.encoders._hub.spec import CONFIG
 from carrara.encoders._hubert.huggingface import FIELDS, PROCESSOR, SAFETENSORS
 from carrara.encoders._hubert.network import HubertSettings
 from carrara.encoders._maest.files import check_ast, save_ast_folder

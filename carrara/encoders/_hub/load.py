@@ -27,9 +27,9 @@ from carrara.core.settings import Settings, parse_settings, replace
 from carrara.core.strict_json import read_json
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
-from carrara.encoders._fused import LATE, fuse, split_fusion
+from carrara.encoders._fused import fuse
 from carrara.encoders._hub.official import HEADS, convert_official, fetch_official
-from carrara.encoders._hub.spec import INT8, parse_encoder_spec
+from carrara.encoders._hub.spec import CONFIG, INT8, LATE, parse_encoder_spec, require_config, split_fusion
 from carrara.encoders._hubert.huggingface import STANDARDISED, load_hubert_folder
 from carrara.encoders._text.tower import TOKENIZER, TextEncoder, read_tokenizer
 from carrara.formats.weights import hash_tensors, load_state_dict_strict, read_tensors, release_memory, save_tensors
@@ -38,7 +38,7 @@ from carrara.nn.device import pick_device
 from carrara.nn.linear import OnednnLinear
 
 INT8_VERSION = 1  # of 0 only linear layers were in int8
-CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
+WEIGHTS, README = "model.safetensors", "README.md"
 HUB_PATTERNS = ["*.json", "*.safetensors", "pytorch_model*.bin", "README.md"]
 
 
@@ -280,12 +280,9 @@ def _load_folder(folder: Path, name: str, seed: int | None) -> Encoder:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    require_config(path.parent)
     try:
         config = read_json(path)
-    except FileNotFoundError:
-        raise UsageError(
-            f"{path.parent}: holds no {CONFIG}; give a folder made by save_pretrained, or official files"
-        ) from None
     except (OSError, ValueError) as problem:
         raise UsageError(f"{path}: cannot be read ({problem})") from None
     if not isinstance(config, dict):

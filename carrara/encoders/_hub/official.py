@@ -20,7 +20,7 @@ from carrara.core.hashing import sha256_of_file
 from carrara.core.paths import encoders_home
 from carrara.encoders import REGISTRY
 from carrara.encoders._base import Card, Encoder, EncoderFamily, build_with_weights
-from carrara.encoders._hub.availability import URL_PREFIX, is_downloadable, split_hub_address
+from carrara.encoders._hub.availability import URL_PREFIX, check_is_loadable, split_hub_address
 from carrara.encoders._hubert.huggingface import CONFIG, PROCESSOR, config_folder, read_hubert_heads
 from carrara.encoders._text.tower import TextEncoder, read_tokenizer
 from carrara.formats.weights import load_state_dict_strict, read_tensors, release_memory
@@ -45,19 +45,8 @@ def fetch_official(name: str, allow_download: bool = True) -> Path:
     card: Card = family.variants[name][0]
     if not family.has_weights:
         raise UsageError(f"{name}: has no weights; it loads by its name without an import")
-    if not card.files:
-        raise UsageError(
-            f"{name}: no weights of it are published; give the folder of one that you trained, or {name}:random for "
-            "the same network with random weights"
-        )
-    has_urls = any(address.startswith(URL_PREFIX) for address in card.files)
-    if not is_downloadable(card.files) or (has_urls and not allow_download):
-        cure = f"`carrara import {name}` fetches and converts them" if has_urls else f"`carrara import {name} --file …`"
-        raise UsageError(
-            f"{name}: its weights ({', '.join(card.files)}) are not on this machine; {cure}, or give {name}:random for "
-            "the same network with random weights"
-        )
-    if has_urls:
+    check_is_loadable(name, card.files, allow_download)
+    if any(address.startswith(URL_PREFIX) for address in card.files):
         remotes = zip(download_paths(name), card.files.items())
         paths = [download(Remote(url, path.name, sha256 or None), path.parent) for path, (url, sha256) in remotes]
         return paths[0] if len(paths) == 1 else paths[0].parent

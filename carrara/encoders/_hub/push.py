@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from carrara.core.errors import UsageError
-from carrara.encoders._hub.load import CONFIG, README, WEIGHTS, load
+from carrara.encoders._hub.load import README, WEIGHTS, load
+from carrara.encoders._hub.spec import CONFIG, check_repository
 from carrara.encoders._text.tower import TOKENIZER
 
 # The log is shown on the hub; run.json, checkpoints, labels and trackers stay, they name files of this machine.
@@ -46,16 +47,6 @@ def push_encoder(folder: Path, repository: str, private: bool = False) -> str:
             commit_message=f"{folder.resolve().name}, by carrara push",
         )
     return str(commit.commit_url)
-
-
-def check_repository(repository: str) -> None:
-    """Check that a name is one of a repository on the hub.
-
-    Raises:
-        UsageError: it is not org/name.
-    """
-    if repository.count("/") != 1:
-        raise UsageError(f"{repository}: is no repository of the hub; write it as org/name")
 
 
 @contextmanager

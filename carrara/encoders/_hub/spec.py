@@ -10,7 +10,8 @@ from typing import Literal
 from carrara.core.errors import UsageError, did_you_mean
 from carrara.encoders import REGISTRY
 
-INT8 = ":int8"
+INT8, LATE = ":int8", ":late"
+CONFIG = "config.json"
 RANDOM = re.compile(r"^(?P<spec>.+):random(-(?P<seed>\d+))?$")
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -64,6 +65,33 @@ def parse_encoder_spec(spec: str | Path) -> EncoderSpec:
         f"there is no registered encoder {source!r} and no such folder.{did_you_mean(source, REGISTRY.names())} "
         "`carrara ls encoders` shows every encoder."
     )
+
+
+def require_config(folder: Path) -> None:
+    """Check that a folder can be an encoder's.
+
+    Raises:
+        UsageError: it has no config.json.
+    """
+    if not (folder / CONFIG).exists():
+        raise UsageError(f"{folder}: holds no {CONFIG}; give a folder made by save_pretrained, or official files")
+
+
+def check_repository(repository: str) -> None:
+    """Check that a name is one of a repository on the hub.
+
+    Raises:
+        UsageError: it is not org/name.
+    """
+    if repository.count("/") != 1:
+        raise UsageError(f"{repository}: is no repository of the hub; write it as org/name")
+
+
+def split_fusion(spec: str | Path) -> list[str]:
+    """Return the specs of the parts of a fusion; empty where it is none, such as a folder with a + in its name."""
+    text = str(spec).removesuffix(LATE)
+    parts = [part.strip() for part in text.split("+")]
+    return [] if len(parts) < 2 or Path(str(spec)).expanduser().exists() else parts
 
 
 def select_variants(name: str, file: Path | None) -> list[str]:

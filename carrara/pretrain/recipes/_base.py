@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from carrara.core.errors import UsageError, did_you_mean
+from carrara.core.errors import UsageError
 from carrara.core.settings import Settings, parse_settings, replace
 from carrara.encoders import REGISTRY as ENCODERS
 from carrara.pretrain.recipes import REGISTRY
+from carrara.pretrain.scales import check_scale
 from carrara.pretrain.targets import REGISTRY as TARGETS
 from carrara.pretrain.targets._base import TargetSettings
 
@@ -309,10 +310,7 @@ def resolve(name: str, scale: str = "base", changes: Mapping[str, Any] | None = 
     """
     family: RecipeFamily = REGISTRY.get(name)
     variant: Any = family.variants[REGISTRY.get_entry(name).name]
-    if scale not in family.scales:
-        raise UsageError(
-            f"{name} has no scale {scale!r}.{did_you_mean(scale, family.scales)} Scales: {', '.join(family.scales)}."
-        )
+    check_scale(name, scale, family.scales)
     scale_changes = {}
     for path, value in family.scales[scale].items():
         group, *rest = path.split(".")

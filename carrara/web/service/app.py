@@ -31,7 +31,8 @@ from carrara.core.io import draft_folder
 from carrara.core.printable import one_line
 from carrara.core.settings import Settings, parse_settings
 from carrara.encoders._base import Encoder
-from carrara.features.embed import EmbedConfig, layer_names
+from carrara.features.embed import layer_names
+from carrara.features.embed_config import EmbedConfig
 from carrara.features.embedding_table import EmbeddedRows
 from carrara.features.search import Neighbour, clip_config, find_nearest, unit_query
 from carrara.features.song_fields import SongFields

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from carrara.core.errors import AudioError
 from carrara.encoders._base import Encoder
-from carrara.features.embed import EmbedConfig, embed_files
+from carrara.features.embed import embed_files
+from carrara.features.embed_config import EmbedConfig
 
 if TYPE_CHECKING:
     import pyarrow
