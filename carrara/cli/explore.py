@@ -117,6 +117,7 @@ def _embed_folder(folder: Path, spec: str, layers: list[str]) -> Path:
     from carrara.audio.files import list_audio_files
     from carrara.core.errors import AudioError
     from carrara.core.paths import home
+    from carrara.core.settings import parse_settings
 
     files = list_audio_files([folder])
 
@@ -129,10 +130,11 @@ def _embed_folder(folder: Path, spec: str, layers: list[str]) -> Path:
     network = load(spec)
     whole = JOINT if network.card.joint_dim else "all"
     chosen = layers[0] if len(layers) == 1 else whole
+    config = parse_settings(EmbedConfig, {"layer": chosen}, "explore")
     key = sha256(f"{folder.resolve()}\n{spec}\n{chosen}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
     table = home() / "explore" / f"{key}.parquet"
     echo(f"embedding {len(files):,} recordings with {spec} (-e chooses another encoder) into {table}", err=True)
-    report = write_table(network, files, table, EmbedConfig(layer=chosen), pick_device("auto"), overwrite=True)
+    report = write_table(network, files, table, config, pick_device("auto"), overwrite=True)
     for reason in list(report.failed.values())[:MAX_PROBLEMS]:
         echo(f"carrara explore: {reason}", err=True)
     if len(report.failed) > MAX_PROBLEMS:
