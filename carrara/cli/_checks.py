@@ -34,8 +34,10 @@ def check_encoder(spec: str, changes: Mapping[str, Any] | None = None) -> None:
         require_config(Path(parsed.source))
     elif parsed.kind == "registered":
         has_weights, files = read_published_files(REGISTRY.get_entry(parsed.source).module)
-        if has_weights and parsed.seed is None and not (encoders_home() / parsed.source / CONFIG).is_file():
-            check_is_loadable(parsed.source, files.get(parsed.source, {}))
+        is_imported = (encoders_home() / parsed.source / CONFIG).is_file()
+        # A plug-in may list its files where only an import finds them.
+        if parsed.source in files and has_weights and parsed.seed is None and not is_imported:
+            check_is_loadable(parsed.source, files[parsed.source])
         check_setting_names("encoders", parsed.source, changes or {})
 
 
