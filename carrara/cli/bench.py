@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -154,13 +155,11 @@ def bench(
     from carrara.nn.device import check_device, pick_device
 
     # Whatever can be wrong in the command is looked at before torch is imported.
+    corruptions = tuple(part.strip() for text in corrupt or () for part in text.split(",") if part.strip())
     config = replace(
-        parse_protocol_name(protocol, parse_assignments(changes or ())),
-        seeds=tuple(range(seed, seed + seeds)),
-        corruptions=tuple(part.strip() for text in corrupt or () for part in text.split(",") if part.strip()),
-        overwrite=overwrite,
-        time_limit_hours=time_limit_hours,
-    )
+        parse_protocol_name(protocol, parse_assignments(changes or ())), seeds=tuple(range(seed, seed + seeds)),
+        corruptions=corruptions, overwrite=overwrite, time_limit_hours=time_limit_hours,
+    )  # fmt: skip
     check_bench_config(config)
     names = _select_names(encoders, is_restricted=bool(suite or tasks))
     selected, datasets = select_tasks(suite, tasks)
@@ -168,7 +167,6 @@ def bench(
     check_output_folder(output)
 
     from carrara.bench.run import bench as measure
-    from carrara.core.errors import AbsentError
 
     config.check()
     device = pick_device(device)
@@ -202,8 +200,15 @@ def bench(
             on_problem=report_failure,
         )
     _print_summary(records, failures, not_loaded, output, as_json)
-    if not records or not_loaded or not all(isinstance(error, AbsentError) for error in failures.values()):
+    if not records or not_loaded or _has_failed(failures):
         raise typer.Exit(1)
+
+
+def _has_failed(failures: Mapping[str, CarraraError]) -> bool:
+    """Return whether a task failed for more than that its dataset is not there."""
+    from carrara.core.errors import AbsentError
+
+    return not all(isinstance(error, AbsentError) for error in failures.values())
 
 
 def _select_names(encoders: list[str] | None, is_restricted: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,19 +63,11 @@ def explore(
     """
     import webbrowser
 
-    from carrara.cli._checks import check_encoder
     from carrara.cli.map import read_label_clips
-    from carrara.core.errors import UsageError
     from carrara.core.interrupts import stop_signal
     from carrara.web.listen import bind_socket, format_url, import_web, run_application
 
-    if labels is not None and data is not None:
-        raise UsageError("--labels and --data both name labels; give one of them")
-    for folder in audio or ():
-        if not folder.is_dir():
-            raise UsageError(f"--audio {folder}: no such folder")
-    if encoder is not None:
-        check_encoder(encoder)
+    _check_options(labels, data, audio or (), encoder)
     import_web()
     listener = bind_socket(host, port)
 
@@ -103,6 +96,19 @@ def explore(
         raise typer.Exit(128 + stop_signal()) from None
     finally:
         echo("carrara explore: stopped", err=True)
+
+
+def _check_options(labels: Path | None, data: str | None, audio: Sequence[Path], encoder: str | None) -> None:
+    from carrara.cli._checks import check_encoder
+    from carrara.core.errors import UsageError
+
+    if labels is not None and data is not None:
+        raise UsageError("--labels and --data both name labels; give one of them")
+    for folder in audio:
+        if not folder.is_dir():
+            raise UsageError(f"--audio {folder}: no such folder")
+    if encoder is not None:
+        check_encoder(encoder)
 
 
 def _embed_folder(folder: Path, spec: str, layers: list[str]) -> Path:

@@ -143,22 +143,19 @@ def pretrain(
 
     # Whatever can be wrong in the command is looked at before torch is imported.
     assignments = parse_assignments(changes or []) | ({"steps": steps} if steps else {})
+    check_corpus(corpus or ())
     check_recipe(recipe, scale, assignments)
     trackers = ",".join(tracker).split(",") if tracker else None
     check_trackers(trackers)
     if dry_run:
         check_gpu(gpu)
-        check_corpus(corpus or ())
     else:
         output = _check_output(output, resume)
         if not corpus:
             raise UsageError("there is nothing to train on; give files or folders with --corpus ~/Music")
-        check_corpus(corpus)
         if scale == "base" and not yes and not (output / RUN_FILE).is_file():
             _refuse_on_cpu(recipe, assignments, device)
     _check_names(device, probe, "" if resume or recipe == "rvq-vae" else start)
-    from carrara.pretrain.log_plot import PLOT_FILE
-    from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
     from carrara.pretrain.run import pretrain as train
 
     if dry_run:
@@ -180,6 +177,13 @@ def pretrain(
         raise typer.Exit(128 + stop_signal()) from None
     if os.environ.get("RANK", "0") != "0":  # torchrun starts several processes; the first prints
         return
+    _print_run(folder, as_json)
+
+
+def _print_run(folder: Path, as_json: bool) -> None:
+    from carrara.pretrain.log_plot import PLOT_FILE
+    from carrara.pretrain.metrics_log import LOG_FILE, read_metrics
+
     last = {"step": 0, **(read_metrics(folder / LOG_FILE) or [{}])[-1]}
     if as_json:
         echo(json.dumps({"folder": str(folder), **last}))

@@ -119,20 +119,9 @@ def reproduce(
     pebble.download(root)
     own = [root] if reproduction.is_supervised else [clip.path for clip in pebble.clips(root, "unlabelled")]
     plan = ReproductionPlan(
-        tuple(corpus or own),
-        output,
-        scale,
-        seeds,
-        steps,
-        labels,
-        data_dir,
-        pick_device(device),
-        files,
-        corpora,
-        assignments,
-        models,
-        protocol,
-    )
+        tuple(corpus or own), output, scale, seeds, steps, labels, data_dir, pick_device(device), files, corpora,
+        assignments, models, protocol,
+    )  # fmt: skip
     if reproduction.measures == "tasks":
         plan.bench_config(reproduction, 0).check()
     command = shlex.join(["carrara", *sys.argv[1:]])

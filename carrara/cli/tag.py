@@ -70,22 +70,14 @@ def tag(
     The output folder holds tags.csv, tags.json, a picture of each recording, and probabilities.parquet: every tag in
     every window. The same command run again embeds only new recordings.
     """
-    from carrara.audio.files import check_paths, list_audio_files
-    from carrara.cli._checks import check_encoder, check_output_folder
-    from carrara.core.errors import UsageError
+    from carrara.audio.files import list_audio_files
     from carrara.core.io import draft_folder
     from carrara.core.settings import parse_assignments
-    from carrara.nn.device import check_device, pick_device
+    from carrara.nn.device import pick_device
 
     # Whatever can be wrong in the command is looked at before torch is imported.
-    check_paths(paths)
     assignments = parse_assignments(changes or [])
-    check_encoder(encoder, assignments)
-    check_device(device)
-    if output is not None:
-        check_output_folder(output)
-    if labels is not None and labels.endswith(".json") and not Path(labels).is_file():
-        raise UsageError(f"--labels {labels}: no such file")
+    _check_options(paths, encoder, assignments, device, output, labels)
     files = list_audio_files(paths)
 
     from carrara.encoders._hub.load import load, with_settings
@@ -95,7 +87,8 @@ def tag(
     from carrara.features.tags import find_too_short, make_tagger, read_pictures, read_tracks
 
     device = pick_device(device)
-    tagger, names = make_tagger(network := with_settings(load(encoder), assignments), labels)
+    network = with_settings(load(encoder), assignments)
+    tagger, names = make_tagger(network, labels)
     measure = "similarity" if isinstance(network, TextEncoder) else "probability"
     seconds = window or tagger.card.window_seconds  # never None, so that `--window DEFAULT` continues the same table
     config = EmbedConfig(per="window", layer="0", window_seconds=seconds, hop_seconds=hop or seconds)
@@ -124,6 +117,23 @@ def tag(
             _print_track(track, summaries[track.path]["tags"], over_time)
     if failed:
         raise typer.Exit(1)
+
+
+def _check_options(
+    paths: list[Path], encoder: str, assignments: dict[str, Any], device: str, output: Path | None, labels: str | None
+) -> None:
+    from carrara.audio.files import check_paths
+    from carrara.cli._checks import check_encoder, check_output_folder
+    from carrara.core.errors import UsageError
+    from carrara.nn.device import check_device
+
+    check_paths(paths)
+    check_encoder(encoder, assignments)
+    check_device(device)
+    if output is not None:
+        check_output_folder(output)
+    if labels is not None and labels.endswith(".json") and not Path(labels).is_file():
+        raise UsageError(f"--labels {labels}: no such file")
 
 
 def _write_folder(
