@@ -187,18 +187,9 @@ def bench(
             not_loaded.append(name)
             continue
         measure(
-            encoder,
-            selected,
-            data_dir,
-            output,
-            config=config,
-            device=device,
-            limit=limit,
-            partial=partial,
-            datasets=datasets,
-            on_record=report_record,
-            on_problem=report_failure,
-        )
+            encoder, selected, data_dir, output, config=config, device=device, limit=limit, partial=partial,
+            datasets=datasets, on_record=report_record, on_problem=report_failure,
+        )  # fmt: skip
     _print_summary(records, failures, not_loaded, output, as_json)
     if not records or not_loaded or _has_failed(failures):
         raise typer.Exit(1)

@@ -25,6 +25,9 @@ Labels = Annotated[
         "JSON file with the names of the tags, where the encoder has none."
     ),
 ]
+WindowSeconds = Annotated[
+    float | None, typer.Option("--window", min=0.3, help="Seconds of a window; by default the encoder's, or 3.")
+]
 Hop = Annotated[float | None, typer.Option(min=0.01, help="Seconds from window to window; by default a window.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting of the encoder, such as every_column=2.")
@@ -46,9 +49,7 @@ def tag(
     top: Annotated[int, typer.Option(min=1, help="Number of tags to show, the most probable first.")] = 5,
     output: Output = None,
     labels: Labels = None,
-    window: Annotated[
-        float | None, typer.Option(min=0.3, help="Seconds of a window; by default the encoder's, or 3.")
-    ] = None,
+    window: WindowSeconds = None,
     hop: Hop = None,
     changes: Changes = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
