@@ -105,4 +105,4 @@ def check_output_folder(output: Path) -> None:
     """
     existing = next((path for path in (output, *output.parents) if path.exists()), output)
     if existing.exists() and not existing.is_dir():
-        raise StoreError(f"-o {output}: {existing} is a file; name a folder")
+        raise StoreError(f"-o {output}: {existing} is a file or device; name a folder")
