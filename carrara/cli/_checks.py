@@ -18,17 +18,21 @@ from carrara.core.storage import expand_braces
 from carrara.data import REGISTRY as DATA
 from carrara.encoders import REGISTRY
 from carrara.encoders._hub.availability import check_is_loadable, read_published_files
-from carrara.encoders._hub.spec import CONFIG, parse_encoder_spec, require_config
+from carrara.encoders._hub.spec import CONFIG, parse_encoder_spec, require_config, split_fusion
 from carrara.pretrain import recipes
 from carrara.pretrain.scales import check_scale
 
 
 def check_encoder(spec: str, changes: Mapping[str, Any] | None = None) -> None:
-    """Check an encoder's name, and the names of settings to change where it is a registered one.
+    """Check an encoder's name, or of a fusion its parts', and the settings' names where it is a registered one.
 
     Raises:
         UsageError: nothing has that name, its weights need an import first, or there is no such setting.
     """
+    if parts := split_fusion(spec):
+        for part in parts:
+            check_encoder(part)
+        return
     parsed = parse_encoder_spec(spec)
     if parsed.kind == "folder":
         require_config(Path(parsed.source))
