@@ -213,14 +213,12 @@ def _select_names(encoders: list[str] | None, is_restricted: bool) -> list[str]:
     from carrara.core.errors import UsageError
     from carrara.encoders import REGISTRY
     from carrara.encoders._hub.availability import check_availability
-    from carrara.encoders._hub.spec import split_fusion
 
     if encoders:
         if tables := [name for name in encoders if name.endswith(".toml")]:
             raise UsageError(f"{tables[0]}: a task file, not an encoder; give it as -t {tables[0]}")
         if len(encoders) == 1:  # one of several is reported and skipped
-            for part in split_fusion(encoders[0]) or encoders:
-                check_encoder(part)
+            check_encoder(encoders[0])
         return encoders
     if not is_restricted:
         raise UsageError(
