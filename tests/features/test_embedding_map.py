@@ -169,7 +169,7 @@ def test_the_command_writes_pictures_a_table_and_numbers(tmp_path):
     [
         (["none.parquet"], "no such table or feature store"),
         (["t.parquet", "-o", "map.gif"], ".gif is not written here"),
-        (["t.parquet", "-o", "-"], "a map is a file"),
+        (["t.parquet", "-o", "-"], "standard output is not written here; give .png"),
         (["t.parquet", "--color", "genre"], "--labels FILE or --data DATASET"),
         (["t.parquet", "--color", "gnre", "--labels", "labels.csv"], "Did you mean 'genre'?"),
         (["t.parquet", "--color", "genre", "--labels", "labels.csv"], "2 recordings have the label 'genre'"),
