@@ -220,7 +220,7 @@ def test_a_task_file_is_probed_during_training_without_its_test_split(music, pit
         # A tone of 200 Hz and one of 3.2 kHz: nearly any network's features separate them.
         assert score["metric"] == "accuracy" and score["seconds"] > 0
         assert 0.75 <= score["score"] <= score["high"] <= 1
-    assert (out / "metrics.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "home").exists()
+    assert (out / "metrics.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "home" / "features").exists()
     assert json.loads((out / "run.json").read_text())["recipe"]["steps"] == 4
     assert run(*words, "--resume", "--probe", pitches).exit_code == 0
     assert (out / "metrics.jsonl").read_text().count('"probes"') == 3
