@@ -30,7 +30,7 @@ from carrara.formats.weights import release_memory
 CNN, JOINT = "cnn", "joint"
 RUN_BATCHES = 4
 RUN_BYTES = 256 * 2**20
-WEIGHTS_BYTES = 128 * 2**20
+WEIGHTS_BYTES = 128 * 2**20  # of weights, from which on a block's are given back after use
 BATCH_BYTES = 128 * 2**20  # of the features of all layers of a batch on a CPU, twice of which exist at once
 
 Rows = Mapping[str, np.ndarray]  # name of a layer → its float32 rows [rows, dim]
@@ -144,7 +144,7 @@ def _encode_windows(encoder: Encoder, windows: Iterable[Window], plan: EncodePla
 def _blocks_released(encoder: Encoder) -> Iterator[None]:
     """Give the memory of each block's mapped weights back after it has run, if the weights are large.
 
-    They are then read from the system's cache of the file, which takes a few hundredths of a second a gigabyte.
+    For the next batch they are read again, from the system's cache of the file.
     """
     blocks: list[nn.Module] = []
     if sum(parameter.nbytes for parameter in encoder.parameters()) > WEIGHTS_BYTES:
