@@ -1,4 +1,4 @@
-"""Jukebox-5B at its full size: what importing it and hearing a window cost in memory and time.
+"""Jukebox-5B at its full size: what importing it and encoding a window cost in memory and time.
 
     python benchmarks/jukebox.py /tmp/jukebox                  a whole window of 23.8 s
     python benchmarks/jukebox.py /tmp/jukebox --seconds 3      an eighth of one
@@ -6,7 +6,7 @@
 
 There is no peer beside it: JukeMIR's README asks for 30 GB of memory and a GPU of 12 GB. FOLDER gets files of the
 published names, shapes and kinds with random weights (10.6 GB), which stay for another run, and the imported encoder
-(5.4 GB). Writing, importing and hearing are processes of their own, each measured by its own peak of memory; only
+(5.4 GB). Writing, importing and encoding are processes of their own, each measured by its own peak of memory; only
 writing has all 72 blocks in memory.
 """
 
@@ -80,8 +80,8 @@ def convert(folder: Path, settings: dict[str, Any]) -> None:
     import_official(NAME, folder, folder / "imported")
 
 
-def hear(folder: Path, seconds: float) -> None:
-    """Load the imported encoder and hear some noise."""
+def encode(folder: Path, seconds: float) -> None:
+    """Load the imported encoder and encode some noise."""
     encoder = load(folder / "imported")
     samples_BT = 0.1 * torch.randn(1, round(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -103,7 +103,7 @@ def alone(said: str, work: Callable[..., None], *given: Any) -> None:
 
 
 def main() -> None:
-    """Write the files if they are not there, import them, hear a clip; print what each cost."""
+    """Write the files if they are not there, import them, encode a clip; print what each cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for 16 GB of files")
     parser.add_argument("--seconds", type=float, default=23.8, help="of sound (default 23.8, a whole window)")
@@ -116,7 +116,7 @@ def main() -> None:
     if not (options.folder / files.PRIOR_FILE).is_file():
         alone(f"writing {BLOCKS} blocks", write, options.folder, settings)
     alone(f"importing {layer} of them", convert, options.folder, settings)
-    alone(f"loading, hearing {options.seconds:g} s", hear, options.folder, options.seconds)
+    alone(f"loading, encoding {options.seconds:g} s", encode, options.folder, options.seconds)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_a_small_jukebox_is_written_imported_and_encodes(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=BENCHMARKS.parent)
     assert done.returncode == 0, done.stderr[-2000:]
     works = [line.rsplit(maxsplit=4)[0] for line in done.stdout.splitlines()]
-    assert works == ["writing 72 blocks", "importing 2 of them", "loading, hearing 1 s"]
+    assert works == ["writing 72 blocks", "importing 2 of them", "loading, encoding 1 s"]
     assert (tmp_path / "imported/model.safetensors").is_file()
 
 
